@@ -1,0 +1,51 @@
+# `make demo` shows what the project does; `make test` runs every check. Both install what they need into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+# Forked data workers would otherwise warn, and deadlock, after the tokenizer's threads have started.
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo lab test quick bench lint chromium clean
+
+demo: $(READY)
+	$(BIN)/python notebooks/demo.py
+
+lab: $(READY)
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
+
+test: lint chromium
+	$(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 900 tests notebooks
+
+quick: lint
+	$(BIN)/pytest -m "not notebook and not browser"
+
+bench: $(READY)
+	$(BIN)/python benchmarks/throughput.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# torch comes first, so that the build pip's own settings prefer (such as the small one for the CPU) is the one that stays.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -c constraints.txt torch
+	$(BIN)/pip install -c constraints.txt -e '.[dev,lab]'
+	touch $@
+
+chromium:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update && apt-get install -y chromium; \
+	else \
+		echo "The browser tests need Chromium: install 'chromium' or 'google-chrome', then run make test again." >&2; \
+		exit 1; \
+	fi
+
+clean:
+	rm -rf .venv build dist benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

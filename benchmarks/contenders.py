@@ -1,0 +1,315 @@
+"""One measurement of one trainer, in a process of its own: the worker behind ``throughput.py``.
+
+Reads a job as JSON on stdin and prints one JSON line on stdout. All contenders train on the same encoded rows
+in the same order; what differs is what each of them does with a batch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+    from peft_nb.data.encoding import Example
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every contender is asked to do: one epoch over ``rows``."""
+
+    contender: str
+    model: str
+    rows: list[dict[str, str]]
+    system: str | None = None
+    batch_size: int = 8
+    r: int = 16
+    alpha: int = 32
+    learning_rate: float = 2e-4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a contender did; ``ends`` are the ends of its steps, in seconds since training began."""
+
+    model: PreTrainedModel
+    ends: list[float]
+    losses: list[float]
+    supervised_tokens: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of one contender; ``flops`` is explained at :func:`necessary_flops`."""
+
+    contender: str
+    step_seconds: list[float]
+    peak_mb: float
+    first_loss: float
+    last_loss: float
+    supervised_tokens: int
+    dtype: str
+    flops: float
+    matmul_flops_per_second: float
+
+
+@cache
+def base(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the base in float32, untouched by peft_nb, from the folder that peft_nb keeps it in."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from peft_nb.models.load import load
+    from peft_nb.models.resolve import resolve
+
+    if resolve(model).path is None:
+        load(resolve(model))  # fetches it
+    folder = resolve(model).path
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="float32"), tokenizer
+
+
+def batches(job: Job) -> list[list[Example]]:
+    """Encode the rows as peft_nb does, in the batches and the order in which it will take them."""
+    from peft_nb.data import encoding, formats
+    from peft_nb.training.steps import plan
+
+    _, tokenizer = base(job.model)
+    encoded = encoding.encode(
+        job.rows, formats.detect(job.rows), tokenizer, max_length=8192, system=job.system
+    ).examples
+    return [[encoded[row] for row in step] for step in plan(len(encoded), job.batch_size, job.seed, epochs=1)]
+
+
+def dataset(job: Job) -> Dataset:
+    """Give a peer the same examples, to be taken in sequence; -100 marks a token that is not trained on."""
+    from datasets import Dataset
+
+    examples = [example for batch in batches(job) for example in batch]
+    labels = [[token if on else -100 for token, on in zip(one.ids, one.supervised, strict=True)] for one in examples]
+    return Dataset.from_dict({"input_ids": [list(one.ids) for one in examples], "labels": labels})
+
+
+def run_peft_nb(job: Job) -> Outcome:
+    """Train with peft_nb at its defaults."""
+    import peft_nb
+    from peft_nb.events import Event, Planned
+
+    plans: list[Planned] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Planned):
+            plans.append(event)
+
+    run = peft_nb.train(
+        model=job.model,
+        data=job.rows,
+        method="lora",
+        system=job.system,
+        r=job.r,
+        alpha=job.alpha,
+        batch_size=job.batch_size,
+        epochs=1,
+        learning_rate=job.learning_rate,
+        eval_fraction=0,
+        seed=job.seed,
+        listener=listen,
+    )
+    history = run.history
+    return Outcome(
+        run.model,
+        history["elapsed_s"].tolist(),
+        history["loss"].tolist(),
+        plans[0].supervised_tokens,
+        plans[0].dtype,
+    )
+
+
+def timed(trainer: Trainer) -> Outcome:
+    """Run a trainer that is ready to go and time its steps."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.begin, self.ends = time.perf_counter(), list[float]()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.ends.append(time.perf_counter() - self.begin)
+
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    supervised = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in trainer.get_train_dataloader())
+    dtype = "bfloat16" if trainer.args.bf16 else "float32"
+    return Outcome(trainer.model, clock.ends, losses, supervised, dtype)
+
+
+@contextmanager
+def common(job: Job) -> Iterator[dict[str, Any]]:
+    """Provide the arguments that every peer gets: the job, and nothing written to disk."""
+    import torch
+
+    with TemporaryDirectory() as folder:
+        yield {
+            "output_dir": folder,
+            "use_cpu": not torch.cuda.is_available(),
+            "per_device_train_batch_size": job.batch_size,
+            "num_train_epochs": 1,
+            "learning_rate": job.learning_rate,
+            "seed": job.seed,
+            "train_sampling_strategy": "sequential",
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+
+
+def lora(job: Job) -> Any:
+    """Describe the same LoRA for every peer."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=job.r, lora_alpha=job.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def run_trl(job: Job, **settings: Any) -> Outcome:
+    """Train with TRL's SFTTrainer at its defaults but for ``settings``."""
+    from trl import SFTConfig, SFTTrainer
+
+    model, tokenizer = base(job.model)
+    with common(job) as arguments:
+        config = SFTConfig(**arguments, **settings)
+        trainer = SFTTrainer(model, config, None, dataset(job), processing_class=tokenizer, peft_config=lora(job))
+        return timed(trainer)
+
+
+def run_trainer(job: Job, *, flattening: bool, bf16: bool) -> Outcome:
+    """Train with the plain Trainer, padding each batch or laying it end to end in one row."""
+    from peft import get_peft_model
+    from transformers import (
+        DataCollatorForSeq2Seq,
+        DataCollatorWithFlattening,
+        Trainer,
+        TrainingArguments,
+        set_seed,
+    )
+
+    model, tokenizer = base(job.model)
+    set_seed(job.seed)
+    collator = DataCollatorWithFlattening() if flattening else DataCollatorForSeq2Seq(tokenizer)
+    with common(job) as arguments:
+        training = TrainingArguments(bf16=bf16, **arguments)
+        return timed(Trainer(get_peft_model(model, lora(job)), training, collator, dataset(job)))
+
+
+TRL_BEST: dict[str, Any] = {"gradient_checkpointing": False, "padding_free": True, "max_length": None}
+
+CONTENDERS: dict[str, Callable[[Job], Outcome]] = {
+    "peft_nb": run_peft_nb,
+    "trl-default": run_trl,
+    "trl-best": partial(run_trl, bf16=False, **TRL_BEST),
+    "trl-best-bf16": partial(run_trl, bf16=True, **TRL_BEST),
+    "trainer-padded": partial(run_trainer, flattening=False, bf16=False),
+    "trainer-padded-bf16": partial(run_trainer, flattening=False, bf16=True),
+    "trainer-flattening": partial(run_trainer, flattening=True, bf16=False),
+    "trainer-flattening-bf16": partial(run_trainer, flattening=True, bf16=True),
+}
+
+
+def peak_mb() -> float:
+    """Read the most memory this process has held, in MB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def linear_shapes(model: PreTrainedModel) -> tuple[Counter[tuple[int, int]], tuple[int, int]]:
+    """Count the base's linear layers by (in, out), and give the output head's shape apart."""
+    from torch.nn import Linear
+
+    head = model.get_output_embeddings()
+    shapes = Counter(
+        (layer.in_features, layer.out_features)
+        for name, layer in model.named_modules()
+        if isinstance(layer, Linear) and layer is not head and "lora_" not in name
+    )
+    return shapes, (head.in_features, head.out_features)
+
+
+def necessary_flops(steps: list[list[Example]], shapes: Counter[tuple[int, int]], head: tuple[int, int]) -> float:
+    """Count the work that no exact trainer can leave out.
+
+    Each linear layer of P weights costs 2·P operations a token forward and 2·P backward: the weights are
+    frozen, so only the gradient with respect to the input is formed. The head runs at the supervised tokens
+    alone. Padding is not counted, the tokens that all rows of a step begin with count once a step, and LoRA,
+    attention and everything elementwise count nothing. One number serves all contenders: a share of the
+    matmul rate tells how much of what the machine can do went into necessary work.
+    """
+    from peft_nb.training.steps import common_prefix, supervised_targets
+
+    tokens = supervised = 0
+    for examples in steps:
+        tokens += sum(len(one.ids) for one in examples) - common_prefix(examples) * (len(examples) - 1)
+        supervised += sum(len(supervised_targets(one)) for one in examples)
+    weights = sum(inputs * outputs * count for (inputs, outputs), count in shapes.items())
+    return 4.0 * (weights * tokens + head[0] * head[1] * supervised)
+
+
+def matmul_flops(shapes: Counter[tuple[int, int]], tokens: int, dtype: str, device: str) -> float:
+    """Measure the operations a second of the layers' own products, forward and backward."""
+    import torch
+
+    def seconds(inputs: int, outputs: int) -> float:
+        x = torch.randn(tokens, inputs, device=device, dtype=getattr(torch, dtype))
+        w = torch.randn(outputs, inputs, device=device, dtype=getattr(torch, dtype))
+        best = float("inf")
+        for _ in range(10):
+            start = time.perf_counter()
+            (x @ w.T) @ w
+            if device == "cuda":
+                torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    total = sum(4.0 * tokens * inputs * outputs * count for (inputs, outputs), count in shapes.items())
+    return total / sum(seconds(*shape) * count for shape, count in shapes.items())
+
+
+def measure(job: Job) -> Measurement:
+    """Run the job's contender, then ask the machine what it could have done."""
+    outcome = CONTENDERS[job.contender](job)
+    peak = peak_mb()
+    steps = batches(job)
+    shapes, head = linear_shapes(outcome.model)
+    tokens = sum(len(one.ids) for examples in steps for one in examples) // len(steps)
+    rate = matmul_flops(shapes, tokens, outcome.dtype, outcome.model.device.type)
+    return Measurement(
+        job.contender,
+        [end - start for start, end in pairwise([0.0, *outcome.ends])],
+        peak,
+        outcome.losses[0],
+        outcome.losses[-1],
+        outcome.supervised_tokens,
+        outcome.dtype,
+        necessary_flops(steps, shapes, head),
+        rate,
+    )
+
+
+if __name__ == "__main__":
+    with redirect_stdout(sys.stderr):
+        result = measure(Job(**json.load(sys.stdin)))
+    print(json.dumps(asdict(result)))

@@ -1,0 +1,95 @@
+"""Seconds from running a ``%%peft`` cell in a fresh kernel to the first training loss, and where they go.
+
+The base is in the cache already; everything else starts from nothing: imports, loading, encoding, the checks
+before the first step. The clock is outside the kernel and reads the store, where events appear as they occur.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from queue import Empty
+from tempfile import TemporaryDirectory
+
+from jupyter_client.manager import start_new_kernel
+
+from peft_nb.events import Event, StepLogged
+from peft_nb.models.load import load
+from peft_nb.models.resolve import resolve
+from peft_nb.store import Store
+
+CELL = """%%peft {method} --data support-desk
+model: {model}
+"""
+
+
+def logged(seen: list[tuple[float, Event]]) -> list[float]:
+    """Pick the times of the logged steps."""
+    return [seconds for seconds, event in seen if isinstance(event, StepLogged)]
+
+
+def until_first_loss(cell: str, limit: float) -> list[tuple[float, Event]]:
+    """Run the cell in a fresh kernel until its first loss is in the store, then end the kernel.
+
+    Parameters
+    ----------
+    cell : str
+        The cell.
+    limit : float
+        Seconds after which to give up.
+
+    Returns
+    -------
+    list of tuple of float and Event
+        What happened and when, in seconds since the cell was run, up to the first logged step.
+    """
+    with TemporaryDirectory() as folder:
+        store = Store(folder)
+        manager, client = start_new_kernel(cwd=folder, env={**os.environ, "PEFT_NB_STORE": folder})
+        try:
+            client.execute_interactive("%load_ext peft_nb")
+            seen: list[tuple[float, Event]] = []
+            begin = time.perf_counter()
+            client.execute(cell)
+            while not logged(seen):
+                try:
+                    reply = client.get_shell_msg(timeout=0.05)["content"]
+                except Empty:
+                    reply = {"status": "busy"}
+                now = time.perf_counter() - begin
+                if reply["status"] == "error" or now > limit:
+                    sys.exit(reply.get("evalue") or f"no loss after {limit:.0f} s")
+                events = [event for record in store.all() for event in store.events(record.id)]
+                seen += [(now, event) for event in events[len(seen) :]]
+            return seen
+        finally:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
+            store.close()
+
+
+def main() -> None:
+    """Measure some rounds; print each event of the last one and the median."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="fresh kernels (default 3)")
+    parser.add_argument("--model", default="smollm2-135m", help="alias or folder of the base")
+    parser.add_argument("--method", default="lora")
+    parser.add_argument("--limit", type=float, default=300, help="seconds after which to give up (default 300)")
+    options = parser.parse_args()
+
+    if resolve(options.model).path is None:
+        load(resolve(options.model))  # fetches it, which is not what is timed
+    cell = CELL.format(method=options.method, model=options.model)
+    rounds = [until_first_loss(cell, options.limit) for _ in range(options.rounds)]
+    for seconds, event in rounds[-1]:
+        print(f"{seconds:6.1f} s  {event}")
+    first = [logged(seen)[0] for seen in rounds]
+    each = ", ".join(f"{seconds:.1f}" for seconds in first)
+    print(f"first loss after {statistics.median(first):.1f} s (median of {each})")
+
+
+if __name__ == "__main__":
+    main()

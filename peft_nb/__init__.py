@@ -1,0 +1,22 @@
+"""Parameter-efficient fine-tuning that lives in the notebook: ``%load_ext peft_nb``, then ``%%peft lora``."""
+
+from __future__ import annotations
+
+from peft_nb.magics import load_ipython_extension, unload_ipython_extension
+from peft_nb.methods import methods
+from peft_nb.models import models
+from peft_nb.run import Run, load, runs
+from peft_nb.spec import RunSpec
+from peft_nb.ui.train import train
+
+__all__ = [
+    "Run",
+    "RunSpec",
+    "load",
+    "load_ipython_extension",
+    "methods",
+    "models",
+    "runs",
+    "train",
+    "unload_ipython_extension",
+]

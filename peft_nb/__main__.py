@@ -1,0 +1,50 @@
+"""``python -m peft_nb train spec.yaml``: the same run without a notebook, on one process or on several."""
+
+from __future__ import annotations
+
+import sys
+
+from peft_nb import environment, notation
+from peft_nb.errors import CommandError, PeftNbError, nearest
+from peft_nb.run import assist
+from peft_nb.spec import RunSpec
+from peft_nb.ui.train import train
+
+USAGE = """usage: python -m peft_nb train [spec.yaml] [flags]
+       torchrun --nproc_per_node 2 -m peft_nb train spec.yaml
+
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : list of str
+        The words after ``python -m peft_nb``.
+
+    Returns
+    -------
+    int
+        0, or 1 after one line on standard error that says what is wrong.
+    """
+    if not argv or argv[0] in ("help", "-h", "--help"):
+        print(USAGE + notation.help_text())
+        return 0
+    try:
+        if argv[0] != "train":
+            raise CommandError(f"no command {argv[0]!r}{nearest(argv[0], ['train', 'help'])}")
+        spec = RunSpec(**notation.parse_train(argv[1:]))
+        if environment.rank() == 0:
+            train(spec)
+        else:
+            assist(spec)
+    except PeftNbError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,282 @@
+"""Where the code runs: which frontend, how many cores, how much memory, which device.
+
+Host memory is not container memory and host cores are not container cores: the limits of the control groups
+(Linux cgroups, version 1 and 2) that hold this process count as well.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import psutil
+
+from peft_nb.errors import RunError
+
+MB = 1_000_000
+
+ROOT = Path("/")
+
+Frontend = Literal["jupyterlab", "vscode", "colab", "notebook-headless", "terminal"]
+
+
+def frontend() -> Frontend:
+    """Tell what shows the output of this process.
+
+    Returns
+    -------
+    str
+        ``vscode``: its extension left ``__vsc_ipynb_file__`` in the namespace, or ``VSCODE_PID`` or
+        ``VSCODE_CWD`` in the environment; ``colab``: the kernel has loaded ``google.colab``; ``jupyterlab``:
+        a Jupyter server (JupyterLab, Notebook 7, Binder) started the kernel and set ``JPY_SESSION_NAME``;
+        ``notebook-headless``: another client did (nbclient, papermill, nbval); ``terminal``: no kernel.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is None or not hasattr(shell, "kernel"):
+        return "terminal"
+    if "__vsc_ipynb_file__" in shell.user_ns:
+        return "vscode"
+    if "google.colab" in sys.modules:
+        return "colab"
+    if os.environ.keys() & {"VSCODE_PID", "VSCODE_CWD"}:
+        return "vscode"
+    return "jupyterlab" if "JPY_SESSION_NAME" in os.environ else "notebook-headless"
+
+
+def cores(root: Path = ROOT) -> int:
+    """Count the processor cores that this process may use.
+
+    Parameters
+    ----------
+    root : Path, default "/"
+        Where ``proc`` and ``sys`` are mounted.
+
+    Returns
+    -------
+    int
+        The smaller of the CPU affinity and the control groups' quota (rounded down, as spinning threads
+        beyond it are throttled), at least 1.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(affinity, cgroup_cores(root))))
+
+
+def worker_threads(processes: int) -> int:
+    """Share the cores among processes that compute at the same time.
+
+    Parameters
+    ----------
+    processes : int
+        How many there are.
+
+    Returns
+    -------
+    int
+        Threads for each of them, at least 1.
+    """
+    return max(1, cores() // processes)
+
+
+def memory_limit_mb(root: Path = ROOT) -> float:
+    """Measure the memory that this process and its neighbours in the container may use together.
+
+    Parameters
+    ----------
+    root : Path, default "/"
+        Where ``proc`` and ``sys`` are mounted.
+
+    Returns
+    -------
+    float
+        The smallest of the host's memory and the limits of all enclosing control groups, in MB (10^6 bytes).
+    """
+    return min(psutil.virtual_memory().total, cgroup_memory(root)[0]) / MB
+
+
+def memory_available_mb(root: Path = ROOT) -> float:
+    """Measure the memory that can still be taken without swapping or being killed.
+
+    Parameters
+    ----------
+    root : Path, default "/"
+        Where ``proc`` and ``sys`` are mounted.
+
+    Returns
+    -------
+    float
+        The smallest of what the host and each enclosing control group have left, in MB (10^6 bytes). File
+        pages that the kernel can drop count as free.
+    """
+    return max(0.0, min(psutil.virtual_memory().available, cgroup_memory(root)[1])) / MB
+
+
+def process_memory_mb() -> float:
+    """Measure the resident memory of this process.
+
+    Returns
+    -------
+    float
+        In MB (10^6 bytes).
+    """
+    return psutil.Process().memory_info().rss / MB
+
+
+def peak_memory_mb() -> float:
+    """Measure the highest resident memory of this process since it started.
+
+    Returns
+    -------
+    float
+        In MB (10^6 bytes).
+    """
+    # On Linux ru_maxrss survives exec, so a small process would report the peak of its parent.
+    if sys.platform == "linux" and (peak := re.search(r"VmHWM:\s+(\d+) kB", _text(ROOT / "proc/self/status"))):
+        return int(peak[1]) * 1024 / MB
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB
+
+
+class PeakMemory:
+    """Measure the highest resident memory of this process between entering and leaving a ``with`` block.
+
+    Linux lets the kernel's own record be reset (``man 5 proc``, clear_refs); elsewhere, or where that is
+    forbidden, ``mb`` is the highest since the process started.
+
+    Attributes
+    ----------
+    mb : float
+        The peak in MB (10^6 bytes), once the block has ended.
+    """
+
+    mb = 0.0
+
+    def __enter__(self) -> PeakMemory:
+        with suppress(OSError):
+            (ROOT / "proc/self/clear_refs").write_text("5")
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.mb = peak_memory_mb()
+
+
+def rank() -> int:
+    """Which of several training processes this is, as ``torchrun`` numbers them; 0 when there is one."""
+    return int(os.environ.get("RANK", 0))
+
+
+def processes() -> int:
+    """How many processes train together, as ``torchrun`` says; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def device(name: str = "auto") -> str:
+    """Choose the device to train on; imports torch.
+
+    Parameters
+    ----------
+    name : str, default "auto"
+        ``cpu``, ``cuda``, ``mps``, or ``auto`` for the first there is of cuda, mps and cpu.
+
+    Returns
+    -------
+    str
+        A name that torch accepts.
+
+    Raises
+    ------
+    RunError
+        This machine has no such device.
+    """
+    import torch
+
+    there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if name == "auto":
+        return there[0]
+    if name not in there:
+        raise RunError(f"device: there is no {name!r} here, only {', '.join(there)}; set device to auto")
+    return name
+
+
+def cgroup_cores(root: Path) -> float:
+    """Read the CPU quota of the control groups that hold this process.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` are mounted.
+
+    Returns
+    -------
+    float
+        Cores' worth of time, infinite without a quota.
+    """
+    quotas = [math.inf]
+    for group in _cgroups("cpu", root):
+        limit = _text(group / "cpu.max") or f"{_text(group / 'cpu.cfs_quota_us')} {_text(group / 'cpu.cfs_period_us')}"
+        if numbers := re.fullmatch(r"(\d+)\s+(\d+)\s*", limit):  # "max" and -1 mean no quota
+            quotas.append(int(numbers[1]) / int(numbers[2]))
+    return min(quotas)
+
+
+def cgroup_memory(root: Path) -> tuple[float, float]:
+    """Read the memory limits of the control groups that hold this process.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` are mounted.
+
+    Returns
+    -------
+    tuple of float
+        The tightest limit, and what is left of the one that is nearest to being used up, in bytes; infinite
+        without a limit.
+    """
+    limits, left = [math.inf], [math.inf]
+    for group in _cgroups("memory", root):
+        files = ("memory.max", "memory.high", "memory.limit_in_bytes")
+        limit = min(
+            (int(text) for text in (_text(group / file) for file in files) if text.strip().isdigit()),
+            default=0,
+        )
+        used = _text(group / "memory.current") or _text(group / "memory.usage_in_bytes")
+        if limit and used:
+            limits.append(limit)
+            left.append(limit - int(used) + _reclaimable(_text(group / "memory.stat")))
+    return min(limits), min(left)
+
+
+def _reclaimable(stat: str) -> int:
+    # Version 1 counts nested groups in total_* only; version 2 has no such names and always counts them.
+    prefix = "total_" if "total_inactive_file" in stat else ""
+    return sum(int(n) for n in re.findall(rf"^{prefix}(?:in)?active_file (\d+)$", stat, re.MULTILINE))
+
+
+def _cgroups(controller: str, root: Path) -> Iterator[Path]:
+    """List the groups that hold this process, innermost first: each of them can limit it."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        mount = root / "sys/fs/cgroup"
+        if controller in controllers.split(","):
+            mount /= controller
+        elif controllers:
+            continue
+        # A container may see its path as the host does, or as "/../..": the levels it cannot see are absent.
+        inner = PurePosixPath("" if ".." in path else path.lstrip("/"))
+        yield from (mount / level for level in (inner, *inner.parents))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""What a model does: its answers, and how they are judged."""

@@ -1,0 +1,87 @@
+"""Answers from a model, in batches, rendered as it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from peft_nb.data.encoding import render
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BATCH = 16
+
+
+def generate(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    chat: bool = True,
+    system: str | None = None,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[str]:
+    """Complete prompts.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel or peft.PeftModel
+        A causal language model in evaluation mode.
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    prompts : sequence of str
+        One prompt an answer.
+    chat : bool
+        Whether a prompt is a user's turn of a conversation; otherwise its text is continued as it stands.
+    system : str, optional
+        System prompt of the conversations.
+    max_new_tokens : int
+        Longest answer, in tokens; default 128.
+    temperature : float
+        0 takes the likeliest token each time; above, tokens are drawn with this temperature.
+    seed : int
+        Fixes the draw.
+
+    Returns
+    -------
+    list of str
+        The answers, without the prompts and without special tokens, in the order of the prompts.
+    """
+    encoded = [
+        render(tokenizer, [{"role": "user", "content": prompt}], system=system, generation=True)
+        if chat
+        else tokenizer(prompt)["input_ids"]
+        for prompt in prompts
+    ]
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+    answers = [""] * len(encoded)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(seed)
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            width = max(len(encoded[row]) for row in rows)
+            ids = torch.tensor([[pad] * (width - len(encoded[row])) + list(encoded[row]) for row in rows])
+            mask = torch.tensor([[0] * (width - len(encoded[row])) + [1] * len(encoded[row]) for row in rows])
+            made = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=max_new_tokens,
+                pad_token_id=pad,
+                eos_token_id=sorted({tokenizer.eos_token_id, *_ends(model)}),
+                **sampling,
+            )
+            for row, tokens in zip(rows, made[:, width:], strict=True):
+                answers[row] = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    return answers
+
+
+def _ends(model: Any) -> list[int]:
+    ends = model.generation_config.eos_token_id
+    return [] if ends is None else ends if isinstance(ends, list) else [ends]

@@ -1,0 +1,132 @@
+"""What a run tells the world, as frozen dataclasses.
+
+The worker publishes them; the store and the panels listen side by side, and neither knows of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Status = Literal["created", "preparing", "training", "finished", "stopped", "failed"]
+
+ACTIVE: frozenset[str] = frozenset({"created", "preparing", "training"})
+
+
+@dataclass(frozen=True)
+class StatusChanged:
+    """The run entered another stage of its life; ``reason`` says why it stopped or failed."""
+
+    status: Status
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """What is being done before the first step, such as ``loading the model``."""
+
+    what: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know, in plain words: a fallback taken, a row truncated, memory that ran out."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What training will consist of, known once the data are encoded and the adapter is in place."""
+
+    total_steps: int
+    examples: int
+    eval_examples: int
+    supervised_tokens: int
+    trainable_parameters: int
+    total_parameters: int
+    dtype: str
+    device: str
+    path: str
+
+
+@dataclass(frozen=True)
+class StepLogged:
+    """One logged optimizer step; loss in nats per supervised token, memory in MB, times in seconds."""
+
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens_per_second: float
+    memory_mb: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Mean loss on the held-out examples after ``step`` optimizer steps; step 0 is the base itself."""
+
+    step: int
+    eval_loss: float
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """Everything needed to resume after ``step`` is complete on disk."""
+
+    step: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Training goes on from the checkpoint taken after ``step``; later rows of the history no longer hold."""
+
+    step: int
+
+
+Event = StatusChanged | Preparing | Notice | Planned | StepLogged | Evaluated | Checkpointed | Resumed
+
+Listener = Callable[[Event], None]
+
+KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind
+    for kind in (StatusChanged, Preparing, Notice, Planned, StepLogged, Evaluated, Checkpointed, Resumed)
+}
+
+
+def to_json(event: Event) -> tuple[str, dict[str, Any]]:
+    """Split an event into the name of its kind and its fields.
+
+    Parameters
+    ----------
+    event : Event
+        Any event of this module.
+
+    Returns
+    -------
+    tuple of str and dict
+        A pair that :func:`from_json` turns back into an equal event.
+    """
+    return type(event).__name__, asdict(event)
+
+
+def from_json(kind: str, fields: dict[str, Any]) -> Event:
+    """Rebuild an event from what :func:`to_json` returned.
+
+    Parameters
+    ----------
+    kind : str
+        Name of one of the classes of this module.
+    fields : dict
+        Its fields.
+
+    Returns
+    -------
+    Event
+        An event equal to the original.
+    """
+    return KINDS[kind](**fields)

@@ -1,0 +1,296 @@
+"""What the worker thread of a run does: read the data, load the base, train, save.
+
+PyTorch is imported only after the data have been read and recognised, so that a mistake in the data is told at once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from peft_nb import environment
+from peft_nb.data import encoding, formats, sources, stored
+from peft_nb.data.encoding import Example
+from peft_nb.errors import ModelError
+from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
+from peft_nb.methods import REGISTRY, attach
+from peft_nb.models import ALIASES
+from peft_nb.models.load import Base, load
+from peft_nb.models.resolve import ModelSource, resolve
+from peft_nb.spec import RunSpec
+from peft_nb.training.stop import Abandoned, StopFlag
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+IN_MEMORY = "(in memory)"
+
+
+@dataclass
+class Job:
+    """The work of one run.
+
+    Attributes
+    ----------
+    spec : RunSpec
+        What to do.
+    folder : Path
+        The run's folder in the store: ``examples.safetensors``, ``checkpoints/`` and ``adapter/`` go there.
+    publish : callable
+        Takes each event.
+    stop : StopFlag
+        What the user asked for meanwhile.
+    data, model : object, optional
+        What was passed instead of a name: a table, a ``(model, tokenizer)`` pair.
+    namespace : mapping
+        The notebook's variables.
+    history : list of dict
+        Rows logged before, when resuming.
+    """
+
+    spec: RunSpec
+    folder: Path
+    publish: Callable[[Event], None]
+    stop: StopFlag
+    data: Any = None
+    model: Any = None
+    namespace: Mapping[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    adapted: PeftModel | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def read(self) -> None:
+        """Read and recognise the data; imports no PyTorch."""
+        spec = self.spec
+        source = sources.read(self.data if self.data is not None else spec.data, self.namespace)
+        self.rows, self.eval_rows = source.train, source.eval
+        if spec.eval_data is not None:
+            self.eval_rows = sources.read(spec.eval_data, self.namespace).train
+        self.layout = formats.detect(self.rows, spec.format, spec.columns)
+        self.metrics |= {"data": source.origin, "fingerprint": source.fingerprint, "layout": self.layout.name}
+
+    def perform(self, *, resume: bool) -> bool:
+        """Load, train, save.
+
+        Parameters
+        ----------
+        resume : bool
+            Whether to go on from the last checkpoint with the examples encoded at the start.
+
+        Returns
+        -------
+        bool
+            Whether the run reached its last step; otherwise it was stopped, and the checkpoint says where.
+        """
+        self.publish(Preparing("starting PyTorch"))
+        import torch
+
+        from peft_nb.models.share import share
+        from peft_nb.training import checkpoint, paths, steps
+        from peft_nb.training.trainer import PlannedTrainer
+
+        spec, method = self.spec, REGISTRY[self.spec.method]
+        if environment.processes() > 1:
+            self._meet()
+        base = self._base()
+        train, held_out = self._examples(resume)
+        self._heed_stop()
+
+        self.publish(Preparing("adding the adapter"))
+        with _random_state_kept(spec.seed):
+            self.adapted = model = attach(share(base.model), spec, _public_name(base.source))
+            pad_id, device = base.tokenizer.pad_token_id, torch.device(base.device)
+            path = paths.choose(model, train, pad_id, device, fast=spec.fast, supported=method.padding_free)
+            if spec.gradient_checkpointing:
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+            batch = spec.batch_size * spec.gradient_accumulation_steps
+            plan = steps.plan(len(train), batch, spec.seed, spec.epochs, spec.max_steps)
+            last = checkpoint.latest(self.folder / "checkpoints") if resume else None
+            done = checkpoint.step_of(last) if last else 0
+            before = [row for row in self.history if row["step"] <= done]
+            trainer = PlannedTrainer(
+                model,
+                spec,
+                path,
+                train,
+                held_out,
+                plan,
+                self.folder / "checkpoints",
+                self.publish,
+                self.stop,
+                base.device,
+                elapsed_s=max((row["elapsed_s"] or 0.0 for row in before), default=0.0),
+            )
+            self._announce(base, train, held_out, len(plan), str(path))
+            if resume:
+                self.publish(Resumed(done))
+            self.publish(StatusChanged("training"))
+            try:
+                with path.installed(model), environment.PeakMemory() as peak:
+                    if held_out and not done:
+                        trainer.evaluate()
+                        self._heed_stop()
+                    trainer.train(resume_from_checkpoint=str(last) if last else None)
+            finally:
+                model.eval()
+        losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+        evals = [row["eval_loss"] for row in before if row["eval_loss"] is not None] + trainer.eval_losses
+        self.metrics |= {
+            "steps": trainer.state.global_step,
+            "train_loss": fmean(losses[-max(1, trainer.steps_per_epoch // spec.logging_steps) :]),
+            "base_eval_loss": evals[0] if evals else None,
+            "eval_loss": evals[-1] if evals else None,
+            "train_seconds": trainer.elapsed_s,
+            "tokens_per_second": trainer.tokens / trainer.busy_s if trainer.busy_s else None,
+            "peak_memory_mb": peak.mb,
+            "token_budget": trainer.budget,
+        }
+        if trainer.is_world_process_zero():
+            self._save_adapter(model)
+        return trainer.state.global_step == len(plan)
+
+    def _meet(self) -> None:
+        """Share the cores between the processes, and let process 0 say where the run lives."""
+        import torch
+        from accelerate import PartialState
+        from accelerate.utils import broadcast_object_list
+
+        torch.set_num_threads(environment.worker_threads(environment.processes()))
+        cpu = environment.device(self.spec.device) == "cpu"
+        PartialState(cpu=cpu, backend="gloo" if cpu else None)
+        self.folder = Path(broadcast_object_list([str(self.folder)])[0])
+
+    def load_adapter(self, folder: Path) -> None:
+        """Put a saved adapter on its base.
+
+        Parameters
+        ----------
+        folder : Path
+            What :func:`peft_nb.adapters.save.save` wrote.
+        """
+        from peft import PeftModel
+
+        from peft_nb.models.share import share
+
+        base = self._base(self.metrics.get("dtype"))
+        self.adapted = PeftModel.from_pretrained(share(base.model), str(folder)).eval()
+
+    @property
+    def chat(self) -> bool:
+        """Whether the run was trained on conversations rather than on plain texts."""
+        return self.metrics.get("layout") != "text"
+
+    def _base(self, dtype: str | None = None) -> Base:
+        """The base, loaded once a process and shared between runs."""
+        from peft_nb.training.probe import fastest_dtype
+
+        spec, device = self.spec, environment.device(self.spec.device)
+        if spec.model == IN_MEMORY and self.model is None:
+            raise ModelError(
+                "the run was started on a model in the notebook's memory; "
+                "pass it again: peft_nb.load(id, model=(model, tokenizer))"
+            )
+        self.publish(Preparing(f"loading {spec.model}"))
+        source = resolve(self.model if self.model is not None else spec.model, spec.revision, self.namespace)
+        dtype = dtype or spec.dtype
+        base = load(
+            source,
+            dtype=dtype if dtype != "auto" else lambda config: fastest_dtype(config, device),
+            quantization=REGISTRY[spec.method].quantization(spec),  # type: ignore[arg-type]
+            device=device,
+            progress=lambda fraction, what: self.publish(Preparing(f"{what} ({fraction:.0%})")),
+        )
+        for note in base.notes:
+            self.publish(Notice(note))
+        self.tokenizer = base.tokenizer
+        return base
+
+    def _examples(self, resume: bool) -> tuple[list[Example], list[Example]]:
+        """The encoded examples; written beside the run, so that it resumes without its data."""
+        path, spec = self.folder / "examples.safetensors", self.spec
+        if resume and path.exists():
+            return stored.load_examples(path)
+        if resume:
+            self.read()
+        self.publish(Preparing("encoding the data"))
+        options: dict[str, Any] = {
+            "max_length": spec.max_length,
+            "loss_on": spec.loss_on,
+            "system": spec.system,
+        }
+        encoded = encoding.encode(self.rows, self.layout, self.tokenizer, **options)
+        self.publish(Notice(f"{self.metrics['data']}: {encoded.report}"))
+        if self.eval_rows is not None:
+            train = encoded.examples
+            layout = formats.detect(self.eval_rows, spec.format, spec.columns)
+            held_out = encoding.encode(
+                self.eval_rows, layout, self.tokenizer, **options, row_name="held-out row"
+            ).examples
+        else:
+            kept, taken = encoding.split(len(self.rows), spec.eval_fraction, spec.seed)
+            train, held_out = (
+                [encoded.examples[row] for row in kept],
+                [encoded.examples[row] for row in taken],
+            )
+        if environment.rank() == 0:
+            stored.save_examples(path, train, held_out)
+        return train, held_out
+
+    def _announce(self, base: Base, train: list[Example], held_out: list[Example], steps: int, path: str) -> None:
+        trainable, total = self.adapted.get_nb_trainable_parameters()  # type: ignore[union-attr]
+        supervised = sum(one.supervised.count(1) for one in train)
+        dtype, device = base.dtype, base.device
+        self.publish(Planned(steps, len(train), len(held_out), supervised, trainable, total, dtype, device, path))
+        self.metrics |= {
+            "base": base.identity,
+            "trainable_parameters": trainable,
+            "total_parameters": total,
+            "trainable_share": trainable / total,
+            "examples": len(train),
+            "eval_examples": len(held_out),
+            "supervised_tokens": supervised,
+            "dtype": dtype,
+            "device": device,
+            "path": path,
+        }
+
+    def _save_adapter(self, model: PeftModel) -> None:
+        from peft_nb.adapters.save import WEIGHTS, save
+
+        folder = save(model, self.folder / "adapter", self.spec, self.metrics, overwrite=True)
+        self.metrics["adapter_mb"] = (folder / WEIGHTS).stat().st_size / environment.MB
+
+    def _heed_stop(self) -> None:
+        if self.stop.soon.is_set():
+            raise Abandoned("before the first step")
+
+
+def _public_name(source: ModelSource) -> str:
+    """What a saved adapter calls its base: a name that others can use, where there is one."""
+    if source.name in ALIASES:
+        return ALIASES[source.name].repo
+    return source.repo or str(source.path or source.name)
+
+
+@contextmanager
+def _random_state_kept(seed: int) -> Iterator[None]:
+    """Seed every generator, and give the notebook its own random state back afterwards."""
+    import numpy
+    import torch
+
+    python, vectors = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            numpy.random.set_state(vectors)

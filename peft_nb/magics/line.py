@@ -1,0 +1,259 @@
+"""``%peft COMMAND``: what is done with runs besides describing one in a cell."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from inspect import getdoc
+from keyword import iskeyword
+from typing import TYPE_CHECKING, Any
+
+from peft_nb import notation
+from peft_nb.errors import CommandError, PeftNbError, RunError, nearest
+from peft_nb.events import Listener
+from peft_nb.magics import cell
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from peft_nb.run import Run
+
+
+@dataclass(frozen=True)
+class Call:
+    """One ``%peft`` line, taken apart."""
+
+    shell: InteractiveShell
+    words: list[str]
+    out: str | None = None
+    background: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word that may follow ``%peft``: what it takes, how many words of that, and what it does."""
+
+    usage: str
+    words: range
+    act: Callable[[Call], Any]
+
+    @property
+    def help(self) -> str:
+        """What the command does, in one line."""
+        return getdoc(self.act) or ""
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def command(usage: str = "", least: int = 0, most: int = 0) -> Callable[[Callable[[Call], Any]], Any]:
+    """Register a function as the command of its name; flags it takes are those that `usage` names."""
+
+    def register(act: Callable[[Call], Any]) -> Callable[[Call], Any]:
+        COMMANDS[act.__name__.strip("_")] = Command(usage, range(least, most + 1), act)
+        return act
+
+    return register
+
+
+def usage() -> str:
+    """Write the help of ``%peft``, generated from the registered commands."""
+    width = max(len(f"{name} {command.usage}") for name, command in COMMANDS.items())
+    lines = [f"%peft {f'{name} {command.usage}':<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    where = "RUN is a variable that holds a run, or a run's id or name in the store; %%peft? explains the cell."
+    return "\n".join([*lines, "", where])
+
+
+def run(shell: InteractiveShell, line: str) -> Any:
+    """Run a ``%peft`` line.
+
+    Parameters
+    ----------
+    shell : InteractiveShell
+        The shell whose namespace holds the runs.
+    line : str
+        What follows ``%peft``; nothing asks for help.
+
+    Returns
+    -------
+    object
+        What the command returns, to be shown as the cell's value; mostly None.
+
+    Raises
+    ------
+    PeftNbError
+        For whatever the user can mend, in one line.
+    """
+    cell.refuse_unfilled(shell, line)
+    name, *tokens = _tokens(line) or ["help"]
+    if name not in COMMANDS:
+        raise CommandError(f"%peft {name}: no such command{nearest(name, COMMANDS) or '; %peft help lists all'}")
+    return COMMANDS[name].act(_parse(shell, name, tokens))
+
+
+def _tokens(line: str) -> list[str]:
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""
+    try:
+        return list(lexer)
+    except ValueError:
+        raise CommandError(f"a quotation mark is not closed in: {line.strip()}") from None
+
+
+def _parse(shell: InteractiveShell, name: str, tokens: list[str]) -> Call:
+    known = COMMANDS[name]
+    words: list[str] = []
+    out, background = None, False
+    queue = iter(tokens)
+    for token in queue:
+        flag, equals, value = token.partition("=")
+        if flag == "--out" and flag in known.usage:
+            out = value if equals else next(queue, "")
+            if not out.isidentifier() or iskeyword(out):
+                raise CommandError(f"--out {out}: not a name for a variable; write one such as run")
+        elif token == "--background" and token in known.usage:
+            background = True
+        elif token.startswith("-") and "--FLAG" not in known.usage:
+            raise CommandError(f"{token}: %peft {name} has no such flag; write %peft {name} {known.usage}".rstrip())
+        else:
+            words.append(token)
+    if len(words) not in known.words:
+        extra = words[known.words[-1] :]
+        problem = f"{extra[0]}: unexpected" if extra else f"%peft {name}: something is missing"
+        raise CommandError(f"{problem}; write %peft {name} {known.usage}".rstrip())
+    return Call(shell, words, out, background)
+
+
+@command("[FILE] [--FLAG VALUE ...] [--out NAME] [--background]", most=1000)
+def train(call: Call) -> None:
+    """Train what a YAML file, flags or both describe."""
+    cell.begin(call.shell, notation.parse_train(call.words), call.out, call.background)
+
+
+@command()
+def runs(call: Call) -> Any:
+    """List the runs in the store, newest first."""
+    from peft_nb import run
+
+    return run.runs()
+
+
+@command("[RUN]", most=1)
+def show(call: Call) -> None:
+    """Show how a run stands or ended; by default the newest."""
+    from peft_nb.store import Store
+    from peft_nb.ui import live
+
+    words = call.words or [record.id for record in Store().all()[:1]]
+    if not words:
+        raise RunError("the store holds no run yet; a %%peft cell makes one")
+    shown, name = _find(call.shell, words[0])
+    live.show(shown, name)
+
+
+@command("[RUN]", most=1)
+def stop(call: Call) -> None:
+    """End a run after its current step and keep what it learned; by default the only active one."""
+    from peft_nb import run
+
+    active = run.active()
+    if call.words:
+        found, _ = _find(call.shell, call.words[0])
+        if found not in active:
+            raise RunError(f"run {found.id} is {found.status}, and this kernel is not at work on it")
+    elif len(active) == 1:
+        (found,) = active
+    else:
+        names = ", ".join(sorted(each.id for each in active))
+        raise RunError(f"several runs are active; name one of {names}" if active else "no run is active here")
+    found.stop()
+    print(f"{found.id} stops after its current step")
+
+
+@command("RUN [--out NAME] [--background]", 1, 1)
+def resume(call: Call) -> None:
+    """Go on with a run that was stopped, from its last checkpoint."""
+    from peft_nb.ui import live
+
+    found, name = _find(call.shell, call.words[0])
+
+    def start(listeners: Sequence[Listener]) -> Run:
+        begun = found.resume(background=True, listeners=listeners)
+        if call.out:
+            call.shell.user_ns[call.out] = begun
+        return begun
+
+    live.watch(start, background=call.background, view=live.look(found), name=call.out or name)
+
+
+@command("RUN PATH", 2, 2)
+def save(call: Call) -> None:
+    """Write the adapter of a run as a PEFT folder."""
+    found, _ = _find(call.shell, call.words[0])
+    print(f"{found.id} is saved in {found.save(call.words[1])}")
+
+
+@command("RUN [--out NAME]", 1, 1)
+def load(call: Call) -> Any:
+    """Take a run out of the store and bind it to a variable."""
+    found, _ = _find(call.shell, call.words[0])
+    if not call.out:
+        return found
+    call.shell.user_ns[call.out] = found
+    return None
+
+
+@command()
+def models(call: Call) -> Any:
+    """List the base models that have a short name."""
+    from peft_nb.models import models
+
+    return models()
+
+
+@command()
+def methods(call: Call) -> Any:
+    """List the methods of adding parameters."""
+    from peft_nb.methods import methods
+
+    return methods()
+
+
+@command("[TOPIC]", most=1)
+def help(call: Call) -> None:
+    """Explain a command, a method, a field or a section of fields; by default list the commands."""
+    import peft_nb.methods  # noqa: F401  (registers the methods)
+    from peft_nb.spec import METHODS
+
+    topic = call.words[0] if call.words else ""
+    if not topic:
+        print(usage())
+    elif topic in COMMANDS:
+        print(f"%peft {topic} {COMMANDS[topic].usage}".rstrip(), COMMANDS[topic].help, sep="\n")
+    elif topic in METHODS:
+        print(f"%%peft {topic}", METHODS[topic], sep="\n")
+    else:
+        try:
+            print(notation.help_text(topic.replace("-", "_")))
+        except CommandError as unknown:
+            hint = nearest(topic, [*COMMANDS, *METHODS])
+            raise CommandError(f"{topic}: no such topic{hint}") if hint else unknown from None
+
+
+def _find(shell: InteractiveShell, word: str) -> tuple[Run, str | None]:
+    """Find a run by the variable that holds it, or its id or name; also tell the variable."""
+    from peft_nb import run
+
+    held = {name: value for name, value in shell.user_ns.items() if isinstance(value, run.Run)}
+    if word in held:
+        return held[word], word
+    try:
+        found = run.load(word)
+    except PeftNbError:
+        if word not in shell.user_ns:
+            raise
+        kind = type(shell.user_ns[word]).__name__
+        raise CommandError(f"{word} is a {kind}, not a run; name a run of %peft runs") from None
+    named = [name for name, value in held.items() if value.id == found.id and not name.startswith("_")]
+    return (held[named[0]], named[0]) if named else (found, None)

@@ -1,0 +1,152 @@
+"""The Hugging Face hub: whether it answers, what of it is on disk already, and fetching a model from it."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from ..errors import ModelError
+from . import Progress
+from .quiet import first_line
+
+DEADLINE_S = 2.5
+"""How long to wait for the hub's first answer, all retries and name look-ups included."""
+
+# Safetensors only: the other formats of weights are pickles, which run code when they are read.
+WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+
+_answers: dict[tuple[str, str | None], int | None] = {}
+
+
+def answer(repo: str, revision: str | None = None) -> int | None:
+    """Ask the hub for a model, once in a process.
+
+    Parameters
+    ----------
+    repo : str
+        The model's name, ``owner/name``.
+    revision : str, optional
+        Branch, tag or commit.
+
+    Returns
+    -------
+    int or None
+        The HTTP status, below 400 when the model is there, or None when no hub answers within
+        :data:`DEADLINE_S` seconds, as with ``HF_HUB_OFFLINE`` set; then it is not asked again.
+    """
+    if None in _answers.values():
+        return None
+    if (repo, revision) not in _answers:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.errors import HfHubHTTPError
+
+        status: list[int] = []
+
+        def ask() -> None:
+            try:
+                get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=revision), timeout=DEADLINE_S)
+                status.append(200)
+            except HfHubHTTPError as error:
+                status.append(error.response.status_code)
+            except Exception:  # offline, no name service, a proxy that refuses: all mean that none answers
+                return
+
+        # A look-up of the name can hang for half a minute and cannot be cut short, only left behind.
+        thread = Thread(target=ask, daemon=True, name="peft_nb-hub")
+        thread.start()
+        thread.join(DEADLINE_S)
+        _answers[repo, revision] = status[0] if status else None
+    return _answers[repo, revision]
+
+
+def on_disk(repo: str, revision: str | None = None) -> Path | None:
+    """Find a complete copy of a model that an earlier download left in the hub's own cache.
+
+    Parameters
+    ----------
+    repo : str
+        The model's name, ``owner/name``.
+    revision : str, optional
+        Branch, tag or commit.
+
+    Returns
+    -------
+    Path or None
+        Its folder.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(repo, revision=revision, allow_patterns=WANTED, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    return Path(folder) if not missing(Path(folder)) else None
+
+
+def download(repo: str, revision: str | None, progress: Progress) -> Path:
+    """Fetch a model's configuration, tokenizer and safetensors into the hub's own cache.
+
+    Parameters
+    ----------
+    repo : str
+        The model's name, ``owner/name``.
+    revision : str or None
+        Branch, tag or commit.
+    progress : callable
+        Told the share of the bytes that have arrived.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    ModelError
+        The download failed, or the model has no safetensors.
+    """
+    from huggingface_hub import snapshot_download
+    from tqdm import tqdm
+
+    class Shown(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "file": io.StringIO(), "disable": False})
+
+        def display(self, *_: object, **__: object) -> None:
+            if self.unit == "B" and self.total:
+                progress(min(self.n / self.total, 1.0), f"downloading {repo} ({self.total / 1e6:.0f} MB)")
+
+    progress(0.0, f"downloading {repo}")
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=WANTED, tqdm_class=Shown))
+    except (OSError, ValueError) as error:
+        line = first_line(error)
+        raise ModelError(f"cannot fetch {repo} from the hub: {line}; check its name and the network") from error
+    if lacks := missing(folder):
+        raise ModelError(f"cannot use {repo}: it has no {lacks}; only safetensors weights are loaded")
+    return folder
+
+
+def missing(folder: Path) -> str | None:
+    """Tell what a model folder lacks to be loaded.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of a model.
+
+    Returns
+    -------
+    str or None
+        ``config.json`` or the name of a weights file; None when the folder is complete.
+    """
+    index = folder / "model.safetensors.index.json"
+    needed = {"config.json"}
+    if index.is_file() and not (folder / "model.safetensors").exists():
+        needed |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    else:
+        needed |= {"model.safetensors"}
+    return min((name for name in needed if not (folder / name).exists()), default=None)

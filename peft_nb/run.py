@@ -1,0 +1,499 @@
+"""The life of one run: a worker thread, stop, wait, resume, and what can be asked of it afterwards."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
+from peft_nb.events import ACTIVE, Event, Listener, Notice, StatusChanged
+from peft_nb.job import IN_MEMORY, Abandoned, Job, StopFlag
+from peft_nb.methods import problems
+from peft_nb.spec import RunSpec
+from peft_nb.store import Record, Store
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+TICK_S = 0.1
+
+_running: dict[str, Run] = {}
+
+
+class Run:
+    """One execution of a spec; made by :func:`peft_nb.train`, ``%%peft`` or :func:`peft_nb.load`.
+
+    Attributes
+    ----------
+    id : str
+        Its name in the store, such as ``lora-3f9a2c``.
+    spec : RunSpec
+        What was asked for.
+    folder : Path
+        Its folder in the store.
+    """
+
+    def __init__(self, record: Record, store: Store, job: Job) -> None:
+        self.id, self.spec, self.folder = record.id, job.spec, record.folder
+        self._store, self._job = store, job
+        self._listeners: list[Listener] = []
+        self._over = threading.Event()
+        self._over.set()
+        self._error: PeftNbError | None = None
+        self._store_failed = False
+        job.publish = self._publish
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id} {self.status}>"
+
+    @property
+    def status(self) -> str:
+        """``created``, ``preparing``, ``training``, ``finished``, ``stopped`` or ``failed``."""
+        return self._store.get(self.id).status
+
+    @property
+    def reason(self) -> str:
+        """Why the run was stopped or failed; empty otherwise."""
+        return self._store.get(self.id).reason
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What was measured; the same numbers are on disk.
+
+        Losses are in nats per supervised token, times in seconds, memory and sizes in MB.
+        """
+        return self._store.get(self.id).metrics
+
+    @property
+    def history(self) -> pandas.DataFrame:
+        """One row a logged step: loss, held-out loss, learning rate, gradient norm, speed, memory, time."""
+        import pandas
+
+        from peft_nb.store import HISTORY
+
+        return pandas.DataFrame(self._store.history(self.id), columns=HISTORY.split(", "))
+
+    @property
+    def adapter_dir(self) -> Path:
+        """Folder of the adapter, which plain PEFT can load.
+
+        Raises
+        ------
+        RunError
+            If no adapter has been written yet.
+        """
+        folder = self.folder / "adapter"
+        if not folder.is_dir():
+            raise RunError(f"run {self.id} is {self.status} and has written no adapter yet")
+        return folder
+
+    @property
+    def model(self) -> PeftModel:
+        """The base with the trained adapter; loaded from disk when the run was.
+
+        Raises
+        ------
+        RunError
+            If the run is still training, or never got as far as an adapter.
+        """
+        if not self._over.is_set():
+            raise RunError(f"run {self.id} is {self.status}; call wait() or stop() before using its model")
+        if self._job.adapted is None:
+            self._job.load_adapter(self.adapter_dir)
+        return self._job.adapted
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer."""
+        return self.model and self._job.tokenizer
+
+    def events(self) -> list[Event]:
+        """Everything the run has told so far, in order."""
+        return self._store.events(self.id)
+
+    @overload
+    def generate(self, prompt: str, *, adapter: bool = True, **options: Any) -> str: ...
+    @overload
+    def generate(self, prompt: Sequence[str], *, adapter: bool = True, **options: Any) -> list[str]: ...
+    def generate(self, prompt: str | Sequence[str], *, adapter: bool = True, **options: Any) -> str | list[str]:
+        """Answer one prompt or many.
+
+        Parameters
+        ----------
+        prompt : str or sequence of str
+            What to answer; rendered exactly as in training.
+        adapter : bool
+            ``False`` asks the bare base.
+        **options
+            ``max_new_tokens`` (default 128), ``temperature`` (default 0: always the likeliest token) and ``seed``.
+
+        Returns
+        -------
+        str or list of str
+            One answer a prompt.
+        """
+        from contextlib import nullcontext
+
+        from peft_nb.evaluation.generate import generate
+
+        model = self.model
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        with nullcontext() if adapter else model.disable_adapter():
+            answers = generate(
+                model, self._job.tokenizer, prompts, chat=self._job.chat, system=self.spec.system, **options
+            )
+        return answers[0] if isinstance(prompt, str) else answers
+
+    def stop(self, *, now: bool = False) -> None:
+        """Ask the run to end; it does so after the current step, saved and usable.
+
+        Parameters
+        ----------
+        now : bool
+            Give up the current step as well; what the last checkpoint holds is kept.
+        """
+        self._job.stop.soon.set()
+        if now:
+            self._job.stop.now.set()
+
+    def wait(self, timeout: float | None = None, tick: Callable[[], None] | None = None) -> Run:
+        """Block until the run is over.
+
+        The first interrupt of the kernel stops the run after its current step, the second gives up at once.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds after which to return anyway.
+        tick : callable, optional
+            Called about ten times a second in the calling thread.
+
+        Returns
+        -------
+        Run
+            This run.
+
+        Raises
+        ------
+        PeftNbError
+            What made the run fail, in one line; or that it was given up.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while until is None or time.monotonic() < until:
+            try:
+                over = self._over.wait(TICK_S)
+                if tick:
+                    tick()
+                if over:
+                    break
+            except KeyboardInterrupt:
+                if self._job.stop.soon.is_set():
+                    self.stop(now=True)
+                    raise RunError(
+                        f"run {self.id} was given up at once; its last checkpoint is kept, resume() goes on from there"
+                    ) from None
+                self.stop()
+                self._publish(Notice("stopping after this step; interrupt again to give up at once"))
+        if self._over.is_set() and self._error is not None:
+            raise self._error
+        return self
+
+    def resume(self, *, background: bool = False, listeners: Sequence[Listener] = ()) -> Run:
+        """Go on from the last checkpoint: weights, optimizer, schedule, order of the data and curve.
+
+        Parameters
+        ----------
+        background : bool
+            Return at once instead of waiting for the end.
+        listeners : sequence of callable
+            Told every event.
+
+        Returns
+        -------
+        Run
+            This run.
+
+        Raises
+        ------
+        RunError
+            If the run is active or has finished.
+        """
+        status = self.status
+        if status in ACTIVE:
+            raise RunError(f"run {self.id} is {status} already")
+        if status == "finished":
+            raise RunError(f"run {self.id} has finished; for more training start a new run with more epochs")
+        self._store.claim(self.id)
+        self._job.history = self._store.history(self.id)
+        self._start(listeners, resume=True)
+        return self if background else self.wait()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the adapter as a plain PEFT folder with safetensors, config and README.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder to make.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        StoreError
+            If the disk refuses; nothing half-written stays and the run keeps its model.
+        """
+        from peft_nb.adapters.save import save
+
+        return save(self.model, Path(path).expanduser(), self.spec, self.metrics)
+
+    def plot(self) -> Figure:
+        """Draw the loss and the held-out loss over the steps.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Shown by a notebook as it is.
+        """
+        from peft_nb.plots import loss_curve
+
+        history = self._store.history(self.id)
+        return loss_curve(
+            [(row["step"], row["loss"]) for row in history if row["loss"] is not None],
+            [(row["step"], row["eval_loss"]) for row in history if row["eval_loss"] is not None],
+        )
+
+    def _start(self, listeners: Sequence[Listener], *, resume: bool) -> None:
+        self._listeners = list(listeners)
+        self._error = None
+        self._job.stop = StopFlag()
+        self._over.clear()
+        for other in active():
+            self._publish(Notice(f"run {other.id} is training in this kernel too; both will be much slower"))
+        _running[self.id] = self
+        threading.Thread(target=self._work, args=(resume,), name=f"peft_nb-{self.id}", daemon=True).start()
+
+    def _publish(self, event: Event) -> None:
+        try:
+            self._store.record(self.id, event)
+        except StoreError as error:
+            if not self._store_failed:
+                self._store_failed = True
+                self._tell(Notice(f"{error}; the run goes on in memory"))
+        self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        for listener in list(self._listeners):
+            try:
+                listener(event)
+            except Exception as error:
+                self._listeners.remove(listener)
+                self._publish(Notice(f"a listener failed and was dropped: {type(error).__name__}: {error}"))
+
+    def _work(self, resume: bool) -> None:
+        job = self._job
+        status, reason = "failed", ""
+        try:
+            self._publish(StatusChanged("preparing"))
+            if job.perform(resume=resume):
+                status = "finished"
+            else:
+                status, reason = "stopped", f"after step {job.metrics.get('steps', 0)}"
+        except Abandoned as error:
+            status, reason = "stopped", str(error)
+        except PeftNbError as error:
+            self._error, reason = error, str(error)
+        except BaseException as error:
+            (self.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            line = next(iter(str(error).strip().splitlines()), "")
+            reason = f"{type(error).__name__}: {line}"
+            self._error = RunError(f"{reason} (the whole story is in {self.folder / 'error.txt'})")
+        finally:
+            _running.pop(self.id, None)
+            self._finish(status, reason)
+
+    def _finish(self, status: str, reason: str) -> None:
+        """Tell the world last of all, when everything else is in place."""
+        try:
+            self._store.set_metrics(self.id, self._job.metrics)
+        except StoreError as error:
+            self._error = self._error or error
+        if status == "finished":
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        self._over.set()
+        self._publish(StatusChanged(status, reason))  # type: ignore[arg-type]
+
+
+def begin(
+    spec: RunSpec,
+    *,
+    data: object = None,
+    model: object = None,
+    namespace: Mapping[str, Any] | None = None,
+    listeners: Sequence[Listener] = (),
+    store: Store | None = None,
+) -> Run:
+    """Start a run and return at once.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        What to do.
+    data, model : object, optional
+        A table and a ``(model, tokenizer)`` pair in place of the names in the spec.
+    namespace : mapping, optional
+        The notebook's variables, where names are looked up first.
+    listeners : sequence of callable
+        Told every event, in the worker's thread.
+    store : Store, optional
+        Where the run lives; default ``peft_runs`` in the working folder.
+
+    Returns
+    -------
+    Run
+        Preparing or training.
+
+    Raises
+    ------
+    SpecError, DataError
+        What can be found wrong before anything is loaded.
+    """
+    if wrong := problems(spec):
+        raise SpecError(wrong)
+    store = store or Store()
+    stop = StopFlag()
+    job = Job(spec, Path(), _ignore, stop, data=data, model=model, namespace=namespace or {})
+    job.read()
+    id = store.create(spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name)
+    record = store.get(id)
+    job.folder = record.folder
+    run = Run(record, store, job)
+    run._start(listeners, resume=False)
+    return run
+
+
+def _ignore(event: Event) -> None:
+    """Events of a job that no run listens to yet."""
+
+
+def described(spec: RunSpec | None, data: Any, model: Any, fields: dict[str, Any]) -> tuple[RunSpec, object, object]:
+    """Separate what a spec can say from live objects.
+
+    Parameters
+    ----------
+    spec : RunSpec or None
+        A ready spec.
+    data, model : object
+        A name or a live object.
+    fields : dict
+        Other fields.
+
+    Returns
+    -------
+    tuple
+        The spec, and the live data and model or ``None`` where they were names.
+    """
+    if spec is not None and fields:
+        raise SpecError([f"{name}: give it in the spec or beside it, not both" for name in fields])
+    named = {name: value for name, value in (("data", data), ("model", model)) if isinstance(value, str | Path)}
+    live = {
+        name: value for name, value in (("data", data), ("model", model)) if value is not None and name not in named
+    }
+    said = {**{name: str(value) for name, value in named.items()}, **dict.fromkeys(live, IN_MEMORY)}
+    if spec is None:
+        spec = RunSpec(**fields, **said)
+    elif said:
+        spec = RunSpec(**{**spec.to_kwargs(), **said})
+    return spec, live.get("data"), live.get("model")
+
+
+def assist(spec: RunSpec) -> None:
+    """Take part in a run that process 0 of several leads; nothing is shown or stored here.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        The same as process 0's.
+    """
+    job = Job(spec, Path(), _ignore, StopFlag())
+    job.read()
+    job.perform(resume=False)
+
+
+def load(name: str, *, model: Any = None, store: Store | None = None) -> Run:
+    """Open a run from the store, in whatever process it was made.
+
+    Parameters
+    ----------
+    name : str
+        Its id, or the name it was given.
+    model : tuple, optional
+        The live ``(model, tokenizer)`` pair, if the run was started on one.
+    store : Store, optional
+        Where to look; default ``peft_runs`` in the working folder.
+
+    Returns
+    -------
+    Run
+        Ready for ``generate``, ``history``, ``resume``, ``save``.
+
+    Raises
+    ------
+    StoreError
+        If there is no such run.
+    """
+    store = store or Store()
+    record = store.get(name)
+    if record.id in _running and _running[record.id].folder == record.folder:
+        return _running[record.id]
+    spec = RunSpec.from_yaml(record.spec_yaml)
+    job = Job(spec, record.folder, _ignore, StopFlag(), model=model, metrics=dict(record.metrics))
+    return Run(record, store, job)
+
+
+def runs(store: Store | None = None) -> pandas.DataFrame:
+    """List the runs of the store, newest first.
+
+    Parameters
+    ----------
+    store : Store, optional
+        Default ``peft_runs`` in the working folder.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a run: id, name, method, model, status, when it was made and its main metrics.
+    """
+    import pandas
+
+    shown = ("train_loss", "base_eval_loss", "eval_loss", "train_seconds")
+    rows = [
+        {
+            "id": record.id,
+            "name": record.name,
+            "method": record.method,
+            "model": record.model,
+            "status": record.status,
+            "created": record.created,
+            **{name: record.metrics.get(name) for name in shown},
+        }
+        for record in (store or Store()).all()
+    ]
+    columns = ["id", "name", "method", "model", "status", "created", *shown]
+    return pandas.DataFrame(rows, columns=columns).set_index("id")
+
+
+def active() -> list[Run]:
+    """The runs that are at work in this process."""
+    return list(_running.values())

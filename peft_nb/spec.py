@@ -1,0 +1,417 @@
+"""One validated description of a run, behind flags, YAML, form, Python call and saved file alike.
+
+A field says everything about itself (help, unit, bounds, default, section), so that flags, completion, forms
+and reference are generated from :meth:`RunSpec.describe`. Its value may be an object or text, which is
+how YAML and flags deliver it; the field alone decides what the text means.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from numbers import Real
+from reprlib import Repr
+from types import NoneType
+from typing import Annotated, Any, Literal, NoReturn, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo as PydanticField
+from pydantic_core import ErrorDetails
+
+from . import notation
+from .errors import SpecError, nearest
+
+METHODS: dict[str, str] = {}
+"""Known methods and their one-line help, filled by :func:`register_method`."""
+
+ALIASES: dict[str, str] = {}
+"""Other accepted names of fields, and the field each one stands for."""
+
+# Names used elsewhere that are spelt like the wrong field or like none; only ever suggested.
+_SYNONYMS = {"dataset": "data", "lora_r": "r", "lora_rank": "r", "lr": "learning_rate", "rank": "r"}
+
+_MANY = 10**9
+
+_short = Repr()
+_short.maxstring = _short.maxother = 60
+
+
+def register_method(name: str, help: str) -> None:
+    """Make a method known to specs; once any is known, all others are refused.
+
+    Parameters
+    ----------
+    name : str
+        What the user writes, such as ``lora``.
+    help : str
+        One line saying what the method does.
+    """
+    METHODS[name] = help
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Suggest the known name that a misspelt or foreign one stands for, as ``errors.nearest`` does."""
+    return nearest(_SYNONYMS.get(name, name), known)
+
+
+def _show(value: Any) -> str:
+    text = " ".join(_short.repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{_show(value)} is not text; give a name, or text in quotes")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{_show(value)} holds a character that no file can keep; remove it")
+    return str.__str__(value)
+
+
+def _word(value: Any) -> str:
+    if not (text := _text(value)).strip():
+        raise ValueError(f"{_show(text)} is empty; write a name or leave the field out")
+    return text
+
+
+def _real(value: Any) -> float:
+    number = math.nan
+    if isinstance(value, (str, Real)) and not isinstance(value, bool):
+        with suppress(OverflowError, ValueError):
+            number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{_show(value)} is not a finite number; write digits, such as 3 or 2e-4")
+    return number + 0.0  # turns -0.0, which is written differently, into 0.0
+
+
+def _whole(value: Any) -> int:
+    number = _real(value)
+    if not number.is_integer():
+        raise ValueError(f"{_show(value)} is not a whole number; the nearest is {round(number)}")
+    return int(number)
+
+
+def _switch(value: Any) -> bool:
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    switch = words.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(switch, bool):
+        raise ValueError(f"{_show(value)} is neither true nor false")
+    return switch
+
+
+def _columns(value: Any) -> dict[str, str]:
+    if isinstance(value, str):
+        pairs = [[side.strip() for side in pair.split("=", 1)] for pair in value.split(",")]
+        if all(len(pair) == 2 for pair in pairs) and len({role for role, _ in pairs}) == len(pairs):
+            value = dict(pairs)
+    if not isinstance(value, dict):
+        raise ValueError(f"{_show(value)} is no mapping; write role: column, or role=column,role=column")
+    return {_word(role): _word(column) for role, column in value.items()}
+
+
+def _modules(value: Any) -> str | list[str]:
+    # PEFT takes text as a regular expression over full names, which a layer's plain name would never match.
+    if isinstance(value, str) and re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)*", value):
+        value = re.split(r"\s*,\s*", value)
+    if not isinstance(value, (list, tuple)):
+        return _word(value)
+    if not value:
+        raise ValueError("the list is empty; name at least one layer, or write all-linear")
+    return [_word(name) for name in value]
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Word = Annotated[str, BeforeValidator(_word)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Number = Annotated[float, BeforeValidator(_real)]
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
+Modules = Annotated[str | list[str], BeforeValidator(_modules)]
+
+Kind = Literal["text", "integer", "number", "switch", "choice", "mapping", "list"]
+Layout = Literal["auto", "prompt_completion", "instruction", "question_answer", "messages", "text"]
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+
+_KINDS: dict[Any, Kind]
+_KINDS = {str: "text", int: "integer", float: "number", bool: "switch", dict: "mapping", Literal: "choice"}
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """All there is to know about one field; a ``list`` may also be text, and a bound of None is none."""
+
+    name: str
+    type: Kind
+    help: str
+    section: str
+    unit: str = ""
+    default: Any = None
+    required: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    bounds: str = ""
+    choices: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        """The flag that sets the field, such as ``--learning-rate``."""
+        return "--" + self.name.replace("_", "-")
+
+
+def _field(default: Any, section: str, unit: str = "", aliases: tuple[str, ...] = (), **bounds: Any) -> Any:
+    extra: Any = {"section": section, "unit": unit, "aliases": aliases}
+    return Field(default, json_schema_extra=extra, **bounds)
+
+
+class RunSpec(BaseModel):
+    """A run, described: what to train, on which data, how. Immutable; equal when all fields are equal.
+
+    Parameters
+    ----------
+    **fields
+        Values by the names or aliases of :meth:`describe`, as objects or as text; only ``data`` is required.
+
+    Raises
+    ------
+    SpecError
+        With one line for every field that is unknown, missing, out of bounds or at odds with another.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    model: Word = _field("smollm2-135m", "model")
+    """Base model: an alias such as smollm2-135m, a name on the Hugging Face hub, a local folder or a GGUF
+    file."""
+    revision: Word | None = _field(None, "model")
+    """Branch, tag or commit of a model from the hub; null takes its main branch."""
+
+    data: Word = _field(..., "data")
+    """Training rows: a notebook variable, a built-in set such as support-desk, a csv, json, jsonl or
+    parquet file, or a data set on the hub."""
+    eval_data: Word | None = _field(None, "data")
+    """Held-out rows, named like data; null sets a share of the training rows aside (eval_fraction)."""
+    format: Layout = _field("auto", "data")
+    """Layout of the rows; auto recognises it by the names of the columns and says what it found."""
+    columns: Columns = _field({}, "data")
+    """Which column plays which role where the data use other names, as role: column, such as prompt: ask."""
+    system: Text | None = _field(None, "data")
+    """System prompt for every example that brings none; null leaves it to the model's chat template."""
+    loss_on: Literal["completion", "all"] = _field("completion", "data")
+    """Which tokens are learned: the completion (the answer) alone, or all of them, prompt included."""
+    max_length: Whole = _field(1024, "data", "tokens", ("max_seq_length",), ge=8, le=1_000_000)
+    """Longest example kept whole; longer ones are cut, and their number is reported."""
+    eval_fraction: Number = _field(0.1, "data", "share of rows", ge=0, le=0.5)
+    """Share of the training rows held out for evaluation when eval_data is not given; 0 holds out none."""
+
+    method: Word = _field("lora", "method")
+    """How trainable parameters are added to the frozen base."""
+    r: Whole = _field(16, "method", ge=1, le=1024)
+    """Rank of the low-rank update; a higher one can learn more and has more parameters."""
+    alpha: Number = _field(32.0, "method", "", ("lora_alpha",), gt=0, le=65_536)
+    """Scale of the low-rank update, which is multiplied by alpha / r; twice r is a common choice."""
+    dropout: Number = _field(0.0, "method", "share of inputs", ("lora_dropout",), ge=0, lt=1)
+    """Share of the adapter's inputs zeroed at random in training; 0 trains fastest."""
+    target_modules: Modules = _field("all-linear", "method")
+    """Layers that get an adapter: all-linear, a list of names such as q_proj,v_proj, or a regular
+    expression over full names."""
+    quantization: Literal["none", "4bit", "8bit"] | None = _field(None, "method")
+    """How the frozen base is held in memory: 4bit (NF4) and 8bit are smaller, none is exact; null leaves
+    it to the method."""
+
+    epochs: Number = _field(3.0, "training", "epochs", ("num_train_epochs",), gt=0, le=1000)
+    """Passes over the training rows; max_steps, when given, decides instead."""
+    max_steps: Whole | None = _field(None, "training", "steps", ge=1, le=_MANY)
+    """Number of optimizer steps, whatever epochs says; null trains for all epochs."""
+    batch_size: Whole = _field(8, "training", "examples", ("per_device_train_batch_size",), ge=1, le=_MANY)
+    """Examples per optimizer step over all processes, before gradient_accumulation_steps multiplies them."""
+    gradient_accumulation_steps: Whole = _field(1, "training", "batches", ge=1, le=_MANY)
+    """Batches whose gradients are added up before the weights change."""
+    learning_rate: Number = _field(2e-4, "training", gt=0, le=10)
+    """Size of the optimizer's steps at its highest point."""
+    lr_scheduler_type: Schedule = _field("linear", "training")
+    """How the learning rate goes on after the warm-up: down to 0 along a line or a cosine, or constant."""
+    warmup_steps: Whole = _field(0, "training", "steps", ge=0, le=_MANY)
+    """Steps over which the learning rate rises from 0 to learning_rate."""
+    weight_decay: Number = _field(0.0, "training", ge=0, le=10)
+    """Strength with which AdamW pulls the trained weights towards 0."""
+    max_grad_norm: Number = _field(1.0, "training", ge=0, le=1_000_000)
+    """Gradients with a larger norm are scaled down to it; 0 leaves all as they are."""
+    seed: Whole = _field(42, "training", ge=0, le=2**32 - 1)
+    """Fixes the order of the data, the new parameters' first values and dropout."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _field("auto", "engine")
+    """Number format of the computation; auto times them on this machine and takes the fastest safe one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = _field("auto", "engine")
+    """Where to compute; auto takes a GPU when there is one."""
+    fast: Switch = _field(True, "engine")
+    """Train without padding wherever that gives exactly the same result; off always pads."""
+    token_budget: Whole | None = _field(None, "engine", "tokens", ge=8, le=_MANY)
+    """Most tokens computed at once, which bounds the memory; null chooses it from the free memory."""
+    gradient_checkpointing: Switch = _field(False, "engine")
+    """Compute activations twice instead of keeping them: less memory, about a third slower."""
+
+    logging_steps: Whole = _field(1, "reporting", "steps", ge=1, le=_MANY)
+    """Steps between two rows of the history."""
+    eval_steps: Whole | None = _field(None, "reporting", "steps", ge=1, le=_MANY)
+    """Steps between two evaluations on the held-out rows; null evaluates once an epoch."""
+    save_steps: Whole | None = _field(None, "reporting", "steps", ge=1, le=_MANY)
+    """Steps between two checkpoints; null saves about once a minute."""
+    name: Word | None = _field(None, "reporting")
+    """Name to find the run by: up to 64 letters a-z, digits, dots, hyphens and underscores; null uses its
+    id."""
+
+    def __init__(self, /, **fields: Any) -> None:
+        twice = [alias for alias, name in ALIASES.items() if alias in fields and name in fields]
+        problems = [f"{alias}: stands for {ALIASES[alias]}, which is given too; keep one" for alias in twice]
+        fields = {ALIASES.get(name, name): value for name, value in fields.items() if name not in twice}
+        try:
+            super().__init__(**fields)
+        except ValidationError as refused:
+            problems += map(_problem, refused.errors(include_url=False))
+        if problems:
+            raise SpecError(problems)
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, method: str) -> str:
+        if METHODS and method not in METHODS:
+            mend = nearest(method, METHODS) or "; known are " + ", ".join(METHODS)
+            raise ValueError(f"no method is called {_show(method)}{mend}")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", method):
+            raise ValueError(f"{_show(method)} is not the name of a method; write one such as lora")
+        return method
+
+    @field_validator("warmup_steps")
+    @classmethod
+    def _warmup_happens(cls, steps: int, info: ValidationInfo) -> int:
+        if (last := info.data.get("max_steps")) and steps > last:
+            raise ValueError(f"{steps} is more than max_steps, {last}; lower it")
+        if steps and info.data.get("lr_scheduler_type") == "constant":
+            raise ValueError(f"{steps} does nothing on a constant schedule; take constant_with_warmup")
+        return steps
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"\w([\w.-]{0,62}[\w-])?", name, re.ASCII):
+            mend = "use up to 64 of a-z, A-Z, 0-9, '_', '-' and '.', beginning with neither '-' nor '.'"
+            raise ValueError(f"{_show(name)} cannot name a folder; {mend}")
+        return name
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise SpecError([f"{name}: a spec never changes; make another, RunSpec(**spec.changed() | changes)"])
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_dict(), sort_keys=True))
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        return list(self.changed().items())
+
+    @classmethod
+    def describe(cls) -> list[FieldInfo]:
+        """Describe every field, in order: what flags, completion, forms and help are generated from."""
+        return [_info(name, field) for name, field in cls.model_fields.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields by name, in order."""
+        return self.model_dump()
+
+    def changed(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, in order; ``data`` is always among them."""
+        fields = RunSpec.model_fields
+        return {name: value for name, value in self.to_dict().items() if value != fields[name].default}
+
+    def to_kwargs(self) -> dict[str, Any]:
+        """Return the shortest keyword arguments from which ``RunSpec`` or ``train`` rebuild this spec."""
+        return self.changed()
+
+    def to_yaml(self) -> str:
+        """Write the changed fields as YAML, in order, a blank line between sections."""
+        section = {field.name: field.section for field in self.describe()}
+        groups = groupby(self.changed().items(), key=lambda item: section[item[0]])
+        return "\n".join(notation.write_yaml(dict(group)) for _, group in groups)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> RunSpec:
+        """Read a spec from YAML, a mapping of fields; SpecError names the line or lists what is wrong."""
+        if not (fields := notation.read_yaml(text)):
+            raise SpecError(["the YAML sets no field; write at least data: NAME"])
+        return cls(**fields)
+
+    def to_magic(self) -> str:
+        """Write the notebook cell that describes this run."""
+        return notation.write_cell(self)
+
+    @classmethod
+    def from_magic(cls, text: str) -> RunSpec:
+        """Read the spec out of a ``%%peft`` cell; ``--out`` and ``--background`` are no part of it."""
+        return cls(**notation.read_cell(text).fields)
+
+    def to_argv(self) -> list[str]:
+        """Write the changed fields as arguments of ``python -m peft_nb train``."""
+        return notation.write_flags(self.changed())
+
+    @classmethod
+    def from_argv(cls, argv: list[str]) -> RunSpec:
+        """Read the arguments of ``python -m peft_nb train``: a YAML file, flags, or both."""
+        return cls(**notation.parse_train(argv))
+
+
+def _info(name: str, field: PydanticField) -> FieldInfo:
+    annotation: Any = field.annotation
+    if NoneType in get_args(annotation):
+        annotation = next(part for part in get_args(annotation) if part is not NoneType)
+    kind = _KINDS.get(getattr(annotation, "__origin__", annotation), "list")
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    bounds = {sign: getattr(rule, sign) for rule in field.metadata for sign in words if hasattr(rule, sign)}
+    extra: Any = field.json_schema_extra
+    return FieldInfo(
+        name=name,
+        type=kind,
+        help=" ".join((field.description or "").split()),
+        section=extra["section"],
+        unit=extra["unit"],
+        default=None if field.is_required() else field.default,
+        required=field.is_required(),
+        minimum=bounds.get("ge", bounds.get("gt")),
+        maximum=bounds.get("le", bounds.get("lt")),
+        bounds=", ".join(f"{words[sign]} {bound:,.10g}" for sign, bound in bounds.items()),
+        choices=get_args(annotation) if kind == "choice" else (),
+        aliases=extra["aliases"],
+    )
+
+
+def _problem(error: ErrorDetails) -> str:
+    name, value, context = str(error["loc"][0]), _show(error["input"]), error.get("ctx", {})
+    if error["type"] == "extra_forbidden":
+        known = [*RunSpec.model_fields, *ALIASES]
+        return f"{name if name.isprintable() else repr(name)}: no such field{suggest(name, known)}"
+    field = _info(name, RunSpec.model_fields[name])
+    words = {
+        "missing": f"missing; give {field.help[0].lower()}{field.help[1:]}",
+        "literal_error": f"{value} is not one of {', '.join(field.choices)}{nearest(value, field.choices)}",
+        "greater_than_equal": f"{value} is below the smallest allowed value {field.minimum}",
+        "greater_than": f"{value} is not above {field.minimum}",
+        "less_than_equal": f"{value} is above the largest allowed value {field.maximum}",
+        "less_than": f"{value} is not below {field.maximum}",
+    }
+    return f"{name}: {words.get(error['type']) or context.get('error', error['msg'])}"
+
+
+ALIASES |= {alias: field.name for field in RunSpec.describe() for alias in field.aliases}

@@ -1,0 +1,158 @@
+"""Optimizer, schedule and random state on disk, as safetensors and JSON: no pickle in a run's folder."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+OPTIMIZER, SCHEDULE, RANDOM = "optimizer.safetensors", "schedule.json", "random.safetensors"
+
+
+def save_optimizer(state: dict[str, Any], folder: Path) -> None:
+    """Write an optimizer's ``state_dict``.
+
+    Parameters
+    ----------
+    state : dict
+        What ``Optimizer.state_dict()`` returned: tensors and numbers a parameter, and the parameter groups.
+    folder : Path
+        An existing folder.
+    """
+    tensors, numbers = {}, {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if torch.is_tensor(value):
+                tensors[f"{index}.{name}"] = value.contiguous()
+            else:
+                numbers[f"{index}.{name}"] = value
+    header = {"groups": json.dumps(state["param_groups"]), "numbers": json.dumps(numbers)}
+    save_file(tensors, folder / OPTIMIZER, metadata=header)
+
+
+def load_optimizer(folder: Path) -> dict[str, Any]:
+    """Read back what :func:`save_optimizer` wrote.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of a checkpoint.
+
+    Returns
+    -------
+    dict
+        An argument for ``Optimizer.load_state_dict``.
+    """
+    with safe_open(folder / OPTIMIZER, "pt") as file:
+        header = file.metadata()
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**load_file(folder / OPTIMIZER), **json.loads(header["numbers"])}.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": json.loads(header["groups"])}
+
+
+def save_schedule(state: dict[str, Any], folder: Path) -> None:
+    """Write a learning-rate schedule's ``state_dict``, numbers and lists of numbers only."""
+    plain = {name: value for name, value in state.items() if _is_plain(value)}
+    (folder / SCHEDULE).write_text(json.dumps(plain), encoding="utf-8")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def load_schedule(folder: Path) -> dict[str, Any]:
+    """Read back what :func:`save_schedule` wrote."""
+    return dict(json.loads((folder / SCHEDULE).read_text(encoding="utf-8")))
+
+
+def save_random(folder: Path, rank: int) -> None:
+    """Write the state of every random generator that training draws from, for one process.
+
+    Parameters
+    ----------
+    folder : Path
+        An existing folder.
+    rank : int
+        Which process this is.
+    """
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
+    tensors["python"] = torch.tensor(words, dtype=torch.int64)
+    if torch.cuda.is_available():
+        tensors |= {f"cuda.{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    rest = {"python": [version, gauss], "numpy": [str(kind), int(position), int(has_gauss), float(cached)]}
+    save_file(tensors, folder / f"{rank}-{RANDOM}", metadata={"rest": json.dumps(rest)})
+
+
+def load_random(folder: Path, rank: int) -> None:
+    """Set the random generators to what :func:`save_random` wrote; does nothing if this process wrote none.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of a checkpoint.
+    rank : int
+        Which process this is.
+    """
+    file = folder / f"{rank}-{RANDOM}"
+    if not file.exists():
+        return
+    tensors = load_file(file)
+    with safe_open(file, "pt") as opened:
+        rest = json.loads(opened.metadata()["rest"])
+    version, gauss = rest["python"]
+    random.setstate((version, tuple(tensors["python"].tolist()), gauss))
+    kind, position, has_gauss, cached = rest["numpy"]
+    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(tensors["torch"])
+    cuda = [tensors[name] for name in sorted(tensors) if name.startswith("cuda.")]
+    if cuda and torch.cuda.device_count() == len(cuda):
+        torch.cuda.set_rng_state_all(cuda)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run keeps its checkpoints.
+
+    Returns
+    -------
+    Path or None
+        ``None`` when there is none. A checkpoint bears its final name only once it is complete.
+    """
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
+    return max(found, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of optimizer steps a checkpoint was taken after."""
+    return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def keep_newest(folder: Path, count: int = 2) -> None:
+    """Remove all but the newest checkpoints of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run keeps its checkpoints.
+    count : int
+        How many to keep; default 2.
+    """
+    for old in sorted(folder.glob("checkpoint-*"), key=step_of)[:-count]:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,68 @@
+"""The language-modelling loss of a frozen output head, without ever holding the logits of a whole row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+CHUNK_BYTES = 64 * 2**20
+
+
+class FrozenHeadLoss(torch.autograd.Function):
+    """Summed cross-entropy of ``hidden @ weight.T + bias``, its gradient taken while the logits are at hand.
+
+    The logits of a chunk of rows are computed, turned into ``softmax - one_hot`` in place, multiplied by the
+    frozen weights, and dropped. Only the gradient with respect to ``hidden`` is kept. The idea is that of
+    Liger Kernel's fused linear cross-entropy (Hsu et al., 2024, arXiv:2410.10989), without a gradient for the head.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Sum the negative log-likelihoods of ``targets``.
+
+        Parameters
+        ----------
+        ctx
+            Autograd's context.
+        hidden : torch.Tensor
+            Hidden states that predict a supervised token, shape ``(n, hidden_size)``.
+        weight : torch.Tensor
+            Output embeddings, shape ``(vocabulary, hidden_size)``, frozen.
+        bias : torch.Tensor or None
+            Output bias, shape ``(vocabulary,)``, frozen.
+        targets : torch.Tensor
+            Token ids, shape ``(n,)``.
+
+        Returns
+        -------
+        torch.Tensor
+            The sum in nats, float32, no dimensions.
+        """
+        wanted = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(hidden) if wanted else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        rows = max(16, CHUNK_BYTES // (weight.shape[0] * 4))
+        for start in range(0, hidden.shape[0], rows):
+            chunk, target = hidden[start : start + rows], targets[start : start + rows, None]
+            logits = chunk @ weight.t()
+            if bias is not None:
+                logits += bias
+            logits = logits.float()
+            norm = logits.logsumexp(dim=-1, keepdim=True)
+            total += (norm - logits.gather(1, target)).sum()
+            if gradient is not None:
+                probabilities = logits.sub_(norm).exp_()
+                probabilities.scatter_add_(1, target, torch.full_like(norm, -1.0))
+                torch.mm(probabilities.to(weight.dtype), weight, out=gradient[start : start + rows])
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Scale the gradient computed in the forward pass."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad.to(gradient.dtype), None, None, None

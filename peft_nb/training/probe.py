@@ -1,0 +1,74 @@
+"""What this machine does best, measured on the shapes that will be used: data type, tokens in a micro-batch."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+PROBE_TOKENS = 512
+PROBE_SECONDS = 0.025
+
+
+def fastest_dtype(config: Any, device: str) -> str:
+    """Choose the data type of the base by timing the product its layers are made of.
+
+    A flag that says bfloat16 is supported does not say it is fast: without matrix units it is slower than float32.
+
+    Parameters
+    ----------
+    config : transformers.PreTrainedConfig
+        The model's config; its hidden and intermediate sizes give the shapes.
+    device : str
+        ``cpu``, ``cuda`` or ``mps``.
+
+    Returns
+    -------
+    str
+        ``float32`` or ``bfloat16``.
+    """
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device != "cpu":
+        return "float32"
+    config = config.get_text_config()
+    hidden = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    return min(("float32", "bfloat16"), key=lambda name: _seconds(getattr(torch, name), hidden, inner))
+
+
+def _seconds(dtype: torch.dtype, hidden: int, inner: int) -> float:
+    x, weight = torch.ones(PROBE_TOKENS, hidden, dtype=dtype), torch.ones(inner, hidden, dtype=dtype)
+    x @ weight.t()
+    best, until = float("inf"), time.perf_counter() + PROBE_SECONDS
+    while time.perf_counter() < until:
+        start = time.perf_counter()
+        x @ weight.t()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def token_budget(model: Any, available_mb: float) -> int:
+    """Tokens in a micro-batch such that what the backward pass keeps takes a third of the free memory at most.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The base, for its depth, widths and data type.
+    available_mb : float
+        Memory free for this process, in MB (10^6 bytes).
+
+    Returns
+    -------
+    int
+        Between ``MIN_BUDGET`` and ``MAX_BUDGET``: more tokens at once make nothing faster, only larger.
+    """
+    config = model.config.get_text_config()
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    kept = config.num_hidden_layers * (12 * config.hidden_size + 5 * inner)
+    size = next(model.parameters()).element_size()
+    return int(min(MAX_BUDGET, max(MIN_BUDGET, available_mb * 1e6 / 3 / (kept * max(size, 2)))))
+
+
+MIN_BUDGET, MAX_BUDGET = 128, 1024

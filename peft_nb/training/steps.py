@@ -1,0 +1,205 @@
+"""Which examples each optimizer step sees, and how a step is cut into micro-batches that fit in memory."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+IGNORE = -100
+
+Item = TypeVar("Item")
+
+
+class Encoded(Protocol):
+    """One tokenised example: ``supervised[i]`` is true where ``ids[i]`` is a target."""
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """Token ids."""
+
+    @property
+    def supervised(self) -> Sequence[Any]:
+        """Whether each token is a target."""
+
+
+def plan(rows: int, batch_size: int, seed: int, epochs: float, max_steps: int | None = None) -> list[list[int]]:
+    """Lay out a whole training run in advance, so that it can be resumed at any step and split over processes.
+
+    Parameters
+    ----------
+    rows : int
+        Number of training examples.
+    batch_size : int
+        Examples per optimizer step, over all processes.
+    seed : int
+        Fixes the order; every epoch is shuffled anew.
+    epochs : float
+        Passes over the data; the last may be partial.
+    max_steps : int, optional
+        Steps to take instead, as many epochs as that needs.
+
+    Returns
+    -------
+    list of list of int
+        The rows of every optimizer step. An epoch's last step may be smaller; no row is dropped.
+    """
+    steps_per_epoch = math.ceil(rows / batch_size)
+    total = max_steps if max_steps is not None else math.ceil(epochs * steps_per_epoch)
+    steps: list[list[int]] = []
+    for epoch in range(math.ceil(total / steps_per_epoch)):
+        order = list(range(rows))
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        steps += [order[start : start + batch_size] for start in range(0, rows, batch_size)]
+    return steps[:total]
+
+
+def share_of(step: Sequence[Item], rank: int, processes: int) -> Sequence[Item]:
+    """The rows of a step that one of several processes takes."""
+    return step[rank::processes]
+
+
+def micro_batches(examples: Sequence[Encoded], budget: int, padded: bool) -> list[list[Encoded]]:
+    """Cut a step into micro-batches of at most ``budget`` tokens, similar lengths together.
+
+    The sum over a step does not depend on the cut, so the optimizer sees the batch that was asked for.
+
+    Parameters
+    ----------
+    examples : sequence of Encoded
+        The examples of one step.
+    budget : int
+        Tokens in a micro-batch, padding included; a single longer example still gets one of its own.
+    padded : bool
+        Whether every example is padded to the longest of its micro-batch.
+
+    Returns
+    -------
+    list of list of Encoded
+        At least one example each, longest first.
+    """
+    batches: list[list[Encoded]] = []
+    room = 0
+    for example in sorted(examples, key=lambda one: -len(one.ids)):
+        if len(example.ids) > room:
+            batches.append([])
+            width = len(example.ids)
+            room = budget
+        batches[-1].append(example)
+        room -= width if padded else len(example.ids)
+        if padded and room < width:
+            room = 0
+    return batches
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """Examples end to end in one row, ready for the padding-free forward pass.
+
+    ``sources[i]`` is the position in the row whose hidden state predicts the token ``targets[i]``.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    segments: list[int]
+    shared_prefix: bool
+    sources: torch.Tensor
+    targets: torch.Tensor
+
+    def inputs(self, device: torch.device) -> dict[str, Any]:
+        """Keyword arguments for the model, tensors on ``device``."""
+        fields = vars(self)
+        return {name: value.to(device) if torch.is_tensor(value) else value for name, value in fields.items()}
+
+
+def pack(examples: Sequence[Encoded], share_prefix: bool) -> PackedRow:
+    """Lay examples end to end, computing leading tokens that all of them share only once.
+
+    Parameters
+    ----------
+    examples : sequence of Encoded
+        The examples of one micro-batch.
+    share_prefix : bool
+        Whether a common prefix may become a segment of its own.
+
+    Returns
+    -------
+    PackedRow
+        One row. A prefix of fewer than ``MIN_PREFIX`` tokens is not worth its mask and stays in every segment.
+    """
+    before = common_prefix(examples) if share_prefix and len(examples) > 1 else 0
+    ids: list[int] = list(examples[0].ids[:before])
+    positions = list(range(before))
+    segments = [before] if before else []
+    sources: list[int] = []
+    targets: list[int] = []
+    for example in examples:
+        start = len(ids) - before
+        ids += example.ids[before:]
+        positions += range(before, len(example.ids))
+        segments.append(len(example.ids) - before)
+        for index in supervised_targets(example):
+            sources.append(start + index - 1 if index > before else before - 1)
+            targets.append(example.ids[index])
+    return PackedRow(
+        torch.tensor([ids]),
+        torch.tensor([positions]),
+        segments,
+        bool(before),
+        torch.tensor(sources),
+        torch.tensor(targets),
+    )
+
+
+MIN_PREFIX = 8
+
+
+def common_prefix(examples: Sequence[Encoded]) -> int:
+    """Number of leading tokens that all examples share and none of them is trained on, or 0 if too few."""
+    first = examples[0].ids
+    length = min(min(len(one.ids) - 1, next(iter(supervised_targets(one)), len(one.ids))) for one in examples)
+    for example in examples[1:]:
+        while first[:length] != example.ids[:length]:
+            low, high = 0, length
+            while low < high:
+                middle = (low + high + 1) // 2
+                low, high = (middle, high) if first[:middle] == example.ids[:middle] else (low, middle - 1)
+            length = low
+    return length if length >= MIN_PREFIX else 0
+
+
+def supervised_targets(example: Encoded) -> list[int]:
+    """Positions of the tokens that are predicted and trained on; the first token has nothing before it."""
+    return [index for index, on in enumerate(example.supervised) if on and index]
+
+
+def pad(examples: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
+    """Stack examples as rows of equal length, padded on the right.
+
+    Parameters
+    ----------
+    examples : sequence of Encoded
+        The examples of one micro-batch.
+    pad_id : int
+        Token id to pad with; it is neither attended to nor trained on.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        ``input_ids``, ``attention_mask`` and ``labels``, each of shape ``(examples, longest)``.
+    """
+    width = max(len(one.ids) for one in examples)
+    ids = torch.full((len(examples), width), pad_id)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, IGNORE)
+    for row, example in enumerate(examples):
+        length = len(example.ids)
+        ids[row, :length] = torch.tensor(list(example.ids))
+        mask[row, :length] = 1
+        wanted = supervised_targets(example)
+        labels[row, wanted] = ids[row, wanted]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}

@@ -1,0 +1,335 @@
+"""transformers' Trainer, taught to train a planned sequence of steps and to speak only through events."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from peft import PeftModel, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from torch.utils.data import DataLoader
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from peft_nb.environment import memory_available_mb, process_memory_mb, processes
+from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
+from peft_nb.spec import RunSpec
+from peft_nb.training import checkpoint, probe
+from peft_nb.training.paths import Path as LossPath
+from peft_nb.training.steps import Encoded, micro_batches, share_of, supervised_targets
+from peft_nb.training.stop import Abandoned, StopFlag
+
+CHECKPOINT_SECONDS = 60.0
+
+
+class PlannedTrainer(Trainer):
+    """A Trainer whose data set is the list of optimizer steps.
+
+    Item ``i`` holds the rows of step ``i``, so the whole run is one pass; resuming is skipping items, and each of
+    several processes takes its share of an item. A step is cut into micro-batches by a token budget, and its loss
+    is the sum over the step divided by the supervised tokens of the whole step, whatever the cut.
+
+    Parameters
+    ----------
+    model : PeftModel
+        The base with the adapter to train.
+    spec : RunSpec
+        The run's settings.
+    path : Padded or PaddingFree
+        How a micro-batch becomes a loss; it must be installed around :meth:`train`.
+    examples, eval_examples : sequence of Encoded
+        Training and held-out examples.
+    steps : list of list of int
+        What :func:`peft_nb.training.steps.plan` returned.
+    folder : Path
+        Where checkpoints go.
+    publish : callable
+        Takes each event.
+    stop : StopFlag
+        Read after every step and micro-batch.
+    device : str
+        ``cpu``, ``cuda`` or ``mps``.
+    elapsed_s : float
+        Training seconds before this start, when resuming.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel,
+        spec: RunSpec,
+        path: LossPath,
+        examples: Sequence[Encoded],
+        eval_examples: Sequence[Encoded],
+        steps: list[list[int]],
+        folder: Path,
+        publish: Callable[[Event], None],
+        stop: StopFlag,
+        device: str,
+        elapsed_s: float = 0.0,
+    ) -> None:
+        self.spec, self.path, self.examples, self.eval_examples = spec, path, examples, eval_examples
+        self.steps, self.folder, self.publish, self.stop = steps, folder, publish, stop
+        self.elapsed_before, self.elapsed_s = elapsed_s, elapsed_s
+        self.steps_per_epoch = math.ceil(len(examples) / (spec.batch_size * spec.gradient_accumulation_steps))
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=1,
+            per_device_train_batch_size=1,
+            learning_rate=spec.learning_rate,
+            lr_scheduler_type=spec.lr_scheduler_type,
+            warmup_steps=spec.warmup_steps,
+            weight_decay=spec.weight_decay,
+            max_grad_norm=spec.max_grad_norm,
+            optim="adamw_torch_fused" if device in ("cpu", "cuda") else "adamw_torch",
+            seed=spec.seed,
+            logging_steps=spec.logging_steps,
+            logging_first_step=True,
+            logging_nan_inf_filter=False,
+            eval_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            use_cpu=device == "cpu",
+            ddp_backend="gloo" if device == "cpu" and processes() > 1 else None,
+            ddp_find_unused_parameters=False,
+            dataloader_pin_memory=False,
+        )
+        super().__init__(model=model, args=arguments, train_dataset=steps, callbacks=[_Conductor(self)])
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.budget = spec.token_budget or probe.token_budget(model.get_base_model(), memory_available_mb())
+        self.tokens, self.busy_s = 0, 0.0
+        self.eval_losses: list[float] = []
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Every process reads the same steps and takes its own share of each, so nothing is left to shard."""
+        return DataLoader(self.steps, batch_size=None, shuffle=False, collate_fn=list)  # type: ignore[arg-type]
+
+    def training_step(self, model: torch.nn.Module, inputs: list[int], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward over one optimizer step.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The wrapped model.
+        inputs : list of int
+            The rows of the step.
+        num_items_in_batch
+            Not used: the supervised tokens of the whole step are counted here.
+
+        Returns
+        -------
+        torch.Tensor
+            This process's part of the step's mean loss, times the number of processes.
+        """
+        start = time.perf_counter()
+        model.train()
+        batch = [self.examples[row] for row in inputs]
+        scale = self.args.world_size / sum(len(supervised_targets(one)) for one in batch)
+        mine = share_of(batch, self.args.process_index, self.args.world_size)
+        # A process without a row of its own still has to take part in the exchange of gradients.
+        weight, mine = (scale, mine) if mine else (0.0, batch[:1])
+        loss = self._forward_backward(model, mine, weight)
+        while loss is None:
+            loss = self._forward_backward(model, mine, weight)
+        self.tokens += sum(len(one.ids) for one in batch)
+        self.busy_s += time.perf_counter() - start
+        return loss
+
+    def _forward_backward(self, model: torch.nn.Module, batch: Sequence[Encoded], weight: float) -> torch.Tensor | None:
+        """The step's loss, or ``None`` when memory ran out and the budget was halved; gradients start at zero."""
+        total = torch.zeros((), device=self.args.device)
+        cut = micro_batches(batch, self.budget, self.path.padded)
+        try:
+            for index, micro in enumerate(cut):
+                if self.stop.now.is_set():
+                    raise Abandoned
+                last = index == len(cut) - 1
+                with nullcontext() if last else self.accelerator.no_sync(model):
+                    loss = self.path.loss(model, micro, self.args.device) * weight
+                    self.accelerator.backward(loss)
+                total += loss.detach()
+        except RuntimeError as error:
+            if not out_of_memory(error) or len(cut) == len(batch) or self.args.world_size > 1:
+                raise
+            self.budget = max(1, min(self.budget, max(sum(len(one.ids) for one in micro) for micro in cut)) // 2)
+            self.publish(Notice(f"memory ran out: micro-batches are cut at {self.budget:,} tokens from here on"))
+        else:
+            return total
+        model.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Mean loss on the held-out examples, published as an event; all processes share the work.
+
+        Returns
+        -------
+        dict of str to float
+            ``eval_loss`` in nats per supervised token.
+        """
+        rank, processes = self.args.process_index, self.args.world_size
+        sums = torch.zeros(2, dtype=torch.float64)
+        self.model.eval()
+        with torch.no_grad():
+            for micro in micro_batches(share_of(self.eval_examples, rank, processes), self.budget, self.path.padded):
+                if self.stop.now.is_set():
+                    raise Abandoned
+                sums[0] += self.path.loss(self.model, micro, self.args.device).item()
+                sums[1] += sum(len(supervised_targets(one)) for one in micro)
+        self.model.train()
+        sums = sums.to(self.args.device)
+        if processes > 1:
+            dist.all_reduce(sums)
+        metrics = {"eval_loss": (sums[0] / sums[1]).item()}
+        self.eval_losses.append(metrics["eval_loss"])
+        self.publish(Evaluated(self.state.global_step, metrics["eval_loss"]))
+        return metrics
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
+        """A checkpoint gets its final name only when it is complete."""
+        step = self.state.global_step
+        final, staging = self.folder / f"checkpoint-{step}", self.folder / f".staging-{step}"
+        self.args.output_dir = str(staging)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.output_dir = str(self.folder)
+        if self.args.world_size > 1:
+            dist.barrier()
+        if self.args.should_save:
+            (staging / final.name).replace(final)
+            staging.rmdir()
+            checkpoint.keep_newest(self.folder)
+            self.publish(Checkpointed(step, str(final)))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.args.should_save:
+            model = self.accelerator.unwrap_model(self.model)
+            model.save_pretrained(output_dir, state_dict=state_dict, save_embedding_layers=False)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        set_peft_model_state_dict(self.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            checkpoint.save_optimizer(self.optimizer.state_dict(), Path(output_dir))
+            checkpoint.save_schedule(self.lr_scheduler.state_dict(), Path(output_dir))
+        return None
+
+    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+        if folder is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_optimizer_and_scheduler(folder)
+        self.optimizer.load_state_dict(checkpoint.load_optimizer(Path(folder)))
+        self.lr_scheduler.load_state_dict(checkpoint.load_schedule(Path(folder)))
+        return None
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        checkpoint.save_random(Path(output_dir), self.args.process_index)
+
+    def _load_rng_state(self, folder: str | None) -> None:
+        if folder is not None:
+            checkpoint.load_random(Path(folder), self.args.process_index)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> None:
+        return None
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not estimated: the inputs of a step are row numbers."""
+        return 0
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Number of steps, which is what this Trainer's data set holds."""
+        return len(self.steps)
+
+
+class _Conductor(TrainerCallback):
+    """Decides after every step what is due, and turns Trainer's logs into events."""
+
+    def __init__(self, trainer: PlannedTrainer) -> None:
+        self.trainer = trainer
+        self.last_saved = time.monotonic()
+        self.tokens, self.busy_s = 0, 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.started = self.last_saved = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        trainer, spec = self.trainer, self.trainer.spec
+        trainer.elapsed_s = trainer.elapsed_before + time.monotonic() - self.started
+        last = state.global_step == len(trainer.steps)
+        control.should_training_stop = stopping = self._agreed(trainer.stop.soon.is_set()) or last
+        every = spec.eval_steps or trainer.steps_per_epoch
+        control.should_evaluate = bool(trainer.eval_examples) and (last or state.global_step % every == 0)
+        due = time.monotonic() - self.last_saved > CHECKPOINT_SECONDS
+        if spec.save_steps is not None:
+            due = state.global_step % spec.save_steps == 0
+        control.should_save = self._agreed(due) or (stopping and not last)
+        control.should_log |= stopping
+        if control.should_save:
+            self.last_saved = time.monotonic()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Trainer looks at these once more after the last step, which has been dealt with.
+        control.should_evaluate = control.should_save = False
+
+    def _agreed(self, mine: bool) -> bool:
+        """Process 0 decides for all, so that none waits for another."""
+        if self.trainer.args.world_size == 1:
+            return mine
+        flag = torch.tensor([int(mine)], device=self.trainer.args.device)
+        dist.broadcast(flag, src=0)
+        return bool(flag.item())
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        trainer, logs = self.trainer, logs or {}
+        if "loss" not in logs:
+            return
+        tokens, busy = trainer.tokens - self.tokens, trainer.busy_s - self.busy_s
+        self.tokens, self.busy_s = trainer.tokens, trainer.busy_s
+        trainer.publish(
+            StepLogged(
+                step=state.global_step,
+                epoch=state.global_step / trainer.steps_per_epoch,
+                loss=logs["loss"],
+                learning_rate=logs["learning_rate"],
+                grad_norm=logs.get("grad_norm", math.nan),
+                tokens_per_second=tokens / busy if busy else math.nan,
+                memory_mb=process_memory_mb(),
+                elapsed_s=trainer.elapsed_s,
+            )
+        )
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch failed for want of memory: on a GPU it has a class of its own, on the CPU only a message."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

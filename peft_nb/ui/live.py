@@ -1,0 +1,245 @@
+"""The pump: follows one run and keeps one output area up to date.
+
+Events only advance a view, in whatever thread they come. Drawing happens elsewhere, at most five times a
+second: in the cell that waits for the run, or in a thread of its own while the kernel stays free.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import uuid4
+
+from peft_nb import environment
+from peft_nb.events import Event, Listener
+from peft_nb.ui import progress, summary
+from peft_nb.ui.view import RunView, advance, replay
+
+if TYPE_CHECKING:
+    from peft_nb.run import Run
+
+LAST_WORD_S = 0.5  # how long after its end a run may take to say how it ended
+LAST_DRAWING_S = 5.0  # how long a background run waits at its end for its summary to be drawn
+
+
+class Surface(Protocol):
+    """Where a run is shown."""
+
+    interval_s: float
+
+    def running(self, view: RunView, clock_s: float) -> None:
+        """Show a run that works."""
+
+    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
+        """Show a run that has ended."""
+
+
+class Notebook:
+    """One output area of a cell, updated in place."""
+
+    interval_s = 0.2
+
+    def __init__(self) -> None:
+        self._display_id = uuid4().hex
+        self._shown = False
+
+    def running(self, view: RunView, clock_s: float) -> None:
+        """Show the panel."""
+        self._show(progress.html(view, clock_s), progress.text(view, clock_s))
+
+    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
+        """Replace the panel by the summary."""
+        self._show(summary.html(view, metrics, name), summary.text(view, metrics, name))
+
+    def _show(self, html: str, text: str) -> None:
+        from IPython.display import publish_display_data
+
+        publish_display_data(
+            {"text/html": html, "text/plain": text},
+            transient={"display_id": self._display_id},
+            update=self._shown,
+        )
+        self._shown = True
+
+
+class Terminal:
+    """Plain lines: what happens goes to stderr, the summary to stdout."""
+
+    interval_s = 3.0
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def running(self, view: RunView, clock_s: float) -> None:
+        """Print the notices and the state, each unless it was printed before."""
+        for line in (*view.notices, progress.text(view)):
+            if line not in self._said:
+                self._said.add(line)
+                print(line, file=sys.stderr, flush=True)
+
+    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
+        """Print the summary."""
+        print(summary.text(view, metrics, name), flush=True)
+
+
+def surface() -> Surface:
+    """Choose where to show runs: an output area when a kernel is behind this process, else the terminal."""
+    return Terminal() if environment.frontend() == "terminal" else Notebook()
+
+
+class Live:
+    """Follows one run; pass it to the run as a listener.
+
+    Parameters
+    ----------
+    view : RunView, optional
+        What is known already, such as that of a run which is resumed.
+    name : str, optional
+        The variable that holds the run, for the next steps of the summary.
+    """
+
+    def __init__(self, view: RunView | None = None, name: str | None = None) -> None:
+        self._view = replace(view or RunView(), memory_limit_mb=environment.memory_limit_mb())
+        self._name = name
+        self._surface = surface()
+        self._lock = threading.Lock()
+        self._began = time.monotonic()
+        self._drawn: tuple[float, RunView | None, int] = (-1.0, None, 0)
+        self._ended = threading.Event()
+        self._closed = threading.Event()
+        self._following = False
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event; draws nothing."""
+        with self._lock:
+            self._view = advance(self._view, event)
+            ended = not self._view.active
+        if ended:
+            self._ended.set()
+            if self._following:
+                # Whoever waits for the run may leave the cell next, and then nbclient would miss the summary.
+                self._closed.wait(LAST_DRAWING_S)
+
+    @property
+    def view(self) -> RunView:
+        """What is known now."""
+        with self._lock:
+            return self._view
+
+    def attach(self, run: Run) -> None:
+        """Tell which run is followed."""
+        with self._lock:
+            self._view = _identified(self._view, run)
+
+    def refresh(self) -> None:
+        """Draw the running state if it is due and anything has changed."""
+        clock = time.monotonic() - self._began
+        view = self.view
+        last, drawn, second = self._drawn
+        changed = view is not drawn or (view.latest is None and int(clock) > second)
+        if changed and (last < 0 or clock - last >= self._surface.interval_s):
+            self._drawn = (clock, view, int(clock))
+            self._surface.running(view, clock)
+
+    def close(self, metrics: Mapping[str, Any]) -> None:
+        """Draw the summary for good."""
+        self._surface.ended(self.view, metrics, self._name)
+        self._closed.set()
+
+    def settle(self, run: Run) -> None:
+        """Draw the summary; of a run that was given up and still works, once it has ended."""
+        if self._ended.wait(LAST_WORD_S):
+            self.close(run.metrics)
+        else:
+            self.follow(run)
+
+    def follow(self, run: Run) -> None:
+        """Keep drawing from a thread of its own until the run has ended.
+
+        The thread starts in an empty context on purpose: its updates then belong to the cell that runs when
+        they are sent, and nbclient takes no others; front ends find the output area by its display id.
+        """
+        self._following = True
+        threading.Thread(target=self._pump, args=(run,), name=f"peft_nb-panel-{run.id}", daemon=True).start()
+
+    def _pump(self, run: Run) -> None:
+        while not self._ended.wait(self._surface.interval_s):
+            self.refresh()
+        self.close(run.metrics)
+
+
+def watch(
+    start: Callable[[Sequence[Listener]], Run],
+    *,
+    background: bool = False,
+    view: RunView | None = None,
+    name: str | None = None,
+) -> Run:
+    """Start a run and show it until it ends.
+
+    Parameters
+    ----------
+    start : callable
+        Takes listeners, starts the run and returns it at once.
+    background : bool
+        Return at once and keep showing the run from a thread; by default the call blocks.
+    view : RunView, optional
+        What is known already, when a run is resumed.
+    name : str, optional
+        The variable that will hold the run, for the next steps of the summary.
+
+    Returns
+    -------
+    Run
+        What `start` returned.
+
+    Raises
+    ------
+    PeftNbError
+        If the run failed while the call was blocking.
+    """
+    live = Live(view, name)
+    run = start([live])
+    live.attach(run)
+    live.refresh()
+    if background:
+        live.follow(run)
+        return run
+    try:
+        run.wait(tick=live.refresh)
+    finally:
+        live.settle(run)
+    return run
+
+
+def look(run: Run) -> RunView:
+    """Read what is known about a run from the events that the store kept."""
+    view = replay(run.events(), _identified(RunView(memory_limit_mb=environment.memory_limit_mb()), run))
+    # A process that died could not tell its end; the store knows of it.
+    return replace(view, status=run.status, reason=run.reason)  # type: ignore[arg-type]
+
+
+def show(run: Run, name: str | None = None) -> None:
+    """Show once how a run stands, or its summary when it has ended.
+
+    Parameters
+    ----------
+    run : Run
+        A run of this process or from the store.
+    name : str, optional
+        The variable that holds it, for the next steps of the summary.
+    """
+    view = look(run)
+    if view.active:
+        surface().running(view, 0.0)
+    else:
+        surface().ended(view, run.metrics, name)
+
+
+def _identified(view: RunView, run: Run) -> RunView:
+    spec = run.spec
+    return replace(view, id=run.id, method=spec.method, model=spec.model, data=spec.data)

@@ -1,0 +1,177 @@
+"""The running state of a run, drawn from its view: one HTML fragment, one line of text.
+
+Only inline styles and the variables of JupyterLab's themes with fallbacks, so that it reads in light and
+dark, in Lab, VS Code and Colab. What a colour says is also said in words.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+from peft_nb.events import StepLogged
+from peft_nb.ui import wording
+from peft_nb.ui.view import Curve, RunView
+
+BOX = (
+    "max-width:960px;line-height:1.5;font-family:var(--jp-ui-font-family,system-ui,sans-serif);"
+    "font-size:var(--jp-ui-font-size1,13px);color:var(--jp-ui-font-color1,inherit)"
+)
+MUTED = "opacity:.75"
+NUMBERS = "font-variant-numeric:tabular-nums"
+TRACK = "height:8px;border-radius:4px;overflow:hidden;margin:6px 0 8px;background:rgba(128,128,128,.3)"
+FILL = "height:100%;border-radius:4px;background:var(--jp-brand-color1,#1976d2)"
+GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(132px,1fr));gap:4px 16px"
+SPARK = (150, 36)  # pixels
+
+
+def title(view: RunView) -> str:
+    """Name a run by its method and model, such as ``"lora on smollm2-135m"``."""
+    return f"{view.method} on {view.model}" if view.method else "peft_nb"
+
+
+def stage(view: RunView, clock_s: float | None = None) -> str:
+    """Say in a few words what the run does now.
+
+    Parameters
+    ----------
+    view : RunView
+        What is known about the run.
+    clock_s : float, optional
+        Seconds for which the run has been in front of the user; shown while nothing else moves.
+
+    Returns
+    -------
+    str
+        Such as ``"loading the model, 6 s so far"`` or ``"step 45 of 126"``.
+    """
+    steps = f"step {view.step:,} of {view.total_steps:,}" if view.total_steps else ""
+    said = ", ".join(filter(None, (steps, view.what))) or view.status
+    moving = view.latest and not view.what
+    return said if moving or not clock_s or clock_s < 1 else f"{said}, {wording.duration(int(clock_s))} so far"
+
+
+def text(view: RunView, clock_s: float | None = None) -> str:
+    """Say the running state in one line.
+
+    Parameters
+    ----------
+    view : RunView
+        What is known about the run.
+    clock_s : float, optional
+        As in :func:`stage`.
+
+    Returns
+    -------
+    str
+        Such as ``"step 45 of 126 · loss 1.234 · 890 tokens/s · 2.9 GB of 24.0 GB · 1 min 20 s left"``.
+    """
+    parts = [stage(view, clock_s)]
+    if view.latest:
+        parts += [f"loss {wording.loss(view.latest.loss)}"]
+        if view.eval_loss is not None:
+            parts += [f"held-out {wording.loss(view.eval_loss)}"]
+        parts += [f"{view.tokens_per_second:,.0f} tokens/s", " ".join(_memory(view, view.latest)).strip()]
+    if view.eta_s is not None:
+        parts += [f"{wording.duration(view.eta_s)} left"]
+    return " · ".join(parts)
+
+
+def html(view: RunView, clock_s: float | None = None) -> str:
+    """Draw the running state.
+
+    Parameters
+    ----------
+    view : RunView
+        What is known about the run; its words may come from anywhere and are escaped.
+    clock_s : float, optional
+        As in :func:`stage`.
+
+    Returns
+    -------
+    str
+        An HTML fragment.
+    """
+    left = f" · {wording.duration(view.eta_s)} left" if view.eta_s is not None else ""
+    percent = f"{100 * view.fraction:.0f}"
+    now = f'aria-valuenow="{percent}" ' if view.total_steps else ""
+    head = (
+        '<div style="display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 16px">'
+        f"<strong>{escape(title(view))}</strong>"
+        f'<span style="{NUMBERS}">{escape(stage(view, clock_s))}{left}</span></div>'
+    )
+    bar = (
+        f'<div role="progressbar" aria-label="Training progress" aria-valuemin="0" aria-valuemax="100" {now}'
+        f'aria-valuetext="{escape(stage(view))}" style="{TRACK}">'
+        f'<div style="{FILL};width:{percent}%"></div></div>'
+    )
+    cells = f'<div style="{GRID}">{"".join(_cells(view, view.latest))}</div>' if view.latest else ""
+    notices = "".join(f"<div>⚠ {escape(notice)}</div>" for notice in view.notices[-4:])
+    return f'<div style="{BOX}">{head}{bar}{cells}{notices}</div>'
+
+
+def _cells(view: RunView, latest: StepLogged) -> list[str]:
+    first = f"from {wording.loss(view.first_loss)}" if view.first_loss is not None else ""
+    cells = [
+        _cell("loss", wording.loss(latest.loss), first),
+        f'<div style="align-self:center">{sparkline(view.losses, view.evals)}</div>',
+    ]
+    if view.eval_loss is not None:
+        base = f"base {wording.loss(view.base_eval_loss)}" if view.base_eval_loss is not None else ""
+        cells.append(_cell("held-out loss", wording.loss(view.eval_loss), base))
+    used, limit = _memory(view, latest)
+    return [
+        *cells,
+        _cell("speed", f"{view.tokens_per_second:,.0f}", "tokens/s"),
+        _cell("memory", used, limit),
+        _cell("epoch", f"{latest.epoch:.2f}", f"after {wording.duration(latest.elapsed_s)}"),
+    ]
+
+
+def _cell(label: str, value: str, aside: str) -> str:
+    return (
+        f'<div style="white-space:nowrap;{NUMBERS}"><div style="{MUTED}">{label}</div>'
+        f'<strong>{value}</strong> <span style="{MUTED}">{aside}</span></div>'
+    )
+
+
+def _memory(view: RunView, latest: StepLogged) -> tuple[str, str]:
+    limit = view.memory_limit_mb
+    return wording.memory(latest.memory_mb), f"of {wording.memory(limit)}" if limit else ""
+
+
+def sparkline(losses: Curve, evals: Curve) -> str:
+    """Draw the loss curve as a line and the held-out losses as rings, without axes.
+
+    Parameters
+    ----------
+    losses, evals : Curve
+        Training and held-out loss; both share one scale.
+
+    Returns
+    -------
+    str
+        An SVG element, or an empty string while there is no line to draw.
+    """
+    if len(losses.points) < 2:
+        return ""
+    steps = [step for step, *_ in (*losses.points, *evals.points)]
+    values = [value for _, value, _ in (*losses.points, *evals.points)]
+    left, right, low, high = min(steps), max(steps), min(values), max(values)
+    wide, tall = SPARK
+    across, down = (wide - 8) / (right - left or 1), (tall - 8) / (high - low or 1)
+
+    def place(step: int, value: float) -> tuple[float, float]:
+        return 4 + (step - left) * across, 4 + (high - value) * down
+
+    path = " ".join("{:.1f},{:.1f}".format(*place(step, value)) for step, value, _ in losses.points)
+    rings = "".join(
+        '<circle cx="{:.1f}" cy="{:.1f}" r="2.5"/>'.format(*place(step, value)) for step, value, _ in evals.points
+    )
+    first, last = losses.points[0][1], losses.points[-1][1]
+    return (
+        f'<svg role="img" aria-label="loss curve, {wording.loss(first)} to {wording.loss(last)}" '
+        f'width="{wide}" height="{tall}" viewBox="0 0 {wide} {tall}" fill="none" '
+        f'style="display:block;max-width:100%"><polyline points="{path}" '
+        'stroke="var(--jp-brand-color1,#1976d2)" stroke-width="1.5" stroke-linejoin="round"/>'
+        f'<g stroke="currentColor">{rings}</g></svg>'
+    )

@@ -1,0 +1,210 @@
+"""What stays of a run in the notebook: a static summary with its loss curve and the next steps.
+
+It must survive saving, nbconvert and GitHub, which strips styles: a table, a picture and code carry it.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from html import escape
+from io import BytesIO
+from typing import Any
+
+from peft_nb.ui import wording
+from peft_nb.ui.progress import BOX, title
+from peft_nb.ui.view import RunView
+
+WIDTH, HEIGHT = 480, 220  # pixels at which the picture is shown; it is drawn at twice that
+
+
+def headline(view: RunView) -> str:
+    """Say how the run ended, such as ``"lora on smollm2-135m stopped: after step 60"``."""
+    return f"{title(view)} {view.status}" + (f": {view.reason}" if view.reason else "")
+
+
+def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List what a person wants to know of a run that ended, as label and value.
+
+    Parameters
+    ----------
+    view : RunView
+        What the events told.
+    metrics : mapping
+        ``run.metrics``; where it and the view know the same thing, the metrics count.
+
+    Returns
+    -------
+    list of tuple of str and str
+        Only what is known.
+    """
+
+    def fact(key: str, otherwise: Any) -> Any:
+        return otherwise if metrics.get(key) is None else metrics[key]
+
+    after = fact("eval_loss", view.eval_loss)
+    train = fact("train_loss", view.latest.loss if view.latest else None)
+    seconds = fact("train_seconds", view.latest.elapsed_s if view.latest else None)
+    peak = fact("peak_memory_mb", view.peak_memory_mb or None)
+    trainable = fact("trainable_parameters", view.plan.trainable_parameters if view.plan else None)
+    whole = view.plan.total_parameters if view.plan else 0
+    part = fact("trainable_share", trainable / whole if trainable is not None and whole else None)
+    found: list[tuple[str, str]] = [("run", view.id)]
+    if view.data:
+        found += [("data", _data(view))]
+    if after is not None:
+        known = view.base_eval_loss if len(view.evals.points) > 1 else None
+        found += [("held-out loss", _change(known, after))]
+    if train is not None:
+        found += [("training loss", _change(view.first_loss, train))]
+    if view.total_steps:
+        epochs = f" ({view.latest.epoch:.3g} epochs)" if view.latest else ""
+        found += [("steps", f"{view.step:,} of {view.total_steps:,}{epochs}")]
+    if seconds is not None:
+        found += [("training time", _forecast(wording.duration, seconds, metrics.get("forecast_seconds")))]
+    if trainable is not None:
+        share = f" ({wording.share(part)} of the model)" if part is not None else ""
+        found += [("trained", f"{wording.count(trainable, 'parameter')}{share}")]
+    if peak is not None:
+        found += [("peak memory", _forecast(wording.memory, peak, metrics.get("forecast_memory_mb")))]
+    if view.plan:
+        found += [("computed", f"{view.plan.dtype} on {view.plan.device}, {view.plan.path}")]
+    found += [("note", notice) for notice in view.notices]
+    return [(label, value) for label, value in found if value]
+
+
+def _data(view: RunView) -> str:
+    if not view.plan:
+        return view.data
+    held_out = f", {view.plan.eval_examples:,} held out" if view.plan.eval_examples else ""
+    trained_on = wording.count(view.plan.supervised_tokens, "supervised token")
+    return f"{view.data}: {wording.count(view.plan.examples, 'example')}{held_out}, {trained_on}"
+
+
+def _change(before: float | None, after: float) -> str:
+    return f"{wording.loss(before)} → {wording.loss(after)}" if before is not None else wording.loss(after)
+
+
+def _forecast(say: Callable[[float], str], actual: float, forecast: float | None) -> str:
+    return say(actual) + (f" (forecast {say(forecast)})" if forecast is not None else "")
+
+
+def next_steps(view: RunView, name: str | None = None) -> list[str]:
+    """List the sensible next steps as code for a cell.
+
+    Parameters
+    ----------
+    view : RunView
+        What is known about the run.
+    name : str, optional
+        The variable that holds the run; by default the code takes the run from the store first.
+
+    Returns
+    -------
+    list of str
+        One statement or magic a line.
+    """
+    usable = view.status == "finished" or view.checkpoint is not None
+    if not usable:
+        return []
+    run = name or "run"
+    steps = [] if name else [f"%peft load {view.id} --out {run}"]
+    if view.status != "finished":
+        steps += [f"%peft resume {run}"]
+    if view.status != "failed":
+        steps += [f'{run}.generate("…")', f"%peft save {run} my-adapter"]
+    return steps
+
+
+def text(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> str:
+    """Say the summary in plain text; parameters as in :func:`html`.
+
+    Returns
+    -------
+    str
+        Lines of label and value, then the next steps.
+    """
+    lines = [headline(view), *(f"  {label:<14} {value}" for label, value in rows(view, metrics))]
+    return "\n".join(
+        [
+            *lines,
+            *(f"  {'next' if not i else '':<14} {step}" for i, step in enumerate(next_steps(view, name))),
+        ]
+    )
+
+
+def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> str:
+    """Draw the summary.
+
+    Parameters
+    ----------
+    view : RunView
+        What the events told; its words may come from anywhere and are escaped.
+    metrics : mapping
+        ``run.metrics``; may be empty.
+    name : str, optional
+        The variable that holds the run, for the next steps.
+
+    Returns
+    -------
+    str
+        An HTML fragment that needs neither scripts nor style sheets.
+    """
+    cell = "text-align:left;vertical-align:top;white-space:"
+    body = "".join(
+        f'<tr><th scope="row" style="{cell}nowrap">{escape(label)}</th>'
+        f'<td style="{cell}normal;overflow-wrap:anywhere">{escape(value)}</td></tr>'
+        for label, value in rows(view, metrics)
+    )
+    code = "\n".join(map(escape, next_steps(view, name)))
+    following = f'<p style="margin:8px 0 4px">Next:</p><pre style="margin:0"><code>{code}</code></pre>' if code else ""
+    return (
+        f'<div style="{BOX}"><p><strong>{escape(headline(view))}</strong></p>'
+        '<div style="display:flex;flex-wrap:wrap;gap:8px 24px;align-items:flex-start">'
+        f'<table style="margin:0;flex:1 1 300px;color:inherit;font-size:inherit">{body}</table>'
+        f"{_image(view)}</div>{following}</div>"
+    )
+
+
+def _image(view: RunView) -> str:
+    drawn = picture(view)
+    if not drawn:
+        return ""
+    points = view.losses.points
+    held_out = (
+        f", held-out {wording.loss(view.evals.points[0][1])} to {wording.loss(view.evals.points[-1][1])}"
+        if view.evals.points
+        else ""
+    )
+    alt = (
+        f"Loss over {points[-1][0]:,} steps: training {wording.loss(points[0][1])} to "
+        f"{wording.loss(points[-1][1])}{held_out}"
+    )
+    return (
+        f'<img alt="{alt}" width="{WIDTH}" style="max-width:100%;height:auto" '
+        f'src="data:image/png;base64,{b64encode(drawn).decode()}">'
+    )
+
+
+def picture(view: RunView) -> bytes:
+    """Draw the loss curve as a picture that reads on white and on black.
+
+    Parameters
+    ----------
+    view : RunView
+        What is known about the run.
+
+    Returns
+    -------
+    bytes
+        A PNG; empty when there are fewer than two points to draw.
+    """
+    if len(view.losses.points) < 2:
+        return b""
+    from peft_nb.plots import loss_curve
+
+    losses, evals = ([(step, value) for step, value, _ in curve.points] for curve in (view.losses, view.evals))
+    out = BytesIO()
+    figure = loss_curve(losses, evals, size=(WIDTH / 100, HEIGHT / 100))
+    figure.savefig(out, format="png", dpi=200, transparent=True)
+    return out.getvalue()

@@ -1,0 +1,58 @@
+"""``peft_nb.train``: a run from Python, shown while it lasts as ``%%peft`` shows it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from peft_nb.run import Run, begin, described
+from peft_nb.spec import RunSpec
+from peft_nb.ui.live import watch
+
+
+def train(
+    spec: RunSpec | None = None,
+    *,
+    data: Any = None,
+    model: Any = None,
+    background: bool = False,
+    **fields: Any,
+) -> Run:
+    """Fine-tune a model and show the run while it lasts.
+
+    Parameters
+    ----------
+    spec : RunSpec, optional
+        A ready description; beside it only live ``data`` and ``model`` may be given.
+    data : str, DataFrame, list of dict, Dataset or DatasetDict
+        What to train on, or its name.
+    model : str or tuple, optional
+        A name, a folder, a GGUF file, or a live ``(model, tokenizer)`` pair; default ``smollm2-135m``.
+    background : bool
+        Return at once; the run goes on in its thread.
+    **fields
+        Any field of :class:`peft_nb.RunSpec`.
+
+    Returns
+    -------
+    Run
+        Over, unless ``background``.
+
+    Raises
+    ------
+    PeftNbError
+        What is wrong, in one line.
+    """
+    spec, data, model = described(spec, data, model, fields)
+    return watch(
+        lambda listeners: begin(spec, data=data, model=model, namespace=_variables(), listeners=listeners),
+        background=background,
+    )
+
+
+def _variables() -> Mapping[str, Any]:
+    """The notebook's variables, where names in a spec are looked up first."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell.user_ns if shell else {}

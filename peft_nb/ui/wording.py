@@ -1,0 +1,47 @@
+"""How quantities are said, so that the panel, the summary and the terminal say them alike."""
+
+from __future__ import annotations
+
+import math
+
+
+def duration(seconds: float) -> str:
+    """Say a time in the two units a person would use.
+
+    Parameters
+    ----------
+    seconds : float
+        Seconds, not negative.
+
+    Returns
+    -------
+    str
+        Such as ``"4.2 s"``, ``"38 s"``, ``"2 min 5 s"`` or ``"3 h 20 min"``.
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 and seconds != whole else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def memory(megabytes: float) -> str:
+    """Say an amount of memory or disk, given in MB, in MB or GB."""
+    return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.3g} MB"
+
+
+def loss(value: float) -> str:
+    """Say a loss with three decimals; one that is no number is said in words."""
+    return f"{value:.3f}" if math.isfinite(value) else "not a number"
+
+
+def count(number: float, noun: str) -> str:
+    """Say a number of things, with the noun in the right number: ``"1 step"``, ``"1,200 steps"``."""
+    return f"{number:,.0f} {noun}" if number == 1 else f"{number:,.0f} {noun}s"
+
+
+def share(part: float) -> str:
+    """Say a fraction between 0 and 1 as a percentage with two significant digits."""
+    return f"{100 * part:.2g} %" if part < 0.1 else f"{100 * part:.0f} %"

@@ -1,0 +1,135 @@
+"""Hypothesis strategies built from the fields themselves, so that a new field is covered at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from peft_nb.spec import FieldInfo, RunSpec
+
+# A machine that is busy with something else makes no test fail.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
+
+AWKWARD = [
+    *[
+        "null",
+        "~",
+        "2e-4",
+        "0x10",
+        "on",
+        "2024-13-45",
+        "1:30",
+        "-x",
+        "--r",
+        "--r=8",
+        ":",
+        "-",
+        "{x}",
+        "$x",
+        "${HOME}",
+        "'",
+        '"',
+        "a'b\"c",
+        "\\",
+        "C:\\new",
+        "%%peft",
+    ],
+    *[
+        "&a",
+        "*a",
+        "|",
+        ">",
+        "?",
+        "---",
+        "...",
+        "[a",
+        "[a]",
+        "{a",
+        '"a',
+        "'a'",
+        "a,b",
+        "a=b",
+        "#a",
+        "!a",
+        "@a",
+        "ünïcödé",
+        "日本語",
+        "🚀",
+        "á",
+        "\ufeff",
+        "\x7f",
+        "\u200b",
+    ],
+    *(
+        "# no",
+        "a #b",
+        "a: b",
+        "!!int 3",
+        ">>> a\n... b",
+        " a ",
+        "\x85",
+        "\u2028a\nb",
+        "(in memory)",
+        "org/set",
+    ),
+    *(
+        "\n",
+        "a\n",
+        "a\n\n",
+        "\n\na",
+        "  a\nb",
+        "a \nb",
+        "a\r\nb",
+        "\ta\n\tb",
+        "a\n \nb",
+        "tickets",
+        "./data/x.csv",
+    ),
+]
+
+characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+texts = st.one_of(
+    st.sampled_from(AWKWARD), st.text(characters), st.lists(st.sampled_from(AWKWARD), max_size=4).map("".join)
+)
+words = texts.filter(str.strip)
+
+_special: dict[str, st.SearchStrategy[Any]] = {
+    "columns": st.dictionaries(words, words, max_size=3),
+    "target_modules": words | st.lists(words, min_size=1, max_size=3),
+    "method": st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True),
+    "name": st.from_regex(r"[a-zA-Z0-9_]([a-zA-Z0-9._-]{0,9}[a-zA-Z0-9_-])?", fullmatch=True),
+    "system": texts,
+}
+
+
+def values(field: FieldInfo) -> st.SearchStrategy[Any]:
+    """Return every kind of value that a field accepts."""
+    if field.name in _special:
+        valid = _special[field.name]
+    elif field.type == "choice":
+        valid = st.sampled_from(field.choices)
+    elif field.type == "switch":
+        valid = st.booleans()
+    elif field.type == "integer":
+        valid = st.integers(int(field.minimum or 0), int(field.maximum or 0))
+    elif field.type == "number":
+        open_ends = {"exclude_min": "above" in field.bounds, "exclude_max": "below" in field.bounds}
+        valid = st.floats(field.minimum, field.maximum, **open_ends)
+    else:
+        valid = words
+    return valid if field.required or field.default is not None else valid | st.none()
+
+
+def _agree(fields: dict[str, Any]) -> dict[str, Any]:
+    if fields.get("lr_scheduler_type") == "constant":
+        fields.pop("warmup_steps", None)
+    if fields.get("max_steps") and fields.get("warmup_steps", 0) > fields["max_steps"]:
+        fields["warmup_steps"] = fields["max_steps"]
+    return fields
+
+
+_fields = {field.name: values(field) for field in RunSpec.describe()}
+specs = st.fixed_dictionaries({"data": _fields.pop("data")}, optional=_fields).map(_agree).map(lambda kw: RunSpec(**kw))

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+import sys
+from base64 import b64decode
+
+import pytest
+from test_ui_progress import EVIL, KNOWN, Balanced, training
+
+from peft_nb.events import Checkpointed, Evaluated, Notice, StatusChanged
+from peft_nb.ui import summary
+from peft_nb.ui.view import RunView, replay
+
+METRICS = {
+    "train_loss": 0.41,
+    "eval_loss": 0.61,
+    "train_seconds": 179.0,
+    "forecast_seconds": 170.0,
+    "peak_memory_mb": 2990.0,
+    "forecast_memory_mb": 3100.0,
+}
+
+
+def finished() -> RunView:
+    return replay([Evaluated(126, 0.61), Checkpointed(126, "x"), StatusChanged("finished")], training(126))
+
+
+def test_text_is_deterministic() -> None:
+    assert summary.text(finished(), METRICS, "run") == "\n".join(
+        [
+            "lora on smollm2-135m finished",
+            "  run            lora-3f9a2c",
+            "  data           tickets: 336 examples, 60 held out, 41,234 supervised tokens",
+            "  held-out loss  3.520 → 0.610",
+            "  training loss  3.975 → 0.410",
+            "  steps          126 of 126 (3 epochs)",
+            "  training time  2 min 59 s (forecast 2 min 50 s)",
+            "  trained        4,884,480 parameters (3.5 % of the model)",
+            "  peak memory    3.0 GB (forecast 3.1 GB)",
+            "  computed       float32 on cpu, fast",
+            '  next           run.generate("…")',
+            "                 %peft save run my-adapter",
+        ]
+    )
+
+
+def test_without_styles_a_table_a_picture_and_code_remain() -> None:
+    html = summary.html(finished(), METRICS, "run")
+    bare = re.sub(r' style="[^"]*"', "", html)
+    page = Balanced(bare)
+    assert "<style" not in html
+    assert "<script" not in html
+    assert bare.count("<tr>") == 9
+    assert "0.610" in page.words
+    image = next(attributes for attributes in page.attributes if "alt" in attributes)
+    assert image["alt"] == "Loss over 126 steps: training 3.975 to 0.850, held-out 3.520 to 0.610"
+    assert image["src"] is not None
+    data = b64decode(image["src"].removeprefix("data:image/png;base64,"))
+    assert struct.unpack(">II", data[16:24]) == (2 * summary.WIDTH, 2 * summary.HEIGHT)
+    assert len(data) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("status", "checkpoint", "name", "steps"),
+    [
+        ("finished", True, "mine", ['mine.generate("…")', "%peft save mine my-adapter"]),
+        (
+            "finished",
+            True,
+            None,
+            ["%peft load lora-3f9a2c --out run", 'run.generate("…")', "%peft save run my-adapter"],
+        ),
+        ("stopped", True, "run", ["%peft resume run", 'run.generate("…")', "%peft save run my-adapter"]),
+        ("failed", True, "run", ["%peft resume run"]),
+        ("failed", False, "run", []),
+    ],
+)
+def test_next_steps_fit_how_it_ended(status: str, checkpoint: bool, name: str | None, steps: list[str]) -> None:
+    events = [Checkpointed(1, "x")] if checkpoint else []
+    view = replay([*events, StatusChanged(status)], KNOWN)  # type: ignore[arg-type]
+    assert summary.next_steps(view, name) == steps
+
+
+def test_a_run_that_failed_before_training_says_why_and_shows_no_picture() -> None:
+    view = replay([StatusChanged("failed", f"row 12 is {EVIL}")], KNOWN)
+    html = summary.html(view, {})
+    assert "<img" not in html
+    assert "<script" not in html
+    assert summary.headline(view) == f"lora on smollm2-135m failed: row 12 is {EVIL}"
+    assert f"failed: row 12 is {EVIL}" in Balanced(html).words
+
+
+def test_notices_and_foreign_names_are_escaped() -> None:
+    view = replay([Notice(EVIL)], RunView(id=EVIL, method=EVIL, model=EVIL, data=EVIL))
+    assert "<script" not in summary.html(view, {}, EVIL)
+
+
+def test_the_headline_says_why_it_stopped() -> None:
+    view = replay([StatusChanged("stopped", "after step 60")], training(60))
+    assert summary.headline(view) == "lora on smollm2-135m stopped: after step 60"
+
+
+def test_the_base_alone_is_no_change() -> None:
+    view = replay([StatusChanged("stopped")], training(2))
+    assert ("held-out loss", "3.520") in summary.rows(view, {})
+
+
+def test_ui_needs_neither_torch_nor_pyplot() -> None:
+    code = (
+        "import sys\n"
+        "from peft_nb.ui import live, progress, summary, view\n"
+        "from peft_nb.events import StepLogged\n"
+        "v = view.replay([StepLogged(s, 0, 1, 1, 1, 1, 1, s) for s in range(3)])\n"
+        "assert summary.picture(v)\n"
+        "print({'torch', 'transformers', 'pandas', 'matplotlib.pyplot'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
