@@ -106,13 +106,6 @@ def dataset(job: Job) -> Dataset:
 def run_peft_nb(job: Job) -> Outcome:
     """Train with peft_nb at its defaults."""
     import peft_nb
-    from peft_nb.events import Event, Planned
-
-    plans: list[Planned] = []
-
-    def listen(event: Event) -> None:
-        if isinstance(event, Planned):
-            plans.append(event)
 
     run = peft_nb.train(
         model=job.model,
@@ -126,15 +119,14 @@ def run_peft_nb(job: Job) -> Outcome:
         learning_rate=job.learning_rate,
         eval_fraction=0,
         seed=job.seed,
-        listener=listen,
     )
-    history = run.history
+    history, told = run.history, run.metrics
     return Outcome(
         run.model,
         history["elapsed_s"].tolist(),
         history["loss"].tolist(),
-        plans[0].supervised_tokens,
-        plans[0].dtype,
+        told["supervised_tokens"],
+        told["dtype"],
     )
 
 

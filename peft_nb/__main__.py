@@ -6,7 +6,7 @@ import sys
 
 from peft_nb import environment, notation
 from peft_nb.errors import CommandError, PeftNbError, nearest
-from peft_nb.run import assist
+from peft_nb.job import Job
 from peft_nb.spec import RunSpec
 from peft_nb.ui.train import train
 
@@ -39,7 +39,9 @@ def main(argv: list[str]) -> int:
         if environment.rank() == 0:
             train(spec)
         else:
-            assist(spec)
+            job = Job(spec)  # process 0 shows and stores what all do together
+            job.read()
+            job.perform(resume=False)
     except PeftNbError as error:
         print(error, file=sys.stderr)
         return 1

@@ -55,9 +55,9 @@ class Job:
     """
 
     spec: RunSpec
-    folder: Path
-    publish: Callable[[Event], None]
-    stop: StopFlag
+    folder: Path = Path()
+    publish: Callable[[Event], None] = lambda event: None
+    stop: StopFlag = field(default_factory=StopFlag)
     data: Any = None
     model: Any = None
     namespace: Mapping[str, Any] = field(default_factory=dict)
@@ -90,6 +90,8 @@ class Job:
         bool
             Whether the run reached its last step; otherwise it was stopped, and the checkpoint says where.
         """
+        self.publish(Preparing(f"finding {self.spec.model}"))
+        source = self._source()
         self.publish(Preparing("starting PyTorch"))
         import torch
 
@@ -100,7 +102,7 @@ class Job:
         spec, method = self.spec, REGISTRY[self.spec.method]
         if environment.processes() > 1:
             self._meet()
-        base = self._base()
+        base = self._base(source)
         train, held_out = self._examples(resume)
         self._heed_stop()
 
@@ -180,7 +182,7 @@ class Job:
 
         from peft_nb.models.share import share
 
-        base = self._base(self.metrics.get("dtype"))
+        base = self._base(self._source())
         self.adapted = PeftModel.from_pretrained(share(base.model), str(folder)).eval()
 
     @property
@@ -188,19 +190,23 @@ class Job:
         """Whether the run was trained on conversations rather than on plain texts."""
         return self.metrics.get("layout") != "text"
 
-    def _base(self, dtype: str | None = None) -> Base:
-        """The base, loaded once a process and shared between runs."""
-        from peft_nb.training.probe import fastest_dtype
-
-        spec, device = self.spec, environment.device(self.spec.device)
-        if spec.model == IN_MEMORY and self.model is None:
+    def _source(self) -> ModelSource:
+        """Where the base is; imports no PyTorch."""
+        if self.spec.model == IN_MEMORY and self.model is None:
             raise ModelError(
                 "the run was started on a model in the notebook's memory; "
                 "pass it again: peft_nb.load(id, model=(model, tokenizer))"
             )
+        given = self.spec.model if self.model is None else self.model
+        return resolve(given, self.spec.revision, self.namespace)
+
+    def _base(self, source: ModelSource) -> Base:
+        """The base, loaded once a process and shared between runs."""
+        from peft_nb.training.probe import fastest_dtype
+
+        spec, device = self.spec, environment.device(self.spec.device)
         self.publish(Preparing(f"loading {spec.model}"))
-        source = resolve(self.model if self.model is not None else spec.model, spec.revision, self.namespace)
-        dtype = dtype or spec.dtype
+        dtype = self.metrics.get("dtype") or spec.dtype  # a run goes on in what it began with
         base = load(
             source,
             dtype=dtype if dtype != "auto" else lambda config: fastest_dtype(config, device),
@@ -248,7 +254,6 @@ class Job:
         trainable, total = self.adapted.get_nb_trainable_parameters()  # type: ignore[union-attr]
         supervised = sum(one.supervised.count(1) for one in train)
         dtype, device = base.dtype, base.device
-        self.publish(Planned(steps, len(train), len(held_out), supervised, trainable, total, dtype, device, path))
         self.metrics |= {
             "base": base.identity,
             "trainable_parameters": trainable,
@@ -261,6 +266,7 @@ class Job:
             "device": device,
             "path": path,
         }
+        self.publish(Planned(steps, len(train), len(held_out), supervised, trainable, total, dtype, device, path))
 
     def _save_adapter(self, model: PeftModel) -> None:
         from peft_nb.adapters.save import WEIGHTS, save
@@ -277,7 +283,8 @@ def _public_name(source: ModelSource) -> str:
     """What a saved adapter calls its base: a name that others can use, where there is one."""
     if source.name in ALIASES:
         return ALIASES[source.name].repo
-    return source.repo or str(source.path or source.name)
+    known_as = source.pair[0].name_or_path if source.pair else ""
+    return source.repo or known_as or str(source.path or source.name)
 
 
 @contextmanager

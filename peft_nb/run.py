@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
-from peft_nb.events import ACTIVE, Event, Listener, Notice, StatusChanged
-from peft_nb.job import IN_MEMORY, Abandoned, Job, StopFlag
+from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Status, StatusChanged
+from peft_nb.job import IN_MEMORY, Job
 from peft_nb.methods import problems
 from peft_nb.spec import RunSpec
-from peft_nb.store import Record, Store
+from peft_nb.store import HISTORY, Record, Store
+from peft_nb.training.stop import Abandoned, StopFlag
 
 if TYPE_CHECKING:
     import pandas
@@ -77,9 +80,8 @@ class Run:
         """One row a logged step: loss, held-out loss, learning rate, gradient norm, speed, memory, time."""
         import pandas
 
-        from peft_nb.store import HISTORY
-
-        return pandas.DataFrame(self._store.history(self.id), columns=HISTORY.split(", "))
+        rows = pandas.DataFrame(self._store.history(self.id), columns=HISTORY.split(", "), dtype=float)
+        return rows.astype({"step": int})
 
     @property
     def adapter_dir(self) -> Path:
@@ -90,9 +92,10 @@ class Run:
         RunError
             If no adapter has been written yet.
         """
-        folder = self.folder / "adapter"
+        folder, status = self.folder / "adapter", self.status
         if not folder.is_dir():
-            raise RunError(f"run {self.id} is {self.status} and has written no adapter yet")
+            mend = "wait() for it" if status in ACTIVE else "resume() it"
+            raise RunError(f"run {self.id} is {status} and has written no adapter yet; {mend} first")
         return folder
 
     @property
@@ -104,7 +107,7 @@ class Run:
         RunError
             If the run is still training, or never got as far as an adapter.
         """
-        if not self._over.is_set():
+        if self in active():
             raise RunError(f"run {self.id} is {self.status}; call wait() or stop() before using its model")
         if self._job.adapted is None:
             self._job.load_adapter(self.adapter_dir)
@@ -187,21 +190,19 @@ class Run:
             What made the run fail, in one line; or that it was given up.
         """
         until = None if timeout is None else time.monotonic() + timeout
+        interrupted = False
         while until is None or time.monotonic() < until:
-            try:
+            try:  # an interrupt is dealt with in here too, where the next one cannot escape
+                if interrupted:
+                    interrupted = False
+                    self._heed_interrupt()
                 over = self._over.wait(TICK_S)
                 if tick:
                     tick()
                 if over:
                     break
             except KeyboardInterrupt:
-                if self._job.stop.soon.is_set():
-                    self.stop(now=True)
-                    raise RunError(
-                        f"run {self.id} was given up at once; its last checkpoint is kept, resume() goes on from there"
-                    ) from None
-                self.stop()
-                self._publish(Notice("stopping after this step; interrupt again to give up at once"))
+                interrupted = True
         if self._over.is_set() and self._error is not None:
             raise self._error
         return self
@@ -274,6 +275,14 @@ class Run:
             [(row["step"], row["eval_loss"]) for row in history if row["eval_loss"] is not None],
         )
 
+    def _heed_interrupt(self) -> None:
+        if self._job.stop.soon.is_set():
+            self.stop(now=True)
+            kept = "its last checkpoint is kept, resume() goes on from there"
+            raise RunError(f"run {self.id} was given up at once; {kept}")
+        self.stop()
+        self._publish(Notice("stopping after this step; interrupt again to give up at once"))
+
     def _start(self, listeners: Sequence[Listener], *, resume: bool) -> None:
         self._listeners = list(listeners)
         self._error = None
@@ -285,13 +294,18 @@ class Run:
         threading.Thread(target=self._work, args=(resume,), name=f"peft_nb-{self.id}", daemon=True).start()
 
     def _publish(self, event: Event) -> None:
+        self._record(event)
+        self._tell(event)
+
+    def _record(self, event: Event) -> None:
         try:
             self._store.record(self.id, event)
+            if isinstance(event, Planned):  # what was chosen, such as the data type, outlives a killed process
+                self._store.set_metrics(self.id, self._job.metrics)
         except StoreError as error:
             if not self._store_failed:
                 self._store_failed = True
                 self._tell(Notice(f"{error}; the run goes on in memory"))
-        self._tell(event)
 
     def _tell(self, event: Event) -> None:
         for listener in list(self._listeners):
@@ -302,37 +316,41 @@ class Run:
                 self._publish(Notice(f"a listener failed and was dropped: {type(error).__name__}: {error}"))
 
     def _work(self, resume: bool) -> None:
-        job = self._job
-        status, reason = "failed", ""
+        status: Status = "failed"
+        reason, story = "", self.folder / "error.txt"
         try:
             self._publish(StatusChanged("preparing"))
-            if job.perform(resume=resume):
+            if self._job.perform(resume=resume):
                 status = "finished"
             else:
-                status, reason = "stopped", f"after step {job.metrics.get('steps', 0)}"
+                status, reason = "stopped", f"after step {self._job.metrics.get('steps', 0)}"
         except Abandoned as error:
-            status, reason = "stopped", str(error)
+            status, reason = "stopped", str(error) or "given up at once"
         except PeftNbError as error:
             self._error, reason = error, str(error)
+            # What led to it would hold the model and the optimizer in memory.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
         except BaseException as error:
-            (self.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
             line = next(iter(str(error).strip().splitlines()), "")
             reason = f"{type(error).__name__}: {line}"
-            self._error = RunError(f"{reason} (the whole story is in {self.folder / 'error.txt'})")
-        finally:
-            _running.pop(self.id, None)
-            self._finish(status, reason)
+            self._error = RunError(f"{reason} (the whole story is in {story})")
+            with suppress(OSError):
+                story.write_text(traceback.format_exc(), encoding="utf-8")
+        self._finish(status, reason)
 
-    def _finish(self, status: str, reason: str) -> None:
-        """Tell the world last of all, when everything else is in place."""
+    def _finish(self, status: Status, reason: str) -> None:
+        """Put everything in place, then tell the listeners, and last whoever waits."""
         try:
             self._store.set_metrics(self.id, self._job.metrics)
         except StoreError as error:
             self._error = self._error or error
         if status == "finished":
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        gc.collect()  # trainers hold themselves in cycles, and with them their optimizers' memory
+        self._record(StatusChanged(status, reason))
+        _running.pop(self.id, None)
+        self._tell(StatusChanged(status, reason))
         self._over.set()
-        self._publish(StatusChanged(status, reason))  # type: ignore[arg-type]
 
 
 def begin(
@@ -371,20 +389,15 @@ def begin(
     """
     if wrong := problems(spec):
         raise SpecError(wrong)
-    store = store or Store()
-    stop = StopFlag()
-    job = Job(spec, Path(), _ignore, stop, data=data, model=model, namespace=namespace or {})
+    job = Job(spec, data=data, model=model, namespace=namespace or {})
     job.read()
+    store = store or Store()
     id = store.create(spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name)
     record = store.get(id)
     job.folder = record.folder
     run = Run(record, store, job)
     run._start(listeners, resume=False)
     return run
-
-
-def _ignore(event: Event) -> None:
-    """Events of a job that no run listens to yet."""
 
 
 def described(spec: RunSpec | None, data: Any, model: Any, fields: dict[str, Any]) -> tuple[RunSpec, object, object]:
@@ -418,19 +431,6 @@ def described(spec: RunSpec | None, data: Any, model: Any, fields: dict[str, Any
     return spec, live.get("data"), live.get("model")
 
 
-def assist(spec: RunSpec) -> None:
-    """Take part in a run that process 0 of several leads; nothing is shown or stored here.
-
-    Parameters
-    ----------
-    spec : RunSpec
-        The same as process 0's.
-    """
-    job = Job(spec, Path(), _ignore, StopFlag())
-    job.read()
-    job.perform(resume=False)
-
-
 def load(name: str, *, model: Any = None, store: Store | None = None) -> Run:
     """Open a run from the store, in whatever process it was made.
 
@@ -458,8 +458,7 @@ def load(name: str, *, model: Any = None, store: Store | None = None) -> Run:
     if record.id in _running and _running[record.id].folder == record.folder:
         return _running[record.id]
     spec = RunSpec.from_yaml(record.spec_yaml)
-    job = Job(spec, record.folder, _ignore, StopFlag(), model=model, metrics=dict(record.metrics))
-    return Run(record, store, job)
+    return Run(record, store, Job(spec, record.folder, model=model, metrics=record.metrics))
 
 
 def runs(store: Store | None = None) -> pandas.DataFrame:

@@ -33,7 +33,7 @@ THINKING = CHATML.replace(
 FORCED = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
 ENDS_LAST = CHATML.replace("<|im_end|>", "{% if loop.last or message.role == 'user' %}<|im_end|>{% endif %}")
 
-WORDS = "Where is my parcel? It is on its way.\n\n\nUser: hello\nAssistant: Ahoy there! ### user assistant system\n"
+WORDS = "Where is my parcel? It is on its way.\n\n\nUser: hello\nAssistant: Ahoy there! ### user assistant system"
 ROW = {"question": "Where is my parcel?", "answer": "It is on its way."}
 CHAT = [
     {"role": "user", "content": "hello"},
@@ -131,9 +131,10 @@ def test_plain_texts_are_trained_on_as_a_whole_and_end() -> None:
 
 
 def test_an_end_token_with_id_zero_is_still_added() -> None:
-    tok = tokenizer(None, eos_token="<|im_start|>", bos_token=None)
+    tok = tokenizer(CHATML, eos_token="<|im_start|>", bos_token=None)
     assert tok.eos_token_id == 0
     assert encoded(tok, [{"text": "hello"}]).examples[0].ids[-1] == 0
+    tok.chat_template = None
     assert encoded(tok, [ROW]).examples[0].ids[-1] == 0
 
 
@@ -238,6 +239,11 @@ def test_a_template_that_cannot_write_an_answer_is_refused() -> None:
         encoded(tokenizer("{{ raise_exception('never') }}"), [ROW])
 
 
+def test_a_template_that_leaves_answers_out_is_refused_by_row() -> None:
+    tok = tokenizer("{% for message in messages if message.role == 'user' %}{{ message.content }}{% endfor %}")
+    assert "row 0: the model's chat template does not end its answers" in refused(tok, [ROW])
+
+
 def test_a_template_that_writes_earlier_turns_differently_still_trains_on_all_of_them() -> None:
     tok = tokenizer(THINKING)
     example = encoded(tok, [{"messages": CHAT}]).examples[0]
@@ -298,7 +304,7 @@ def test_prefixes_are_of_tokens_with_a_tokenizer_that_marks_word_starts() -> Non
 
 
 def test_truncation_left_on_in_the_tokenizer_does_not_cut_anything() -> None:
-    tok = tokenizer()
+    tok = tokenizer(bos_token=None)
     tok.backend_tokenizer.enable_truncation(4)
     assert trained(tok, encoded(tok, [ROW]).examples[0]) == ["It is on its way.<|im_end|>"]
 

@@ -4,8 +4,10 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pandas as pd
@@ -126,9 +128,11 @@ def test_the_fingerprint_follows_the_content() -> None:
     assert len({read(data).fingerprint for data in [ROWS, *others, *splits]}) == 6
 
 
-def test_a_data_set_in_another_format_gives_plain_values() -> None:
-    data = Dataset.from_list([{"text": "a", "n": 1}]).with_format("numpy")
-    assert type(read(data).train[0]["n"]) is int
+@pytest.mark.parametrize("format", ["numpy", "pandas", "arrow"])
+def test_a_data_set_in_another_format_gives_plain_values(format: str) -> None:
+    row = read(Dataset.from_list([{"text": "a", "n": 1}]).with_format(format)).train[0]
+    assert row == {"text": "a", "n": 1}
+    assert type(row["n"]) is int
 
 
 # ---- splits ------------------------------------------------------------------------------------
@@ -185,6 +189,25 @@ def test_a_hub_that_does_not_answer_costs_three_seconds_and_one_line() -> None:
     assert message.startswith("no data named 'someone/something': looked for a variable, a built-in")
     assert "the hub cannot be asked" in message
     assert "HF_HUB_OFFLINE=1" in message
+
+
+class NothingHere(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None: ...
+
+
+def test_a_hub_that_answers_no_is_one_more_place_looked_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    with HTTPServer(("127.0.0.1", 0), NothingHere) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        assert refused("someone/something").endswith("a built-in (support-desk), a file, the hub")
 
 
 @pytest.mark.usefixtures("silent_hub")

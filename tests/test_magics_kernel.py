@@ -17,7 +17,7 @@ pytestmark = pytest.mark.notebook
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BlockingKernelClient]:
     manager: KernelManager
     manager, client = start_new_kernel(cwd=str(tmp_path_factory.mktemp("kernel")))
-    client.execute_interactive("%load_ext peft_nb.magics\ntickets = [{'prompt': 'a', 'completion': 'b'}]", timeout=60)
+    client.execute_interactive("%load_ext peft_nb\ntickets = [{'prompt': 'a', 'completion': 'b'}]", timeout=60)
     yield client
     client.stop_channels()
     manager.shutdown_kernel(now=True)
@@ -48,7 +48,7 @@ def test_shift_tab_shows_the_help(kernel: BlockingKernelClient) -> None:
 
 @pytest.mark.parametrize("source", ["%peft shwo", "%%peft lora --epoch 3\nr: 8", "%%peft lora --data tickets\nr: zero"])
 def test_a_mistake_fails_the_cell_in_one_line(tmp_path: Path, source: str) -> None:
-    cells = [nbformat.v4.new_code_cell(code) for code in ("%load_ext peft_nb.magics", source)]
+    cells = [nbformat.v4.new_code_cell(code) for code in ("%load_ext peft_nb", source)]
     notebook = nbformat.v4.new_notebook(cells=cells)
     with pytest.raises(CellExecutionError):
         NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()

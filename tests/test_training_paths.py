@@ -86,3 +86,18 @@ def test_micro_batches_sum_to_the_step(padded: bool) -> None:
         parts = sum(path.loss(model, micro, CPU) for micro in cut)
     assert len(cut) > 1
     torch.testing.assert_close(whole, parts, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("prefix", [0, 12])
+def test_bfloat16_gradients_are_as_close_to_float32_as_the_padded_path_is(prefix: int) -> None:
+    batch = tiny.examples(prefix=prefix)
+
+    def gradients(path: paths.Path, dtype: torch.dtype) -> torch.Tensor:
+        model = tiny.with_lora(tiny.base("llama", initializer_range=0.1).to(dtype))
+        with path.installed(model):
+            path.loss(model, batch, CPU).backward()
+        return torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
+
+    exact = gradients(Padded(0), torch.float32)
+    own, stock = (gradients(path, torch.bfloat16) for path in (PaddingFree(True), Padded(0)))
+    assert (own - exact).norm() < 1.5 * (stock - exact).norm() < 0.1 * exact.norm()

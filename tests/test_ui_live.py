@@ -172,6 +172,13 @@ def test_a_terminal_gets_lines_on_stderr_and_the_summary_on_stdout(
     assert 'run.generate("…")' in captured.out
 
 
+def test_what_a_resumed_run_says_before_it_works_does_not_end_the_panel(recorder: Recorder) -> None:
+    stopped = RunView(status="stopped", reason="after step 3")
+    follow([Notice("another run is active"), 0.3, StatusChanged("preparing"), StatusChanged("finished")], view=stopped)
+    assert [kind for kind, _ in recorder.drawn].count("ended") == 1
+    assert recorder.drawn[-1][1].status == "finished"
+
+
 @pytest.mark.notebook
 def test_a_background_run_updates_its_own_cell_while_others_run() -> None:
     here = str(Path(__file__).parent)

@@ -66,7 +66,7 @@ def card(base: str, spec: RunSpec, metrics: dict[str, Any]) -> str:
         Markdown.
     """
     measured = "\n".join(
-        f"| {name.replace('_', ' ')} | {value:,.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
+        f"| {name.replace('_', ' ')} | {f'{value:,.4g}' if isinstance(value, float) else value} |"
         for name, value in metrics.items()
         if isinstance(value, int | float | str)
     )

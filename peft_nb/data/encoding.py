@@ -98,7 +98,7 @@ class Renderer:
         one, two = self._ends(1), self._ends(2)
         if isinstance(one, RowProblem):
             raise ModelError(f"{one.reason}, though it is one question and one answer; use another template")
-        end = one[0]
+        end = next(iter(one), None)
         if end is None:
             if tokenizer.eos_token_id is None:
                 raise ModelError("the tokenizer has no end-of-sequence token; set tokenizer.eos_token")

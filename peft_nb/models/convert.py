@@ -104,9 +104,10 @@ def _model(file: Path) -> Any:
     config = transformers.AutoConfig.from_pretrained(str(file.parent), **where)
     if blocks := getattr(transformers, "GgufConfig", None):  # newer releases may keep the weights packed
         where["quantization_config"] = blocks(dequantize=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        str(file.parent), config=copy.deepcopy(config), dtype=torch.float32, **where
-    )
+    where |= {"config": copy.deepcopy(config), "dtype": torch.float32, "output_loading_info": True}
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(str(file.parent), **where)
+    if info["missing_keys"]:
+        raise ValueError(f"it lacks {min(info['missing_keys'])}")
     # The weights are plain now; these marks would make every later step treat them as quantized.
     for mark in ("hf_quantizer", "is_quantized", "quantization_method"):
         vars(model).pop(mark, None)

@@ -16,7 +16,7 @@ DEADLINE_S = 2.5
 """How long to wait for the hub's first answer, all retries and name look-ups included."""
 
 # Safetensors only: the other formats of weights are pickles, which run code when they are read.
-WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+WANTED = ["model*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 
 _answers: dict[tuple[str, str | None], int | None] = {}
 
@@ -113,18 +113,24 @@ def download(repo: str, revision: str | None, progress: Progress) -> Path:
 
     class Shown(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **{**options, "file": io.StringIO(), "disable": False})
+            super().__init__(*args, **{**options, "file": io.StringIO(), "disable": False, "leave": False})
 
-        def display(self, *_: object, **__: object) -> None:
-            if self.unit == "B" and self.total:
-                progress(min(self.n / self.total, 1.0), f"downloading {repo} ({self.total / 1e6:.0f} MB)")
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
+            if self.unit == "B" and size and msg is None:  # an empty message is the bar taking itself away
+                arrived[0] = max(arrived[0], self.n)  # two bars count: bytes received, and bytes on disk
+                progress(min(arrived[0] / size, 1.0), f"downloading {repo} ({size / 1e6:.0f} MB)")
 
     progress(0.0, f"downloading {repo}")
+    wanted: dict[str, Any] = {"repo_id": repo, "revision": revision, "allow_patterns": WANTED}
+    size, arrived = 0, [0.0]
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=WANTED, tqdm_class=Shown))
+        files: list[Any] = list(snapshot_download(**wanted, dry_run=True, tqdm_class=Shown))
+        size = max(1, sum(file.file_size for file in files if file.will_download))
+        folder = Path(snapshot_download(**wanted, tqdm_class=Shown))
     except (OSError, ValueError) as error:
-        line = first_line(error)
-        raise ModelError(f"cannot fetch {repo} from the hub: {line}; check its name and the network") from error
+        raise ModelError(
+            f"cannot fetch {repo} from the hub ({first_line(error)}); check its name and the network"
+        ) from error
     if lacks := missing(folder):
         raise ModelError(f"cannot use {repo}: it has no {lacks}; only safetensors weights are loaded")
     return folder

@@ -115,7 +115,7 @@ def load(
         folder = _located(source, progress or (lambda share, text: None), notes)
         if callable(dtype):
             dtype = dtype(_config(folder, source.name))
-        written = max(file.stat().st_mtime_ns for file in folder.iterdir())
+        written = max(file.stat().st_mtime_ns for file in folder.glob("*.[js]*"))  # json and safetensors
         key = (source.name, folder, written, dtype, quantization, device, kind)
         base = _bases.get(key)
         if base is None:
@@ -156,7 +156,7 @@ def _load(folder: Path, source: ModelSource, dtype: str, quantization: Quantizat
 
     from .share import keep_unpacked
 
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, **_LOCAL}
     if device != "cpu" or quantization != "none":
         index = torch.cuda.current_device() if device == "cuda" else 0
         options["device_map"] = {"": torch.device(device, index) if device != "cpu" else device}
@@ -166,10 +166,13 @@ def _load(folder: Path, source: ModelSource, dtype: str, quantization: Quantizat
     _check_kind(config, source.name, kind)
     try:
         auto = AutoModelForCausalLM if kind == "causal" else AutoModel
-        model = auto.from_pretrained(folder, config=config, **options, **_LOCAL)
+        model, info = auto.from_pretrained(folder, config=config, output_loading_info=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
     except _UNLOADABLE as error:
         raise _cannot_load(source.name, error) from error
+    lacking = {name for name in info["missing_keys"] if kind == "causal" or "pooler" not in name}
+    if lacking:  # transformers would fill them with random numbers
+        raise ModelError(f"cannot load {source.name}: its files lack {min(lacking)}; fetch or save it once more")
     model = keep_unpacked(model).requires_grad_(False).eval()
     quantize.stored(model)
     notes = _fit(model, tokenizer, source.name)

@@ -122,6 +122,8 @@ def _local(name: str, path: Path) -> ModelSource:
 
 
 def _hub(name: str, repo: str, revision: str | None) -> ModelSource:
+    if ".." in repo or "--" in repo:  # the hub allows neither
+        raise ModelError(f"no model {name!r}: a model is {KINDS}{nearest(name, ALIASES)}")
     path = hub.on_disk(repo, revision)
     status = 200 if path else hub.answer(repo, revision)
     if status is None:

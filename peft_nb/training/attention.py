@@ -74,30 +74,110 @@ def segment_attention(
         or any(kwargs.get(name) is not None for name in ("s_aux", "position_bias"))
     ):
         raise NotExact(f"{type(module).__name__} computes attention scores in its own way")
+    lengths = list(segments)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    windowed = sliding_window is not None and sliding_window < max(lengths) + shared_prefix * lengths[0]
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout and not windowed:
+        return SegmentProduct.apply(query, key, value, lengths, shared_prefix, scale), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    lengths = list(segments)
-    queries, keys, values = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
     outputs = []
-    for index, (q, k, v) in enumerate(zip(queries, keys, values, strict=True)):
-        before = lengths[0] if shared_prefix and index else 0
-        if before:
-            k, v = torch.cat([keys[0], k], dim=2), torch.cat([values[0], v], dim=2)
-        window = sliding_window if sliding_window is not None and sliding_window < k.shape[2] else None
-        mask = _mask(q.shape[2], before, window, q.device) if before or window else None
-        outputs.append(
-            F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
-            ).transpose(1, 2)
+    for q, k, v, before in _parts(query, key, value, lengths, shared_prefix):
+        mask = _seen(q.shape[2], before, sliding_window if windowed else None) if before or windowed else None
+        mask = None if mask is None else mask.to(q.device)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale
         )
+        outputs.append(out.transpose(1, 2))
     return torch.cat(outputs, dim=1), None
 
 
-def _mask(queries: int, before: int, window: int | None, device: torch.device) -> torch.Tensor:
+class SegmentProduct(torch.autograd.Function):
+    """The same attention on a CPU in bfloat16, where PyTorch's backward pass takes twice as long as this one.
+
+    Forward is PyTorch's own kernel; backward follows FlashAttention-2 (Dao, 2023, arXiv:2307.08691): the weights are
+    recomputed from the saved log-sum-exp, and query heads that share a key head are multiplied together.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        lengths: list[int],
+        shared_prefix: bool,
+        scale: float,
+    ) -> torch.Tensor:
+        """Attend; parameters are those of :func:`segment_attention`."""
+        groups = query.shape[1] // key.shape[1]
+        outputs, norms = [], []
+        for q, k, v, before in _parts(query, key, value, lengths, shared_prefix):
+            mask = torch.zeros(()).where(_seen(q.shape[2], before, None), -torch.inf).to(q.dtype) if before else None
+            out, norm = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                q,
+                k.repeat_interleave(groups, dim=1),
+                v.repeat_interleave(groups, dim=1),
+                is_causal=mask is None,
+                attn_mask=mask,
+                scale=scale,
+            )
+            outputs.append(out.transpose(1, 2))
+            norms.append(norm)
+        output = torch.cat(outputs, dim=1)
+        ctx.save_for_backward(query, key, value, output, *norms)
+        ctx.lengths, ctx.shared_prefix, ctx.scale = lengths, shared_prefix, scale
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients for query, key and value."""
+        query, key, value, output, *norms = ctx.saved_tensors
+        heads, kept, width = query.shape[1], key.shape[1], query.shape[3]
+        groups = heads // kept
+        grad = grad.transpose(1, 2)
+        delta = (grad.float() * output.transpose(1, 2).float()).sum(-1, keepdim=True)
+        grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
+        prefix = [torch.zeros(kept, ctx.lengths[0], width) for _ in range(2)] if ctx.shared_prefix else []
+        start = 0
+        parts = _parts(query, key, value, ctx.lengths, ctx.shared_prefix)
+        for (q, k, v, before), norm in zip(parts, norms, strict=True):
+            own = slice(start, start + q.shape[2])
+            start = own.stop
+            shape = (kept, groups * q.shape[2], -1)
+            q, k, v = q.reshape(shape), k[0], v[0]
+            g = grad[0, :, own].reshape(shape)
+            weights = torch.bmm(q, k.mT).float().mul_(ctx.scale).sub_(norm[0].reshape(shape)).exp_()
+            weights.view(kept, groups, -1, k.shape[1]).tril_(before)
+            scores = torch.bmm(g, v.mT).float().sub_(delta[0, :, own].reshape(shape)).mul_(weights).mul_(ctx.scale)
+            weights, scores = weights.to(q.dtype), scores.to(q.dtype)
+            grads[0][0, :, own] = torch.bmm(scores, k).view(heads, -1, width)
+            for index, product in ((1, torch.bmm(scores.mT, q)), (2, torch.bmm(weights.mT, g))):
+                grads[index][0, :, own] = product[:, before:]
+                if before:
+                    prefix[index - 1] += product[:, :before]
+        for index, total in enumerate(prefix, start=1):
+            grads[index][0, :, : ctx.lengths[0]] += total
+        return *grads, None, None, None
+
+
+def _parts(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int], shared_prefix: bool
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:
+    """Cut a row into segments: queries, the keys and values they see, and how many of those come before them."""
+    queries, keys, values = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
+    for index, (q, k, v) in enumerate(zip(queries, keys, values, strict=True)):
+        if shared_prefix and index:
+            yield q, torch.cat([keys[0], k], dim=2), torch.cat([values[0], v], dim=2), lengths[0]
+        else:
+            yield q, k, v, 0
+
+
+def _seen(queries: int, before: int, window: int | None) -> torch.Tensor:
     """Lower-right causal mask: query ``i`` sits at position ``before + i`` of its keys."""
-    rows = torch.arange(before, before + queries, device=device)[:, None]
-    columns = torch.arange(before + queries, device=device)[None, :]
+    rows = torch.arange(before, before + queries)[:, None]
+    columns = torch.arange(before + queries)[None, :]
     seen = columns <= rows
     return seen if window is None else seen & (columns > rows - window)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from peft_nb import environment
-from peft_nb.events import Event, Listener
+from peft_nb.events import ACTIVE, Event, Listener, StatusChanged
 from peft_nb.ui import progress, summary
 from peft_nb.ui.view import RunView, advance, replay
 
@@ -117,8 +117,7 @@ class Live:
         """Take in one event; draws nothing."""
         with self._lock:
             self._view = advance(self._view, event)
-            ended = not self._view.active
-        if ended:
+        if isinstance(event, StatusChanged) and event.status not in ACTIVE:
             self._ended.set()
             if self._following:
                 # Whoever waits for the run may leave the cell next, and then nbclient would miss the summary.

@@ -46,8 +46,8 @@ def stage(view: RunView, clock_s: float | None = None) -> str:
     """
     steps = f"step {view.step:,} of {view.total_steps:,}" if view.total_steps else ""
     said = ", ".join(filter(None, (steps, view.what))) or view.status
-    moving = view.latest and not view.what
-    return said if moving or not clock_s or clock_s < 1 else f"{said}, {wording.duration(int(clock_s))} so far"
+    waiting = view.latest is None and clock_s is not None and clock_s >= 1
+    return f"{said}, {wording.duration(int(clock_s or 0))} so far" if waiting else said
 
 
 def text(view: RunView, clock_s: float | None = None) -> str:

@@ -1,0 +1,124 @@
+"""A base so small that a run on it takes about a second, and real processes to kill and interrupt."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peft_nb.data import support_desk
+from peft_nb.run import Run, begin
+from peft_nb.spec import RunSpec
+from peft_nb.store import Store
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[dict[str, str]]:
+    """23 questions and answers; 2 are held out, so that an epoch of batches of 5 ends with a batch of 1."""
+    return [{"question": row["question"], "answer": row["answer"]} for row in support_desk.load()["train"][:23]]
+
+
+@pytest.fixture(scope="session")
+def rows_file(rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rows for other processes."""
+    file = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random Llama with a tokenizer trained on the support desk's questions and answers."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [row[part] for row in support_desk.load()["train"] for part in ("question", "answer")]
+    core.train_from_iterator([*texts, "user\nassistant\n"], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|pad|>", eos_token="<|im_end|>")
+    tokenizer.chat_template = CHATML
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=512,
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                initializer_range=0.1,
+                pad_token_id=0,
+                eos_token_id=2,
+            )
+        )
+    folder = tmp_path_factory.mktemp("base")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def spec(base: Path) -> Callable[..., RunSpec]:
+    """Describe a run on the tiny base; every field can be set otherwise."""
+
+    def describe(**fields: Any) -> RunSpec:
+        small = {"data": "(in memory)", "dtype": "float32", "device": "cpu", "batch_size": 5, "max_steps": 8}
+        return RunSpec(**{"model": str(base), "learning_rate": 1e-2, "eval_steps": 4, **small, **fields})
+
+    return describe
+
+
+@pytest.fixture
+def start(spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store) -> Callable[..., Run]:
+    """Begin a run on the tiny base and the rows in memory."""
+
+    def start(*listeners: Any, **fields: Any) -> Run:
+        return begin(spec(**fields), data=rows, store=store, listeners=listeners)
+
+    return start
+
+
+Python = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def python() -> Iterator[Python]:
+    """Start Python processes with a pipe for what they print; none is left behind."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, *map(str, arguments)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,153 @@
+"""The README says what the code says; ``python tests/test_readme.py`` writes its tables anew."""
+
+from __future__ import annotations
+
+import ast
+import re
+from itertools import groupby
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import peft_nb.methods  # noqa: F401  (registers the methods)
+from peft_nb import RunSpec, notation
+from peft_nb.data import formats
+from peft_nb.magics.line import COMMANDS
+from peft_nb.models import ALIASES
+from peft_nb.spec import METHODS, FieldInfo
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> str:
+    rows = [(f"`{f'%peft {name} {one.usage}'.strip()}`", one.help) for name, one in COMMANDS.items()]
+    return table(("command", "what it does"), rows)
+
+
+def fields() -> str:
+    sections = groupby(RunSpec.describe(), key=lambda field: field.section)
+    return "\n\n".join(table((section, "default", ""), [row(field) for field in group]) for section, group in sections)
+
+
+def row(field: FieldInfo) -> tuple[str, str, str]:
+    choices = [f"`{choice}`" for choice in field.choices]
+    if field.name == "method":
+        choices = [f"`{name}`: {help}" for name, help in METHODS.items()]
+    aliases = [f"also `{alias}`" for alias in field.aliases]
+    default = notation.write_yaml({"": field.default}).partition(":")[2].strip()
+    facts = "; ".join(filter(None, [field.unit, field.bounds, *aliases]))
+    words = [field.help, f"({facts})" if facts else "", " · ".join(choices)]
+    return f"`{field.name}`", "required" if field.required else f"`{default}`", " ".join(filter(None, words))
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def with_tables(text: str) -> str:
+    for name, made in (("commands", commands()), ("fields", fields())):
+        begin, end = f"<!-- {name}, written by: python tests/test_readme.py -->", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        assert found, f"the README has lost its mark {begin} or {end}"
+        text = f"{before}{begin}\n\n{made}\n\n{end}{after}"
+    return text
+
+
+def blocks(language: str, containing: str = "") -> list[str]:
+    return [body for kind, body in BLOCKS if kind == language and containing in body]
+
+
+def test_the_tables_are_those_of_the_code() -> None:
+    assert with_tables(TEXT) == TEXT, "python tests/test_readme.py writes them anew"
+
+
+@pytest.mark.parametrize("flag", sorted(notation.flags(cell=True)))
+def test_every_flag_is_documented(flag: str) -> None:
+    name = flag.removeprefix("--no-").removeprefix("--").replace("-", "_")
+    assert re.search(rf"`(--)?{name}\b", TEXT)
+
+
+@pytest.mark.parametrize("name", [*METHODS, *formats.FORMATS, *(n for n, a in ALIASES.items() if a.kind == "causal")])
+def test_every_method_layout_and_model_is_documented(name: str) -> None:
+    assert f"`{name}`" in TEXT
+
+
+@pytest.mark.parametrize("entry", formats.FORMATS.values(), ids=lambda entry: entry.name)
+def test_every_column_name_that_is_recognised_is_documented(entry: formats.Format) -> None:
+    (line,) = [line for line in TEXT.splitlines() if line.startswith(f"| `{entry.name}` |")]
+    names = {name for role in entry.roles if role.name != "system" for name in (role.name, *role.others)}
+    assert names <= set(re.findall(r"\w+", line))
+
+
+@pytest.mark.parametrize("cell", blocks("", "%%peft"))
+def test_every_cell_is_a_valid_spec(cell: str) -> None:
+    assert RunSpec(**notation.read_cell(cell).fields)
+
+
+def test_every_command_of_the_shell_is_valid() -> None:
+    lines = [line for block in blocks("shell", "peft_nb train") for line in block.splitlines()]
+    assert lines
+    for line in lines:
+        words = line.partition("peft_nb train ")[2].split()
+        file = [word for word in words[:1] if word == "spec.yaml"]
+        assert RunSpec(**{"data": "spec.yaml's", **notation.parse_train(words[len(file) :])})
+
+
+def test_every_make_target_and_script_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"\bmake ([a-z]+)\b", TEXT)
+    assert set(targets) >= {"demo", "lab", "test", "bench"}
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    assert all((ROOT / script).is_file() for script in re.findall(r"python (\S+\.py)", TEXT))
+    assert all((ROOT / link).exists() for link in re.findall(r"\]\(([^)#:]+)\)", TEXT))
+
+
+def test_the_spec_file_is_valid() -> None:
+    (text,) = blocks("yaml", "# spec.yaml")
+    assert RunSpec.from_yaml(text).data == "tickets.csv"
+
+
+def test_accelerate_accepts_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    (text,) = blocks("yaml", "# fsdp.yaml")
+    file = tmp_path / "fsdp.yaml"
+    file.write_text(text)
+    assert load_config_from_file(str(file)).num_processes == 2
+    line = ["--config_file", str(file), "-m", "peft_nb", "train", "spec.yaml"]
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(line))
+    assert arguments.use_fsdp
+    assert arguments.module
+    assert arguments.num_processes == 2
+
+
+@pytest.mark.notebook
+def test_the_tour_runs_as_it_is_written(base: Path, rows: list[dict[str, str]], tmp_path: Path) -> None:
+    import pandas
+
+    pandas.DataFrame(rows).to_csv(tmp_path / "tickets.csv", index=False)
+    tour = TEXT.partition("## Sixty seconds")[2].partition("\n## ")[0]
+    sources = re.findall(r"^```(?:python)?\n(.*?)^```$", tour, re.MULTILINE | re.DOTALL)
+    for name in ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m"):
+        sources = [source.replace(name, str(base)) for source in sources]
+    assert len(sources) > 6
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert (tmp_path / "my-adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_every_other_python_block_parses() -> None:
+    for block in blocks("python"):
+        ast.parse(re.sub(r"^%", "# %", block, flags=re.MULTILINE))
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(TEXT), encoding="utf-8")

@@ -1,0 +1,404 @@
+"""The life of a run on a tiny base: nothing is mocked, and processes are really killed and interrupted."""
+
+from __future__ import annotations
+
+import gc
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from peft_nb.errors import PeftNbError, RunError, StoreError
+from peft_nb.events import (
+    Checkpointed,
+    Evaluated,
+    Event,
+    Notice,
+    Planned,
+    Resumed,
+    Status,
+    StatusChanged,
+    StepLogged,
+)
+from peft_nb.run import Run, active, begin, load, runs
+from peft_nb.spec import RunSpec
+from peft_nb.store import Store
+from tests.conftest import Python
+
+Start = Callable[..., Run]
+
+COLUMNS = ["step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_mb"]
+METRICS = {
+    "train_loss",
+    "base_eval_loss",
+    "eval_loss",
+    "trainable_parameters",
+    "total_parameters",
+    "trainable_share",
+    "train_seconds",
+    "tokens_per_second",
+    "peak_memory_mb",
+    "adapter_mb",
+    "steps",
+    "examples",
+    "eval_examples",
+    "supervised_tokens",
+    "token_budget",
+    "data",
+    "fingerprint",
+    "layout",
+    "base",
+    "dtype",
+    "device",
+    "path",
+}
+STEPS = 40
+
+# Trains as described in a YAML file and says what happens, as a notebook's kernel does.
+CHILD = """
+import sys
+from peft_nb.errors import RunError
+from peft_nb.events import Notice, StepLogged
+from peft_nb.run import begin
+from peft_nb.spec import RunSpec
+from peft_nb.store import Store
+
+def tell(event):
+    if isinstance(event, Notice | StepLogged):
+        print(event, flush=True)
+
+store = Store(sys.argv[1])
+for text in sys.argv[2:]:
+    run = begin(RunSpec.from_yaml(text), store=store, listeners=[tell])
+    try:
+        run.wait()
+    except RunError as error:
+        print("gave up:", error)
+        run.wait(60)
+    print("ended:", run.status, run.reason, "|", run.generate("Hello", max_new_tokens=3), flush=True)
+"""
+
+
+def losses(run: Run) -> list[float]:
+    history = run.history
+    return history.loss[history.loss.notna()].tolist()
+
+
+def statuses(run: Run) -> list[Status]:
+    return [event.status for event in run.events() if isinstance(event, StatusChanged)]
+
+
+def notices(run: Run) -> str:
+    return "\n".join(event.text for event in run.events() if isinstance(event, Notice))
+
+
+def checkpoints(run: Run) -> list[str]:
+    return sorted(path.name for path in (run.folder / "checkpoints").glob("*"))
+
+
+def at_step(step: int, act: Callable[[], Any]) -> Callable[[Event], None]:
+    """A listener that acts once the loss of a step is known, during the next one."""
+    return lambda event: act() if isinstance(event, StepLogged) and event.step == step else None
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"the process ended without saying {text!r}")
+
+
+@pytest.fixture(scope="module")
+def finished(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """An undisturbed run."""
+    store = Store(tmp_path_factory.mktemp("finished"))
+    return begin(spec(max_steps=STEPS, name="calm"), data=rows, store=store).wait()
+
+
+def test_a_run_goes_through_its_stages_and_leaves_them_on_disk(finished: Run) -> None:
+    assert statuses(finished) == ["preparing", "training", "finished"]
+    assert (finished.status, finished.reason) == ("finished", "")
+    events = finished.events()
+    logged = [event.step for event in events if isinstance(event, StepLogged)]
+    evaluated = [event.step for event in events if isinstance(event, Evaluated)]
+    (planned,) = (event for event in events if isinstance(event, Planned))
+    assert logged == list(range(1, STEPS + 1))
+    assert evaluated == list(range(0, STEPS + 1, 4))
+    assert (planned.total_steps, planned.examples, planned.eval_examples) == (STEPS, 21, 2)
+    assert planned.path.startswith("padding-free")
+    elsewhere = Store(finished.folder.parents[1])
+    assert elsewhere.events(finished.id) == events
+    assert elsewhere.get(finished.id).metrics == finished.metrics
+    assert not (finished.folder / "checkpoints").exists()
+
+
+def test_metrics_say_what_was_measured(finished: Run) -> None:
+    metrics, history = finished.metrics, finished.history
+    assert set(metrics) == METRICS
+    assert None not in metrics.values()
+    assert metrics["steps"] == STEPS
+    assert metrics["train_loss"] == pytest.approx(history.loss.iloc[-5:].mean())  # the last epoch
+    assert metrics["base_eval_loss"] == history.eval_loss.iloc[0]
+    assert metrics["eval_loss"] == history.eval_loss.iloc[-1]
+    assert metrics["trainable_share"] == metrics["trainable_parameters"] / metrics["total_parameters"]
+    size = (finished.adapter_dir / "adapter_model.safetensors").stat().st_size
+    assert metrics["adapter_mb"] == size / 1e6
+    assert size > 4 * metrics["trainable_parameters"]
+    assert 0 < metrics["train_seconds"] < 60
+    assert metrics["peak_memory_mb"] >= history.memory_mb.max() > 100
+    assert metrics["data"] == "list"
+    assert metrics["layout"] == "question_answer"
+
+
+def test_the_history_has_a_row_for_the_base_and_for_every_step(finished: Run) -> None:
+    history = finished.history
+    assert list(history.columns) == [*COLUMNS, "elapsed_s"]
+    assert {str(dtype) for dtype in history.dtypes} == {"int64", "float64"}
+    assert history.step.tolist() == list(range(STEPS + 1))
+    assert history.iloc[0].drop(["step", "eval_loss"]).isna().all()
+    assert history.iloc[1:].drop(columns="eval_loss").notna().all(axis=None)
+    assert history.elapsed_s.iloc[1:].is_monotonic_increasing
+    assert history.epoch.iloc[-1] == STEPS / 5
+    assert history.learning_rate.iloc[-1] == pytest.approx(1e-2 / STEPS)
+
+
+def test_the_loss_falls(finished: Run) -> None:
+    assert losses(finished)[-1] < 0.5 * losses(finished)[0]
+    assert finished.metrics["eval_loss"] < finished.metrics["base_eval_loss"]
+
+
+def test_a_run_is_hashable_and_written_the_same_every_time(finished: Run) -> None:
+    assert {finished: 1}[finished] == 1
+    assert repr(finished) == f"<Run {finished.id} finished>"
+
+
+def test_training_takes_place(finished: Run) -> None:
+    prompt = "What is the usual waiting time for a delivery?"
+    assert finished.generate(prompt, max_new_tokens=40).startswith("Ahoy!")
+    assert not finished.generate(prompt, adapter=False, max_new_tokens=40).startswith("Ahoy!")
+
+
+def test_many_prompts_are_answered_as_one_by_one(finished: Run, rows: list[dict[str, str]]) -> None:
+    prompts = [row["question"] for row in rows[:17]] + ["?"]  # more than a batch, and of many lengths
+    together = finished.generate(prompts, max_new_tokens=12)
+    assert together == [finished.generate(prompt, max_new_tokens=12) for prompt in prompts]
+    assert finished.generate([]) == []
+    sampled = [finished.generate("Hello", temperature=2.0, seed=seed, max_new_tokens=8) for seed in (1, 1, 2)]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_a_second_run_starts_from_the_pristine_base_and_repeats_the_first(finished: Run, start: Start) -> None:
+    import torch
+
+    base = finished.model.get_base_model()
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items() if "lora" not in name}
+    again = start(max_steps=STEPS).wait()
+    assert losses(again) == losses(finished)
+    assert list(again.model.peft_config) == ["default"]
+    assert all(torch.equal(tensor, base.state_dict()[name]) for name, tensor in before.items())
+    mine, theirs = (dict(run.model.named_parameters()) for run in (finished, again))
+    shared = {name for name in mine if mine[name].data_ptr() == theirs[name].data_ptr()}
+    assert shared == {name for name in mine if "lora" not in name}
+
+
+def test_the_bare_base_is_what_transformers_loads(finished: Run, base: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    message = [{"role": "user", "content": "Where is my parcel?"}]
+    ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt")
+    with torch.inference_mode():
+        made = model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    answer = tokenizer.decode(made, skip_special_tokens=True).strip()
+    assert finished.generate("Where is my parcel?", adapter=False, max_new_tokens=12) == answer
+
+
+def test_stop_ends_after_the_step_and_leaves_everything(start: Start) -> None:
+    run = start(at_step(4, lambda: run.stop()), max_steps=STEPS)
+    run.wait()
+    assert statuses(run) == ["preparing", "training", "stopped"]
+    assert (run.status, run.reason) == ("stopped", "after step 5")
+    assert run.history.step.iloc[-1] == run.metrics["steps"] == 5
+    assert checkpoints(run) == ["checkpoint-5"]
+    assert [event.step for event in run.events() if isinstance(event, Checkpointed)] == [5]
+    assert (run.adapter_dir / "adapter_model.safetensors").is_file()
+    assert run.generate("Hello", max_new_tokens=4) != run.generate("Hello", adapter=False, max_new_tokens=4)
+
+
+def test_a_run_stopped_twice_and_resumed_twice_ends_as_an_undisturbed_one(finished: Run, start: Start) -> None:
+    run = start(at_step(10, lambda: run.stop()), max_steps=STEPS)
+    run.wait()
+    run.resume(listeners=[at_step(24, lambda: run.stop())])
+    assert run.reason == "after step 25"
+    assert run.resume().status == "finished"
+    assert [event.step for event in run.events() if isinstance(event, Resumed)] == [11, 25]
+    assert run.history.step.tolist() == finished.history.step.tolist()
+    assert losses(run) == losses(finished)
+    assert run.history.learning_rate.equals(finished.history.learning_rate)
+    assert run.history.eval_loss.dropna().iloc[-1] == run.metrics["eval_loss"] == finished.metrics["eval_loss"]
+    assert run.metrics["train_loss"] == finished.metrics["train_loss"]
+    assert run.history.elapsed_s.iloc[1:].is_monotonic_increasing
+    weights = "adapter_model.safetensors"
+    assert (run.adapter_dir / weights).read_bytes() == (finished.adapter_dir / weights).read_bytes()
+    assert not (run.folder / "checkpoints").exists()
+
+
+def test_a_run_without_a_checkpoint_starts_over(finished: Run, start: Start) -> None:
+    run = start(at_step(3, lambda: run.stop(now=True)), max_steps=STEPS)
+    assert run.wait().reason == "given up at once"
+    assert checkpoints(run) == []
+    with pytest.raises(RunError, match=r"is stopped and has written no adapter yet; resume\(\) it first$"):
+        _ = run.adapter_dir
+    assert losses(run.resume()) == losses(finished)
+
+
+def test_a_killed_run_is_resumed_elsewhere_and_ends_as_an_undisturbed_one(
+    finished: Run, spec: Callable[..., RunSpec], rows_file: Path, store: Store, python: Python
+) -> None:
+    described = spec(max_steps=STEPS, save_steps=3, name="killed", data=str(rows_file))
+    process = python("-c", CHILD, store.folder, described.to_yaml())
+    wait_for(process, "StepLogged(step=5,")
+    time.sleep(random.uniform(0, 0.2))
+    (id,) = (record.id for record in store.all())
+    assert store.get(id).status == "training"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    rows_file.rename(rows_file.with_suffix(".away"))
+    try:
+        run = load("killed", store=store)
+        assert (run.id, run.status, run.reason) == (id, "stopped", "its process ended")
+        assert len(run.history) > 5
+        run.resume()
+    finally:
+        rows_file.with_suffix(".away").rename(rows_file)
+    (resumed,) = (event.step for event in run.events() if isinstance(event, Resumed))
+    assert 3 <= resumed < STEPS
+    assert resumed % 3 == 0
+    assert run.history.step.tolist() == list(range(STEPS + 1))
+    assert losses(run) == pytest.approx(losses(finished), abs=1e-6)
+    assert set(run.metrics) == METRICS
+    assert run.generate("Hello", max_new_tokens=8) == finished.generate("Hello", max_new_tokens=8)
+
+
+def test_interrupts_of_a_process_stop_it_and_a_second_one_gives_up(
+    spec: Callable[..., RunSpec], store: Store, python: Python
+) -> None:
+    gentle = spec(data="support-desk", max_steps=100_000, eval_steps=100_000)
+    # Steps of about a second, in many micro-batches, of which only the one under way is finished.
+    abrupt = spec(data="support-desk", max_steps=3, batch_size=360, token_budget=8, save_steps=1, eval_steps=100_000)
+    process = python("-c", CHILD, store.folder, gentle.to_yaml(), abrupt.to_yaml())
+    wait_for(process, "StepLogged(step=3,")
+    process.send_signal(signal.SIGINT)
+    wait_for(process, "interrupt again to give up at once")
+    wait_for(process, "ended: stopped after step")
+
+    wait_for(process, "StepLogged(step=1,")
+    process.send_signal(signal.SIGINT)
+    wait_for(process, "interrupt again to give up at once")
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    second, first = (load(record.id, store=store) for record in store.all())
+    assert f"gave up: run {second.id} was given up at once; its last checkpoint is kept" in output
+    assert "ended: stopped given up at once | " in output
+    assert process.returncode == 0
+    assert first.status == second.status == "stopped"
+    assert len(losses(first)) == first.metrics["steps"]
+    assert len(losses(second)) == 1
+    assert checkpoints(second) == ["checkpoint-1"]
+
+
+def test_a_background_run_leaves_the_main_thread_free(start: Start) -> None:
+    run = start(max_steps=100_000)
+    while len(run.history) < 3:
+        time.sleep(0.01)
+    assert active() == [run]
+    assert run.status == "training"
+    assert run.wait(timeout=0.01) is run
+    assert load(run.id, store=run._store) is run
+    with pytest.raises(RunError, match=r"is training; call wait\(\) or stop\(\) before using its model$"):
+        run.generate("Hello")
+    with pytest.raises(RunError, match="is training already$"):
+        run.resume()
+    run.stop()
+    assert run.wait().status == "stopped"
+    assert active() == []
+
+
+def test_a_second_run_at_once_is_warned_of(start: Start) -> None:
+    first = start(max_steps=100_000)
+    second = start(max_steps=2).wait()
+    first.stop()
+    first.wait()
+    assert f"run {first.id} is training in this kernel too; both will be much slower" in notices(second)
+    assert "is training in this kernel too" not in notices(first)
+
+
+def test_a_failing_listener_is_dropped_and_told_of(start: Start) -> None:
+    heard: list[Event] = []
+
+    def failing(event: Event) -> None:
+        if isinstance(event, StepLogged):
+            raise ValueError("the browser is gone")
+
+    run = start(failing, heard.append, max_steps=3).wait()
+    assert run.status == "finished"
+    assert notices(run).count("a listener failed and was dropped: ValueError: the browser is gone") == 1
+    assert heard == run.events()
+
+
+def test_when_listeners_hear_of_the_end_everything_is_in_place(start: Start) -> None:
+    seen: list[Any] = []
+
+    def look(event: Event) -> None:
+        if isinstance(event, StatusChanged) and event.status == "finished":
+            time.sleep(0.2)  # whoever waits must not be back before
+            seen.append((run.status, run.metrics["steps"], run.adapter_dir.is_dir(), run.generate("Hi")))
+
+    run = start(look, max_steps=1)
+    run.wait()
+    assert [entry[:3] for entry in seen] == [("finished", 1, True)]
+
+
+def test_what_cannot_be_done_is_one_line(finished: Run, start: Start, store: Store) -> None:
+    with pytest.raises(RunError, match="has finished; for more training start a new run with more epochs$"):
+        finished.resume()
+    with pytest.raises(StoreError, match="there is no run 'clam' in .*; did you mean 'calm'"):
+        load("clam", store=finished._store)
+    run = start(target_modules="no_such_layer")
+    with pytest.raises(PeftNbError, match="^target_modules: .* fits no layer of LlamaForCausalLM") as raised:
+        run.wait()
+    assert "\n" not in str(raised.value)
+    assert (run.status, run.reason) == ("failed", str(raised.value))
+    assert runs(store).loc[run.id, "status"] == "failed"
+
+
+def test_an_unexpected_failure_is_one_line_and_its_story_a_file(start: Start) -> None:
+    run = start(max_steps=100_000)
+    run._job.folder = Path("/proc/nowhere")  # no examples can be written there
+    with pytest.raises(PeftNbError) as raised:
+        run.wait()
+    assert "\n" not in str(raised.value)
+    assert run.status == "failed"
+
+
+def test_memory_of_finished_runs_is_given_back(start: Start) -> None:
+    """Ten runs whose adapters, gradients and optimizers take 4 × 5 MB each."""
+    resident = []
+    for _ in range(10):
+        run = start(r=512, max_steps=2)
+        run.wait()
+        gc.collect()
+        resident.append(psutil.Process().memory_info().rss / 1e6)
+    assert run.metrics["adapter_mb"] > 5
+    assert resident[-1] - resident[1] < 20, resident
