@@ -21,6 +21,7 @@ from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusCha
 from peft_nb.methods import REGISTRY, attach
 from peft_nb.models import ALIASES
 from peft_nb.models.load import Base, load
+from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import ModelSource, resolve
 from peft_nb.spec import RunSpec
 from peft_nb.training.stop import Abandoned, StopFlag
@@ -93,6 +94,10 @@ class Job:
         self.publish(Preparing(f"finding {self.spec.model}"))
         source = self._source()
         self.publish(Preparing("starting PyTorch"))
+        with quiet():
+            return self._train(source, resume)
+
+    def _train(self, source: ModelSource, resume: bool) -> bool:
         import torch
 
         from peft_nb.models.share import share

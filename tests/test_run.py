@@ -155,7 +155,7 @@ def test_metrics_say_what_was_measured(finished: Run) -> None:
     assert size > 4 * metrics["trainable_parameters"]
     assert 0 < metrics["train_seconds"] < 60
     assert metrics["peak_memory_mb"] >= history.memory_mb.max() > 100
-    assert metrics["data"] == "list"
+    assert metrics["data"] == "list, 23 rows"
     assert metrics["layout"] == "question_answer"
 
 
@@ -384,12 +384,15 @@ def test_what_cannot_be_done_is_one_line(finished: Run, start: Start, store: Sto
 
 
 def test_an_unexpected_failure_is_one_line_and_its_story_a_file(start: Start) -> None:
-    run = start(max_steps=100_000)
-    run._job.folder = Path("/proc/nowhere")  # no examples can be written there
-    with pytest.raises(PeftNbError) as raised:
-        run.wait()
+    run = start(at_step(3, lambda: run.stop()))
+    run.wait()
+    optimizer = run.folder / "checkpoints" / "checkpoint-4" / "optimizer.safetensors"
+    optimizer.write_bytes(b"damaged")
+    with pytest.raises(RunError, match=r"^SafetensorError: .* \(the whole story is in .*error.txt\)$") as raised:
+        run.resume()
     assert "\n" not in str(raised.value)
     assert run.status == "failed"
+    assert "load_optimizer" in (run.folder / "error.txt").read_text()
 
 
 def test_memory_of_finished_runs_is_given_back(start: Start) -> None:

@@ -1,15 +1,16 @@
-"""Loading without the bars and log lines of the libraries underneath; the run tells what matters itself."""
+"""Work without the bars, log lines and warnings of the libraries underneath; the run tells what matters itself."""
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers, huggingface_hub and bitsandbytes for a while.
+    """Silence transformers, huggingface_hub, peft and bitsandbytes for a while.
 
     Their settings are put back afterwards. They hold for the whole process, so only one thread may be inside.
     """
@@ -22,7 +23,9 @@ def quiet() -> Iterator[None]:
     transformers.disable_progress_bar()
     bitsandbytes.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         bitsandbytes.setLevel(level)
         transformers.set_verbosity(verbosity)

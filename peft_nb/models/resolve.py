@@ -15,6 +15,9 @@ from . import ALIASES, Alias, bundled, hub
 KINDS = "an alias, a folder, a .gguf file, a name on the hub or a (model, tokenizer) pair"
 
 
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """Where a base comes from.
@@ -89,7 +92,7 @@ def resolve(
     if _holds_a_model(value := (namespace or {}).get(name)):
         return _live(name, value)
     path = Path(name).expanduser()
-    if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) or name.endswith(".gguf"):
+    if path.exists() or name.endswith(".gguf") or not HUB_NAME.fullmatch(name):
         return _local(name, path)
     return _hub(name, name, revision)
 
