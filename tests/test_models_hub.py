@@ -94,7 +94,13 @@ def served(tmp_path):
 
 def run(code: str, *words: str, folder: Path, **environment: str) -> list[str]:
     """Run code in a process with a cache of its own, for the client reads its settings at import."""
-    environment = {**os.environ, "HF_HOME": str(folder), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **environment}
+    environment = {
+        **os.environ,
+        "HF_HOME": str(folder),
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        **environment,
+    }
     done = subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -114,8 +120,11 @@ def test_a_model_that_the_hub_does_not_have_is_told(tmp_path, served):
 
 
 def test_an_alias_is_taken_from_the_hub_when_it_answers(tmp_path, served):
-    code = f"from peft_nb.models import ALIASES, Alias; from dataclasses import replace; ALIASES['here'] = \
-replace(ALIASES['minilm-l6'], name='here', repo='{NAME}', revision='main')\n" + SHOW
+    code = (
+        f"from peft_nb.models import ALIASES, Alias; from dataclasses import replace; ALIASES['here'] = \
+replace(ALIASES['minilm-l6'], name='here', repo='{NAME}', revision='main')\n"
+        + SHOW
+    )
     lines = run(code, "here", folder=tmp_path, HF_ENDPOINT=served)
     assert lines[0] == f"alias | hub | {NAME}"
 

@@ -116,9 +116,7 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(
-    spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory
-) -> Run:
+def finished(spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """An undisturbed run."""
     store = Store(tmp_path_factory.mktemp("finished"))
     return begin(spec(max_steps=STEPS, name="calm"), data=rows, store=store).wait()
@@ -354,7 +352,7 @@ def test_a_failing_listener_is_dropped_and_told_of(start: Start) -> None:
     run = start(failing, heard.append, max_steps=3).wait()
     assert run.status == "finished"
     assert notices(run).count("a listener failed and was dropped: ValueError: the browser is gone") == 1
-    assert heard == run.events()
+    assert sorted(map(repr, heard)) == sorted(map(repr, run.events()))
 
 
 def test_when_listeners_hear_of_the_end_everything_is_in_place(start: Start) -> None:
@@ -396,12 +394,12 @@ def test_an_unexpected_failure_is_one_line_and_its_story_a_file(start: Start) ->
 
 
 def test_memory_of_finished_runs_is_given_back(start: Start) -> None:
-    """Ten runs whose adapters, gradients and optimizers take 4 × 5 MB each."""
+    """Ten runs of which each would leave its adapter and its optimizer, three times 4 MB."""
     resident = []
     for _ in range(10):
-        run = start(r=512, max_steps=2)
+        run = start(r=512, max_steps=2, eval_fraction=0)
         run.wait()
         gc.collect()
         resident.append(psutil.Process().memory_info().rss / 1e6)
-    assert run.metrics["adapter_mb"] > 5
-    assert resident[-1] - resident[1] < 20, resident
+    assert run.metrics["adapter_mb"] > 4
+    assert resident[-1] - resident[1] < 12, resident

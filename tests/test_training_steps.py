@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import tiny
 
 from peft_nb.training import steps
+from tests import tiny
 
 
 @given(st.integers(1, 60), st.integers(1, 16), st.integers(0, 5), st.integers(1, 3))

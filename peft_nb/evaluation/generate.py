@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from peft_nb.data.encoding import render
+from peft_nb.data.encoding import Renderer, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,12 +52,9 @@ def generate(
     list of str
         The answers, without the prompts and without special tokens, in the order of the prompts.
     """
-    encoded = [
-        render(tokenizer, [{"role": "user", "content": prompt}], system=system, generation=True)
-        if chat
-        else tokenizer(prompt)["input_ids"]
-        for prompt in prompts
-    ]
+    turns = [[{"role": "user", "content": prompt}] if chat else prompt for prompt in prompts]
+    encoded = [render(tokenizer, turn, system=system, generation=True) for turn in turns]
+    ends = {Renderer(tokenizer).end, tokenizer.eos_token_id, *_ends(model)} - {None}
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     answers = [""] * len(encoded)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -74,7 +71,7 @@ def generate(
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max_new_tokens,
                 pad_token_id=pad,
-                eos_token_id=sorted({tokenizer.eos_token_id, *_ends(model)}),
+                eos_token_id=sorted(ends),
                 **sampling,
             )
             for row, tokens in zip(rows, made[:, width:], strict=True):

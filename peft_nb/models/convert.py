@@ -75,7 +75,7 @@ def convert(file: Path, folder: Path, progress: Progress) -> None:
             tokenizer = _tokenizer(file, pre and pre.contents())
             progress(0.4, f"unpacking {file.name}")
             model = _model(file)
-        except (ImportError, KeyError, NotImplementedError, OSError, TypeError, ValueError) as error:
+        except (ImportError, LookupError, NotImplementedError, OSError, TypeError, ValueError) as error:
             raise ModelError(f"cannot read {file.name} as a model: {first_line(error)}") from error
         tokenizer.model_max_length = model.config.max_position_embeddings
         progress(0.9, "saving")

@@ -25,7 +25,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 _VOLATILE = {"_name_or_path", "architectures", "dtype", "quantization_config", "transformers_version"}
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
-_UNLOADABLE = (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 _lock = RLock()
 _bases: WeakValueDictionary[tuple[object, ...], Base] = WeakValueDictionary()
@@ -168,7 +167,7 @@ def _load(folder: Path, source: ModelSource, dtype: str, quantization: Quantizat
         auto = AutoModelForCausalLM if kind == "causal" else AutoModel
         model, info = auto.from_pretrained(folder, config=config, output_loading_info=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
-    except _UNLOADABLE as error:
+    except Exception as error:  # the libraries below raise whatever they like at files they cannot use
         raise _cannot_load(source.name, error) from error
     lacking = {name for name in info["missing_keys"] if kind == "causal" or "pooler" not in name}
     if lacking:  # transformers would fill them with random numbers
@@ -187,7 +186,7 @@ def _config(folder: Path, name: str) -> Any:
 
     try:
         return AutoConfig.from_pretrained(folder, **_LOCAL)
-    except _UNLOADABLE as error:
+    except Exception as error:
         raise _cannot_load(name, error) from error
 
 

@@ -145,7 +145,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def keep_newest(folder: Path, count: int = 2) -> None:
-    """Remove all but the newest checkpoints of a run.
+    """Remove all but the newest checkpoints of a run, and what writing one has left behind.
 
     Parameters
     ----------
@@ -154,5 +154,5 @@ def keep_newest(folder: Path, count: int = 2) -> None:
     count : int
         How many to keep; default 2.
     """
-    for old in sorted(folder.glob("checkpoint-*"), key=step_of)[:-count]:
+    for old in [*sorted(folder.glob("checkpoint-*"), key=step_of)[:-count], *folder.glob(".staging-*")]:
         shutil.rmtree(old, ignore_errors=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 import torch.distributed as dist
 from peft import PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
@@ -117,7 +120,8 @@ class PlannedTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Every process reads the same steps and takes its own share of each, so nothing is left to shard."""
-        return DataLoader(self.steps, batch_size=None, shuffle=False, collate_fn=list)  # type: ignore[arg-type]
+        # Batches of one: resuming skips items only where there is a batch sampler.
+        return DataLoader(self.steps, batch_size=1, collate_fn=itemgetter(0))  # type: ignore[arg-type]
 
     def training_step(self, model: torch.nn.Module, inputs: list[int], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward over one optimizer step.
@@ -202,21 +206,25 @@ class PlannedTrainer(Trainer):
         return metrics
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
-        """A checkpoint gets its final name only when it is complete."""
+        """A checkpoint gets its final name only when it is complete; a full disk does not end the training."""
         step = self.state.global_step
         final, staging = self.folder / f"checkpoint-{step}", self.folder / f".staging-{step}"
         self.args.output_dir = str(staging)
         try:
             super()._save_checkpoint(model, trial)
+            if self.args.world_size > 1:
+                dist.barrier()
+            if self.args.should_save:
+                (staging / final.name).replace(final)
+                checkpoint.keep_newest(self.folder)
+                self.publish(Checkpointed(step, str(final)))
+        except (OSError, SafetensorError) as error:
+            if self.args.world_size > 1:
+                raise
+            shutil.rmtree(staging, ignore_errors=True)
+            self.publish(Notice(f"no checkpoint after step {step}: {error}; free some space, training goes on"))
         finally:
             self.args.output_dir = str(self.folder)
-        if self.args.world_size > 1:
-            dist.barrier()
-        if self.args.should_save:
-            (staging / final.name).replace(final)
-            staging.rmdir()
-            checkpoint.keep_newest(self.folder)
-            self.publish(Checkpointed(step, str(final)))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save:
