@@ -48,7 +48,9 @@ def until_first_loss(cell: str, limit: float) -> list[tuple[float, Event]]:
     """
     with TemporaryDirectory() as folder:
         store = Store(folder)
-        manager, client = start_new_kernel(cwd=folder, env={**os.environ, "PEFT_NB_STORE": folder})
+        manager, client = start_new_kernel(
+            cwd=folder, env={**os.environ, "PEFT_NB_STORE": folder}, extra_arguments=["--log-level=ERROR"]
+        )
         try:
             client.execute_interactive("%load_ext peft_nb")
             seen: list[tuple[float, Event]] = []

@@ -79,7 +79,7 @@ def table(measurements: Sequence[Measurement]) -> str:
         "| --- | --- |" + " ---: |" * 8,
     ]
     for name, (one, *_) in rounds.items():
-        rate = max(one.matmul_flops_per_second for one in rounds[name])
+        rate = max(other.matmul_flops_per_second for other in measurements if other.dtype == one.dtype)
         share = one.flops / seconds[name] / rate
         lines.append(
             f"| {name} | {one.dtype} | {seconds[name] / seconds[first]:.2f} | {peak[name] / peak[first]:.2f} "

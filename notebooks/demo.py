@@ -27,8 +27,7 @@ EVERY_S = 5.0  # between two passing lines in a log
 RESULTS = """
 import json
 print(json.dumps({
-    "answers": answers.to_dict("records"), "score": score, "asked": len(held_out), "steps": len(run.history),
-    "metrics": run.metrics, "adapter": str(run.folder / "adapter"),
+    "answers": answers.to_dict("records"), "score": score, "asked": len(held_out), "metrics": run.metrics,
 }))
 """
 
@@ -44,7 +43,10 @@ class Narrator(NotebookClient):
         live = sys.stdout.isatty()
         if not passing or live or clock - self.spoke >= EVERY_S:
             self.spoke = clock
-            line = f"{clock - self.began:5.0f} s  {text}"[: WIDTH - 1]
+            parts = f"{clock - self.began:5.0f} s  {text}".split(" · ")
+            while len(parts) > 2 and len(" · ".join(parts)) >= WIDTH:
+                del parts[-2]  # the last tells the time left
+            line = " · ".join(parts)[: WIDTH - 1]
             print(f"\r\033[K{line}" if live else line, end="" if live and passing else "\n", flush=True)
 
     def process_message(self, msg: dict[str, Any], cell: dict[str, Any], cell_index: int) -> Any:
@@ -78,6 +80,7 @@ def execute(path: Path) -> dict[str, Any]:
     narrator = Narrator(
         notebook,
         resources={"metadata": {"path": str(FOLDER)}},
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else it warns that its sockets are not encrypted
         on_cell_execute=lambda cell, cell_index: narrator.say(titles.get(cell.id, "results")),
     )
     try:
@@ -100,7 +103,7 @@ def beside(left: str, right: str) -> list[str]:
 def report(results: dict[str, Any]) -> str:
     """Lay out what changed."""
     metrics, score, asked = results["metrics"], results["score"], results["asked"]
-    lines = ["", "WHAT CHANGED", "", *beside("The base answers", "The adapter answers")]
+    lines = ["", "WHAT CHANGED", "", *beside("The base (first 48 tokens)", "The adapter")]
     for row in results["answers"]:
         lines += ["─" * WIDTH, *wrap(row["question"], WIDTH), "", *beside(row["base"], row["adapter"])]
     trained = wording.count(metrics["trainable_parameters"], "parameter")
@@ -110,7 +113,7 @@ def report(results: dict[str, Any]) -> str:
         "training time": f"{wording.duration(metrics['train_seconds'])} for {metrics['steps']} steps",
         "trained": f"{trained}, {wording.share(metrics['trainable_share'])} of the model",
         "peak memory": wording.memory(metrics["peak_memory_mb"]),
-        "adapter": f"{wording.memory(metrics['adapter_mb'])} in {FOLDER.relative_to(HERE.parent)}",
+        "adapter": f"{wording.memory(metrics['adapter_mb'])}, build/demo/support-desk-adapter",
     }
     lines += ["─" * WIDTH, *(f"{label:<{LABEL}}{fact}" for label, fact in facts.items())]
     return "\n".join([*lines, "", "Next: make lab opens this notebook in JupyterLab, to change and run yourself."])

@@ -147,7 +147,9 @@ class Job:
                         self._heed_stop()
                     trainer.train(resume_from_checkpoint=str(last) if last else None)
             finally:
-                model.eval()
+                model.eval().zero_grad()
+                if trainer.optimizer:  # the trainer holds itself in cycles, and would keep this memory for long
+                    trainer.optimizer.state.clear()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         evals = [row["eval_loss"] for row in before if row["eval_loss"] is not None] + trainer.eval_losses
         self.metrics |= {

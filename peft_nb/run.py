@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import threading
 import time
@@ -346,7 +345,6 @@ class Run:
             self._error = self._error or error
         if status == "finished":
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-        gc.collect()  # trainers hold themselves in cycles, and with them their optimizers' memory
         self._record(StatusChanged(status, reason))
         _running.pop(self.id, None)
         self._tell(StatusChanged(status, reason))

@@ -30,7 +30,8 @@ def default():
 def folder(tmp_path_factory):
     """A tiny model whose layers have the sizes that bitsandbytes' CPU kernels need."""
     folder = tmp_path_factory.mktemp("tiny")
-    tiny.base("llama", hidden_size=64, intermediate_size=128, tie_word_embeddings=True).save_pretrained(folder)
+    sizes = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}
+    tiny.base("llama", **sizes, tie_word_embeddings=True).save_pretrained(folder)
     return folder
 
 
@@ -50,6 +51,7 @@ def logits(model):
 
 
 def with_adapter(model):
+    torch.manual_seed(0)
     return tiny.with_lora(share(model))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import signal
 import subprocess
@@ -399,7 +398,6 @@ def test_memory_of_finished_runs_is_given_back(start: Start) -> None:
     for _ in range(10):
         run = start(r=512, max_steps=2, eval_fraction=0)
         run.wait()
-        gc.collect()
         resident.append(psutil.Process().memory_info().rss / 1e6)
     assert run.metrics["adapter_mb"] > 4
     assert resident[-1] - resident[1] < 12, resident

@@ -66,8 +66,9 @@ def test_before_the_plan_the_bar_is_indeterminate_and_words_say_what_is_done() -
 
 
 def test_a_run_that_goes_on_begins_where_it_was() -> None:
-    view = replay([Preparing("loading the model")], training(45))
-    assert progress.stage(view, 2.0) == "step 45 of 126, loading the model"
+    view = replay([StatusChanged("preparing"), Preparing("loading the model")], training(45))
+    assert progress.stage(view, 2.0) == "step 45 of 126, loading the model, 2 s so far"
+    assert "left" not in progress.text(view)
     view = replay([Resumed(40), StatusChanged("training")], view)
     assert progress.stage(view, 9.0) == "step 40 of 126, 9 s so far"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from html import escape
-from io import BytesIO
 from typing import Any
 
 from peft_nb.ui import wording
@@ -204,7 +203,4 @@ def picture(view: RunView) -> bytes:
     from peft_nb.plots import loss_curve
 
     losses, evals = ([(step, value) for step, value, _ in curve.points] for curve in (view.losses, view.evals))
-    out = BytesIO()
-    figure = loss_curve(losses, evals, size=(WIDTH / 100, HEIGHT / 100))
-    figure.savefig(out, format="png", dpi=200, transparent=True)
-    return out.getvalue()
+    return loss_curve(losses, evals, size=(WIDTH / 100, HEIGHT / 100)).png()

@@ -146,6 +146,9 @@ def advance(view: RunView, event: Event) -> RunView:
         What is known now.
     """
     match event:
+        case StatusChanged("preparing"):
+            # A run that is resumed begins anew where it was; its pace until then says nothing of the wait ahead.
+            return replace(view, status="preparing", reason="", resumed_at=view.step, start=None, latest=None)
         case StatusChanged(status, reason):
             return replace(view, status=status, reason=reason, what="")
         case Preparing(what):

@@ -1,0 +1,129 @@
+"""What is committed of the notebooks, and the demo around the first; ``pytest --nbval notebooks`` executes them."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient.exceptions import CellExecutionError
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+MACHINE = re.compile(r"(?<![\w.<])/(home|mnt|opt|private|root|tmp|usr|var|work|Users)/|\b[A-Z]:\\")
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def tagged(path: Path, tag: str) -> list[str]:
+    return [cell.source for cell in code_cells(path) if tag in cell.metadata.get("tags", [])]
+
+
+@every_notebook
+def test_it_is_valid_and_was_executed_from_top_to_bottom_without_an_error(path: Path) -> None:
+    nbformat.validate(nbformat.read(path, as_version=4))
+    cells = code_cells(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+
+
+@every_notebook
+def test_it_tells_nothing_of_the_machine_and_needs_no_widget_to_be_read(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    assert "widgets" not in notebook.metadata
+    assert not [cell.metadata.execution for cell in notebook.cells if "execution" in cell.metadata]
+    text = re.sub(r"base64,[\w+/=]+", "", path.read_text(encoding="utf-8"))
+    assert not MACHINE.search(re.sub(r'"image/png": "[\w+/=\\]+"', "", text))
+
+
+@every_notebook
+def test_one_cell_takes_parameters_and_what_varies_is_not_compared(path: Path) -> None:
+    assert len(tagged(path, "parameters")) == 1
+    varying = [cell.source for cell in code_cells(path) if re.match(r"%%peft|.*\brun\.", cell.source, re.DOTALL)]
+    assert varying
+    assert set(varying) <= set(tagged(path, "nbval-ignore-output"))
+
+
+def test_the_quickstart_shows_the_curve_as_a_picture_and_the_run_as_text_too() -> None:
+    cells = {cell.source: cell for cell in code_cells(FOLDER / "quickstart.ipynb")}
+    assert "image/png" in cells["run.plot()"].outputs[0].data
+    (training,) = [cell for source, cell in cells.items() if source.startswith("%%peft lora --data support-desk")]
+    (summary,) = training.outputs
+    assert "finished" in summary.data["text/plain"]
+    assert "data:image/png;base64," in summary.data["text/html"]
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("demo", FOLDER / "demo.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "FOLDER", tmp_path / "demo")
+    return module
+
+
+METRICS = {
+    "base_eval_loss": 4.5,
+    "eval_loss": 0.25,
+    "train_seconds": 95.2,
+    "steps": 90,
+    "trainable_parameters": 4_884_480,
+    "trainable_share": 0.035,
+    "peak_memory_mb": 2500.0,
+    "adapter_mb": 19.6,
+}
+CELLS = f"""
+from IPython.display import display
+from types import SimpleNamespace
+for _ in range(2):
+    display(SimpleNamespace(step=1))
+
+import pandas
+answers = pandas.DataFrame([{{"question": "How?", "base": "long " * 40, "adapter": "Ahoy! So."}}])
+score, held_out = {{"style": 3, "fact": 2, "right": 2}}, [1, 2, 3]
+run = SimpleNamespace(metrics={METRICS})
+"""
+
+
+def notebook(path: Path, source: str) -> Path:
+    cells = [nbformat.v4.new_code_cell(code) for code in source.strip().split("\n\n")]
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A title"), *cells]), path)
+    return path
+
+
+@pytest.mark.notebook
+def test_the_demo_tells_how_far_it_is_and_what_changed_in_80_columns(
+    demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "EVERY_S", 0.0)
+    results: dict[str, Any] = demo.execute(notebook(tmp_path / "small.ipynb", CELLS))
+    told = capsys.readouterr().out
+    assert "cell 1 of 2: A title" in told
+    assert "namespace(step=1)" in told
+    report = demo.report(results)
+    assert max(map(len, [*told.splitlines(), *report.splitlines()])) <= demo.WIDTH
+    assert "How?" in report
+    assert "4.500 → 0.250" in report
+    assert "2 of 3 right" in report
+    assert report.endswith("yourself.")
+    kept = code_cells(demo.FOLDER / "small.ipynb")
+    assert [cell.execution_count for cell in kept] == [1, 2]
+
+
+@pytest.mark.notebook
+def test_a_demo_that_fails_keeps_the_notebook_to_look_at(demo: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(CellExecutionError):
+        demo.execute(notebook(tmp_path / "small.ipynb", "1 / 0"))
+    (cell,) = code_cells(demo.FOLDER / "small.ipynb")
+    assert cell.outputs[0].ename == "ZeroDivisionError"
