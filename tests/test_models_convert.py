@@ -97,9 +97,18 @@ def test_a_gguf_file_becomes_a_plain_folder_once(tmp_path):
     assert converted(file, nothing) != folder
 
 
-def test_a_broken_gguf_file_gives_one_line(tmp_path):
-    file = tmp_path / "broken.gguf"
-    file.write_bytes(b"GGUF" + bytes(64))
+@pytest.mark.parametrize("damage", ["empty", "no header", "cut", "other sizes"])
+def test_a_broken_gguf_file_gives_one_line(tmp_path, damage):
+    file = write_gguf(tmp_path / "broken.gguf", tiny.base("llama"))
+    whole = file.read_bytes()
+    heads = whole.index(b"llama.attention.head_count") + len(b"llama.attention.head_count") + 4
+    broken = {
+        "empty": b"",
+        "no header": b"GGUF" + bytes(64),
+        "cut": whole[: len(whole) // 2],
+        "other sizes": whole[:heads] + b"\7" + whole[heads + 1 :],
+    }
+    file.write_bytes(broken[damage])
     with pytest.raises(ModelError, match=r"cannot read broken\.gguf as a model: ") as caught:
         converted(file, nothing)
     assert "\n" not in str(caught.value)

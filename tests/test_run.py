@@ -293,7 +293,7 @@ def test_interrupts_of_a_process_stop_it_and_a_second_one_gives_up(
 ) -> None:
     gentle = spec(data="support-desk", max_steps=100_000, eval_steps=100_000)
     # Steps of about a second, in many micro-batches, of which only the one under way is finished.
-    abrupt = spec(data="support-desk", max_steps=3, batch_size=360, token_budget=8, save_steps=1, eval_steps=100_000)
+    abrupt = spec(data="support-desk", max_steps=3, batch_size=200, token_budget=8, save_steps=1, eval_steps=100_000)
     process = python("-c", CHILD, store.folder, gentle.to_yaml(), abrupt.to_yaml())
     wait_for(process, "StepLogged(step=3,")
     process.send_signal(signal.SIGINT)
@@ -393,11 +393,11 @@ def test_an_unexpected_failure_is_one_line_and_its_story_a_file(start: Start) ->
 
 
 def test_memory_of_finished_runs_is_given_back(start: Start) -> None:
-    """Ten runs of which each would leave its adapter and its optimizer, three times 4 MB."""
+    """Ten runs of which each would leave its adapter and its optimizer, 8 MB and twice that."""
     resident = []
     for _ in range(10):
-        run = start(r=512, max_steps=2, eval_fraction=0)
+        run = start(r=1024, max_steps=2, eval_fraction=0)
         run.wait()
         resident.append(psutil.Process().memory_info().rss / 1e6)
-    assert run.metrics["adapter_mb"] > 4
-    assert resident[-1] - resident[1] < 12, resident
+    assert run.metrics["adapter_mb"] > 8
+    assert resident[-1] - resident[1] < 30, resident

@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from huggingface_hub.errors import StrictDataclassError
+
 from ..errors import ModelError
 from . import Progress
 from .cache import prepared
 from .quiet import first_line, quiet
+
+UNREADABLE = (ImportError, LookupError, OSError, RuntimeError, StrictDataclassError, TypeError, ValueError)
 
 # Vocabularies whose merges were learned on text split before every digit; transformers splits only at words.
 DIGITS_APART = {"command-r", "refact", "smollm", "starcoder"}
@@ -75,7 +79,7 @@ def convert(file: Path, folder: Path, progress: Progress) -> None:
             tokenizer = _tokenizer(file, pre and pre.contents())
             progress(0.4, f"unpacking {file.name}")
             model = _model(file)
-        except (ImportError, LookupError, NotImplementedError, OSError, TypeError, ValueError) as error:
+        except UNREADABLE as error:
             raise ModelError(f"cannot read {file.name} as a model: {first_line(error)}") from error
         tokenizer.model_max_length = model.config.max_position_embeddings
         progress(0.9, "saving")

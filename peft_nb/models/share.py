@@ -60,7 +60,7 @@ def keep_unpacked(model: Model) -> Model:
     bitsandbytes: Any = sys.modules.get("bitsandbytes")
     for module in model.modules() if bitsandbytes else ():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
-            pass
+            module.support_avx512bf16_for_cpu = False
             module.weight.module = module
             if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
                 _unpack(module.weight)

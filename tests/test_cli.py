@@ -1,0 +1,110 @@
+"""``python -m peft_nb train``, on one process and on two."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from peft_nb.__main__ import main
+from peft_nb.run import Run, load
+from peft_nb.spec import RunSpec
+from peft_nb.store import Store
+
+
+def run_module(*words: object, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m`` with the store in a folder."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PEFT_NB_STORE"}
+    command = [sys.executable, "-m", *map(str, words)]
+    return subprocess.run(command, cwd=folder, env=inherited | environment, capture_output=True, text=True)
+
+
+def losses(run: Run) -> list[float]:
+    history = run.history
+    return history.loss[history.loss.notna()].tolist()
+
+
+@pytest.fixture(scope="module")
+def described(spec: Callable[..., RunSpec], rows_file: Path) -> RunSpec:
+    """Steps of 5, 5, 5, 5 and 1 rows, twice: no number of processes shares them out evenly."""
+    return spec(data=str(rows_file), max_steps=10, eval_steps=5, name="cli")
+
+
+@pytest.fixture(scope="module")
+def alone(described: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Run]:
+    """What one process said and left in the store."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "spec.yaml").write_text(described.to_yaml())
+    done = run_module("peft_nb", "train", "spec.yaml", folder=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, load("cli", store=Store(folder / "peft_runs"))
+
+
+def test_a_file_is_trained_and_the_run_found_by_another_process(
+    alone: tuple[str, Run], described: RunSpec, tmp_path: Path
+) -> None:
+    said, run = alone
+    assert " finished\n" in said
+    assert (run.status, run.spec) == ("finished", described)
+    assert run.history.step.tolist() == list(range(11))
+    assert losses(run)[-1] < losses(run)[0]
+    assert isinstance(run.generate("Hello", max_new_tokens=4), str)
+    assert (run.save(tmp_path / "adapter") / "adapter_model.safetensors").is_file()
+
+
+def test_two_processes_give_the_curve_of_one(alone: tuple[str, Run], described: RunSpec, tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(described.to_yaml())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ("torch.distributed.run", "--nproc_per_node", 2, "--master_port", port, "-m")
+    done = run_module(*launch, "peft_nb", "train", "spec.yaml", folder=tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    store = Store(tmp_path / "peft_runs")
+    (record,) = store.all()
+    run = load(record.id, store=store)
+    assert run.status == "finished"
+    assert losses(run) == pytest.approx(losses(alone[1]), rel=1e-3)
+    for metric in ("base_eval_loss", "eval_loss", "train_loss"):
+        assert run.metrics[metric] == pytest.approx(alone[1].metrics[metric], rel=1e-3)
+    assert run.metrics["supervised_tokens"] == alone[1].metrics["supervised_tokens"]
+    assert run.generate("Hello", max_new_tokens=8) == alone[1].generate("Hello", max_new_tokens=8)
+
+
+def test_a_wrong_spec_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("data: support-desk\nlearning_rat: 1\n")
+    done = run_module("peft_nb", "train", "spec.yaml", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "learning_rat: no such field; did you mean 'learning_rate'?\n"
+    assert not (tmp_path / "peft_runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["trian", "spec.yaml"], "no command 'trian'; did you mean 'train'?"),
+        (["train", "missing.yaml"], "missing.yaml"),
+        (["train", "--data", "no_such_data"], "no data named 'no_such_data'"),
+        (["train", "--data", "support-desk", "--r", "0"], "r: 0 is below the smallest allowed value 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_mistakes_are_one_line_too(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert line in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["help"], ["--help"]])
+def test_help_names_the_commands_and_every_field(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: python -m peft_nb train")
+    assert all(field.flag in shown for field in RunSpec.describe())
