@@ -103,8 +103,8 @@ def dataset(job: Job) -> Dataset:
     return Dataset.from_dict({"input_ids": [list(one.ids) for one in examples], "labels": labels})
 
 
-def run_peft_nb(job: Job) -> Outcome:
-    """Train with peft_nb at its defaults."""
+def run_peft_nb(job: Job, **settings: Any) -> Outcome:
+    """Train with peft_nb at its defaults but for ``settings``."""
     import peft_nb
 
     run = peft_nb.train(
@@ -119,6 +119,7 @@ def run_peft_nb(job: Job) -> Outcome:
         learning_rate=job.learning_rate,
         eval_fraction=0,
         seed=job.seed,
+        **settings,
     )
     history, told = run.history, run.metrics
     return Outcome(
@@ -212,6 +213,7 @@ TRL_BEST: dict[str, Any] = {"gradient_checkpointing": False, "padding_free": Tru
 
 CONTENDERS: dict[str, Callable[[Job], Outcome]] = {
     "peft_nb": run_peft_nb,
+    "peft_nb-float32": partial(run_peft_nb, dtype="float32"),
     "trl-default": run_trl,
     "trl-best": partial(run_trl, bf16=False, **TRL_BEST),
     "trl-best-bf16": partial(run_trl, bf16=True, **TRL_BEST),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +109,15 @@ def start(spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
 Python = Callable[..., "subprocess.Popen[str]"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def python() -> Iterator[Python]:
     """Start Python processes with a pipe for what they print; none is left behind."""
-    started: list[subprocess.Popen[str]] = []
+    with ExitStack() as stack:
 
-    def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, *map(str, arguments)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options))
-        return started[-1]
+        def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+            command = [sys.executable, *map(str, arguments)]
+            process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options))
+            stack.callback(process.kill)
+            return process
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+        yield start

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,28 +36,25 @@ def described(spec: Callable[..., RunSpec], rows_file: Path) -> RunSpec:
 
 
 @pytest.fixture(scope="module")
-def alone(described: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Run]:
-    """What one process said and left in the store."""
+def alone(described: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """What the command leaves in the store on one process."""
     folder = tmp_path_factory.mktemp("alone")
     (folder / "spec.yaml").write_text(described.to_yaml())
-    done = run_module("peft_nb", "train", "spec.yaml", folder=folder)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, load("cli", store=Store(folder / "peft_runs"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PEFT_NB_STORE", str(folder / "runs"))
+        assert main(["train", str(folder / "spec.yaml")]) == 0
+        yield load("cli")
 
 
-def test_a_file_is_trained_and_the_run_found_by_another_process(
-    alone: tuple[str, Run], described: RunSpec, tmp_path: Path
-) -> None:
-    said, run = alone
-    assert " finished\n" in said
-    assert (run.status, run.spec) == ("finished", described)
-    assert run.history.step.tolist() == list(range(11))
-    assert losses(run)[-1] < losses(run)[0]
-    assert isinstance(run.generate("Hello", max_new_tokens=4), str)
-    assert (run.save(tmp_path / "adapter") / "adapter_model.safetensors").is_file()
+def test_a_file_is_trained(alone: Run, described: RunSpec, tmp_path: Path) -> None:
+    assert (alone.status, alone.spec) == ("finished", described)
+    assert alone.history.step.tolist() == list(range(11))
+    assert losses(alone)[-1] < losses(alone)[0]
+    assert isinstance(alone.generate("Hello", max_new_tokens=4), str)
+    assert (alone.save(tmp_path / "adapter") / "adapter_model.safetensors").is_file()
 
 
-def test_two_processes_give_the_curve_of_one(alone: tuple[str, Run], described: RunSpec, tmp_path: Path) -> None:
+def test_two_processes_give_the_curve_of_one(alone: Run, described: RunSpec, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(described.to_yaml())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -65,15 +62,16 @@ def test_two_processes_give_the_curve_of_one(alone: tuple[str, Run], described: 
     launch = ("torch.distributed.run", "--nproc_per_node", 2, "--master_port", port, "-m")
     done = run_module(*launch, "peft_nb", "train", "spec.yaml", folder=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" finished\n") == 1
     store = Store(tmp_path / "peft_runs")
     (record,) = store.all()
     run = load(record.id, store=store)
     assert run.status == "finished"
-    assert losses(run) == pytest.approx(losses(alone[1]), rel=1e-3)
+    assert losses(run) == pytest.approx(losses(alone), rel=1e-3)
     for metric in ("base_eval_loss", "eval_loss", "train_loss"):
-        assert run.metrics[metric] == pytest.approx(alone[1].metrics[metric], rel=1e-3)
-    assert run.metrics["supervised_tokens"] == alone[1].metrics["supervised_tokens"]
-    assert run.generate("Hello", max_new_tokens=8) == alone[1].generate("Hello", max_new_tokens=8)
+        assert run.metrics[metric] == pytest.approx(alone.metrics[metric], rel=1e-3)
+    assert run.metrics["supervised_tokens"] == alone.metrics["supervised_tokens"]
+    assert run.generate("Hello", max_new_tokens=8) == alone.generate("Hello", max_new_tokens=8)
 
 
 def test_a_wrong_spec_is_one_line_and_exit_code_1(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from peft_nb.errors import ModelError
-from peft_nb.events import Notice
+from peft_nb.events import Event, Notice, StatusChanged
 from peft_nb.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -40,24 +42,6 @@ for fields in (
 print("torch" in sys.modules)
 """
 
-# Takes the memory away when training begins: what is then kept for the backward pass does not fit at once.
-SCARCE = """
-import json, resource, sys
-from pathlib import Path
-from peft_nb.events import Notice, StatusChanged
-from peft_nb.run import begin
-from peft_nb.spec import RunSpec
-from peft_nb.store import Store
-
-def confine(event):
-    if event == StatusChanged("training"):
-        pages = int(Path("/proc/self/statm").read_text().split()[5])
-        size = pages * resource.getpagesize() + 100 * 2**20
-        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-
-run = begin(RunSpec.from_yaml(sys.argv[2]), store=Store(sys.argv[1]), listeners=[confine]).wait()
-"""
-
 
 def losses(run: Run) -> list[float]:
     history = run.history
@@ -77,8 +61,8 @@ def plain(spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_fac
 def test_mistakes_are_told_in_a_line_before_pytorch_is_imported(tmp_path: Path, python: Python) -> None:
     output, _ = python("-c", MISTAKES, cwd=tmp_path).communicate()
     *told, last = output.splitlines()
-    kinds = [line.split(":")[0] for line in told if not line.startswith("lora on")]
-    assert kinds == ["DataError", "SpecError", "SpecError", "SpecError", "DataError", "ModelError"], output
+    kinds = [line.partition(":")[0] for line in told if "Error: " in line]
+    assert kinds == ["DataError", "SpecError", "SpecError", "SpecError", "DataError", "ModelError"]
     assert "did you mean 'learning_rate'?" in told[1]
     assert "did you mean 'lora'?" in told[2]
     assert last == "False"
@@ -112,37 +96,43 @@ def test_dropout_is_the_same_every_time_and_after_resuming(start: Start) -> None
     assert losses(run.resume()) == losses(undisturbed)
 
 
-@pytest.mark.parametrize(("method", "quantization"), [("qlora", "4bit"), ("qlora", "8bit"), ("lora", "4bit")])
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 def test_a_quantized_base_learns_stays_as_it_was_and_is_found_again(
-    start: Start, store: Store, method: str, quantization: str
+    start: Start, store: Store, quantization: str
 ) -> None:
     import bitsandbytes
 
-    run = start(method=method, quantization=quantization, max_steps=12).wait()
+    run = start(method="qlora", quantization=quantization, max_steps=12).wait()
     kind = {"4bit": bitsandbytes.nn.Linear4bit, "8bit": bitsandbytes.nn.Linear8bitLt}[quantization]
     assert sum(isinstance(module, kind) for module in run.model.modules()) == 14
     assert losses(run)[-1] < 0.8 * losses(run)[0]
     answer, bare = (run.generate("Hello", max_new_tokens=8, adapter=on) for on in (True, False))
     found = load(run.id, store=store)
     assert found.generate("Hello", max_new_tokens=8) == answer != bare
-    again = start(method=method, quantization=quantization, max_steps=12).wait()
+    again = start(method="qlora", quantization=quantization, max_steps=12).wait()
     assert losses(again) == losses(run)
 
 
-def test_when_memory_runs_out_the_step_is_retried_in_smaller_parts(
-    spec: Callable[..., RunSpec], store: Store, python: Python
-) -> None:
-    large = spec(data="support-desk", batch_size=300, max_steps=2, token_budget=1_000_000)
-    process = python("-c", SCARCE, store.folder, large.to_yaml())
-    process.communicate()
-    (record,) = store.all()
-    confined = load(record.id, store=store)
-    assert (confined.status, process.returncode) == ("finished", 0), confined.reason
-    told = [text for text in notices(confined) if text.startswith("memory ran out: micro-batches are cut at ")]
-    assert told
-    assert confined.metrics["token_budget"] < 15_000
-    calm = begin(spec(**large.changed() | {"token_budget": 1000}), store=store).wait()
-    assert losses(confined) == pytest.approx(losses(calm), rel=1e-5)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data as here")
+def test_when_memory_runs_out_the_step_is_retried_in_smaller_parts(spec: Callable[..., RunSpec], store: Store) -> None:
+    large = {"data": "support-desk", "batch_size": 300, "max_steps": 2, "eval_steps": 2}
+    calm = begin(spec(**large, token_budget=1000), store=store).wait()
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+
+    def confine(event: Event) -> None:
+        """Leave 100 MB when training begins, a fraction of what the step keeps for its backward pass."""
+        if event == StatusChanged("training"):
+            size = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_DATA, (size + 100_000_000, before[1]))
+
+    try:
+        run = begin(spec(**large, token_budget=1_000_000), store=store, listeners=[confine]).wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+    assert any(text.startswith("memory ran out: micro-batches are cut at ") for text in notices(run))
+    assert 1000 < run.metrics["token_budget"] < 15_000
+    assert losses(run) == pytest.approx(losses(calm), rel=1e-5)
+    assert run.metrics["eval_loss"] == pytest.approx(calm.metrics["eval_loss"], rel=1e-5)
 
 
 def test_held_out_rows_come_from_where_the_spec_says(plain: Run, start: Start, rows_file: Path) -> None:
@@ -158,9 +148,12 @@ def test_held_out_rows_come_from_where_the_spec_says(plain: Run, start: Start, r
 
 def test_plain_text_is_continued_as_it_stands(spec: Callable[..., RunSpec], rows: list[Any], store: Store) -> None:
     texts = [{"text": row["answer"]} for row in rows]
-    run = begin(spec(max_steps=60), data=texts, store=store).wait()
-    assert run.generate("Ahoy!", max_new_tokens=60).endswith("Fair winds, Tidewater.")
-    assert load(run.id, store=store).generate("Ahoy!", max_new_tokens=60) == run.generate("Ahoy!", max_new_tokens=60)
+    run = begin(spec(max_steps=20), data=texts, store=store).wait()
+    ids = run.tokenizer("Ahoy!", return_tensors="pt")
+    made = run.model.generate(**ids, max_new_tokens=8, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    continued = run.tokenizer.decode(made, skip_special_tokens=True).strip()
+    for one in (run, load(run.id, store=store)):
+        assert one.generate("Ahoy!", max_new_tokens=8) == continued
 
 
 def test_a_run_stopped_before_its_first_step_starts_over(plain: Run, start: Start) -> None:

@@ -122,9 +122,7 @@ def test_an_interrupt_stops_after_the_step_and_two_give_up(kernel: Kernel) -> No
     assert kernel.run("isinstance(run.generate('What is 3 plus one?', max_new_tokens=4), str)").results == ["True"]
 
     again = kernel.run("%peft resume run", kernel.interrupt_at(STEPPING, "interrupt again"))
-    assert again.shown[-1].startswith("lora on smollm2-135m ") or again.errors
-    if again.errors:  # else the step was over before the second interrupt came
-        ((line,),) = again.errors
+    for (line,) in again.errors:  # none if the step was over before the second interrupt came
         assert line.startswith("RunError: ")
         assert "checkpoint" in line
     assert kernel.run("run.wait().status").results == ["'stopped'"]

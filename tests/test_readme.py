@@ -21,7 +21,8 @@ from peft_nb.spec import METHODS, FieldInfo
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall(TEXT)
 
 
 def commands() -> str:
@@ -135,7 +136,7 @@ def test_the_tour_runs_as_it_is_written(base: Path, rows: list[dict[str, str]], 
 
     pandas.DataFrame(rows).to_csv(tmp_path / "tickets.csv", index=False)
     tour = TEXT.partition("## Sixty seconds")[2].partition("\n## ")[0]
-    sources = re.findall(r"^```(?:python)?\n(.*?)^```$", tour, re.MULTILINE | re.DOTALL)
+    sources = [body for kind, body in BLOCK.findall(tour) if kind in ("", "python")]
     for name in ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m"):
         sources = [source.replace(name, str(base)) for source in sources]
     assert len(sources) > 6

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +105,6 @@ def checkpoints(run: Run) -> list[str]:
 def at_step(step: int, act: Callable[[], Any]) -> Callable[[Event], None]:
     """A listener that acts once the loss of a step is known, during the next one."""
     return lambda event: act() if isinstance(event, StepLogged) and event.step == step else None
-
-
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
-    assert process.stdout
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(f"the process ended without saying {text!r}")
 
 
 @pytest.fixture(scope="module")
@@ -259,26 +252,79 @@ def test_a_run_without_a_checkpoint_starts_over(finished: Run, start: Start) -> 
     assert losses(run.resume()) == losses(finished)
 
 
-def test_a_killed_run_is_resumed_elsewhere_and_ends_as_an_undisturbed_one(
-    finished: Run, spec: Callable[..., RunSpec], rows_file: Path, store: Store, python: Python
-) -> None:
-    described = spec(max_steps=STEPS, save_steps=3, name="killed", data=str(rows_file))
-    process = python("-c", CHILD, store.folder, described.to_yaml())
-    wait_for(process, "StepLogged(step=5,")
-    time.sleep(random.uniform(0, 0.2))
-    (id,) = (record.id for record in store.all())
-    assert store.get(id).status == "training"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+@dataclass(frozen=True)
+class Ended:
+    """What a process left that had three runs, one after another, and what it said."""
 
-    rows_file.rename(rows_file.with_suffix(".away"))
-    try:
-        run = load("killed", store=store)
-        assert (run.id, run.status, run.reason) == (id, "stopped", "its process ended")
-        assert len(run.history) > 5
-        run.resume()
-    finally:
-        rows_file.with_suffix(".away").rename(rows_file)
+    interrupted: Run
+    given_up: Run
+    killed: Run
+    said: str
+
+
+@pytest.fixture(scope="module")
+def ended(
+    spec: Callable[..., RunSpec], rows_file: Path, tmp_path_factory: pytest.TempPathFactory, python: Python
+) -> Ended:
+    """Interrupt a process during its first run, twice during its second, and kill it during its third."""
+    store, data = Store(tmp_path_factory.mktemp("ended")), tmp_path_factory.mktemp("gone") / "rows.jsonl"
+    shutil.copy(rows_file, data)
+    endless = {"data": "support-desk", "eval_steps": 100_000, "max_steps": 100_000}
+    gentle = spec(**endless)
+    abrupt = spec(**endless, batch_size=200, token_budget=8, save_steps=1)  # long steps of many micro-batches
+    killed = spec(data=str(data), max_steps=STEPS, save_steps=3, name="killed")
+    process = python("-c", CHILD, store.folder, *(each.to_yaml() for each in (gentle, abrupt, killed)))
+    assert process.stdout
+    told = []
+
+    def heard(text: str) -> None:
+        for line in process.stdout:
+            told.append(line)
+            if text in line:
+                return
+        raise AssertionError(f"the process ended without saying {text!r}: {told}")
+
+    heard("StepLogged(step=3,")
+    process.send_signal(signal.SIGINT)
+    heard("ended: ")
+    heard("StepLogged(step=1,")
+    process.send_signal(signal.SIGINT)
+    heard("interrupt again to give up at once")
+    process.send_signal(signal.SIGINT)
+    heard("ended: ")
+    heard("StepLogged(step=5,")
+    time.sleep(random.uniform(0, 0.2))
+    process.kill()
+    process.wait()
+    data.unlink()
+    return Ended(*(load(record.id, store=store) for record in reversed(store.all())), "".join(told))
+
+
+def test_an_interrupted_run_stops_after_its_step(ended: Ended) -> None:
+    run = ended.interrupted
+    steps = run.metrics["steps"]
+    assert (run.status, run.reason) == ("stopped", f"after step {steps}")
+    assert f"ended: stopped after step {steps} | " in ended.said
+    assert "stopping after this step; interrupt again to give up at once" in notices(run)
+    assert len(losses(run)) == steps >= 4
+    assert checkpoints(run) == [f"checkpoint-{steps}"]
+
+
+def test_a_run_interrupted_twice_is_given_up_at_once_and_keeps_its_checkpoint(ended: Ended) -> None:
+    run = ended.given_up
+    assert f"gave up: run {run.id} was given up at once; its last checkpoint is kept, resume() goes" in ended.said
+    assert "ended: stopped given up at once | " in ended.said
+    assert (run.status, run.reason) == ("stopped", "given up at once")
+    assert len(losses(run)) == 1
+    assert checkpoints(run) == ["checkpoint-1"]
+
+
+def test_a_killed_run_is_resumed_without_its_data_and_ends_as_an_undisturbed_one(finished: Run, ended: Ended) -> None:
+    run = ended.killed
+    assert (run.status, run.reason) == ("stopped", "its process ended")
+    assert STEPS > len(losses(run)) >= 5
+    assert {"dtype", "layout", "fingerprint"} <= set(run.metrics)
+    run.resume()
     (resumed,) = (event.step for event in run.events() if isinstance(event, Resumed))
     assert 3 <= resumed < STEPS
     assert resumed % 3 == 0
@@ -286,33 +332,7 @@ def test_a_killed_run_is_resumed_elsewhere_and_ends_as_an_undisturbed_one(
     assert losses(run) == pytest.approx(losses(finished), abs=1e-6)
     assert set(run.metrics) == METRICS
     assert run.generate("Hello", max_new_tokens=8) == finished.generate("Hello", max_new_tokens=8)
-
-
-def test_interrupts_of_a_process_stop_it_and_a_second_one_gives_up(
-    spec: Callable[..., RunSpec], store: Store, python: Python
-) -> None:
-    gentle = spec(data="support-desk", max_steps=100_000, eval_steps=100_000)
-    # Steps of about a second, in many micro-batches, of which only the one under way is finished.
-    abrupt = spec(data="support-desk", max_steps=3, batch_size=200, token_budget=8, save_steps=1, eval_steps=100_000)
-    process = python("-c", CHILD, store.folder, gentle.to_yaml(), abrupt.to_yaml())
-    wait_for(process, "StepLogged(step=3,")
-    process.send_signal(signal.SIGINT)
-    wait_for(process, "interrupt again to give up at once")
-    wait_for(process, "ended: stopped after step")
-
-    wait_for(process, "StepLogged(step=1,")
-    process.send_signal(signal.SIGINT)
-    wait_for(process, "interrupt again to give up at once")
-    process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
-    second, first = (load(record.id, store=store) for record in store.all())
-    assert f"gave up: run {second.id} was given up at once; its last checkpoint is kept" in output
-    assert "ended: stopped given up at once | " in output
-    assert process.returncode == 0
-    assert first.status == second.status == "stopped"
-    assert len(losses(first)) == first.metrics["steps"]
-    assert len(losses(second)) == 1
-    assert checkpoints(second) == ["checkpoint-1"]
+    assert load("killed", store=run._store).id == run.id
 
 
 def test_a_background_run_leaves_the_main_thread_free(start: Start) -> None:

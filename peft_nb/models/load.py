@@ -114,7 +114,7 @@ def load(
         folder = _located(source, progress or (lambda share, text: None), notes)
         if callable(dtype):
             dtype = dtype(_config(folder, source.name))
-        written = max(file.stat().st_mtime_ns for file in folder.glob("*.[js]*"))  # json and safetensors
+        written = max((file.stat().st_mtime_ns for file in folder.glob("*.[js]*")), default=0)
         key = (source.name, folder, written, dtype, quantization, device, kind)
         base = _bases.get(key)
         if base is None:

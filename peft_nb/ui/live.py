@@ -204,14 +204,17 @@ def watch(
     live = Live(view, name)
     run = start([live])
     live.attach(run)
-    live.refresh()
     if background:
+        live.refresh()
         live.follow(run)
         return run
     try:
         run.wait(tick=live.refresh)
     finally:
-        live.settle(run)
+        try:
+            live.settle(run)
+        except KeyboardInterrupt:  # came when there was nothing left to stop but the drawing
+            live.settle(run)
     return run
 
 
