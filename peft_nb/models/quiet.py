@@ -5,32 +5,47 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from threading import Lock
+
+_lock = Lock()
+_restore = ExitStack()
+_inside = 0
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers, huggingface_hub, peft and bitsandbytes for a while.
 
-    Their settings are put back afterwards. They hold for the whole process, so only one thread may be inside.
+    Their settings hold for the whole process: the first thread to enter changes them, the last to leave puts them back.
     """
+    global _inside
+    with _lock:
+        if not _inside:
+            _silence(_restore)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                _restore.close()
+
+
+def _silence(restore: ExitStack) -> None:
     from transformers.utils import logging as transformers
 
-    verbosity, bars = transformers.get_verbosity(), transformers.is_progress_bar_enabled()
     bitsandbytes = logging.getLogger("bitsandbytes")
-    level = bitsandbytes.level
+    restore.callback(transformers.set_verbosity, transformers.get_verbosity())
+    restore.callback(bitsandbytes.setLevel, bitsandbytes.level)
+    if transformers.is_progress_bar_enabled():
+        restore.callback(transformers.enable_progress_bar)
+    restore.enter_context(warnings.catch_warnings())
     transformers.set_verbosity_error()
-    transformers.disable_progress_bar()
     bitsandbytes.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        bitsandbytes.setLevel(level)
-        transformers.set_verbosity(verbosity)
-        if bars:
-            transformers.enable_progress_bar()
+    transformers.disable_progress_bar()
+    warnings.simplefilter("ignore")
 
 
 def first_line(error: Exception) -> str:
