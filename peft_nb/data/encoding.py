@@ -202,6 +202,17 @@ class Renderer:
         length = len(ids) - ids[::-1].index(self.end)
         return ids[:length], spans or [(1, length)]
 
+    def render(
+        self, conversation: Sequence[Message] | str, *, system: str | None = None, generation: bool = False
+    ) -> list[int]:
+        """Write one conversation or plain text; see :func:`render`, which makes a renderer for one alone."""
+        if isinstance(conversation, str):
+            return self.texts([conversation], generation)[0]
+        messages = _prepare(conversation, system, generation)
+        if generation:
+            return _sound(self.chats([messages], generation)[0])[1]
+        return _sound(next(self.lessons([messages], everything=True)))[0]
+
 
 def _sound(outcome: Outcome | RowProblem) -> Outcome:
     if isinstance(outcome, RowProblem):
@@ -250,13 +261,7 @@ def render(
     DataError
         When the model's chat template refuses the conversation.
     """
-    renderer = Renderer(tokenizer)
-    if isinstance(conversation, str):
-        return renderer.texts([conversation], generation)[0]
-    messages = _prepare(conversation, system, generation)
-    if generation:
-        return _sound(renderer.chats([messages], generation)[0])[1]
-    return _sound(next(renderer.lessons([messages], everything=True)))[0]
+    return Renderer(tokenizer).render(conversation, system=system, generation=generation)
 
 
 def encode(

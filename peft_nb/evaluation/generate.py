@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from peft_nb.data.encoding import Renderer, render
+from peft_nb.data.encoding import Renderer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,8 +53,9 @@ def generate(
         The answers, without the prompts and without special tokens, in the order of the prompts.
     """
     turns = [[{"role": "user", "content": prompt}] if chat else prompt for prompt in prompts]
-    encoded = [render(tokenizer, turn, system=system, generation=True) for turn in turns]
-    ends = {Renderer(tokenizer).end, tokenizer.eos_token_id, *_ends(model)} - {None}
+    renderer = Renderer(tokenizer)
+    encoded = [renderer.render(turn, system=system, generation=True) for turn in turns]
+    ends = {renderer.end, tokenizer.eos_token_id, *_ends(model)} - {None}
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     answers = [""] * len(encoded)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
