@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
 from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Status, StatusChanged
-from peft_nb.job import IN_MEMORY, Job
+from peft_nb.job import Job
 from peft_nb.methods import problems
 from peft_nb.spec import RunSpec
 from peft_nb.store import HISTORY, Record, Store
@@ -396,37 +396,6 @@ def begin(
     run = Run(record, store, job)
     run._start(listeners, resume=False)
     return run
-
-
-def described(spec: RunSpec | None, data: Any, model: Any, fields: dict[str, Any]) -> tuple[RunSpec, object, object]:
-    """Separate what a spec can say from live objects.
-
-    Parameters
-    ----------
-    spec : RunSpec or None
-        A ready spec.
-    data, model : object
-        A name or a live object.
-    fields : dict
-        Other fields.
-
-    Returns
-    -------
-    tuple
-        The spec, and the live data and model or ``None`` where they were names.
-    """
-    if spec is not None and fields:
-        raise SpecError([f"{name}: give it in the spec or beside it, not both" for name in fields])
-    named = {name: value for name, value in (("data", data), ("model", model)) if isinstance(value, str | Path)}
-    live = {
-        name: value for name, value in (("data", data), ("model", model)) if value is not None and name not in named
-    }
-    said = {**{name: str(value) for name, value in named.items()}, **dict.fromkeys(live, IN_MEMORY)}
-    if spec is None:
-        spec = RunSpec(**fields, **said)
-    elif said:
-        spec = RunSpec(**{**spec.to_kwargs(), **said})
-    return spec, live.get("data"), live.get("model")
 
 
 def load(name: str, *, model: Any = None, store: Store | None = None) -> Run:

@@ -84,8 +84,9 @@ def segment_attention(
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     outputs = []
     for q, k, v, before in _parts(query, key, value, lengths, shared_prefix):
-        mask = _seen(q.shape[2], before, sliding_window if windowed else None) if before or windowed else None
-        mask = None if mask is None else mask.to(q.device)
+        mask = None
+        if before or windowed:
+            mask = _seen(q.shape[2], before, sliding_window if windowed else None).to(q.device)
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale
         )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from peft_nb.run import Run, begin, described
+from peft_nb.errors import SpecError
+from peft_nb.job import IN_MEMORY
+from peft_nb.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.ui.live import watch
 
@@ -49,6 +52,37 @@ def train(
         lambda listeners: begin(spec, data=data, model=model, namespace=_variables(), listeners=listeners),
         background=background,
     )
+
+
+def described(spec: RunSpec | None, data: Any, model: Any, fields: dict[str, Any]) -> tuple[RunSpec, object, object]:
+    """Separate what a spec can say from live objects.
+
+    Parameters
+    ----------
+    spec : RunSpec or None
+        A ready spec.
+    data, model : object
+        A name or a live object.
+    fields : dict
+        Other fields.
+
+    Returns
+    -------
+    tuple
+        The spec, and the live data and model or ``None`` where they were names.
+    """
+    if spec is not None and fields:
+        raise SpecError([f"{name}: give it in the spec or beside it, not both" for name in fields])
+    named = {name: value for name, value in (("data", data), ("model", model)) if isinstance(value, str | Path)}
+    live = {
+        name: value for name, value in (("data", data), ("model", model)) if value is not None and name not in named
+    }
+    said = {**{name: str(value) for name, value in named.items()}, **dict.fromkeys(live, IN_MEMORY)}
+    if spec is None:
+        spec = RunSpec(**fields, **said)
+    elif said:
+        spec = RunSpec(**{**spec.to_kwargs(), **said})
+    return spec, live.get("data"), live.get("model")
 
 
 def _variables() -> Mapping[str, Any]:
