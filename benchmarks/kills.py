@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NoReturn
 
 from peft_nb.events import Resumed, StatusChanged
 from peft_nb.models.load import load
@@ -21,14 +22,22 @@ from peft_nb.models.resolve import resolve
 from peft_nb.spec import RunSpec
 from peft_nb.store import Record, Store
 
+LOG = "output.txt"
 TRAINING = StatusChanged("training")
 RESUME = "import peft_nb, sys; peft_nb.load(sys.argv[1]).resume()"
 
 
 def process(folder: Path, *words: str) -> subprocess.Popen[bytes]:
-    """Start Python with the store in a folder; what it prints does not matter."""
+    """Start Python with the store in a folder; what it prints goes to a file there."""
     environment = {**os.environ, "PEFT_NB_STORE": str(folder)}
-    return subprocess.Popen([sys.executable, *words], env=environment, stdout=subprocess.DEVNULL)
+    folder.mkdir(exist_ok=True)
+    with (folder / LOG).open("ab") as log:
+        return subprocess.Popen([sys.executable, *words], env=environment, stdout=log, stderr=log)
+
+
+def fail(folder: Path, reason: str) -> NoReturn:
+    """Give up, with what the processes printed."""
+    sys.exit(f"{(folder / LOG).read_text(encoding='utf-8')}\n{reason}")
 
 
 def only_run(store: Store) -> Record | None:
@@ -57,7 +66,7 @@ def undisturbed(spec: Path, folder: Path) -> tuple[dict[int, float], float, byte
         Loss by step, seconds of training, and the adapter's weights as a file.
     """
     if process(folder, "-m", "peft_nb", "train", str(spec)).wait():
-        sys.exit("the undisturbed run failed")
+        fail(folder, "the undisturbed run failed")
     run = only_run(store := Store(folder))
     assert run
     return losses(store, run.id), run.metrics["train_seconds"], weights(run)
@@ -94,16 +103,16 @@ def killed(spec: Path, folder: Path, kills: int, seconds: float) -> tuple[Store,
         worker = process(folder, *words)
         if life == kills:
             if worker.wait():
-                sys.exit("the last life of the run failed")
+                fail(folder, "the last life of the run failed")
             break
         while (run := only_run(store)) is None or store.events(run.id).count(TRAINING) <= life:
             if worker.poll() is not None:
-                sys.exit("the run ended before it was killed")
+                fail(folder, "the run ended before it was killed")
             time.sleep(0.02)
-        moment = random.uniform(0, 1.5 * seconds / kills)
+        moment = random.uniform(0, seconds / (kills + 1))
         time.sleep(moment)
         if worker.poll() is not None:
-            sys.exit("the run ended before it was killed; give it more steps")
+            fail(folder, "the run ended before it was killed; give it more steps")
         worker.kill()
         worker.wait()
         reached = max(losses(store, run.id), default=0)

@@ -81,6 +81,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     str
         ``"; did you mean 'x'?"``, or an empty string when nothing is close.
     """
-    found = get_close_matches(word.lower(), {name.lower(): name for name in known}, n=1, cutoff=0.5)
     original = {name.lower(): name for name in known}
+    found = get_close_matches(word.lower(), original, n=1, cutoff=0.5)
     return f"; did you mean {original[found[0]]!r}?" if found else ""

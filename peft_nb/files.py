@@ -99,7 +99,7 @@ def atomic_folder(target: Path | str, *, overwrite: bool = False) -> Iterator[Pa
                 raise _refusal(target, error) from error
             raise
         with writing(target):
-            _flush(staging)
+            flush(staging)
             if not overwrite:
                 _refuse_loss(target, staging)
             _swap(staging, target)
@@ -242,7 +242,8 @@ def _swap(staging: Path, target: Path) -> None:
         return
 
 
-def _flush(folder: Path) -> None:
+def flush(folder: Path) -> None:
+    """Force a folder and all that is in it to disk."""
     for path, _, names in os.walk(folder):
         for name in names:
             _sync(Path(path, name))

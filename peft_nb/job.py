@@ -24,11 +24,13 @@ from peft_nb.models.load import Base, load
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import ModelSource, resolve
 from peft_nb.spec import RunSpec
-from peft_nb.training.stop import Abandoned, StopFlag
+from peft_nb.training.stop import Abandoned, StopFlag, agreed
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
+
+    from peft_nb.training.trainer import PlannedTrainer
 
 IN_MEMORY = "(in memory)"
 
@@ -95,66 +97,69 @@ class Job:
         source = self._source()
         self.publish(Preparing("starting PyTorch"))
         with quiet():
-            return self._train(source, resume)
+            base, train, held_out = self._ingredients(source, resume)
+        with _random_state_kept(self.spec.seed):
+            with quiet():
+                trainer = self._trainer(base, train, held_out, resume)
+            return self._train(trainer, resume)
 
-    def _train(self, source: ModelSource, resume: bool) -> bool:
-        import torch
-
-        from peft_nb.models.share import share
-        from peft_nb.training import checkpoint, paths, steps
-        from peft_nb.training.trainer import PlannedTrainer
-
-        spec, method = self.spec, REGISTRY[self.spec.method]
+    def _ingredients(self, source: ModelSource, resume: bool) -> tuple[Base, list[Example], list[Example]]:
+        """The base, and the training and held-out examples."""
         if environment.processes() > 1:
             self._meet()
         base = self._base(source)
         train, held_out = self._examples(resume)
         self._heed_stop()
+        return base, train, held_out
+
+    def _trainer(self, base: Base, train: list[Example], held_out: list[Example], resume: bool) -> PlannedTrainer:
+        """Put the adapter on the base, and everything together."""
+        import torch
+
+        from peft_nb.models.share import share
+        from peft_nb.training import paths, steps
+        from peft_nb.training.trainer import PlannedTrainer
 
         self.publish(Preparing("adding the adapter"))
-        with _random_state_kept(spec.seed):
-            self.adapted = model = attach(share(base.model), spec, _public_name(base.source))
-            pad_id, device = base.tokenizer.pad_token_id, torch.device(base.device)
-            path = paths.choose(model, train, pad_id, device, fast=spec.fast, supported=method.padding_free)
-            if spec.gradient_checkpointing:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
-            batch = spec.batch_size * spec.gradient_accumulation_steps
-            plan = steps.plan(len(train), batch, spec.seed, spec.epochs, spec.max_steps)
-            last = checkpoint.latest(self.folder / "checkpoints") if resume else None
-            done = checkpoint.step_of(last) if last else 0
-            before = [row for row in self.history if row["step"] <= done]
-            trainer = PlannedTrainer(
-                model,
-                spec,
-                path,
-                train,
-                held_out,
-                plan,
-                self.folder / "checkpoints",
-                self.publish,
-                self.stop,
-                base.device,
-                elapsed_s=max((row["elapsed_s"] or 0.0 for row in before), default=0.0),
-            )
-            self._announce(base, train, held_out, len(plan), str(path))
-            if resume:
-                self.publish(Resumed(done))
-            self.publish(StatusChanged("training"))
-            try:
-                with path.installed(model), environment.PeakMemory() as peak:
-                    if held_out and not done:
-                        trainer.evaluate()
-                        self._heed_stop()
-                    trainer.train(resume_from_checkpoint=str(last) if last else None)
-            finally:
-                model.eval().zero_grad()
-                if trainer.optimizer:  # the trainer holds itself in cycles, and would keep this memory for long
-                    trainer.optimizer.state.clear()
+        spec, method = self.spec, REGISTRY[self.spec.method]
+        self.adapted = model = attach(share(base.model), spec, _public_name(base.source))
+        pad_id, device = base.tokenizer.pad_token_id, torch.device(base.device)
+        path = paths.choose(model, train, pad_id, device, fast=spec.fast, supported=method.padding_free)
+        if spec.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        batch = spec.batch_size * spec.gradient_accumulation_steps
+        plan = steps.plan(len(train), batch, spec.seed, spec.epochs, spec.max_steps)
+        folder = self.folder / "checkpoints"
+        self._announce(base, train, held_out, len(plan), str(path))
+        return PlannedTrainer(model, spec, path, train, held_out, plan, folder, self.publish, self.stop, base.device)
+
+    def _train(self, trainer: PlannedTrainer, resume: bool) -> bool:
+        from peft_nb.training import checkpoint
+
+        last = checkpoint.latest(trainer.folder) if resume else None
+        done = checkpoint.step_of(last) if last else 0
+        before = [row for row in self.history if row["step"] <= done]
+        trainer.elapsed_before = max((row["elapsed_s"] or 0.0 for row in before), default=0.0)
+        if resume:
+            self.publish(Resumed(done))
+        model = trainer.model
+        try:
+            with trainer.path.installed(model), environment.PeakMemory() as peak:
+                if trainer.eval_examples and not done:
+                    self.publish(Preparing(f"measuring the base on {len(trainer.eval_examples):,} held-out rows"))
+                    trainer.evaluate()
+                    self._heed_stop()
+                self.publish(StatusChanged("training"))
+                trainer.train(resume_from_checkpoint=str(last) if last else None)
+        finally:
+            model.eval().zero_grad()
+            if trainer.optimizer:  # the trainer holds itself in cycles, and would keep this memory for long
+                trainer.optimizer.state.clear()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         evals = [row["eval_loss"] for row in before if row["eval_loss"] is not None] + trainer.eval_losses
         self.metrics |= {
             "steps": trainer.state.global_step,
-            "train_loss": fmean(losses[-max(1, trainer.steps_per_epoch // spec.logging_steps) :]),
+            "train_loss": fmean(losses[-max(1, trainer.steps_per_epoch // self.spec.logging_steps) :]),
             "base_eval_loss": evals[0] if evals else None,
             "eval_loss": evals[-1] if evals else None,
             "train_seconds": trainer.elapsed_s,
@@ -164,7 +169,7 @@ class Job:
         }
         if trainer.is_world_process_zero():
             self._save_adapter(model)
-        return trainer.state.global_step == len(plan)
+        return trainer.state.global_step == len(trainer.steps)
 
     def _meet(self) -> None:
         """Share the cores between the processes, and let process 0 say where the run lives."""
@@ -282,7 +287,7 @@ class Job:
         self.metrics["adapter_mb"] = (folder / WEIGHTS).stat().st_size / environment.MB
 
     def _heed_stop(self) -> None:
-        if self.stop.soon.is_set():
+        if agreed(self.stop.soon.is_set()):
             raise Abandoned("before the first step")
 
 

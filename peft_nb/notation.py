@@ -23,6 +23,7 @@ import yaml
 
 from . import spec
 from .errors import CommandError, SpecError
+from .fields import FieldInfo
 
 
 class _Loader(yaml.BaseLoader):
@@ -125,17 +126,15 @@ class Cell:
     background: bool = False
 
 
-def _fields(cell: bool) -> list[spec.FieldInfo]:
+def _fields(cell: bool) -> list[FieldInfo]:
     own = (
-        spec.FieldInfo("out", "text", "Variable of the notebook that takes the run.", "cell"),
-        spec.FieldInfo(
-            "background", "switch", "Return at once and train while other cells run.", "cell", default=False
-        ),
+        FieldInfo("out", "text", "Variable of the notebook that takes the run.", "cell"),
+        FieldInfo("background", "switch", "Return at once and train while other cells run.", "cell", default=False),
     )
     return [*spec.RunSpec.describe(), *(own if cell else ())]
 
 
-def flags(*, cell: bool = False) -> dict[str, spec.FieldInfo]:
+def flags(*, cell: bool = False) -> dict[str, FieldInfo]:
     """Map every flag to its field, aliases and ``--no-`` forms included.
 
     Parameters
@@ -155,7 +154,7 @@ def flags(*, cell: bool = False) -> dict[str, spec.FieldInfo]:
 _FLOW = ("[", "{", '"', "'")
 
 
-def _value(field: spec.FieldInfo, text: str) -> Any:
+def _value(field: FieldInfo, text: str) -> Any:
     if text == "null" and field.type != "text":
         return None
     if field.type in ("mapping", "list") and text.startswith(_FLOW):
@@ -164,7 +163,7 @@ def _value(field: spec.FieldInfo, text: str) -> Any:
     return text
 
 
-def _scan(tokens: Iterable[str], known: Mapping[str, spec.FieldInfo]) -> tuple[list[str], dict[str, Any]]:
+def _scan(tokens: Iterable[str], known: Mapping[str, FieldInfo]) -> tuple[list[str], dict[str, Any]]:
     # Not argparse: it abbreviates, prints, exits, and silently keeps the last of two values.
     words: list[str] = []
     values: dict[str, Any] = {}
@@ -203,7 +202,7 @@ def write_flags(fields: Mapping[str, Any]) -> list[str]:
     return [_flag(known[name], value) for name, value in fields.items()]
 
 
-def _flag(field: spec.FieldInfo, value: Any) -> str:
+def _flag(field: FieldInfo, value: Any) -> str:
     if isinstance(value, bool):
         return field.flag if value else "--no-" + field.flag[2:]
     if field.type in ("mapping", "list") and (not isinstance(value, str) or value.startswith(_FLOW)):
@@ -353,7 +352,7 @@ def help_text(section: str | None = None) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
-def _help(field: spec.FieldInfo) -> list[str]:
+def _help(field: FieldInfo) -> list[str]:
     kinds = {"mapping": "ROLE=COLUMN,...", "list": "NAME,..."}
     takes = "|".join(field.choices) or kinds.get(field.type, field.type.upper())
     head = f"{field.flag}, --no-{field.flag[2:]}" if field.type == "switch" else f"{field.flag} {takes}"

@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's blue and orange, which the colour-blind tell apart, and a grey that reads on white and on black.
-BLUE, ORANGE, INK = "#0072B2", "#E69F00", "#808080"
+# Okabe and Ito's blue and vermilion, which the colour-blind tell apart, and a grey that reads on white and on black.
+BLUE, VERMILION, INK = "#0072B2", "#D55E00", "#808080"
 
 
 class Picture(Figure):
@@ -52,7 +52,7 @@ def loss_curve(
     if losses:
         axes.plot(*zip(*losses, strict=True), color=BLUE, linewidth=1.5, label="training")
     if eval_losses:
-        axes.plot(*zip(*eval_losses, strict=True), "o-", color=ORANGE, linewidth=1, markersize=4, label="held-out")
+        axes.plot(*zip(*eval_losses, strict=True), "o-", color=VERMILION, linewidth=1, markersize=4, label="held-out")
     if losses or eval_losses:
         axes.legend(frameon=False, labelcolor=INK)
     axes.spines[["top", "right"]].set_visible(False)

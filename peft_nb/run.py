@@ -8,11 +8,12 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
-from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Status, StatusChanged
+from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Status, StatusChanged
 from peft_nb.job import Job
 from peft_nb.methods import problems
 from peft_nb.spec import RunSpec
@@ -50,7 +51,9 @@ class Run:
         self._over = threading.Event()
         self._over.set()
         self._error: PeftNbError | None = None
-        self._store_failed = False
+        self._writing = threading.RLock()
+        self._unwritten: list[Callable[[], None]] = []
+        self._refused = False
         job.publish = self._publish
 
     def __repr__(self) -> str:
@@ -59,12 +62,12 @@ class Run:
     @property
     def status(self) -> str:
         """``created``, ``preparing``, ``training``, ``finished``, ``stopped`` or ``failed``."""
-        return self._store.get(self.id).status
+        return self._on_disk().get(self.id).status
 
     @property
     def reason(self) -> str:
         """Why the run was stopped or failed; empty otherwise."""
-        return self._store.get(self.id).reason
+        return self._on_disk().get(self.id).reason
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -72,14 +75,14 @@ class Run:
 
         Losses are in nats per supervised token, times in seconds, memory and sizes in MB.
         """
-        return self._store.get(self.id).metrics
+        return self._on_disk().get(self.id).metrics
 
     @property
     def history(self) -> pandas.DataFrame:
         """One row a logged step: loss, held-out loss, learning rate, gradient norm, speed, memory, time."""
         import pandas
 
-        rows = pandas.DataFrame(self._store.history(self.id), columns=HISTORY.split(", "), dtype=float)
+        rows = pandas.DataFrame(self._on_disk().history(self.id), columns=HISTORY.split(", "), dtype=float)
         return rows.astype({"step": int})
 
     @property
@@ -119,7 +122,7 @@ class Run:
 
     def events(self) -> list[Event]:
         """Everything the run has told so far, in order."""
-        return self._store.events(self.id)
+        return self._on_disk().events(self.id)
 
     @overload
     def generate(self, prompt: str, *, adapter: bool = True, **options: Any) -> str: ...
@@ -161,7 +164,14 @@ class Run:
         ----------
         now : bool
             Give up the current step as well; what the last checkpoint holds is kept.
+
+        Raises
+        ------
+        RunError
+            If another process is at work on it.
         """
+        if self not in active() and (status := self.status) in ACTIVE:
+            raise RunError(f"run {self.id} is {status} in another process; stop it there")
         self._job.stop.soon.set()
         if now:
             self._job.stop.now.set()
@@ -268,7 +278,7 @@ class Run:
         """
         from peft_nb.plots import loss_curve
 
-        history = self._store.history(self.id)
+        history = self._on_disk().history(self.id)
         return loss_curve(
             [(row["step"], row["loss"]) for row in history if row["loss"] is not None],
             [(row["step"], row["eval_loss"]) for row in history if row["eval_loss"] is not None],
@@ -280,7 +290,7 @@ class Run:
             kept = "its last checkpoint is kept, resume() goes on from there"
             raise RunError(f"run {self.id} was given up at once; {kept}")
         self.stop()
-        self._publish(Notice("stopping after this step; interrupt again to give up at once"))
+        self._tell(Preparing("stopping after this step; interrupt again to give up at once"))
 
     def _start(self, listeners: Sequence[Listener], *, resume: bool) -> None:
         self._listeners = list(listeners)
@@ -297,14 +307,27 @@ class Run:
         self._tell(event)
 
     def _record(self, event: Event) -> None:
-        try:
-            self._store.record(self.id, event)
-            if isinstance(event, Planned):  # what was chosen, such as the data type, outlives a killed process
-                self._store.set_metrics(self.id, self._job.metrics)
-        except StoreError as error:
-            if not self._store_failed:
-                self._store_failed = True
-                self._tell(Notice(f"{error}; the run goes on in memory"))
+        self._write(partial(self._store.record, self.id, event))
+        if isinstance(event, Planned):  # what was chosen, such as the data type, outlives a killed process
+            self._write(partial(self._store.set_metrics, self.id, dict(self._job.metrics)))
+
+    def _write(self, *writes: Callable[[], None]) -> None:
+        """Write, after all that the disk has refused before; what it refuses now is kept for the next time."""
+        with self._writing:
+            self._unwritten += writes
+            try:
+                while self._unwritten:
+                    self._unwritten[0]()
+                    del self._unwritten[0]
+            except StoreError as error:
+                if not self._refused:
+                    self._refused = True
+                    self._tell(Notice(f"{error}; the run goes on in memory"))
+
+    def _on_disk(self) -> Store:
+        """The store, with what it refused before if it takes that now."""
+        self._write()
+        return self._store
 
     def _tell(self, event: Event) -> None:
         for listener in list(self._listeners):
@@ -339,10 +362,7 @@ class Run:
 
     def _finish(self, status: Status, reason: str) -> None:
         """Put everything in place, then tell the listeners, and last whoever waits."""
-        try:
-            self._store.set_metrics(self.id, self._job.metrics)
-        except StoreError as error:
-            self._error = self._error or error
+        self._write(partial(self._store.set_metrics, self.id, dict(self._job.metrics)))
         if status == "finished":
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         self._record(StatusChanged(status, reason))

@@ -1,39 +1,23 @@
 """One validated description of a run, behind flags, YAML, form, Python call and saved file alike.
 
 A field says everything about itself (help, unit, bounds, default, section), so that flags, completion, forms
-and reference are generated from :meth:`RunSpec.describe`. Its value may be an object or text, which is
-how YAML and flags deliver it; the field alone decides what the text means.
+and reference are generated from :meth:`RunSpec.describe`.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import os
 import re
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass
 from itertools import groupby
-from numbers import Real
-from reprlib import Repr
-from types import NoneType
-from typing import Annotated, Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic.fields import FieldInfo as PydanticField
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from . import notation
 from .errors import SpecError, nearest
+from .fields import Columns, FieldInfo, Modules, Number, Switch, Text, Whole, Word, field, info, show
 
 METHODS: dict[str, str] = {}
 """Known methods and their one-line help, filled by :func:`register_method`."""
@@ -45,9 +29,6 @@ ALIASES: dict[str, str] = {}
 _SYNONYMS = {"dataset": "data", "lora_r": "r", "lora_rank": "r", "lr": "learning_rate", "rank": "r"}
 
 _MANY = 10**9
-
-_short = Repr()
-_short.maxstring = _short.maxother = 60
 
 
 def register_method(name: str, help: str) -> None:
@@ -68,115 +49,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return nearest(_SYNONYMS.get(name, name), known)
 
 
-def _show(value: Any) -> str:
-    text = " ".join(_short.repr(value).split())
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if not isinstance(value, str):
-        raise ValueError(f"{_show(value)} is not text; give a name, or text in quotes")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{_show(value)} holds a character that no file can keep; remove it")
-    return str.__str__(value)
-
-
-def _word(value: Any) -> str:
-    if not (text := _text(value)).strip():
-        raise ValueError(f"{_show(text)} is empty; write a name or leave the field out")
-    return text
-
-
-def _real(value: Any) -> float:
-    number = math.nan
-    if isinstance(value, (str, Real)) and not isinstance(value, bool):
-        with suppress(OverflowError, ValueError):
-            number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{_show(value)} is not a finite number; write digits, such as 3 or 2e-4")
-    return number + 0.0  # turns -0.0, which is written differently, into 0.0
-
-
-def _whole(value: Any) -> int:
-    number = _real(value)
-    if not number.is_integer():
-        raise ValueError(f"{_show(value)} is not a whole number; the nearest is {round(number)}")
-    return int(number)
-
-
-def _switch(value: Any) -> bool:
-    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-    switch = words.get(value.lower()) if isinstance(value, str) else value
-    if not isinstance(switch, bool):
-        raise ValueError(f"{_show(value)} is neither true nor false")
-    return switch
-
-
-def _columns(value: Any) -> dict[str, str]:
-    if isinstance(value, str):
-        pairs = [[side.strip() for side in pair.split("=", 1)] for pair in value.split(",")]
-        if all(len(pair) == 2 for pair in pairs) and len({role for role, _ in pairs}) == len(pairs):
-            value = dict(pairs)
-    if not isinstance(value, dict):
-        raise ValueError(f"{_show(value)} is no mapping; write role: column, or role=column,role=column")
-    return {_word(role): _word(column) for role, column in value.items()}
-
-
-def _modules(value: Any) -> str | list[str]:
-    # PEFT takes text as a regular expression over full names, which a layer's plain name would never match.
-    if isinstance(value, str) and re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)*", value):
-        value = re.split(r"\s*,\s*", value)
-    if not isinstance(value, (list, tuple)):
-        return _word(value)
-    if not value:
-        raise ValueError("the list is empty; name at least one layer, or write all-linear")
-    return [_word(name) for name in value]
-
-
-Text = Annotated[str, BeforeValidator(_text)]
-Word = Annotated[str, BeforeValidator(_word)]
-Whole = Annotated[int, BeforeValidator(_whole)]
-Number = Annotated[float, BeforeValidator(_real)]
-Switch = Annotated[bool, BeforeValidator(_switch)]
-Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
-Modules = Annotated[str | list[str], BeforeValidator(_modules)]
-
-Kind = Literal["text", "integer", "number", "switch", "choice", "mapping", "list"]
 Layout = Literal["auto", "prompt_completion", "instruction", "question_answer", "messages", "text"]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
-
-_KINDS: dict[Any, Kind]
-_KINDS = {str: "text", int: "integer", float: "number", bool: "switch", dict: "mapping", Literal: "choice"}
-
-
-@dataclass(frozen=True)
-class FieldInfo:
-    """All there is to know about one field; a ``list`` may also be text, and a bound of None is none."""
-
-    name: str
-    type: Kind
-    help: str
-    section: str
-    unit: str = ""
-    default: Any = None
-    required: bool = False
-    minimum: float | None = None
-    maximum: float | None = None
-    bounds: str = ""
-    choices: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
-
-    @property
-    def flag(self) -> str:
-        """The flag that sets the field, such as ``--learning-rate``."""
-        return "--" + self.name.replace("_", "-")
-
-
-def _field(default: Any, section: str, unit: str = "", aliases: tuple[str, ...] = (), **bounds: Any) -> Any:
-    extra: Any = {"section": section, "unit": unit, "aliases": aliases}
-    return Field(default, json_schema_extra=extra, **bounds)
 
 
 class RunSpec(BaseModel):
@@ -195,84 +69,84 @@ class RunSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    model: Word = _field("smollm2-135m", "model")
+    model: Word = field("smollm2-135m", "model")
     """Base model: an alias such as smollm2-135m, a name on the Hugging Face hub, a local folder or a GGUF
     file."""
-    revision: Word | None = _field(None, "model")
+    revision: Word | None = field(None, "model")
     """Branch, tag or commit of a model from the hub; null takes its main branch."""
 
-    data: Word = _field(..., "data")
+    data: Word = field(..., "data")
     """Training rows: a notebook variable, a built-in set such as support-desk, a csv, json, jsonl or
     parquet file, or a data set on the hub."""
-    eval_data: Word | None = _field(None, "data")
+    eval_data: Word | None = field(None, "data")
     """Held-out rows, named like data; null sets a share of the training rows aside (eval_fraction)."""
-    format: Layout = _field("auto", "data")
+    format: Layout = field("auto", "data")
     """Layout of the rows; auto recognises it by the names of the columns and says what it found."""
-    columns: Columns = _field({}, "data")
+    columns: Columns = field({}, "data")
     """Which column plays which role where the data use other names, as role: column, such as prompt: ask."""
-    system: Text | None = _field(None, "data")
+    system: Text | None = field(None, "data")
     """System prompt for every example that brings none; null leaves it to the model's chat template."""
-    loss_on: Literal["completion", "all"] = _field("completion", "data")
+    loss_on: Literal["completion", "all"] = field("completion", "data")
     """Which tokens are learned: the completion (the answer) alone, or all of them, prompt included."""
-    max_length: Whole = _field(1024, "data", "tokens", ("max_seq_length",), ge=8, le=1_000_000)
+    max_length: Whole = field(1024, "data", "tokens", ("max_seq_length",), ge=8, le=1_000_000)
     """Longest example kept whole; longer ones are cut, and their number is reported."""
-    eval_fraction: Number = _field(0.1, "data", "share of rows", ge=0, le=0.5)
+    eval_fraction: Number = field(0.1, "data", "share of rows", ge=0, le=0.5)
     """Share of the training rows held out for evaluation when eval_data is not given; 0 holds out none."""
 
-    method: Word = _field("lora", "method")
+    method: Word = field("lora", "method")
     """How trainable parameters are added to the frozen base."""
-    r: Whole = _field(16, "method", ge=1, le=1024)
+    r: Whole = field(16, "method", ge=1, le=1024)
     """Rank of the low-rank update; a higher one can learn more and has more parameters."""
-    alpha: Number = _field(32.0, "method", "", ("lora_alpha",), gt=0, le=65_536)
+    alpha: Number = field(32.0, "method", "", ("lora_alpha",), gt=0, le=65_536)
     """Scale of the low-rank update, which is multiplied by alpha / r; twice r is a common choice."""
-    dropout: Number = _field(0.0, "method", "share of inputs", ("lora_dropout",), ge=0, lt=1)
+    dropout: Number = field(0.0, "method", "share of inputs", ("lora_dropout",), ge=0, lt=1)
     """Share of the adapter's inputs zeroed at random in training; 0 trains fastest."""
-    target_modules: Modules = _field("all-linear", "method")
+    target_modules: Modules = field("all-linear", "method")
     """Layers that get an adapter: all-linear, a list of names such as q_proj,v_proj, or a regular
     expression over full names."""
-    quantization: Literal["none", "4bit", "8bit"] | None = _field(None, "method")
+    quantization: Literal["none", "4bit", "8bit"] | None = field(None, "method")
     """How the frozen base is held in memory: 4bit (NF4) and 8bit are smaller, none is exact; null leaves
     it to the method."""
 
-    epochs: Number = _field(3.0, "training", "epochs", ("num_train_epochs",), gt=0, le=1000)
+    epochs: Number = field(3.0, "training", "epochs", ("num_train_epochs",), gt=0, le=1000)
     """Passes over the training rows; max_steps, when given, decides instead."""
-    max_steps: Whole | None = _field(None, "training", "steps", ge=1, le=_MANY)
+    max_steps: Whole | None = field(None, "training", "steps", ge=1, le=_MANY)
     """Number of optimizer steps, whatever epochs says; null trains for all epochs."""
-    batch_size: Whole = _field(8, "training", "examples", ("per_device_train_batch_size",), ge=1, le=_MANY)
+    batch_size: Whole = field(8, "training", "examples", ("per_device_train_batch_size",), ge=1, le=_MANY)
     """Examples per optimizer step over all processes, before gradient_accumulation_steps multiplies them."""
-    gradient_accumulation_steps: Whole = _field(1, "training", "batches", ge=1, le=_MANY)
+    gradient_accumulation_steps: Whole = field(1, "training", "batches", ge=1, le=_MANY)
     """Batches whose gradients are added up before the weights change."""
-    learning_rate: Number = _field(2e-4, "training", gt=0, le=10)
+    learning_rate: Number = field(2e-4, "training", gt=0, le=10)
     """Size of the optimizer's steps at its highest point."""
-    lr_scheduler_type: Schedule = _field("linear", "training")
+    lr_scheduler_type: Schedule = field("linear", "training")
     """How the learning rate goes on after the warm-up: down to 0 along a line or a cosine, or constant."""
-    warmup_steps: Whole = _field(0, "training", "steps", ge=0, le=_MANY)
+    warmup_steps: Whole = field(0, "training", "steps", ge=0, le=_MANY)
     """Steps over which the learning rate rises from 0 to learning_rate."""
-    weight_decay: Number = _field(0.0, "training", ge=0, le=10)
+    weight_decay: Number = field(0.0, "training", ge=0, le=10)
     """Strength with which AdamW pulls the trained weights towards 0."""
-    max_grad_norm: Number = _field(1.0, "training", ge=0, le=1_000_000)
+    max_grad_norm: Number = field(1.0, "training", ge=0, le=1_000_000)
     """Gradients with a larger norm are scaled down to it; 0 leaves all as they are."""
-    seed: Whole = _field(42, "training", ge=0, le=2**32 - 1)
+    seed: Whole = field(42, "training", ge=0, le=2**32 - 1)
     """Fixes the order of the data, the new parameters' first values and dropout."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _field("auto", "engine")
+    dtype: Literal["auto", "float32", "bfloat16"] = field("auto", "engine")
     """Number format of the computation; auto times them on this machine and takes the fastest safe one."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = _field("auto", "engine")
+    device: Literal["auto", "cpu", "cuda", "mps"] = field("auto", "engine")
     """Where to compute; auto takes a GPU when there is one."""
-    fast: Switch = _field(True, "engine")
+    fast: Switch = field(True, "engine")
     """Train without padding wherever that gives exactly the same result; off always pads."""
-    token_budget: Whole | None = _field(None, "engine", "tokens", ge=8, le=_MANY)
+    token_budget: Whole | None = field(None, "engine", "tokens", ge=8, le=_MANY)
     """Most tokens computed at once, which bounds the memory; null chooses it from the free memory."""
-    gradient_checkpointing: Switch = _field(False, "engine")
+    gradient_checkpointing: Switch = field(False, "engine")
     """Compute activations twice instead of keeping them: less memory, about a third slower."""
 
-    logging_steps: Whole = _field(1, "reporting", "steps", ge=1, le=_MANY)
+    logging_steps: Whole = field(1, "reporting", "steps", ge=1, le=_MANY)
     """Steps between two rows of the history."""
-    eval_steps: Whole | None = _field(None, "reporting", "steps", ge=1, le=_MANY)
+    eval_steps: Whole | None = field(None, "reporting", "steps", ge=1, le=_MANY)
     """Steps between two evaluations on the held-out rows; null evaluates once an epoch."""
-    save_steps: Whole | None = _field(None, "reporting", "steps", ge=1, le=_MANY)
+    save_steps: Whole | None = field(None, "reporting", "steps", ge=1, le=_MANY)
     """Steps between two checkpoints; null saves about once a minute."""
-    name: Word | None = _field(None, "reporting")
+    name: Word | None = field(None, "reporting")
     """Name to find the run by: up to 64 letters a-z, digits, dots, hyphens and underscores; null uses its
     id."""
 
@@ -292,9 +166,9 @@ class RunSpec(BaseModel):
     def _known_method(cls, method: str) -> str:
         if METHODS and method not in METHODS:
             mend = nearest(method, METHODS) or "; known are " + ", ".join(METHODS)
-            raise ValueError(f"no method is called {_show(method)}{mend}")
+            raise ValueError(f"no method is called {show(method)}{mend}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", method):
-            raise ValueError(f"{_show(method)} is not the name of a method; write one such as lora")
+            raise ValueError(f"{show(method)} is not the name of a method; write one such as lora")
         return method
 
     @field_validator("warmup_steps")
@@ -311,7 +185,7 @@ class RunSpec(BaseModel):
     def _names_a_folder(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"\w([\w.-]{0,62}[\w-])?", name, re.ASCII):
             mend = "use up to 64 of a-z, A-Z, 0-9, '_', '-' and '.', beginning with neither '-' nor '.'"
-            raise ValueError(f"{_show(name)} cannot name a folder; {mend}")
+            raise ValueError(f"{show(name)} cannot name a folder; {mend}")
         return name
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
@@ -326,7 +200,7 @@ class RunSpec(BaseModel):
     @classmethod
     def describe(cls) -> list[FieldInfo]:
         """Describe every field, in order: what flags, completion, forms and help are generated from."""
-        return [_info(name, field) for name, field in cls.model_fields.items()]
+        return [info(name, field) for name, field in cls.model_fields.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields by name, in order."""
@@ -373,36 +247,12 @@ class RunSpec(BaseModel):
         return cls(**notation.parse_train(argv))
 
 
-def _info(name: str, field: PydanticField) -> FieldInfo:
-    annotation: Any = field.annotation
-    if NoneType in get_args(annotation):
-        annotation = next(part for part in get_args(annotation) if part is not NoneType)
-    kind = _KINDS.get(getattr(annotation, "__origin__", annotation), "list")
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    bounds = {sign: getattr(rule, sign) for rule in field.metadata for sign in words if hasattr(rule, sign)}
-    extra: Any = field.json_schema_extra
-    return FieldInfo(
-        name=name,
-        type=kind,
-        help=" ".join((field.description or "").split()),
-        section=extra["section"],
-        unit=extra["unit"],
-        default=None if field.is_required() else field.default,
-        required=field.is_required(),
-        minimum=bounds.get("ge", bounds.get("gt")),
-        maximum=bounds.get("le", bounds.get("lt")),
-        bounds=", ".join(f"{words[sign]} {bound:,.10g}" for sign, bound in bounds.items()),
-        choices=get_args(annotation) if kind == "choice" else (),
-        aliases=extra["aliases"],
-    )
-
-
 def _problem(error: ErrorDetails) -> str:
-    name, value, context = str(error["loc"][0]), _show(error["input"]), error.get("ctx", {})
+    name, value, context = str(error["loc"][0]), show(error["input"]), error.get("ctx", {})
     if error["type"] == "extra_forbidden":
         known = [*RunSpec.model_fields, *ALIASES]
         return f"{name if name.isprintable() else repr(name)}: no such field{suggest(name, known)}"
-    field = _info(name, RunSpec.model_fields[name])
+    field = info(name, RunSpec.model_fields[name])
     words = {
         "missing": f"missing; give {field.help[0].lower()}{field.help[1:]}",
         "literal_error": f"{value} is not one of {', '.join(field.choices)}{nearest(value, field.choices)}",

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from peft_nb.spec import FieldInfo, RunSpec
+from peft_nb.fields import FieldInfo
+from peft_nb.spec import RunSpec
 
 # A machine that is busy with something else makes no test fail.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])

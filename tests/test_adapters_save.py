@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from peft_nb.events import Notice, StepLogged
 from peft_nb.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
-from tests.conftest import Python
+from tests.conftest import Python, file_size_limit
 
 FILES = {"README.md", "adapter_config.json", "adapter_model.safetensors", "spec.yaml"}
 
@@ -39,17 +37,6 @@ print(*(name for name in sys.modules if name.partition(".")[0] == "peft_nb"))
 def trained(spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Run:
     store = Store(tmp_path_factory.mktemp("trained"))
     return begin(spec(name="desk", r=8), data=rows, store=store).wait()
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Let the kernel refuse files that grow larger, as it does on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_peft_alone_loads_what_was_saved_and_gives_equal_logits(

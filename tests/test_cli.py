@@ -106,3 +106,9 @@ def test_help_names_the_commands_and_every_field(words: list[str], capsys: pytes
     shown = capsys.readouterr().out
     assert shown.startswith("usage: python -m peft_nb train")
     assert all(field.flag in shown for field in RunSpec.describe())
+
+
+def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m peft_nb help | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")

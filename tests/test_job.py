@@ -7,14 +7,16 @@ import random
 import re
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peft_nb.errors import ModelError
-from peft_nb.events import Event, Notice, StatusChanged
+from peft_nb.data.support_desk import load as load_desk
+from peft_nb.errors import ModelError, RunError
+from peft_nb.events import Evaluated, Event, Notice, Preparing, StatusChanged
 from peft_nb.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -113,26 +115,55 @@ def test_a_quantized_base_learns_stays_as_it_was_and_is_found_again(
     assert losses(again) == losses(run)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data as here")
-def test_when_memory_runs_out_the_step_is_retried_in_smaller_parts(spec: Callable[..., RunSpec], store: Store) -> None:
-    large = {"data": "support-desk", "batch_size": 300, "max_steps": 2, "eval_steps": 2}
-    calm = begin(spec(**large, token_budget=1000), store=store).wait()
+@contextmanager
+def memory_short_of(size: int, moment: Event) -> Iterator[Callable[[Event], None]]:
+    """Give a listener that leaves a run so many bytes from an event until it has been evaluated."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
 
     def confine(event: Event) -> None:
-        """Leave 100 MB when training begins, a fraction of what the step keeps for its backward pass."""
-        if event == StatusChanged("training"):
-            size = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_DATA, (size + 100_000_000, before[1]))
+        if isinstance(event, Evaluated):
+            resource.setrlimit(resource.RLIMIT_DATA, before)
+        if event == moment:
+            used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_DATA, (used + size, before[1]))
 
     try:
-        run = begin(spec(**large, token_budget=1_000_000), store=store, listeners=[confine]).wait()
+        yield confine
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
-    assert any(text.startswith("memory ran out: micro-batches are cut at ") for text in notices(run))
-    assert 1000 < run.metrics["token_budget"] < 15_000
+
+
+needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data as here")
+
+
+@needs_limits
+@pytest.mark.parametrize("moment", [Preparing("measuring the base on 720 held-out rows"), StatusChanged("training")])
+def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
+    spec: Callable[..., RunSpec], store: Store, moment: Event
+) -> None:
+    names = {"namespace": {"many": [{"q": row["question"], "a": row["answer"]} for row in load_desk()["train"] * 2]}}
+    large = {"data": "support-desk", "eval_data": "many", "batch_size": 300, "max_steps": 2, "eval_steps": 2}
+    calm = begin(spec(**large, token_budget=1000), store=store, **names).wait()
+    with memory_short_of(60_000_000, moment) as confine:
+        run = begin(spec(**large, token_budget=1_000_000), store=store, listeners=[confine], **names).wait()
+    halved = [text.startswith("memory ran out: micro-batches are cut at ") for text in notices(run)]
+    assert any(halved)
+    told = [event for event in run.events() if isinstance(event, Notice | Evaluated)]
+    assert isinstance(told[1], Notice) == isinstance(moment, Preparing)
+    assert 1000 < run.metrics["token_budget"] < 50_000
     assert losses(run) == pytest.approx(losses(calm), rel=1e-5)
     assert run.metrics["eval_loss"] == pytest.approx(calm.metrics["eval_loss"], rel=1e-5)
+
+
+@needs_limits
+def test_an_example_too_large_for_the_memory_is_told_in_a_line(spec: Callable[..., RunSpec], store: Store) -> None:
+    data = [{"text": "short"}, {"text": "shorter"}, {"text": "a long tale " * 8000}]
+    long = spec(batch_size=3, max_length=100_000, eval_fraction=0)
+    with memory_short_of(60_000_000, StatusChanged("training")) as confine:
+        run = begin(long, data=data, store=store, listeners=[confine])
+        with pytest.raises(RunError, match=r"memory ran out on a single example of [\d,]+ tokens; lower max_length"):
+            run.wait()
+    assert run.status == "failed"
 
 
 def test_held_out_rows_come_from_where_the_spec_says(plain: Run, start: Start, rows_file: Path) -> None:

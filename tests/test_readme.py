@@ -14,9 +14,10 @@ from nbclient import NotebookClient
 import peft_nb.methods  # noqa: F401  (registers the methods)
 from peft_nb import RunSpec, notation
 from peft_nb.data import formats
+from peft_nb.fields import FieldInfo
 from peft_nb.magics.line import COMMANDS
 from peft_nb.models import ALIASES
-from peft_nb.spec import METHODS, FieldInfo
+from peft_nb.spec import METHODS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

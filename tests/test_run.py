@@ -31,7 +31,7 @@ from peft_nb.events import (
 from peft_nb.run import Run, active, begin, load, runs
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
-from tests.conftest import Python
+from tests.conftest import Python, file_size_limit
 
 Start = Callable[..., Run]
 
@@ -66,13 +66,13 @@ STEPS = 40
 CHILD = """
 import sys
 from peft_nb.errors import RunError
-from peft_nb.events import Notice, StepLogged
+from peft_nb.events import Notice, Preparing, StepLogged
 from peft_nb.run import begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 
 def tell(event):
-    if isinstance(event, Notice | StepLogged):
+    if isinstance(event, Notice | Preparing | StepLogged):
         print(event, flush=True)
 
 store = Store(sys.argv[1])
@@ -273,7 +273,7 @@ def ended(
     shutil.copy(rows_file, data)
     endless = {"data": "support-desk", "eval_steps": 100_000, "max_steps": 100_000}
     gentle = spec(**endless)
-    abrupt = spec(**endless, batch_size=200, token_budget=8, save_steps=1)  # long steps of many micro-batches
+    abrupt = spec(**endless, batch_size=120, token_budget=8, save_steps=1)  # long steps of many micro-batches
     killed = spec(data=str(data), max_steps=STEPS, save_steps=3, name="killed")
     process = python("-c", CHILD, store.folder, *(each.to_yaml() for each in (gentle, abrupt, killed)))
     assert process.stdout
@@ -295,6 +295,8 @@ def ended(
     process.send_signal(signal.SIGINT)
     heard("ended: ")
     heard("StepLogged(step=5,")
+    with pytest.raises(RunError, match=r"is training in another process; stop it there$"):
+        load("killed", store=store).stop()
     time.sleep(random.uniform(0, 0.2))
     process.kill()
     process.wait()
@@ -307,7 +309,8 @@ def test_an_interrupted_run_stops_after_its_step(ended: Ended) -> None:
     steps = run.metrics["steps"]
     assert (run.status, run.reason) == ("stopped", f"after step {steps}")
     assert f"ended: stopped after step {steps} | " in ended.said
-    assert "stopping after this step; interrupt again to give up at once" in notices(run)
+    assert "stopping after this step; interrupt again to give up at once" in ended.said
+    assert "stopping after this step" not in notices(run)
     assert len(losses(run)) == steps >= 4
     assert checkpoints(run) == [f"checkpoint-{steps}"]
 
@@ -412,6 +415,19 @@ def test_an_unexpected_failure_is_one_line_and_its_story_a_file(start: Start) ->
     assert "\n" not in str(raised.value)
     assert run.status == "failed"
     assert "load_optimizer" in (run.folder / "error.txt").read_text()
+
+
+def test_what_the_store_refuses_does_not_end_a_run_and_is_written_later(finished: Run, start: Start) -> None:
+    heard: list[Event] = []
+    with file_size_limit(100_000):  # enough for an adapter of this size, too little for the log of so many steps
+        run = start(heard.append, r=1, max_steps=STEPS).wait()
+        assert run.generate("Hello", max_new_tokens=4) != run.generate("Hello", max_new_tokens=4, adapter=False)
+    (told,) = (event.text for event in heard if isinstance(event, Notice) and "in memory" in event.text)
+    assert told.startswith(f"cannot use {run._store.folder / 'index.sqlite'}: ")
+    assert told.endswith("choose another folder; the run goes on in memory")
+    assert run.status == "finished"
+    assert run.history.step.tolist() == finished.history.step.tolist()
+    assert set(run.metrics) == METRICS
 
 
 def test_memory_of_finished_runs_is_given_back(start: Start) -> None:

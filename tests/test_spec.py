@@ -20,7 +20,8 @@ from strategies import AWKWARD, specs, texts
 
 from peft_nb import spec as module
 from peft_nb.errors import PeftNbError, SpecError
-from peft_nb.spec import FieldInfo, RunSpec
+from peft_nb.fields import FieldInfo
+from peft_nb.spec import RunSpec
 
 fields = RunSpec.describe()
 numeric = [field for field in fields if field.type in ("integer", "number")]
@@ -268,7 +269,7 @@ def test_switches_take_nothing_else(value: Any) -> None:
         ({"quantization": 4}, "quantization: 4 is not one of none, 4bit, 8bit"),
         (
             {"dtype": "bf16"},
-            "dtype: 'bf16' is not one of auto, float32, bfloat16, float16; did you mean 'bfloat16'?",
+            "dtype: 'bf16' is not one of auto, float32, bfloat16; did you mean 'bfloat16'?",
         ),
         ({"device": []}, "device: [] is not one of auto, cpu, cuda, mps"),
         ({"columns": "prompt"}, "columns: 'prompt' is no mapping; write role: column"),

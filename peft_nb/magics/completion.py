@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb import notation
+from peft_nb.fields import FieldInfo
 from peft_nb.magics.line import COMMANDS
-from peft_nb.spec import ALIASES, FieldInfo, RunSpec
+from peft_nb.spec import ALIASES, RunSpec
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, Matcher, SimpleMatcherResult

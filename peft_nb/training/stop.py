@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from threading import Event as Flag
 
+from peft_nb.environment import processes
+
 
 class Abandoned(Exception):
     """The user asked twice: the step under way is given up at once."""
@@ -16,3 +18,23 @@ class StopFlag:
 
     soon: Flag = field(default_factory=Flag)
     now: Flag = field(default_factory=Flag)
+
+
+def agreed(mine: bool) -> bool:
+    """What process 0 thinks, so that of several processes none goes on alone; all of them have to ask.
+
+    Parameters
+    ----------
+    mine : bool
+        What this process thinks.
+
+    Returns
+    -------
+    bool
+        The same in every process.
+    """
+    if processes() == 1:
+        return mine
+    from accelerate.utils import broadcast_object_list
+
+    return bool(broadcast_object_list([mine])[0])

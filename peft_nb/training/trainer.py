@@ -28,12 +28,14 @@ from transformers import (
 )
 
 from peft_nb.environment import memory_available_mb, process_memory_mb, processes
+from peft_nb.errors import RunError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
+from peft_nb.files import flush
 from peft_nb.spec import RunSpec
 from peft_nb.training import checkpoint, probe
 from peft_nb.training.paths import Path as LossPath
 from peft_nb.training.steps import Encoded, micro_batches, share_of, supervised_targets
-from peft_nb.training.stop import Abandoned, StopFlag
+from peft_nb.training.stop import Abandoned, StopFlag, agreed
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -65,7 +67,10 @@ class PlannedTrainer(Trainer):
         Read after every step and micro-batch.
     device : str
         ``cpu``, ``cuda`` or ``mps``.
-    elapsed_s : float
+
+    Attributes
+    ----------
+    elapsed_before : float
         Training seconds before this start, when resuming.
     """
 
@@ -81,11 +86,10 @@ class PlannedTrainer(Trainer):
         publish: Callable[[Event], None],
         stop: StopFlag,
         device: str,
-        elapsed_s: float = 0.0,
     ) -> None:
         self.spec, self.path, self.examples, self.eval_examples = spec, path, examples, eval_examples
         self.steps, self.folder, self.publish, self.stop = steps, folder, publish, stop
-        self.elapsed_before, self.elapsed_s = elapsed_s, elapsed_s
+        self.elapsed_before = self.elapsed_s = 0.0
         self.steps_per_epoch = math.ceil(len(examples) / (spec.batch_size * spec.gradient_accumulation_steps))
         arguments = TrainingArguments(
             output_dir=str(folder),
@@ -168,16 +172,24 @@ class PlannedTrainer(Trainer):
                     self.accelerator.backward(loss)
                 total += loss.detach()
         except RuntimeError as error:
-            if not out_of_memory(error) or len(cut) == len(batch) or self.args.world_size > 1:
-                raise
-            self.budget = max(1, min(self.budget, max(sum(len(one.ids) for one in micro) for micro in cut)) // 2)
-            self.publish(Notice(f"memory ran out: micro-batches are cut at {self.budget:,} tokens from here on"))
+            self._halve_budget(error, cut)
         else:
             return total
         model.zero_grad()
+        return None
+
+    def _halve_budget(self, error: RuntimeError, cut: list[list[Encoded]]) -> None:
+        """Make room for another try after memory ran out on a cut, or raise what cannot be mended so."""
+        if not out_of_memory(error) or self.args.world_size > 1:
+            raise error
+        tokens = max(sum(len(one.ids) for one in micro) for micro in cut)
+        if all(len(micro) == 1 for micro in cut):
+            mend = "lower max_length, turn on gradient_checkpointing, or take a smaller model"
+            raise RunError(f"memory ran out on a single example of {tokens:,} tokens; {mend}") from error
+        self.budget = max(1, min(self.budget, tokens) // 2)
+        self.publish(Notice(f"memory ran out: micro-batches are cut at {self.budget:,} tokens from here on"))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return None
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Mean loss on the held-out examples, published as an event; all processes share the work.
@@ -187,23 +199,33 @@ class PlannedTrainer(Trainer):
         dict of str to float
             ``eval_loss`` in nats per supervised token.
         """
-        rank, processes = self.args.process_index, self.args.world_size
-        sums = torch.zeros(2, dtype=torch.float64)
+        mine = share_of(self.eval_examples, self.args.process_index, self.args.world_size)
         self.model.eval()
         with torch.no_grad():
-            for micro in micro_batches(share_of(self.eval_examples, rank, processes), self.budget, self.path.padded):
-                if self.stop.now.is_set():
-                    raise Abandoned
-                sums[0] += self.path.loss(self.model, micro, self.args.device).item()
-                sums[1] += sum(len(supervised_targets(one)) for one in micro)
+            loss = self._summed_loss(mine)
         self.model.train()
-        sums = sums.to(self.args.device)
-        if processes > 1:
+        targets = sum(len(supervised_targets(one)) for one in mine)
+        sums = torch.tensor([loss, targets], dtype=torch.float64).to(self.args.device)
+        if self.args.world_size > 1:
             dist.all_reduce(sums)
         metrics = {"eval_loss": (sums[0] / sums[1]).item()}
         self.eval_losses.append(metrics["eval_loss"])
         self.publish(Evaluated(self.state.global_step, metrics["eval_loss"]))
         return metrics
+
+    def _summed_loss(self, batch: Sequence[Encoded]) -> float:
+        total = 0.0
+        for micro in micro_batches(batch, self.budget, self.path.padded):
+            if self.stop.now.is_set():
+                raise Abandoned
+            loss = None
+            try:
+                loss = self.path.loss(self.model, micro, self.args.device).item()
+            except RuntimeError as error:
+                self._halve_budget(error, [micro])
+            # Only here has the error gone, and with it what it held of the memory that was short.
+            total += self._summed_loss(micro) if loss is None else loss
+        return total
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
         """A checkpoint gets its final name only when it is complete; a full disk does not end the training."""
@@ -215,6 +237,7 @@ class PlannedTrainer(Trainer):
             if self.args.world_size > 1:
                 dist.barrier()
             if self.args.should_save:
+                flush(staging)
                 (staging / final.name).replace(final)
                 checkpoint.keep_newest(self.folder)
                 self.publish(Checkpointed(step, str(final)))
@@ -286,13 +309,13 @@ class _Conductor(TrainerCallback):
         trainer, spec = self.trainer, self.trainer.spec
         trainer.elapsed_s = trainer.elapsed_before + time.monotonic() - self.started
         last = state.global_step == len(trainer.steps)
-        control.should_training_stop = stopping = self._agreed(trainer.stop.soon.is_set()) or last
+        control.should_training_stop = stopping = agreed(trainer.stop.soon.is_set()) or last
         every = spec.eval_steps or trainer.steps_per_epoch
         control.should_evaluate = bool(trainer.eval_examples) and (last or state.global_step % every == 0)
         due = time.monotonic() - self.last_saved > CHECKPOINT_SECONDS
         if spec.save_steps is not None:
             due = state.global_step % spec.save_steps == 0
-        control.should_save = self._agreed(due) or (stopping and not last)
+        control.should_save = agreed(due) or (stopping and not last)
         control.should_log |= stopping
         if control.should_save:
             self.last_saved = time.monotonic()
@@ -302,14 +325,6 @@ class _Conductor(TrainerCallback):
     ) -> None:
         # Trainer looks at these once more after the last step, which has been dealt with.
         control.should_evaluate = control.should_save = False
-
-    def _agreed(self, mine: bool) -> bool:
-        """Process 0 decides for all, so that none waits for another."""
-        if self.trainer.args.world_size == 1:
-            return mine
-        flag = torch.tensor([int(mine)], device=self.trainer.args.device)
-        dist.broadcast(flag, src=0)
-        return bool(flag.item())
 
     def on_log(
         self,

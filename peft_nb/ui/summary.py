@@ -42,7 +42,7 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         return otherwise if metrics.get(key) is None else metrics[key]
 
     after = fact("eval_loss", view.eval_loss)
-    train = fact("train_loss", view.latest.loss if view.latest else None)
+    train = metrics.get("train_loss")
     seconds = fact("train_seconds", view.latest.elapsed_s if view.latest else None)
     peak = fact("peak_memory_mb", view.peak_memory_mb or None)
     trainable = fact("trainable_parameters", view.plan.trainable_parameters if view.plan else None)
@@ -54,8 +54,12 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if after is not None:
         known = view.base_eval_loss if len(view.evals.points) > 1 else None
         found += [("held-out loss", _change(known, after))]
-    if train is not None:
-        found += [("training loss", _change(view.first_loss, train))]
+    if view.first_loss is not None:
+        # Single steps are noisy, so the metrics give the mean of the last epoch.
+        last = f"{wording.loss(train)} over the last epoch" if train is not None else ""
+        if not last and view.latest:
+            last = f"{wording.loss(view.latest.loss)} at last"
+        found += [("training loss", ", ".join(filter(None, (f"{wording.loss(view.first_loss)} at first", last))))]
     if view.total_steps:
         epochs = f" ({view.latest.epoch:.3g} epochs)" if view.latest else ""
         found += [("steps", f"{view.step:,} of {view.total_steps:,}{epochs}")]
