@@ -34,7 +34,7 @@ lint: $(READY)
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt torch
-	$(BIN)/pip install -c constraints.txt -e '.[dev,lab]'
+	$(BIN)/pip install -c constraints.txt -e '.[dev,lab,privacy]'
 	touch $@
 
 chromium:

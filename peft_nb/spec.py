@@ -49,7 +49,10 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return nearest(_SYNONYMS.get(name, name), known)
 
 
-Layout = Literal["auto", "prompt_completion", "instruction", "question_answer", "messages", "text"]
+Layout = Literal[
+    "auto", "prompt_completion", "instruction", "question_answer", "messages", "sharegpt", "text", "text_label",
+    "preference",
+]  # fmt: skip
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
@@ -75,6 +78,8 @@ class RunSpec(BaseModel):
     revision: Word | None = field(None, "model")
     """Branch, tag or commit of a model from the hub; null takes its main branch."""
 
+    task: Literal["generation", "classification"] = field("generation", "data")
+    """What is learned: to write texts, or to give a text one or several labels."""
     data: Word = field(..., "data")
     """Training rows: a notebook variable, a built-in set such as support-desk, a csv, json, jsonl or
     parquet file, or a data set on the hub."""
@@ -86,10 +91,17 @@ class RunSpec(BaseModel):
     """Which column plays which role where the data use other names, as role: column, such as prompt: ask."""
     system: Text | None = field(None, "data")
     """System prompt for every example that brings none; null leaves it to the model's chat template."""
-    loss_on: Literal["completion", "all"] = field("completion", "data")
-    """Which tokens are learned: the completion (the answer) alone, or all of them, prompt included."""
+    loss_on: Literal["assistant", "completion", "all"] = field("assistant", "data")
+    """Which tokens are learned: every answer of the assistant, the completion (the last answer) alone, or all of
+    them, prompts included."""
     max_length: Whole = field(1024, "data", "tokens", ("max_seq_length",), ge=8, le=1_000_000)
-    """Longest example kept whole; longer ones are cut, and their number is reported."""
+    """Longest example kept whole; too_long says what becomes of longer ones."""
+    too_long: Literal["truncate", "drop", "split"] = field("truncate", "data")
+    """What becomes of examples over max_length: cut at it, left out, or split into several; always counted and
+    reported."""
+    personal_data: Literal["warn", "redact", "refuse"] = field("warn", "data")
+    """What happens when the rows hold e-mail addresses, phone, card or account numbers and the like: say so,
+    replace them, or train nothing."""
     eval_fraction: Number = field(0.1, "data", "share of rows", ge=0, le=0.5)
     """Share of the training rows held out for evaluation when eval_data is not given; 0 holds out none."""
 
