@@ -1,4 +1,4 @@
-"""Seconds from running a ``%%peft`` cell in a fresh kernel to the first training loss, and where they go.
+"""Seconds from running a ``%%peft`` cell in a fresh kernel to the first metrics, and where they go.
 
 The base is in the cache already; everything else starts from nothing: imports, loading, encoding, the checks
 before the first step. The clock is outside the kernel and reads the store, where events appear as they occur.
@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from jupyter_client.manager import start_new_kernel
 
-from peft_nb.events import Event, StepLogged
+from peft_nb.events import Evaluated, Event, StepLogged
 from peft_nb.models.load import load
 from peft_nb.models.resolve import resolve
 from peft_nb.store import Store
@@ -26,9 +26,9 @@ model: {model}
 """
 
 
-def logged(seen: list[tuple[float, Event]]) -> list[float]:
-    """Pick the times of the logged steps."""
-    return [seconds for seconds, event in seen if isinstance(event, StepLogged)]
+def moments(seen: list[tuple[float, Event]], kind: type[Event]) -> list[float]:
+    """Pick the times of the events of one kind."""
+    return [seconds for seconds, event in seen if isinstance(event, kind)]
 
 
 def until_first_loss(cell: str, limit: float) -> list[tuple[float, Event]]:
@@ -56,7 +56,7 @@ def until_first_loss(cell: str, limit: float) -> list[tuple[float, Event]]:
             seen: list[tuple[float, Event]] = []
             begin = time.perf_counter()
             client.execute(cell)
-            while not logged(seen):
+            while not moments(seen, StepLogged):
                 try:
                     reply = client.get_shell_msg(timeout=0.05)["content"]
                 except Empty:
@@ -88,9 +88,10 @@ def main() -> None:
     rounds = [until_first_loss(cell, options.limit) for _ in range(options.rounds)]
     for seconds, event in rounds[-1]:
         print(f"{seconds:6.1f} s  {event}")
-    first = [logged(seen)[0] for seen in rounds]
-    each = ", ".join(f"{seconds:.1f}" for seconds in first)
-    print(f"first loss after {statistics.median(first):.1f} s (median of {each})")
+    for what, kind in (("first metric, the base's held-out loss,", Evaluated), ("first training loss", StepLogged)):
+        first = [moments(seen, kind)[0] for seen in rounds]
+        each = ", ".join(f"{seconds:.1f}" for seconds in first)
+        print(f"{what} after {statistics.median(first):.1f} s (median of {each})")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,15 @@ def test_micro_batches_stay_within_the_budget(count: int, budget: int, padded: b
         assert cost <= budget or len(micro) == 1
 
 
+@given(st.integers(2, 30), st.integers(25, 80))
+def test_a_shared_prefix_counts_once_in_the_budget(count: int, budget: int) -> None:
+    batch = tiny.examples(count, prefix=20)
+    cut = steps.micro_batches(batch, budget, padded=False, share_prefix=True)
+    laid_out = [steps.pack(micro, share_prefix=True).input_ids.shape[1] for micro in cut]
+    assert all(tokens <= budget or len(micro) == 1 for tokens, micro in zip(laid_out, cut, strict=True))
+    assert len(cut) <= len(steps.micro_batches(batch, budget, padded=False))
+
+
 def test_a_shared_prefix_is_laid_out_once() -> None:
     batch = tiny.examples(4, prefix=10)
     alone, shared = steps.pack(batch, share_prefix=False), steps.pack(batch, share_prefix=True)

@@ -31,6 +31,7 @@ class Padded:
     pad_id: int
     reason: str = ""
     padded: bool = True
+    share_prefix: bool = False
 
     def __str__(self) -> str:
         return f"padded ({self.reason})" if self.reason else "padded"

@@ -71,4 +71,4 @@ def token_budget(model: Any, available_mb: float) -> int:
     return int(min(MAX_BUDGET, max(MIN_BUDGET, available_mb * 1e6 / 3 / (kept * max(size, 2)))))
 
 
-MIN_BUDGET, MAX_BUDGET = 128, 1024
+MIN_BUDGET, MAX_BUDGET = 128, 2048

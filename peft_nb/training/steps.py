@@ -63,7 +63,9 @@ def share_of(step: Sequence[Item], rank: int, processes: int) -> Sequence[Item]:
     return step[rank::processes]
 
 
-def micro_batches(examples: Sequence[Encoded], budget: int, padded: bool) -> list[list[Encoded]]:
+def micro_batches(
+    examples: Sequence[Encoded], budget: int, padded: bool, share_prefix: bool = False
+) -> list[list[Encoded]]:
     """Cut a step into micro-batches of at most ``budget`` tokens, similar lengths together.
 
     The sum over a step does not depend on the cut, so the optimizer sees the batch that was asked for.
@@ -76,6 +78,8 @@ def micro_batches(examples: Sequence[Encoded], budget: int, padded: bool) -> lis
         Tokens in a micro-batch, padding included; a single longer example still gets one of its own.
     padded : bool
         Whether every example is padded to the longest of its micro-batch.
+    share_prefix : bool, default False
+        Whether leading tokens that all examples share are computed, and counted, once a micro-batch.
 
     Returns
     -------
@@ -84,13 +88,15 @@ def micro_batches(examples: Sequence[Encoded], budget: int, padded: bool) -> lis
     """
     batches: list[list[Encoded]] = []
     room = 0
+    before = common_prefix(examples) if share_prefix and len(examples) > 1 else 0
     for example in sorted(examples, key=lambda one: -len(one.ids)):
-        if len(example.ids) > room:
+        own = len(example.ids) - before
+        if own > room:
             batches.append([])
-            width = len(example.ids)
-            room = budget
+            width = own
+            room = budget - before
         batches[-1].append(example)
-        room -= width if padded else len(example.ids)
+        room -= width if padded else own
         if padded and room < width:
             room = 0
     return batches

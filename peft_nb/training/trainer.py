@@ -161,7 +161,7 @@ class PlannedTrainer(Trainer):
     def _forward_backward(self, model: torch.nn.Module, batch: Sequence[Encoded], weight: float) -> torch.Tensor | None:
         """The step's loss, or ``None`` when memory ran out and the budget was halved; gradients start at zero."""
         total = torch.zeros((), device=self.args.device)
-        cut = micro_batches(batch, self.budget, self.path.padded)
+        cut = self._cut(batch)
         try:
             for index, micro in enumerate(cut):
                 if self.stop.now.is_set():
@@ -177,6 +177,9 @@ class PlannedTrainer(Trainer):
             return total
         model.zero_grad()
         return None
+
+    def _cut(self, batch: Sequence[Encoded]) -> list[list[Encoded]]:
+        return micro_batches(batch, self.budget, self.path.padded, self.path.share_prefix)
 
     def _halve_budget(self, error: RuntimeError, cut: list[list[Encoded]]) -> None:
         """Make room for another try after memory ran out on a cut, or raise what cannot be mended so."""
@@ -215,7 +218,7 @@ class PlannedTrainer(Trainer):
 
     def _summed_loss(self, batch: Sequence[Encoded]) -> float:
         total = 0.0
-        for micro in micro_batches(batch, self.budget, self.path.padded):
+        for micro in self._cut(batch):
             if self.stop.now.is_set():
                 raise Abandoned
             loss = None
