@@ -152,7 +152,8 @@ def peak_of_own_memory() -> Iterator[list[float]]:
     """The largest part of the process's memory that is its own, in MB, sampled; the list grows by one at the end."""
     import psutil
 
-    process, over, peaks, found = psutil.Process(), threading.Event(), [0.0], []
+    process, over, peaks = psutil.Process(), threading.Event(), [0.0]
+    found: list[float] = []
 
     def sample() -> None:
         while not over.wait(SAMPLE_S):

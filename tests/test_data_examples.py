@@ -73,7 +73,8 @@ def test_slices_and_choices_are_views() -> None:
     chosen = all_of_them.take([5, 3, 3])
     assert list(chosen) == [wanted[5], wanted[3], wanted[3]]
     assert chosen.supervised_tokens == sum(sum(wanted[place].supervised) for place in (5, 3, 3))
-    odd = all_of_them.take(all_of_them.rows % 2 == 1)
+    even, odd = all_of_them.parted(range(1, 100, 2))
+    assert list(even) == [example for row, example in made if row % 2 == 0]
     assert list(odd[:2]) == [example for row, example in made if row % 2][:2]
     assert odd._ids is all_of_them._ids
     assert all_of_them.shortest(2) == sorted(wanted, key=lambda one: len(one.ids))[:2]
