@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -269,3 +270,38 @@ def test_a_run_finds_its_examples_without_its_data(start: Start, store: Store) -
     found = load_run(run.id, store=store)
     assert found.resume().status == "finished"
     assert found.metrics["eval_examples"] == 2
+
+
+def test_progress_is_told_and_a_run_can_be_stopped_meanwhile(
+    start: Start, monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    monkeypatch.setattr("peft_nb.job.PROGRESS_S", 0)
+    monkeypatch.setattr(encoding, "BATCH", 5)
+    run = start(max_steps=1).wait()
+    told = [event.what for event in run.events() if isinstance(event, Preparing) and "encoding" in event.what]
+    assert told == [f"encoding the data ({share}%)" for share in (0, 22, 43, 65, 87, 100)]
+    stopped = start(lambda event: stopped.stop() if "encoding" in getattr(event, "what", "") else None, max_length=64)
+    assert (stopped.wait().status, stopped.reason) == ("stopped", "before the first step")
+    assert len(list((run.folder.parent.parent / "examples").iterdir())) == 1
+
+
+def test_a_run_that_leaves_long_rows_out_says_so_and_holds_out_of_the_others(start: Start) -> None:
+    run = start(max_steps=2, max_length=56, too_long="drop", eval_fraction=0.3).wait()
+    (told,) = [event.text for event in run.events() if isinstance(event, Notice)]
+    found = re.search(r"(\d+) rows? over 56 tokens left out$", told)
+    assert found
+    kept = 23 - int(found[1])
+    assert 0 < kept < 23
+    assert run.metrics["examples"] + run.metrics["eval_examples"] == kept
+    assert run.metrics["eval_examples"] == round(0.3 * kept)
+
+
+def test_parts_of_one_row_are_never_on_both_sides(start: Start, rows: list[dict[str, str]], store: Store) -> None:
+    run = start(max_steps=1, max_length=48, too_long="split", eval_fraction=0.3, loss_on="all").wait()
+    kept = json.loads((run.folder / "examples.json").read_text())
+    loaded = load(run.folder.parent.parent / "examples" / kept["keys"][0])
+    assert loaded is not None
+    assert len(loaded.examples) > 23
+    train, held_out = loaded.examples.parted(kept["held_out"])
+    assert not set(train.rows.tolist()) & set(held_out.rows.tolist())
+    assert (len(train), len(held_out)) == (run.metrics["examples"], run.metrics["eval_examples"])
