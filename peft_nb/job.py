@@ -14,8 +14,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from peft_nb import environment
-from peft_nb.data import encoding, formats, sources, stored
+from peft_nb.data import encoding, formats, labels, sources, stored
 from peft_nb.data.encoding import Example
+from peft_nb.data.labels import Classes, Labelled
 from peft_nb.errors import ModelError
 from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.methods import REGISTRY, attach
@@ -28,8 +29,9 @@ from peft_nb.training.stop import Abandoned, StopFlag, agreed
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from peft_nb.training.paths import Path as LossPath
     from peft_nb.training.trainer import PlannedTrainer
 
 IN_MEMORY = "(in memory)"
@@ -80,6 +82,26 @@ class Job:
         self.layout = formats.detect(self.rows, spec.format, spec.columns)
         self.metrics |= {"data": source.origin, "fingerprint": source.fingerprint, "layout": self.layout.name}
 
+    def recognise(self) -> None:
+        """Check that the data :meth:`read` has found fit the task, and find the classes; imports no PyTorch."""
+        labels.check_task(self.spec.task, self.layout, self.spec.too_long)
+        if not self.classifies:
+            return
+        classes = labels.find(self.rows, self.layout)
+        if self.eval_rows is not None:
+            labels.read(self.eval_rows, self._eval_layout(), classes, "held-out row")
+        self.metrics |= {"classes": list(classes.names), "multi_label": classes.multi}
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the run learns to give texts labels."""
+        return self.spec.task == "classification"
+
+    @property
+    def classes(self) -> Classes:
+        """What a text can be, in a run that classifies."""
+        return Classes(tuple(self.metrics.get("classes", ())), self.metrics.get("multi_label", False))
+
     def perform(self, *, resume: bool) -> bool:
         """Load, train, save.
 
@@ -103,34 +125,39 @@ class Job:
                 trainer = self._trainer(base, train, held_out, resume)
             return self._train(trainer, resume)
 
-    def _ingredients(self, source: ModelSource, resume: bool) -> tuple[Base, list[Example], list[Example]]:
+    def _ingredients(self, source: ModelSource, resume: bool) -> tuple[Base, list[Any], list[Any]]:
         """The base, and the training and held-out examples."""
         if environment.processes() > 1:
             self._meet()
         base = self._base(source)
-        train, held_out = self._examples(resume)
+        train, held_out = self._labelled(base, resume) if self.classifies else self._examples(resume)
         self._heed_stop()
         return base, train, held_out
 
-    def _trainer(self, base: Base, train: list[Example], held_out: list[Example], resume: bool) -> PlannedTrainer:
+    def _trainer(self, base: Base, train: list[Any], held_out: list[Any], resume: bool) -> PlannedTrainer:
         """Put the adapter on the base, and everything together."""
         import torch
 
-        from peft_nb.models.share import share
-        from peft_nb.training import paths, steps
+        from peft_nb.training import classification, paths, steps
         from peft_nb.training.trainer import PlannedTrainer
 
         self.publish(Preparing("adding the adapter"))
         spec, method = self.spec, REGISTRY[self.spec.method]
-        self.adapted = model = attach(share(base.model), spec, _public_name(base.source))
+        bare, whole = self._bare(base)
+        self.adapted = model = attach(bare, spec, _public_name(base.source), whole)
         pad_id, device = base.tokenizer.pad_token_id, torch.device(base.device)
-        path = paths.choose(model, train, pad_id, device, fast=spec.fast, supported=method.padding_free)
+        wanted = {"fast": spec.fast, "supported": method.padding_free}
+        path: LossPath
+        if self.classifies:
+            path = classification.choose(model, train, pad_id, device, multi=self.classes.multi, **wanted)
+        else:
+            path = paths.choose(model, train, pad_id, device, **wanted)
         if spec.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         batch = spec.batch_size * spec.gradient_accumulation_steps
         plan = steps.plan(len(train), batch, spec.seed, spec.epochs, spec.max_steps)
         folder = self.folder / "checkpoints"
-        self._announce(base, train, held_out, len(plan), str(path))
+        self._announce(base, train, held_out, len(plan), path)
         return PlannedTrainer(model, spec, path, train, held_out, plan, folder, self.publish, self.stop, base.device)
 
     def _train(self, trainer: PlannedTrainer, resume: bool) -> bool:
@@ -151,6 +178,8 @@ class Job:
                     self._heed_stop()
                 self.publish(StatusChanged("training"))
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
+                if self.classifies and trainer.eval_examples and trainer.is_world_process_zero():
+                    self._score(trainer)
         finally:
             model.eval().zero_grad()
             if trainer.optimizer:  # the trainer holds itself in cycles, and would keep this memory for long
@@ -170,6 +199,15 @@ class Job:
         if trainer.is_world_process_zero():
             self._save_adapter(model)
         return trainer.state.global_step == len(trainer.steps)
+
+    def _score(self, trainer: PlannedTrainer) -> None:
+        """How often the classifier is right on the held-out rows."""
+        from peft_nb.evaluation.classification import probabilities, scores
+
+        examples: list[Labelled] = list(trainer.eval_examples)
+        path: Any = trainer.path
+        found = probabilities(trainer.model.eval(), path, examples, trainer.args.device, trainer.budget)
+        self.metrics |= scores(examples, found, self.classes)
 
     def _meet(self) -> None:
         """Share the cores between the processes, and let process 0 say where the run lives."""
@@ -192,10 +230,19 @@ class Job:
         """
         from peft import PeftModel
 
+        bare, _ = self._bare(self._base(self._source()))
+        self.adapted = PeftModel.from_pretrained(bare, str(folder)).eval()
+
+    def _bare(self, base: Base) -> tuple[PreTrainedModel, list[str]]:
+        """A tree of the run's own over the base's tensors, and the names of the parts that are new in it."""
+        if self.classifies:
+            from peft_nb.models import classify
+
+            self.metrics["pooling"] = classify.pooling(base) or "the model's own head"
+            return classify.build(base, self.classes.names, self.classes.multi)
         from peft_nb.models.share import share
 
-        base = self._base(self._source())
-        self.adapted = PeftModel.from_pretrained(share(base.model), str(folder)).eval()
+        return share(base.model), []
 
     @property
     def chat(self) -> bool:
@@ -224,6 +271,7 @@ class Job:
             dtype=dtype if dtype != "auto" else lambda config: fastest_dtype(config, device),
             quantization=REGISTRY[spec.method].quantization(spec),  # type: ignore[arg-type]
             device=device,
+            kind=None if self.classifies else "causal",
             progress=lambda fraction, what: self.publish(Preparing(f"{what} ({fraction:.0%})")),
         )
         for note in base.notes:
@@ -262,9 +310,40 @@ class Job:
             stored.save_examples(path, train, held_out)
         return train, held_out
 
-    def _announce(self, base: Base, train: list[Example], held_out: list[Example], steps: int, path: str) -> None:
+    def _labelled(self, base: Base, resume: bool) -> tuple[list[Labelled], list[Labelled]]:
+        """The encoded examples of a classifier; written beside the run, so that it resumes without its data."""
+        path, spec = self.folder / "labelled.safetensors", self.spec
+        if resume and self.classes.names and path.exists():
+            return labels.load(path)
+        if resume:
+            self.read()
+            self.recognise()
+        self.publish(Preparing("encoding the data"))
+        # What the spec allows and the model has places for.
+        places = getattr(base.model.config.get_text_config(), "max_position_embeddings", None) or spec.max_length
+        longest = min(spec.max_length, base.tokenizer.model_max_length, places)
+        self.metrics["max_tokens"] = longest
+        options: dict[str, Any] = {"max_length": longest, "too_long": spec.too_long}
+        encoded = labels.encode(self.rows, self.layout, self.classes, self.tokenizer, **options)
+        self.publish(Notice(f"{self.metrics['data']}: {encoded.report}"))
+        train = encoded.examples
+        if self.eval_rows is not None:
+            layout = self._eval_layout()
+            options["row_name"] = "held-out row"
+            held_out = labels.encode(self.eval_rows, layout, self.classes, self.tokenizer, **options).examples
+        else:
+            kept, taken = encoding.split(len(train), spec.eval_fraction, spec.seed)
+            train, held_out = [train[row] for row in kept], [train[row] for row in taken]
+        if environment.rank() == 0:
+            labels.save(path, train, held_out)
+        return train, held_out
+
+    def _eval_layout(self) -> formats.Layout:
+        return formats.detect(self.eval_rows or [], self.spec.format, self.spec.columns)
+
+    def _announce(self, base: Base, train: list[Any], held_out: list[Any], steps: int, path: LossPath) -> None:
         trainable, total = self.adapted.get_nb_trainable_parameters()  # type: ignore[union-attr]
-        supervised = sum(one.supervised.count(1) for one in train)
+        supervised, shown = path.targets(train), str(path)
         dtype, device = base.dtype, base.device
         self.metrics |= {
             "base": base.identity,
@@ -276,9 +355,9 @@ class Job:
             "supervised_tokens": supervised,
             "dtype": dtype,
             "device": device,
-            "path": path,
+            "path": shown,
         }
-        self.publish(Planned(steps, len(train), len(held_out), supervised, trainable, total, dtype, device, path))
+        self.publish(Planned(steps, len(train), len(held_out), supervised, trainable, total, dtype, device, shown))
 
     def _save_adapter(self, model: PeftModel) -> None:
         from peft_nb.adapters.save import WEIGHTS, save
