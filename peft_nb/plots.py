@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 # Okabe and Ito's blue and vermilion, which the colour-blind tell apart, and a grey that reads on white and on black.
 BLUE, VERMILION, INK = "#0072B2", "#D55E00", "#808080"
 # One hue from faint to full: fewer fades into the ground, be it white or black, and needs no sense of colour.
-SHADES = LinearSegmentedColormap.from_list("shades", [(*to_rgb(BLUE), 0.12), (*to_rgb(BLUE), 1.0)])
+SHADES = LinearSegmentedColormap.from_list("shades", [(*to_rgb(BLUE), 0.2), (*to_rgb(BLUE), 1.0)])
 
 NAMED, NUMBERED = 40, 14  # classes up to which a matrix has names, and numbers
 LONGEST = 28  # letters of a name
