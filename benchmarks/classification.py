@@ -71,11 +71,11 @@ def full(train: list[dict[str, str]], held_out: list[dict[str, str]], epochs: fl
             disable_tqdm=True,
             use_cpu=True,
         )
-        trainer = Trainer(model, arguments, train_dataset=train, data_collator=collate)  # type: ignore[arg-type]
+        trainer = Trainer(model, arguments, train_dataset=train, data_collator=collate)
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start
-        given = trainer.predict(held_out).predictions.argmax(-1)  # type: ignore[arg-type]
+        given = trainer.predict(held_out).predictions.argmax(-1)
     truth = [names.index(row["label"]) for row in held_out]
     return {
         "accuracy": accuracy_score(truth, given),
@@ -113,9 +113,8 @@ def lora(train: list[dict[str, str]], held_out: list[dict[str, str]], epochs: fl
 def main(epochs: float) -> None:
     """Print one line a way of training."""
     train, held_out = split()
-    print(
-        f"{len(train):,} training and {len(held_out):,} held-out texts of {len({row['label'] for row in train})} classes"
-    )
+    classes = len({row["label"] for row in train})
+    print(f"{len(train):,} training and {len(held_out):,} held-out texts of {classes} classes")
     ways = [("LoRA r16", lora(train, held_out, epochs))]
     ways += [(f"full, learning rate {rate:g}", full(train, held_out, epochs, rate)) for rate in FULL_RATES]
     for name, found in ways:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peft_nb.data import RowProblem, refusal
+from peft_nb.data.conversations import unpacked
 from peft_nb.data.formats import Layout
 from peft_nb.errors import DataError, nearest
 from peft_nb.files import writing
@@ -105,7 +106,8 @@ def find(rows: Sequence[Mapping[str, Any]], layout: Layout) -> Classes:
     DataError
         When rows have no usable label, all of them counted, or when all have the same.
     """
-    column, names, multi = layout.columns["label"], set(), False
+    column, multi = layout.columns["label"], False
+    names: set[str] = set()
     problems: dict[int, RowProblem] = {}
     for number, row in enumerate(rows):
         try:
@@ -114,7 +116,7 @@ def find(rows: Sequence[Mapping[str, Any]], layout: Layout) -> Classes:
             problems[number] = problem
         else:
             names.update(own)
-            multi |= len(own) != 1 or isinstance(row[column], list | tuple)
+            multi |= len(own) != 1 or isinstance(unpacked(row[column]), list | tuple)
     if problems:
         raise refusal(problems, len(rows))
     if len(names) < 2:
@@ -223,7 +225,7 @@ def encode(
     examples = [Labelled(array("i", cut.get(number, whole[number])), found[number][1]) for number in kept]
     over = f", {len(long):,} {'left out as longer than' if dropped else 'cut at'} {max_length:,}" if long else ""
     total = sum(len(one.ids) for one in examples)
-    report = f"{layout.why}; {classes}; {len(examples):,} {row_name}s, {total:,} tokens{over}"
+    report = f"{layout.why}; {classes}; {len(examples):,} {row_name}{'s' * (len(examples) != 1)}, {total:,} tokens{over}"
     return Encoded(examples, [found[number][0] for number in kept], report)
 
 
@@ -244,7 +246,7 @@ def tokens(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) 
     list of list of int
         Token ids, at least one a text.
     """
-    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
     options |= {"truncation": max_length is not None, "max_length": max_length}
     found: list[list[int]] = []
     for start in range(0, len(texts), BATCH):

@@ -126,7 +126,7 @@ def attach(model: Any, spec: RunSpec, base_name: str, whole: Sequence[str] = ())
     if spec.task == "classification":
         config.task_type = TaskType.SEQ_CLS
     if whole:
-        config.modules_to_save = list(whole)  # type: ignore[attr-defined]
+        config.modules_to_save = list(whole)
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
