@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
         else:
             job = Job(spec)  # process 0 shows and stores what all do together
             job.read()
+            job.recognise()
             job.perform(resume=False)
     except PeftNbError as error:
         print(error, file=sys.stderr)

@@ -16,9 +16,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from peft_nb import environment
-from peft_nb.data import Rows, encoding, examples, formats, sources, splits
+from peft_nb.data import Rows, encoding, examples, formats, labels, sources, splits
 from peft_nb.data.examples import Encoded, Examples
 from peft_nb.data.formats import Layout
+from peft_nb.data.labels import Classes, Labelled
 from peft_nb.errors import DataError, ModelError
 from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.files import atomic_text
@@ -32,8 +33,9 @@ from peft_nb.training.stop import Abandoned, StopFlag, agreed
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from peft_nb.training.paths import Path as LossPath
     from peft_nb.training.trainer import PlannedTrainer
 
 IN_MEMORY = "(in memory)"
@@ -88,6 +90,26 @@ class Job:
         self.layout = formats.detect(self.rows, spec.format, spec.columns)
         self.metrics |= {"data": source.origin, "fingerprint": source.fingerprint, "layout": self.layout.name}
 
+    def recognise(self) -> None:
+        """Check that the data :meth:`read` has found fit the task, and find the classes; imports no PyTorch."""
+        labels.check_task(self.spec.task, self.layout, self.spec.too_long)
+        if not self.classifies:
+            return
+        classes = labels.find(self.rows, self.layout)
+        if self.eval_rows is not None:
+            labels.read(self.eval_rows, self._eval_layout(), classes, "held-out row")
+        self.metrics |= {"classes": list(classes.names), "multi_label": classes.multi}
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the run learns to give texts labels."""
+        return self.spec.task == "classification"
+
+    @property
+    def classes(self) -> Classes:
+        """What a text can be, in a run that classifies."""
+        return Classes(tuple(self.metrics.get("classes", ())), self.metrics.get("multi_label", False))
+
     def perform(self, *, resume: bool) -> bool:
         """Load, train, save.
 
@@ -111,28 +133,33 @@ class Job:
                 trainer = self._trainer(base, train, held_out, resume)
             return self._train(trainer, resume)
 
-    def _ingredients(self, source: ModelSource, resume: bool) -> tuple[Base, Examples, Examples]:
+    def _ingredients(self, source: ModelSource, resume: bool) -> tuple[Base, Any, Any]:
         """The base, and the training and held-out examples."""
         if environment.processes() > 1:
             self._meet()
         base = self._base(source)
-        train, held_out = self._examples(resume)
+        train, held_out = self._labelled(base, resume) if self.classifies else self._examples(resume)
         self._heed_stop()
         return base, train, held_out
 
-    def _trainer(self, base: Base, train: Examples, held_out: Examples, resume: bool) -> PlannedTrainer:
+    def _trainer(self, base: Base, train: Any, held_out: Any, resume: bool) -> PlannedTrainer:
         """Put the adapter on the base, and everything together."""
         import torch
 
-        from peft_nb.models.share import share
-        from peft_nb.training import paths, steps
+        from peft_nb.training import classification, paths, steps
         from peft_nb.training.trainer import PlannedTrainer
 
         self.publish(Preparing("adding the adapter"))
         spec, method = self.spec, REGISTRY[self.spec.method]
-        self.adapted = model = attach(share(base.model), spec, _public_name(base.source))
+        bare, whole = self._bare(base)
+        self.adapted = model = attach(bare, spec, _public_name(base.source), whole)
         pad_id, device = base.tokenizer.pad_token_id, torch.device(base.device)
-        path = paths.choose(model, train.shortest(2), pad_id, device, fast=spec.fast, supported=method.padding_free)
+        wanted = {"fast": spec.fast, "supported": method.padding_free}
+        path: LossPath
+        if self.classifies:
+            path = classification.choose(model, train, pad_id, device, multi=self.classes.multi, **wanted)
+        else:
+            path = paths.choose(model, train.shortest(2), pad_id, device, **wanted)
         if spec.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         batch = spec.batch_size * spec.gradient_accumulation_steps
@@ -159,6 +186,8 @@ class Job:
                     self._heed_stop()
                 self.publish(StatusChanged("training"))
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
+                if self.classifies and trainer.eval_examples and trainer.is_world_process_zero():
+                    self._score(trainer)
         finally:
             model.eval().zero_grad()
             if trainer.optimizer:  # the trainer holds itself in cycles, and would keep this memory for long
@@ -178,6 +207,15 @@ class Job:
         if trainer.is_world_process_zero():
             self._save_adapter(model)
         return trainer.state.global_step == len(trainer.steps)
+
+    def _score(self, trainer: PlannedTrainer) -> None:
+        """How often the classifier is right on the held-out rows."""
+        from peft_nb.evaluation.classification import probabilities, scores
+
+        examples: list[Labelled] = list(trainer.eval_examples)
+        path: Any = trainer.path
+        found = probabilities(trainer.model.eval(), path, examples, trainer.args.device, trainer.budget)
+        self.metrics |= scores(examples, found, self.classes)
 
     def _meet(self) -> None:
         """Share the cores between the processes, and let process 0 say where the run lives."""
@@ -200,10 +238,19 @@ class Job:
         """
         from peft import PeftModel
 
+        bare, _ = self._bare(self._base(self._source()))
+        self.adapted = PeftModel.from_pretrained(bare, str(folder)).eval()
+
+    def _bare(self, base: Base) -> tuple[PreTrainedModel, list[str]]:
+        """A tree of the run's own over the base's tensors, and the names of the parts that are new in it."""
+        if self.classifies:
+            from peft_nb.models import classify
+
+            self.metrics["pooling"] = classify.pooling(base) or "the model's own head"
+            return classify.build(base, self.classes.names, self.classes.multi)
         from peft_nb.models.share import share
 
-        base = self._base(self._source())
-        self.adapted = PeftModel.from_pretrained(share(base.model), str(folder)).eval()
+        return share(base.model), []
 
     @property
     def chat(self) -> bool:
@@ -232,6 +279,7 @@ class Job:
             dtype=dtype if dtype != "auto" else lambda config: fastest_dtype(config, device),
             quantization=REGISTRY[spec.method].quantization(spec),  # type: ignore[arg-type]
             device=device,
+            kind=None if self.classifies else "causal",
             progress=lambda fraction, what: self.publish(Preparing(f"{what} ({fraction:.0%})")),
         )
         for note in base.notes:
@@ -312,9 +360,41 @@ class Job:
         """Where encoded examples are kept for all runs of the store."""
         return self.folder.parent.parent / "examples"
 
-    def _announce(self, base: Base, train: Examples, held_out: Examples, steps: int, path: str) -> None:
+    def _labelled(self, base: Base, resume: bool) -> tuple[list[Labelled], list[Labelled]]:
+        """The encoded examples of a classifier; written beside the run, so that it resumes without its data."""
+        path, spec = self.folder / "labelled.safetensors", self.spec
+        if resume and self.classes.names and path.exists():
+            return labels.load(path)
+        if resume:
+            self._read_again()
+            self.recognise()
+        self.publish(Preparing("encoding the data"))
+        # What the spec allows and the model has places for.
+        places = getattr(base.model.config.get_text_config(), "max_position_embeddings", None) or spec.max_length
+        longest = min(spec.max_length, base.tokenizer.model_max_length, places)
+        self.metrics["max_tokens"] = longest
+        options: dict[str, Any] = {"max_length": longest, "too_long": spec.too_long}
+        encoded = labels.encode(self.rows, self.layout, self.classes, self.tokenizer, **options)
+        self.publish(Notice(f"{self.metrics['data']}: {encoded.report}"))
+        train = encoded.examples
+        if self.eval_rows is not None:
+            layout = self._eval_layout()
+            options["row_name"] = "held-out row"
+            held_out = labels.encode(self.eval_rows, layout, self.classes, self.tokenizer, **options).examples
+        else:
+            kinds = [one.labels for one in train]
+            kept, taken = splits.split(encoded.texts, spec.eval_fraction, spec.seed, kinds, self._progress)
+            train, held_out = [train[row] for row in kept], [train[row] for row in taken]
+        if environment.rank() == 0:
+            labels.save(path, train, held_out)
+        return train, held_out
+
+    def _eval_layout(self) -> formats.Layout:
+        return formats.detect(self.eval_rows or [], self.spec.format, self.spec.columns)
+
+    def _announce(self, base: Base, train: Any, held_out: Any, steps: int, path: str) -> None:
         trainable, total = self.adapted.get_nb_trainable_parameters()  # type: ignore[union-attr]
-        supervised = train.supervised_tokens
+        supervised = len(train) if self.classifies else train.supervised_tokens
         dtype, device = base.dtype, base.device
         self.metrics |= {
             "base": base.identity,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from io import BytesIO
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's blue and vermilion, which the colour-blind tell apart, and a grey that reads on white and on black.
 BLUE, VERMILION, INK = "#0072B2", "#D55E00", "#808080"
+# One hue from faint to full: fewer fades into the ground, be it white or black, and needs no sense of colour.
+SHADES = LinearSegmentedColormap.from_list("shades", [(*to_rgb(BLUE), 0.2), (*to_rgb(BLUE), 1.0)])
+
+NAMED, NUMBERED = 40, 14  # classes up to which a matrix has names, and numbers
+LONGEST = 28  # letters of a name
 
 
 class Picture(Figure):
@@ -37,7 +44,7 @@ def loss_curve(
     Parameters
     ----------
     losses, eval_losses : sequence of (step, loss)
-        Training and held-out losses, in nats per supervised token.
+        Training and held-out losses, in nats per supervised token or labelled text.
     size : tuple of float
         Width and height in inches.
 
@@ -48,7 +55,7 @@ def loss_curve(
     """
     figure = Picture(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats per token)")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats)")
     if losses:
         axes.plot(*zip(*losses, strict=True), color=BLUE, linewidth=1.5, label="training")
     if eval_losses:
@@ -61,4 +68,49 @@ def loss_curve(
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Picture:
+    """Draw which classes are taken for which.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The classes; shown as they are, up to 40 of them.
+    counts : sequence of (true class, given class, number of texts)
+        Classes by their places in ``names``; pairs that never occur are left out.
+
+    Returns
+    -------
+    Picture
+        A square a pair, coloured by its share of the true class; empty where there is none. Numbers stand in the
+        squares of up to 14 classes.
+    """
+    size = len(names)
+    side = min(max(3.4, 1.8 + 0.27 * size), 10.0)
+    figure = Picture(figsize=(side + 0.8, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="given", ylabel="true")
+    totals: dict[int, int] = {}
+    for true, _, count in counts:
+        totals[true] = totals.get(true, 0) + count
+    shares = [[math.nan] * size for _ in names]  # nan is left transparent, on white and on black
+    for true, given, count in counts:
+        shares[true][given] = count / totals[true]
+        if size <= NUMBERED:
+            ink = "white" if shares[true][given] > 0.5 else INK
+            axes.text(given, true, f"{count:,}", ha="center", va="center", color=ink, fontsize=8)
+    image = axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1)
+    places = range(size if size <= NAMED else 0)
+    told = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in names]
+    for axis, turned in ((axes.xaxis, 90), (axes.yaxis, 0)):
+        axis.set_ticks(places, [told[place] for place in places], rotation=turned, fontsize=8, parse_math=False)
+        axis.label.set_color(INK)
+    axes.tick_params(colors=INK, length=0)
+    axes.spines[:].set_color(INK)
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
+    bar.ax.tick_params(colors=INK, labelsize=8)
+    bar.ax.yaxis.label.set_color(INK)
+    bar.outline.set_edgecolor(INK)
     return figure

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
 from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Status, StatusChanged
@@ -144,7 +144,14 @@ class Run:
         -------
         str or list of str
             One answer a prompt.
+
+        Raises
+        ------
+        RunError
+            If the run is still training, or learned to classify.
         """
+        if self._job.classifies:
+            raise RunError(f"run {self.id} gives texts labels and writes none; call predict() on it")
         from contextlib import nullcontext
 
         from peft_nb.evaluation.generate import generate
@@ -156,6 +163,35 @@ class Run:
                 model, self._job.tokenizer, prompts, chat=self._job.chat, system=self.spec.system, **options
             )
         return answers[0] if isinstance(prompt, str) else answers
+
+    def predict(self, texts: str | Sequence[str]) -> pandas.DataFrame:
+        """Say which class each text has; for a run with ``task: classification``.
+
+        Parameters
+        ----------
+        texts : str or sequence of str
+            What to classify, cut as in training where it is too long.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a text: ``text``, ``label``, ``probability``, and a column with the probability of each class.
+            Where a text can have several classes, ``label`` and ``probability`` list those with 0.5 or more.
+
+        Raises
+        ------
+        RunError
+            If the run learned to write texts, or something is not a text.
+        """
+        if not self._job.classifies:
+            raise RunError(f"run {self.id} writes texts and knows no classes; call generate() on it")
+        found = [texts] if isinstance(texts, str) else list(texts)
+        if wrong := [type(one).__name__ for one in found if not isinstance(one, str)]:
+            raise RunError(f"predict() takes texts, and found a {wrong[0]} among them; turn it into text or drop it")
+        from peft_nb.evaluation.classification import predict
+
+        model, job = self.model, self._job
+        return predict(model, job.tokenizer, found, job.classes, job.metrics["max_tokens"])
 
     def stop(self, *, now: bool = False) -> None:
         """Ask the run to end; it does so after the current step, saved and usable.
@@ -268,16 +304,31 @@ class Run:
 
         return save(self.model, Path(path).expanduser(), self.spec, self.metrics)
 
-    def plot(self) -> Figure:
-        """Draw the loss and the held-out loss over the steps.
+    def plot(self, what: Literal["loss", "confusion"] = "loss") -> Figure:
+        """Draw the loss and the held-out loss over the steps, or what a classifier takes for what.
+
+        Parameters
+        ----------
+        what : {"loss", "confusion"}, default "loss"
+            Which picture.
 
         Returns
         -------
         matplotlib.figure.Figure
             Shown by a notebook as it is.
-        """
-        from peft_nb.plots import loss_curve
 
+        Raises
+        ------
+        RunError
+            If the run has no confusion matrix.
+        """
+        from peft_nb.plots import confusion, loss_curve
+
+        if what == "confusion":
+            if not (counts := (metrics := self.metrics).get("confusion")):
+                mend = "one comes of task: classification with held-out rows and one label a text"
+                raise RunError(f"run {self.id} has no confusion matrix; {mend}")
+            return confusion(metrics["classes"], counts)
         history = self._on_disk().history(self.id)
         return loss_curve(
             [(row["step"], row["loss"]) for row in history if row["loss"] is not None],
@@ -409,6 +460,7 @@ def begin(
         raise SpecError(wrong)
     job = Job(spec, data=data, model=model, namespace=namespace or {})
     job.read()
+    job.recognise()
     store = store or Store()
     id = store.create(spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name)
     record = store.get(id)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import random
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -136,3 +138,57 @@ def file_size_limit(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+KINDS = {"fruit": ("apple", "plum", "fig"), "tool": ("saw", "drill", "nail"), "bird": ("crow", "wren", "owl")}
+
+
+@pytest.fixture(scope="session")
+def labelled() -> list[dict[str, str]]:
+    """90 texts of 3 classes, each with one word that gives its class away."""
+    draw, fill = random.Random(0), ("we", "saw", "a", "red", "one", "in", "the", "yard")
+    rows = []
+    for kind in [*KINDS] * 30:
+        words = [draw.choice(fill[:1] + fill[2:]) for _ in range(draw.randrange(2, 9))]
+        words.insert(draw.randrange(len(words)), draw.choice(KINDS[kind]))
+        rows.append({"text": " ".join(words), "label": kind})
+    return rows
+
+
+@pytest.fixture(scope="session")
+def encoder(labelled: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random BERT that was trained with mean pooling, so it says, with a word for each token."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = dict.fromkeys(word for row in labelled for word in row["text"].split())
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokens = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        places = {"max_position_embeddings": 16, "initializer_range": 0.2}
+        model = BertModel(BertConfig(vocab_size=len(vocabulary), **sizes, **dropout, **places))
+    folder = tmp_path_factory.mktemp("encoder")
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=core, **tokens).save_pretrained(folder)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(
+        '{"word_embedding_dimension": 32, "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}'
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plain_encoder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same BERT without a word on how it pools."""
+    folder = tmp_path_factory.mktemp("plain-encoder")
+    shutil.copytree(encoder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("1_Pooling"))
+    return folder

@@ -7,7 +7,7 @@ from io import BytesIO
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.image import imread
 
-from peft_nb.plots import loss_curve
+from peft_nb.plots import NAMED, NUMBERED, confusion, loss_curve
 
 LOSSES = [(1, 4.0), (2, 2.0), (3, 1.0)]
 
@@ -30,3 +30,37 @@ def test_no_global_state_of_matplotlib_is_touched() -> None:
     code = "from peft_nb.plots import loss_curve; loss_curve([(1, 2.0)]).png(); import sys; print(*sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "matplotlib.pyplot" not in told.split()
+
+
+def matrix(size: int) -> list[tuple[int, int, int]]:
+    return [(place, place, 9) for place in range(size)] + [(0, 1, 3)]
+
+
+def words(size: int) -> list[str]:
+    axes, *_ = confusion([f"class {number}" for number in range(size)], matrix(size)).axes
+    return [text.get_text() for text in [*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels()]]
+
+
+def test_a_confusion_matrix_has_numbers_and_names_as_long_as_they_can_be_read() -> None:
+    assert words(3) == ["9", "9", "9", "3", *["class 0", "class 1", "class 2"] * 2]
+    assert words(NUMBERED + 1)[0] == "class 0"
+    assert words(NAMED + 1) == []
+
+
+def test_a_confusion_matrix_is_coloured_by_share_and_empty_where_nothing_is() -> None:
+    picture = confusion(["a", "b"], matrix(2))
+    shares = picture.axes[0].images[0].get_array()
+    assert shares[0].tolist() == [0.75, 0.25]
+    assert shares.mask.tolist() == [[False, False], [True, False]]
+    assert imread(BytesIO(picture.png()))[0, 0, 3] == 0
+
+
+def test_names_of_classes_are_no_formulas_and_long_ones_are_cut() -> None:
+    picture = confusion(["$x_{", "a" * 100], matrix(2))
+    assert picture.png()
+    assert picture.axes[0].get_xticklabels()[1].get_text() == "a" * 27 + "…"
+
+
+def test_forty_classes_stay_a_picture_of_readable_size() -> None:
+    width, height = confusion([str(number) for number in range(40)], matrix(40)).get_size_inches()
+    assert (9 < width < 12, 9 < height < 12) == (True, True)

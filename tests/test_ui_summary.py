@@ -117,3 +117,32 @@ def test_ui_needs_neither_torch_nor_pyplot() -> None:
         "print({'torch', 'transformers', 'pandas', 'matplotlib.pyplot'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+CLASSIFIED = METRICS | {
+    "classes": ["<b>bug</b>", "praise", "wish"],
+    "multi_label": False,
+    "accuracy": 0.9125,
+    "macro_f1": 0.9,
+    "confusion": [[0, 0, 20], [0, 1, 4], [1, 1, 18], [2, 2, 17], [2, 1, 1]],
+}
+
+
+def test_a_classifier_is_judged_by_how_often_it_is_right() -> None:
+    lines = summary.text(finished(), CLASSIFIED, "run").splitlines()
+    assert "  data           tickets: 336 examples, 60 held out, 3 classes (<b>bug</b>, praise, wish)" in lines
+    assert "  held-out       accuracy 91.2 %, macro-F1 0.900" in lines
+    assert '  next           run.predict("…")' in lines
+    several = {name: value for name, value in CLASSIFIED.items() if name != "confusion"}
+    several |= {"multi_label": True, "micro_f1": 0.95}
+    lines = summary.text(finished(), several, "run").splitlines()
+    assert "  held-out       all labels right 91.2 %, macro-F1 0.900, micro-F1 0.950" in lines
+    assert summary.html(finished(), several, "run").count("<img") == 1
+
+
+def test_a_classifiers_mistakes_are_a_picture_with_words() -> None:
+    html = summary.html(finished(), CLASSIFIED, "run")
+    images = [attributes for attributes in Balanced(html).attributes if "alt" in attributes]
+    told = "Confusion matrix of 3 classes; most often <b>bug</b> taken for praise: 4; wish taken for praise: 1"
+    assert [image["alt"] for image in images][1:] == [told]
+    assert "<b>" not in html

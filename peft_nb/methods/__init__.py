@@ -5,7 +5,7 @@ A method is added by one registered entry: :func:`register` it in the file of it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ class Method:
         Whether the method adds no virtual tokens, so that examples may lie end to end.
     mergeable : bool
         Whether the adapter can be folded into the base's weights.
+    tasks : tuple of str
+        What it can learn: ``generation``, ``classification``.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Method:
     quantizations: tuple[str, ...]
     padding_free: bool
     mergeable: bool
+    tasks: tuple[str, ...] = ("generation", "classification")
 
     def quantization(self, spec: RunSpec) -> str:
         """How the base is quantized under a spec: ``none``, ``4bit`` or ``8bit``."""
@@ -80,17 +83,18 @@ def problems(spec: RunSpec) -> list[str]:
         One line a problem; empty when the method can serve.
     """
     method = REGISTRY[spec.method]
-    wanted = method.quantization(spec)
-    if wanted in method.quantizations:
-        return []
-    able = [other.name for other in REGISTRY.values() if wanted in other.quantizations]
-    return [
-        f"quantization: {spec.method} takes {' or '.join(method.quantizations)}, not {wanted}"
-        + (f"; {' or '.join(able)} does" if able else "")
-    ]
+    found, wanted = [], method.quantization(spec)
+    if wanted not in method.quantizations:
+        able = [other.name for other in REGISTRY.values() if wanted in other.quantizations]
+        takes = f"quantization: {spec.method} takes {' or '.join(method.quantizations)}, not {wanted}"
+        found.append(takes + (f"; {' or '.join(able)} does" if able else ""))
+    if spec.task not in method.tasks:
+        able = [other.name for other in REGISTRY.values() if spec.task in other.tasks]
+        found.append(f"method: {spec.method} serves {' and '.join(method.tasks)}, not {spec.task}; take {able[0]}")
+    return found
 
 
-def attach(model: Any, spec: RunSpec, base_name: str) -> PeftModel:
+def attach(model: Any, spec: RunSpec, base_name: str, whole: Sequence[str] = ()) -> PeftModel:
     """Put a fresh adapter into a model.
 
     Parameters
@@ -101,22 +105,28 @@ def attach(model: Any, spec: RunSpec, base_name: str) -> PeftModel:
         Method and its settings.
     base_name : str
         What the saved adapter will name as its base.
+    whole : sequence of str
+        Parts of the model to train in full and save with the adapter, such as a classifier's head.
 
     Returns
     -------
     peft.PeftModel
-        Only the adapter's parameters are trainable, in float32.
+        Only the adapter's parameters and the parts trained in full are trainable, in float32.
 
     Raises
     ------
     MethodError
         If the model has no modules that ``target_modules`` names.
     """
-    from peft import get_peft_model
+    from peft import TaskType, get_peft_model
 
     from peft_nb.errors import MethodError
 
     config = REGISTRY[spec.method].config(spec)
+    if spec.task == "classification":
+        config.task_type = TaskType.SEQ_CLS
+    if whole:
+        config.modules_to_save = list(whole)
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
@@ -135,7 +145,8 @@ def methods() -> pandas.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a method: what it does, how the base may be quantized, whether it merges, where it comes from.
+        One row a method: what it does, how the base may be quantized, whether it merges, which tasks it serves,
+        where it comes from.
     """
     import pandas
 
@@ -145,6 +156,7 @@ def methods() -> pandas.DataFrame:
             "what it does": entry.help,
             "quantization": ", ".join(entry.quantizations),
             "mergeable": entry.mergeable,
+            "tasks": ", ".join(entry.tasks),
             "source": entry.source,
         }
         for entry in REGISTRY.values()

@@ -53,6 +53,10 @@ class Base:
         Tells bases apart: the name, where it came from and a hash of the configuration.
     notes : list of str
         What the user should know, in plain words.
+    folder : Path, optional
+        Where its files are.
+    drawn : tuple of str
+        Weights that its files lack and that were drawn at random: of an encoder's pooler, at most.
     """
 
     model: Any
@@ -63,6 +67,8 @@ class Base:
     device: str
     identity: str
     notes: list[str] = field(default_factory=list)
+    folder: Path | None = None
+    drawn: tuple[str, ...] = ()
 
 
 def load(
@@ -71,7 +77,7 @@ def load(
     dtype: str | Callable[[Any], str] = "float32",
     quantization: Quantization = "none",
     device: str = "cpu",
-    kind: Kind = "causal",
+    kind: Kind | None = "causal",
     progress: Progress | None = None,
 ) -> Base:
     """Load a base, or return the one that is loaded already.
@@ -87,8 +93,8 @@ def load(
         Of the linear layers, by bitsandbytes: NF4 with double quantization, or LLM.int8().
     device : str, default "cpu"
         ``cpu``, ``cuda`` or ``mps``.
-    kind : {"causal", "encoder"}, default "causal"
-        Whether text is to be written, or turned into vectors.
+    kind : {"causal", "encoder"} or None, default "causal"
+        Whether text is to be written, or turned into vectors; None takes what the model was made for.
     progress : callable, optional
         Told how far fetching and converting are; an exception it raises ends them cleanly.
 
@@ -108,12 +114,13 @@ def load(
         if source.pair:
             dtype = str(source.pair[0].dtype).removeprefix("torch.") if callable(dtype) else dtype
             _check_means(dtype, quantization, device)
-            return _live(source, dtype, quantization, device, kind)
+            return _live(source, dtype, quantization, device, kind or _made_for(source.pair[0].config))
         _check_means("float32" if callable(dtype) else dtype, quantization, device)
         notes: list[str] = []
         folder = _located(source, progress or (lambda share, text: None), notes)
         if callable(dtype):
             dtype = dtype(_config(folder, source.name))
+        kind = kind or _made_for(_config(folder, source.name))
         written = max((file.stat().st_mtime_ns for file in folder.glob("*.[js]*")), default=0)
         key = (source.name, folder, written, dtype, quantization, device, kind)
         base = _bases.get(key)
@@ -169,16 +176,17 @@ def _load(folder: Path, source: ModelSource, dtype: str, quantization: Quantizat
         tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
     except Exception as error:  # the libraries below raise whatever they like at files they cannot use
         raise _cannot_load(source.name, error) from error
-    lacking = {name for name in info["missing_keys"] if kind == "causal" or "pooler" not in name}
+    missing = sorted(info["missing_keys"])
+    lacking = [name for name in missing if kind == "causal" or "pooler" not in name]
     if lacking:  # transformers would fill them with random numbers
-        raise ModelError(f"cannot load {source.name}: its files lack {min(lacking)}; fetch or save it once more")
+        raise ModelError(f"cannot load {source.name}: its files lack {lacking[0]}; fetch or save it once more")
     model = keep_unpacked(model).requires_grad_(False).eval()
     quantize.stored(model)
     notes = _fit(model, tokenizer, source.name)
     alias = ALIASES.get(source.name)
     origin = "bundled" if alias and folder == bundled.where(alias) else source.revision
     identity = _identity(source.name, origin, config)
-    return Base(model, tokenizer, source, dtype, quantization, device, identity, notes)
+    return Base(model, tokenizer, source, dtype, quantization, device, identity, notes, folder, tuple(missing))
 
 
 def _config(folder: Path, name: str) -> Any:
@@ -227,7 +235,9 @@ def _live(source: ModelSource, dtype: str, quantization: Quantization, device: s
     if stored != "none":
         dtype, device = str(model.dtype).removeprefix("torch."), model.device.type
     identity = _identity(source.name, "live", model.config)
-    return Base(model, tokenizer, source, dtype, stored, device, identity, notes)
+    known_as = Path(given.name_or_path)
+    folder = known_as if given.name_or_path and known_as.is_dir() else None
+    return Base(model, tokenizer, source, dtype, stored, device, identity, notes, folder)
 
 
 def _fit(model: Any, tokenizer: Any, name: str) -> list[str]:
@@ -260,17 +270,21 @@ def _check_means(dtype: str, quantization: str, device: str) -> None:
 
 
 def _check_kind(config: Any, name: str, kind: Kind) -> None:
-    from transformers.models.auto import modeling_auto as auto
-
-    writes = any(one.endswith(("ForCausalLM", "LMHeadModel")) for one in config.architectures or ())
-    if not writes:  # encoders have a causal class too, for other uses
-        causal, masked = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-        writes = config.model_type in causal and config.model_type not in masked
-    if kind == "causal" and not writes:
+    if kind == "causal" and _made_for(config) == "encoder":
         some = ", ".join(alias.name for alias in ALIASES.values() if alias.kind == "causal")
         raise ModelError(
             f"{name} is a {config.model_type} model, which writes no text; choose a causal one, such as {some}"
         )
+
+
+def _made_for(config: Any) -> Kind:
+    from transformers.models.auto import modeling_auto as auto
+
+    if any(one.endswith(("ForCausalLM", "LMHeadModel")) for one in config.architectures or ()):
+        return "causal"
+    causal, masked = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    # Encoders have a causal class too, for other uses.
+    return "causal" if config.model_type in causal and config.model_type not in masked else "encoder"
 
 
 def _identity(name: str, origin: str | None, config: Any) -> str:

@@ -115,7 +115,7 @@ def _local(name: str, path: Path) -> ModelSource:
         if path.suffix.lower() != ".gguf":
             raise ModelError(f"{name!r} is a file, but not a .gguf file; name the folder that holds the model")
         return ModelSource(name, "gguf", path=path.resolve().parent, gguf_file=path.name)
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+    if (path / "adapter_config.json").is_file() and hub.missing(path):
         raise ModelError(f"folder {name!r} holds an adapter; name the base model it was made for")
     if lacks := hub.missing(path):
         files = [file.name for file in sorted(path.glob("*.gguf"))]

@@ -29,13 +29,14 @@ def segment_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    is_causal: bool | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     segments: Sequence[int] | None = None,
     shared_prefix: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend causally within each segment of a row.
+    """Attend within each segment of a row: causally, unless the layer says that it looks both ways.
 
     Parameters
     ----------
@@ -49,8 +50,10 @@ def segment_attention(
         Factor on the dot products; default ``head_dim ** -0.5``.
     dropout : float
         Dropout on the attention weights.
+    is_causal : bool, optional
+        Whether a token sees only what comes before it; by default what the layer's own ``is_causal`` says.
     sliding_window : int, optional
-        Tokens a query sees, itself included, in models with local attention.
+        Tokens a query sees, itself included, in causal models with local attention.
     softcap : float, optional
         Soft-capping of the scores, which this function does not compute.
     segments : sequence of int
@@ -66,10 +69,12 @@ def segment_attention(
     Raises
     ------
     NotExact
-        If the layer asks for soft-capping or a bias on the scores.
+        If the layer asks for soft-capping, a bias on the scores, or local attention that looks both ways.
     """
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if (
         segments is None
+        or (sliding_window is not None and not causal)
         or softcap is not None
         or any(kwargs.get(name) is not None for name in ("s_aux", "position_bias"))
     ):
@@ -77,7 +82,7 @@ def segment_attention(
     lengths = list(segments)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     windowed = sliding_window is not None and sliding_window < max(lengths) + shared_prefix * lengths[0]
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout and not windowed:
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout and not windowed and causal:
         return SegmentProduct.apply(query, key, value, lengths, shared_prefix, scale), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
@@ -88,7 +93,7 @@ def segment_attention(
         if before or windowed:
             mask = _seen(q.shape[2], before, sliding_window if windowed else None).to(q.device)
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None, scale=scale
         )
         outputs.append(out.transpose(1, 2))
     return torch.cat(outputs, dim=1), None

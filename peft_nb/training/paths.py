@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import nn
 
 from peft_nb.training import attention, fused
 from peft_nb.training.loss import FrozenHeadLoss
-from peft_nb.training.steps import IGNORE, Encoded, pack, pad
+from peft_nb.training.steps import IGNORE, Encoded, pack, pad, supervised_targets
 
 # Relative differences of the loss and of the gradients that rounding explains; a token that sees another example,
 # or is predicted from the wrong place, changes both many times more.
@@ -24,8 +24,37 @@ TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (1e-2, 1e-1), torch.fl
 RESHAPED_LOGITS = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
 
 
+class Path(Protocol):
+    """A way from a micro-batch to its loss."""
+
+    @property
+    def padded(self) -> bool:
+        """Whether every example is padded to the longest of its micro-batch."""
+
+    @property
+    def share_prefix(self) -> bool:
+        """Whether leading tokens that all examples of a micro-batch share are computed once."""
+
+    def targets(self, examples: Sequence[Any]) -> int:
+        """What the mean loss of some examples is divided by."""
+
+    def loss(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+        """Summed loss of the examples, in nats."""
+
+    def installed(self, model: PeftModel) -> AbstractContextManager[None]:
+        """Make the model ready for this path while the context lasts."""
+
+
+class Tokenwise:
+    """Losses of tokens, as generation learns them."""
+
+    def targets(self, examples: Sequence[Encoded]) -> int:
+        """Number of supervised tokens."""
+        return sum(len(supervised_targets(one)) for one in examples)
+
+
 @dataclass(frozen=True)
-class Padded:
+class Padded(Tokenwise):
     """Rows padded to equal length through the model's own forward pass; right for every model and method."""
 
     pad_id: int
@@ -53,7 +82,7 @@ class Padded:
 
 
 @dataclass(frozen=True)
-class PaddingFree:
+class PaddingFree(Tokenwise):
     """Examples end to end in one row, a loss without logits, fused layers, and shared prefixes run once."""
 
     share_prefix: bool
@@ -79,9 +108,6 @@ class PaddingFree:
             causal.forward = _forward_to_loss(causal)
             stack.callback(causal.__dict__.pop, "forward")
             yield
-
-
-Path = Padded | PaddingFree
 
 
 def _forward_to_loss(causal: Any) -> Callable[..., torch.Tensor]:
@@ -116,7 +142,7 @@ def choose(
     *,
     fast: bool,
     supported: bool,
-) -> Path:
+) -> Padded | PaddingFree:
     """Pick the padding-free path if it gives this model's losses and gradients, the padded one otherwise.
 
     Both paths are run on two short examples before the first step.
@@ -141,42 +167,76 @@ def choose(
     Padded or PaddingFree
         The path, the padded one with the reason for it.
     """
-    reason = "" if fast else "fast is off"
-    reason = reason or ("" if supported else "the method adds virtual tokens")
-    reason = reason or obstacle(model)
-    if reason:
+    if reason := unwanted(model.get_base_model(), fast, supported) or obstacle(model):
         return Padded(pad_id, reason)
     path = PaddingFree(share_prefix=not _drops_out(model))
     probe = sorted(examples, key=lambda one: len(one.ids))[:2]
-    try:
-        loss, gradient = disagreement(model, path, Padded(pad_id), probe, device)
-    except Exception as error:
-        return Padded(pad_id, f"the padding-free path does not fit {type(model.get_base_model()).__name__}: {error}")
-    most_loss, most_gradient = TOLERANCE[model.get_base_model().get_output_embeddings().weight.dtype]
-    if not (loss <= most_loss and gradient <= most_gradient):
-        differed = f"its loss by {loss:.1e} and its gradients by {gradient:.1e}"
-        return Padded(pad_id, f"the padding-free path differed on two examples, {differed}")
-    return path
+    dtype = model.get_base_model().get_output_embeddings().weight.dtype
+    reason = fault(model, path, Padded(pad_id), probe, device, dtype)
+    return Padded(pad_id, reason) if reason else path
+
+
+def unwanted(model: Any, fast: bool, supported: bool) -> str:
+    """Why no padding-free path can be used with a model, whatever is learned, or an empty string."""
+    if not fast:
+        return "fast is off"
+    if not supported:
+        return "the method adds virtual tokens"
+    if not getattr(model, "_supports_attention_backend", False) and not getattr(model, "_supports_sdpa", False):
+        return f"{type(model).__name__} does not take another attention function"
+    return ""
 
 
 def obstacle(model: PeftModel) -> str:
-    """Why a model cannot use the padding-free path at all, or an empty string."""
+    """Why a causal model cannot use the padding-free path, or an empty string."""
     causal = model.get_base_model()
     head = causal.get_output_embeddings()
     if not isinstance(head, nn.Linear) or type(head) is not nn.Linear:
         return "the output head is not a plain linear layer"
     if head.weight.requires_grad:
         return "the output head is trained"
-    if not getattr(causal, "_supports_attention_backend", False) and not getattr(causal, "_supports_sdpa", False):
-        return f"{type(causal).__name__} does not take another attention function"
     for name in RESHAPED_LOGITS:
         if getattr(causal.config, name, None) not in (None, 1, 1.0):
             return f"{type(causal).__name__} reshapes its scores ({name})"
     return ""
 
 
+def fault(
+    model: PeftModel, path: Path, padded: Path, examples: Sequence[Any], device: torch.device, dtype: torch.dtype
+) -> str:
+    """Say in what a path fails to give what the padded one gives, beyond what rounding in ``dtype`` explains.
+
+    Parameters
+    ----------
+    model : PeftModel
+        The model.
+    path, padded : Path
+        What to try, and what is right.
+    examples : sequence of Encoded or Labelled
+        One micro-batch.
+    device : torch.device
+        Where the model is.
+    dtype : torch.dtype
+        What the base computes in.
+
+    Returns
+    -------
+    str
+        Empty when the two agree.
+    """
+    try:
+        loss, gradient = disagreement(model, path, padded, examples, device)
+    except Exception as error:
+        return f"the padding-free path does not fit {type(model.get_base_model()).__name__}: {error}"
+    most_loss, most_gradient = TOLERANCE[dtype]
+    if loss <= most_loss and gradient <= most_gradient:
+        return ""
+    differed = f"its loss by {loss:.1e} and its gradients by {gradient:.1e}"
+    return f"the padding-free path differed on two examples, {differed}"
+
+
 def disagreement(
-    model: PeftModel, path: Path, other: Path, examples: Sequence[Encoded], device: torch.device
+    model: PeftModel, path: Path, other: Path, examples: Sequence[Any], device: torch.device
 ) -> tuple[float, float]:
     """Relative difference between two paths: of the loss, and of the gradients by the norm of their difference.
 
@@ -184,9 +244,9 @@ def disagreement(
     ----------
     model : PeftModel
         The model; dropout is switched off for the comparison and its gradients are cleared.
-    path, other : Padded or PaddingFree
+    path, other : Path
         What to compare.
-    examples : sequence of Encoded
+    examples : sequence of Encoded or Labelled
         One micro-batch.
     device : torch.device
         Where the model is.

@@ -64,16 +64,16 @@ def share_of(step: Sequence[Item], rank: int, processes: int) -> Sequence[Item]:
 
 
 def micro_batches(
-    examples: Sequence[Encoded], budget: int, padded: bool, share_prefix: bool = False
-) -> list[list[Encoded]]:
+    examples: Sequence[Any], budget: int, padded: bool, share_prefix: bool = False
+) -> list[list[Any]]:
     """Cut a step into micro-batches of at most ``budget`` tokens, similar lengths together.
 
     The sum over a step does not depend on the cut, so the optimizer sees the batch that was asked for.
 
     Parameters
     ----------
-    examples : sequence of Encoded
-        The examples of one step.
+    examples : sequence of Encoded or Labelled
+        The examples of one step; only their ``ids`` count.
     budget : int
         Tokens in a micro-batch, padding included; a single longer example still gets one of its own.
     padded : bool
@@ -83,10 +83,10 @@ def micro_batches(
 
     Returns
     -------
-    list of list of Encoded
+    list of list
         At least one example each, longest first.
     """
-    batches: list[list[Encoded]] = []
+    batches: list[list[Any]] = []
     room = 0
     before = common_prefix(examples) if share_prefix and len(examples) > 1 else 0
     for example in sorted(examples, key=lambda one: -len(one.ids)):

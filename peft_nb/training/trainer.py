@@ -34,7 +34,7 @@ from peft_nb.files import flush
 from peft_nb.spec import RunSpec
 from peft_nb.training import checkpoint, probe
 from peft_nb.training.paths import Path as LossPath
-from peft_nb.training.steps import Encoded, micro_batches, share_of, supervised_targets
+from peft_nb.training.steps import micro_batches, share_of
 from peft_nb.training.stop import Abandoned, StopFlag, agreed
 
 CHECKPOINT_SECONDS = 60.0
@@ -45,7 +45,8 @@ class PlannedTrainer(Trainer):
 
     Item ``i`` holds the rows of step ``i``, so the whole run is one pass; resuming is skipping items, and each of
     several processes takes its share of an item. A step is cut into micro-batches by a token budget, and its loss
-    is the sum over the step divided by the supervised tokens of the whole step, whatever the cut.
+    is the sum over the step divided by the targets of the whole step (supervised tokens, or labelled texts), whatever
+    the cut.
 
     Parameters
     ----------
@@ -53,9 +54,9 @@ class PlannedTrainer(Trainer):
         The base with the adapter to train.
     spec : RunSpec
         The run's settings.
-    path : Padded or PaddingFree
+    path : Path
         How a micro-batch becomes a loss; it must be installed around :meth:`train`.
-    examples, eval_examples : sequence of Encoded
+    examples, eval_examples : sequence of Encoded or Labelled
         Training and held-out examples.
     steps : list of list of int
         What :func:`peft_nb.training.steps.plan` returned.
@@ -79,8 +80,8 @@ class PlannedTrainer(Trainer):
         model: PeftModel,
         spec: RunSpec,
         path: LossPath,
-        examples: Sequence[Encoded],
-        eval_examples: Sequence[Encoded],
+        examples: Sequence[Any],
+        eval_examples: Sequence[Any],
         steps: list[list[int]],
         folder: Path,
         publish: Callable[[Event], None],
@@ -137,7 +138,7 @@ class PlannedTrainer(Trainer):
         inputs : list of int
             The rows of the step.
         num_items_in_batch
-            Not used: the supervised tokens of the whole step are counted here.
+            Not used: the targets of the whole step are counted here.
 
         Returns
         -------
@@ -147,7 +148,7 @@ class PlannedTrainer(Trainer):
         start = time.perf_counter()
         model.train()
         batch = [self.examples[row] for row in inputs]
-        scale = self.args.world_size / sum(len(supervised_targets(one)) for one in batch)
+        scale = self.args.world_size / self.path.targets(batch)
         mine = share_of(batch, self.args.process_index, self.args.world_size)
         # A process without a row of its own still has to take part in the exchange of gradients.
         weight, mine = (scale, mine) if mine else (0.0, batch[:1])
@@ -158,7 +159,7 @@ class PlannedTrainer(Trainer):
         self.busy_s += time.perf_counter() - start
         return loss
 
-    def _forward_backward(self, model: torch.nn.Module, batch: Sequence[Encoded], weight: float) -> torch.Tensor | None:
+    def _forward_backward(self, model: torch.nn.Module, batch: Sequence[Any], weight: float) -> torch.Tensor | None:
         """The step's loss, or ``None`` when memory ran out and the budget was halved; gradients start at zero."""
         total = torch.zeros((), device=self.args.device)
         cut = self._cut(batch)
@@ -178,10 +179,10 @@ class PlannedTrainer(Trainer):
         model.zero_grad()
         return None
 
-    def _cut(self, batch: Sequence[Encoded]) -> list[list[Encoded]]:
+    def _cut(self, batch: Sequence[Any]) -> list[list[Any]]:
         return micro_batches(batch, self.budget, self.path.padded, self.path.share_prefix)
 
-    def _halve_budget(self, error: RuntimeError, cut: list[list[Encoded]]) -> None:
+    def _halve_budget(self, error: RuntimeError, cut: list[list[Any]]) -> None:
         """Make room for another try after memory ran out on a cut, or raise what cannot be mended so."""
         if not out_of_memory(error) or self.args.world_size > 1:
             raise error
@@ -200,14 +201,14 @@ class PlannedTrainer(Trainer):
         Returns
         -------
         dict of str to float
-            ``eval_loss`` in nats per supervised token.
+            ``eval_loss`` in nats per supervised token, or per labelled text.
         """
         mine = share_of(self.eval_examples, self.args.process_index, self.args.world_size)
         self.model.eval()
         with torch.no_grad():
             loss = self._summed_loss(mine)
         self.model.train()
-        targets = sum(len(supervised_targets(one)) for one in mine)
+        targets = self.path.targets(mine)
         sums = torch.tensor([loss, targets], dtype=torch.float64).to(self.args.device)
         if self.args.world_size > 1:
             dist.all_reduce(sums)
@@ -216,7 +217,7 @@ class PlannedTrainer(Trainer):
         self.publish(Evaluated(self.state.global_step, metrics["eval_loss"]))
         return metrics
 
-    def _summed_loss(self, batch: Sequence[Encoded]) -> float:
+    def _summed_loss(self, batch: Sequence[Any]) -> float:
         total = 0.0
         for micro in self._cut(batch):
             if self.stop.now.is_set():

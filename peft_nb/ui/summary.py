@@ -6,7 +6,7 @@ It must survive saving, nbconvert and GitHub, which strips styles: a table, a pi
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -14,6 +14,7 @@ from peft_nb.ui import wording
 from peft_nb.ui.progress import BOX, title
 from peft_nb.ui.view import RunView
 
+SHOWN = 8  # classes named
 WIDTH, HEIGHT = 480, 220  # pixels at which the picture is shown; it is drawn at twice that
 
 
@@ -50,10 +51,11 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     part = fact("trainable_share", trainable / whole if trainable is not None and whole else None)
     found: list[tuple[str, str]] = [("run", view.id)]
     if view.data:
-        found += [("data", _data(view))]
+        found += [("data", _data(view, metrics.get("classes")))]
     if after is not None:
         known = view.base_eval_loss if len(view.evals.points) > 1 else None
         found += [("held-out loss", _change(known, after))]
+    found += _classified(metrics)
     if view.first_loss is not None:
         # Single steps are noisy, so the metrics give the mean of the last epoch.
         last = f"{wording.loss(train)} over the last epoch" if train is not None else ""
@@ -76,11 +78,23 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(label, value) for label, value in found if value]
 
 
-def _data(view: RunView) -> str:
+def _classified(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How often a classifier is right."""
+    if metrics.get("accuracy") is None:
+        return []
+    accuracy = "all labels right" if metrics.get("multi_label") else "accuracy"
+    f1 = [f"{name.replace('_f1', '-F1')} {metrics[name]:.3f}" for name in ("macro_f1", "micro_f1") if name in metrics]
+    return [("held-out", ", ".join([f"{accuracy} {100 * metrics['accuracy']:.1f} %", *f1]))]
+
+
+def _data(view: RunView, classes: Sequence[str] | None) -> str:
     if not view.plan:
         return view.data
     held_out = f", {view.plan.eval_examples:,} held out" if view.plan.eval_examples else ""
     trained_on = wording.count(view.plan.supervised_tokens, "supervised token")
+    if classes:
+        more = ", …" if len(classes) > SHOWN else ""
+        trained_on = f"{len(classes):,} classes ({', '.join(classes[:SHOWN])}{more})"
     return f"{view.data}: {wording.count(view.plan.examples, 'example')}{held_out}, {trained_on}"
 
 
@@ -92,7 +106,7 @@ def _forecast(say: Callable[[float], str], actual: float, forecast: float | None
     return say(actual) + (f" (forecast {say(forecast)})" if forecast is not None else "")
 
 
-def next_steps(view: RunView, name: str | None = None) -> list[str]:
+def next_steps(view: RunView, name: str | None = None, classifies: bool = False) -> list[str]:
     """List the sensible next steps as code for a cell.
 
     Parameters
@@ -101,6 +115,8 @@ def next_steps(view: RunView, name: str | None = None) -> list[str]:
         What is known about the run.
     name : str, optional
         The variable that holds the run; by default the code takes the run from the store first.
+    classifies : bool
+        Whether the run gives texts labels.
 
     Returns
     -------
@@ -115,7 +131,8 @@ def next_steps(view: RunView, name: str | None = None) -> list[str]:
     if view.status != "finished":
         steps += [f"%peft resume {run}"]
     if view.status != "failed":
-        steps += [f'{run}.generate("…")', f"%peft save {run} my-adapter"]
+        ask = "predict" if classifies else "generate"
+        steps += [f'{run}.{ask}("…")', f"%peft save {run} my-adapter"]
     return steps
 
 
@@ -127,11 +144,12 @@ def text(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> 
     str
         Lines of label and value, then the next steps.
     """
+    following = next_steps(view, name, "classes" in metrics)
     lines = [headline(view), *(f"  {label:<14} {value}" for label, value in rows(view, metrics))]
     return "\n".join(
         [
             *lines,
-            *(f"  {'next' if not i else '':<14} {step}" for i, step in enumerate(next_steps(view, name))),
+            *(f"  {'next' if not i else '':<14} {step}" for i, step in enumerate(following)),
         ]
     )
 
@@ -159,13 +177,13 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> 
         f'<td style="{cell}normal;overflow-wrap:anywhere">{escape(value)}</td></tr>'
         for label, value in rows(view, metrics)
     )
-    code = "\n".join(map(escape, next_steps(view, name)))
+    code = "\n".join(map(escape, next_steps(view, name, "classes" in metrics)))
     following = f'<p style="margin:8px 0 4px">Next:</p><pre style="margin:0"><code>{code}</code></pre>' if code else ""
     return (
         f'<div style="{BOX}"><p><strong>{escape(headline(view))}</strong></p>'
         '<div style="display:flex;flex-wrap:wrap;gap:8px 24px;align-items:flex-start">'
         f'<table style="margin:0;flex:1 1 300px;color:inherit;font-size:inherit">{body}</table>'
-        f"{_image(view)}</div>{following}</div>"
+        f"{_image(view)}{_matrix(metrics)}</div>{following}</div>"
     )
 
 
@@ -183,9 +201,28 @@ def _image(view: RunView) -> str:
         f"Loss over {points[-1][0]:,} steps: training {wording.loss(points[0][1])} to "
         f"{wording.loss(points[-1][1])}{held_out}"
     )
+    return _embedded(drawn, alt, WIDTH)
+
+
+def _matrix(metrics: Mapping[str, Any]) -> str:
+    if not metrics.get("confusion"):
+        return ""
+    from peft_nb.plots import confusion
+
+    names, counts = metrics["classes"], metrics["confusion"]
+    wrong = sorted(((count, names[true], names[given]) for true, given, count in counts if true != given), reverse=True)
+    most = "; ".join(f"{true} taken for {given}: {count}" for count, true, given in wrong[:3])
+    alt = f"Confusion matrix of {len(names)} classes; " + (
+        f"most often {most}" if wrong else "no text is taken wrongly"
+    )
+    drawn = confusion(names, counts)
+    return _embedded(drawn.png(), alt, int(drawn.get_figwidth() * drawn.dpi))
+
+
+def _embedded(png: bytes, alt: str, width: int) -> str:
     return (
-        f'<img alt="{alt}" width="{WIDTH}" style="max-width:100%;height:auto" '
-        f'src="data:image/png;base64,{b64encode(drawn).decode()}">'
+        f'<img alt="{escape(alt)}" width="{width}" style="max-width:100%;height:auto" '
+        f'src="data:image/png;base64,{b64encode(png).decode()}">'
     )
 
 

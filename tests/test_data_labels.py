@@ -1,0 +1,124 @@
+"""Classes found in a table, and its texts as token ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peft_nb.data import labels
+from peft_nb.data.formats import detect
+from peft_nb.data.labels import Classes, Labelled
+from peft_nb.errors import DataError
+
+
+def rows(*given: Any) -> list[dict[str, Any]]:
+    return [{"text": f"text {number}", "label": label} for number, label in enumerate(given)]
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "multi"),
+    [
+        (("b", "a", "b"), ("a", "b"), False),
+        ((10, 9, 10), ("9", "10"), False),
+        ((["b"], ["a"]), ("a", "b"), True),
+        ((["b", "a"], ["a"], []), ("a", "b"), True),
+        (('["b", "a"]', '["c"]'), ("a", "b", "c"), True),
+    ],
+    ids=str,
+)
+def test_classes_are_found_in_order(given: tuple[Any, ...], names: tuple[str, ...], multi: bool) -> None:
+    table = rows(*given)
+    assert labels.find(table, detect(table)) == Classes(names, multi)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("a", "a"), "column 'label' holds only the label 'a'; give rows of at least two classes"),
+        (([], []), "column 'label' holds no label at all; give rows of at least two classes"),
+        (
+            ("a", None, "b", " "),
+            r"2 of 4 rows cannot be used \(counting from 0\): row 1: column 'label' is empty; row 3",
+        ),
+    ],
+    ids=str,
+)
+def test_tables_without_classes_are_refused_in_a_line(given: tuple[Any, ...], told: str) -> None:
+    table = rows(*given)
+    with pytest.raises(DataError, match=f"^{told}") as refused:
+        labels.find(table, detect(table, "text_label"))
+    assert "\n" not in str(refused.value)
+
+
+def test_held_out_labels_unknown_to_training_are_named() -> None:
+    table, classes = rows("refund", "invoice", "refnud"), Classes(("invoice", "refund"), False)
+    told = r"^1 of 3 held-out rows .* held-out row 2: has the label 'refnud', which no training row has; did you mean "
+    with pytest.raises(DataError, match=told + r"'refund'\?; correct it, or give training rows of that class$"):
+        labels.read(table, detect(table), classes, "held-out row")
+
+
+def test_a_second_label_where_training_has_one_each_is_refused() -> None:
+    table, classes = rows(["a", "b"], ["a"]), Classes(("a", "b"), False)
+    with pytest.raises(DataError, match="row 0: has 2 labels, and every training row has one; give it one label"):
+        labels.read(table, detect(table), classes)
+
+
+@pytest.mark.parametrize(
+    ("task", "table", "told"),
+    [
+        ("generation", rows("a", "b"), "have labels and no answers to learn; set task: classification$"),
+        ("classification", [{"question": "a", "answer": "b"}], "format: text_label and columns: {text: …, label: …}$"),
+        ("classification", [{"text": "a"}], "task: classification learns a text's label; say which columns"),
+        ("classification", [{"prompt": "a", "chosen": "b", "rejected": "c"}], "say which columns hold them"),
+    ],
+    ids=str,
+)
+def test_data_that_do_not_fit_the_task_are_refused_with_the_mend(task: str, table: list[Any], told: str) -> None:
+    layout = detect(table)
+    with pytest.raises(DataError, match=told) as refused:
+        labels.check_task(task, layout)
+    assert "\n" not in str(refused.value)
+    labels.check_task("classification" if layout.kind == "labelled" else "generation", layout)
+
+
+def test_a_labelled_text_is_never_split() -> None:
+    with pytest.raises(DataError, match=r"^too_long: split .* take truncate or drop$"):
+        labels.check_task("classification", detect(rows("a", "b")), "split")
+
+
+class Letters:
+    """A tokenizer with a token a letter, between 1 and 2."""
+
+    pad_token_id = 0
+
+    def __call__(self, texts: list[str], truncation: bool, max_length: int | None, **ignored: Any) -> dict[str, Any]:
+        kept = [text[: max_length - 2] if truncation and max_length else text for text in texts]
+        return {"input_ids": [[1, *map(ord, text), 2] for text in kept]}
+
+
+def test_texts_keep_their_last_token_when_they_are_cut() -> None:
+    table = [{"text": "ab", "label": "x"}, {"text": "abcdef", "label": "y"}]
+    classes = Classes(("x", "y"), False)
+    cut = labels.encode(table, detect(table), classes, Letters(), max_length=5)
+    assert [(list(one.ids), one.labels) for one in cut.examples] == [
+        ([1, 97, 98, 2], (0,)),
+        ([1, 97, 98, 99, 2], (1,)),
+    ]
+    assert cut.texts == ["ab", "abcdef"]
+    assert cut.report.endswith("2 classes: x, y; 2 rows, 9 tokens, 1 cut at 5")
+    dropped = labels.encode(table, detect(table), classes, Letters(), max_length=5, too_long="drop")
+    assert (len(dropped.examples), dropped.texts) == (1, ["ab"])
+    assert dropped.report.endswith("1 row, 4 tokens, 1 left out as longer than 5")
+    with pytest.raises(DataError, match="every row is longer than 3 tokens; raise max_length or truncate"):
+        labels.encode(table, detect(table), classes, Letters(), max_length=3, too_long="drop")
+
+
+def test_examples_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    from array import array
+
+    train = [Labelled(array("i", [1, 5, 2]), (0,)), Labelled(array("i", [7]), ()), Labelled(array("i", [1, 2]), (0, 3))]
+    for held_out in ([Labelled(array("i", [9, 9]), (2,))], []):
+        labels.save(tmp_path / "labelled.safetensors", train, held_out)
+        assert labels.load(tmp_path / "labelled.safetensors") == (train, held_out)

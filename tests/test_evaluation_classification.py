@@ -1,0 +1,87 @@
+"""Probabilities in the order of the texts, and scores as scikit-learn counts them."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from peft_nb.data.labels import Classes, Labelled
+from peft_nb.evaluation import classification
+from peft_nb.training.classification import Classifying
+
+CPU = torch.device("cpu")
+
+
+def text(*ids: int, labels: tuple[int, ...] = ()) -> Labelled:
+    return Labelled(array("i", ids), labels)
+
+
+class Echo(torch.nn.Module):
+    """A model whose logits are a text's first three tokens."""
+
+    device = CPU
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        return SimpleNamespace(logits=input_ids[:, :3])
+
+
+def test_probabilities_come_in_the_order_of_the_texts_whatever_the_cut() -> None:
+    texts = [text(1, 2, 3), text(3, 2, 1, 9, 9), text(0, 5, 0, 9), text(4, 4, 4)]
+    logits = torch.tensor([[1.0, 2, 3], [3, 2, 1], [0, 5, 0], [4, 4, 4]])
+    for budget in (3, 8, 1000):
+        found = classification.probabilities(Echo(), Classifying(0, False), texts, CPU, budget)
+        numpy.testing.assert_allclose(found, logits.softmax(-1).numpy(), rtol=1e-6)
+        found = classification.probabilities(Echo(), Classifying(0, True), texts, CPU, budget)
+        numpy.testing.assert_allclose(found, logits.sigmoid().numpy(), rtol=1e-6)
+
+
+def test_scores_of_one_class_a_text() -> None:
+    truth = [text(0, labels=(label,)) for label in (0, 0, 1, 1)]
+    found = numpy.eye(4, dtype="float32")[[0, 1, 1, 1]]
+    scores = classification.scores(truth, found, Classes(("a", "b", "c", "d"), False))
+    assert scores["accuracy"] == 0.75
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)  # c and d occur nowhere and do not count
+    assert scores["confusion"] == [[0, 0, 1], [0, 1, 1], [1, 1, 2]]
+
+
+def test_scores_of_several_classes_a_text() -> None:
+    truth = [text(0, labels=labels) for labels in ((0, 1), (), (1,))]
+    found = numpy.array([[0.9, 0.8, 0.1], [0.1, 0.2, 0.1], [0.5, 0.1, 0.2]], dtype="float32")
+    scores = classification.scores(truth, found, Classes(("a", "b", "c"), True))
+    assert scores == {
+        "accuracy": pytest.approx(2 / 3),
+        "macro_f1": pytest.approx((2 / 3 + 2 / 3) / 2),
+        "micro_f1": pytest.approx(4 / 6),
+    }
+
+
+class Letters:
+    pad_token_id = 0
+
+    def __call__(self, texts: Sequence[str], **ignored: Any) -> dict[str, Any]:
+        return {"input_ids": [[ord(letter) - ord("a") for letter in one] for one in texts]}
+
+
+def test_predictions_name_every_class_and_hide_no_column() -> None:
+    classes = Classes(("bug", "label", "text"), False)
+    table = classification.predict(Echo(), Letters(), ["abc", "cba"], classes, 8)
+    assert list(table.columns) == ["text", "label", "probability", "bug", "p(label)", "p(text)"]
+    assert table.text.tolist() == ["abc", "cba"]
+    assert table.label.tolist() == ["text", "bug"]
+    assert table.probability.tolist() == pytest.approx([0.665241] * 2, rel=1e-4)
+    assert table[["bug", "p(label)", "p(text)"]].sum(axis=1).tolist() == pytest.approx([1, 1])
+
+
+def test_predictions_of_several_classes_are_lists() -> None:
+    table = classification.predict(Echo(), Letters(), ["aab", "bab"], Classes(("x", "y", "z"), True), 8)
+    assert table.label.tolist() == [["x", "y", "z"], ["x", "y", "z"]]
+    assert [len(one) for one in table.probability] == [3, 3]
+    none = classification.predict(Echo(), Letters(), [], Classes(("x", "y", "z"), True), 8)
+    assert list(none.columns) == ["text", "label", "probability", "x", "y", "z"]
+    assert len(none) == 0

@@ -1,0 +1,119 @@
+"""Two ways from labelled texts to their loss, and one result."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from peft_nb.data.labels import Labelled
+from peft_nb.methods import attach
+from peft_nb.models import classify
+from peft_nb.models.load import load
+from peft_nb.models.resolve import resolve
+from peft_nb.spec import RunSpec
+from peft_nb.training import classification, paths
+from peft_nb.training.classification import Classifying
+
+CPU = torch.device("cpu")
+SPEC = RunSpec(data="x", task="classification", r=4)
+
+
+def adapted(folder: Path, multi: bool = False, dtype: str = "float32") -> torch.nn.Module:
+    """A classifier with LoRA whose B is not zero, so that every gradient has something to say."""
+    torch.manual_seed(0)
+    bare, new = classify.build(load(resolve(str(folder)), kind=None, dtype=dtype), ("a", "b", "c"), multi)
+    model = attach(bare, SPEC, "base", new).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def examples(multi: bool = False) -> list[Labelled]:
+    texts = [[2, 5, 6, 3], [2, 7, 3], [2, 9, 10, 11, 12, 5, 3], [2, 6, 6, 8, 3]]
+    own = [(0, 2), (), (1,), (0, 1, 2)] if multi else [(0,), (2,), (1,), (2,)]
+    return [Labelled(array("i", ids), labels) for ids, labels in zip(texts, own, strict=True)]
+
+
+@pytest.fixture(params=["encoder", "plain_encoder", "base"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    """Mean pooling, transformers' head on an encoder, and on a causal model."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_without_padding_the_losses_and_gradients_are_the_same(folder: Path, multi: bool) -> None:
+    model = adapted(folder, multi)
+    padded = Classifying(0, multi)
+    loss, gradient = paths.disagreement(model, replace(padded, padded=False), padded, examples(multi), CPU)
+    assert loss < 1e-5
+    assert gradient < 1e-4
+
+
+def test_each_text_is_judged_as_if_it_were_alone(folder: Path) -> None:
+    model, path = adapted(folder), Classifying(0, False, padded=False)
+    with path.installed(model), torch.no_grad():
+        together = path.logits(model, examples(), CPU)
+        alone = torch.cat([path.logits(model, [one], CPU) for one in examples()])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_check_finds_a_text_that_sees_another(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, wanted = adapted(encoder), {"multi": False, "fast": True, "supported": True}
+    assert str(classification.choose(model, examples(), 0, CPU, **wanted)) == "padding-free"
+    inner = classification.attention.segment_attention
+    whole = lambda *a, segments, **options: inner(*a, segments=[sum(segments)], **options)  # noqa: E731
+    monkeypatch.setitem(classification.attention.AttentionInterface._global_mapping, "peft_nb_segments", whole)
+    chosen = str(classification.choose(model, examples(), 0, CPU, **wanted))
+    assert chosen.startswith("padded (the padding-free path differed on two examples")
+
+
+def test_a_base_that_looks_one_way_only_would_be_found(encoder: Path) -> None:
+    model = adapted(encoder)
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = True  # stock attention has a mask for both ways and would still look both ways
+    chosen = classification.choose(model, examples(), 0, CPU, multi=False, fast=True, supported=True)
+    assert chosen.padded == ("differed" in chosen.reason)
+    assert chosen.padded
+
+
+@pytest.mark.parametrize(
+    ("fast", "supported", "reason"),
+    [(False, True, "fast is off"), (True, False, "the method adds virtual tokens")],
+)
+def test_the_padded_path_says_why(encoder: Path, fast: bool, supported: bool, reason: str) -> None:
+    chosen = classification.choose(adapted(encoder), examples(), 0, CPU, multi=False, fast=fast, supported=supported)
+    assert (chosen.padded, str(chosen)) == (True, f"padded ({reason})")
+
+
+def test_losses_are_sums_of_transformers_own(base: Path) -> None:
+    for multi in (False, True):
+        model, some = adapted(base, multi), examples(multi)
+        path = Classifying(0, multi)
+        logits = path.logits(model, some, CPU)
+        if multi:
+            wanted = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]])
+            stock = F.binary_cross_entropy_with_logits(logits, wanted)
+        else:
+            stock = F.cross_entropy(logits, torch.tensor([0, 2, 1, 2]))
+        torch.testing.assert_close(path.loss(model, some, CPU) / path.targets(some), stock)
+
+
+def test_the_model_is_as_before_when_the_context_ends(encoder: Path) -> None:
+    model = adapted(encoder)
+    before = Classifying(0, False).logits(model, examples(), CPU)
+    with Classifying(0, False, padded=False).installed(model):
+        pass
+    assert torch.equal(Classifying(0, False).logits(model, examples(), CPU), before)
+
+
+def test_bfloat16_takes_the_fast_path_too(folder: Path) -> None:
+    model = adapted(folder, dtype="bfloat16")
+    chosen = classification.choose(model, examples(), 0, CPU, multi=False, fast=True, supported=True)
+    assert str(chosen) == "padding-free"
