@@ -32,8 +32,7 @@ CELLS = [
     "%peft resume run",
     "%peft save run kept",
     "%peft load {run.id} --out again",
-    "asked = 'How much is 3 and 3?'\n"
-    "again.generate(asked, max_new_tokens=5) == run.generate(asked, max_new_tokens=5)",
+    "asked = 'How much is 3 and 3?'\nagain.generate(asked, max_new_tokens=5) == run.generate(asked, max_new_tokens=5)",
     "%peft runs",
     "%%peft lora --data tikets\nepochs: many",
 ]
