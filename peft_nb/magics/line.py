@@ -59,8 +59,7 @@ def command(usage: str = "", least: int = 0, most: int = 0) -> Callable[[Callabl
 
 def usage() -> str:
     """Write the help of ``%peft``, generated from the registered commands."""
-    width = max(len(f"{name} {command.usage}") for name, command in COMMANDS.items())
-    lines = [f"%peft {f'{name} {command.usage}':<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    lines = [f"%peft {name} {command.usage}".rstrip() + f"\n    {command.help}" for name, command in COMMANDS.items()]
     where = "RUN is a variable that holds a run, or a run's id or name in the store; %%peft? explains the cell."
     return "\n".join([*lines, "", where])
 

@@ -105,7 +105,7 @@ def html(view: RunView, clock_s: float | None = None) -> str:
         f'<div style="{FILL};width:{percent}%"></div></div>'
     )
     cells = f'<div style="{GRID}">{"".join(_cells(view, view.latest))}</div>' if view.latest else ""
-    notices = "".join(f"<div>ⓘ {escape(notice)}</div>" for notice in view.notices[-4:])
+    notices = "".join(f"<div>Note: {escape(notice)}</div>" for notice in view.notices[-4:])
     return f'<div style="{BOX}">{head}{bar}{cells}{notices}</div>'
 
 
