@@ -36,8 +36,8 @@ def test_near_empty(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "Café crème", "don’t say “no”, it is – well… 5 €", "日本語テスト", "привет", "CAFÉ", "😀 ok", "São Paulo", "œuvre",
-        "się tak", "20° warm", "naïve 日本 привет",
+        "Café crème", "don’t say “no”, it is – well… 5 €", "日本語テスト", "привет", "CAFÉ", "😀 ok", "São Paulo",
+        "œuvre", "się tak", "20° warm", "naïve 日本 привет",
     ],
 )  # fmt: skip
 def test_mojibake_is_undone(text: str, encoding: str) -> None:

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("presidio_analyzer")
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-import data_checks  # noqa: E402
-import planted  # noqa: E402
+import data_checks
+import planted
 
 CORPUS = planted.chats(each=24)
 SCORES = {score.kind: score for score in data_checks.measure(CORPUS)}
