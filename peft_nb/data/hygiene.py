@@ -57,12 +57,13 @@ def flaws(text: str) -> tuple[str, ...]:
     words = repair(text).strip()
     if not words:
         return ("empty",)
+    undone = _undone(text)  # of mojibake, control characters and soft hyphens are a part
     found = {
         "near_empty": (_is_punctuation(words) or words.casefold().strip("<>[](){}.-#") in _NOTHING),
-        "mojibake": _undone(text) != text,
+        "mojibake": undone != text,
         "replacement": _LOST.search(text),
-        "control": _CONTROL.search(_undone(text)),
-        "invisible": _INVISIBLE.search(text),
+        "control": _CONTROL.search(undone),
+        "invisible": _INVISIBLE.search(undone),
     }
     return tuple(name for name, here in found.items() if here)
 
