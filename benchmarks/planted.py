@@ -228,11 +228,11 @@ _MISSING = ("-", "?", "...", "n/a", "N/A", "nan", "None", "null", "TODO", "***",
 
 
 def _mojibake(rng: random.Random, words: str) -> str:
-    words = f"{words} {rng.choice(_ACCENTED)}".encode()
+    encoded = f"{words} {rng.choice(_ACCENTED)}".encode()
     try:
-        return words.decode(rng.choice(("latin-1", "cp1252")))
+        return encoded.decode(rng.choice(("latin-1", "cp1252")))
     except UnicodeDecodeError:
-        return words.decode("latin-1")
+        return encoded.decode("latin-1")
 
 
 _SPOIL: dict[str, Callable[[random.Random, str], str]] = {

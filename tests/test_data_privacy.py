@@ -68,6 +68,7 @@ def test_found(offline: None, text: str, redacted: str) -> None:
         "card 4111 1111 1111 1112",
         "IBAN DE89 3704 0044 0532 0130 01",
         "version 10.0.1.2, v1.2.3.4",
+        "since release 22.2.25.29 of 2022-12-19",
         "127.0.0.1 and ::1",
         "at 12:30:45 on 2026-11-22, or 22.11.2026",
         "What is 4456 + 6291070513?",

@@ -138,7 +138,7 @@ def _near(sets: Sequence[Array], threshold: float, progress: Progress | None) ->
     from datasketch import MinHash
 
     empty = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int, scheme="affine32")
-    signatures = numpy.empty((len(sets), PERMUTATIONS), numpy.uint32)
+    signatures: Array = numpy.empty((len(sets), PERMUTATIONS), numpy.uint32)
     for row, shingles in enumerate(sets):
         minhash = empty.copy()
         if len(shingles):

@@ -71,6 +71,7 @@ _DIALLED = re.compile(r"(?<!\d)(?!\d{4}-\d\d-\d\d|\d\d?[./]\d\d?[./]\d{4})\+?\d(
 _DIAL_WORDS = re.compile(rf"\b(?:{'|'.join(_DIAL.split())})\b", re.IGNORECASE)
 _REGIONS = ("US", "GB", "DE", "FR", "IN")  # whose national ways to write a phone number are known; with a + all are
 _LOGIN = re.compile(r"://[^\s/@]*$")  # before the @ of an address such as postgres://user:password@host
+_DOTTED = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 _VERSION = re.compile(r"(?:\bv|version|release|firmware|build)[\s:.]*$", re.IGNORECASE)
 
 
@@ -195,7 +196,8 @@ def _is_other(text: str, one: RecognizerResult) -> bool:
     if one.entity_type == "EMAIL_ADDRESS":
         return found.startswith("git@") or bool(_LOGIN.search(text[: one.start]))
     if one.entity_type == "PHONE_NUMBER":
-        return found.removeprefix("+ ").isdigit() and not _is_told(one)  # "+ 6291070513" is of a sum
+        bare = found.removeprefix("+ ").isdigit()  # "+ 6291070513" is of a sum
+        return (bare and not _is_told(one)) or bool(_DOTTED.fullmatch(found))
     if one.entity_type == "IP_ADDRESS":
         nobody = found.startswith(("127.", "0.", "255.")) or found.strip("0:") in ("", "1")
         return nobody or bool(_VERSION.search(text[: one.start]))
