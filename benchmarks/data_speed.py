@@ -117,7 +117,9 @@ def run_trl(path: Path, folder: Path) -> Iterator[tuple[int, int]]:
     from trl import SFTConfig, SFTTrainer
 
     made = tokenizer()
-    small = LlamaConfig(len(made), 8, 8, num_hidden_layers=1, num_attention_heads=1)
+    small = LlamaConfig(
+        vocab_size=len(made), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
     settings = SFTConfig(
         str(folder / "trainer"),
         max_length=MAX_LENGTH,

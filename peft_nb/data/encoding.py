@@ -89,9 +89,11 @@ def encode(
     with atomic_folder(folder, overwrite=True) as staging:
         write(staging, produced)
         save_report(staging, work.report())
-    if encoded := load(folder):
-        return encoded
-    raise StoreError(f"cannot read {folder}, which was just written; check the disk or choose another folder")
+        # Mapped before it gets its name: another process may put the same there at any moment.
+        encoded = load(staging)
+        if encoded is None:
+            raise StoreError(f"cannot read back what was written for {folder}; check the disk or choose another folder")
+    return encoded
 
 
 def kept(
@@ -185,12 +187,12 @@ class _Work:
         """What each row holds and what is to be learned from it, a batch at a time."""
         remaining = iter(self.rows)
         while batch := [self._content(row) for row in islice(remaining, BATCH)]:
-            sound = [content for content in batch if not isinstance(content, RowProblem)]
+            legible = [content for content in batch if not isinstance(content, RowProblem)]
             lessons: Iterator[Lesson | RowProblem]
             if self.layout.plain:
-                lessons = ((ids, [(1, len(ids))]) for ids in self.renderer.texts(sound))
+                lessons = ((ids, [(1, len(ids))]) for ids in self.renderer.texts(legible))
             else:
-                lessons = self.renderer.lessons(sound, self.loss_on)
+                lessons = self.renderer.lessons(legible, self.loss_on)
             for content in batch:
                 yield content, content if isinstance(content, RowProblem) else next(lessons)
 
