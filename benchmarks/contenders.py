@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-    from peft_nb.data.encoding import Example
+    from peft_nb.data.examples import Example
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ PyTorch is imported only after the data have been read and recognised, so that a
 
 from __future__ import annotations
 
+import json
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,10 +16,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from peft_nb import environment
-from peft_nb.data import encoding, formats, sources, stored
-from peft_nb.data.encoding import Example
-from peft_nb.errors import ModelError
+from peft_nb.data import Rows, encoding, examples, formats, sources, splits
+from peft_nb.data.examples import Encoded, Examples
+from peft_nb.data.formats import Layout
+from peft_nb.errors import DataError, ModelError
 from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
+from peft_nb.files import atomic_text, remove_leftovers
 from peft_nb.methods import REGISTRY, attach
 from peft_nb.models import ALIASES
 from peft_nb.models.load import Base, load
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from peft_nb.training.trainer import PlannedTrainer
 
 IN_MEMORY = "(in memory)"
+PROGRESS_S = 0.5  # between two words on how far something is
 
 
 @dataclass
@@ -44,7 +49,7 @@ class Job:
     spec : RunSpec
         What to do.
     folder : Path
-        The run's folder in the store: ``examples.safetensors``, ``checkpoints/`` and ``adapter/`` go there.
+        The run's folder in the store: ``examples.json``, ``checkpoints/`` and ``adapter/`` go there.
     publish : callable
         Takes each event.
     stop : StopFlag
@@ -69,14 +74,17 @@ class Job:
     adapted: PeftModel | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    _told: float = 0.0  # when progress was last published
 
     def read(self) -> None:
         """Read and recognise the data; imports no PyTorch."""
         spec = self.spec
         source = sources.read(self.data if self.data is not None else spec.data, self.namespace)
         self.rows, self.eval_rows = source.train, source.eval
+        self._fingerprints = [source.fingerprint] * 2
         if spec.eval_data is not None:
-            self.eval_rows = sources.read(spec.eval_data, self.namespace).train
+            given = sources.read(spec.eval_data, self.namespace)
+            self.eval_rows, self._fingerprints[1] = given.train, given.fingerprint
         self.layout = formats.detect(self.rows, spec.format, spec.columns)
         self.metrics |= {"data": source.origin, "fingerprint": source.fingerprint, "layout": self.layout.name}
 
@@ -103,7 +111,7 @@ class Job:
                 trainer = self._trainer(base, train, held_out, resume)
             return self._train(trainer, resume)
 
-    def _ingredients(self, source: ModelSource, resume: bool) -> tuple[Base, list[Example], list[Example]]:
+    def _ingredients(self, source: ModelSource, resume: bool) -> tuple[Base, Examples, Examples]:
         """The base, and the training and held-out examples."""
         if environment.processes() > 1:
             self._meet()
@@ -112,7 +120,7 @@ class Job:
         self._heed_stop()
         return base, train, held_out
 
-    def _trainer(self, base: Base, train: list[Example], held_out: list[Example], resume: bool) -> PlannedTrainer:
+    def _trainer(self, base: Base, train: Examples, held_out: Examples, resume: bool) -> PlannedTrainer:
         """Put the adapter on the base, and everything together."""
         import torch
 
@@ -124,7 +132,7 @@ class Job:
         spec, method = self.spec, REGISTRY[self.spec.method]
         self.adapted = model = attach(share(base.model), spec, _public_name(base.source))
         pad_id, device = base.tokenizer.pad_token_id, torch.device(base.device)
-        path = paths.choose(model, train, pad_id, device, fast=spec.fast, supported=method.padding_free)
+        path = paths.choose(model, train.shortest(2), pad_id, device, fast=spec.fast, supported=method.padding_free)
         if spec.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         batch = spec.batch_size * spec.gradient_accumulation_steps
@@ -231,40 +239,81 @@ class Job:
         self.tokenizer = base.tokenizer
         return base
 
-    def _examples(self, resume: bool) -> tuple[list[Example], list[Example]]:
-        """The encoded examples; written beside the run, so that it resumes without its data."""
-        path, spec = self.folder / "examples.safetensors", self.spec
+    def _examples(self, resume: bool) -> tuple[Examples, Examples]:
+        """The encoded examples; which they are is written beside the run, so that it resumes without its data."""
+        path, spec = self.folder / "examples.json", self.spec
         if resume and path.exists():
-            return stored.load_examples(path)
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            found = [loaded.examples for key in kept["keys"] if (loaded := examples.load(self._shelf / key))]
+            if len(found) == len(kept["keys"]):
+                return _sides(found, kept["held_out"])
         if resume:
-            self.read()
-        self.publish(Preparing("encoding the data"))
+            self._read_again()
+        key, train = self._encode(self.rows, self.layout, self._fingerprints[0], "row")
+        self.publish(Notice(f"{self.metrics['data']}: {train.report}"))
+        keys, sets, aside = [key], [train.examples], []
+        if self.eval_rows is not None:
+            layout = formats.detect(self.eval_rows, spec.format, spec.columns)
+            key, held_out = self._encode(self.eval_rows, layout, self._fingerprints[1], "held-out row")
+            keys, sets = [*keys, key], [*sets, held_out.examples]
+            if held_out.report.long:
+                self.publish(Notice(f"held-out rows: {held_out.report}"))
+        elif spec.eval_fraction:
+            aside = self._set_aside(train.examples)
+        if environment.rank() == 0:
+            atomic_text(path, json.dumps({"keys": keys, "held_out": aside}))
+        return _sides(sets, aside)
+
+    def _encode(self, rows: Rows, layout: Layout, fingerprint: str, row_name: str) -> tuple[str, Encoded]:
+        """Encoded rows and the name they are kept under; rows that were encoded before are not encoded again."""
+        spec = self.spec
         options: dict[str, Any] = {
             "max_length": spec.max_length,
             "loss_on": spec.loss_on,
+            "too_long": spec.too_long,
             "system": spec.system,
         }
-        encoded = encoding.encode(self.rows, self.layout, self.tokenizer, **options)
-        self.publish(Notice(f"{self.metrics['data']}: {encoded.report}"))
-        if self.eval_rows is not None:
-            train = encoded.examples
-            layout = formats.detect(self.eval_rows, spec.format, spec.columns)
-            held_out = encoding.encode(
-                self.eval_rows, layout, self.tokenizer, **options, row_name="held-out row"
-            ).examples
-        else:
-            kept, taken = encoding.split(len(self.rows), spec.eval_fraction, spec.seed)
-            train, held_out = (
-                [encoded.examples[row] for row in kept],
-                [encoded.examples[row] for row in taken],
-            )
-        if environment.rank() == 0:
-            stored.save_examples(path, train, held_out)
-        return train, held_out
+        reading = {"rows": row_name, "layout": layout.name, "columns": layout.columns}
+        key = examples.key(fingerprint, self.tokenizer, options | reading)
+        encoded = examples.load(self._shelf / key)
+        if encoded is None:
+            self.publish(Preparing("encoding the data"))
+            remove_leftovers(self._shelf)
+            options |= {"folder": self._shelf / key, "progress": self._progress, "row_name": row_name}
+            encoded = encoding.encode(rows, layout, self.tokenizer, **options)
+        return key, encoded
 
-    def _announce(self, base: Base, train: list[Example], held_out: list[Example], steps: int, path: str) -> None:
+    def _set_aside(self, encoded: Examples) -> list[int]:
+        """Numbers of the rows to hold out, of those that became examples."""
+        numbers = sorted(set(encoded.rows.tolist()))
+        texts = splits.Texts(self.rows, self.layout, numbers)
+        _, aside = splits.split(texts, self.spec.eval_fraction, self.spec.seed, progress=self._progress)
+        if not aside and len(numbers) > 1:
+            self.publish(Notice("no row is held out: all of them are nearly the same; give eval_data"))
+        return [numbers[place] for place in aside]
+
+    def _read_again(self) -> None:
+        before = self.metrics.get("fingerprint")
+        self.read()
+        if before not in (None, self.metrics["fingerprint"]):
+            raise DataError(f"{self.spec.data} is not what the run began with; put it back, or start a new run")
+
+    def _progress(self, share: float, what: str) -> None:
+        """Say now and then how far something is, and give it up when the user wants to stop."""
+        if environment.processes() == 1:  # several would have to ask each other at the same row
+            self._heed_stop()
+        if time.monotonic() > self._told + PROGRESS_S:
+            self._told = time.monotonic()
+            self.publish(Preparing(f"{what} ({share:.0%})"))
+
+    @property
+    def _shelf(self) -> Path:
+        """Where encoded examples are kept for all runs of the store."""
+        return self.folder.parent.parent / "examples"
+
+    def _announce(self, base: Base, train: Examples, held_out: Examples, steps: int, path: str) -> None:
         trainable, total = self.adapted.get_nb_trainable_parameters()  # type: ignore[union-attr]
-        supervised = sum(one.supervised.count(1) for one in train)
+        supervised = train.supervised_tokens
         dtype, device = base.dtype, base.device
         self.metrics |= {
             "base": base.identity,
@@ -289,6 +338,16 @@ class Job:
     def _heed_stop(self) -> None:
         if agreed(self.stop.soon.is_set()):
             raise Abandoned("before the first step")
+
+
+def _sides(sets: list[Examples], held_out: list[int]) -> tuple[Examples, Examples]:
+    """Training and held-out examples: two sets, or one without and with the rows held out."""
+    import numpy
+
+    if len(sets) == 2:
+        return sets[0], sets[1]
+    aside = numpy.isin(sets[0].rows, held_out)
+    return sets[0].take(~aside), sets[0].take(aside)
 
 
 def _public_name(source: ModelSource) -> str:

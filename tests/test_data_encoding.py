@@ -1,95 +1,18 @@
 from __future__ import annotations
 
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
-from peft_nb.data.encoding import BATCH, DEFAULT_TEMPLATE, Encoded, Renderer, encode, render, split
-from peft_nb.data.formats import detect
-from peft_nb.errors import DataError, ModelError
-
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-INST = (  # BOS written by the template, no end after a user's turn
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('roles must alternate') }}{% endif %}"
-    "{% if message.role == 'user' %}[INST] {{ message.content }} [/INST]"
-    "{% else %} {{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
-)
-OPEN = (
-    "{% for message in messages %}### {{ message.role }}\n{{ message.content }}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}### assistant\n{% endif %}"
-)
-THINKING = CHATML.replace(
-    "{{ message.content }}",
-    "{% if message.role == 'assistant' and loop.last %}<think>\n</think>\n{% endif %}{{ message.content }}",
-)
-FORCED = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
-ENDS_LAST = CHATML.replace("<|im_end|>", "{% if loop.last or message.role == 'user' %}<|im_end|>{% endif %}")
-
-WORDS = "Where is my parcel? It is on its way.\n\n\nUser: hello\nAssistant: Ahoy there! ### user assistant system"
-ROW = {"question": "Where is my parcel?", "answer": "It is on its way."}
-CHAT = [
-    {"role": "user", "content": "hello"},
-    {"role": "assistant", "content": "Ahoy there!"},
-    {"role": "user", "content": "Where is my parcel?"},
-    {"role": "assistant", "content": "It is on its way."},
-]
-
-
-def tokenizer(template: str | None = CHATML, *, adds_bos: bool = False, **special: str | None) -> Any:
-    """Build a byte-level tokenizer; by default pad is eos and bos opens every turn, as in SmolLM2."""
-    special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>", **special}
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    names = ["<|im_start|>", "<|im_end|>", "<s>", "</s>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
-    core.train_from_iterator([WORDS] * 20, trainer)
-    if adds_bos:
-        bos = special["bos_token"]
-        core.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, core.token_to_id(bos))]
-        )
-    built = PreTrainedTokenizerFast(tokenizer_object=core, **{name: token for name, token in special.items() if token})
-    built.chat_template = template
-    return built
+from peft_nb.data.encoding import BATCH
+from peft_nb.data.rendering import render
+from tests.templates import CHAT, CHATML, ENDS_LAST, INST, OPEN, ROW, THINKING, encoded, refused, tokenizer, trained
 
 
 @pytest.fixture(scope="module")
 def chatml() -> Any:
     return tokenizer()
-
-
-def encoded(tok: Any, rows: list[dict[str, Any]], *, max_length: int = 1024, **options: Any) -> Encoded:
-    return encode(rows, detect(rows), tok, max_length=max_length, **options)
-
-
-def trained(tok: Any, example: Any) -> list[str]:
-    """Decode the stretches that are trained on."""
-    assert len(example.ids) == len(example.supervised)
-    spans: list[list[int]] = []
-    for place, (id, target) in enumerate(zip(example.ids, example.supervised, strict=True)):
-        if target:
-            if not place or not example.supervised[place - 1]:
-                spans.append([])
-            spans[-1].append(id)
-    return [tok.decode(span) for span in spans]
-
-
-def refused(tok: Any, rows: list[dict[str, Any]], **options: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        encoded(tok, rows, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 # ---- what is trained on ------------------------------------------------------------------------
@@ -112,6 +35,14 @@ def test_what_follows_the_last_answer_is_left_out(chatml: Any) -> None:
     rows = [{"messages": CHAT}, {"messages": [*CHAT, thanks]}]
     first, second = encoded(chatml, rows).examples
     assert first == second
+
+
+@pytest.mark.parametrize("template", [CHATML, ENDS_LAST, None])
+def test_the_completion_is_the_last_answer_alone(template: str | None) -> None:
+    tok = tokenizer(template)
+    example = encoded(tok, [{"messages": CHAT}], loss_on="completion").examples[0]
+    assert [text.strip() for text in trained(tok, example)] == ["It is on its way.<|im_end|>"]
+    assert "Ahoy there!" in tok.decode(list(example.ids))
 
 
 def test_loss_on_all_trains_on_everything_but_the_first_token(chatml: Any) -> None:
@@ -139,7 +70,7 @@ def test_an_end_token_with_id_zero_is_still_added() -> None:
 
 
 @pytest.mark.parametrize("template", [CHATML, INST, OPEN, THINKING, None])
-@pytest.mark.parametrize("loss_on", ["completion", "all"])
+@pytest.mark.parametrize("loss_on", ["assistant", "completion", "all"])
 def test_every_example_trains_something_and_its_end_with_any_template(template: str | None, loss_on: Any) -> None:
     tok = tokenizer(template, bos_token="<s>")
     result = encoded(tok, [ROW, {"question": "hello", "answer": "Ahoy there!"}], loss_on=loss_on)
@@ -149,173 +80,13 @@ def test_every_example_trains_something_and_its_end_with_any_template(template: 
         assert example.ids[-1] == tok.eos_token_id
 
 
-# ---- one function for training and generation --------------------------------------------------
-
-
-@pytest.mark.parametrize("template", [CHATML, INST, OPEN, THINKING, None])
-@pytest.mark.parametrize("adds_bos", [False, True])
-def test_training_goes_on_exactly_where_generation_begins(template: str | None, adds_bos: bool) -> None:
-    tok = tokenizer(template, adds_bos=adds_bos, bos_token="<s>")
-    system = None if template == INST else "Be brief."
-    example = encoded(tok, [ROW], system=system).examples[0]
-    messages = [{"role": "user", "content": ROW["question"]}, {"role": "assistant", "content": ROW["answer"]}]
-    prompt = render(tok, messages[:1], system=system, generation=True)
-    assert prompt == list(example.ids)[: example.supervised.index(1)]
-    assert prompt == render(tok, messages, system=system, generation=True)
-    assert list(example.ids) == render(tok, messages, system=system)
-
-
-def test_plain_texts_go_on_exactly_where_generation_begins() -> None:
-    tok = tokenizer(None, adds_bos=True, bos_token="<s>", eos_token="</s>")
-    whole = render(tok, "hello there")
-    assert render(tok, "hello there", generation=True) == whole[:-1]
-    assert list(encoded(tok, [{"text": "hello there"}]).examples[0].ids) == whole
-
-
-@pytest.mark.parametrize("template", [INST, CHATML, "{{ bos_token }}" + CHATML, "{{ bos_token * 2 }}" + CHATML, None])
-@pytest.mark.parametrize("adds_bos", [False, True])
-def test_bos_comes_once_or_not_at_all(template: str | None, adds_bos: bool) -> None:
-    tok = tokenizer(template, adds_bos=adds_bos, bos_token="<s>")
-    wanted = "bos_token" in template if template else adds_bos
-    example = encoded(tok, [ROW], loss_on="all").examples[0]
-    assert list(example.ids).count(tok.bos_token_id) == wanted
-    assert (example.ids[0] == tok.bos_token_id) == wanted
-    assert render(tok, [{"role": "user", "content": "hello"}], generation=True)[:2].count(tok.bos_token_id) == wanted
-
-
-def test_a_bos_that_also_opens_turns_is_left_alone(chatml: Any) -> None:
-    example = encoded(chatml, [{"messages": CHAT}]).examples[0]
-    assert list(example.ids).count(chatml.bos_token_id) == 4
-
-
-def test_system_goes_in_front_where_the_row_has_none(chatml: Any) -> None:
-    own = [{"role": "system", "content": "Be long."}, *CHAT]
-    first, second = encoded(chatml, [{"messages": CHAT}, {"messages": own}], system="Be brief.").examples
-    assert chatml.decode(list(first.ids)).startswith("<|im_start|>system\nBe brief.<|im_end|>\n")
-    assert "Be brief." not in chatml.decode(list(second.ids))
-    assert trained(chatml, first) == trained(chatml, second)
-
-
-def test_a_conversation_without_a_question_or_answer_is_refused(chatml: Any) -> None:
-    with pytest.raises(DataError, match="has no question"):
-        render(chatml, CHAT[1:2], generation=True)
-    with pytest.raises(DataError, match="has no answer"):
-        render(chatml, CHAT[:1])
-
-
-# ---- templates ---------------------------------------------------------------------------------
-
-
-def test_a_model_without_a_template_gets_the_stated_default() -> None:
-    tok = tokenizer(None, eos_token="</s>")
-    result = encoded(tok, [ROW], system="Be brief.")
-    written = "Be brief.\n\nUser: Where is my parcel?\nAssistant: It is on its way.</s>"
-    assert tok.decode(list(result.examples[0].ids)) == written
-    assert trained(tok, result.examples[0]) == [" It is on its way.</s>"]
-    note = "no chat template in the model: turns are written 'User: …' and 'Assistant: …'"
-    assert result.report.template == f"{note}, </s> ends every answer"
-
-
-def test_a_template_that_leaves_answers_open_has_them_ended() -> None:
-    tok = tokenizer(OPEN, eos_token="</s>")
-    result = encoded(tok, [{"messages": CHAT}])
-    assert trained(tok, result.examples[0]) == ["Ahoy there!</s>", "It is on its way.</s>"]
-    assert result.report.template == "the model's own chat template, </s> ends every answer"
-
-
-def test_the_end_of_a_turn_need_not_be_eos() -> None:
-    tok = tokenizer(CHATML, eos_token="</s>", pad_token="</s>")
-    assert Renderer(tok).end == tok.convert_tokens_to_ids("<|im_end|>")
-    assert trained(tok, encoded(tok, [ROW]).examples[0]) == ["It is on its way.<|im_end|>"]
-
-
-def test_a_model_that_could_never_stop_is_refused() -> None:
-    with pytest.raises(ModelError, match="no end-of-sequence token"):
-        encoded(tokenizer(None, eos_token=None), [ROW])
-
-
-def test_a_template_that_cannot_write_an_answer_is_refused() -> None:
-    with pytest.raises(ModelError, match="never"):
-        encoded(tokenizer("{{ raise_exception('never') }}"), [ROW])
-
-
-def test_a_template_that_leaves_answers_out_is_refused_by_row() -> None:
-    tok = tokenizer("{% for message in messages if message.role == 'user' %}{{ message.content }}{% endfor %}")
-    assert "row 0: the model's chat template does not end its answers" in refused(tok, [ROW])
-
-
-def test_a_template_that_writes_earlier_turns_differently_still_trains_on_all_of_them() -> None:
-    tok = tokenizer(THINKING)
-    example = encoded(tok, [{"messages": CHAT}]).examples[0]
-    assert trained(tok, example) == [
-        "Ahoy there!<|im_end|>",
-        "<think>\n</think>\nIt is on its way.<|im_end|>",
-    ]
-
-
-def test_a_prompt_that_is_no_prefix_is_refused_with_the_reason() -> None:
-    message = refused(tokenizer(FORCED), [ROW])
-    assert "row 0: the model's chat template writes the prompt differently once its answer is known" in message
-    assert encoded(tokenizer(FORCED), [ROW], loss_on="all").examples
-
-
-def test_an_answer_that_melts_into_its_prompt_is_refused_with_the_reason() -> None:
-    tok = tokenizer(CHATML)
-    assert len(tok("\n\n")["input_ids"]) == 1
-    message = refused(tok, [ROW, {**ROW, "answer": "\n\nIt is on its way."}])
-    assert "1 of 2 rows" in message
-    assert "row 1: the first characters of an answer form one token with the end of its prompt" in message
-    assert "remove white space from the beginning of the answer" in message
-
-
-def test_a_template_that_ends_only_the_last_answer_is_refused_for_longer_conversations() -> None:
-    tok = tokenizer(ENDS_LAST)
-    assert trained(tok, encoded(tok, [ROW]).examples[0]) == ["It is on its way.<|im_end|>"]
-    assert "row 0: the model's chat template does not end earlier answers" in refused(tok, [{"messages": CHAT}])
-
-
-def test_an_answer_with_the_end_token_in_it_is_refused(chatml: Any) -> None:
-    message = refused(chatml, [{**ROW, "answer": "It is.<|im_end|>"}])
-    assert "an answer contains <|im_end|>; remove it: it is added for you" in message
-
-
-def test_what_the_template_refuses_is_told_by_row_and_the_rest_is_not_lost() -> None:
-    tok = tokenizer(INST, bos_token="<s>")
-    rows = [{"messages": CHAT}, {"messages": [CHAT[0], *CHAT]}, {"messages": CHAT[:2]}]
-    message = refused(tok, rows)
-    assert message.startswith("1 of 3 rows cannot be used (counting from 0): row 1: the model's chat template")
-    assert "refuses it (roles must alternate)" in message
-    assert len(encoded(tok, rows[::2]).examples) == 2
-
-
-def test_prefixes_are_of_tokens_with_a_tokenizer_that_marks_word_starts() -> None:
-    core = Tokenizer(models.Unigram())
-    core.pre_tokenizer = pre_tokenizers.Metaspace()
-    core.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=90, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False
-    )
-    core.train_from_iterator([WORDS + INST] * 20, trainer)
-    tok = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    tok.chat_template = INST
-    example = encoded(tok, [{"messages": CHAT}]).examples[0]
-    assert [text.strip() for text in trained(tok, example)] == ["Ahoy there!</s>", "It is on its way.</s>"]
-    assert example.ids[0] == tok.bos_token_id
-
-
-def test_truncation_left_on_in_the_tokenizer_does_not_cut_anything() -> None:
-    tok = tokenizer(bos_token=None)
-    tok.backend_tokenizer.enable_truncation(4)
-    assert trained(tok, encoded(tok, [ROW]).examples[0]) == ["It is on its way.<|im_end|>"]
-
-
 # ---- lengths and refusals ----------------------------------------------------------------------
 
 
 def test_long_rows_are_cut_and_counted(chatml: Any) -> None:
     long = {**ROW, "answer": "It is on its way. " * 50}
     result = encoded(chatml, [ROW, long, ROW, long], max_length=64)
-    assert result.report.truncated == (1, 3)
+    assert result.report.long == (1, 3)
     assert [len(example.ids) <= 64 for example in result.examples] == [True] * 4
     assert len(result.examples[1].ids) == len(result.examples[1].supervised) == 64
     assert "2 rows cut at 64 tokens" in str(result.report)
@@ -360,9 +131,9 @@ def test_the_report_counts(chatml: Any) -> None:
 
 
 def test_progress_ends_at_the_last_row(chatml: Any) -> None:
-    seen: list[tuple[int, int]] = []
-    encoded(chatml, [ROW] * (BATCH + 1), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(BATCH, BATCH + 1), (BATCH + 1, BATCH + 1)]
+    seen: list[tuple[float, str]] = []
+    encoded(chatml, [ROW] * (BATCH + 1), progress=lambda *said: seen.append(said))
+    assert seen == [(BATCH / (BATCH + 1), "encoding the data"), (1.0, "encoding the data")]
 
 
 def test_examples_cannot_be_changed_and_are_small(chatml: Any) -> None:
@@ -373,36 +144,113 @@ def test_examples_cannot_be_changed_and_are_small(chatml: Any) -> None:
         example.supervised = b""  # type: ignore[misc]
 
 
-def test_the_default_template_ends_its_prompt_without_a_space() -> None:
-    assert DEFAULT_TEMPLATE.endswith("Assistant:{% endif %}")
+# ---- too long ----------------------------------------------------------------------------------
+
+FOX = [{"text": "the quick brown fox"}, {"text": "jumps over the lazy dog " * 20}, {"text": "and rests"}]
 
 
-# ---- split -------------------------------------------------------------------------------------
+def exchanges(count: int, words: int = 5) -> list[dict[str, str]]:
+    """A conversation of questions and answers that tell their numbers."""
+    roles = ("user", "q"), ("assistant", "a")
+    return [{"role": role, "content": f"{mark}{i} " + "hm " * words} for i in range(count) for role, mark in roles]
 
 
-def test_a_split_is_the_same_on_every_machine() -> None:
-    assert split(10, 0.3, seed=42) == ([0, 2, 3, 4, 5, 6, 8], [1, 7, 9])
+def test_long_rows_are_left_out_and_counted_where_asked(chatml: Any) -> None:
+    result = encoded(chatml, FOX, max_length=32, too_long="drop")
+    kept = encoded(chatml, FOX[::2]).examples
+    assert list(result.examples) == list(kept)
+    assert result.examples.rows.tolist() == [0, 2]
+    assert (result.report.rows, result.report.examples, result.report.long) == (3, 2, (1,))
+    assert str(result.report).endswith(", 1 row over 32 tokens left out")
 
 
-@pytest.mark.parametrize(
-    ("rows", "fraction", "held"),
-    [
-        (10, 0.1, 1),
-        (10, 0, 0),
-        (1, 0.5, 0),
-        (2, 0.01, 1),
-        (2, 0.5, 1),
-        (3, 1.0, 2),
-        (0, 0.5, 0),
-        (1000, 0.25, 250),
-    ],
-)
-def test_a_split_sets_aside_the_share_asked_for(rows: int, fraction: float, held: int) -> None:
-    train, evaluation = split(rows, fraction, seed=1)
-    assert len(evaluation) == held
-    assert sorted(train + evaluation) == list(range(rows))
-    assert (train, evaluation) == (sorted(train), sorted(evaluation))
+def test_a_long_row_whose_prompt_fills_max_length_is_left_out_too(chatml: Any) -> None:
+    rows = [ROW, {**ROW, "question": "Where? " * 100}]
+    assert encoded(chatml, rows, max_length=64, too_long="drop").examples.rows.tolist() == [0]
+    for treatment in ("truncate", "split"):
+        assert "row 1: would train nothing" in refused(chatml, rows, max_length=64, too_long=treatment)
 
 
-def test_another_seed_splits_otherwise() -> None:
-    assert split(1000, 0.1, seed=1) != split(1000, 0.1, seed=2)
+def test_data_of_which_nothing_is_left_are_refused(chatml: Any) -> None:
+    message = refused(chatml, FOX[1:2] * 2, max_length=32, too_long="drop")
+    assert message == "every row is over 32 tokens and left out; raise max_length"
+
+
+@pytest.mark.parametrize("length", range(8, 24))
+def test_a_long_text_becomes_windows_that_train_on_every_token_once(chatml: Any, length: int) -> None:
+    result = encoded(chatml, FOX, max_length=length, too_long="split")
+    for number, row in enumerate(FOX):
+        whole = encoded(chatml, [row]).examples[0]
+        parts = [part for part, at in zip(result.examples, result.examples.rows, strict=True) if at == number]
+        assert all(len(part.ids) <= length for part in parts)
+        assert [id for part in parts for id in part.ids[1:]] == list(whole.ids[1:])
+        assert all(part.supervised == b"\x00" + b"\x01" * (len(part.ids) - 1) for part in parts)
+    parts = len(result.examples) - 3 + len(result.report.long)
+    rows = "1 row" if len(result.report.long) == 1 else f"{len(result.report.long)} rows"
+    assert str(result.report).endswith(f", {rows} over {length} tokens split into {parts} examples")
+
+
+def test_a_long_conversation_trained_on_as_a_whole_becomes_windows_too(chatml: Any) -> None:
+    rows = [{"messages": exchanges(6)}]
+    whole = encoded(chatml, rows, loss_on="all").examples[0]
+    parts = encoded(chatml, rows, loss_on="all", max_length=50, too_long="split").examples
+    assert [id for part in parts for id in part.ids[1:]] == list(whole.ids[1:])
+
+
+@pytest.mark.parametrize("length", [80, 120, 170])
+@pytest.mark.parametrize("template", [CHATML, OPEN, None])
+def test_a_long_conversation_becomes_several_of_whole_exchanges(template: str | None, length: int) -> None:
+    tok = tokenizer(template, bos_token="<s>")
+    rows = [{"messages": [{"role": "system", "content": "Be brief."}, *exchanges(7)]}]
+    whole = encoded(tok, rows).examples[0]
+    result = encoded(tok, rows, max_length=length, too_long="split")
+    assert len(result.examples) > 1
+    assert [text for part in result.examples for text in trained(tok, part)] == trained(tok, whole)
+    assert result.report.supervised_tokens == sum(whole.supervised)
+    for part in result.examples:
+        assert len(part.ids) <= length
+        assert tok.decode(list(part.ids)).count("Be brief.") == 1
+    sizes = [len(part.ids) for part in result.examples]
+    assert all(one + two > length for one, two in pairwise(sizes))  # as many as fit
+
+
+def test_an_answer_too_long_for_an_example_of_its_own_is_cut(chatml: Any) -> None:
+    talk = [*exchanges(1), *exchanges(1, words=80), *exchanges(1)]
+    parts = encoded(chatml, [{"messages": [*talk[:2], talk[0], talk[3], *talk[4:]]}], max_length=50, too_long="split")
+    assert [len(trained(chatml, part)) for part in parts.examples] == [1, 1, 1]
+    assert len(parts.examples[1].ids) == 50
+    assert parts.examples[0] == parts.examples[2]
+
+
+def test_for_the_completion_alone_as_many_last_exchanges_are_kept_as_fit(chatml: Any) -> None:
+    rows = [{"messages": exchanges(6)}]
+    (part,) = encoded(chatml, rows, loss_on="completion", max_length=100, too_long="split").examples
+    assert [text[:2] for text in trained(chatml, part)] == ["a5"]
+    fitting = [encoded(chatml, [{"messages": exchanges(6)[2 * i :]}]).examples[0] for i in range(6)]
+    longest = next(one for one in fitting if len(one.ids) <= 100)
+    assert part.ids == longest.ids
+    assert len(longest.ids) > len(fitting[-1].ids)
+
+
+# ---- what breaks in the field ------------------------------------------------------------------
+
+
+def test_the_end_is_learned_even_where_it_is_also_what_fills_up(chatml: Any) -> None:
+    from peft_nb.training.steps import pad
+
+    short, long = encoded(chatml, [ROW, {**ROW, "answer": "hm " * 9}]).examples
+    batch = pad([short, long], chatml.pad_token_id)
+    assert chatml.pad_token_id == chatml.eos_token_id
+    for example, labels in zip((short, long), batch["labels"].tolist(), strict=True):
+        assert labels[len(example.ids) - 1] == chatml.eos_token_id
+        assert set(labels[len(example.ids) :]) <= {-100}
+
+
+def test_no_example_without_a_target_comes_through_whatever_the_settings(chatml: Any) -> None:
+    rows = [{"messages": exchanges(count)} for count in range(1, 6)]
+    for loss_on, treatment in product(("assistant", "completion", "all"), ("truncate", "drop", "split")):
+        options = {"max_length": 60, "loss_on": loss_on, "too_long": treatment}
+        if (loss_on, treatment) == ("completion", "truncate"):
+            assert "4 of 5 rows cannot be used" in refused(chatml, rows, **options)
+        else:
+            assert all(1 in example.supervised for example in encoded(chatml, rows, **options).examples)

@@ -1,213 +1,46 @@
-"""Layouts of training data: which columns hold what, and how a row becomes a conversation or a text.
-
-A layout is one entry of `FORMATS`; nothing else has to change when one is added.
-"""
+"""Recognise the layout of a table: by the names of its columns and, where they do not decide, by its cells."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations
 from typing import Any
 
-from peft_nb.data import RowProblem, Rows
+from peft_nb.data import Rows
+from peft_nb.data.conversations import Message, style, unpacked
+from peft_nb.data.layouts import FORMATS, Format, Layout, columns_for, filled
 from peft_nb.errors import DataError, nearest
 
-Message = dict[str, str]  # {"role": one of SPEAKERS, "content": text}
-SPEAKERS = ("system", "user", "assistant")
+__all__ = ["FORMATS", "Format", "Layout", "Message", "detect"]
 
-
-def _text(value: Any) -> str:
-    if isinstance(value, (str, int, float)):
-        return str(value)
-    raise RowProblem(f"holds a {type(value).__name__}, not text", "turn it into text or name another column")
-
-
-def _conversation(value: Any) -> list[Message]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        mend = "give a list such as [{'role': 'user', 'content': …}, {'role': 'assistant', 'content': …}]"
-        raise RowProblem(f"holds a {type(value).__name__}, not a list of messages", mend)
-    messages = [_message(number, message) for number, message in enumerate(value)]
-    spoken = [message["role"] for message in messages]
-    if "system" in spoken[1:]:
-        raise RowProblem("has a system message that is not the first", "move it to the front")
-    if [speaker for speaker in spoken if speaker != "system"][:1] != ["user"]:
-        raise RowProblem("does not begin with a user message", "add it or drop the row")
-    if "assistant" not in spoken:
-        raise RowProblem("would train nothing: no message is the assistant's", "add its answer or drop the row")
-    return messages
-
-
-def _message(number: int, message: Any) -> Message:
-    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-        raise RowProblem(f"message {number} is not a dict with 'role' and 'content'", "mend or drop the row")
-    speaker, content = message["role"], message["content"]
-    if speaker not in SPEAKERS:
-        hint = nearest(str(speaker), SPEAKERS)
-        raise RowProblem(f"message {number} has the role {speaker!r}{hint}", f"roles are {', '.join(SPEAKERS)}")
-    if not isinstance(content, str) or not content.strip():
-        empty = content is None or isinstance(content, str)
-        kind = "is empty" if empty else f"holds a {type(content).__name__}, not text"
-        raise RowProblem(f"message {number} ({speaker}) {kind}")
-    return {"role": speaker, "content": content}
+LOOKED = 100  # rows looked at to recognise a layout: half of them the first, half spread over the table
 
 
 @dataclass(frozen=True)
-class Role:
-    """One thing a layout needs, the column names that usually hold it, and how a cell is checked."""
+class _Reading:
+    """A layout that a table's columns allow, and the rows, of those looked at, that can be read so."""
 
-    name: str
-    others: tuple[str, ...] = ()
-    required: bool = True
-    check: Callable[[Any], Any] = _text
-
-
-@dataclass(frozen=True)
-class Format:
-    """A layout of columns; ``write`` turns the checked cells, by role, into messages or (if plain) a text."""
-
-    name: str
-    roles: tuple[Role, ...]
-    write: Callable[[dict[str, Any]], Any]
-    plain: bool = False
-
-    def readings(self, present: Sequence[str], given: Mapping[str, str]) -> list[dict[str, str]]:
-        """Every way to find the roles among the columns `present`, as role to column."""
-        options = [self._options(role, present, given) for role in self.roles]
-        return [
-            {role.name: column for role, column in zip(self.roles, choice, strict=True) if column is not None}
-            for choice in product(*options)
-        ]
-
-    @staticmethod
-    def _options(role: Role, present: Sequence[str], given: Mapping[str, str]) -> Sequence[str | None]:
-        if role.name in given:
-            return [given[role.name]]
-        free = [column for column in present if column not in given.values()]
-        for names in ((role.name,), role.others):
-            found = [column for column in free if column.strip().casefold() in names]
-            if found:
-                return found
-        return [] if role.required else [None]
-
-
-def _turns(cells: dict[str, Any], question: str, answer: str) -> list[Message]:
-    system = [{"role": "system", "content": cells["system"]}] if "system" in cells else []
-    return [*system, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-
-
-SYSTEM = Role("system", ("system_prompt",), required=False)
-
-FORMATS = {
-    entry.name: entry
-    for entry in (
-        Format(
-            "prompt_completion",
-            (
-                Role("prompt", ("query", "input", "source")),
-                Role("completion", ("response", "reply", "output", "answer", "target")),
-                SYSTEM,
-            ),
-            lambda cells: _turns(cells, cells["prompt"], cells["completion"]),
-        ),
-        Format(
-            "instruction",
-            (
-                Role("instruction", ("instructions",)),
-                Role("input", ("context",), required=False),
-                Role("output", ("response", "reply", "answer", "completion")),
-                SYSTEM,
-            ),
-            lambda cells: _turns(
-                cells,
-                "\n\n".join(cells[role] for role in ("instruction", "input") if role in cells),
-                cells["output"],
-            ),
-        ),
-        Format(
-            "question_answer",
-            (Role("question", ("q", "ask")), Role("answer", ("a", "response", "reply", "output")), SYSTEM),
-            lambda cells: _turns(cells, cells["question"], cells["answer"]),
-        ),
-        Format(
-            "messages",
-            (Role("messages", ("chat", "conversation"), check=_conversation),),
-            lambda cells: cells["messages"],
-        ),
-        Format("text", (Role("text", ("document",)),), lambda cells: cells["text"], plain=True),
-    )
-}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A layout found in a table.
-
-    Attributes
-    ----------
-    name : str
-        A key of `FORMATS`.
-    columns : dict of str to str
-        Which column plays which role.
-    why : str
-        What was recognised and from what, as a sentence for the user.
-    """
-
-    name: str
+    format: Format
     columns: dict[str, str]
-    why: str
+    used: frozenset[str]  # columns but the system prompt's, which any conversation may have
+    named: int  # how many of them were given or have their role's very name
+    rows: frozenset[int]
 
-    @property
-    def plain(self) -> bool:
-        """True when rows are texts, not conversations."""
-        return FORMATS[self.name].plain
+    def beats(self, other: _Reading) -> bool:
+        """Tell whether it explains the table better: it uses more columns, or the same ones under their own names."""
+        return other.used < self.used or bool(self.used & other.used and self.named and not other.named)
 
-    def messages(self, row: Mapping[str, Any]) -> list[Message]:
-        """Turn a row into a conversation.
-
-        Parameters
-        ----------
-        row : mapping
-            A row of the table; not of a plain layout.
-
-        Returns
-        -------
-        list of dict
-            Messages with ``role`` and ``content``.
-
-        Raises
-        ------
-        RowProblem
-            When a cell is empty or of the wrong kind.
-        """
-        messages: list[Message] = self._write(row)
-        return messages
-
-    def text(self, row: Mapping[str, Any]) -> str:
-        """Turn a row of a plain layout into its text; the counterpart of :meth:`messages`."""
-        text: str = self._write(row)
-        return text
-
-    def _write(self, row: Mapping[str, Any]) -> Any:
-        cells = {}
-        for role in FORMATS[self.name].roles:
-            cell = row.get(self.columns.get(role.name, ""))
-            if cell is not None and (not isinstance(cell, str) or cell.strip()):
-                try:
-                    cells[role.name] = role.check(cell)
-                except RowProblem as problem:
-                    column = self.columns[role.name]
-                    raise RowProblem(f"column {column!r} {problem.reason}", problem.mend) from None
-            elif role.required:
-                raise RowProblem(f"column {self.columns[role.name]!r} is empty")
-        return FORMATS[self.name].write(cells)
+    def __str__(self) -> str:
+        return f"format={self.format.name!r}, columns={self.columns}"
 
 
 def detect(rows: Sequence[Mapping[str, Any]], format: str = "auto", columns: Mapping[str, str] | None = None) -> Layout:
-    """Recognise the layout of a table by the names of its columns.
+    """Recognise the layout of a table by the names of its columns and, where they do not decide, by its cells.
 
     A name that is the role's own comes before its usual other names, and a reading that uses more columns
-    before one that uses some of the same; what then is still ambiguous is refused.
+    before one that uses some of the same; what then is still ambiguous is refused. Only `LOOKED` rows are looked
+    at: others that disagree are refused when they are read.
 
     Parameters
     ----------
@@ -226,10 +59,35 @@ def detect(rows: Sequence[Mapping[str, Any]], format: str = "auto", columns: Map
     Raises
     ------
     DataError
-        When the table fits no layout or several, or `format` or `columns` names something that is not there.
+        When the table fits no layout, several, or one in some rows and another in others, or `format` or
+        `columns` names something that is not there.
     """
     present = rows.columns if isinstance(rows, Rows) else tuple(dict.fromkeys(key for row in rows for key in row))
     given = columns or {}
+    formats = _allowed(format, given, present)
+    looked = {place: rows[place] for place in _places(len(rows))}
+    found = [_reading(entry, found, given, looked) for entry in formats for found in entry.readings(present, given)]
+    able = [one for one in found if one.rows] or found
+    best = [one for one in able if not any(other.beats(one) for other in able)]
+    if not best:
+        raise DataError(_unrecognised(present, format, given))
+    if len(best) > 1 and best[0].rows:  # rows that fit nothing are refused one by one, with reasons
+        raise DataError(_several(present, best))
+    why = _why(best[0], present, looked, told=format != "auto" or bool(given))
+    return Layout(best[0].format.name, best[0].columns, why)
+
+
+def _reading(
+    entry: Format, columns: dict[str, str], given: Mapping[str, str], looked: Mapping[int, Mapping[str, Any]]
+) -> _Reading:
+    telling = {role: column for role, column in columns.items() if role != "system"}
+    named = sum(role in given or role == column.strip().casefold() for role, column in telling.items())
+    able = frozenset(number for number, row in looked.items() if entry.holds(row, columns))
+    return _Reading(entry, columns, frozenset(telling.values()), named, able)
+
+
+def _allowed(format: str, given: Mapping[str, str], present: Sequence[str]) -> list[Format]:
+    """The formats that `format` and the roles of `columns` leave; DataError when these name what is not there."""
     if format not in ("auto", *FORMATS):
         hint = nearest(format, FORMATS)
         raise DataError(f"format {format!r} is not known{hint}; formats are auto, {', '.join(FORMATS)}")
@@ -244,19 +102,42 @@ def detect(rows: Sequence[Mapping[str, Any]], format: str = "auto", columns: Map
         if column not in present:
             hint = nearest(column, present)
             raise DataError(f"columns: there is no column {column!r} for {role}{hint}; there are {_listed(present)}")
-    fitting = [entry for entry in formats if set(given) <= {role.name for role in entry.roles}]
-    found = [(entry.name, reading) for entry in fitting for reading in entry.readings(present, given)]
-    used = [set(reading.values()) for _, reading in found]
-    best = [pair for pair, own in zip(found, used, strict=True) if not any(own < other for other in used)]
-    if not best:
-        raise DataError(_unrecognised(present, format, given))
-    if len(best) > 1:
-        readings = " or ".join(f"format={name!r}, columns={reading}" for name, reading in best)
-        raise DataError(f"columns {_listed(present)} can be read in {len(best)} ways; say which: {readings}")
-    name, reading = best[0]
-    unused = [column for column in present if column not in reading.values()]
-    why = f"columns {', '.join(reading.values())} → {name}" + (f" (not used: {', '.join(unused)})" if unused else "")
-    return Layout(name, reading, why)
+    return [entry for entry in formats if set(given) <= {role.name for role in entry.roles}]
+
+
+def _places(total: int) -> list[int]:
+    """Numbers of the rows to look at: the first, since a stride could skip every other one, and some of all."""
+    half = LOOKED // 2
+    return sorted({*range(min(total, half)), *(total * part // half for part in range(half)), total - 1} - {-1})
+
+
+def _why(reading: _Reading, present: Sequence[str], looked: Mapping[int, Mapping[str, Any]], told: bool) -> str:
+    used = []
+    for column in reading.columns.values():
+        seen = _seen(next((row[column] for row in looked.values() if filled(row.get(column))), None))
+        used.append(f"{column} ({seen})" if seen else column)
+    unused = [column for column in present if column not in reading.columns.values()]
+    notes = ["as told"] * told + [f"not used: {', '.join(unused)}"] * bool(unused)
+    return f"columns {', '.join(used)} → {reading.format.name}" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _seen(cell: Any) -> str:
+    """Say what a cell holds where that is more than its column's name tells."""
+    keys, held = style(cell), unpacked(cell)
+    if not isinstance(held, (list, tuple, Mapping)):
+        return ""
+    written = " in text" if isinstance(cell, str) else ""
+    return (f"messages with {' and '.join(keys)}" if keys else f"{type(held).__name__}s") + written
+
+
+def _several(present: Sequence[str], best: Sequence[_Reading]) -> str:
+    """Word the refusal of a table that is ambiguous, or mixed: then no row can be read in two ways."""
+    if any(one.rows & other.rows for one, other in combinations(best, 2)):
+        readings = " or ".join(map(str, best))
+        return f"columns {_listed(present)} can be read in {len(best)} ways; say which: {readings}"
+    each = ", ".join(f"row {min(one.rows)} is {one}" for one in sorted(best, key=lambda one: min(one.rows)))
+    mend = "keep the rows of one layout or write all of them in one"
+    return f"rows are of {len(best)} layouts (counting from 0): {each}; {mend}"
 
 
 def _listed(present: Sequence[str]) -> str:
@@ -265,10 +146,16 @@ def _listed(present: Sequence[str]) -> str:
 
 def _unrecognised(present: Sequence[str], format: str, given: Mapping[str, str]) -> str:
     """Word the refusal of a table that fits no layout, with an example of how to say what is meant."""
-    name = format if format != "auto" else "prompt_completion" if len(present) > 1 else "text"
-    needed = [role.name for role in FORMATS[name].roles if role.required]
-    free = [column for column in present if column not in given.values()]
-    example = {role: given.get(role) or (free.pop(0) if free else "…") for role in needed}
-    fit = "fit no known layout" if format == "auto" else f"do not fit {format}, which needs {', '.join(needed)}"
-    say = f"format={name!r}, columns={example}"
+    entries = [FORMATS[format]] if format != "auto" else [FORMATS["text"]] if len(present) < 2 else FORMATS.values()
+    # The layout of which most is there: its columns stay, the others are filled in as they come.
+    examples = [
+        (entry, {role.name: columns_for(role, present, given)[:1] for role in entry.roles if role.required})
+        for entry in entries
+    ]
+    entry, known = max(examples, key=lambda example: sum(map(bool, example[1].values())))
+    free = [column for column in present if [column] not in known.values() and column not in given.values()]
+    example = {role: column[0] if column else (free.pop(0) if free else "…") for role, column in known.items()}
+    needs = ", ".join(role.name for role in entry.roles if role.required)
+    fit = "fit no known layout" if format == "auto" else f"do not fit {format}, which needs {needs}"
+    say = f"format={entry.name!r}, columns={example}"
     return f"columns {_listed(present)} {fit}; say which column is which, such as {say}"

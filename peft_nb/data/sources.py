@@ -14,11 +14,13 @@ import os
 import re
 import sys
 import threading
+from array import array
+from codecs import BOM_UTF8 as BOM
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from peft_nb.data import Rows, plain
 from peft_nb.errors import DataError, nearest
@@ -205,12 +207,16 @@ def _readable(folder: Path) -> list[Path]:
 
 
 def _read_text(path: Path) -> str:
-    content = path.read_bytes()
+    return _decoded(path.read_bytes(), path).removeprefix("\ufeff")
+
+
+def _decoded(content: bytes, path: Path, start: int = 0, line: int = 1) -> str:
+    """Decode what begins at byte `start`, in line `line`, of a file."""
     try:
-        return content.decode("utf-8").removeprefix("\ufeff")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        place = f"byte {error.start:,} (line {line}) is 0x{content[error.start]:02x}"
+        line += content.count(b"\n", 0, error.start)
+        place = f"byte {start + error.start:,} (line {line}) is 0x{content[error.start]:02x}"
         raise DataError(f"{path} is not UTF-8: {place}; save it as UTF-8 (Excel: 'CSV UTF-8')") from None
 
 
@@ -250,19 +256,46 @@ def _read_json(path: Path) -> object:
 
 
 def _read_jsonl(path: Path) -> Rows:
-    rows = []
-    # Not splitlines(): that also splits at U+2028 and its like, which JSON allows inside a string.
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                problem = None if isinstance(row, dict) else f"a {type(row).__name__}, not an object"
-            except json.JSONDecodeError as error:
-                problem = f"{error.msg} at column {error.colno}"
-            if problem:
-                raise DataError(f"{path} line {number}: {problem}; write one JSON object a line")
-            rows.append(row)
-    return _list_rows(rows, str(path))
+    """Look at every line once, and keep only where each begins: the file may be larger than the memory."""
+    starts, end = array("q"), 0
+    columns: dict[str, None] = {}
+    with path.open("rb") as file:
+        state = _state(file)
+        for number, line in enumerate(file, start=1):
+            mark = len(BOM) if number == 1 and line.startswith(BOM) else 0
+            text = _decoded(line[mark:], path, end + mark, number)
+            if text.strip():
+                try:
+                    row = json.loads(text)
+                    problem = None if isinstance(row, dict) else f"a {type(row).__name__}, not an object"
+                except json.JSONDecodeError as error:
+                    problem = f"{error.msg} at column {error.colno}"
+                if problem:
+                    raise DataError(f"{path} line {number}: {problem}; write one JSON object a line")
+                starts.append(end + mark)
+                columns.update(dict.fromkeys(row))
+            end += len(line)
+    starts.append(end)
+
+    def fetch(start: int, stop: int) -> Iterator[list[Any]]:
+        try:
+            with path.open("rb") as file:
+                file.seek(starts[start])
+                content, same = file.read(starts[stop] - starts[start]), _state(file) == state
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+        if not same:
+            raise DataError(f"{path} was changed while it was in use; start again")
+        # Not splitlines(): that also splits at U+2028 and its like, which JSON allows inside a string.
+        rows = (json.loads(line) for line in content.decode("utf-8").split("\n") if line.strip())
+        return ([row.get(column) for column in columns] for row in rows)
+
+    return Rows(list(columns), len(starts) - 1, fetch)
+
+
+def _state(file: BinaryIO) -> tuple[int, ...]:
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _read_parquet(path: Path) -> Rows:
