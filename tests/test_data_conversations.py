@@ -154,7 +154,7 @@ def test_a_call_that_cannot_be_read_is_refused(call: dict[str, Any]) -> None:
         ([HELLO[0], {"role": "assistant", "content": ""}], "message 1 (assistant) is empty"),
         ([HELLO[0], {"role": "assistant", "content": None, "tool_calls": []}], "message 1 (assistant) is empty"),
         ([HELLO[0], {"role": "assistant", "content": [1]}], "message 1 (assistant) holds a list, not text"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], "message 0 (user) holds image_url, not text"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "message 0 (user) holds 'image_url', not text"),
         ([HELLO[0]], "would train nothing: no message is the assistant's"),
         (HELLO[::-1], "does not begin with a user message"),
         ([*HELLO, {"role": "system", "content": "s"}], "has a system message that is not the first"),

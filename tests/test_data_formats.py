@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import json
 from typing import get_args
 
 import pytest
 
-from peft_nb.data import RowProblem, refusal
-from peft_nb.data.formats import FORMATS, Layout, detect
+from peft_nb.data import RowProblem, Rows, refusal
+from peft_nb.data.formats import FORMATS, LOOKED, detect
 from peft_nb.data.sources import read
 from peft_nb.errors import DataError
 from peft_nb.spec import RunSpec
 
 HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+SHARED = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]
 
 
 def table(*columns: str) -> list[dict[str, str]]:
@@ -25,8 +27,12 @@ def refused(*columns: str, **options: object) -> str:
     return message
 
 
-def turns(layout: Layout, row: dict[str, object]) -> list[tuple[str, str]]:
-    return [(message["role"], message["content"]) for message in layout.messages(row)]
+def unclear(*rows: dict[str, object], **options: object) -> str:
+    with pytest.raises(DataError) as caught:
+        detect(read(list(rows)).train, **options)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 def test_every_layout_can_be_named_in_a_spec() -> None:
@@ -50,7 +56,13 @@ def test_every_layout_can_be_named_in_a_spec() -> None:
             "instruction=instruction input=context output=response",
         ),
         ("prompt prompt_id messages", "messages", "messages=messages"),
-        ("text label", "text", "text=text"),
+        ("text label", "text_label", "text=text label=label"),
+        ("id comment sentiment", "text_label", "text=comment label=sentiment"),
+        ("text label label_text", "text_label", "text=text label=label"),
+        ("question passage answers", "question_answer", "question=question context=passage answer=answers"),
+        ("article highlights id", "prompt_completion", "prompt=article completion=highlights"),
+        ("input chosen rejected", "preference", "prompt=input chosen=chosen rejected=rejected"),
+        ("chosen rejected", "preference", "chosen=chosen rejected=rejected"),
     ],
 )
 def test_layouts_are_recognised_by_their_columns(columns: str, name: str, used: str) -> None:
@@ -104,7 +116,8 @@ def test_two_columns_for_one_role_are_ambiguous_unless_one_has_its_very_name() -
 
 
 def test_questions_with_messages_are_ambiguous() -> None:
-    assert "can be read in 2 ways" in refused("question", "answer", "messages")
+    assert "can be read in 2 ways" in unclear({"question": "hi", "answer": "yo", "messages": HELLO})
+    assert detect(table("question", "answer", "messages")).name == "question_answer"  # no messages in the cells
 
 
 @pytest.mark.parametrize(
@@ -117,7 +130,8 @@ def test_questions_with_messages_are_ambiguous() -> None:
             "format='prompt_completion', columns={'prompt': 'frage', 'completion': 'antwort'}",
         ),
         ("body", {}, "such as format='text', columns={'text': 'body'}"),
-        ("prompt chosen rejected", {}, "fit no known layout"),
+        ("x chosen", {}, "format='preference', columns={'chosen': 'chosen', 'rejected': 'x'}"),
+        ("ticket answer", {}, "format='prompt_completion', columns={'prompt': 'ticket', 'completion': 'answer'}"),
         ("a b", {"format": "question_answer"}, "do not fit question_answer, which needs question, answer"),
         ("a b", {"format": "qustion_answer"}, "did you mean 'question_answer'?"),
         ("a b", {"columns": {"promt": "a"}}, "'promt' is not a role; did you mean 'prompt'?"),
@@ -138,82 +152,97 @@ def test_rows_without_columns_are_refused() -> None:
         detect([{}])
 
 
-# ---- rows --------------------------------------------------------------------------------------
+# ---- cells -------------------------------------------------------------------------------------
 
 
-def test_rows_become_conversations() -> None:
-    layout = detect(table("system", "prompt", "completion"))
-    row = {"system": "Be kind.", "prompt": "hi", "completion": "yo"}
-    assert turns(layout, row) == [("system", "Be kind."), ("user", "hi"), ("assistant", "yo")]
-    assert turns(layout, {**row, "system": None}) == [("user", "hi"), ("assistant", "yo")]
-    assert turns(layout, {**row, "system": " "}) == [("user", "hi"), ("assistant", "yo")]
+def test_cells_decide_where_names_do_not() -> None:
+    assert detect([{"messages": HELLO}]).name == "messages"
+    assert detect([{"messages": SHARED}]).name == "sharegpt"
+    assert detect([{"chat_log": HELLO}], columns={"messages": "chat_log"}).name == "messages"
+    assert detect([{"chat_log": SHARED}], columns={"messages": "chat_log"}).name == "sharegpt"
 
 
-def test_an_instruction_comes_with_its_input() -> None:
-    layout = detect(table("instruction", "input", "output"))
-    assert turns(layout, {"instruction": "Add.", "input": "1 2", "output": "3"})[0] == ("user", "Add.\n\n1 2")
-    assert turns(layout, {"instruction": "Add.", "input": "", "output": "3"})[0] == ("user", "Add.")
+def test_empty_columns_are_not_read() -> None:
+    row = {"messages": HELLO, "prompt": None, "completion": ""}
+    assert detect([row]).name == "messages"
+    assert detect([{"text": "a", "label": None}]).name == "text"
 
 
-def test_messages_keep_role_and_content_only() -> None:
-    layout = detect(table("messages"))
-    assert layout.messages({"messages": [{**message, "name": "x"} for message in HELLO]}) == HELLO
+def test_columns_that_no_row_fills_are_left_to_the_rows() -> None:
+    assert detect([{"messages": None}]).name == "messages"
+    assert detect([{"instruction": "", "input": "", "output": "", "text": None}]).name == "instruction"
 
 
-def test_texts_are_not_conversations() -> None:
-    layout = detect(table("text"))
-    assert layout.plain
-    assert layout.text({"text": " Once upon "}) == " Once upon "
-    assert not detect(table("messages")).plain
+def test_a_few_empty_cells_change_nothing() -> None:
+    rows = [{"text": "a", "label": None}, *table("text", "label") * 9]
+    assert detect(rows).name == "text_label"
 
 
-def test_numbers_are_text() -> None:
-    assert turns(detect(table("question", "answer")), {"question": "6·7?", "answer": 42})[1] == (
-        "assistant",
-        "42",
+def test_why_says_what_the_cells_hold() -> None:
+    assert detect([{"messages": HELLO}]).why == "columns messages (messages with role and content) → messages"
+    why = detect([{"id": 1, "conversations": json.dumps(SHARED)}]).why
+    assert why == "columns conversations (messages with from and value in text) → sharegpt (not used: id)"
+    assert detect([{"text": "a", "labels": [1]}]).why == "columns text, labels (lists) → text_label"
+    assert detect(table("a", "b"), columns={"text": "b"}).why == "columns b → text (as told; not used: a)"
+
+
+def test_mixed_tables_are_refused_with_both_readings() -> None:
+    pair = {"prompt": "hi", "completion": "yo"}
+    assert unclear({"messages": HELLO}, pair) == (
+        "rows are of 2 layouts (counting from 0): row 0 is format='messages', columns={'messages': 'messages'}, "
+        "row 1 is format='prompt_completion', columns={'prompt': 'prompt', 'completion': 'completion'}; "
+        "keep the rows of one layout or write all of them in one"
     )
+    assert "row 0 is format='sharegpt'" in unclear({"messages": SHARED}, {"messages": HELLO})
+    assert "row 3 is format='text'" in unclear(*[{"messages": HELLO}] * 3, {"text": "a"})
 
 
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        (None, "column 'answer' is empty"),
-        ("", "column 'answer' is empty"),
-        (" \n", "column 'answer' is empty"),
-        (["a"], "column 'answer' holds a list, not text"),
-        ({"a": 1}, "column 'answer' holds a dict, not text"),
-    ],
-)
-def test_a_cell_that_cannot_be_trained_on_is_refused(value: object, reason: str) -> None:
-    with pytest.raises(RowProblem, match=reason):
-        detect(table("question", "answer")).messages({"question": "a", "answer": value})
+@pytest.mark.parametrize("total", [200, 1001, 100_000])
+@pytest.mark.parametrize("pattern", ["halves", "alternating", "last"])
+def test_mixed_tables_of_any_size_are_seen(total: int, pattern: str) -> None:
+    second = {"halves": lambda i: i >= total // 2, "alternating": lambda i: i % 2, "last": lambda i: i == total - 1}
+    rows = [{"text": "a"} if second[pattern](i) else {"messages": HELLO} for i in range(total)]
+    assert "rows are of 2 layouts" in unclear(*rows)
 
 
-@pytest.mark.parametrize(
-    ("messages", "reason"),
-    [
-        ("hi", "holds a str, not a list of messages"),
-        ([], "does not begin with a user message"),
-        (["hi"], "message 0 is not a dict with 'role' and 'content'"),
-        ([{"from": "human", "value": "hi"}], "message 0 is not a dict with 'role' and 'content'"),
-        (
-            [{"role": "asistant", "content": "a"}],
-            "message 0 has the role 'asistant'; did you mean 'assistant'?",
-        ),
-        ([HELLO[0], {"role": "assistant", "content": ""}], r"message 1 \(assistant\) is empty"),
-        ([HELLO[0], {"role": "assistant", "content": None}], r"message 1 \(assistant\) is empty"),
-        (
-            [HELLO[0], {"role": "assistant", "content": [1]}],
-            r"message 1 \(assistant\) holds a list, not text",
-        ),
-        ([HELLO[0]], "would train nothing: no message is the assistant's"),
-        (HELLO[::-1], "does not begin with a user message"),
-        ([*HELLO, {"role": "system", "content": "s"}], "has a system message that is not the first"),
-    ],
-)
-def test_malformed_conversations_are_refused(messages: object, reason: str) -> None:
-    with pytest.raises(RowProblem, match=reason):
-        detect(table("messages")).messages({"messages": messages})
+def test_a_mixed_table_can_be_read_as_told_and_the_other_rows_are_refused() -> None:
+    rows = read([{"messages": HELLO}, {"prompt": "hi", "completion": "yo"}]).train
+    layout = detect(rows, format="messages")
+    assert layout.messages(rows[0]) == HELLO
+    with pytest.raises(RowProblem, match="column 'messages' is empty"):
+        layout.messages(rows[1])
+
+
+def test_a_million_rows_cost_as_much_as_a_hundred() -> None:
+    fetched = []
+
+    def fetch(start: int, stop: int) -> list[list[str]]:
+        fetched.append(stop - start)
+        return [["hi", "yo"]] * (stop - start)
+
+    assert detect(Rows(["prompt", "completion"], 1_000_000, fetch)).name == "prompt_completion"
+    assert sum(fetched) <= LOOKED + 1
+
+
+# ---- other names -------------------------------------------------------------------------------
+
+
+def test_a_roles_own_names_come_before_a_reading_of_other_names_alone() -> None:
+    assert detect(table("question", "answer", "source")).name == "question_answer"
+    assert detect(table("instruction", "response", "source")).name == "instruction"
+    assert detect(table("source", "target")).name == "prompt_completion"
+
+
+def test_a_system_prompt_decides_nothing() -> None:
+    assert "can be read in 2 ways" in unclear({"system_prompt": "s", "q": "hi", "a": "yo", "messages": HELLO})
+    assert detect(table("system", "prompt", "completion")).columns["system"] == "system"
+
+
+def test_text_and_target_may_be_a_class_or_an_answer() -> None:
+    assert detect(table("text", "target")).name == "text_label"
+    message = refused("document", "target")
+    assert "format='prompt_completion'" in message
+    assert "format='text_label'" in message
 
 
 def test_a_refusal_counts_all_rows_and_names_five() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
+from peft_nb.data import BLOCK
 from peft_nb.data.sources import BUILTIN, READERS, Source, data_variables, read
 from peft_nb.errors import DataError
 
@@ -324,6 +326,43 @@ def test_a_line_separator_inside_a_json_string_does_not_end_the_line(tmp_path: P
     row = {"text": "one\u2028two\x85three"}
     path = write(tmp_path / "t.jsonl", json.dumps(row, ensure_ascii=False))
     assert list(read(path).train) == [row]
+
+
+def test_the_lines_of_a_file_are_found_wherever_they_are_asked_for(tmp_path: Path) -> None:
+    rows = [{"n": n, "text": "é" * (n % 7)} for n in range(BLOCK + 9)]
+    lines = [("\n \n" if row["n"] % 5 == 0 else "") + json.dumps(row, ensure_ascii=False) for row in rows]
+    for mark in (b"", b"\xef\xbb\xbf"):
+        for end in ("", "\n", "\n\n"):
+            table = read(write(tmp_path / "t.jsonl", mark + ("\n".join(lines) + end).encode())).train
+            assert list(table) == rows
+            assert [table[at] for at in (0, 5, BLOCK + 8, -1)] == [rows[at] for at in (0, 5, BLOCK + 8, -1)]
+            assert table[3:9] == rows[3:9]
+
+
+def test_a_large_file_of_lines_is_not_held_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with path.open("w") as file:
+        for n in range(100_000):
+            file.write(f'{{"question": "What is {n}?", "answer": "It is {n}, {"x" * 100}."}}\n')
+    tracemalloc.start()
+    source = read(path)
+    assert len(source.fingerprint) == 64
+    assert sum(len(row["answer"]) for row in source.train) > 10_000_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_000_000 < path.stat().st_size
+
+
+def test_a_file_of_lines_that_was_changed_meanwhile_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    write(path, "".join(json.dumps(row) + "\n" for row in ROWS))
+    table = read(path).train
+    write(path, "".join(json.dumps(row | {"more": 1}) + "\n" for row in ROWS))
+    with pytest.raises(DataError, match="t.jsonl was changed while it was in use; start again"):
+        list(table)
+    path.unlink()
+    with pytest.raises(DataError, match="t.jsonl cannot be read: No such file"):
+        table[0]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ SHAREGPT: Style = ("from", "value")
 SPEAKERS = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "function_call", "tool_call"), "assistant"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "chatgpt", "bard", "bing", "bot", "model", "function_call", "tool_call"), "assistant"
+    ),
     **dict.fromkeys(("tool", "function", "observation", "function_response", "tool_response"), "tool"),
 }
 CALLS = ("function_call", "tool_call")  # speakers whose text is the JSON of a call, as in ShareGPT files
@@ -99,7 +101,7 @@ def read(cell: Any, keys: Style) -> list[Message]:
 
 def _message(number: int, message: Any, keys: Style) -> Message:
     named = isinstance(message, Mapping) and message.get(keys[0]) is not None
-    if not named or not {keys[1], "tool_calls", *CALLS} & set(message):
+    if not named or not (keys[1] in message or {"tool_calls", *CALLS} & set(message)):
         other = next((name for name, own in {"messages": OPENAI, "sharegpt": SHAREGPT}.items() if own != keys), "")
         mend = f"set format={other!r}" if style(message) not in (None, keys) else "mend or drop the row"
         raise RowProblem(f"message {number} is not a dict with {keys[0]!r} and {keys[1]!r}", mend)
@@ -127,7 +129,7 @@ def _content(value: Any) -> str:
     parts = value if isinstance(value, (list, tuple)) else ()
     if parts and all(isinstance(part, Mapping) and "type" in part for part in parts):
         if other := next((part["type"] for part in parts if part["type"] != "text"), ""):
-            raise RowProblem(f"holds {other}, not text", "only texts can be trained on: leave the part out")
+            raise RowProblem(f"holds {other!r}, not text", "only texts can be trained on: leave the part out")
         return "".join(text(part.get("text")) for part in parts)
     return "" if value is None else text(value)
 

@@ -29,7 +29,9 @@ class _Reading:
 
     def beats(self, other: _Reading) -> bool:
         """Tell whether it explains the table better: it uses more columns, or the same ones under their own names."""
-        return other.used < self.used or bool(self.used & other.used and self.named and not other.named)
+        if self.used < other.used or other.used < self.used:
+            return other.used < self.used
+        return bool(self.used & other.used and self.named and not other.named)
 
     def __str__(self) -> str:
         return f"format={self.format.name!r}, columns={self.columns}"
@@ -66,7 +68,7 @@ def detect(rows: Sequence[Mapping[str, Any]], format: str = "auto", columns: Map
     given = columns or {}
     formats = _allowed(format, given, present)
     looked = {place: rows[place] for place in _places(len(rows))}
-    found = [_reading(entry, found, given, looked) for entry in formats for found in entry.readings(present, given)]
+    found = [_reading(entry, one, given, looked) for entry in formats for one in entry.readings(present, given)]
     able = [one for one in found if one.rows] or found
     best = [one for one in able if not any(other.beats(one) for other in able)]
     if not best:

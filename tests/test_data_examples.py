@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
+
+import numpy
+import pytest
+
+from peft_nb.data import encoding, examples
+from peft_nb.data.examples import Example, gather, key, load
+from peft_nb.data.formats import detect
+from peft_nb.errors import DataError, StoreError
+from peft_nb.events import Notice, Preparing, StepLogged
+from peft_nb.run import Run
+from peft_nb.run import load as load_run
+from peft_nb.store import Store
+from tests.conftest import file_size_limit
+from tests.templates import CHATML, INST, tokenizer
+
+
+@pytest.fixture(scope="module")
+def chatml() -> Any:
+    return tokenizer()
+
+
+def numbered(count: int, seed: int = 0) -> list[tuple[int, Example]]:
+    """Examples of random lengths, some rows with several, some with none."""
+    draw = random.Random(seed)
+    made = []
+    for row in range(count):
+        for _ in range(draw.choice((0, 1, 1, 1, 2))):
+            length = draw.randrange(2, 30)
+            ids = array("i", (draw.randrange(50_000) for _ in range(length)))
+            made.append((row, Example(ids, bytes([0, *(draw.randrange(2) for _ in range(length - 1))]))))
+    return made
+
+
+def encode(tok: Any, folder: Path, rows: list[dict[str, str]], **options: Any) -> examples.Encoded:
+    return encoding.encode(rows, detect(rows), tok, max_length=1024, folder=folder, **options)
+
+
+def questions(count: int) -> list[dict[str, str]]:
+    return [{"question": f"Where is parcel {n}?", "answer": f"It is in street {n}."} for n in range(count)]
+
+
+# ---- in memory and on disk ---------------------------------------------------------------------
+
+
+def test_examples_are_what_went_in() -> None:
+    made = numbered(200)
+    gathered = gather(made)
+    assert list(gathered) == [example for _, example in made]
+    assert gathered.rows.tolist() == [row for row, _ in made]
+    assert gathered.lengths.tolist() == [len(example.ids) for _, example in made]
+    assert gathered.tokens == sum(len(example.ids) for _, example in made)
+    assert gathered.supervised_tokens == sum(sum(example.supervised) for _, example in made)
+    assert gathered[-1] == made[-1][1]
+    with pytest.raises(IndexError):
+        gathered[len(made)]
+
+
+def test_slices_and_choices_are_views() -> None:
+    made = numbered(100)
+    all_of_them, wanted = gather(made), [example for _, example in made]
+    assert list(all_of_them[1::3]) == wanted[1::3]
+    assert list(all_of_them[::-1]) == wanted[::-1]
+    chosen = all_of_them.take([5, 3, 3])
+    assert list(chosen) == [wanted[5], wanted[3], wanted[3]]
+    assert chosen.supervised_tokens == sum(sum(wanted[place].supervised) for place in (5, 3, 3))
+    odd = all_of_them.take(all_of_them.rows % 2 == 1)
+    assert list(odd[:2]) == [example for row, example in made if row % 2][:2]
+    assert odd._ids is all_of_them._ids
+    assert all_of_them.shortest(2) == sorted(wanted, key=lambda one: len(one.ids))[:2]
+    assert len(gather([])) == 0
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 4096])
+def test_what_is_written_in_chunks_is_read_back_whole(
+    tmp_path: Path, monkeypatch: Any, chunk: int, chatml: Any
+) -> None:
+    monkeypatch.setattr(examples, "CHUNK", chunk)
+    rows = questions(60)
+    written = encode(chatml, tmp_path / "set", rows)
+    kept = encoding.encode(rows, detect(rows), chatml, max_length=1024)
+    assert list(written.examples) == list(kept.examples)
+    assert written.report == kept.report
+    again = load(tmp_path / "set")
+    assert again is not None
+    assert (list(again.examples), again.report) == (list(kept.examples), kept.report)
+    for file in (tmp_path / "set").glob("*.npy"):  # plain files that anything can read
+        assert len(numpy.load(file, allow_pickle=False))
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path, monkeypatch: Any, chatml: Any) -> None:
+    encode(chatml, tmp_path / "set", questions(50))
+    loaded = load(tmp_path / "set")
+    assert loaded is not None
+    with (tmp_path / "set" / "ids.npy").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write((7).to_bytes(4, "little"))
+    assert loaded.examples[-1].ids[-1] == 7  # mapped, not copied
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("an example was made")
+
+    monkeypatch.setattr(examples, "Example", refuse)
+    part = loaded.examples.take(loaded.examples.rows < 40)[5:]
+    assert (len(part), part.tokens > 0, part.supervised_tokens > 0) == (35, True, True)
+    with pytest.raises(AssertionError, match="an example was made"):
+        part[0]
+
+
+# ---- damage and collisions ---------------------------------------------------------------------
+
+
+def test_what_is_missing_or_damaged_is_not_there(tmp_path: Path, chatml: Any) -> None:
+    assert load(tmp_path / "nothing") is None
+    for number, file in enumerate(("ids.npy", "supervised.npy", "ends.npy", "targets.npy", "rows.npy", "report.json")):
+        folder = tmp_path / str(number)
+        encode(chatml, folder, questions(20))
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[: len(content) // 2])
+        assert load(folder) is None, file
+        (folder / file).unlink()
+        assert load(folder) is None, file
+        encode(chatml, folder, questions(20))
+        assert load(folder) is not None
+
+
+def test_files_that_could_run_code_are_not_read(tmp_path: Path, chatml: Any) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "sprung",)
+
+    encode(chatml, tmp_path / "set", questions(5))
+    for content in (pickle.dumps(Trap()), None):
+        if content:
+            (tmp_path / "set" / "ids.npy").write_bytes(content)
+        else:
+            numpy.save(tmp_path / "set" / "ids.npy", numpy.array([Trap()], dtype=object), allow_pickle=True)
+        assert load(tmp_path / "set") is None
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_what_is_refused_or_interrupted_leaves_nothing(tmp_path: Path, chatml: Any) -> None:
+    with pytest.raises(DataError, match="1 of 21 rows"):
+        encode(chatml, tmp_path / "set", [*questions(20), {"question": "a", "answer": ""}])
+
+    def interrupt(share: float, what: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(chatml, tmp_path / "set", questions(20), progress=interrupt)
+    with file_size_limit(100), pytest.raises(StoreError, match=r"^cannot write .*/set: "):
+        encode(chatml, tmp_path / "set", questions(20))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_may_encode_the_same_at_once(tmp_path: Path, chatml: Any) -> None:
+    rows, start, results = questions(600), Barrier(3), []
+
+    def work() -> None:
+        start.wait()
+        results.append(encode(chatml, tmp_path / "set", rows))
+
+    threads = [Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wanted = list(encoding.encode(rows, detect(rows), chatml, max_length=1024).examples)
+    assert [list(encoded.examples) for encoded in results] == [wanted] * 3
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+# ---- the name ----------------------------------------------------------------------------------
+
+
+def test_the_name_follows_everything_that_has_an_influence() -> None:
+    tok = tokenizer()
+    settings = {"max_length": 8, "system": None}
+    plain = key("data", tok, settings)
+    assert plain == key("data", tokenizer(), dict(reversed(settings.items())))
+    others = [
+        key("other", tok, settings),
+        key("data", tok, {**settings, "max_length": 9}),
+        key("data", tokenizer(INST), settings),
+        key("data", tokenizer(CHATML, bos_token="<s>"), settings),
+        key("data", tokenizer(CHATML, adds_bos=True), settings),
+    ]
+    more = tokenizer()
+    more.add_tokens(["parcel"])
+    others.append(key("data", more, settings))
+    assert len({plain, *others}) == 7
+    tok.backend_tokenizer.enable_truncation(4)
+    tok.backend_tokenizer.enable_padding()
+    assert key("data", tok, settings) == plain
+
+
+# ---- in a run ----------------------------------------------------------------------------------
+
+Start = Callable[..., Run]
+
+
+@pytest.fixture
+def encodings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The numbers of rows that were encoded, a call at a time."""
+    calls: list[int] = []
+    encode = encoding.encode
+
+    def counted(rows: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(len(rows))
+        return encode(rows, *arguments, **options)
+
+    monkeypatch.setattr(encoding, "encode", counted)
+    return calls
+
+
+def losses(run: Run) -> list[float]:
+    return run.history.loss.dropna().tolist()
+
+
+def test_the_same_rows_are_encoded_once_for_all_runs(start: Start, rows_file: Path, encodings: list[int]) -> None:
+    first = start(max_steps=2).wait()
+    again = start(max_steps=2, learning_rate=1e-3, seed=5).wait()
+    assert encodings == [23]
+    told = [event.text for event in again.events() if isinstance(event, Notice)]
+    assert told == [event.text for event in first.events() if isinstance(event, Notice)]
+    assert not any("encoding" in event.what for event in again.events() if isinstance(event, Preparing))
+    start(max_steps=2, max_length=64).wait()
+    start(max_steps=2, eval_data=str(rows_file)).wait()
+    assert encodings == [23, 23, 23]
+
+
+def test_a_run_goes_on_though_its_encoded_rows_are_gone(start: Start, store: Store, encodings: list[int]) -> None:
+    import shutil
+
+    undisturbed = start(max_steps=6).wait()
+    run = start(lambda event: run.stop() if getattr(event, "step", 0) == 3 else None, max_steps=6).wait()
+    assert run.status == "stopped"
+    shutil.rmtree(run.folder.parent.parent / "examples")
+    assert losses(run.resume()) == losses(undisturbed)
+    assert encodings == [23, 23]
+
+
+def test_a_run_does_not_go_on_with_other_data(start: Start, rows: list[dict[str, str]], store: Store) -> None:
+    import shutil
+
+    table = [dict(row) for row in rows]
+    run = start(lambda event: run.stop() if isinstance(event, StepLogged) else None, data=table).wait()
+    table[0]["answer"] = "Something else."
+    shutil.rmtree(run.folder.parent.parent / "examples")
+    with pytest.raises(DataError, match="is not what the run began with; put it back, or start a new run"):
+        run.resume()
+
+
+def test_a_run_finds_its_examples_without_its_data(start: Start, store: Store) -> None:
+    run = start(lambda event: run.stop() if getattr(event, "step", 0) == 2 else None, max_steps=5).wait()
+    kept = json.loads((run.folder / "examples.json").read_text())
+    assert len(kept["keys"]) == 1
+    assert len(kept["held_out"]) == 2
+    found = load_run(run.id, store=store)
+    assert found.resume().status == "finished"
+    assert found.metrics["eval_examples"] == 2

@@ -1,0 +1,364 @@
+"""What rows become, in the layouts of real data sets: each a few hand-made rows with their columns."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peft_nb.data import RowProblem
+from peft_nb.data.formats import FORMATS, Format, Layout, detect
+from peft_nb.data.sources import read
+from peft_nb.errors import DataError
+
+Row = dict[str, Any]
+PAIRS = "rows are preference pairs, which are recognised but not trained on yet"
+
+
+def layout(**options: Any) -> Layout:
+    """Recognise rows as they come from a list of dicts, every one with all columns."""
+    return detect(read(options.pop("rows")).train, **options)
+
+
+def turns(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(message["role"], message["content"]) for message in messages]
+
+
+def hello(*keys: str, user: str = "user", assistant: str = "assistant") -> list[dict[str, str]]:
+    who, what = keys or ("role", "content")
+    return [{who: user, what: "hi"}, {who: assistant, what: "yo"}]
+
+
+HI_YO = [("user", "hi"), ("assistant", "yo")]
+SHAREGPT = hello("from", "value", user="human", assistant="gpt")
+TOOLS = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": "Weather in Kyiv?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Kyiv"}'}}
+        ],
+    },
+    {"role": "tool", "tool_call_id": "1", "content": "4 °C"},
+    {"role": "assistant", "content": "4 °C."},
+]
+TOOL_TURNS = [
+    ("system", "Be brief."),
+    ("user", "Weather in Kyiv?"),
+    ("assistant", ""),
+    ("tool", "4 °C"),
+    ("assistant", "4 °C."),
+]
+GLAIVE = [
+    {"from": "system", "value": ""},
+    {"from": "human", "value": "2+2?"},
+    {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 2, "b": 2}}'},
+    {"from": "observation", "value": "4"},
+    {"from": "gpt", "value": "4."},
+]
+SQUAD = {"id": "1", "title": "T", "context": "Kyiv is in Ukraine.", "question": "Where is Kyiv?"}
+ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
+HH = "\n\nHuman: hi\n\nAssistant: "
+LAYOUTS: dict[str, tuple[list[Row], str, Any]] = {
+    "OpenAI fine-tuning jsonl": ([{"messages": hello()}], "messages", HI_YO),
+    "OpenAI fine-tuning with tools": ([{"messages": TOOLS, "tools": []}], "messages", TOOL_TURNS),
+    "OpenAI rows in a csv file": ([{"messages": json.dumps(hello())}], "messages", HI_YO),
+    "a DataFrame of messages saved by to_csv": ([{"messages": str(hello())}], "messages", HI_YO),
+    "UltraChat 200k": ([{"prompt": "hi", "prompt_id": "x", "messages": hello()}], "messages", HI_YO),
+    "LMSYS-Chat-1M": ([{"conversation_id": "x", "model": "m", "conversation": hello(), "turn": 1}], "messages", HI_YO),
+    "OpenAssistant threads": ([{"messages": hello(user="prompter"), "lang": "en"}], "messages", HI_YO),
+    "ShareGPT, Vicuna": ([{"id": "x", "conversations": SHAREGPT}], "sharegpt", HI_YO),
+    "ShareGPT under the name messages": ([{"messages": SHAREGPT}], "sharegpt", HI_YO),
+    "ToolACE": ([{"system": "s", "conversations": SHAREGPT}], "sharegpt", [("system", "s"), *HI_YO]),
+    "Glaive function calling": (
+        [{"conversations": GLAIVE, "tools": "[]"}],
+        "sharegpt",
+        [("user", "2+2?"), ("assistant", ""), ("tool", "4"), ("assistant", "4.")],
+    ),
+    "Alpaca": ([ALPACA, {**ALPACA, "input": ""}], "instruction", [("user", "Add.\n\n1 2"), ("assistant", "3")]),
+    "Alpaca, empty input": ([{**ALPACA, "input": ""}], "instruction", [("user", "Add."), ("assistant", "3")]),
+    "Dolly 15k": (
+        [{"instruction": "Who?", "context": "", "response": "I.", "category": "open_qa"}],
+        "instruction",
+        [("user", "Who?"), ("assistant", "I.")],
+    ),
+    "Bitext customer support": (
+        [{"flags": "B", "instruction": "hi", "category": "ORDER", "intent": "cancel", "response": "yo"}],
+        "instruction",
+        HI_YO,
+    ),
+    "GSM8K": (
+        [{"question": "6·7?", "answer": "#### 42"}],
+        "question_answer",
+        [("user", "6·7?"), ("assistant", "#### 42")],
+    ),
+    "OpenOrca": (
+        [{"id": "1", "system_prompt": "s", "question": "hi", "response": "yo"}],
+        "question_answer",
+        [("system", "s"), *HI_YO],
+    ),
+    "SQuAD": (
+        [{**SQUAD, "answers": {"text": ["Ukraine", "In Ukraine"], "answer_start": [11, 8]}}],
+        "question_answer",
+        [("user", "Kyiv is in Ukraine.\n\nWhere is Kyiv?"), ("assistant", "Ukraine")],
+    ),
+    "Natural Questions": ([{"question": "hi", "answer": ["yo", "hey"]}], "question_answer", HI_YO),
+    "a FAQ with its source": ([{"question": "hi", "answer": "yo", "source": "https://"}], "question_answer", HI_YO),
+    "TRL prompt-completion": ([{"prompt": "hi", "completion": "yo"}], "prompt_completion", HI_YO),
+    "TRL conversational prompt-completion": (
+        [{"prompt": TOOLS[:2], "completion": TOOLS[2:]}],
+        "prompt_completion",
+        TOOL_TURNS,
+    ),
+    "XSum": ([{"document": "hi", "summary": "yo", "id": "1"}], "prompt_completion", HI_YO),
+    "MetaMathQA": ([{"type": "GSM", "query": "hi", "response": "yo"}], "prompt_completion", HI_YO),
+    "plain corpus": ([{"text": "Once upon a time."}], "text", "Once upon a time."),
+    "C4": ([{"text": "Once.", "timestamp": "2019", "url": "https://"}], "text", "Once."),
+    "OpenAssistant Guanaco": ([{"text": "### Human: hi### Assistant: yo"}], "text", "### Human: hi### Assistant: yo"),
+    "Yelp stars as a score": ([{"text": "Fine.", "target": 3.75}], "text", "Fine."),
+    "IMDB": ([{"text": "Bad.", "label": 0}], "text_label", ("Bad.", ("0",))),
+    "IMDB on Kaggle": ([{"review": "Bad.", "sentiment": "negative"}], "text_label", ("Bad.", ("negative",))),
+    "AG News": ([{"text": "Stocks fell.", "label": 2}], "text_label", ("Stocks fell.", ("2",))),
+    "SST-2": ([{"sentence": "fine", "label": 1, "idx": 0}], "text_label", ("fine", ("1",))),
+    "Amazon polarity": ([{"label": 1, "title": "t", "content": "Good."}], "text_label", ("Good.", ("1",))),
+    "Banking77": ([{"text": "Where is my card?", "label": 11}], "text_label", ("Where is my card?", ("11",))),
+    "CLINC150": ([{"text": "hi", "intent": "greeting"}], "text_label", ("hi", ("greeting",))),
+    "GoEmotions": ([{"text": "ha!", "labels": [1, 17], "id": "x"}], "text_label", ("ha!", ("1", "17"))),
+    "GoEmotions in a csv file": (
+        [{"text": "ha!", "labels": "['joy', 'love']"}],
+        "text_label",
+        ("ha!", ("joy", "love")),
+    ),
+    "support tickets csv": (
+        [{"subject": "Card", "body": "Lost it.", "category": " cards "}],
+        "text_label",
+        ("Lost it.", ("cards",)),
+    ),
+    "HH-RLHF": ([{"chosen": f"{HH}yo", "rejected": f"{HH}no"}], "preference", ([("user", "hi")], "yo", "no")),
+    "Orca DPO pairs": (
+        [{"system": "s", "question": "hi", "chosen": "yo", "rejected": "no"}],
+        "preference",
+        ([("system", "s"), ("user", "hi")], "yo", "no"),
+    ),
+    "UltraFeedback binarized (TRL)": (
+        [{"chosen": hello(), "rejected": [*hello()[:1], {"role": "assistant", "content": "no"}], "score_chosen": 9.0}],
+        "preference",
+        ([("user", "hi")], "yo", "no"),
+    ),
+    "TRL conversational preference": (
+        [{"prompt": hello()[:1], "chosen": hello()[1:], "rejected": [{"role": "assistant", "content": "no"}]}],
+        "preference",
+        ([("user", "hi")], "yo", "no"),
+    ),
+}
+REFUSED: dict[str, tuple[list[Row], str]] = {
+    "Alpaca with its text": (
+        [{**ALPACA, "text": "Below is an instruction"}],
+        "can be read in 2 ways; say which: format='instruction', columns=",
+    ),
+    "UltraFeedback binarized with all its splits' columns": (
+        [{"prompt": "hi", "messages": hello(), "chosen": hello(), "rejected": hello()}],
+        "format='messages', columns={'messages': 'messages'} or format='preference', columns={'prompt': 'prompt', ",
+    ),
+    "SNLI": ([{"premise": "a", "hypothesis": "b", "label": 1}], "fit no known layout"),
+    "one message a row": ([{"conversation_id": 1, "role": "user", "content": "hi"}], "fit no known layout"),
+    "support tickets of Kaggle": (
+        [{"Ticket Subject": "Card", "Ticket Description": "Lost it.", "Resolution": "Sent."}],
+        "format='prompt_completion', columns={'prompt': 'Ticket Subject', 'completion': 'Ticket Description'}",
+    ),
+}
+MALFORMED: dict[str, tuple[Row, str]] = {
+    "LIMA, strings for messages": (
+        {"conversations": ["hi", "yo"]},
+        "message 0 is not a dict with 'role' and 'content'",
+    ),
+    "a transcript of its own kind": ({"messages": "me: hi, you: yo"}, "holds a str, not a list of messages"),
+    "broken JSON in a csv cell": ({"messages": '[{"role": "user", "cont'}, "holds a str, not a list of messages"),
+    "from without value": ({"conversations": [{"from": "human"}]}, "message 0 is not a dict with 'from' and 'value'"),
+    "ShareGPT that begins with the answer": ({"conversations": SHAREGPT[1:]}, "does not begin with a user message"),
+    "an unknown role": ({"messages": hello(assistant="asistant")}, "the role 'asistant'; did you mean 'assistant'?"),
+    "an unknown speaker": ({"conversations": hello("from", "value", user="narrator")}, "has the role 'narrator'"),
+    "an empty answer": ({"question": "hi", "answer": " "}, "column 'answer' is empty"),
+    "SQuAD 2, no answer": ({**SQUAD, "answers": {"text": [], "answer_start": []}}, "column 'answers' holds no answer"),
+    "a conversation as the completion": (
+        {"prompt": "hi", "completion": hello()},
+        "does not begin with the assistant's",
+    ),
+    "equal answers": ({"prompt": "hi", "chosen": "yo", "rejected": "yo"}, "chosen and rejected are the same"),
+    "answers without a prompt": ({"chosen": "yo", "rejected": "no"}, "has no prompt"),
+    "no label": ({"text": "hi", "label": None}, "column 'label' is empty"),
+    "an empty text": ({"text": "", "label": 1}, "column 'text' is empty"),
+    "a fraction for a label": ({"text": "hi", "label": 0.5}, "column 'label' holds 0.5, not a class"),
+    "a dict for a label": ({"text": "hi", "label": {"a": 1}}, "column 'label' holds a dict, not a class"),
+    "an empty name among labels": ({"text": "hi", "labels": ["a", ""]}, "column 'labels' holds '', not a class"),
+}
+
+
+def use(found: Layout, row: Row) -> Any:
+    if found.kind == "chat":
+        return turns(found.messages(row))
+    if found.kind == "preference":
+        prompt, *answers = found.pair(row)
+        return (turns(prompt), *(answer[0]["content"] for answer in answers))
+    return (found.text(row), found.labels(row)) if found.kind == "labelled" else found.text(row)
+
+
+@pytest.mark.parametrize(("rows", "name", "expected"), LAYOUTS.values(), ids=LAYOUTS)
+def test_the_layouts_of_real_data_sets(rows: list[Row], name: str, expected: Any) -> None:
+    found = layout(rows=rows)
+    assert found.name == name
+    assert use(found, rows[0]) == expected
+    assert "\n" not in found.why
+
+
+@pytest.mark.parametrize(("rows", "reason"), REFUSED.values(), ids=REFUSED)
+def test_real_data_sets_that_need_a_word(rows: list[Row], reason: str) -> None:
+    with pytest.raises(DataError) as caught:
+        layout(rows=rows)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("row", "reason"), MALFORMED.values(), ids=MALFORMED)
+def test_malformed_rows_are_refused_one_by_one(row: Row, reason: str) -> None:
+    names = {"label": "text_label", "labels": "text_label"}
+    format = next((names[column] for column in row if column in names), "auto")
+    with pytest.raises(RowProblem) as caught:
+        use(layout(rows=[row], format=format), row)
+    assert reason in caught.value.reason
+    assert "\n" not in str(caught.value)
+
+
+# ---- chats -------------------------------------------------------------------------------------
+
+
+def test_a_system_prompt_of_the_row() -> None:
+    found = layout(rows=[{"system": "s", "prompt": "hi", "completion": "yo"}])
+    row = {"system": "Be kind.", "prompt": "hi", "completion": "yo"}
+    assert turns(found.messages(row)) == [("system", "Be kind."), *HI_YO]
+    assert turns(found.messages({**row, "system": None})) == HI_YO
+    assert turns(found.messages({**row, "system": " "})) == HI_YO
+
+
+def test_a_system_message_comes_before_the_column() -> None:
+    own = [{"role": "system", "content": "own"}, *hello()]
+    row = {"system": "column", "messages": own}
+    assert turns(layout(rows=[row]).messages(row)) == [("system", "own"), *HI_YO]
+
+
+def test_numbers_are_text() -> None:
+    row = {"question": "6·7?", "answer": 42}
+    assert turns(layout(rows=[row]).messages(row))[1] == ("assistant", "42")
+
+
+@pytest.mark.parametrize("value", [None, "", " \n"])
+def test_an_empty_cell_is_refused(value: object) -> None:
+    with pytest.raises(RowProblem, match="column 'completion' is empty"):
+        layout(rows=[{"prompt": "a", "completion": "b"}]).messages({"prompt": "a", "completion": value})
+
+
+@pytest.mark.parametrize(("value", "kind"), [([1], "list"), ([], "list"), ({"a": 1}, "dict")])
+def test_a_cell_of_another_kind_is_refused(value: object, kind: str) -> None:
+    with pytest.raises(RowProblem, match=f"column 'completion' holds a {kind}, not text"):
+        layout(rows=[{"prompt": "a", "completion": "b"}]).messages({"prompt": "a", "completion": value})
+
+
+def test_text_that_only_looks_like_a_list_is_text() -> None:
+    row = {"prompt": "[1, 2]", "completion": '["a"]'}
+    assert turns(layout(rows=[row]).messages(row)) == [("user", "[1, 2]"), ("assistant", '["a"]')]
+
+
+# ---- texts and labels --------------------------------------------------------------------------
+
+
+def test_texts_are_not_conversations() -> None:
+    found = layout(rows=[{"text": "a"}])
+    assert (found.kind, found.plain) == ("text", True)
+    assert found.text({"text": " Once upon "}) == " Once upon "
+    assert layout(rows=[{"text": "a", "label": 1}]).plain
+    assert not layout(rows=[{"messages": hello()}]).plain
+
+
+@pytest.mark.parametrize(
+    ("cell", "labels"),
+    [
+        ("spam", ("spam",)),
+        (3, ("3",)),
+        (3.0, ("3",)),
+        ("3", ("3",)),
+        (True, ("True",)),
+        (["b", "a", "b"], ("b", "a")),
+        ([2, 0], ("2", "0")),
+        ([], ()),
+        ("[1, 2]", ("1", "2")),
+        ("[other]", ("[other]",)),
+    ],
+)
+def test_labels_are_names(cell: object, labels: tuple[str, ...]) -> None:
+    assert layout(rows=[{"text": "a", "label": cell}]).labels({"text": "a", "label": cell}) == labels
+
+
+def test_whole_numbers_survive_pandas() -> None:
+    import pandas
+
+    frame = pandas.DataFrame({"text": ["a", "b", "c"], "label": [0, None, 2]})
+    rows = read(frame).train
+    found = detect(rows)
+    assert [found.labels(rows[i]) for i in (0, 2)] == [("0",), ("2",)]
+    with pytest.raises(RowProblem, match="column 'label' is empty"):
+        found.labels(rows[1])
+
+
+# ---- preference pairs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("HH-RLHF", "format='sharegpt', columns={'messages': 'chosen'}"),
+        ("UltraFeedback binarized (TRL)", "format='messages', columns={'messages': 'chosen'}"),
+        (
+            "Orca DPO pairs",
+            "format='prompt_completion', columns={'prompt': 'question', 'system': 'system', 'completion': 'chosen'}",
+        ),
+        (
+            "TRL conversational preference",
+            "format='prompt_completion', columns={'prompt': 'prompt', 'completion': 'chosen'}",
+        ),
+    ],
+)
+def test_pairs_are_not_trained_on_but_their_chosen_answers_are(name: str, mend: str) -> None:
+    (row, *_), _, (prompt, chosen, _) = LAYOUTS[name]
+    with pytest.raises(DataError) as caught:
+        layout(rows=[row]).messages(row)
+    assert str(caught.value) == f"{PAIRS}; to train on the chosen answers alone, set {mend}"
+    said = eval(f"dict({mend})")
+    assert turns(layout(rows=[row], **said).messages(row)) == [*prompt, ("assistant", chosen)]
+
+
+# ---- anything at all ---------------------------------------------------------------------------
+
+KEYS = ["role", "content", "from", "value", "tool_calls", "name", "arguments", "type", "text"]
+WORDS = ["", "hi\n", "user", "gpt", "function_call", '[{"role"', "\n\nHuman: hi\n\nAssistant: "]
+CELLS = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(WORDS),
+    lambda cells: st.lists(cells, max_size=3) | st.dictionaries(st.sampled_from(KEYS), cells) | cells.map(repr),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(list(FORMATS.values())), st.data())
+def test_whatever_cells_hold_a_row_is_read_or_refused_in_one_line(entry: Format, data: st.DataObject) -> None:
+    row = {role.name: data.draw(CELLS) for role in entry.roles}
+    refusals = []
+    try:
+        use(layout(rows=[row], format=entry.name), row)
+    except DataError as refusal:
+        refusals.append(str(refusal))
+    assert "\n" not in "".join(refusals)
