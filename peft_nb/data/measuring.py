@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
 
@@ -15,6 +15,7 @@ from peft_nb.data.findings import Findings
 from peft_nb.data.formats import Layout
 from peft_nb.data.reading import Reading
 from peft_nb.data.rendering import Lesson, LossOn, Renderer, prepare
+from peft_nb.spec import RunSpec
 
 BATCH = 512
 CHARACTERS_A_TOKEN = 4  # of English, by OpenAI's help page "What are tokens and how to count them?"
@@ -30,6 +31,11 @@ class Options:
     too_long: str = "truncate"
     system: str | None = None
     personal_data: str = "warn"
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> Options:
+        """Take them from a spec."""
+        return cls(**{field.name: getattr(spec, field.name) for field in fields(cls)})
 
 
 def lessons(
@@ -83,7 +89,7 @@ def lengths(
     """Measure every row that can be read, and find those that are cut or then teach nothing."""
     counts, limit = array("q"), options.max_length
     if tokenizer is None:
-        measured: Iterable[Lesson | RowProblem] = (
+        measured: Iterable[Any] = (
             (range(-(-len(reading.text) // CHARACTERS_A_TOKEN)), []) for reading in readings.values()
         )
     else:

@@ -106,7 +106,8 @@ def rebuilt(data: Any, rows: Rows, mended: Mended) -> Any:
         with their own keys; for anything else, such as a file, a list of dicts.
     """
     if isinstance(data, Mapping):
-        return type(data)({**data, "train": rebuilt(data["train"], rows, mended)})
+        splits: Any = type(data)
+        return splits({**data, "train": rebuilt(data["train"], rows, mended)})
     kind = (type(data).__module__.partition(".")[0], type(data).__name__)
     if kind == ("pandas", "DataFrame"):
         return _frame(data, mended)

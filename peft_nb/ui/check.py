@@ -11,13 +11,14 @@ from typing import Any
 from peft_nb import environment
 from peft_nb.data import checks, formats, sources
 from peft_nb.data.duplicates import Progress
-from peft_nb.data.measuring import CHARACTERS_A_TOKEN
+from peft_nb.data.measuring import CHARACTERS_A_TOKEN, Options
 from peft_nb.errors import ModelError
 from peft_nb.models import ALIASES, bundled, hub
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import HUB_NAME, resolve
 from peft_nb.spec import RunSpec
-from peft_nb.ui.report import Report, options
+from peft_nb.ui.report import Report
+from peft_nb.ui.tokens import TokenView, of_row
 from peft_nb.ui.train import described, variables
 
 
@@ -70,7 +71,7 @@ def look(
     with _shown_progress() as progress:
         tokenizer = _tokenizer(spec, model, namespace)
         checked = checks.check(
-            source.train, layout, held, held_layout, tokenizer=tokenizer, options=options(spec), progress=progress
+            source.train, layout, held, held_layout, tokenizer=tokenizer, options=Options.of(spec), progress=progress
         )
     if tokenizer is None:
         where = f"the tokenizer of {spec.model} is not on this machine"
@@ -78,10 +79,17 @@ def look(
     return Report(spec, source, checked, tokenizer, namespace.get(spec.data) if data is None else data)
 
 
+def tokens(spec: RunSpec, row: int, namespace: Mapping[str, Any]) -> TokenView:
+    """Show one row of what a spec describes as the model sees it, without a check; see :meth:`Report.tokens`."""
+    rows = sources.read(spec.data, namespace).train
+    layout = formats.detect(rows, spec.format, spec.columns)
+    return of_row(row, rows, layout, _tokenizer(spec, None, namespace), spec)
+
+
 def _tokenizer(spec: RunSpec, model: Any, namespace: Mapping[str, Any]) -> Any:
     """Load the model's tokenizer if that takes no download; else None."""
     held = namespace.get(spec.model) if model is None else model
-    if model is not None or isinstance(held, tuple | list):
+    if held is not None and not isinstance(held, str | Path):
         pair = resolve(held).pair
         return pair[1] if pair else None
     alias, folder = ALIASES.get(spec.model), Path(spec.model).expanduser()

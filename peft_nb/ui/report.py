@@ -10,15 +10,13 @@ from html import escape
 from statistics import median
 from typing import Any
 
-from peft_nb.data import RowProblem, checks, mending, sources
+from peft_nb.data import checks, mending, sources
 from peft_nb.data.findings import Finding
-from peft_nb.data.measuring import Options, lessons
 from peft_nb.data.mending import Change
-from peft_nb.errors import DataError, ModelError
 from peft_nb.spec import RunSpec
 from peft_nb.ui import wording
 from peft_nb.ui.progress import BOX, MUTED
-from peft_nb.ui.tokens import TokenView, view
+from peft_nb.ui.tokens import TokenView, of_row
 
 LEVELS = {"stops": "stops training", "harms": "harms the result", "note": "worth knowing"}
 NAMED = 5  # row numbers and changes shown
@@ -48,21 +46,25 @@ class Report:
     checked: checks.Checked
     tokenizer: Any
     data: Any
-    clean: str | None = None  # variable that holds the mended data
 
     def __post_init__(self) -> None:
         self.findings: list[Finding] = self.checked.findings
         self.lengths = list(self.checked.lengths)
         self.notes = list(self.checked.notes)
-        self._shows_changes = False
+        self._mended: str | None = None  # the variable that holds what was mended, or nothing
 
     @property
     def changes(self) -> list[Change]:
         """What mending changes, by row."""
         return self.checked.mended.changes
 
-    def fixed(self) -> Any:
-        """Mend what needs no decision: drop, repair, redact.
+    def fixed(self, name: str | None = None) -> Any:
+        """Mend what needs no decision: drop, repair, redact; from now on the report shows what was changed.
+
+        Parameters
+        ----------
+        name : str, optional
+            The variable that will hold the mended data, for the next steps.
 
         Returns
         -------
@@ -70,7 +72,7 @@ class Report:
             The mended data, of the kind that was given: a DataFrame, a Dataset, splits; else a list of dicts. The
             original is not touched.
         """
-        self._shows_changes = True
+        self._mended = name or ""
         return mending.rebuilt(self.data, self.source.train, self.checked.mended)
 
     def tokens(self, row: int = 0) -> TokenView:
@@ -93,21 +95,7 @@ class Report:
         ModelError
             When the model's tokenizer is not on this machine.
         """
-        rows, layout = self.source.train, self.checked.layout
-        if not 0 <= row < len(rows):
-            raise DataError(f"row {row}: there are {wording.count(len(rows), 'row')}, numbered from 0")
-        if self.tokenizer is None:
-            mend = "name one that is, or pass model=(model, tokenizer)"
-            raise ModelError(f"tokens need the tokenizer of {self.spec.model}, which is not on this machine; {mend}")
-        try:
-            lesson = next(lessons([rows[row]], layout, self.tokenizer, options(self.spec)))
-        except RowProblem as problem:
-            lesson = problem
-        if isinstance(lesson, RowProblem):
-            raise DataError(f"row {row} (counting from 0): {lesson.reason}; {lesson.mend}")
-        note = f"loss_on: {self.spec.loss_on}" if layout.kind in ("chat", "preference") else "trained on as a whole"
-        note = "the whole text is read, its label is learned" if layout.kind == "labelled" else note
-        return view(row, *lesson, self.tokenizer, self.spec.max_length, note)
+        return of_row(row, self.source.train, self.checked.layout, self.tokenizer, self.spec)
 
     def to_json(self) -> str:
         """Write the findings and the changes as JSON, without examples: no text of the data is in it."""
@@ -124,7 +112,7 @@ class Report:
             "notes": self.notes,
             "changes": [{"row": change.row, "what": change.what} for change in self.changes],
         }
-        return json.dumps(told, ensure_ascii=False, indent=1)
+        return json.dumps(told, ensure_ascii=False)
 
     @property
     def headline(self) -> str:
@@ -137,7 +125,7 @@ class Report:
         if not self.findings:
             return "clean: nothing to mend"
         counts = {level: sum(finding.level == level for finding in self.findings) for level in LEVELS}
-        said = ", ".join(f"{count} {LEVELS[level]}" for level, count in counts.items() if count)
+        said = ", ".join(f"{LEVELS[level]} {count}" for level, count in counts.items() if count)
         return f"{wording.count(len(self.findings), 'finding')}: {said}"
 
     @property
@@ -153,11 +141,11 @@ class Report:
 
     @property
     def _changes_said(self) -> list[str]:
-        if not self._shows_changes:
+        if self._mended is None:
             return []
         left, rows = len(self.checked.mended.kept), len(self.source.train)
         more = [f"… and {len(self.changes) - NAMED:,} more in report.changes"] if len(self.changes) > NAMED else []
-        where = f" in {self.clean}" if self.clean else ""
+        where = f" in {self._mended}" if self._mended else ""
         head = f"mended: {wording.count(len(self.changes), 'change')}, {left:,} of {rows:,} rows are left{where}"
         return [head, *map(str, self.changes[:NAMED]), *more]
 
@@ -167,10 +155,10 @@ class Report:
         named = self.source.name if self.source.name != "(in memory)" else ""
         mendable = any(finding.fix for finding in self.findings)
         stopped = any(finding.level == "stops" and not finding.fix for finding in self.findings)
-        data = self.clean if mendable else named
+        data = self._mended if mendable else named
         task = " --task classification" if self.checked.layout.kind == "labelled" else ""
         steps = []
-        if mendable and not self._shows_changes:
+        if mendable and self._mended is None:
             steps += [f"%peft data {_word(named)} --fix --out clean" if named else "clean = report.fixed()"]
             data = "clean"
         if named:
@@ -183,7 +171,8 @@ class Report:
         lines = [self.headline, self.verdict]
         for finding in self.findings:
             lines += [f"  {LEVELS[finding.level]:<16}  {finding.title}{_places(finding)}"]
-            lines += [f"  {'':<16}    {example}" for example in finding.examples]
+            if self._mended is None:
+                lines += [f"  {'':<16}    {example}" for example in finding.examples]
             lines += [f"  {'':<16}    → {_mend(finding)}"]
         lines += [f"  note: {note}" for note in self.notes]
         lines += [self._lengths_said, *_bars(self.lengths)] if self.lengths else []
@@ -251,13 +240,6 @@ def _bars(lengths: list[int]) -> list[str]:
     counts = [0] * BARS
     for length in lengths:
         counts[length // step] += 1
-    last = max(place for place, count in enumerate(counts) if count)
-    names = [f"{place * step:,}–{(place + 1) * step - 1:,}" for place in range(last + 1)]
-    width, most = max(map(len, names)), max(counts)
-    bars = ("█" * -(-WIDE * count // most) for count in counts)
-    return [f"  {name:>{width}}  {bar} {count:,}" for name, bar, count in zip(names, bars, counts, strict=False)]
-
-
-def options(spec: RunSpec) -> Options:
-    """Take from a spec what a check has to know."""
-    return Options(**{field.name: getattr(spec, field.name) for field in fields(Options)})
+    named = {f"{step * place:,}–{step * (place + 1) - 1:,}": count for place, count in enumerate(counts) if count}
+    width, most = max(map(len, named)), max(counts)
+    return [f"  {name:>{width}}  {'█' * -(-WIDE * count // most)} {count:,}" for name, count in named.items()]

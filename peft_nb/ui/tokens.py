@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from typing import Any
 
+from peft_nb.data import RowProblem
+from peft_nb.data.layouts import Layout
+from peft_nb.data.measuring import Options, lessons
+from peft_nb.data.rendering import sound
+from peft_nb.errors import DataError, ModelError
+from peft_nb.spec import RunSpec
 from peft_nb.ui import wording
 from peft_nb.ui.progress import BOX, MUTED
 
 MOST = 600  # tokens shown
+NOTES = {"text": "trained on as a whole", "labelled": "the whole text is read, its label is learned"}
 SIGNS = {" ": "·", "\n": "⏎", "\t": "⇥"}
 BORDER = "border:1px solid rgba(128,128,128,.5);border-radius:3px"
 TOKEN = f"display:inline-block;margin:1px;padding:0 2px;white-space:pre;{BORDER}"
@@ -89,38 +96,50 @@ class TokenView:
         )
 
 
-def view(
-    row: int, ids: Sequence[int], spans: Sequence[tuple[int, int]], tokenizer: Any, max_length: int, note: str
-) -> TokenView:
-    """Take an encoded row apart.
+def of_row(row: int, rows: Sequence[Mapping[str, Any]], layout: Layout, tokenizer: Any, spec: RunSpec) -> TokenView:
+    """Take one row apart.
 
     Parameters
     ----------
     row : int
-        Its number.
-    ids : sequence of int
-        All its token ids.
-    spans : sequence of (int, int)
-        Which of them are trained on, as first and behind the last.
-    tokenizer : transformers.PreTrainedTokenizerBase
-        What made them.
-    max_length : int
-        Tokens at which it is cut.
-    note : str
-        How it was written.
+        Its number, from 0.
+    rows : sequence of mapping
+        The table.
+    layout : Layout
+        What its columns mean.
+    tokenizer : transformers.PreTrainedTokenizerBase or None
+        The model's.
+    spec : RunSpec
+        How it is going to be trained on.
 
     Returns
     -------
     TokenView
         To be shown.
+
+    Raises
+    ------
+    DataError
+        When there is no such row, or it cannot be read.
+    ModelError
+        When there is no tokenizer.
     """
+    if not 0 <= row < len(rows):
+        raise DataError(f"row {row}: there are {wording.count(len(rows), 'row')}, numbered from 0")
+    if tokenizer is None:
+        mend = "name one that is, or pass model=(model, tokenizer)"
+        raise ModelError(f"tokens need the tokenizer of {spec.model}, which is not on this machine; {mend}")
+    try:
+        ids, spans = sound(next(lessons([rows[row]], layout, tokenizer, Options.of(spec))))
+    except RowProblem as problem:
+        raise DataError(f"row {row} (counting from 0): {problem}") from None
     added = tokenizer.added_tokens_decoder
     special = {*tokenizer.all_special_ids, *(id for id, token in added.items() if token.special)}
     tokens = []
-    for place, id in enumerate(ids[:max_length]):
+    for place, id in enumerate(ids[: spec.max_length]):
         supervised = any(start <= place < stop for start, stop in spans)
         tokens.append(Token(_said(tokenizer, id, id in special), supervised, id in special))
-    return TokenView(row, tokens, len(ids), note)
+    return TokenView(row, tokens, len(ids), NOTES.get(layout.kind, f"loss_on: {spec.loss_on}"))
 
 
 def _said(tokenizer: Any, id: int, special: bool) -> str:
