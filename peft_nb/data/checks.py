@@ -106,6 +106,12 @@ def check(
     spellings = _label_findings(readings, held, found) if layout.kind == "labelled" else {}
     _text_findings(rows, layout, readings, found, options, progress)
     tokens = lengths(rows, layout, readings, tokenizer, options, found, progress)
+    if layout.kind == "preference":
+        title, _, mend = str(layout.untrained(rows[next(iter(readings), 0)])).partition("; ")
+        found.say("task", title=title, mend=mend)
+    elif options.task == "classification" and layout.kind != "labelled":
+        mend = "set format: text_label and columns: {text: …, label: …}"
+        found.say("task", title=f"task: classification needs labels, and the rows are {layout.name}", mend=mend)
     if layout.kind != "labelled" and len(rows) < USUAL_ROWS:
         found.say(
             "few", title=f"{len(rows)} rows, where {USUAL_ROWS} to 100 usually show a clear effect (rule of thumb)"
@@ -166,7 +172,8 @@ def _structure(
             found.add(
                 "near_duplicate", number, f"nearly repeats row {near}: {reading.text}", f"nearly repeats row {near}"
             )
-    _contradictions(readings, found)
+    repeated = {*found.rows["leak"], *found.rows["duplicate"], *found.rows["near_duplicate"]}
+    _contradictions({number: one for number, one in readings.items() if number not in repeated}, found)
     return readings
 
 
@@ -320,7 +327,7 @@ def vet(
             progress(number / looked, "looking for personal data")
     if not places:
         return rows, None
-    named = ", ".join(f"{kind} in {count:,}" for kind, count in kinds.most_common())
+    named = ", ".join(f"{kind} in {count:,}" for kind, count in sorted(kinds.items()))
     some = ", ".join(map(str, places[:NAMED])) + (", …" if len(places) > NAMED else "")
     of = f"{len(rows):,} rows" if looked == len(rows) else f"the first {looked:,} rows, no others were looked at"
     what = f"personal data in {len(places):,} of {of} ({named}; rows {some}, counting from 0)"

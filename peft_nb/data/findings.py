@@ -27,6 +27,7 @@ class Kind:
 
 DROP = "drops the row"
 KINDS = {  # what breaks training comes first
+    "task": Kind("stops", "rows of another kind than the task learns from", "choose another task or other columns"),
     "malformed": Kind("stops", "{rows} that cannot be read", "mend or drop them", DROP),
     "empty": Kind("stops", "{rows} empty where text is needed", "fill or drop them", DROP),
     "roles": Kind("stops", "{rows} with messages in an order that cannot be learned", "mend or drop them", DROP),
@@ -119,7 +120,7 @@ class Findings:
         """List them, worst first."""
         found = []
         for kind, usual in KINDS.items():
-            if kind in self.rows:
+            if kind in self.rows and (self.rows[kind] or kind in self.changed):
                 said = replace(usual, **self.changed[kind])
                 rows = sorted(self.rows[kind])
                 title = said.title.replace("{rows}", f"{len(rows):,} row{'s' * (len(rows) != 1)}")

@@ -56,8 +56,7 @@ def lessons(
         Token ids and the spans of them to train on, uncut; of a preference pair the chosen side, of a labelled
         text no span.
     """
-    labelled = layout.kind == "labelled" or options.task == "classification"
-    renderer = None if labelled else Renderer(tokenizer)
+    renderer = None if layout.kind == "labelled" else Renderer(tokenizer)
     remaining = iter(rows)
     while batch := list(islice(remaining, BATCH)):
         if renderer is None:

@@ -7,12 +7,15 @@ from base64 import b64encode
 from dataclasses import dataclass, fields
 from functools import cached_property
 from html import escape
+from shlex import quote
 from statistics import median
 from typing import Any
 
 from peft_nb.data import checks, mending, sources
 from peft_nb.data.findings import Finding
 from peft_nb.data.mending import Change
+from peft_nb.job import IN_MEMORY
+from peft_nb.notation import write_flags
 from peft_nb.spec import RunSpec
 from peft_nb.ui import wording
 from peft_nb.ui.progress import BOX, MUTED
@@ -152,19 +155,22 @@ class Report:
     @property
     def next_steps(self) -> list[str]:
         """List the sensible next steps as code for a cell."""
-        named = self.source.name if self.source.name != "(in memory)" else ""
+        named = self.source.name if self.source.name != IN_MEMORY else ""
         mendable = any(finding.fix for finding in self.findings)
         stopped = any(finding.level == "stops" and not finding.fix for finding in self.findings)
         data = self._mended if mendable else named
-        task = " --task classification" if self.checked.layout.kind == "labelled" else ""
+        said = {name: value for name, value in self.spec.changed().items() if name not in ("data", "method")}
+        if self.checked.layout.kind == "labelled":
+            said["task"] = "classification"
+        flags = "".join(f" {quote(flag)}" for flag in write_flags(said) if not flag.endswith(IN_MEMORY))
         steps = []
         if mendable and self._mended is None:
-            steps += [f"%peft data {_word(named)} --fix --out clean" if named else "clean = report.fixed()"]
+            steps += [f"%peft data {quote(named)}{flags} --fix --out clean" if named else "clean = report.fixed()"]
             data = "clean"
         if named:
-            steps += [f"%peft data {_word(named)} --row 0"]
+            steps += [f"%peft data {quote(named)}{flags} --row 0"]
         if data and not stopped:
-            steps += [f"%%peft {self.spec.method} --data {_word(data)}{task}"]
+            steps += [f"%%peft {self.spec.method} --data {quote(data)}{flags}"]
         return steps
 
     def __repr__(self) -> str:
@@ -191,10 +197,12 @@ class Report:
         notes = "".join(f'<div style="{MUTED}">ⓘ {escape(note)}</div>' for note in self.notes)
         changes = "".join(f"<div>{escape(line)}</div>" for line in self._changes_said)
         code = "\n".join(map(escape, self.next_steps))
+        following = (
+            f'<p style="margin:8px 0 4px">Next:</p><pre style="margin:0"><code>{code}</code></pre>' if code else ""
+        )
         return (
-            f'<div style="{BOX}"><p>{escape(self.headline)}<br><strong>{escape(self.verdict)}</strong></p>{table}'
-            f'{notes}{self._picture}<div style="margin-top:8px">{changes}</div>'
-            f'<p style="margin:8px 0 4px">Next:</p><pre style="margin:0"><code>{code}</code></pre></div>'
+            f'<div style="{BOX}"><p>{escape(self.headline)}<br/><strong>{escape(self.verdict)}</strong></p>{table}'
+            f'{notes}{self._picture}<div style="margin-top:8px">{changes}</div>{following}</div>'
         )
 
     @cached_property
@@ -209,10 +217,6 @@ class Report:
             f'<img alt="{escape(self._lengths_said)}" width="{WIDTH}" style="display:block;max-width:100%;height:auto" '
             f'src="data:image/png;base64,{b64encode(png).decode()}">'
         )
-
-
-def _word(name: str) -> str:
-    return f"'{name}'" if " " in name else name
 
 
 def _places(finding: Finding) -> str:

@@ -84,7 +84,7 @@ class TokenView:
     def _repr_html_(self) -> str:
         boxes = "".join(
             f'<span style="{LEARNED if token.supervised else TOKEN}{SPECIAL if token.special else ""}">'
-            f"{escape(token.visible)}</span>{'<br>' if token.text.endswith(chr(10)) else ''}"
+            f"{escape(token.visible)}</span>{'<br/>' if token.text.endswith(chr(10)) else ''}"
             for token in self.tokens[:MOST]
         )
         legend = f'<span style="{LEARNED}">trained on</span> <span style="{TOKEN}">read only</span>'
