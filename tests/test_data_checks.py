@@ -13,8 +13,11 @@ from peft_nb.data.measuring import Options
 from peft_nb.data.mending import Change
 from peft_nb.errors import DataError
 
-TOPICS = "invoice password parcel refund voucher coupon address battery charger warranty newsletter basket".split()
-VERBS = "find print cancel change archive export share recover".split()
+TOPICS = (
+    "invoice", "password", "parcel", "refund", "voucher", "coupon", "address", "battery", "charger", "warranty",
+    "newsletter", "basket",
+)  # fmt: skip
+VERBS = ("find", "print", "cancel", "change", "archive", "export", "share", "recover")
 KEY = "sk-proj-9fKqT2vLx7RbZ3mWc8Yd4HsJ6nPg5Qa1Ue0Bt"
 
 

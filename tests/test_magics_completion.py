@@ -44,7 +44,7 @@ def at_cursor(cell: str) -> tuple[str, list[str]]:
         ("%%peft lora --data |", "", ["tickets", "rows", "support-desk"]),
         ("%%peft lora --data=ti|", "ti", ["tickets"]),
         ("%%peft lora --data tickets --model smol|", "smol", ["smollm2-135m"]),
-        ("%%peft lora --loss-on |", "", ["completion", "all"]),
+        ("%%peft lora --loss-on |", "", ["assistant", "completion", "all"]),
         ("%%peft lora --no-f|", "--no-f", ["--no-fast"]),
         ("%%peft lora --data x\nlearn|", "learn", ["learning_rate: "]),
         ("%%peft lora --data x\nmodel: smol|\nr: 8", "smol", ["smollm2-135m"]),

@@ -54,7 +54,7 @@ def test_text_is_deterministic(report: Report) -> None:
             "                      row 10: OPENAI_KEY s…",
             "                      → remove them, and revoke what is real (--fix redacts it)",
             "  harms the result  1 row repeating an earlier one (9)",
-            "                      row 9: repeats row 2: how can i find my parcel parcel: choose find under find-parcel",
+            f"{'':<22}row 9: repeats row 2: how can i find my parcel parcel: choose find under find-parcel",
             "                      → keep one of each (--fix drops the row)",
             "  harms the result  1 row with personal data (3)",
             "                      row 3: EMAIL a…@e…",
@@ -85,7 +85,8 @@ def test_html_is_whole_and_what_comes_from_the_data_is_escaped(report: Report) -
 
 
 def test_hostile_names_and_labels_are_escaped() -> None:
-    rows = [{"text": row["prompt"], "label": EVIL if number % 2 else f"{EVIL}2"} for number, row in enumerate(sound(4))]
+    labels = (EVIL, f"{EVIL}2")
+    rows = [{"text": row["prompt"], "label": labels[number % 2]} for number, row in enumerate(sound(4))]
     rows[1]["label"] = rows[1]["label"].upper()
     report = check(rows, model=NOWHERE)
     report.fixed(EVIL)
