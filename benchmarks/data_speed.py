@@ -1,7 +1,7 @@
 """How fast rows become examples, and how much memory that takes: peft_nb, a ``datasets.map`` script and TRL.
 
-    python benchmarks/data_speed.py [ROWS]               # all three on ROWS rows (default 20,000), one after the other
-    python benchmarks/data_speed.py 1000000 peft_nb      # one of them alone
+    python benchmarks/data_speed.py [ROWS]                     # all on ROWS rows (default 20,000), one after the other
+    python benchmarks/data_speed.py 1000000 peft_nb+split      # one of them alone
 
 Each contender has a process of its own, reads the same file of prompts and completions and tokenises it for the default
 model with the prompts masked; what is timed begins with the file and ends with examples on disk, imports and the
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,17 +74,19 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(resolve(MODEL).path)
 
 
-def run_peft_nb(path: Path, folder: Path) -> Iterator[tuple[int, int]]:
-    """Read, recognise and encode as a run does."""
-    from peft_nb.data import encoding, formats, sources
+def run_peft_nb(path: Path, folder: Path, hold_out: float = 0) -> Iterator[tuple[int, int]]:
+    """Read, recognise and encode as a run does; and set a share aside, near-duplicates together."""
+    from peft_nb.data import encoding, formats, sources, splits
 
     made = tokenizer()
     yield 0, 0
     source = sources.read(path)
     _ = source.fingerprint
-    encoded = encoding.encode(
-        source.train, formats.detect(source.train), made, max_length=MAX_LENGTH, folder=folder / "examples"
-    )
+    layout = formats.detect(source.train)
+    encoded = encoding.encode(source.train, layout, made, max_length=MAX_LENGTH, folder=folder / "examples")
+    if hold_out:
+        texts = splits.Texts(source.train, layout, encoded.examples.rows.tolist())
+        encoded.examples.parted(splits.split(texts, hold_out, seed=42)[1])
     yield encoded.report.tokens, encoded.report.supervised_tokens
 
 
@@ -142,6 +145,7 @@ def _counted(rows: Any) -> tuple[int, int]:
 
 CONTENDERS: dict[str, Callable[[Path, Path], Iterator[tuple[int, int]]]] = {
     "peft_nb": run_peft_nb,
+    "peft_nb+split": partial(run_peft_nb, hold_out=0.1),
     "datasets.map": run_map,
     "TRL": run_trl,
 }
@@ -152,7 +156,8 @@ def peak_of_own_memory() -> Iterator[list[float]]:
     """The largest part of the process's memory that is its own, in MB, sampled; the list grows by one at the end."""
     import psutil
 
-    process, over, peaks, found = psutil.Process(), threading.Event(), [0.0], []
+    process, over, peaks = psutil.Process(), threading.Event(), [0.0]
+    found: list[float] = []
 
     def sample() -> None:
         while not over.wait(SAMPLE_S):

@@ -21,7 +21,7 @@ from peft_nb.data.examples import Encoded, Examples
 from peft_nb.data.formats import Layout
 from peft_nb.errors import DataError, ModelError
 from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
-from peft_nb.files import atomic_text, remove_leftovers
+from peft_nb.files import atomic_text
 from peft_nb.methods import REGISTRY, attach
 from peft_nb.models import ALIASES
 from peft_nb.models.load import Base, load
@@ -246,45 +246,46 @@ class Job:
             kept = json.loads(path.read_text(encoding="utf-8"))
             found = [loaded.examples for key in kept["keys"] if (loaded := examples.load(self._shelf / key))]
             if len(found) == len(kept["keys"]):
-                return _sides(found, kept["held_out"])
+                return (found[0], found[1]) if found[1:] else found[0].parted(kept["held_out"])
         if resume:
             self._read_again()
         key, train = self._encode(self.rows, self.layout, self._fingerprints[0], "row")
         self.publish(Notice(f"{self.metrics['data']}: {train.report}"))
-        keys, sets, aside = [key], [train.examples], []
+        kept = {"keys": [key], "held_out": []}
         if self.eval_rows is not None:
             layout = formats.detect(self.eval_rows, spec.format, spec.columns)
             key, held_out = self._encode(self.eval_rows, layout, self._fingerprints[1], "held-out row")
-            keys, sets = [*keys, key], [*sets, held_out.examples]
+            kept["keys"].append(key)
             if held_out.report.long:
                 self.publish(Notice(f"held-out rows: {held_out.report}"))
-        elif spec.eval_fraction:
-            aside = self._set_aside(train.examples)
+            sides = train.examples, held_out.examples
+        else:
+            kept["held_out"] = self._set_aside(train.examples)
+            sides = train.examples.parted(kept["held_out"])
         if environment.rank() == 0:
-            atomic_text(path, json.dumps({"keys": keys, "held_out": aside}))
-        return _sides(sets, aside)
+            atomic_text(path, json.dumps(kept))
+        return sides
 
     def _encode(self, rows: Rows, layout: Layout, fingerprint: str, row_name: str) -> tuple[str, Encoded]:
-        """Encoded rows and the name they are kept under; rows that were encoded before are not encoded again."""
         spec = self.spec
-        options: dict[str, Any] = {
-            "max_length": spec.max_length,
-            "loss_on": spec.loss_on,
-            "too_long": spec.too_long,
-            "system": spec.system,
-        }
-        reading = {"rows": row_name, "layout": layout.name, "columns": layout.columns}
-        key = examples.key(fingerprint, self.tokenizer, options | reading)
-        encoded = examples.load(self._shelf / key)
-        if encoded is None:
-            self.publish(Preparing("encoding the data"))
-            remove_leftovers(self._shelf)
-            options |= {"folder": self._shelf / key, "progress": self._progress, "row_name": row_name}
-            encoded = encoding.encode(rows, layout, self.tokenizer, **options)
-        return key, encoded
+        return encoding.kept(
+            self._shelf,
+            fingerprint,
+            rows,
+            layout,
+            self.tokenizer,
+            max_length=spec.max_length,
+            loss_on=spec.loss_on,
+            too_long=spec.too_long,
+            system=spec.system,
+            row_name=row_name,
+            progress=self._progress,
+        )
 
     def _set_aside(self, encoded: Examples) -> list[int]:
         """Numbers of the rows to hold out, of those that became examples."""
+        if not self.spec.eval_fraction:
+            return []
         numbers = sorted(set(encoded.rows.tolist()))
         texts = splits.Texts(self.rows, self.layout, numbers)
         _, aside = splits.split(texts, self.spec.eval_fraction, self.spec.seed, progress=self._progress)
@@ -338,16 +339,6 @@ class Job:
     def _heed_stop(self) -> None:
         if agreed(self.stop.soon.is_set()):
             raise Abandoned("before the first step")
-
-
-def _sides(sets: list[Examples], held_out: list[int]) -> tuple[Examples, Examples]:
-    """Training and held-out examples: two sets, or one without and with the rows held out."""
-    import numpy
-
-    if len(sets) == 2:
-        return sets[0], sets[1]
-    aside = numpy.isin(sets[0].rows, held_out)
-    return sets[0].take(~aside), sets[0].take(aside)
 
 
 def _public_name(source: ModelSource) -> str:

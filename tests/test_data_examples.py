@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
+import shutil
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier, Event, Thread
 from typing import Any
 
 import numpy
@@ -17,8 +19,8 @@ from peft_nb.data.examples import Example, gather, key, load
 from peft_nb.data.formats import detect
 from peft_nb.errors import DataError, StoreError
 from peft_nb.events import Notice, Preparing, StepLogged
-from peft_nb.run import Run
-from peft_nb.run import load as load_run
+from peft_nb.run import Run, begin
+from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import file_size_limit
 from tests.templates import CHATML, INST, tokenizer
@@ -73,7 +75,8 @@ def test_slices_and_choices_are_views() -> None:
     chosen = all_of_them.take([5, 3, 3])
     assert list(chosen) == [wanted[5], wanted[3], wanted[3]]
     assert chosen.supervised_tokens == sum(sum(wanted[place].supervised) for place in (5, 3, 3))
-    odd = all_of_them.take(all_of_them.rows % 2 == 1)
+    even, odd = all_of_them.parted(range(1, 100, 2))
+    assert list(even) == [example for row, example in made if row % 2 == 0]
     assert list(odd[:2]) == [example for row, example in made if row % 2][:2]
     assert odd._ids is all_of_them._ids
     assert all_of_them.shortest(2) == sorted(wanted, key=lambda one: len(one.ids))[:2]
@@ -222,6 +225,10 @@ def encodings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     return calls
 
 
+def shelf(run: Run) -> Path:
+    return run.folder.parent.parent / "examples"
+
+
 def losses(run: Run) -> list[float]:
     return run.history.loss.dropna().tolist()
 
@@ -238,33 +245,86 @@ def test_the_same_rows_are_encoded_once_for_all_runs(start: Start, rows_file: Pa
     assert encodings == [23, 23, 23]
 
 
-def test_a_run_goes_on_though_its_encoded_rows_are_gone(start: Start, store: Store, encodings: list[int]) -> None:
-    import shutil
-
+def test_a_run_goes_on_though_its_encoded_rows_are_gone(start: Start, encodings: list[int]) -> None:
     undisturbed = start(max_steps=6).wait()
-    run = start(lambda event: run.stop() if getattr(event, "step", 0) == 3 else None, max_steps=6).wait()
-    assert run.status == "stopped"
-    shutil.rmtree(run.folder.parent.parent / "examples")
+    run = start(lambda event: run.stop() if getattr(event, "step", 0) == 3 else None, max_steps=6)
+    assert run.wait().status == "stopped"
+    shutil.rmtree(shelf(run))
     assert losses(run.resume()) == losses(undisturbed)
     assert encodings == [23, 23]
 
 
-def test_a_run_does_not_go_on_with_other_data(start: Start, rows: list[dict[str, str]], store: Store) -> None:
-    import shutil
-
+def test_a_run_does_not_go_on_with_other_data(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
+) -> None:
     table = [dict(row) for row in rows]
-    run = start(lambda event: run.stop() if isinstance(event, StepLogged) else None, data=table).wait()
+    stop = [lambda event: run.stop() if isinstance(event, StepLogged) else None]
+    run = begin(spec(max_steps=50), data=table, store=store, listeners=stop)
+    assert run.wait().status == "stopped"
     table[0]["answer"] = "Something else."
-    shutil.rmtree(run.folder.parent.parent / "examples")
+    shutil.rmtree(shelf(run))
     with pytest.raises(DataError, match="is not what the run began with; put it back, or start a new run"):
         run.resume()
 
 
 def test_a_run_finds_its_examples_without_its_data(start: Start, store: Store) -> None:
-    run = start(lambda event: run.stop() if getattr(event, "step", 0) == 2 else None, max_steps=5).wait()
+    run = start(lambda event: run.stop() if getattr(event, "step", 0) == 2 else None, max_steps=5)
+    assert run.wait().status == "stopped"
     kept = json.loads((run.folder / "examples.json").read_text())
     assert len(kept["keys"]) == 1
     assert len(kept["held_out"]) == 2
-    found = load_run(run.id, store=store)
-    assert found.resume().status == "finished"
-    assert found.metrics["eval_examples"] == 2
+    run._job.data = run._job.rows = None  # as in another process
+    assert run.resume().status == "finished"
+    assert run.metrics["eval_examples"] == 2
+
+
+def test_progress_is_told_and_a_run_can_be_stopped_meanwhile(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peft_nb.job.PROGRESS_S", 0)
+    monkeypatch.setattr(encoding, "BATCH", 5)
+    run = start(max_steps=1).wait()
+    told = [event.what for event in run.events() if isinstance(event, Preparing) and "encoding" in event.what]
+    assert told == [f"encoding the data ({share}%)" for share in (0, 22, 43, 65, 87, 100)]
+    started = Event()
+
+    def stop(event: Any) -> None:
+        if "encoding" in getattr(event, "what", ""):
+            started.wait(60)
+            stopped.stop()
+
+    stopped = start(stop, max_length=64)
+    started.set()
+    assert (stopped.wait().status, stopped.reason) == ("stopped", "before the first step")
+    assert [path.name for path in shelf(run).iterdir()] == json.loads((run.folder / "examples.json").read_text())[
+        "keys"
+    ]
+
+
+@pytest.fixture(scope="module")
+def lengths(base: Path, rows: list[dict[str, str]]) -> list[int]:
+    """Tokens of each row, sorted."""
+    from transformers import AutoTokenizer
+
+    encoded = encoding.encode(rows, detect(rows), AutoTokenizer.from_pretrained(base), max_length=1024)
+    return sorted(encoded.examples.lengths.tolist())
+
+
+def test_a_run_that_leaves_long_rows_out_says_so_and_holds_out_of_the_others(start: Start, lengths: list[int]) -> None:
+    limit = lengths[len(lengths) // 2]
+    kept = sum(length <= limit for length in lengths)
+    run = start(max_steps=2, max_length=limit, too_long="drop", eval_fraction=0.3).wait()
+    (told,) = [event.text for event in run.events() if isinstance(event, Notice)]
+    assert re.search(rf", {23 - kept} rows? over {limit} tokens left out$", told)
+    assert run.metrics["examples"] + run.metrics["eval_examples"] == kept
+    assert 0 < run.metrics["eval_examples"] < kept
+
+
+def test_parts_of_one_row_are_never_on_both_sides(start: Start, lengths: list[int]) -> None:
+    limit = lengths[len(lengths) // 2]
+    run = start(max_steps=1, max_length=limit, too_long="split", eval_fraction=0.3, loss_on="all").wait()
+    kept = json.loads((run.folder / "examples.json").read_text())
+    loaded = load(shelf(run) / kept["keys"][0])
+    assert loaded is not None
+    assert len(loaded.examples) > 23
+    train, held_out = loaded.examples.parted(kept["held_out"])
+    assert not set(train.rows.tolist()) & set(held_out.rows.tolist())
+    assert (len(train), len(held_out)) == (run.metrics["examples"], run.metrics["eval_examples"])

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peft_nb.data import RowProblem, refusal
-from peft_nb.data.examples import Encoded, Example, Report, gather, load, save_report, write
+from peft_nb.data.examples import Encoded, Example, Report, gather, key, load, save_report, write
 from peft_nb.data.formats import Layout, Message
 from peft_nb.data.rendering import Lesson, LossOn, Renderer, prepare, sound
 from peft_nb.errors import DataError, StoreError
-from peft_nb.files import atomic_folder
+from peft_nb.files import atomic_folder, remove_leftovers
 
 BATCH = 512  # rows rendered and tokenised at a time
+DOING = "encoding the data"
 
 TooLong = Literal["truncate", "drop", "split"]
 Content = str | list[Message]
@@ -88,9 +89,53 @@ def encode(
     with atomic_folder(folder, overwrite=True) as staging:
         write(staging, produced)
         save_report(staging, work.report())
-    if encoded := load(folder):
-        return encoded
-    raise StoreError(f"cannot read {folder}, which was just written; check the disk or choose another folder")
+        # Mapped before it gets its name: another process may put the same there at any moment.
+        encoded = load(staging)
+        if encoded is None:
+            raise StoreError(f"cannot read back what was written for {folder}; check the disk or choose another folder")
+    return encoded
+
+
+def kept(
+    shelf: Path,
+    fingerprint: str,
+    rows: Sequence[Mapping[str, Any]],
+    layout: Layout,
+    tokenizer: Any,
+    *,
+    row_name: str = "row",
+    progress: Progress | None = None,
+    **options: Any,
+) -> tuple[str, Encoded]:
+    """Find rows that were encoded before, or encode them and keep them for the next time.
+
+    Parameters
+    ----------
+    shelf : Path
+        Folder of all that is kept.
+    fingerprint : str
+        Of the data that `rows` are a part of; `row_name` tells which part.
+    rows, layout, tokenizer, row_name, progress, **options
+        As for :func:`encode`.
+
+    Returns
+    -------
+    tuple of str and Encoded
+        The name of its folder on the shelf, and what is in it.
+
+    Raises
+    ------
+    DataError, StoreError
+        As for :func:`encode`.
+    """
+    name = key(fingerprint, tokenizer, {**options, "part": row_name, "layout": layout.name, "columns": layout.columns})
+    if encoded := load(shelf / name):
+        return name, encoded
+    if progress:
+        progress(0.0, DOING)
+    remove_leftovers(shelf)
+    options |= {"folder": shelf / name, "progress": progress, "row_name": row_name}
+    return name, encode(rows, layout, tokenizer, **options)
 
 
 @dataclass
@@ -132,7 +177,7 @@ class _Work:
             except RowProblem as problem:
                 problems[number] = problem
             if progress and ((number + 1) % BATCH == 0 or number + 1 == total):
-                progress((number + 1) / total, "encoding the data")
+                progress((number + 1) / total, DOING)
         if problems:
             raise refusal(problems, total, row_name)
         if not self.count:
@@ -142,12 +187,12 @@ class _Work:
         """What each row holds and what is to be learned from it, a batch at a time."""
         remaining = iter(self.rows)
         while batch := [self._content(row) for row in islice(remaining, BATCH)]:
-            sound = [content for content in batch if not isinstance(content, RowProblem)]
+            legible = [content for content in batch if not isinstance(content, RowProblem)]
             lessons: Iterator[Lesson | RowProblem]
             if self.layout.plain:
-                lessons = ((ids, [(1, len(ids))]) for ids in self.renderer.texts(sound))
+                lessons = ((ids, [(1, len(ids))]) for ids in self.renderer.texts(legible))
             else:
-                lessons = self.renderer.lessons(sound, self.loss_on)
+                lessons = self.renderer.lessons(legible, self.loss_on)
             for content in batch:
                 yield content, content if isinstance(content, RowProblem) else next(lessons)
 

@@ -131,6 +131,24 @@ class Examples(Sequence[Example]):
         columns = (self._starts, self._stops, self._targets, self.rows)
         return Examples(self._ids, self._supervised, *(column[places] for column in columns))
 
+    def parted(self, rows: Sequence[int]) -> tuple[Examples, Examples]:
+        """Part the examples by the rows they come from.
+
+        Parameters
+        ----------
+        rows : sequence of int
+            Row numbers.
+
+        Returns
+        -------
+        others, those : tuple of Examples
+            Those of all other rows, and those of `rows`.
+        """
+        import numpy
+
+        those = numpy.isin(self.rows, rows)
+        return self.take(~those), self.take(those)
+
     def shortest(self, count: int) -> list[Example]:
         """The shortest examples, by lengths alone.
 

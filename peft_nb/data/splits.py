@@ -135,4 +135,5 @@ class Texts(Sequence[str]):
     def _said(self, row: Mapping[str, Any]) -> str:
         if self._layout.plain:
             return self._layout.text(row)
-        return "\n".join(turn["content"] for turn in self._layout.messages(row) if turn["role"] != "system")
+        said = (turn for turn in self._layout.messages(row) if turn["role"] != "system")
+        return "\n".join(f"{turn['content']} {turn.get('tool_calls', '')}".strip() for turn in said)
