@@ -19,8 +19,8 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ Progress = Callable[[float, str], None]
 NEAR_ROWS = 50_000  # above this only exact duplicates are looked for
 PERMUTATIONS = 128  # hash values a text
 FOUND = 0.99  # share of the pairs at the threshold that become candidates
-COMPARED = 8  # candidates before a row in its bucket: keeps the work linear where thousands of rows share a template
+MARGIN = 0.12  # by how much the estimate of a pair at the threshold may be too low: 3.4 standard deviations
+COMPARED = 32  # rows compared before a row in its bucket: keeps the work linear where thousands share a pattern
 
 # Scripts without spaces count by character; punctuation of sentences and quotes does not count; all other symbols do.
 _SPACELESS = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
@@ -64,18 +65,8 @@ def groups(texts: Sequence[str], *, threshold: float = 0.8, progress: Progress |
     if len(texts) > NEAR_ROWS:
         return leader
     distinct = list(first.values())
-
-    def root(row: int) -> int:
-        while leader[row] != row:
-            leader[row] = row = leader[leader[row]]
-        return row
-
-    sets = [_shingles(texts[row]) for row in distinct]
-    for one, other in _candidates(sets, threshold, progress):
-        a, b = sorted((root(distinct[one]), root(distinct[other])))
-        if a != b and _jaccard(sets[one], sets[other]) >= threshold:
-            leader[b] = a
-    return [root(row) for row in range(len(texts))]
+    near = dict(zip(distinct, _near([_shingles(texts[row]) for row in distinct], threshold, progress), strict=True))
+    return [distinct[near[row]] for row in leader]
 
 
 def shared(
@@ -124,7 +115,8 @@ def _is_fact(text: str, start: int, word: str) -> bool:
     """Tell numbers, symbols and names from other words."""
     if any(map(str.isdigit, word)) or not any(map(str.isalpha, word)):
         return True
-    inside = text[start - 1 : start] == " " and text[start - 2 : start - 1].isalnum() or text[:start].endswith(", ")
+    before = text[max(start - 2, 0) : start]
+    inside = before == ", " or (before[:1].isalnum() and before[1:] == " ")
     return inside and len(word) > 1 and word[0].isupper() and not text.isupper()
 
 
@@ -135,36 +127,53 @@ def _jaccard(one: Array, other: Array) -> float:
     return both / (len(one) + len(other) - both)
 
 
-def _candidates(sets: Sequence[Array], threshold: float, progress: Progress | None) -> Iterator[tuple[int, int]]:
-    """Pair the texts whose MinHashes agree in all values of at least one band.
+def _near(sets: Sequence[Array], threshold: float, progress: Progress | None) -> list[int]:
+    """Number the sets by the first of their group.
 
-    The bands are sorted one after the other: datasketch's own index answers with whole buckets, and a bucket that holds
-    thousands of rows makes that quadratic.
+    Candidates agree in all values of at least one band of their MinHashes, as in datasketch's own index; but that one
+    answers with whole buckets, which is quadratic where thousands of rows share a bucket. Here the rows are sorted band
+    by band, and each is compared with the `COMPARED` rows before it in its bucket, unless already in one group.
     """
     import numpy
     from datasketch import MinHash
 
-    rows = [row for row, shingles in enumerate(sets) if len(shingles)]
-    if not rows:
-        return
     empty = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int, scheme="affine32")
-    signatures = numpy.empty((len(rows), PERMUTATIONS), numpy.uint32)
-    for done, row in enumerate(rows):
+    signatures = numpy.empty((len(sets), PERMUTATIONS), numpy.uint32)
+    for row, shingles in enumerate(sets):
         minhash = empty.copy()
-        minhash.update_batch(sets[row].tolist())
-        signatures[done] = minhash.hashvalues
-        if progress and done % 1000 == 0:
-            progress(done / len(rows), "looking for near duplicates")
-    size = max(
-        size for size in range(1, 33) if 1 - (1 - threshold**size) ** (PERMUTATIONS // size) >= FOUND or size == 1
+        if len(shingles):
+            minhash.update_batch(shingles.tolist())
+        signatures[row] = minhash.hashvalues
+        if progress and row % 1000 == 0:
+            progress(row / len(sets), "looking for near duplicates")
+    leader = numpy.arange(len(sets))
+    size = next(
+        size for size in range(32, 0, -1) if size == 1 or 1 - (1 - threshold**size) ** (PERMUTATIONS // size) >= FOUND
     )
     for begin in range(0, PERMUTATIONS - size + 1, size):
         band = signatures[:, begin : begin + size]
         order = numpy.lexsort(band.T)
-        same = (band[order[1:]] == band[order[:-1]]).all(axis=1)
-        run = 0  # how many rows before this one lie in the same bucket
-        for place, joined in enumerate(same.tolist(), 1):
-            run = min(run + 1, COMPARED) if joined else 0
-            yield from ((rows[order[place - back]], rows[order[place]]) for back in range(1, run + 1))
+        bucket = numpy.cumsum(numpy.append(0, (band[order[1:]] != band[order[:-1]]).any(axis=1)))
+        for back in range(1, COMPARED + 1):
+            joined = numpy.flatnonzero(bucket[back:] == bucket[:-back])
+            if not len(joined):
+                break
+            one, other = order[joined], order[joined + back]
+            apart = leader[one] != leader[other]
+            one, other = one[apart], other[apart]
+            likely = (signatures[one] == signatures[other]).mean(axis=1) > threshold - MARGIN
+            for pair in zip(one[likely].tolist(), other[likely].tolist(), strict=True):
+                if len(sets[pair[0]]) and _jaccard(*(sets[row] for row in pair)) >= threshold:
+                    low, high = sorted(_first(leader, row) for row in pair)
+                    leader[high] = low
+            while (leader != leader[leader]).any():
+                leader = leader[leader]
     if progress:
         progress(1.0, "looking for near duplicates")
+    return leader.tolist()
+
+
+def _first(leader: numpy.ndarray[Any, Any], row: int) -> int:
+    while leader[row] != row:
+        row = int(leader[row])
+    return row

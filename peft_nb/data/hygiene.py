@@ -1,12 +1,14 @@
 r"""What is wrong with the letters of a text: nothing there, broken encoding, control and invisible characters.
 
 - ``empty``: no text, or nothing but white space and invisible characters.
-- ``near_empty``: only punctuation, or a word that stands for a missing value ("n/a", "nan", "TODO"). Short texts are not:
-  "No", "7" and "B" are answers. An answer that is one of these words ("None") is worth a look and looks the same.
+- ``near_empty``: only punctuation, or a word that stands for a missing value ("n/a", "nan", "TODO"). Short texts are
+  not, for "No", "7" and "B" are answers; but the answer "None" looks like a missing one.
 - ``mojibake``: UTF-8 once read as Windows-1252 or Latin-1, such as "Ã©" for "é" and "â€™" for "’".
-- ``replacement``: U+FFFD, which stands for letters lost when the text was decoded; nothing brings them back.
+- ``replacement``: U+FFFD, which stands for letters lost when the text was decoded, and halves of surrogate pairs;
+  nothing brings these letters back.
 - ``control``: control characters other than line feed, carriage return and tab, and terminal colours.
-- ``invisible``: zero-width and soft-hyphen characters, bidi overrides, tags. Joiners stay where scripts and emoji need them.
+- ``invisible``: zero-width characters, soft hyphens, bidi overrides and tags. Joiners stay where scripts and emoji need
+  them.
 
 What tells mojibake from text is a short form of what ftfy does (R. Speer, "ftfy: fixes text for you", 2019).
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import re
 
-_NOTHING = frozenset("n/a na nan nil none null tbd todo undefined x xx xxx lorem".split())
+_NOTHING = {"n/a", "na", "nan", "nil", "none", "null", "tbd", "todo", "undefined", "x", "xx", "xxx"}
 
 # The characters that the bytes 0x80 to 0xBF become: Latin-1 for all, Windows-1252 for those it defines.
 _BYTES = {chr(byte): byte for byte in range(0x80, 0x100)}
@@ -27,6 +29,7 @@ _MOJIBAKE = re.compile(f"(?:[ÂÃÄÅÎÏÐÑÒÓ]{_TAIL})+|(?:[×ØÙÚÛ]{_TAI
 # "AMANHÃ…", "«Ä»", "un café…”": letters and punctuation as they should be, if no letter follows.
 _ENDS_A_WORD = re.compile("[ÃÄÅÎÏÐÑÒÓà-ï][–—…“”‘’«»‹›™°ºª·]+")
 
+_LOST = re.compile("[\ufffd\ud800-\udfff]")
 _CONTROL = re.compile("\x1b\\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _JOINERS = (
     "\u200c\u200d\u200e\u200f"  # between joined letters, in emoji and beside right-to-left text they mean something
@@ -49,14 +52,15 @@ def flaws(text: str) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        Some of ``empty, near_empty, mojibake, replacement, control, invisible``, in this order.
+        Some of ``near_empty, mojibake, replacement, control, invisible``, in this order; ``empty`` comes alone.
     """
     words = repair(text).strip()
+    if not words:
+        return ("empty",)
     found = {
-        "empty": not words,
-        "near_empty": words and (not any(map(str.isalnum, words)) and not _pictures(words) or _stands_in(words)),
+        "near_empty": (_is_punctuation(words) or words.casefold().strip("<>[](){}.-#") in _NOTHING),
         "mojibake": _undone(text) != text,
-        "replacement": "\ufffd" in text,
+        "replacement": _LOST.search(text),
         "control": _CONTROL.search(_undone(text)),
         "invisible": _INVISIBLE.search(text),
     }
@@ -79,13 +83,9 @@ def repair(text: str) -> str:
     return _INVISIBLE.sub("", _CONTROL.sub("", _undone(text)))
 
 
-def _pictures(words: str) -> bool:
-    """Tell whether there are emoji or signs with a meaning: "👍" is an answer, "***" is not."""
-    return any(char > "\u2100" and char != "\ufffd" for char in words)
-
-
-def _stands_in(words: str) -> bool:
-    return words.casefold().strip("<>[](){}.-#") in _NOTHING
+def _is_punctuation(words: str) -> bool:
+    """Tell "***" from words, but also from signs with a meaning, such as "👍"."""
+    return not any(char.isalnum() or ("\u2100" < char != "\ufffd") for char in words)
 
 
 def _undone(text: str) -> str:

@@ -1,8 +1,8 @@
 """Personal data in texts: e-mail addresses, phone, card and account numbers, IP addresses, national ids.
 
-The recognisers are presidio-analyzer's (extra ``privacy``), on a blank spaCy pipeline that needs no model and no network.
-Only patterns are looked for, most with a checksum, no names of people. What is digits alone and could as well be an
-order number (ids of ten digits, phone numbers without separators) counts only near a word that says what it is.
+The recognisers are presidio-analyzer's (extra ``privacy``), on a blank spaCy pipeline that needs no model and no
+network. Only patterns are looked for, most with a checksum, no names of people. What is digits alone and could as well
+be an order number (ids of ten digits, phone numbers without separators) counts only near a word that says what it is.
 """
 
 from __future__ import annotations
@@ -40,12 +40,10 @@ class _Recognizer:
 
 
 _ID = "NATIONAL_ID"
+_DIAL = "phone telephone tel mobile cell cellphone call calling dial ring fax sms text whatsapp telefon handy teléfono"
 _RECOGNIZERS = (
     _Recognizer("EmailRecognizer", "EMAIL", "email mail"),
-    _Recognizer(
-        "PhoneRecognizer", "PHONE",
-        "phone telephone tel mobile cell cellphone call calling dial ring fax sms text whatsapp telefon handy teléfono",
-    ),
+    _Recognizer("PhoneRecognizer", "PHONE", _DIAL),
     _Recognizer("CreditCardRecognizer", "CARD", "credit card visa mastercard amex"),
     _Recognizer("IbanRecognizer", "IBAN", "iban account"),
     _Recognizer("IpRecognizer", "IP", "ip ipv4 ipv6 address"),
@@ -63,10 +61,14 @@ _RECOGNIZERS = (
     _Recognizer("SgFinRecognizer", _ID, "nric fin", told=True),
     _Recognizer("AuTfnRecognizer", _ID, "tfn tax", told=True),
     _Recognizer("AuMedicareRecognizer", _ID, "medicare", told=True),
-)  # fmt: skip
+)
 _LEAST_SCORE = 0.4  # presidio's for a phone number, and for a weak pattern beside a word of its context
-_POSSIBLE = re.compile(r"@|:[0-9a-f]{0,4}:|(?:\d\D*){4}", re.IGNORECASE)  # everything has one of these
-_DIGITS = re.compile(r"\d(?:[\s().\-/]{0,3}\d){6}")  # no phone number is shorter, and to look for one is slow
+# What all finds have one of; to ask presidio about every text would be slow, and slowest for phone numbers.
+_POSSIBLE = re.compile(
+    r"@|:[0-9a-f]{0,4}:|\.\d{1,3}\.|\d(?:[\s().\-/:]{0,3}\d){5}|[A-Z]{5}\d{4}|[A-Z]{6}[\dL-V]{2}[A-Z]", re.IGNORECASE
+)
+_DIALLED = re.compile(r"(?<!\d)(?!\d{4}-\d\d-\d\d|\d\d?[./]\d\d?[./]\d{4})\+?\d(?:[\s().\-/]{0,3}\d){6}")
+_DIAL_WORDS = re.compile(rf"\b(?:{'|'.join(_DIAL.split())})\b", re.IGNORECASE)
 _REGIONS = ("US", "GB", "DE", "FR", "IN")  # whose national ways to write a phone number are known; with a + all are
 _LOGIN = re.compile(r"://[^\s/@]*$")  # before the @ of an address such as postgres://user:password@host
 _VERSION = re.compile(r"(?:\bv|version|release|firmware|build)[\s:.]*$", re.IGNORECASE)
@@ -98,9 +100,13 @@ def personal(text: str) -> list[Match]:
     engine, kinds, told = _engine()
     if not _POSSIBLE.search(text):
         return []
-    entities = [entity for entity in kinds if entity != "PHONE_NUMBER" or _DIGITS.search(text)]
+    entities = [entity for entity in kinds if entity != "PHONE_NUMBER" or _may_be_dialled(text)]
     found = engine.analyze(
-        text, language="en", entities=entities, score_threshold=_LEAST_SCORE, return_decision_process=True
+        text.encode("utf-8", "replace").decode("utf-8"),  # spaCy refuses halves of surrogate pairs
+        language="en",
+        entities=entities,
+        score_threshold=_LEAST_SCORE,
+        return_decision_process=True,
     )
     found.sort(key=lambda one: -one.score)
     return apart(
@@ -174,6 +180,11 @@ def apart(matches: Iterable[Match]) -> list[Match]:
     return [match for _, match in joined]
 
 
+def _may_be_dialled(text: str) -> bool:
+    runs = _DIALLED.findall(text)
+    return any(not run.isdigit() for run in runs) or (bool(runs) and bool(_DIAL_WORDS.search(text)))
+
+
 def _is_told(one: RecognizerResult) -> bool:
     return bool(one.analysis_explanation.supportive_context_word)
 
@@ -184,7 +195,7 @@ def _is_other(text: str, one: RecognizerResult) -> bool:
     if one.entity_type == "EMAIL_ADDRESS":
         return found.startswith("git@") or bool(_LOGIN.search(text[: one.start]))
     if one.entity_type == "PHONE_NUMBER":
-        return found.isdigit() and not _is_told(one)
+        return found.removeprefix("+ ").isdigit() and not _is_told(one)  # "+ 6291070513" is of a sum
     if one.entity_type == "IP_ADDRESS":
         nobody = found.startswith(("127.", "0.", "255.")) or found.strip("0:") in ("", "1")
         return nobody or bool(_VERSION.search(text[: one.start]))

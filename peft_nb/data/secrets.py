@@ -1,8 +1,8 @@
 """Keys, tokens and passwords in texts, by the pattern of who issues them and by how random they are.
 
-The patterns follow gitleaks' rules (https://github.com/gitleaks/gitleaks, MIT) and the formats that the services document. What
-only looks like a secret is left alone: a body with few different characters ("sk-xxxxxxxx…"), documented examples, and
-values that are variables or words ("password = os.environ[…]", "api_key: your-key-here").
+The patterns follow gitleaks' rules (https://github.com/gitleaks/gitleaks, MIT) and the formats that the services
+document. What only looks like a secret is left alone: a body with few different characters ("sk-xxxxxxxx…"),
+documented examples, and values that are variables or words ("password = os.environ[…]", "api_key: your-key-here").
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from peft_nb.data.privacy import Match, apart
 
 # Kind and pattern; the group, where there is one, is the secret part.
 _PATTERNS = {
-    "PRIVATE_KEY": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]{20,}?-----END (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----"
-    r"|(?:\s+[\w+/=-]{16,})+)",
+    "PRIVATE_KEY": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----"
+    r"(?:[\s\S]{20,}?-----END (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----|(?:\s+[\w+/=-]{16,})+)",
     "AWS_KEY": r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b",
     "GITHUB_TOKEN": r"\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_\w{60,}\b",
     "GITLAB_TOKEN": r"\bgl(?:pat|ptt|dt|rt|cbt)-[\w-]{20,}",
@@ -37,7 +37,8 @@ _COMPILED = {kind: re.compile(pattern) for kind, pattern in _PATTERNS.items()}
 
 # "password = …", '"api_key": "…"', "my passphrase is …"
 _ASSIGNED = re.compile(
-    r"(?:(?P<password>pass(?:word|wd|phrase|wort)|pwd|contraseña|mot de passe|senha|wachtwoord|пароль)|api[_ -]?key|(?:access|account|private|secret|auth)[_ -]?(?:key|token)"
+    r"(?:(?P<password>pass(?:word|wd|phrase|wort)|pwd|contraseña|mot de passe|senha|wachtwoord|пароль)"
+    r"|api[_ -]?key|(?:access|account|private|secret|auth)[_ -]?(?:key|token)"
     r"|client[_ -]?secret|secret|token|authorization|credentials?)"
     r"[\"']?\s*(?:[:=]+>?|\bis\b:?)\s*(?:(?:bearer|basic)\s+)?[\"'`]?(?P<value>[^\s\"'`,;<>(){}\[\]]{8,256})",
     re.IGNORECASE,
