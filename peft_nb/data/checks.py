@@ -7,7 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -123,11 +123,9 @@ def check(
     if len(rows) + len(held) > duplicates.NEAR_ROWS:
         notes.append(f"above {duplicates.NEAR_ROWS:,} rows only exact duplicates are looked for")
 
-    def mend() -> Mended:
-        return _mend(rows, layout, held, found, spellings)
-
+    mending = partial(_mend, rows, layout, held, found, spellings)
     counts = Counter(label for reading in readings.values() for label in reading.labels)
-    return Checked(rows, layout, found.all(), tokens, tokenizer is None, dict(counts.most_common()), notes, mend)
+    return Checked(rows, layout, found.all(), tokens, tokenizer is None, dict(counts.most_common()), notes, mending)
 
 
 def _readings(rows: Rows, layout: Layout, found: Findings, kind: str = "") -> Iterator[tuple[int, Reading]]:
