@@ -246,6 +246,29 @@ def parse_train(argv: list[str]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if spec.ALIASES.get(name, name) not in values} | values
 
 
+def parse_flags(tokens: list[str], known: Mapping[str, FieldInfo]) -> tuple[list[str], dict[str, Any]]:
+    """Separate words from flags.
+
+    Parameters
+    ----------
+    tokens : list of str
+        What was written.
+    known : mapping of str to FieldInfo
+        The flags, such as some of :func:`flags`.
+
+    Returns
+    -------
+    tuple of list of str and dict
+        The words, and fields, not yet checked.
+
+    Raises
+    ------
+    CommandError
+        If a flag is unknown, given twice or lacks its value.
+    """
+    return _scan(tokens, known)
+
+
 def parse_cell(line: str, body: str = "") -> Cell:
     """Read a ``%%peft`` cell.
 

@@ -1,4 +1,4 @@
-"""Pictures of a run, as bare matplotlib figures: no pyplot, no global state, safe in a thread."""
+"""Pictures of runs and data, as bare matplotlib figures: no pyplot, no global state, safe in a thread."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from io import BytesIO
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
@@ -53,22 +54,59 @@ def loss_curve(
     Picture
         With its own canvas.
     """
-    figure = Picture(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats)")
+    figure, axes = _axes(size, "step", "loss (nats)")
     if losses:
         axes.plot(*zip(*losses, strict=True), color=BLUE, linewidth=1.5, label="training")
     if eval_losses:
         axes.plot(*zip(*eval_losses, strict=True), "o-", color=VERMILION, linewidth=1, markersize=4, label="held-out")
     if losses or eval_losses:
         axes.legend(frameon=False, labelcolor=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def histogram(
+    values: Sequence[int], limit: int | None = None, label: str = "tokens", size: tuple[float, float] = (4.8, 1.8)
+) -> Picture:
+    """Draw how often values occur.
+
+    Parameters
+    ----------
+    values : sequence of int
+        Such as the lengths of rows.
+    limit : int, optional
+        Where a dashed line stands, when any value comes near it.
+    label : str, default "tokens"
+        What the values are.
+    size : tuple of float
+        Width and height in inches.
+
+    Returns
+    -------
+    Picture
+        With its own canvas.
+    """
+    figure, axes = _axes(size, label, "rows")
+    if values:
+        axes.hist(values, bins=min(40, max(values) - min(values) + 1), color=BLUE)
+        if limit is not None and max(values) > limit / 2:
+            axes.axvline(limit, color=VERMILION, linestyle="--", linewidth=1.5, label=f"limit {limit:,}")
+            axes.legend(frameon=False, labelcolor=INK)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    return figure
+
+
+def _axes(size: tuple[float, float], across: str, up: str) -> tuple[Picture, Axes]:
+    """Make a figure with its own canvas and bare axes."""
+    figure = Picture(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel=across, ylabel=up)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color(INK)
     axes.tick_params(colors=INK)
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
+    return figure, axes
 
 
 def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Picture:

@@ -7,7 +7,7 @@ from io import BytesIO
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.image import imread
 
-from peft_nb.plots import NAMED, NUMBERED, confusion, loss_curve
+from peft_nb.plots import NAMED, NUMBERED, confusion, histogram, loss_curve
 
 LOSSES = [(1, 4.0), (2, 2.0), (3, 1.0)]
 
@@ -20,6 +20,13 @@ def test_a_notebook_shows_it_at_twice_the_resolution_without_the_inline_backend(
 
 def test_the_ground_is_transparent() -> None:
     assert imread(BytesIO(loss_curve(LOSSES).png()))[0, 0, 3] == 0
+
+
+def test_the_limit_of_a_histogram_is_drawn_when_values_come_near() -> None:
+    assert len(histogram([10, 20, 90], 100).axes[0].lines) == 1
+    assert len(histogram([10, 20, 30], 100).axes[0].lines) == 0
+    assert imread(BytesIO(histogram([7], 100).png()))[0, 0, 3] == 0
+    assert histogram([]).png()
 
 
 def test_curves_without_points_can_be_drawn() -> None:

@@ -44,7 +44,9 @@ class Rows(Sequence[dict[str, Any]]):
     def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
         places = range(self._length)[index]
-        return next(self._read(places, places + 1)) if isinstance(places, int) else [self[i] for i in places]
+        if isinstance(places, int):
+            return next(self._read(places, places + 1))
+        return list(self._read(places[0], places[-1] + 1)) if places and places.step == 1 else [self[i] for i in places]
 
     def _read(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         for cells in self._fetch(start, stop):

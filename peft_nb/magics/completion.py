@@ -77,15 +77,15 @@ def _command(words: list[str], fragment: str, namespace: Mapping[str, Any]) -> F
         return Found(fragment, COMMANDS)
     name, *given = words
     usage = COMMANDS[name].usage if name in COMMANDS else ""
-    known = notation.flags(cell=True)
-    if "--FLAG" not in usage:
-        known = {flag: field for flag, field in known.items() if f"{flag} " in usage or f"{flag}]" in usage}
+    known = COMMANDS[name].flags if name in COMMANDS else {}
     if found := _flag(known, given, fragment, namespace):
         return found
     if name == "help":
         return Found(fragment, [*COMMANDS, *_methods(), *FIELDS])
     if "RUN" in usage and not given:
         return Found(fragment, _runs(namespace))
+    if usage.startswith("NAME") and not given:
+        return _values(FIELDS["data"], fragment, namespace)
     return Found(fragment, known, files="FILE" in usage or "PATH" in usage)
 
 

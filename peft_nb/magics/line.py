@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from peft_nb import notation
 from peft_nb.errors import CommandError, PeftNbError, RunError, nearest
 from peft_nb.events import Listener
+from peft_nb.fields import FieldInfo
 from peft_nb.magics import cell
+from peft_nb.spec import RunSpec
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -28,6 +31,11 @@ class Call:
     words: list[str]
     out: str | None = None
     background: bool = False
+    fix: bool = False
+    row: str | None = None
+
+
+OWN = re.compile(r"\[--(out|background|fix|row)( [A-Z]+)?\]")  # in a usage: flags that belong to no spec
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,20 @@ class Command:
     usage: str
     words: range
     act: Callable[[Call], Any]
+    sections: tuple[str, ...] | None = None
+
+    @property
+    def own(self) -> dict[str, bool]:
+        """Its own flags by name, and whether each takes a value."""
+        return {name: bool(value) for name, value in OWN.findall(self.usage)}
+
+    @property
+    def flags(self) -> dict[str, FieldInfo]:
+        """All flags it takes: its own, and those of the spec's `sections` where the usage ends with them."""
+        spec = notation.flags().items() if "--FLAG" in self.usage else ()
+        chosen = {flag: field for flag, field in spec if self.sections is None or field.section in self.sections}
+        own = self.own.items()
+        return {f"--{name}": FieldInfo(name, "text" if value else "switch", "", "cell") for name, value in own} | chosen
 
     @property
     def help(self) -> str:
@@ -47,11 +69,16 @@ class Command:
 COMMANDS: dict[str, Command] = {}
 
 
-def command(usage: str = "", least: int = 0, most: int = 0) -> Callable[[Callable[[Call], Any]], Any]:
-    """Register a function as the command of its name; flags it takes are those that `usage` names."""
+def command(
+    usage: str = "", least: int = 0, most: int = 0, sections: tuple[str, ...] | None = None
+) -> Callable[[Callable[[Call], Any]], Any]:
+    """Register a function as the command of its name; flags it takes are those that `usage` names.
+
+    Where that names ``--FLAG``, they are also the spec's, of all or some `sections`.
+    """
 
     def register(act: Callable[[Call], Any]) -> Callable[[Call], Any]:
-        COMMANDS[act.__name__.strip("_")] = Command(usage, range(least, most + 1), act)
+        COMMANDS[act.__name__.strip("_")] = Command(usage, range(least, most + 1), act, sections)
         return act
 
     return register
@@ -103,31 +130,51 @@ def _tokens(line: str) -> list[str]:
 def _parse(shell: InteractiveShell, name: str, tokens: list[str]) -> Call:
     known = COMMANDS[name]
     words: list[str] = []
-    out, background = None, False
+    given: dict[str, Any] = {}
     queue = iter(tokens)
     for token in queue:
         flag, equals, value = token.partition("=")
-        if flag == "--out" and flag in known.usage:
-            out = value if equals else next(queue, "")
-            if not out.isidentifier() or iskeyword(out):
-                raise CommandError(f"--out {out}: not a name for a variable; write one such as run")
-        elif token == "--background" and token in known.usage:
-            background = True
+        own = flag.removeprefix("--")
+        if flag.startswith("--") and own in known.own and (known.own[own] or not equals):
+            given[own] = (value if equals else next(queue, "")) if known.own[own] else True
         elif token.startswith("-") and "--FLAG" not in known.usage:
             raise CommandError(f"{token}: %peft {name} has no such flag; write %peft {name} {known.usage}".rstrip())
         else:
             words.append(token)
+    out = given.get("out")
+    if out is not None and (not out.isidentifier() or iskeyword(out)):
+        raise CommandError(f"--out {out}: not a name for a variable; write one such as run")
     if len(words) not in known.words:
         extra = words[known.words[-1] :]
         problem = f"{extra[0]}: unexpected" if extra else f"%peft {name}: something is missing"
         raise CommandError(f"{problem}; write %peft {name} {known.usage}".rstrip())
-    return Call(shell, words, out, background)
+    return Call(shell, words, **given)
 
 
 @command("[FILE] [--FLAG VALUE ...] [--out NAME] [--background]", most=1000)
 def train(call: Call) -> None:
     """Train what a YAML file, flags or both describe."""
     cell.begin(call.shell, notation.parse_train(call.words), call.out, call.background)
+
+
+@command("NAME [--fix] [--row N] [--out VAR] [--FLAG VALUE ...]", 1, 1000, ("data", "model"))
+def data(call: Call) -> Any:
+    """Check data before training: what is wrong, the mend, the lengths; --fix mends, --row shows one row's tokens."""
+    words, fields = notation.parse_flags(call.words, COMMANDS["data"].flags)
+    if len(words) != 1 or "data" in fields:
+        raise CommandError(f"%peft data takes one name; write %peft data {COMMANDS['data'].usage}")
+    if call.row is not None and not call.row.isdecimal():
+        raise CommandError(f"--row {call.row}: not the number of a row; write one such as 0")
+    spec = RunSpec(**{**fields, "data": words[0]})
+    from peft_nb.ui import check
+
+    if call.row is not None:
+        return check.tokens(spec, int(call.row), call.shell.user_ns)
+    report = check.look(spec, namespace=call.shell.user_ns)
+    fixed = report.fixed(call.out) if call.fix else report
+    if call.out:
+        call.shell.user_ns[call.out] = fixed
+    return report
 
 
 @command()

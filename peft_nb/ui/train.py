@@ -49,7 +49,7 @@ def train(
     """
     spec, data, model = described(spec, data, model, fields)
     return watch(
-        lambda listeners: begin(spec, data=data, model=model, namespace=_variables(), listeners=listeners),
+        lambda listeners: begin(spec, data=data, model=model, namespace=variables(), listeners=listeners),
         background=background,
     )
 
@@ -85,7 +85,7 @@ def described(spec: RunSpec | None, data: Any, model: Any, fields: dict[str, Any
     return spec, live.get("data"), live.get("model")
 
 
-def _variables() -> Mapping[str, Any]:
+def variables() -> Mapping[str, Any]:
     """The notebook's variables, where names in a spec are looked up first."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
