@@ -145,10 +145,10 @@ KINDS = {"fruit": ("apple", "plum", "fig"), "tool": ("saw", "drill", "nail"), "b
 
 @pytest.fixture(scope="session")
 def labelled() -> list[dict[str, str]]:
-    """90 texts of 3 classes, each with one word that gives its class away."""
+    """480 texts of 3 classes, each with one word that gives its class away."""
     draw, fill = random.Random(0), ("we", "saw", "a", "red", "one", "in", "the", "yard")
     rows = []
-    for kind in [*KINDS] * 30:
+    for kind in [*KINDS] * 160:
         words = [draw.choice(fill[:1] + fill[2:]) for _ in range(draw.randrange(2, 9))]
         words.insert(draw.randrange(len(words)), draw.choice(KINDS[kind]))
         rows.append({"text": " ".join(words), "label": kind})

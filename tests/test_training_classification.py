@@ -113,7 +113,7 @@ def test_the_model_is_as_before_when_the_context_ends(encoder: Path) -> None:
     assert torch.equal(Classifying(0, False).logits(model, examples(), CPU), before)
 
 
-def test_bfloat16_takes_the_fast_path_too(folder: Path) -> None:
-    model = adapted(folder, dtype="bfloat16")
+def test_bfloat16_takes_the_fast_path_too(encoder: Path) -> None:
+    model = adapted(encoder, dtype="bfloat16")
     chosen = classification.choose(model, examples(), 0, CPU, multi=False, fast=True, supported=True)
     assert str(chosen) == "padding-free"

@@ -225,7 +225,9 @@ def encode(
     examples = [Labelled(array("i", cut.get(number, whole[number])), found[number][1]) for number in kept]
     over = f", {len(long):,} {'left out as longer than' if dropped else 'cut at'} {max_length:,}" if long else ""
     total = sum(len(one.ids) for one in examples)
-    report = f"{layout.why}; {classes}; {len(examples):,} {row_name}{'s' * (len(examples) != 1)}, {total:,} tokens{over}"
+    report = (
+        f"{layout.why}; {classes}; {len(examples):,} {row_name}{'s' * (len(examples) != 1)}, {total:,} tokens{over}"
+    )
     return Encoded(examples, [found[number][0] for number in kept], report)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from peft_nb.training import attention, fused, paths
 
@@ -94,10 +94,12 @@ class Classifying:
             yield
 
 
-def _unpadded(body: Any) -> Callable[..., BaseModelOutputWithPooling]:
+def _unpadded(body: Any) -> Callable[..., BaseModelOutputWithPoolingAndCrossAttentions]:
     inner = body.forward
 
-    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor, **ignored: Any) -> BaseModelOutputWithPooling:
+    def forward(
+        input_ids: torch.Tensor, attention_mask: torch.Tensor, **ignored: Any
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
         seen = attention_mask.bool()
         positions = torch.arange(seen.shape[1], device=seen.device).expand_as(seen)
         hidden = inner(
@@ -108,7 +110,9 @@ def _unpadded(body: Any) -> Callable[..., BaseModelOutputWithPooling]:
         ).last_hidden_state[0]
         rows = hidden.new_zeros(*seen.shape, hidden.shape[-1]).index_put((seen,), hidden)
         pooler = getattr(body, "pooler", None)
-        return BaseModelOutputWithPooling(last_hidden_state=rows, pooler_output=pooler(rows) if pooler else None)
+        return BaseModelOutputWithPoolingAndCrossAttentions(
+            last_hidden_state=rows, pooler_output=pooler(rows) if pooler else None
+        )
 
     return forward
 
