@@ -7,11 +7,13 @@ from peft_nb.methods import methods
 from peft_nb.models import models
 from peft_nb.run import Run, load, runs
 from peft_nb.spec import RunSpec
+from peft_nb.ui.check import check
 from peft_nb.ui.train import train
 
 __all__ = [
     "Run",
     "RunSpec",
+    "check",
     "load",
     "load_ipython_extension",
     "methods",

@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from peft_nb import environment
-from peft_nb.data import Rows, encoding, examples, formats, labels, sources, splits
+from peft_nb.data import Rows, checks, encoding, examples, formats, labels, sources, splits
 from peft_nb.data.examples import Encoded, Examples
 from peft_nb.data.formats import Layout
 from peft_nb.data.labels import Classes, Labelled
@@ -123,6 +123,8 @@ class Job:
         bool
             Whether the run reached its last step; otherwise it was stopped, and the checkpoint says where.
         """
+        if not resume:
+            self._vet()
         self.publish(Preparing(f"finding {self.spec.model}"))
         source = self._source()
         self.publish(Preparing("starting PyTorch"))
@@ -132,6 +134,20 @@ class Job:
             with quiet():
                 trainer = self._trainer(base, train, held_out, resume)
             return self._train(trainer, resume)
+
+    def _vet(self) -> None:
+        """Warn of personal data in the rows, replace them, or refuse to train on them."""
+        wanted = self.spec.personal_data
+        self.rows, found = checks.vet(self.rows, self.layout, wanted, self._progress)
+        notices = [("", found)]
+        if self.eval_rows is not None:
+            self.eval_rows, found = checks.vet(self.eval_rows, self._eval_layout(), wanted, self._progress)
+            notices.append(("held-out rows: ", found))
+        for where, notice in notices:
+            if notice:
+                self.publish(Notice(where + notice))
+        if wanted == "redact":  # or rows with and without personal data would be taken for the same
+            self._fingerprints = [f"{fingerprint}, redacted" for fingerprint in self._fingerprints]
 
     def _ingredients(self, source: ModelSource, resume: bool) -> tuple[Base, Any, Any]:
         """The base, and the training and held-out examples."""
@@ -289,7 +305,7 @@ class Job:
 
     def _examples(self, resume: bool) -> tuple[Examples, Examples]:
         """The encoded examples; which they are is written beside the run, so that it resumes without its data."""
-        path, spec = self.folder / "examples.json", self.spec
+        path = self.folder / "examples.json"
         if resume and path.exists():
             kept = json.loads(path.read_text(encoding="utf-8"))
             found = [loaded.examples for key in kept["keys"] if (loaded := examples.load(self._shelf / key))]
@@ -301,7 +317,7 @@ class Job:
         self.publish(Notice(f"{self.metrics['data']}: {train.report}"))
         kept = {"keys": [key], "held_out": []}
         if self.eval_rows is not None:
-            layout = formats.detect(self.eval_rows, spec.format, spec.columns)
+            layout = self._eval_layout()
             key, held_out = self._encode(self.eval_rows, layout, self._fingerprints[1], "held-out row")
             kept["keys"].append(key)
             if held_out.report.long:
@@ -346,6 +362,7 @@ class Job:
         self.read()
         if before not in (None, self.metrics["fingerprint"]):
             raise DataError(f"{self.spec.data} is not what the run began with; put it back, or start a new run")
+        self._vet()
 
     def _progress(self, share: float, what: str) -> None:
         """Say now and then how far something is, and give it up when the user wants to stop."""

@@ -86,7 +86,8 @@ class RunSpec(BaseModel):
     eval_data: Word | None = field(None, "data")
     """Held-out rows, named like data; null sets a share of the training rows aside (eval_fraction)."""
     format: Layout = field("auto", "data")
-    """Layout of the rows; auto recognises it by the names of the columns and says what it found."""
+    """Layout of the rows; auto recognises it by the columns' names and cells and says what it
+    found."""
     columns: Columns = field({}, "data")
     """Which column plays which role where the data use other names, as role: column, such as prompt: ask."""
     system: Text | None = field(None, "data")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def several(labelled: list[dict[str, str]]) -> list[dict[str, Any]]:
     """479 texts of two of the former, or twice one of them, with the labels of both."""
     return [
         {"text": f"{one['text']} {other['text']}", "labels": sorted({one["label"], other["label"]})}
-        for one, other in zip(labelled, labelled[1:], strict=False)
+        for one, other in pairwise(labelled)
     ]
 
 

@@ -11,6 +11,7 @@ import peft_nb
 PUBLIC = [
     "Run",
     "RunSpec",
+    "check",
     "load",
     "load_ipython_extension",
     "methods",

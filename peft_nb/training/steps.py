@@ -63,9 +63,7 @@ def share_of(step: Sequence[Item], rank: int, processes: int) -> Sequence[Item]:
     return step[rank::processes]
 
 
-def micro_batches(
-    examples: Sequence[Any], budget: int, padded: bool, share_prefix: bool = False
-) -> list[list[Any]]:
+def micro_batches(examples: Sequence[Any], budget: int, padded: bool, share_prefix: bool = False) -> list[list[Any]]:
     """Cut a step into micro-batches of at most ``budget`` tokens, similar lengths together.
 
     The sum over a step does not depend on the cut, so the optimizer sees the batch that was asked for.
