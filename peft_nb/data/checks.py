@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
-from peft_nb.data import RowProblem, duplicates, hygiene, privacy, secrets
+from peft_nb.data import RowProblem, Rows, duplicates, hygiene, privacy, secrets
 from peft_nb.data.duplicates import Progress
 from peft_nb.data.findings import DROP, EXAMPLES, KINDS, Finding, Findings, shown
 from peft_nb.data.formats import Layout
@@ -20,7 +20,7 @@ from peft_nb.data.mending import Change, Mended, Patches, altered, overlaid, rep
 from peft_nb.data.reading import Reading, read, trouble
 from peft_nb.errors import DataError, nearest
 
-Rows = Sequence[Mapping[str, Any]]
+Table = Sequence[Mapping[str, Any]]
 
 NAMED = 5  # rows named in a notice
 PERSONAL_ROWS = 20_000  # rows looked at for personal data, the slowest check by far
@@ -52,7 +52,7 @@ class Checked:
         What was not looked at, and why.
     """
 
-    rows: Rows
+    rows: Table
     layout: Layout
     findings: list[Finding]
     lengths: array[int]
@@ -68,9 +68,9 @@ class Checked:
 
 
 def check(
-    rows: Rows,
+    rows: Table,
     layout: Layout,
-    eval_rows: Rows | None = None,
+    eval_rows: Table | None = None,
     eval_layout: Layout | None = None,
     *,
     tokenizer: Any = None,
@@ -128,7 +128,7 @@ def check(
     return Checked(rows, layout, found.all(), tokens, tokenizer is None, dict(counts.most_common()), notes, mending)
 
 
-def _readings(rows: Rows, layout: Layout, found: Findings, kind: str = "") -> Iterator[tuple[int, Reading]]:
+def _readings(rows: Table, layout: Layout, found: Findings, kind: str = "") -> Iterator[tuple[int, Reading]]:
     """Read all rows; those that cannot be read become findings, of `kind` or of that which they are."""
     for number, row in enumerate(rows):
         try:
@@ -138,7 +138,7 @@ def _readings(rows: Rows, layout: Layout, found: Findings, kind: str = "") -> It
 
 
 def _structure(
-    rows: Rows, layout: Layout, held: Mapping[int, Reading], found: Findings, progress: Progress | None
+    rows: Table, layout: Layout, held: Mapping[int, Reading], found: Findings, progress: Progress | None
 ) -> dict[int, Reading]:
     """Find what concerns whole rows: unreadable, empty, repeated, contradicting, also in the evaluation."""
     readings = {}
@@ -222,7 +222,7 @@ def _label_findings(readings: Mapping[int, Reading], held: Mapping[int, Reading]
 
 
 def _text_findings(
-    rows: Rows, layout: Layout, sound: Container[int], found: Findings, options: Options, progress: Progress | None
+    rows: Table, layout: Layout, sound: Container[int], found: Findings, options: Options, progress: Progress | None
 ) -> None:
     """Look at the letters of every text that can be read: encoding, control characters, secrets, personal data."""
     people = privacy.available()
@@ -249,7 +249,7 @@ def _named(text: str, matches: Sequence[privacy.Match]) -> str:
 
 
 def _mend(
-    rows: Rows, layout: Layout, held: Mapping[int, Reading], found: Findings, spellings: Mapping[str, str]
+    rows: Table, layout: Layout, held: Mapping[int, Reading], found: Findings, spellings: Mapping[str, str]
 ) -> Mended:
     """Repair cells, then leave out what is still unreadable, empty, repeated or in the evaluation too."""
     touched = {number for kind in REPAIRED for number in found.rows.get(kind, ())}
