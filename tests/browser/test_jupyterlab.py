@@ -80,7 +80,8 @@ def page(lab: str) -> Iterator[Page]:
         page.goto(lab)
         expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_attached(timeout=SECONDS)
         expect(page.locator("#jupyterlab-splash")).not_to_be_attached(timeout=SECONDS)
-        page.wait_for_timeout(3000)  # the notebook takes no keys while it settles, and tells nobody
+        page.wait_for_function("jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'")
+        page.wait_for_timeout(6000)  # the notebook takes no keys while it settles, and tells nobody
         page.locator(".jp-Cell").first.click()
         page.keyboard.press("Escape")
         yield page
