@@ -257,7 +257,8 @@ def test_a_live_pair_is_classified_with_and_never_changed(
 
     pair = AutoModel.from_pretrained(encoder), AutoTokenizer.from_pretrained(encoder)
     before = {name: tensor.clone() for name, tensor in pair[0].state_dict().items()}
-    names = {"learned": labelled[:60], "asked": labelled[60:]}
+    cut = len(labelled) * 2 // 3
+    names = {"learned": labelled[:cut], "asked": labelled[cut:]}
     run = begin(RunSpec(**mean.spec.to_kwargs() | {"model": "(in memory)"}), model=pair, namespace=names, store=runs)
     assert losses(run.wait()) == losses(mean)
     assert all(torch.equal(tensor, before[name]) for name, tensor in pair[0].state_dict().items())

@@ -286,7 +286,7 @@ def test_help_shows_every_flag_with_its_facts() -> None:
         assert field.help in " ".join(text.split())
         assert field.bounds in text
     assert "  --dropout NUMBER  (share of inputs; default 0.0; at least 0, below 1; also --lora-dropout)\n" in text
-    assert "  --loss-on completion|all  (default completion)\n" in text
+    assert "  --loss-on assistant|completion|all  (default assistant)\n" in text
     assert "  --fast, --no-fast  (default true)\n" in text
     assert "  --data TEXT  (required)\n" in text
 
