@@ -35,6 +35,8 @@ def agreed(mine: bool) -> bool:
     """
     if processes() == 1:
         return mine
-    from accelerate.utils import broadcast_object_list
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast
 
-    return bool(broadcast_object_list([mine])[0])
+    return bool(broadcast(torch.tensor([int(mine)], device=PartialState().device)).item())

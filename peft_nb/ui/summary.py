@@ -58,10 +58,12 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     found += _classified(metrics)
     if view.first_loss is not None:
         # Single steps are noisy, so the metrics give the mean of the last epoch.
-        last = f"{wording.loss(train)} over the last epoch" if train is not None else ""
-        if not last and view.latest:
-            last = f"{wording.loss(view.latest.loss)} at last"
-        found += [("training loss", ", ".join(filter(None, (f"{wording.loss(view.first_loss)} at first", last))))]
+        change = f"{wording.loss(view.first_loss)} at first"
+        if train is not None:
+            change += f", {wording.loss(train)} over the last epoch"
+        elif view.latest:
+            change += f", {wording.loss(view.latest.loss)} at last"
+        found += [("training loss", change)]
     if view.total_steps:
         epochs = f" ({view.latest.epoch:.3g} epochs)" if view.latest else ""
         found += [("steps", f"{view.step:,} of {view.total_steps:,}{epochs}")]
