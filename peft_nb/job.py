@@ -8,18 +8,21 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from peft_nb import environment
-from peft_nb.data import Rows, checks, encoding, examples, formats, labels, sources, splits
+from peft_nb.data import Rows, checks, encoding, examples, formats, labels, mending, sources, splits, vetting
 from peft_nb.data.examples import Encoded, Examples
 from peft_nb.data.formats import Layout
 from peft_nb.data.labels import Classes, Labelled
+from peft_nb.data.measuring import Options
+from peft_nb.data.mending import Change
 from peft_nb.errors import DataError, ModelError
 from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.files import atomic_text
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from peft_nb.training.trainer import PlannedTrainer
 
 IN_MEMORY = "(in memory)"
+CHECKED_ROWS = 2_000  # rows that a run looks through before it trains; `%peft data` takes its time for all
 PROGRESS_S = 0.5  # between two words on how far something is
 
 
@@ -136,24 +140,49 @@ class Job:
             return self._train(trainer, resume)
 
     def _vet(self) -> None:
-        """Warn of personal data in the rows, replace them, or refuse to train on them."""
+        """Replace personal data in the rows, or refuse to train on them, where the spec says so."""
         wanted = self.spec.personal_data
-        self.rows, found = checks.vet(self.rows, self.layout, wanted, self._progress)
-        notices = [("", found)]
+        self.rows, self._redacted = vetting.vet(self.rows, self.layout, wanted, self._progress)
         if self.eval_rows is not None:
-            self.eval_rows, found = checks.vet(self.eval_rows, self._eval_layout(), wanted, self._progress)
-            notices.append(("held-out rows: ", found))
-        for where, notice in notices:
-            if notice:
-                self.publish(Notice(where + notice))
+            self.eval_rows, more = vetting.vet(self.eval_rows, self._eval_layout(), wanted, self._progress)
+            self._redacted += [Change(change.row, f"held-out row: {change.what}") for change in more]
+        if self._redacted:
+            counts = Counter(change.what for change in self._redacted)
+            self.publish(Notice("personal data: " + ", ".join(f"{what} ({n:,})" for what, n in counts.items())))
         if wanted == "redact":  # or rows with and without personal data would be taken for the same
             self._fingerprints = [f"{fingerprint}, redacted" for fingerprint in self._fingerprints]
+
+    def _check(self) -> None:
+        """Look for what spoils training, say it before the first step, and keep the report with the run."""
+        if environment.rank():
+            return
+        rows, held_out = self.rows[:CHECKED_ROWS], self.eval_rows and self.eval_rows[:CHECKED_ROWS]
+        checked = checks.check(
+            rows,
+            self.layout,
+            held_out,
+            self._eval_layout() if held_out else None,
+            tokenizer=self.tokenizer,
+            options=Options.of(self.spec),
+            progress=self._progress,
+        )
+        if len(self.rows) > CHECKED_ROWS:
+            checked.notes.append(f"the first {CHECKED_ROWS:,} of {len(self.rows):,} rows were looked at")
+        changes = [*mending.remembered(self.metrics["fingerprint"]), *self._redacted]
+        told = {"data": self.metrics["data"], **checked.told(), "changes": [asdict(change) for change in changes]}
+        atomic_text(self.folder / "data.json", json.dumps(told, ensure_ascii=False, indent=1))
+        serious = [finding.title for finding in checked.findings if finding.level != "note"]
+        if serious:
+            more = "peft_nb.check(data)" if self.spec.data == IN_MEMORY else f"%peft data {self.spec.data}"
+            self.publish(Notice(f"{'; '.join(serious)}; {more} shows more"))
 
     def _ingredients(self, source: ModelSource, resume: bool) -> tuple[Base, Any, Any]:
         """The base, and the training and held-out examples."""
         if environment.processes() > 1:
             self._meet()
         base = self._base(source)
+        if not resume:
+            self._check()
         train, held_out = self._labelled(base, resume) if self.classifies else self._examples(resume)
         self._heed_stop()
         return base, train, held_out

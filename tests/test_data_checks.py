@@ -8,10 +8,9 @@ import pytest
 from templates import tokenizer
 
 from peft_nb.data import checks, formats, mending, privacy, sources
-from peft_nb.data.checks import Checked, check, vet
+from peft_nb.data.checks import Checked, check
 from peft_nb.data.measuring import Options
 from peft_nb.data.mending import Change
-from peft_nb.errors import DataError
 
 TOPICS = (
     "invoice", "password", "parcel", "refund", "voucher", "coupon", "address", "battery", "charger", "warranty",
@@ -222,9 +221,6 @@ def test_without_the_extra_personal_data_are_not_looked_for_and_that_is_said(mon
     result = checked(rows)
     assert found(result) == {}
     assert "pip install 'peft_nb[privacy]'" in result.notes[0]
-    assert vet(rows, result.layout) == (rows, None)
-    with pytest.raises(DataError, match=r"pip install 'peft_nb\[privacy\]'"):
-        vet(rows, result.layout, "redact")
 
 
 def test_personal_data_stop_a_run_that_refuses_them() -> None:
@@ -232,37 +228,6 @@ def test_personal_data_stop_a_run_that_refuses_them() -> None:
     rows[3]["completion"] = "write to anna.berg@example.org for this one"
     (finding,) = checked(rows, personal_data="refuse").findings
     assert (finding.kind, finding.level) == ("personal", "stops")
-
-
-def test_vet_warns_redacts_and_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = sound()
-    for number in (3, 40):
-        rows[number]["completion"] = "write to anna.berg@example.org or +49 30 901820"
-    table = sources.read(pandas.DataFrame(rows)).train
-    layout = formats.detect(table)
-    same, notice = vet(table, layout, "warn")
-    assert same is table
-    assert notice == (
-        "personal data in 2 of 60 rows (EMAIL in 2, PHONE in 2; rows 3, 40, counting from 0); "
-        "personal_data: redact replaces them"
-    )
-    monkeypatch.setattr(checks, "PERSONAL_ROWS", 10)
-    _, notice = vet(table, layout, "warn")
-    assert notice is not None
-    assert notice.startswith("personal data in 1 of the first 10 rows, no others were looked at (")
-    redacted, notice = vet(table, layout, "redact")
-    assert notice is not None
-    assert notice.startswith("personal data redacted in 2 of 60 rows (")
-    assert redacted[40] == {**rows[40], "completion": "write to <EMAIL> or <PHONE>"}
-    assert table[40] == rows[40]
-    assert [row for number, row in enumerate(redacted) if number not in (3, 40)] == [
-        row for number, row in enumerate(rows) if number not in (3, 40)
-    ]
-    with pytest.raises(DataError, match="personal data in 2 of 60 rows") as refused:
-        vet(table, layout, "refuse")
-    assert "anna" not in str(refused.value)
-    clean = sources.read(sound()).train
-    assert vet(clean, layout, "refuse") == (clean, None)
 
 
 def test_mending_redacts_rows_that_the_check_did_not_look_at(monkeypatch: pytest.MonkeyPatch) -> None:

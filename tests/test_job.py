@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import peft_nb
 from peft_nb.data.support_desk import load as load_desk
 from peft_nb.errors import ModelError, RunError
 from peft_nb.events import Evaluated, Event, Notice, Preparing, StatusChanged
@@ -226,3 +227,55 @@ def test_what_was_done_with_the_data_is_told(plain: Run) -> None:
     assert re.fullmatch(
         r"list, 23 rows: .*; the model's own chat template; 23 rows, [\d,]+ tokens, [\d,]+ of them trained on", told
     )
+
+
+def test_what_the_check_finds_is_told_before_the_first_step_and_kept_with_the_run(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
+) -> None:
+    heard: list[Event] = []
+    run = begin(spec(max_steps=1), data=[*rows, rows[3]], store=store, listeners=[heard.append]).wait()
+    told = Notice("1 row repeating an earlier one; peft_nb.check(data) shows more")
+    assert heard.index(told) < heard.index(StatusChanged("training"))
+    kept = json.loads((run.folder / "data.json").read_text())
+    assert kept["rows"] == 24
+    assert [(found["kind"], found["rows"]) for found in kept["findings"] if found["level"] != "note"] == [
+        ("duplicate", [23])
+    ]
+    assert kept["lengths"]["shortest"] > 0
+    assert not kept["lengths"]["estimated"]
+    assert kept["changes"] == []
+    assert rows[3]["answer"] not in (run.folder / "data.json").read_text()
+
+
+def test_the_list_of_what_was_mended_is_kept_with_a_run_on_the_mended_data(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
+) -> None:
+    report = peft_nb.check([*rows, rows[3]], model="no/such")
+    clean = report.fixed()
+    run = begin(spec(max_steps=1), data=clean, store=store).wait()
+    kept = json.loads((run.folder / "data.json").read_text())
+    assert kept["changes"] == [{"row": 23, "what": "dropped: repeats row 3"}]
+    changed = begin(spec(max_steps=1), data=clean[1:], store=store).wait()
+    assert json.loads((changed.folder / "data.json").read_text())["changes"] == []
+
+
+def test_redacted_rows_are_listed_with_the_run(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
+) -> None:
+    pytest.importorskip("presidio_analyzer")
+    private = [{**rows[0], "answer": "Write to anna.berg@example.org."}, *rows[1:]]
+    run = begin(spec(max_steps=1, personal_data="redact"), data=private, store=store).wait()
+    text = (run.folder / "data.json").read_text()
+    assert json.loads(text)["changes"] == [{"row": 0, "what": "redacted EMAIL"}]
+    assert "anna" not in text
+    assert "personal data: redacted EMAIL (1)" in notices(run)
+
+
+def test_of_many_rows_the_first_are_looked_through(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peft_nb.job.CHECKED_ROWS", 10)
+    run = begin(spec(max_steps=1), data=[*rows, rows[3]], store=store).wait()
+    kept = json.loads((run.folder / "data.json").read_text())
+    assert (kept["rows"], kept["notes"]) == (10, ["the first 10 of 24 rows were looked at"])
+    assert len(notices(run)) == 1

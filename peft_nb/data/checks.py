@@ -6,23 +6,22 @@ import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from itertools import islice
+from statistics import median
 from typing import Any
 
-from peft_nb.data import RowProblem, Rows, duplicates, hygiene, privacy, secrets
+from peft_nb.data import RowProblem, duplicates, hygiene, privacy, secrets
 from peft_nb.data.duplicates import Progress
-from peft_nb.data.findings import DROP, EXAMPLES, KINDS, Finding, Findings, shown
+from peft_nb.data.findings import DROP, EXAMPLES, KINDS, LEVELS, Finding, Findings, shown
 from peft_nb.data.formats import Layout
 from peft_nb.data.measuring import BATCH, Options, lengths
-from peft_nb.data.mending import Change, Mended, Patches, altered, overlaid, repaired, strings
+from peft_nb.data.mending import Change, Mended, Patches, overlaid, repaired, strings
 from peft_nb.data.reading import Reading, read, trouble
-from peft_nb.errors import DataError, nearest
+from peft_nb.errors import nearest
 
 Table = Sequence[Mapping[str, Any]]
 
-NAMED = 5  # rows named in a notice
 PERSONAL_ROWS = 20_000  # rows looked at for personal data, the slowest check by far
 # Rules of thumb. OpenAI's guide to fine-tuning sees clear improvements from 50 to 100 examples on; SetFit
 # (Tunstall et al. 2022) and other work on few examples begin at 8 a class.
@@ -65,6 +64,36 @@ class Checked:
     def mended(self) -> Mended:
         """What is left when everything is mended that needs no decision, and the list of changes."""
         return self._mend()
+
+    @property
+    def verdict(self) -> str:
+        """Say in one line how the data are."""
+        if not self.findings:
+            return "clean: nothing to mend"
+        counts = Counter(finding.level for finding in self.findings)
+        said = ", ".join(f"{LEVELS[level]} {counts[level]}" for level in LEVELS if counts[level])
+        return f"{len(self.findings)} finding{'s' * (len(self.findings) != 1)}: {said}"
+
+    @property
+    def spread(self) -> dict[str, int]:
+        """The shortest, median and longest row, in tokens; empty where no row can be read."""
+        if not self.lengths:
+            return {}
+        return {"shortest": min(self.lengths), "median": round(median(self.lengths)), "longest": max(self.lengths)}
+
+    def told(self) -> dict[str, Any]:
+        """Say what was found without any text of the data, as JSON can hold it."""
+        return {
+            "layout": self.layout.why,
+            "rows": len(self.rows),
+            "verdict": self.verdict,
+            "findings": [
+                {name: value for name, value in asdict(finding).items() if name != "examples"}
+                for finding in self.findings
+            ],
+            "lengths": {"estimated": self.estimated, **self.spread},
+            "notes": self.notes,
+        }
 
 
 def check(
@@ -271,66 +300,3 @@ def _mend(
 
 
 REPAIRED = ("encoding", "control", "secret", "personal", "label_spelling")
-
-
-def vet(
-    rows: Rows, layout: Layout, personal_data: str = "warn", progress: Progress | None = None
-) -> tuple[Rows, str | None]:
-    """Do with personal data what the spec says, before a run trains on them.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        The table.
-    layout : Layout
-        What its columns mean; only these are looked at.
-    personal_data : {"warn", "redact", "refuse"}, default "warn"
-        Look at the first `PERSONAL_ROWS` rows and say what is there; replace it in every row; or refuse to train.
-    progress : callable, optional
-        As for :func:`check`.
-
-    Returns
-    -------
-    tuple of sequence and str or None
-        The rows, redacted where that was asked for, and one line for the user if anything was found.
-
-    Raises
-    ------
-    DataError
-        When there are personal data and they are refused, or nothing is installed that could find them.
-    """
-    if not privacy.available():
-        if personal_data == "warn":
-            return rows, None
-        mend = "pip install 'peft_nb[privacy]', or set personal_data: warn"
-        raise DataError(f"personal_data: {personal_data} needs presidio-analyzer, which is not installed; {mend}")
-    looked = min(len(rows), PERSONAL_ROWS) if personal_data == "warn" else len(rows)
-    kinds: Counter[str] = Counter()
-    patches: Patches = {}
-    places: list[int] = []
-
-    def redacted(text: str) -> str:
-        matches = privacy.personal(text)
-        here.update(match.kind for match in matches)
-        return privacy.redact(text, matches)
-
-    for number, row in enumerate(islice(rows, looked)):
-        here: set[str] = set()
-        patch = {column: altered(row.get(column), redacted) for column in layout.columns.values()}
-        if here:
-            places.append(number)
-            kinds.update(here)
-            patches[number] = patch
-        if progress and number % 64 == 0:
-            progress(number / looked, "looking for personal data")
-    if not places:
-        return rows, None
-    named = ", ".join(f"{kind} in {count:,}" for kind, count in sorted(kinds.items()))
-    some = ", ".join(map(str, places[:NAMED])) + (", …" if len(places) > NAMED else "")
-    of = f"{len(rows):,} rows" if looked == len(rows) else f"the first {looked:,} rows, no others were looked at"
-    what = f"personal data in {len(places):,} of {of} ({named}; rows {some}, counting from 0)"
-    if personal_data == "refuse":
-        raise DataError(f"{what}; redact them with personal_data: redact, or drop the rows")
-    if personal_data == "redact":
-        return overlaid(rows, patches), what.replace("personal data", "personal data redacted", 1)
-    return rows, f"{what}; personal_data: redact replaces them"

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from peft_nb.data import privacy, secrets
 
-Level = Literal["stops", "harms", "note"]  # training; its result; nothing, but worth knowing
+Level = Literal["stops", "harms", "note"]
+LEVELS: dict[Level, str] = {"stops": "stops training", "harms": "harms the result", "note": "worth knowing"}
 
 EXAMPLES = 3
 SHOWN = 90  # characters of an example
@@ -126,7 +127,7 @@ class Findings:
                 title = said.title.replace("{rows}", f"{len(rows):,} row{'s' * (len(rows) != 1)}")
                 examples = tuple(self.examples[kind])
                 found += [Finding(kind, said.level, title, len(rows), tuple(rows), examples, said.mend, said.fix)]
-        return sorted(found, key=lambda finding: ("stops", "harms", "note").index(finding.level))
+        return sorted(found, key=lambda finding: list(LEVELS).index(finding.level))
 
 
 def shown(text: str) -> str:

@@ -23,6 +23,27 @@ class Change:
         return f"row {self.row}: {self.what}"
 
 
+_lists: dict[str, list[Change]] = {}
+
+
+def remember(fingerprint: str, changes: list[Change]) -> None:
+    """Keep in mind what was changed to make a data set, so that a run on it can store the list.
+
+    Parameters
+    ----------
+    fingerprint : str
+        Of the mended data set, :attr:`peft_nb.data.sources.Source.fingerprint`: after another change it is not known.
+    changes : list of Change
+        What was done.
+    """
+    _lists[fingerprint] = changes
+
+
+def remembered(fingerprint: str) -> list[Change]:
+    """Give the list of changes that made a data set in this process; empty for any other data set."""
+    return _lists.get(fingerprint, [])
+
+
 @dataclass(frozen=True)
 class Mended:
     """A table after mending, in terms of the original.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
 from shlex import quote
-from statistics import median
 from typing import Any
 
 from peft_nb.data import checks, mending, sources
-from peft_nb.data.findings import Finding
+from peft_nb.data.findings import LEVELS, Finding
 from peft_nb.data.mending import Change
 from peft_nb.job import IN_MEMORY
 from peft_nb.notation import write_flags
@@ -21,7 +20,6 @@ from peft_nb.ui import wording
 from peft_nb.ui.progress import BOX, MUTED
 from peft_nb.ui.tokens import TokenView, of_row
 
-LEVELS = {"stops": "stops training", "harms": "harms the result", "note": "worth knowing"}
 NAMED = 5  # row numbers and changes shown
 BARS, WIDE = 8, 30  # of the histogram in text
 WIDTH, HEIGHT = 480, 170  # pixels of the picture
@@ -76,7 +74,10 @@ class Report:
             original is not touched.
         """
         self._mended = name or ""
-        return mending.rebuilt(self.data, self.source.train, self.checked.mended)
+        mended = mending.rebuilt(self.data, self.source.train, self.checked.mended)
+        if self.changes:
+            mending.remember(sources.read(mended).fingerprint, self.changes)
+        return mended
 
     def tokens(self, row: int = 0) -> TokenView:
         """Show one row as the model sees it.
@@ -102,19 +103,8 @@ class Report:
 
     def to_json(self) -> str:
         """Write the findings and the changes as JSON, without examples: no text of the data is in it."""
-        findings = [
-            {field.name: getattr(finding, field.name) for field in fields(finding) if field.name != "examples"}
-            for finding in self.findings
-        ]
-        told = {
-            "data": self.source.origin,
-            "layout": self.checked.layout.why,
-            "verdict": self.verdict,
-            "findings": findings,
-            "lengths": {"estimated": self.checked.estimated, **self._spread},
-            "notes": self.notes,
-            "changes": [{"row": change.row, "what": change.what} for change in self.changes],
-        }
+        changes = [asdict(change) for change in self.changes]
+        told = {"data": self.source.origin, **self.checked.told(), "changes": changes}
         return json.dumps(told, ensure_ascii=False)
 
     @property
@@ -125,21 +115,11 @@ class Report:
     @property
     def verdict(self) -> str:
         """Say in one line how the data are."""
-        if not self.findings:
-            return "clean: nothing to mend"
-        counts = {level: sum(finding.level == level for finding in self.findings) for level in LEVELS}
-        said = ", ".join(f"{LEVELS[level]} {count}" for level, count in counts.items() if count)
-        return f"{wording.count(len(self.findings), 'finding')}: {said}"
-
-    @property
-    def _spread(self) -> dict[str, int]:
-        if not self.lengths:
-            return {}
-        return {"shortest": min(self.lengths), "median": round(median(self.lengths)), "longest": max(self.lengths)}
+        return self.checked.verdict
 
     @property
     def _lengths_said(self) -> str:
-        spread = ", ".join(f"{name} {value:,}" for name, value in self._spread.items())
+        spread = ", ".join(f"{name} {value:,}" for name, value in self.checked.spread.items())
         return f"tokens a row{' (estimated)' if self.checked.estimated else ''}: {spread}" if spread else ""
 
     @property
