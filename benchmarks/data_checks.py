@@ -1,22 +1,20 @@
 """How many planted problems the checks of data find, and what they call wrong that is right.
 
-    python benchmarks/data_checks.py [--each N]
-
-The corpus of ``planted.py`` holds N problems of every kind (200 unless told). Recall is the share of a kind's rows that
-its detector names; false alarms are the share of all other rows that it names.
+The corpora of ``planted.py`` hold N problems of every kind. Recall is the share of a kind's rows that its detector
+names; false alarms are the share of all other rows that it names.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from planted import FLAWS, Corpus, chats, text
+from planted import FLAWS, Corpus, Row, chats, labelled, text
 from planted_values import PERSONAL
 
-from peft_nb.data import duplicates, hygiene, privacy
+from peft_nb.data import checks, duplicates, formats, hygiene, privacy, sources
+from peft_nb.data.measuring import Options
 from peft_nb.data.secrets import secrets
 
 
@@ -80,12 +78,40 @@ def leaked(corpus: Corpus) -> dict[str, set[int]]:
     return {"leak": {number for _, number in pairs}}
 
 
-DETECTORS: Sequence[Callable[[Corpus], dict[str, set[int]]]] = (flawed, personal, secret, repeated, leaked)
+# What the check calls the rows that are planted under another name.
+STRUCTURE = {"role_order": ("roles", "turns", "malformed"), "supervises_nothing": ("nothing",), "over_long": ("long",)}
 
 
-def measure(corpus: Corpus) -> list[Score]:
-    """Let every detector look at the corpus."""
-    scores = []
+def structure(corpus: Corpus) -> dict[str, set[int]]:
+    """Rows whose messages are out of order, teach nothing or are too long, as `peft_nb.check` finds them."""
+    found = _check(corpus.rows, None, Options())
+    return {kind: {row for name in names for row in found.get(name, ())} for kind, names in STRUCTURE.items()}
+
+
+def _check(rows: Sequence[Row], evaluation: Sequence[Row] | None, options: Options) -> dict[str, tuple[int, ...]]:
+    train = sources.read(list(rows)).train
+    held = sources.read(list(evaluation)).train if evaluation else None
+    checked = checks.check(train, formats.detect(train), held, options=options)
+    return {finding.kind: finding.rows for finding in checked.findings}
+
+
+def unknown(each: int, seed: int) -> Score:
+    """Score the labels of evaluation rows that no training row has."""
+    table, began = labelled(each, seed), time.perf_counter()
+    found = set(_check(table.rows, table.evaluation, Options(task="classification")).get("unknown_label", ()))
+    speed = (len(table.rows) + len(table.evaluation)) / (time.perf_counter() - began)
+    others = len(table.evaluation) - len(table.unknown)
+    hits, wrong = len(found & table.unknown), len(found - table.unknown)
+    return Score("unknown_label", len(table.unknown), hits, others, wrong, speed)
+
+
+DETECTORS: Sequence[Callable[[Corpus], dict[str, set[int]]]] = (flawed, personal, secret, repeated, leaked, structure)
+
+
+def measure(each: int, seed: int) -> list[Score]:
+    """Let every detector look at the corpora with `each` problems of a kind that follow from `seed`."""
+    corpus, scores = chats(each, seed), []
+    privacy.personal("")  # loading spaCy once is not the speed of a row
     for detector in DETECTORS:
         began = time.perf_counter()
         found = detector(corpus)
@@ -96,7 +122,7 @@ def measure(corpus: Corpus) -> list[Score]:
             scores.append(
                 Score(kind, len(planted), len(rows & planted), total - len(planted), len(rows - planted), speed)
             )
-    return scores
+    return [*scores, unknown(each, seed)]
 
 
 def table(scores: Sequence[Score]) -> str:
@@ -111,16 +137,3 @@ def table(scores: Sequence[Score]) -> str:
             f"| {one.false_alarms:.2%} | {one.rows_per_second:.0f} |"
         )
     return "\n".join(lines)
-
-
-def main() -> None:
-    """Plant, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--each", type=int, default=200, help="problems of every kind (default 200)")
-    corpus = chats(parser.parse_args().each)
-    privacy.personal("")  # loading spaCy once is not the speed of a row
-    print(table(measure(corpus)))
-
-
-if __name__ == "__main__":
-    main()

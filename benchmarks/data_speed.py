@@ -1,8 +1,5 @@
 """How fast rows become examples, and how much memory that takes: peft_nb, a ``datasets.map`` script and TRL.
 
-    python benchmarks/data_speed.py [ROWS]                     # all on ROWS rows (default 20,000), one after the other
-    python benchmarks/data_speed.py 1000000 peft_nb+split      # one of them alone
-
 Each contender has a process of its own, reads the same file of prompts and completions and tokenises it for the default
 model with the prompts masked; what is timed begins with the file and ends with examples on disk, imports and the
 tokenizer not counted. Memory is that of the whole process, libraries included: its peak, and the peak of what is
@@ -18,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -195,20 +192,16 @@ def line(one: Measurement, first: Measurement) -> str:
     return f"{one.contender:13}{speed}   peak {one.peak_mb:6,.0f} MB, own {one.own_mb:6,.0f} MB   {counts}"
 
 
-def main(arguments: list[str]) -> None:
-    if arguments[:1] == ["measure"]:
-        print(json.dumps(asdict(measure(arguments[1], Path(arguments[2]), int(arguments[3])))))
-        return
-    rows = int(arguments[0]) if arguments else 20_000
+def compare(rows: int, contenders: Sequence[str]) -> None:
+    """Let contenders prepare the same `rows` rows, one after the other, and print a line for each."""
     quiet = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         write_rows(path, rows)
         print(f"{rows:,} rows, {path.stat().st_size / 1e6:,.0f} MB", flush=True)
         first = None
-        for contender in arguments[1:] or CONTENDERS:
-            command = [sys.executable, __file__, "measure", contender, str(path), str(rows)]
-            # `python benchmarks/data_speed.py` does not put the project itself on the path.
+        for contender in contenders:
+            command = [sys.executable, __file__, contender, str(path), str(rows)]
             output = subprocess.run(command, env={**os.environ, **quiet}, stdout=subprocess.PIPE, text=True, check=True)
             one = Measurement(**json.loads(output.stdout))
             first = first or one
@@ -216,4 +209,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print(json.dumps(asdict(measure(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))))

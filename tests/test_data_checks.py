@@ -136,10 +136,14 @@ def test_conversations_in_the_wrong_order_and_without_an_answer() -> None:
     rows[13]["messages"][0] = "hello"
     rows[14] = {"messages": None}
     rows[15]["messages"][1]["role"] = "asistant"
+    rows[16] = turns("user", "user", "assistant", number=16)
+    rows[17] = turns("user", "assistant", "tool", "tool", "assistant", number=17)
+    rows[18] = turns("user", "assistant", "assistant", number=18)
     result = checked(rows)
-    assert found(result) == {"malformed": (13, 15), "empty": (12, 14), "roles": (10,), "nothing": (11,)}
-    assert [finding.level for finding in result.findings] == ["stops"] * 4
-    assert found(again(rows, result)) == {}
+    stops = {"malformed": (13, 15), "empty": (12, 14), "roles": (10,), "nothing": (11,)}
+    assert found(result) == {**stops, "turns": (16, 18)}
+    assert [finding.level for finding in result.findings] == ["stops"] * 4 + ["harms"]
+    assert set(found(again(rows, result))) == {"turns"}
 
 
 def test_labels() -> None:

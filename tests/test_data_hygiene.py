@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from peft_nb.data.hygiene import flaws, repair
@@ -85,6 +85,7 @@ def test_several_flaws_in_order() -> None:
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8")))
+@example("Î\x1f¼")
 def test_repair_settles(text: str) -> None:
     mended = repair(text)
     assert repair(mended) == mended

@@ -131,6 +131,6 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     privacy._engine.cache_clear()
     assert not available()
     with pytest.raises(DataError, match=r"pip install 'peft_nb\[privacy\]'"):
-        personal("anything")
+        personal("write to anna.berg@example.org")
     monkeypatch.undo()
     assert available() == bool(importlib.util.find_spec("presidio_analyzer"))

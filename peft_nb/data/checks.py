@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -178,6 +179,8 @@ def _structure(
             continue
         if "near_empty" in flaws:
             found.add("near_empty", number, reading.text)
+        if any(role == following != "tool" for role, following in pairwise(reading.roles)):
+            found.add("turns", number, reading.text)
         readings[number] = reading
         if progress and number % BATCH == 0:
             progress(number / len(rows), "reading")

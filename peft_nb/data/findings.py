@@ -38,6 +38,7 @@ KINDS = {  # what breaks training comes first
     "unknown_label": Kind("stops", "{rows} for evaluation with labels that training lacks", "add rows, or correct it"),
     "secret": Kind("harms", "{rows} with keys or passwords", "remove them, and revoke what is real", "redacts it"),
     "leak": Kind("harms", "{rows} also in the evaluation, or nearly", "keep each on one side", DROP),
+    "turns": Kind("harms", "{rows} with two messages of one role in a row", "join them, or add what is missing"),
     "label_spelling": Kind("harms", "{rows} with a label spelt in another way", "spell it alike", "spells it alike"),
     "contradiction": Kind("harms", "{rows} with another answer to an earlier question", "decide for one answer"),
     "duplicate": Kind("harms", "{rows} repeating an earlier one", "keep one of each", DROP),

@@ -81,7 +81,9 @@ def repair(text: str) -> str:
     str
         The mended text; the same text where nothing was wrong.
     """
-    return _INVISIBLE.sub("", _CONTROL.sub("", _undone(text)))
+    while (mended := _INVISIBLE.sub("", _CONTROL.sub("", _undone(text)))) != text:
+        text = mended  # what stood apart may be mojibake now
+    return text
 
 
 def _is_punctuation(words: str) -> bool:

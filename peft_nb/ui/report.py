@@ -75,7 +75,7 @@ class Report:
         """
         self._mended = name or ""
         mended = mending.rebuilt(self.data, self.source.train, self.checked.mended)
-        if self.changes:
+        if self.changes and self.checked.mended.kept:
             mending.remember(sources.read(mended).fingerprint, self.changes)
         return mended
 
