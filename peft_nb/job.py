@@ -173,7 +173,8 @@ class Job:
         atomic_text(self.folder / "data.json", json.dumps(told, ensure_ascii=False, indent=1))
         serious = [finding.title for finding in checked.findings if finding.level != "note"]
         if serious:
-            more = "peft_nb.check(data)" if self.spec.data == IN_MEMORY else f"%peft data {self.spec.data}"
+            beside = f" --eval-data {self.spec.eval_data}" if self.spec.eval_data else ""
+            more = "peft_nb.check(data)" if self.spec.data == IN_MEMORY else f"%peft data {self.spec.data}{beside}"
             self.publish(Notice(f"{'; '.join(serious)}; {more} shows more"))
 
     def _ingredients(self, source: ModelSource, resume: bool) -> tuple[Base, Any, Any]:
