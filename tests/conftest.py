@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from peft_nb.data import support_desk
-from peft_nb.run import Run, begin
+from peft_nb.events import Event, StepLogged
+from peft_nb.run import Run, active, begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 
@@ -25,6 +26,17 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def stop_at(step: int) -> Callable[[Event], None]:
+    """Give a listener that stops whatever is at work at a step; a run may get there before the test can name it."""
+
+    def listener(event: Event) -> None:
+        if isinstance(event, StepLogged) and event.step == step:
+            for run in active():
+                run.stop()
+
+    return listener
 
 
 @pytest.fixture(scope="session")

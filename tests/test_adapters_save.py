@@ -10,11 +10,11 @@ import pytest
 
 from peft_nb.adapters.save import card
 from peft_nb.errors import StoreError
-from peft_nb.events import Notice, StepLogged
+from peft_nb.events import Notice
 from peft_nb.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
-from tests.conftest import Python, file_size_limit
+from tests.conftest import Python, file_size_limit, stop_at
 
 FILES = {"README.md", "adapter_config.json", "adapter_model.safetensors", "spec.yaml"}
 
@@ -78,10 +78,10 @@ def test_the_card_needs_neither_a_name_nor_metrics(spec: Callable[..., RunSpec])
 
 
 def test_no_file_of_a_run_can_carry_code(start: Callable[..., Run]) -> None:
-    run = start(lambda event: run.stop() if isinstance(event, StepLogged) else None, max_steps=50)
+    run = start(stop_at(1), max_steps=50)
     run.wait()
     files = {path.relative_to(run.folder) for path in run.folder.rglob("*") if path.is_file()}
-    assert {file.parts[0] for file in files} == {"adapter", "checkpoints", "examples.json"}
+    assert {file.parts[0] for file in files} == {"adapter", "checkpoints", "data.json", "examples.json"}
     assert {file.suffix for file in files} == {".safetensors", ".json", ".md", ".yaml"}
 
 
@@ -118,7 +118,7 @@ def test_a_disk_that_is_full_when_training_ends_loses_nothing(start: Callable[..
     assert "\n" not in str(raised.value)
     assert (run.status, run.reason) == ("failed", str(raised.value))
     assert any("no checkpoint after step 2" in event.text for event in run.events() if isinstance(event, Notice))
-    assert [path.name for path in run.folder.rglob("*") if path.is_file()] == ["examples.json"]
+    assert {path.name for path in run.folder.rglob("*") if path.is_file()} == {"data.json", "examples.json"}
     assert run.metrics["steps"] == 3
     assert run.generate("Hello", max_new_tokens=4) != run.generate("Hello", max_new_tokens=4, adapter=False)
     assert {path.name for path in run.save(tmp_path / "elsewhere").iterdir()} == FILES

@@ -15,7 +15,7 @@ from peft_nb.errors import DataError, RunError
 from peft_nb.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
-from tests.conftest import KINDS, Python
+from tests.conftest import KINDS, Python, stop_at
 
 Classify = Callable[..., Run]
 TEXTS = ["the fig in the yard", "a red owl", "we drill in the red red yard", "crow"]
@@ -160,13 +160,15 @@ def test_an_adapter_is_not_taken_for_a_base(mean: Run, classify: Classify) -> No
 def test_how_a_step_is_computed_does_not_change_the_curve(
     mean: Run, classify: Classify, fields: dict[str, Any]
 ) -> None:
-    run = classify(**fields).wait()
-    assert losses(run) == pytest.approx(losses(mean), rel=1e-3)
-    assert run.metrics["eval_loss"] == pytest.approx(mean.metrics["eval_loss"], rel=1e-2)
+    fields |= {"eval_data": None, "eval_fraction": 0}
+    run = classify(stop_at(10), **fields).wait()
+    found = losses(run)
+    assert found == pytest.approx(losses(mean)[: len(found)], rel=1e-3)
+    assert 10 <= len(found) < 20
 
 
 def test_after_a_stop_the_curve_goes_on(mean: Run, classify: Classify, runs: Store) -> None:
-    run = classify(lambda event: run.stop() if getattr(event, "step", 0) == 5 else None)
+    run = classify(stop_at(5))
     assert run.wait().status == "stopped"
     assert run.metrics["accuracy"] is not None
     found = load(run.id, store=runs)

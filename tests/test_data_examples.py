@@ -18,11 +18,11 @@ from peft_nb.data import encoding, examples
 from peft_nb.data.examples import Example, gather, key, load
 from peft_nb.data.formats import detect
 from peft_nb.errors import DataError, StoreError
-from peft_nb.events import Notice, Preparing, StepLogged
+from peft_nb.events import Notice, Preparing
 from peft_nb.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
-from tests.conftest import file_size_limit
+from tests.conftest import file_size_limit, stop_at
 from tests.templates import CHATML, INST, tokenizer
 
 
@@ -247,7 +247,7 @@ def test_the_same_rows_are_encoded_once_for_all_runs(start: Start, rows_file: Pa
 
 def test_a_run_goes_on_though_its_encoded_rows_are_gone(start: Start, encodings: list[int]) -> None:
     undisturbed = start(max_steps=6).wait()
-    run = start(lambda event: run.stop() if getattr(event, "step", 0) == 3 else None, max_steps=6)
+    run = start(stop_at(3), max_steps=6)
     assert run.wait().status == "stopped"
     shutil.rmtree(shelf(run))
     assert losses(run.resume()) == losses(undisturbed)
@@ -258,7 +258,7 @@ def test_a_run_does_not_go_on_with_other_data(
     spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
 ) -> None:
     table = [dict(row) for row in rows]
-    stop = [lambda event: run.stop() if isinstance(event, StepLogged) else None]
+    stop = [stop_at(1)]
     run = begin(spec(max_steps=50), data=table, store=store, listeners=stop)
     assert run.wait().status == "stopped"
     table[0]["answer"] = "Something else."
@@ -268,7 +268,7 @@ def test_a_run_does_not_go_on_with_other_data(
 
 
 def test_a_run_finds_its_examples_without_its_data(start: Start, store: Store) -> None:
-    run = start(lambda event: run.stop() if getattr(event, "step", 0) == 2 else None, max_steps=5)
+    run = start(stop_at(2), max_steps=5)
     assert run.wait().status == "stopped"
     kept = json.loads((run.folder / "examples.json").read_text())
     assert len(kept["keys"]) == 1

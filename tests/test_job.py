@@ -21,7 +21,7 @@ from peft_nb.events import Evaluated, Event, Notice, Preparing, StatusChanged
 from peft_nb.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
-from tests.conftest import Python
+from tests.conftest import Python, stop_at
 
 Start = Callable[..., Run]
 
@@ -94,7 +94,7 @@ def test_the_notebooks_random_state_is_left_alone(start: Start) -> None:
 def test_dropout_is_the_same_every_time_and_after_resuming(start: Start) -> None:
     undisturbed = start(dropout=0.2).wait()
     random.seed(7)
-    run = start(lambda event: run.stop() if getattr(event, "step", 0) == 3 else None, dropout=0.2)
+    run = start(stop_at(3), dropout=0.2)
     assert run.wait().status == "stopped"
     assert losses(run.resume()) == losses(undisturbed)
 
@@ -150,7 +150,9 @@ def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
     assert any(text.startswith("memory ran out: micro-batches are cut at ") for text in notices(run))
     leak, _, told = [event for event in run.events() if isinstance(event, Notice | Evaluated)][:3]
     assert isinstance(leak, Notice)
-    assert leak.text == "360 rows also in the evaluation, or nearly; %peft data support-desk --eval-data many shows more"
+    assert (
+        leak.text == "360 rows also in the evaluation, or nearly; %peft data support-desk --eval-data many shows more"
+    )
     assert isinstance(told, Notice) == isinstance(moment, Preparing)
     assert 1000 < run.metrics["token_budget"] < 22_000
     assert losses(run) == pytest.approx(losses(calm), rel=1e-5)
@@ -161,7 +163,7 @@ def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
 def test_an_example_too_large_for_the_memory_is_told_in_a_line(spec: Callable[..., RunSpec], store: Store) -> None:
     data = [{"text": "short"}, {"text": "shorter"}, {"text": "a long tale " * 8000}]
     long = spec(batch_size=3, max_length=100_000, eval_fraction=0)
-    with memory_short_of(60_000_000, StatusChanged("training")) as confine:
+    with memory_short_of(30_000_000, StatusChanged("training")) as confine:
         run = begin(long, data=data, store=store, listeners=[confine])
         with pytest.raises(RunError, match=r"memory ran out on a single example of [\d,]+ tokens; lower max_length"):
             run.wait()
