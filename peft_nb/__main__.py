@@ -41,8 +41,7 @@ def main(argv: list[str]) -> int:
             train(spec)
         else:
             job = Job(spec)  # process 0 shows and stores what all do together
-            job.read()
-            job.recognise()
+            job.rows.read()
             job.perform(resume=False)
     except PeftNbError as error:
         print(error, file=sys.stderr)

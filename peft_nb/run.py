@@ -150,7 +150,7 @@ class Run:
         RunError
             If the run is still training, or learned to classify.
         """
-        if self._job.classifies:
+        if self._job.rows.classifies:
             raise RunError(f"run {self.id} gives texts labels and writes none; call predict() on it")
         from contextlib import nullcontext
 
@@ -183,7 +183,7 @@ class Run:
         RunError
             If the run learned to write texts, or something is not a text.
         """
-        if not self._job.classifies:
+        if not self._job.rows.classifies:
             raise RunError(f"run {self.id} writes texts and knows no classes; call generate() on it")
         found = [texts] if isinstance(texts, str) else list(texts)
         if wrong := [type(one).__name__ for one in found if not isinstance(one, str)]:
@@ -191,7 +191,7 @@ class Run:
         from peft_nb.evaluation.classification import predict
 
         model, job = self.model, self._job
-        return predict(model, job.tokenizer, found, job.classes, job.metrics["max_tokens"])
+        return predict(model, job.tokenizer, found, job.rows.classes, job.metrics["max_tokens"])
 
     def stop(self, *, now: bool = False) -> None:
         """Ask the run to end; it does so after the current step, saved and usable.
@@ -459,8 +459,7 @@ def begin(
     if wrong := problems(spec):
         raise SpecError(wrong)
     job = Job(spec, data=data, model=model, namespace=namespace or {})
-    job.read()
-    job.recognise()
+    job.rows.read()
     store = store or Store()
     id = store.create(spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name)
     record = store.get(id)

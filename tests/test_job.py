@@ -278,7 +278,7 @@ def test_redacted_rows_are_listed_with_the_run(
 def test_of_many_rows_the_first_are_looked_through(
     spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peft_nb.job.CHECKED_ROWS", 10)
+    monkeypatch.setattr("peft_nb.run_data.CHECKED_ROWS", 10)
     run = begin(spec(max_steps=1), data=[*rows, rows[3]], store=store).wait()
     kept = json.loads((run.folder / "data.json").read_text())
     assert (kept["rows"], kept["notes"]) == (10, ["the first 10 of 24 rows were looked at"])

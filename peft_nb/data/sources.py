@@ -34,6 +34,7 @@ HELD_OUT = ("validation", "valid", "val", "dev", "eval", "test")
 ACCEPTED = "accepted are a DataFrame, a list of dicts, a datasets.Dataset or DatasetDict"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_SECONDS = 3.0
+IN_MEMORY = "(in memory)"  # what data without a name are called
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ def read(data: object, namespace: Mapping[str, Any] | None = None) -> Source:
     if isinstance(data, os.PathLike):
         return _read_file(Path(data))
     if not isinstance(data, str):
-        return _source("(in memory)", data, type(data).__name__, "the data")
+        return _source(IN_MEMORY, data, type(data).__name__, "the data")
     variables = namespace or {}
     if data in variables:
         value = variables[data]

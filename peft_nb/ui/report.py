@@ -13,7 +13,7 @@ from typing import Any
 from peft_nb.data import checks, mending, sources
 from peft_nb.data.findings import LEVELS, Finding
 from peft_nb.data.mending import Change
-from peft_nb.job import IN_MEMORY
+from peft_nb.data.sources import IN_MEMORY
 from peft_nb.notation import write_flags
 from peft_nb.spec import RunSpec
 from peft_nb.ui import wording

@@ -1,0 +1,227 @@
+"""What a run is trained on: its rows read, recognised, checked and encoded, and found again when it resumes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft_nb import environment
+from peft_nb.data import Rows, checks, encoding, examples, formats, labels, mending, sources, splits, vetting
+from peft_nb.data.duplicates import Progress
+from peft_nb.data.examples import Encoded, Examples
+from peft_nb.data.formats import Layout
+from peft_nb.data.labels import Classes, Labelled
+from peft_nb.data.measuring import Options
+from peft_nb.data.mending import Change
+from peft_nb.data.sources import IN_MEMORY
+from peft_nb.errors import DataError
+from peft_nb.events import Event, Notice, Preparing
+from peft_nb.files import atomic_text
+from peft_nb.spec import RunSpec
+
+if TYPE_CHECKING:
+    from peft_nb.models.load import Base
+
+CHECKED_ROWS = 2_000  # rows that a run looks through before it trains; `%peft data` takes its time for all
+
+
+@dataclass
+class RunData:
+    """The rows of one run.
+
+    Attributes
+    ----------
+    spec : RunSpec
+        What to do.
+    given : object
+        Rows passed instead of a name, or None.
+    namespace : mapping
+        The notebook's variables.
+    metrics : dict
+        The run's; what is found out about the data goes there.
+    publish : callable
+        Takes each event.
+    progress : callable
+        Called with the share that is done (0 to 1) and what is being done.
+    """
+
+    spec: RunSpec
+    given: Any
+    namespace: Mapping[str, Any]
+    metrics: dict[str, Any]
+    publish: Callable[[Event], None]
+    progress: Progress
+
+    def read(self) -> None:
+        """Find the rows, recognise their layout, and check that they fit the task; imports no PyTorch."""
+        self._find()
+        self._recognise()
+
+    def _find(self) -> None:
+        spec = self.spec
+        source = sources.read(spec.data if self.given is None else self.given, self.namespace)
+        self.rows, self.eval_rows = source.train, source.eval
+        self._fingerprints = [source.fingerprint] * 2
+        if spec.eval_data is not None:
+            given = sources.read(spec.eval_data, self.namespace)
+            self.eval_rows, self._fingerprints[1] = given.train, given.fingerprint
+        self.layout = formats.detect(self.rows, spec.format, spec.columns)
+        self.metrics |= {"data": source.origin, "fingerprint": source.fingerprint, "layout": self.layout.name}
+
+    def _recognise(self) -> None:
+        labels.check_task(self.spec.task, self.layout, self.spec.too_long)
+        if not self.classifies:
+            return
+        classes = labels.find(self.rows, self.layout)
+        if self.eval_rows is not None:
+            labels.read(self.eval_rows, self._eval_layout(), classes, "held-out row")
+        self.metrics |= {"classes": list(classes.names), "multi_label": classes.multi}
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the run learns to give texts labels."""
+        return self.spec.task == "classification"
+
+    @property
+    def classes(self) -> Classes:
+        """What a text can be, in a run that classifies."""
+        return Classes(tuple(self.metrics.get("classes", ())), self.metrics.get("multi_label", False))
+
+    def vet(self) -> None:
+        """Replace personal data in the rows, or refuse to train on them, where the spec says so."""
+        wanted = self.spec.personal_data
+        self.rows, self._redacted = vetting.vet(self.rows, self.layout, wanted, self.progress)
+        if self.eval_rows is not None:
+            self.eval_rows, more = vetting.vet(self.eval_rows, self._eval_layout(), wanted, self.progress)
+            self._redacted += [Change(change.row, f"held-out row: {change.what}") for change in more]
+        if self._redacted:
+            counts = Counter(change.what for change in self._redacted)
+            self.publish(Notice("personal data: " + ", ".join(f"{what} ({n:,})" for what, n in counts.items())))
+        if wanted == "redact":  # or rows with and without personal data would be taken for the same
+            self._fingerprints = [f"{fingerprint}, redacted" for fingerprint in self._fingerprints]
+
+    def check(self, folder: Path, tokenizer: Any) -> None:
+        """Look for what spoils training, say it before the first step, and keep the report in the run's folder."""
+        if environment.rank():
+            return
+        rows, held_out = self.rows[:CHECKED_ROWS], self.eval_rows and self.eval_rows[:CHECKED_ROWS]
+        checked = checks.check(
+            rows,
+            self.layout,
+            held_out,
+            self._eval_layout() if held_out else None,
+            tokenizer=tokenizer,
+            options=Options.of(self.spec),
+            progress=self.progress,
+        )
+        if len(self.rows) > CHECKED_ROWS:
+            checked.notes.append(f"the first {CHECKED_ROWS:,} of {len(self.rows):,} rows were looked at")
+        changes = [*mending.remembered(self.metrics["fingerprint"]), *self._redacted]
+        told = {"data": self.metrics["data"], **checked.told(), "changes": [asdict(change) for change in changes]}
+        atomic_text(folder / "data.json", json.dumps(told, ensure_ascii=False, indent=1))
+        serious = [finding.title for finding in checked.findings if finding.level != "note"]
+        if serious:
+            beside = f" --eval-data {self.spec.eval_data}" if self.spec.eval_data else ""
+            more = "peft_nb.check(data)" if self.spec.data == IN_MEMORY else f"%peft data {self.spec.data}{beside}"
+            self.publish(Notice(f"{'; '.join(serious)}; {more} shows more"))
+
+    def examples(self, folder: Path, tokenizer: Any, resume: bool) -> tuple[Examples, Examples]:
+        """The encoded examples; which they are is written beside the run, so that it resumes without its data."""
+        path, shelf = folder / "examples.json", folder.parent.parent / "examples"  # the shelf is of all runs
+        if resume and path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            found = [loaded.examples for key in kept["keys"] if (loaded := examples.load(shelf / key))]
+            if len(found) == len(kept["keys"]):
+                return (found[0], found[1]) if found[1:] else found[0].parted(kept["held_out"])
+        if resume:
+            self._read_again()
+        key, train = self._encode(shelf, tokenizer, self.rows, self.layout, self._fingerprints[0], "row")
+        self.publish(Notice(f"{self.metrics['data']}: {train.report}"))
+        kept = {"keys": [key], "held_out": []}
+        if self.eval_rows is not None:
+            layout = self._eval_layout()
+            key, held_out = self._encode(
+                shelf, tokenizer, self.eval_rows, layout, self._fingerprints[1], "held-out row"
+            )
+            kept["keys"].append(key)
+            if held_out.report.long:
+                self.publish(Notice(f"held-out rows: {held_out.report}"))
+            sides = train.examples, held_out.examples
+        else:
+            kept["held_out"] = self._set_aside(train.examples)
+            sides = train.examples.parted(kept["held_out"])
+        if environment.rank() == 0:
+            atomic_text(path, json.dumps(kept))
+        return sides
+
+    def labelled(self, folder: Path, base: Base, resume: bool) -> tuple[list[Labelled], list[Labelled]]:
+        """The encoded examples of a classifier; written beside the run, so that it resumes without its data."""
+        path, spec = folder / "labelled.safetensors", self.spec
+        if resume and self.classes.names and path.exists():
+            return labels.load(path)
+        if resume:
+            self._read_again()
+        self.publish(Preparing("encoding the data"))
+        # What the spec allows and the model has places for.
+        places = getattr(base.model.config.get_text_config(), "max_position_embeddings", None) or spec.max_length
+        longest = min(spec.max_length, base.tokenizer.model_max_length, places)
+        self.metrics["max_tokens"] = longest
+        options: dict[str, Any] = {"max_length": longest, "too_long": spec.too_long}
+        encoded = labels.encode(self.rows, self.layout, self.classes, base.tokenizer, **options)
+        self.publish(Notice(f"{self.metrics['data']}: {encoded.report}"))
+        train = encoded.examples
+        if self.eval_rows is not None:
+            layout = self._eval_layout()
+            options["row_name"] = "held-out row"
+            held_out = labels.encode(self.eval_rows, layout, self.classes, base.tokenizer, **options).examples
+        else:
+            kinds = [one.labels for one in train]
+            kept, taken = splits.split(encoded.texts, spec.eval_fraction, spec.seed, kinds, self.progress)
+            train, held_out = [train[row] for row in kept], [train[row] for row in taken]
+        if environment.rank() == 0:
+            labels.save(path, train, held_out)
+        return train, held_out
+
+    def _encode(
+        self, shelf: Path, tokenizer: Any, rows: Rows, layout: Layout, fingerprint: str, row_name: str
+    ) -> tuple[str, Encoded]:
+        spec = self.spec
+        return encoding.kept(
+            shelf,
+            fingerprint,
+            rows,
+            layout,
+            tokenizer,
+            max_length=spec.max_length,
+            loss_on=spec.loss_on,
+            too_long=spec.too_long,
+            system=spec.system,
+            row_name=row_name,
+            progress=self.progress,
+        )
+
+    def _set_aside(self, encoded: Examples) -> list[int]:
+        """Numbers of the rows to hold out, of those that became examples."""
+        if not self.spec.eval_fraction:
+            return []
+        numbers = sorted(set(encoded.rows.tolist()))
+        texts = splits.Texts(self.rows, self.layout, numbers)
+        _, aside = splits.split(texts, self.spec.eval_fraction, self.spec.seed, progress=self.progress)
+        if not aside and len(numbers) > 1:
+            self.publish(Notice("no row is held out: all of them are nearly the same; give eval_data"))
+        return [numbers[place] for place in aside]
+
+    def _read_again(self) -> None:
+        before = self.metrics.get("fingerprint")
+        self._find()
+        if before not in (None, self.metrics["fingerprint"]):
+            raise DataError(f"{self.spec.data} is not what the run began with; put it back, or start a new run")
+        self._recognise()
+        self.vet()
+
+    def _eval_layout(self) -> formats.Layout:
+        return formats.detect(self.eval_rows or [], self.spec.format, self.spec.columns)
