@@ -125,3 +125,4 @@ def _shown_progress() -> Iterator[Progress | None]:
             bar.update(round(100 * share) - bar.n)
 
         yield show
+        show(1, "done")  # or a notebook keeps the bar as one that failed

@@ -1,0 +1,34 @@
+"""What the browser tests do with a notebook, by keyboard alone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, expect
+
+SHOTS = Path(__file__).parent / "shots"
+SECONDS = 60_000  # a minute, in the browser's milliseconds
+
+
+def run_next(page: Page, number: int) -> Locator:
+    """Run the selected cell, which is the given one, and give its output area."""
+    cell = page.locator(".jp-Cell").nth(number)
+    page.locator(".jp-Notebook").focus()
+    expect(cell).to_have_class(re.compile("jp-mod-active"))
+    page.keyboard.press("Shift+Enter")
+    expect(cell.locator(".jp-InputPrompt")).not_to_have_text(re.compile(r"\[ \]"), timeout=SECONDS)
+    return cell.locator(".jp-Cell-outputArea")
+
+
+def shot(page: Page, cell: Locator, name: str) -> None:
+    """Keep a picture of an output area in both themes and at two widths."""
+    for theme in ("Light", "Dark"):
+        page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+        for width in (1200, 560):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(400)
+            cell.scroll_into_view_if_needed()
+            SHOTS.mkdir(exist_ok=True)
+            cell.screenshot(path=SHOTS / f"{name}-{theme.lower()}-{width}.png")
+    page.set_viewport_size({"width": 1200, "height": 900})

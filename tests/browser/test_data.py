@@ -1,0 +1,87 @@
+"""A messy table is looked at and mended, and texts are classified, in a real JupyterLab."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Open
+from tests.browser.lab import SECONDS, run_next, shot
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+MESSY = """%load_ext peft_nb
+import pandas as pd
+verbs = ['find', 'print', 'cancel', 'change', 'archive', 'export', 'share', 'recover']
+things = ['invoice', 'password', 'parcel', 'refund', 'voucher', 'address', 'battery', 'charger']
+rows = [(f'How do I {verb} my {thing}?', f'Open {thing}s, then choose <b>{verb} {thing}</b>.')
+        for verb in verbs for thing in things]
+rows[3] = (rows[3][0], 'Write to anna.berg@example.org and we will do it.')
+rows[5] = (rows[5][0], '')
+rows[9] = rows[2]
+rows[12] = (rows[12][0], 'The key is sk-proj-9fKqT2vLx7RbZ3mWc8Yd4HsJ6nPg5Qa1Ue0Bt')
+rows[20] = (rows[20][0], 'At the cafÃ© â€“ ask there.')
+rows[21] = ('<script>document.title = "broken in"</script><img src=x onerror="document.title = 1"> ' + rows[21][0],
+            'مرحبا 👩‍🔧 ' + 'w' * 300)
+rows[30] = (rows[30][0], 'It goes on. ' * 60)
+tickets = pd.DataFrame(rows, columns=['question', 'answer'])"""
+CELLS = [
+    MESSY,
+    "%peft data tickets --model {base} --max-length 256",
+    "%peft data tickets --model {base} --max-length 256 --fix --out clean",
+    "%peft data clean --model {base} --row 20",
+    "import json, pathlib\n"
+    "texts = json.loads(pathlib.Path('{texts}').read_text())\n"
+    "run = __import__('peft_nb').train(data=texts, task='classification', model='{encoder}', max_steps=60,"
+    " batch_size=20, learning_rate=0.005, eval_fraction=0.3)",
+    "run.predict(['a red owl', 'we drill in the yard'])",
+]
+
+
+@pytest.fixture(scope="module")
+def page(
+    opened: Open, base: Path, encoder: Path, labelled: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Page:
+    texts = tmp_path_factory.mktemp("texts") / "texts.json"
+    texts.write_text(json.dumps(labelled))
+    said = {"{base}": base, "{encoder}": encoder, "{texts}": texts}
+    cells = []
+    for cell in CELLS:
+        for name, path in said.items():
+            cell = cell.replace(name, str(path))
+        cells.append(cell)
+    return opened(cells)
+
+
+def test_a_messy_table_is_explained_and_mended(page: Page) -> None:
+    run_next(page, 0)
+    report = run_next(page, 1)
+    expect(report).to_contain_text("findings: stops training 1, harms the result", timeout=SECONDS)
+    for found in ("1 row empty", "1 row with keys", "1 row repeating", "1 row with broken encoding", "personal data"):
+        expect(report).to_contain_text(found)
+    expect(report.get_by_role("img")).to_be_visible()
+    assert "anna" not in report.inner_text()
+    assert "9fKqT2vLx7" not in report.inner_text()
+    shot(page, report, "check")
+
+    mended = run_next(page, 2)
+    expect(mended).to_contain_text("62 of 64 rows are left in clean", timeout=SECONDS)
+    shot(page, mended, "mended")
+
+    tokens = run_next(page, 3)
+    expect(tokens).to_contain_text("trained on", timeout=SECONDS)
+    shot(page, tokens, "tokens")
+    assert page.title().startswith("desk")
+
+
+def test_texts_are_classified(page: Page) -> None:
+    training = run_next(page, 4)
+    expect(training).to_contain_text("macro-F1", timeout=SECONDS)
+    assert training.get_by_role("img").count() == 2
+    shot(page, training, "classified")
+    found = run_next(page, 5)
+    expect(found).to_contain_text("bird", timeout=SECONDS)
+    shot(page, found, "predicted")
