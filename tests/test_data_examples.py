@@ -273,7 +273,7 @@ def test_a_run_finds_its_examples_without_its_data(start: Start, store: Store) -
     kept = json.loads((run.folder / "examples.json").read_text())
     assert len(kept["keys"]) == 1
     assert len(kept["held_out"]) == 2
-    run._job.data = run._job.rows = None  # as in another process
+    run._job.rows.given = run._job.rows.rows = None  # as in another process
     assert run.resume().status == "finished"
     assert run.metrics["eval_examples"] == 2
 
