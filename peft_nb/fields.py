@@ -10,7 +10,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from reprlib import Repr
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args
@@ -79,6 +79,38 @@ def _columns(value: Any) -> dict[str, str]:
     return {_word(role): _word(column) for role, column in value.items()}
 
 
+def _options(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        pairs = [[side.strip() for side in pair.split("=", 1)] for pair in value.split(",")]
+        if all(len(pair) == 2 for pair in pairs) and len({name for name, _ in pairs}) == len(pairs):
+            value = dict(pairs)
+    if not isinstance(value, dict):
+        raise ValueError(f"{show(value)} is no mapping; write name: value, or name=value,name=value")
+    return {_word(name): _plain(one) for name, one in value.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Read what JSON could hold; text that reads as a number, true, false or null is one."""
+    if isinstance(value, dict):
+        return {_word(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, str):
+        text = _text(value)
+        words = {"true": True, "false": False, "null": None, "": None}
+        if text.lower() in words:
+            return words[text.lower()]
+        if re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
+            return int(text)
+        if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII):
+            return _real(text)
+        return text
+    if value is None or isinstance(value, bool):
+        return value
+    number = _real(value)
+    return int(number) if isinstance(value, Integral) else number
+
+
 def _modules(value: Any) -> str | list[str]:
     # PEFT takes text as a regular expression over full names, which a layer's plain name would never match.
     if isinstance(value, str) and re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)*", value):
@@ -96,6 +128,7 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_real)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
+Options = Annotated[dict[str, Any], BeforeValidator(_options)]
 Modules = Annotated[str | list[str], BeforeValidator(_modules)]
 
 Kind = Literal["text", "integer", "number", "switch", "choice", "mapping", "list"]

@@ -19,7 +19,7 @@ from peft_nb.data.labels import Labelled
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import ModelError
 from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
-from peft_nb.methods import REGISTRY, attach
+from peft_nb.methods import REGISTRY, attach, complete
 from peft_nb.models import ALIASES
 from peft_nb.models.load import Base, load
 from peft_nb.models.quiet import quiet
@@ -29,12 +29,14 @@ from peft_nb.spec import RunSpec
 from peft_nb.training.stop import Abandoned, StopFlag, agreed
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from peft_nb.training.paths import Path as LossPath
     from peft_nb.training.trainer import PlannedTrainer
 
+PREPARED_STEPS = 4  # batches shown to a method that looks at the data before it begins
 PROGRESS_S = 0.5  # between two words on how far something is
 
 
@@ -75,6 +77,7 @@ class Job:
     _told: float = 0.0  # when progress was last published
 
     def __post_init__(self) -> None:
+        self.spec = complete(self.spec)
         self.rows = RunData(
             self.spec, self.data, self.namespace, self.metrics, lambda event: self.publish(event), self._progress
         )
@@ -129,9 +132,13 @@ class Job:
 
         self.publish(Preparing("adding the adapter"))
         spec, method = self.spec, REGISTRY[self.spec.method]
-        bare, whole = self._bare(base)
-        self.adapted = model = attach(bare, spec, _public_name(base.source), whole)
         pad_id, device = base.tokenizer.pad_token_id, torch.device(base.device)
+        batch = spec.batch_size * spec.gradient_accumulation_steps
+        plan = steps.plan(len(train), batch, spec.seed, spec.epochs, spec.max_steps)
+        bare, whole = self._bare(base)
+        self.adapted = model = attach(bare, spec, _public_name(base.source), whole, len(plan))
+        stages = method.stages(spec)
+        stages.begin(model, self._batches(train, plan[:PREPARED_STEPS], pad_id, device))
         wanted = {"fast": spec.fast, "supported": method.padding_free}
         path: LossPath
         if self.rows.classifies:
@@ -140,11 +147,20 @@ class Job:
             path = paths.choose(model, train.shortest(2), pad_id, device, **wanted)
         if spec.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        batch = spec.batch_size * spec.gradient_accumulation_steps
-        plan = steps.plan(len(train), batch, spec.seed, spec.epochs, spec.max_steps)
         folder = self.folder / "checkpoints"
         self._announce(base, train, held_out, len(plan), str(path))
-        return PlannedTrainer(model, spec, path, train, held_out, plan, folder, self.publish, self.stop, base.device)
+        return PlannedTrainer(
+            model, spec, path, train, held_out, plan, folder, self.publish, self.stop, base.device, stages
+        )
+
+    def _batches(
+        self, train: Any, rows: list[list[int]], pad_id: int, device: torch.device
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Padded batches of some steps."""
+        from peft_nb.training.steps import pad
+
+        for step in rows:
+            yield {name: tensor.to(device) for name, tensor in pad([train[row] for row in step], pad_id).items()}
 
     def _train(self, trainer: PlannedTrainer, resume: bool) -> bool:
         from peft_nb.training import checkpoint
@@ -182,6 +198,7 @@ class Job:
             "peak_memory_mb": peak.mb,
             "token_budget": trainer.budget,
         }
+        trainer.stages.end(model)
         if trainer.is_world_process_zero():
             self._save_adapter(model)
         return trainer.state.global_step == len(trainer.steps)

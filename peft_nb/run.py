@@ -461,7 +461,7 @@ def begin(
     job = Job(spec, data=data, model=model, namespace=namespace or {})
     job.rows.read()
     store = store or Store()
-    id = store.create(spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name)
+    id = store.create(job.spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name)
     record = store.get(id)
     job.folder = record.folder
     run = Run(record, store, job)

@@ -17,10 +17,13 @@ from pydantic_core import ErrorDetails
 
 from . import notation
 from .errors import SpecError, nearest
-from .fields import Columns, FieldInfo, Modules, Number, Switch, Text, Whole, Word, field, info, show
+from .fields import Columns, FieldInfo, Modules, Number, Options, Switch, Text, Whole, Word, field, info, show
 
 METHODS: dict[str, str] = {}
 """Known methods and their one-line help, filled by :func:`register_method`."""
+
+OTHER_METHODS: set[str] = set()
+"""Methods that are known but named in no list."""
 
 ALIASES: dict[str, str] = {}
 """Other accepted names of fields, and the field each one stands for."""
@@ -31,17 +34,20 @@ _SYNONYMS = {"dataset": "data", "lora_r": "r", "lora_rank": "r", "lr": "learning
 _MANY = 10**9
 
 
-def register_method(name: str, help: str) -> None:
+def register_method(name: str, help: str | None) -> None:
     """Make a method known to specs; once any is known, all others are refused.
 
     Parameters
     ----------
     name : str
         What the user writes, such as ``lora``.
-    help : str
-        One line saying what the method does.
+    help : str, optional
+        One line saying what the method does; without one it is named in no list.
     """
-    METHODS[name] = help
+    if help is None:
+        OTHER_METHODS.add(name)
+    else:
+        METHODS[name] = help
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -108,15 +114,22 @@ class RunSpec(BaseModel):
 
     method: Word = field("lora", "method")
     """How trainable parameters are added to the frozen base."""
-    r: Whole = field(16, "method", ge=1, le=1024)
-    """Rank of the low-rank update; a higher one can learn more and has more parameters."""
-    alpha: Number = field(32.0, "method", "", ("lora_alpha",), gt=0, le=65_536)
-    """Scale of the low-rank update, which is multiplied by alpha / r; twice r is a common choice."""
+    r: Whole | None = field(None, "method", ge=1, le=4096)
+    """Rank of a low-rank update; a higher one can learn more and has more parameters. null takes what is usual for
+    the method, 16 for LoRA."""
+    alpha: Number | None = field(None, "method", "", ("lora_alpha",), gt=0, le=65_536)
+    """Scale of a low-rank update, which is multiplied by alpha / r; null takes what is usual for the method, 32 for
+    LoRA."""
     dropout: Number = field(0.0, "method", "share of inputs", ("lora_dropout",), ge=0, lt=1)
     """Share of the adapter's inputs zeroed at random in training; 0 trains fastest."""
-    target_modules: Modules = field("all-linear", "method")
+    target_modules: Modules | None = field(None, "method")
     """Layers that get an adapter: all-linear, a list of names such as q_proj,v_proj, or a regular
-    expression over full names."""
+    expression over full names; null takes what is usual for the method, all-linear for LoRA."""
+    num_virtual_tokens: Whole | None = field(None, "method", "tokens", ge=1, le=4096)
+    """Trained tokens that a soft prompt or prefix puts before every text; null takes what is usual for the method."""
+    method_options: Options = field({}, "method")
+    """What a method can be told beyond these fields, as option: value, such as reduction_factor: 8; %peft help METHOD
+    lists its options."""
     quantization: Literal["none", "4bit", "8bit"] | None = field(None, "method")
     """How the frozen base is held in memory: 4bit (NF4) and 8bit are smaller, none is exact; null leaves
     it to the method."""
@@ -129,8 +142,8 @@ class RunSpec(BaseModel):
     """Examples per optimizer step over all processes, before gradient_accumulation_steps multiplies them."""
     gradient_accumulation_steps: Whole = field(1, "training", "batches", ge=1, le=_MANY)
     """Batches whose gradients are added up before the weights change."""
-    learning_rate: Number = field(2e-4, "training", gt=0, le=10)
-    """Size of the optimizer's steps at its highest point."""
+    learning_rate: Number | None = field(None, "training", gt=0, le=10)
+    """Size of the optimizer's steps at its highest point; null takes what is usual for the method, 2e-4 for LoRA."""
     lr_scheduler_type: Schedule = field("linear", "training")
     """How the learning rate goes on after the warm-up: down to 0 along a line or a cosine, or constant."""
     warmup_steps: Whole = field(0, "training", "steps", ge=0, le=_MANY)
@@ -177,8 +190,8 @@ class RunSpec(BaseModel):
     @field_validator("method")
     @classmethod
     def _known_method(cls, method: str) -> str:
-        if METHODS and method not in METHODS:
-            mend = nearest(method, METHODS) or "; known are " + ", ".join(METHODS)
+        if METHODS and method not in METHODS and method not in OTHER_METHODS:
+            mend = nearest(method, [*METHODS, *OTHER_METHODS]) or "; known are " + ", ".join(METHODS)
             raise ValueError(f"no method is called {show(method)}{mend}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", method):
             raise ValueError(f"{show(method)} is not the name of a method; write one such as lora")

@@ -31,6 +31,7 @@ from peft_nb.environment import memory_available_mb, process_memory_mb, processe
 from peft_nb.errors import RunError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
 from peft_nb.files import flush
+from peft_nb.methods import Stages
 from peft_nb.spec import RunSpec
 from peft_nb.training import checkpoint, probe
 from peft_nb.training.paths import Path as LossPath
@@ -68,6 +69,8 @@ class PlannedTrainer(Trainer):
         Read after every step and micro-batch.
     device : str
         ``cpu``, ``cuda`` or ``mps``.
+    stages : Stages
+        What the method wants done besides.
 
     Attributes
     ----------
@@ -87,7 +90,9 @@ class PlannedTrainer(Trainer):
         publish: Callable[[Event], None],
         stop: StopFlag,
         device: str,
+        stages: Stages,
     ) -> None:
+        self.stages = stages
         self.spec, self.path, self.examples, self.eval_examples = spec, path, examples, eval_examples
         self.steps, self.folder, self.publish, self.stop = steps, folder, publish, stop
         self.elapsed_before = self.elapsed_s = 0.0
@@ -122,6 +127,19 @@ class PlannedTrainer(Trainer):
         self.budget = spec.token_budget or probe.token_budget(model.get_base_model(), memory_available_mb())
         self.tokens, self.busy_s = 0, 0.0
         self.eval_losses: list[float] = []
+
+    def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
+        """AdamW, in which a method may have parameters that learn faster than others."""
+        optimizer = super().create_optimizer(*args)
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        groups, optimizer.param_groups = optimizer.param_groups, []
+        for group in groups:
+            by_speed: dict[float, list[torch.nn.Parameter]] = {}
+            for parameter in group["params"]:
+                by_speed.setdefault(self.stages.faster(names[parameter]), []).append(parameter)
+            for speed, parameters in by_speed.items():
+                optimizer.param_groups.append({**group, "params": parameters, "lr": speed * group["lr"]})
+        return optimizer
 
     def get_train_dataloader(self) -> DataLoader:
         """Every process reads the same steps and takes its own share of each, so nothing is left to shard."""
@@ -170,7 +188,8 @@ class PlannedTrainer(Trainer):
                 last = index == len(cut) - 1
                 with nullcontext() if last else self.accelerator.no_sync(model):
                     loss = self.path.loss(model, micro, self.args.device) * weight
-                    self.accelerator.backward(loss)
+                    penalty = self.stages.penalty(self.model) if last else None
+                    self.accelerator.backward(loss if penalty is None else loss + penalty)
                 total += loss.detach()
         except RuntimeError as error:
             self._halve_budget(error, cut)
@@ -308,6 +327,11 @@ class _Conductor(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.started = self.last_saved = time.monotonic()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.stages.stepped(self.trainer.model, state.global_step + 1)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         trainer, spec = self.trainer, self.trainer.spec

@@ -1,0 +1,30 @@
+"""Rotations of the weights: block-diagonal ones, and products of sparse ones."""
+
+from __future__ import annotations
+
+from peft_nb.methods import Method, from_peft, register
+
+register(
+    Method(
+        name="oft",
+        help="Rotates the weights in blocks, which keeps the angles between neurons.",
+        when="what the base knows must suffer least",
+        source="Qiu et al., 2023, arXiv:2306.07280",
+        config_class=from_peft("OFTConfig"),
+        fields={"dropout": "module_dropout", "target_modules": "target_modules"},
+        defaults={"target_modules": "all-linear", "learning_rate": 1e-3},
+        options={"oft_block_size": 32},  # PEFT's
+    )
+)
+register(
+    Method(
+        name="boft",
+        help="Rotates the weights by a product of sparse rotations (butterflies): finer than OFT, slower.",
+        when="OFT is too coarse and time is no matter",
+        source="Liu et al., 2023, arXiv:2311.06243",
+        config_class=from_peft("BOFTConfig"),
+        fields={"dropout": "boft_dropout", "target_modules": "target_modules"},
+        defaults={"target_modules": "all-linear", "learning_rate": 1e-3},
+        options={"boft_block_size": 8, "boft_n_butterfly_factor": 2},  # the paper's BOFT with m = 2, b = 8
+    )
+)

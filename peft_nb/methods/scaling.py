@@ -1,0 +1,28 @@
+"""Methods that scale what flows through the model: IA3 and the weights of its norms."""
+
+from __future__ import annotations
+
+from peft_nb.methods import Method, from_peft, register
+
+register(
+    Method(
+        name="ia3",
+        help="Scales keys, values and what the feed-forward layers take in: a few thousand parameters.",
+        when="many tasks on one base, each with few rows",
+        source="Liu et al., 2022, arXiv:2205.05638",
+        config_class=from_peft("IA3Config"),
+        fields={"target_modules": "target_modules"},
+        defaults={"learning_rate": 3e-3},  # section 3.3 of the paper
+    )
+)
+register(
+    Method(
+        name="ln-tuning",
+        help="Trains the weights of the norms alone.",
+        when="the smallest change that does something: style and tone",
+        source="Zhao et al., 2023, arXiv:2312.11420",
+        config_class=from_peft("LNTuningConfig"),
+        fields={"target_modules": "target_modules"},
+        defaults={"learning_rate": 1e-3},
+    )
+)

@@ -1,0 +1,80 @@
+"""Methods that leave the layers alone and train tokens: soft prompts, prefixes, and rows of the embedding."""
+
+from __future__ import annotations
+
+from peft_nb.methods import Method, from_peft, register
+
+register(
+    Method(
+        name="prompt",
+        help="Trains the embeddings of some tokens before every text and nothing else.",
+        when="very many tenants on one base, each with one small file; large bases",
+        source="Lester et al., 2021, arXiv:2104.08691",
+        config_class=from_peft("PromptTuningConfig"),
+        fields={"num_virtual_tokens": "num_virtual_tokens"},
+        # 20 tokens from the vocabulary at 0.3 with Adafactor in the paper; with AdamW a tenth of that.
+        defaults={"num_virtual_tokens": 20, "learning_rate": 3e-2},
+        options={"prompt_tuning_init": "SAMPLE_VOCAB"},
+        padding_free=False,
+        mergeable=False,
+        tasks=("generation",),
+    )
+)
+register(
+    Method(
+        name="p-tuning",
+        help="Trains a small network that writes the embeddings of some tokens before every text.",
+        when="prompt tuning is unstable",
+        source="Liu et al., 2021, arXiv:2103.10385",
+        config_class=from_peft("PromptEncoderConfig"),
+        fields={"num_virtual_tokens": "num_virtual_tokens", "dropout": "encoder_dropout"},
+        defaults={"num_virtual_tokens": 20, "learning_rate": 1e-3},
+        options={"encoder_hidden_size": 128},
+        padding_free=False,
+        mergeable=False,
+        tasks=("generation",),
+    )
+)
+register(
+    Method(
+        name="prefix",
+        help="Trains keys and values that every layer sees before the text.",
+        when="many tenants on one base, and prompt tuning is too weak",
+        source="Li and Liang, 2021, arXiv:2101.00190",
+        config_class=from_peft("PrefixTuningConfig"),
+        fields={"num_virtual_tokens": "num_virtual_tokens"},
+        defaults={"num_virtual_tokens": 20, "learning_rate": 1e-2},
+        padding_free=False,
+        mergeable=False,
+        tasks=("generation",),
+    )
+)
+register(
+    Method(
+        name="adaption-prompt",
+        help="Trained tokens in the attention of the upper layers, let in through a gate that begins closed.",
+        when="instructions for a Llama, with few parameters and nothing lost at the start",
+        source="Zhang et al., 2023, arXiv:2303.16199",
+        config_class=from_peft("AdaptionPromptConfig"),
+        fields={"num_virtual_tokens": "adapter_len"},
+        defaults={"num_virtual_tokens": 10, "learning_rate": 9e-3},  # the paper's, section 4.1
+        # The paper's 30 of 32 layers.
+        fitted=lambda model_config, steps: {"adapter_layers": max(1, model_config.num_hidden_layers - 2)},
+        padding_free=False,
+        mergeable=False,
+        tasks=("generation",),
+    )
+)
+register(
+    Method(
+        name="trainable-tokens",
+        help="Trains the embeddings of tokens that you name, and nothing else.",
+        when="new words or control tokens, mostly beside another method",
+        source="PEFT, trainable tokens",
+        config_class=from_peft("TrainableTokensConfig"),
+        fields={"target_modules": "target_modules"},
+        defaults={"learning_rate": 1e-2},
+        required=("token_indices",),
+        tasks=("generation",),
+    )
+)
