@@ -215,3 +215,10 @@ def test_conversations_share_their_prompt() -> None:
 )
 def test_pairs_that_compare_nothing_are_refused(prompt: Any, chosen: Any, rejected: Any, reason: str) -> None:
     assert reason in refused(compared, prompt, chosen, rejected).reason
+
+
+def test_an_answer_of_weight_0_is_kept_and_not_learned() -> None:
+    said = openai({**HELLO[0]}, {**HELLO[1], "weight": 0}, {**HELLO[0]}, {**HELLO[1], "weight": 1})
+    assert [message.get("weight") for message in said] == [None, 0, None, None]
+    problem = refused(openai, HELLO[0], {**HELLO[1], "weight": 0})
+    assert problem.reason == "would train nothing: every answer has the weight 0"

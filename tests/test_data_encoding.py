@@ -30,6 +30,16 @@ def test_every_answer_of_a_conversation_is_trained_on(chatml: Any) -> None:
     assert trained(chatml, example) == ["Ahoy there!<|im_end|>", "It is on its way.<|im_end|>"]
 
 
+@pytest.mark.parametrize("loss_on", ["assistant", "completion"])
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_an_answer_of_weight_0_is_read_only(template: str | None, loss_on: str) -> None:
+    tok = tokenizer(template)
+    last = CHAT[-1] | {"weight": 0}
+    result = encoded(tok, [{"messages": [*CHAT[:-1], last]}], loss_on=loss_on)
+    (text,) = trained(tok, result.examples[0])
+    assert text.strip() == "Ahoy there!<|im_end|>"
+
+
 def test_what_follows_the_last_answer_is_left_out(chatml: Any) -> None:
     thanks = {"role": "user", "content": "thanks"}
     rows = [{"messages": CHAT}, {"messages": [*CHAT, thanks]}]

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from peft_nb.data import BLOCK
 from peft_nb.data.sources import BUILTIN, READERS, Source, data_variables, read
@@ -135,6 +135,17 @@ def test_a_data_set_in_another_format_gives_plain_values(format: str) -> None:
     row = read(Dataset.from_list([{"text": "a", "n": 1}]).with_format(format)).train[0]
     assert row == {"text": "a", "n": 1}
     assert type(row["n"]) is int
+
+
+def test_classes_of_a_data_set_have_their_names() -> None:
+    kinds = ClassLabel(names=["bird", "fruit"])
+    features = Features({"text": Value("string"), "label": kinds, "also": [kinds]})
+    rows = [{"text": "fig", "label": 1, "also": [0, 1]}, {"text": "?", "label": -1, "also": []}]
+    train = read(Dataset.from_list(rows, features=features)).train
+    assert list(train) == [
+        {"text": "fig", "label": "fruit", "also": ["bird", "fruit"]},
+        {"text": "?", "label": None, "also": []},
+    ]
 
 
 # ---- splits ------------------------------------------------------------------------------------

@@ -116,12 +116,14 @@ def _message(number: int, message: Any, keys: Style) -> Message:
         calls = _calls(content if speaker in CALLS else message.get("tool_calls") or message.get("function_call"))
     except RowProblem as problem:
         raise RowProblem(f"{who} {problem.reason}", problem.mend) from None
+    # OpenAI's way to leave an answer of a longer conversation out of what is learned.
+    unlearned = {"weight": 0} if role == "assistant" and str(message.get("weight")) in ("0", "0.0") else {}
     if calls and role == "assistant":
-        return {"role": role, "content": "" if speaker in CALLS else content, "tool_calls": calls}
+        return {"role": role, "content": "" if speaker in CALLS else content, "tool_calls": calls, **unlearned}
     if not content.strip() and role in ("user", "assistant"):
         raise RowProblem(f"{who} is empty")
     origin = {key: message[key] for key in ("name", "tool_call_id") if role == "tool" and message.get(key)}
-    return {"role": role, "content": content, **origin}
+    return {"role": role, "content": content, **origin, **unlearned}
 
 
 def _content(value: Any) -> str:
@@ -154,6 +156,11 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     return {**({"id": call["id"]} if call.get("id") else {}), "type": "function", "function": named}
 
 
+def learned(message: Message) -> bool:
+    """Tell whether a message is an answer that is to be learned."""
+    return message["role"] == "assistant" and message.get("weight") != 0
+
+
 def checked(messages: list[Message]) -> list[Message]:
     """Return a whole conversation; RowProblem when its roles come in an order that no model is asked in."""
     spoken = [message["role"] for message in messages]
@@ -163,6 +170,8 @@ def checked(messages: list[Message]) -> list[Message]:
         raise RowProblem("does not begin with a user message", "add it or drop the row")
     if "assistant" not in spoken:
         raise RowProblem("would train nothing: no message is the assistant's", "add its answer or drop the row")
+    if not any(learned(message) for message in messages):
+        raise RowProblem("would train nothing: every answer has the weight 0", "give one the weight 1 or drop the row")
     for number, (before, speaker) in enumerate(pairwise(spoken), start=1):
         if speaker == "tool" and before not in ("assistant", "tool"):
             raise RowProblem(

@@ -240,7 +240,7 @@ class _Work:
             part, stop = lesson(start, start + 1), start + 1
             while stop < last and len((longer := lesson(start, stop + 1))[0]) <= self.max_length:
                 part, stop = longer, stop + 1
-            parts.append(part)
+            parts += [part] if part[1] else []  # exchanges whose answers all have the weight 0
             start = stop
         return parts
 

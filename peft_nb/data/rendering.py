@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 from peft_nb.data import RowProblem
+from peft_nb.data.conversations import learned
 from peft_nb.data.formats import Message
 from peft_nb.errors import ModelError
 
@@ -156,7 +157,7 @@ class Renderer:
 
     def lessons(self, conversations: list[list[Message]], loss_on: LossOn) -> Iterator[Lesson | RowProblem]:
         """Tokenise conversations and find what to train on: answers with their ends, or everything."""
-        answers = [[i for i, turn in enumerate(turns) if turn["role"] == "assistant"] for turns in conversations]
+        answers = [[i for i, turn in enumerate(turns) if learned(turn)] for turns in conversations]
         first = {"assistant": 0, "completion": -1, "all": None}[loss_on]
         asked = [places[first:] if first is not None else [] for places in answers]
         prompted = [turns[:i] for turns, places in zip(conversations, asked, strict=True) for i in places]
@@ -165,7 +166,7 @@ class Renderer:
             before = [next(prompts) for _ in asked[number]]
             try:
                 self._check(turns, several=len(asked[number] or answers[number]) > 1)
-                yield self._lesson(sound(whole), map(sound, before))
+                yield self._lesson(sound(whole), map(sound, before), everything=first is None)
             except RowProblem as problem:
                 yield problem
             except ValueError:  # no self.end among the ids
@@ -183,7 +184,7 @@ class Renderer:
         if several and not self.ends_each:
             raise RowProblem("the model's chat template does not end earlier answers", "give one answer a row")
 
-    def _lesson(self, whole: Written, prompts: Iterator[Written]) -> Lesson:
+    def _lesson(self, whole: Written, prompts: Iterator[Written], everything: bool) -> Lesson:
         text, ids = whole
         spans: list[tuple[int, int]] = []
         for prompt_text, prompt in prompts:
@@ -196,7 +197,7 @@ class Renderer:
             spans.append((len(prompt), ids.index(self.end, len(prompt)) + 1))
         # What a template writes after the last answer's end, such as a line break, is never generated.
         length = len(ids) - ids[::-1].index(self.end)
-        return ids[:length], spans or [(1, length)]
+        return ids[:length], [(1, length)] if everything else spans
 
     def render(
         self, conversation: Sequence[Message] | str, *, system: str | None = None, generation: bool = False

@@ -16,7 +16,7 @@ import sys
 import threading
 from array import array
 from codecs import BOM_UTF8 as BOM
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -155,13 +155,34 @@ def _table(data: object, what: str) -> Rows:
     if isinstance(data, _classes("pandas", "DataFrame")):
         return _frame_rows(data, what)
     if isinstance(data, _classes("datasets", "Dataset")):
-        table: Any = data.with_format(None)  # type: ignore[attr-defined]
-        return Rows(table.column_names, len(table), lambda a, b: zip(*table[a:b].values(), strict=True))
+        return _dataset_rows(data.with_format(None))  # type: ignore[attr-defined]
     if isinstance(data, (list, tuple)):
         return _list_rows(list(data), what)
     kind = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
     mend = "; pass its .to_pandas()" if hasattr(data, "to_pandas") else ""
     raise DataError(f"{what} is a {kind}; {ACCEPTED}{mend}")
+
+
+def _dataset_rows(table: Any) -> Rows:
+    """Rows of a Dataset; a class that it keeps as a number gets its name back."""
+    classes: dict[str, list[str]] = {}
+    for column, feature in table.features.items():
+        inner = getattr(feature, "feature", feature)  # of a list of classes
+        if type(inner).__name__ == "ClassLabel":
+            classes[column] = inner.names
+
+    def named(names: list[str], cell: Any) -> Any:
+        if isinstance(cell, list):
+            return [named(names, one) for one in cell]
+        return None if cell is None or cell < 0 else names[cell]  # -1 is a class that is not known
+
+    def fetch(start: int, stop: int) -> Iterator[Sequence[Any]]:
+        columns = table[start:stop]
+        for column, names in classes.items():
+            columns[column] = [named(names, cell) for cell in columns[column]]
+        return zip(*columns.values(), strict=True)
+
+    return Rows(table.column_names, len(table), fetch)
 
 
 def _frame_rows(data: Any, what: str) -> Rows:
