@@ -164,4 +164,7 @@ def methods() -> pandas.DataFrame:
     return pandas.DataFrame(rows).set_index("method")
 
 
-from peft_nb.methods import full, lora  # noqa: E402, F401
+from peft_nb.methods import lora  # noqa: E402, F401
+
+# isort: split
+from peft_nb.methods import full  # noqa: E402, F401
