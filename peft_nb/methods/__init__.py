@@ -335,5 +335,5 @@ def from_peft(name: str) -> Callable[[], type[PeftConfig]]:
     return config_class
 
 
-from peft_nb.methods import lora, lowrank, orthogonal, scaling, tokens  # noqa: E402, F401, I001
+from peft_nb.methods import bitfit, bottleneck, full, lora, lowrank, orthogonal, scaling, tokens  # noqa: E402, F401, I001
 from peft_nb.methods import others  # noqa: E402, F401
