@@ -165,3 +165,5 @@ def methods() -> pandas.DataFrame:
 
 
 from peft_nb.methods import lora  # noqa: E402, F401
+
+from peft_nb.methods import bottleneck  # noqa: E402, F401  # isort: skip
