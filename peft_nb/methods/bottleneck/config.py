@@ -25,12 +25,13 @@ class BottleneckConfig(PeftConfig):
         ``houlsby`` puts an adapter behind attention and one behind the feed-forward (Houlsby et al., 2019,
         arXiv:1902.00751), ``pfeiffer`` one behind the feed-forward (Pfeiffer et al., 2020, arXiv:2005.00247),
         ``parallel`` one beside the feed-forward (He et al., 2021, arXiv:2110.04366). Behind means: on the output of
-        the last linear layer, before the residual (and before a norm that follows, as in Gemma 2) is added.
+        the sublayer's last linear layer, before any norm and before the residual is added. (AdapterHub's Pfeiffer
+        adapters in BERT read what comes after both.)
     reduction_factor : float, default 16
-        The hidden size over the width of the bottleneck, which is rounded down and at least 1. 16 is what AdapterHub
-        ships for the first two placements; for the third it takes 2, the ratio of the paper's largest adapters.
+        The hidden size over the width of the bottleneck, which is rounded down and at least 1. AdapterHub's default
+        for the first two placements; for the third it takes 2, with eight times as many parameters.
     non_linearity : str, default "relu"
-        A name of ``ACTIVATIONS``. He et al. and AdapterHub's Pfeiffer adapters use relu, Houlsby et al. gelu.
+        A name of ``ACTIVATIONS``. He et al. and AdapterHub's Pfeiffer adapters use relu, Houlsby et al. use gelu.
     layer_norm : bool, default False
         Whether a trained LayerNorm stands before the down projection.
     scaling : float, optional

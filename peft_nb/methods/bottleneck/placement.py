@@ -95,8 +95,8 @@ def find(placement: str, modules: Iterable[str], model: str) -> str:
             if (layers := {key.removesuffix(f".{name}") for key in modules if re.fullmatch(_below_layer([name]), key)})
         }
         reached = set().union(*found.values())
-        stacks = {layer.rpartition(".")[0] for layer in reached}
-        missed = {key for key in modules - reached if key.rpartition(".")[0] in stacks and key[-1].isdigit()}
+        stacks = {_split(layer)[0] for layer in reached}
+        missed = {key for key in modules - reached if _split(key)[0] in stacks and _split(key)[1].isdigit()}
         if not reached or missed:
             where = f"{len(missed)} of {len(missed | reached)} layers of {model} have" if reached else f"{model} has"
             raise MethodError(
@@ -109,3 +109,8 @@ def find(placement: str, modules: Iterable[str], model: str) -> str:
 
 def _below_layer(names: Iterable[str]) -> str:
     return rf"(?:.*\.)?\d+\.(?:{'|'.join(map(re.escape, names))})"
+
+
+def _split(name: str) -> tuple[str, str]:
+    parent, _, own = name.rpartition(".")
+    return parent, own
