@@ -1,0 +1,83 @@
+"""The settings of bottleneck adapters, as PEFT keeps them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+
+from peft import PeftConfig
+from peft.utils import PeftType
+
+from peft_nb.errors import MethodError, nearest
+from peft_nb.methods.bottleneck import register_with_peft
+from peft_nb.methods.bottleneck.layer import ACTIVATIONS
+from peft_nb.methods.bottleneck.placement import PLACEMENTS
+
+
+@dataclass
+class BottleneckConfig(PeftConfig):
+    """Settings of bottleneck adapters: ``h + scaling * W_up f(W_down x)``.
+
+    Parameters
+    ----------
+    placement : str, default "pfeiffer"
+        ``houlsby`` puts an adapter behind attention and one behind the feed-forward (Houlsby et al., 2019,
+        arXiv:1902.00751), ``pfeiffer`` one behind the feed-forward (Pfeiffer et al., 2020, arXiv:2005.00247),
+        ``parallel`` one beside the feed-forward (He et al., 2021, arXiv:2110.04366). Behind means: on the output of
+        the sublayer's last linear layer, before any norm and before the residual is added. (AdapterHub's Pfeiffer
+        adapters in BERT read what comes after both.)
+    reduction_factor : float, default 16
+        The hidden size over the width of the bottleneck, which is rounded down and at least 1. AdapterHub's default
+        for the first two placements; for the third it takes 2, with eight times as many parameters.
+    non_linearity : str, default "relu"
+        A name of ``ACTIVATIONS``. He et al. and AdapterHub's Pfeiffer adapters use relu, Houlsby et al. use gelu.
+    layer_norm : bool, default False
+        Whether a trained LayerNorm stands before the down projection.
+    scaling : float, optional
+        What the adapter's output is multiplied by: 4 for ``parallel`` (He et al., 2021), else 1.
+    dropout : float, default 0
+        Share of the adapter's inputs zeroed at random in training.
+    target_modules : list of str or str, optional
+        Names of the modules to adapt, or a regular expression over full names, in place of those that the placement
+        finds: linear layers, or for ``parallel`` whole modules that take and return hidden states.
+    modules_to_save : list of str, optional
+        Other modules to train in full and save with the adapter, such as a classifier's head.
+
+    Raises
+    ------
+    MethodError
+        If a setting is unknown or out of bounds.
+    """
+
+    placement: str = "pfeiffer"
+    reduction_factor: float = 16
+    non_linearity: str = "relu"
+    layer_norm: bool = False
+    scaling: float | None = None
+    dropout: float = 0.0
+    target_modules: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        register_with_peft()
+        self.peft_type = PeftType.BOTTLENECK
+        for name, known in (("placement", PLACEMENTS), ("non_linearity", ACTIVATIONS)):
+            word = getattr(self, name)
+            self._demand(name, word in tuple(known), f"one of {', '.join(known)}{nearest(str(word), known)}")
+        if self.scaling is None:
+            self.scaling = PLACEMENTS[self.placement].scaling
+        self._demand("scaling", _number(self.scaling) and 0 < self.scaling < math.inf, "a number above 0")
+        factor = self.reduction_factor
+        self._demand("reduction_factor", _number(factor) and 1 <= factor < math.inf, "a number of 1 or more")
+        self._demand("layer_norm", isinstance(self.layer_norm, bool), "true or false")
+        self._demand("dropout", _number(self.dropout) and 0 <= self.dropout < 1, "a number from 0 to below 1")
+
+    def _demand(self, name: str, fits: bool, wanted: str) -> None:
+        if not fits:
+            raise MethodError(f"{name}: {getattr(self, name)!r} is not {wanted}")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,0 +1,70 @@
+"""Bottleneck adapters in a model, as PEFT runs its tuners."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+
+from peft_nb.errors import MethodError
+from peft_nb.methods.bottleneck import placement
+from peft_nb.methods.bottleneck.config import BottleneckConfig
+from peft_nb.methods.bottleneck.layer import BottleneckLayer, ParallelBottleneck, SerialBottleneck, last_linear, width
+from peft_nb.methods.bottleneck.placement import PLACEMENTS
+
+
+class BottleneckModel(BaseTuner):
+    """A model with bottleneck adapters; made by ``peft.get_peft_model`` from a :class:`BottleneckConfig`."""
+
+    prefix = "bottleneck_"
+    tuner_layer_cls = BottleneckLayer
+
+    def _prepare_adapter_config(self, peft_config: BottleneckConfig, model_config: dict[str, Any]) -> BottleneckConfig:
+        """Nothing to do: the names of the modules say more than the type of the model."""
+        return peft_config
+
+    def _prepare_model(self, peft_config: BottleneckConfig, model: nn.Module) -> None:
+        if peft_config.target_modules is None:
+            names = (name for name, _ in model.named_modules())
+            peft_config.target_modules = placement.find(peft_config.placement, names, type(model).__name__)
+
+    def _check_new_adapter_config(self, config: BottleneckConfig) -> None:
+        super()._check_new_adapter_config(config)
+        if len({PLACEMENTS[one.placement].parallel for one in self.peft_config.values()}) > 1:
+            # One would wrap modules in which the other sits, and an adapter saved so would not load alone.
+            raise MethodError(
+                f"placement: {config.placement} does not fit on a model that has adapters of another kind; "
+                "parallel adapters and serial ones (houlsby, pfeiffer) each need a base of their own"
+            )
+
+    def _create_and_replace(
+        self,
+        peft_config: BottleneckConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, BottleneckLayer):
+            target.update_layer(adapter_name, peft_config)
+            return
+        parallel = PLACEMENTS[peft_config.placement].parallel
+        if bool(width(target)) == parallel or last_linear(target) is None:
+            wanted = "modules with linear layers in them, such as mlp" if parallel else "linear layers"
+            raise MethodError(
+                f"target_modules: {current_key} is a {type(target).__name__}; {peft_config.placement} adapters "
+                f"attach to {wanted}"
+            )
+        layer = (ParallelBottleneck if parallel else SerialBottleneck)(target, adapter_name, peft_config)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _check_merge_allowed(self) -> None:
+        raise MethodError(
+            "bottleneck adapters cannot be merged: what is not linear does not fold into the base's weights; "
+            "save the adapter and load it beside its base"
+        )
