@@ -164,4 +164,4 @@ def methods() -> pandas.DataFrame:
     return pandas.DataFrame(rows).set_index("method")
 
 
-from peft_nb.methods import lora  # noqa: E402, F401
+from peft_nb.methods import lora, bitfit  # noqa: E402, F401, I001
