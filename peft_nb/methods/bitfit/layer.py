@@ -50,7 +50,9 @@ class BitFitLayer(nn.Module, BaseTunerLayer):
         """Add an adapter: float32 zeros of the output's size, whatever the base computes in."""
         base = self.get_base_layer()
         shape = base.out_features if base.bias is None else base.bias.shape
-        self.bitfit_bias[adapter_name] = nn.Parameter(torch.zeros(shape, device=base.weight.device))
+        self.bitfit_bias[adapter_name] = nn.Parameter(
+            torch.zeros(shape, dtype=torch.float32, device=base.weight.device)
+        )
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
