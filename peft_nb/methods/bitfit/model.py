@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
-from peft.utils import PeftType, register_peft_method
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from peft_nb.errors import MethodError
 from peft_nb.methods.bitfit.config import BitFitConfig
 from peft_nb.methods.bitfit.layer import BIASED, LINEAR, BitFitLayer, unmergeable
+from peft_nb.methods.members import add_to_peft
 
 # What lies below these is theirs; the projections of MultiheadAttention are read, never called.
 CLOSED = (BaseTunerLayer, AuxiliaryTrainingWrapper, nn.MultiheadAttention)
@@ -111,5 +110,4 @@ def _able(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-if PeftType.BITFIT not in PEFT_TYPE_TO_TUNER_MAPPING:
-    register_peft_method(name="bitfit", config_cls=BitFitConfig, model_cls=BitFitModel)
+add_to_peft("bitfit", BitFitConfig, BitFitModel)

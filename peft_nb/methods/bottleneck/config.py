@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from numbers import Real
 
 from peft import PeftConfig
-from peft.utils import PeftType
 
 from peft_nb.errors import MethodError, nearest
-from peft_nb.methods.bottleneck import register_with_peft
 from peft_nb.methods.bottleneck.layer import ACTIVATIONS
 from peft_nb.methods.bottleneck.placement import PLACEMENTS
+from peft_nb.methods.members import peft_type
+
+PEFT_TYPE = peft_type("BOTTLENECK")
 
 
 @dataclass
@@ -61,8 +62,9 @@ class BottleneckConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        register_with_peft()
-        self.peft_type = PeftType.BOTTLENECK
+        import peft_nb.methods.bottleneck.model  # noqa: F401  (makes PEFT know the tuner)
+
+        self.peft_type = PEFT_TYPE
         for name, known in (("placement", PLACEMENTS), ("non_linearity", ACTIVATIONS)):
             word = getattr(self, name)
             self._demand(name, word in tuple(known), f"one of {', '.join(known)}{nearest(str(word), known)}")

@@ -12,6 +12,7 @@ from peft_nb.methods.bottleneck import placement
 from peft_nb.methods.bottleneck.config import BottleneckConfig
 from peft_nb.methods.bottleneck.layer import BottleneckLayer, ParallelBottleneck, SerialBottleneck, last_linear, width
 from peft_nb.methods.bottleneck.placement import PLACEMENTS
+from peft_nb.methods.members import add_to_peft
 
 
 class BottleneckModel(BaseTuner):
@@ -63,8 +64,15 @@ class BottleneckModel(BaseTuner):
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """PEFT's own expects every module to have a weight, which a feed-forward has not."""
+        setattr(parent, child_name, new_module)
+
     def _check_merge_allowed(self) -> None:
         raise MethodError(
             "bottleneck adapters cannot be merged: what is not linear does not fold into the base's weights; "
             "save the adapter and load it beside its base"
         )
+
+
+add_to_peft("bottleneck", BottleneckConfig, BottleneckModel)

@@ -9,54 +9,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peft_nb.methods import Method, register
-from peft_nb.spec import RunSpec
 
 if TYPE_CHECKING:
     from peft_nb.methods.full.config import FullConfig
 
 
-def register_with_peft() -> None:
-    """Let PEFT load adapters of this kind: to be called before ``PeftModel.from_pretrained``, as often as one likes."""
-    # Importing the tuner registers it, as with PEFT's own: once in a process, whatever the number of threads.
+def config_class() -> type[FullConfig]:
+    """Import the config and make PEFT know the tuner, in this process and once."""
     import peft_nb.methods.full.model  # noqa: F401
-
-
-def config(spec: RunSpec) -> FullConfig:
-    """PEFT's config for full fine-tuning.
-
-    Parameters
-    ----------
-    spec : RunSpec
-        Its ``target_modules``, where ``all-linear`` (the default) means everything, and ``method_options``, which are
-        fields of :class:`FullConfig`.
-
-    Returns
-    -------
-    FullConfig
-        Ready for ``get_peft_model``.
-
-    Raises
-    ------
-    MethodError
-        If a setting is wrong.
-    """
-    from peft import TaskType
-
     from peft_nb.methods.full.config import FullConfig
 
-    targets = spec.target_modules
-    given = {"target_modules": targets if isinstance(targets, str) else list(targets)}
-    return FullConfig(task_type=TaskType.CAUSAL_LM, **(given | getattr(spec, "method_options", {})))
+    return FullConfig
 
 
 register(
     Method(
         name="full",
-        help="Every weight, on a float32 copy of the base; the yardstick, at a learning_rate near 2e-5.",
+        help="Every weight, on a float32 copy of the base; the yardstick.",
+        when="to know what the others give away, on a base that is small",
         source="Howard and Ruder, 2018, arXiv:1801.06146",
-        config=config,
-        quantizations=("none",),
-        padding_free=True,
-        mergeable=True,
+        config_class=config_class,
+        fields={"target_modules": "target_modules"},
+        defaults={"learning_rate": 2e-5},  # usual for fine-tuning whole models, as in Devlin et al., 2018
     )
 )

@@ -6,17 +6,11 @@ import re
 from dataclasses import dataclass, field
 
 from peft import PeftConfig
-from peft.utils import PeftType
 
 from peft_nb.errors import MethodError
+from peft_nb.methods.members import peft_type
 
-if "FULL" not in PeftType.__members__:
-    # PEFT takes only types that are members of this enum, and an enum is closed once its class is made.
-    member = str.__new__(PeftType, "FULL")
-    member._name_ = member._value_ = "FULL"
-    PeftType.FULL = member  # before the maps know it: members cannot be reassigned
-    PeftType._member_names_.append("FULL")
-    PeftType._member_map_["FULL"] = PeftType._value2member_map_["FULL"] = member
+PEFT_TYPE = peft_type("FULL")
 
 
 @dataclass
@@ -48,10 +42,9 @@ class FullConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        from peft_nb.methods.full import register_with_peft
+        import peft_nb.methods.full.model  # noqa: F401  (makes PEFT know the tuner)
 
-        register_with_peft()
-        self.peft_type = PeftType.FULL
+        self.peft_type = PEFT_TYPE
         if self.target_modules == "all-linear":
             self.target_modules = None
         for option in ("target_modules", "exclude_modules"):

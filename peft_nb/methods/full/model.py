@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 import torch
 from accelerate import init_empty_weights
 from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule, check_target_module_exists
-from peft.utils import AuxiliaryTrainingWrapper, register_peft_method, set_additional_trainable_modules
+from peft.utils import AuxiliaryTrainingWrapper, set_additional_trainable_modules
 from peft.utils.other import _get_submodules
 from torch import nn
 
 from peft_nb.errors import MethodError
 from peft_nb.methods.full.config import FullConfig
 from peft_nb.methods.full.layer import FullLayer, Place
+from peft_nb.methods.members import add_to_peft
 
 
 class FullModel(BaseTuner):
@@ -174,4 +175,4 @@ def _path(name: str) -> Iterator[str]:
     return (".".join(names[: depth + 1]) for depth in range(len(names)))
 
 
-register_peft_method(name="full", config_cls=FullConfig, model_cls=FullModel)
+add_to_peft("full", FullConfig, FullModel)
