@@ -12,7 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from peft_nb.errors import CommandError, DataError, SpecError
 from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.magics.line import COMMANDS
-from peft_nb.methods import REGISTRY, advise, problems
+from peft_nb.methods import advise, problems
 from peft_nb.methods.rules import DETOURS, RULES, Situation
 from peft_nb.spec import METHODS, RunSpec
 

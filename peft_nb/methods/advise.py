@@ -19,7 +19,6 @@ from peft_nb.spec import METHODS, RunSpec, explain
 
 CHOICES = 3
 LOOKED = 2000  # rows that are measured
-CHARACTERS_A_TOKEN = 4
 PLACEHOLDER = "your_rows"
 
 
@@ -153,6 +152,7 @@ def _told(situation: Situation) -> dict[str, Any]:
 def _measured(data: Any, namespace: Mapping[str, Any] | None) -> dict[str, Any]:
     """Count the rows, and measure some of them spread over the table."""
     from peft_nb.data import RowProblem, formats, sources
+    from peft_nb.data.measuring import CHARACTERS_A_TOKEN
 
     rows = sources.read(data, namespace).train
     layout = formats.detect(rows)

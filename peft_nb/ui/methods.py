@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pandas
 
 from peft_nb.methods import Method, methods, options
 from peft_nb.methods.table import table
+from peft_nb.models import Progress
 from peft_nb.ui.check import shown_progress
 
 
@@ -43,7 +45,7 @@ def listed(model: str | None, namespace: Mapping[str, Any]) -> Listing:
     """
     if model is None:
         return Listing(methods())
-    with shown_progress(delay=2 if "peft" in sys.modules else 0) as progress:
+    with _progress() as progress:
         return Listing(table(model, namespace=namespace, progress=progress))
 
 
@@ -65,12 +67,18 @@ def explained(method: Method) -> str:
     can += [name for name in ("mergeable", "swappable") if getattr(method, name)]
     lines = [f"%%peft {method.name}", method.help, f"when: {method.when}", f"source: {method.source}", "; ".join(can)]
     lines += ["", "what null in a field stands for", *_values(method.defaults)]
-    lines += ["", "method_options, with their defaults", *_values(dict.fromkeys(method.required, "required"))]
-    return "\n".join([*lines, *_values({k: v for k, v in options(method).items() if k not in method.required})])
+    with _progress() as progress:
+        if progress:
+            progress(0.0, "importing PEFT")
+        given = {**options(method), **dict.fromkeys(method.required, "required")}
+    return "\n".join([*lines, "", "method_options, with their defaults", *_values(given)])
 
 
 def _values(values: Mapping[str, Any]) -> list[str]:
-    return [
-        f"  {name}: {value if value == 'required' else json.dumps(value, default=str)}"
-        for name, value in values.items()
-    ]
+    said = {name: value if value == "required" else json.dumps(value, default=str) for name, value in values.items()}
+    return [f"  {name}: {value}" for name, value in said.items()]
+
+
+def _progress() -> AbstractContextManager[Progress | None]:
+    """Show a bar from the third second on, or at once where an import is sure to take longer than that."""
+    return shown_progress(delay=2 if "peft" in sys.modules else 0)
