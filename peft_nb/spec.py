@@ -183,7 +183,7 @@ class RunSpec(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as refused:
-            problems += map(_problem, refused.errors(include_url=False))
+            problems += [explain(one, RunSpec, ALIASES) for one in refused.errors(include_url=False)]
         if problems:
             raise SpecError(problems)
 
@@ -273,12 +273,28 @@ class RunSpec(BaseModel):
         return cls(**notation.parse_train(argv))
 
 
-def _problem(error: ErrorDetails) -> str:
+def explain(error: ErrorDetails, model: type[BaseModel], aliases: Iterable[str] = ()) -> str:
+    """Say in one line what is wrong with a field of a model whose fields :func:`.fields.field` made.
+
+    Parameters
+    ----------
+    error : dict
+        One of pydantic's errors.
+    model : type
+        The model that refused.
+    aliases : iterable of str
+        Other names its fields go by.
+
+    Returns
+    -------
+    str
+        The field, its value and how to mend it.
+    """
     name, value, context = str(error["loc"][0]), show(error["input"]), error.get("ctx", {})
     if error["type"] == "extra_forbidden":
-        known = [*RunSpec.model_fields, *ALIASES]
+        known = [*model.model_fields, *aliases]
         return f"{name if name.isprintable() else repr(name)}: no such field{suggest(name, known)}"
-    field = info(name, RunSpec.model_fields[name])
+    field = info(name, model.model_fields[name])
     words = {
         "missing": f"missing; give {field.help[0].lower()}{field.help[1:]}",
         "literal_error": f"{value} is not one of {', '.join(field.choices)}{nearest(value, field.choices)}",

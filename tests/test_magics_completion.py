@@ -10,7 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.magics import give_body, load_ipython_extension, unload_ipython_extension
 from peft_nb.magics.completion import complete
-from peft_nb.spec import RunSpec
+from peft_nb.spec import METHODS, RunSpec
 
 NAMESPACE = {
     "tickets": pandas.DataFrame({"prompt": ["a"]}),
@@ -38,7 +38,7 @@ def at_cursor(cell: str) -> tuple[str, list[str]]:
 @pytest.mark.parametrize(
     ("cell", "fragment", "offered"),
     [
-        ("%%peft lo|", "lo", ["lora"]),
+        ("%%peft lo|", "lo", [name for name in METHODS if name.startswith("lo")]),
         ("%%peft lora --lea|", "--lea", ["--learning-rate"]),
         ("%%peft lora --lora-a|\nr: 8", "--lora-a", ["--lora-alpha"]),
         ("%%peft lora --data |", "", ["tickets", "rows", "support-desk"]),
@@ -54,7 +54,7 @@ def at_cursor(cell: str) -> tuple[str, list[str]]:
             ["cosine", "constant", "constant_with_warmup"],
         ),
         ("%%peft lora --data x\nfast: |", "", ["true", "false"]),
-        ("%%peft\nmethod: |", "", ["lora", "qlora"]),
+        ("%%peft\nmethod: |", "", list(METHODS)),
         ("%%peft\ndata: ti|", "ti", ["tickets"]),
         ("%%peft lora --data x\nepochs: |", "", []),
         ("%%peft lora --data x\nnonsense: |", "", []),
@@ -68,6 +68,14 @@ def at_cursor(cell: str) -> tuple[str, list[str]]:
         ("%peft data tickets --f|", "--f", ["--fix", "--format"]),
         ("%peft data tickets --r|", "--r", ["--row", "--revision"]),
         ("%peft data tickets --ep|", "--ep", []),
+        ("%peft methods smol|", "smol", ["smollm2-135m"]),
+        ("%peft advise ti|", "ti", ["tickets"]),
+        ("%peft advise --goal kn|", "kn", ["knowledge"]),
+        (
+            "%peft advise tickets --m|",
+            "--m",
+            ["--model", "--memory-gb", "--minutes", "--must-merge", "--many-adapters"],
+        ),
         ("%peft help learning|", "learning", ["learning_rate"]),
         ("%%pef|", "", []),
         ("%%peft|", "", []),

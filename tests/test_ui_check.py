@@ -208,7 +208,7 @@ def test_a_live_pair_lends_its_tokenizer() -> None:
 )
 def test_bars_are_for_people(monkeypatch: pytest.MonkeyPatch, frontend: str, bars: bool) -> None:
     monkeypatch.setattr(module.environment, "frontend", lambda: frontend)
-    with module._shown_progress() as progress:
+    with module.shown_progress() as progress:
         assert (progress is not None) == bars
         if progress:
             progress(0.5, "reading")

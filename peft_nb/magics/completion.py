@@ -84,8 +84,10 @@ def _command(words: list[str], fragment: str, namespace: Mapping[str, Any]) -> F
         return Found(fragment, [*COMMANDS, *_methods(), *FIELDS])
     if "RUN" in usage and not given:
         return Found(fragment, _runs(namespace))
-    if usage.startswith("NAME") and not given:
+    if usage.startswith(("NAME", "[DATA]")) and not given:
         return _values(FIELDS["data"], fragment, namespace)
+    if usage.startswith("[MODEL]") and not given:
+        return _values(FIELDS["model"], fragment, namespace)
     return Found(fragment, known, files="FILE" in usage or "PATH" in usage)
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from peft_nb import notation
 from peft_nb.errors import CommandError, PeftNbError, RunError, nearest
 from peft_nb.events import Listener
-from peft_nb.fields import FieldInfo
+from peft_nb.fields import FieldInfo, info
 from peft_nb.magics import cell
+from peft_nb.methods.rules import Situation
 from peft_nb.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Command:
     words: range
     act: Callable[[Call], Any]
     sections: tuple[str, ...] | None = None
+    fields: tuple[FieldInfo, ...] = ()
 
     @property
     def own(self) -> dict[str, bool]:
@@ -57,8 +59,8 @@ class Command:
         """All flags it takes: its own, and those of the spec's `sections` where the usage ends with them."""
         spec = notation.flags().items() if "--FLAG" in self.usage else ()
         chosen = {flag: field for flag, field in spec if self.sections is None or field.section in self.sections}
-        own = self.own.items()
-        return {f"--{name}": FieldInfo(name, "text" if value else "switch", "", "cell") for name, value in own} | chosen
+        own = [FieldInfo(name, "text" if value else "switch", "", "cell") for name, value in self.own.items()]
+        return {field.flag: field for field in (*own, *self.fields)} | chosen
 
     @property
     def help(self) -> str:
@@ -70,15 +72,20 @@ COMMANDS: dict[str, Command] = {}
 
 
 def command(
-    usage: str = "", least: int = 0, most: int = 0, sections: tuple[str, ...] | None = None
+    usage: str = "",
+    least: int = 0,
+    most: int = 0,
+    sections: tuple[str, ...] | None = None,
+    fields: Sequence[FieldInfo] = (),
 ) -> Callable[[Callable[[Call], Any]], Any]:
     """Register a function as the command of its name; flags it takes are those that `usage` names.
 
-    Where that names ``--FLAG``, they are also the spec's, of all or some `sections`.
+    Where that names ``--FLAG``, they are also the spec's, of all or some `sections`; and it may have `fields` of its
+    own. Flags of these two kinds are left among the words.
     """
 
     def register(act: Callable[[Call], Any]) -> Callable[[Call], Any]:
-        COMMANDS[act.__name__.strip("_")] = Command(usage, range(least, most + 1), act, sections)
+        COMMANDS[act.__name__.strip("_")] = Command(usage, range(least, most + 1), act, sections, tuple(fields))
         return act
 
     return register
@@ -137,7 +144,7 @@ def _parse(shell: InteractiveShell, name: str, tokens: list[str]) -> Call:
         own = flag.removeprefix("--")
         if flag.startswith("--") and own in known.own and (known.own[own] or not equals):
             given[own] = (value if equals else next(queue, "")) if known.own[own] else True
-        elif token.startswith("-") and "--FLAG" not in known.usage:
+        elif token.startswith("-") and "--FLAG" not in known.usage and not known.fields:
             raise CommandError(f"{token}: %peft {name} has no such flag; write %peft {name} {known.usage}".rstrip())
         else:
             words.append(token)
@@ -258,18 +265,37 @@ def models(call: Call) -> Any:
     return models()
 
 
-@command()
+@command("[MODEL]", most=1)
 def methods(call: Call) -> Any:
-    """List the methods of adding parameters."""
-    from peft_nb.methods import methods
+    """List the methods; with a model, also what each would train on it, counted exactly, and how large it is."""
+    from peft_nb.ui.methods import listed
 
-    return methods()
+    return listed(call.words[0] if call.words else None, call.shell.user_ns)
+
+
+ADVICE = [info(name, field) for name, field in Situation.model_fields.items() if name != "data"]
+
+
+@command(
+    "[DATA] [--task TASK] [--goal GOAL] [--rows N] [--classes N] [--tokens N] [--model MODEL] [--parameters N] "
+    "[--memory-gb X] [--minutes X] [--must-merge] [--many-adapters]",
+    most=1000,
+    fields=ADVICE,
+)
+def advise(call: Call) -> Any:
+    """Say which three methods fit a job best, with a ready cell for each, and when not to fine-tune at all."""
+    from peft_nb.methods.advise import advise
+
+    words, known = notation.parse_flags(call.words, COMMANDS["advise"].flags)
+    if len(words) > 1:
+        raise CommandError(f"{words[1]}: unexpected; write %peft advise {COMMANDS['advise'].usage}")
+    return advise(words[0] if words else None, namespace=call.shell.user_ns, **known)
 
 
 @command("[TOPIC]", most=1)
 def help(call: Call) -> None:
     """Explain a command, a method, a field or a section of fields; by default list the commands."""
-    import peft_nb.methods  # noqa: F401  (registers the methods)
+    from peft_nb.methods import REGISTRY
     from peft_nb.spec import METHODS
 
     topic = call.words[0] if call.words else ""
@@ -277,8 +303,13 @@ def help(call: Call) -> None:
         print(usage())
     elif topic in COMMANDS:
         print(f"%peft {topic} {COMMANDS[topic].usage}".rstrip(), COMMANDS[topic].help, sep="\n")
-    elif topic in METHODS:
-        print(f"%%peft {topic}", METHODS[topic], sep="\n")
+        for one in COMMANDS[topic].fields:
+            facts = "; ".join(filter(None, ["|".join(one.choices), one.unit, one.bounds]))
+            print(f"  {one.flag}{f' ({facts})' if facts else ''}: {one.help}")
+    elif topic in REGISTRY:
+        from peft_nb.ui.methods import explained
+
+        print(explained(REGISTRY[topic]))
     else:
         try:
             print(notation.help_text(topic.replace("-", "_")))

@@ -340,3 +340,4 @@ def from_peft(name: str) -> Callable[[], type[PeftConfig]]:
 
 from peft_nb.methods import bitfit, bottleneck, full, lora, lowrank, orthogonal, scaling, tokens  # noqa: E402, F401, I001
 from peft_nb.methods import others  # noqa: E402, F401
+from peft_nb.methods.advise import advise  # noqa: E402, F401

@@ -114,13 +114,13 @@ def load(
         if source.pair:
             dtype = str(source.pair[0].dtype).removeprefix("torch.") if callable(dtype) else dtype
             _check_means(dtype, quantization, device)
-            return _live(source, dtype, quantization, device, kind or _made_for(source.pair[0].config))
+            return _live(source, dtype, quantization, device, kind or made_for(source.pair[0].config))
         _check_means("float32" if callable(dtype) else dtype, quantization, device)
         notes: list[str] = []
         folder = _located(source, progress or (lambda share, text: None), notes)
         if callable(dtype):
             dtype = dtype(_config(folder, source.name))
-        kind = kind or _made_for(_config(folder, source.name))
+        kind = kind or made_for(_config(folder, source.name))
         written = max((file.stat().st_mtime_ns for file in folder.glob("*.[js]*")), default=0)
         key = (source.name, folder, written, dtype, quantization, device, kind)
         base = _bases.get(key)
@@ -270,14 +270,15 @@ def _check_means(dtype: str, quantization: str, device: str) -> None:
 
 
 def _check_kind(config: Any, name: str, kind: Kind) -> None:
-    if kind == "causal" and _made_for(config) == "encoder":
+    if kind == "causal" and made_for(config) == "encoder":
         some = ", ".join(alias.name for alias in ALIASES.values() if alias.kind == "causal")
         raise ModelError(
             f"{name} is a {config.model_type} model, which writes no text; choose a causal one, such as {some}"
         )
 
 
-def _made_for(config: Any) -> Kind:
+def made_for(config: Any) -> Kind:
+    """Say whether a model of this configuration writes text or turns it into vectors."""
     from transformers.models.auto import modeling_auto as auto
 
     if any(one.endswith(("ForCausalLM", "LMHeadModel")) for one in config.architectures or ()):

@@ -68,7 +68,7 @@ def look(
         held = sources.read(spec.eval_data if eval_data is None else eval_data, namespace).train
     if held is not None:
         held_layout = formats.detect(held, spec.format, spec.columns)
-    with _shown_progress() as progress:
+    with shown_progress() as progress:
         tokenizer = _tokenizer(spec, model, namespace)
         checked = checks.check(
             source.train, layout, held, held_layout, tokenizer=tokenizer, options=Options.of(spec), progress=progress
@@ -110,15 +110,15 @@ def _tokenizer(spec: RunSpec, model: Any, namespace: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def _shown_progress() -> Iterator[Progress | None]:
-    """Show a bar while a check takes longer than two seconds, where a person looks on."""
+def shown_progress(delay: float = 2) -> Iterator[Progress | None]:
+    """Show a bar while something takes longer than `delay` seconds, where a person looks on."""
     frontend = environment.frontend()
     if frontend == "notebook-headless" or (frontend == "terminal" and not sys.stderr.isatty()):
         yield None
         return
     from tqdm.auto import tqdm
 
-    with tqdm(total=100, delay=2, leave=False, bar_format="{desc} {percentage:3.0f}% {bar} {elapsed}") as bar:
+    with tqdm(total=100, delay=delay, leave=False, bar_format="{desc} {percentage:3.0f}% {bar} {elapsed}") as bar:
 
         def show(share: float, what: str) -> None:
             bar.set_description(what, refresh=False)

@@ -1,0 +1,84 @@
+"""The methods shown: the list, the table for a model, and all there is to know about one of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pandas
+
+from peft_nb.methods import Method, methods, options
+from peft_nb.methods.table import table
+from peft_nb.models import Progress
+from peft_nb.ui.check import shown_progress
+
+
+class Listing(pandas.DataFrame):
+    """A table whose texts a notebook shows whole; what is taken from it is a plain DataFrame."""
+
+    @property
+    def _constructor(self) -> type[pandas.DataFrame]:
+        return pandas.DataFrame
+
+    def _repr_html_(self) -> str | None:
+        with pandas.option_context("display.max_colwidth", None, "display.max_rows", None):
+            return super()._repr_html_()  # type: ignore[misc]
+
+
+def listed(model: str | None, namespace: Mapping[str, Any]) -> Listing:
+    """List the methods, with what each would train on a model where one is named.
+
+    Parameters
+    ----------
+    model : str or None
+        As in a spec.
+    namespace : mapping
+        The notebook's variables.
+
+    Returns
+    -------
+    Listing
+        What :func:`peft_nb.methods.methods` or :func:`peft_nb.methods.table.table` gives.
+    """
+    if model is None:
+        return Listing(methods())
+    with _progress() as progress:
+        return Listing(table(model, namespace=namespace, progress=progress))
+
+
+def explained(method: Method) -> str:
+    """Say all there is to know about a method; imports PEFT for its options.
+
+    Parameters
+    ----------
+    method : Method
+        Any, also one that no list names.
+
+    Returns
+    -------
+    str
+        What it does, when to use it, its source, what it can, its defaults and its options.
+    """
+    can = [f"quantization: {', '.join(method.quantizations)}", f"tasks: {', '.join(method.tasks)}"]
+    can += ["padding-free" if method.padding_free else "padded"]
+    can += [name for name in ("mergeable", "swappable") if getattr(method, name)]
+    lines = [f"%%peft {method.name}", method.help, f"when: {method.when}", f"source: {method.source}", "; ".join(can)]
+    lines += ["", "what null in a field stands for", *_values(method.defaults)]
+    with _progress() as progress:
+        if progress:
+            progress(0.0, "importing PEFT")
+        given = {**options(method), **dict.fromkeys(method.required, "required")}
+    return "\n".join([*lines, "", "method_options, with their defaults", *_values(given)])
+
+
+def _values(values: Mapping[str, Any]) -> list[str]:
+    said = {name: value if value == "required" else json.dumps(value, default=str) for name, value in values.items()}
+    return [f"  {name}: {value}" for name, value in said.items()]
+
+
+def _progress() -> AbstractContextManager[Progress | None]:
+    """Show a bar from the third second on, or at once where an import is sure to take longer than that."""
+    return shown_progress(delay=2 if "peft" in sys.modules else 0)
