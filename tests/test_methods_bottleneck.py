@@ -17,10 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, BitsAndBytesConfig
 
-from peft_nb import methods
 from peft_nb.data.labels import Labelled
 from peft_nb.errors import MethodError
-from peft_nb.methods import bottleneck
+from peft_nb.methods import attach, bottleneck, problems
 from peft_nb.methods.bottleneck.config import BottleneckConfig
 from peft_nb.methods.bottleneck.layer import ACTIVATIONS
 from peft_nb.models.share import keep_unpacked, share
@@ -376,8 +375,8 @@ def test_targets_of_the_wrong_kind_are_refused(placement: str, target: str) -> N
 
 def test_a_spec_makes_the_adapter() -> None:
     spec = RunSpec(data="x", method="bottleneck", dropout=0.1)
-    assert methods.problems(spec) == []
-    model = methods.attach(tiny.base("llama"), spec, "base")
+    assert problems(spec) == []
+    model = attach(tiny.base("llama"), spec, "base")
     config = model.peft_config["default"]
     assert (config.dropout, config.base_model_name_or_path) == (0.1, "base")
     assert model.base_model.targeted_module_names == ["model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"]
