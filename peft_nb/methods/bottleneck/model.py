@@ -65,8 +65,10 @@ class BottleneckModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """PEFT's own expects every module to have a weight, which a feed-forward has not."""
-        setattr(parent, child_name, new_module)
+        if isinstance(child, BottleneckLayer):  # unloading: PEFT would look for a weight, which a feed-forward has not
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
 
     def _check_merge_allowed(self) -> None:
         raise MethodError(
