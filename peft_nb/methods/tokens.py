@@ -59,7 +59,7 @@ register(
         fields={"num_virtual_tokens": "adapter_len"},
         defaults={"num_virtual_tokens": 10, "learning_rate": 9e-3},  # the paper's, section 4.1
         # The paper's 30 of 32 layers.
-        fitted=lambda model_config, steps: {"adapter_layers": max(1, model_config.num_hidden_layers - 2)},
+        fitted=lambda spec, model_config, steps: {"adapter_layers": max(1, model_config.num_hidden_layers - 2)},
         padding_free=False,
         mergeable=False,
         tasks=("generation",),
