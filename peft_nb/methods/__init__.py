@@ -289,14 +289,15 @@ def attach(model: Any, spec: RunSpec, base_name: str, whole: Sequence[str] = (),
         config.modules_to_save = list(whole)
     try:
         adapted = get_peft_model(model, config)
-    except (KeyError, NotImplementedError, ValueError) as error:
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
         if "arget modules" in str(error) and spec.target_modules is not None:
             raise MethodError(
                 f"target_modules: {spec.target_modules!r} fits no layer of {type(model).__name__}; "
                 "'all-linear' always does"
             ) from None
         why = str(error).strip().splitlines()[0]
-        raise MethodError(f"method: {method.name} does not fit {type(model).__name__}: {why}; lora does") from None
+        mend = "look at its method_options" if spec.method_options else "lora does"
+        raise MethodError(f"method: {method.name} does not fit {type(model).__name__}: {why}; {mend}") from None
     adapted.peft_config["default"].base_model_name_or_path = base_name
     for parameter in adapted.parameters():
         if parameter.requires_grad:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 MEANS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what PEFT's allocator remembers from step to step
+# The products of LoHa and LoKr take their shapes from the weights, which those in 4 bits do not show.
+QUANTIZED = ("none", "8bit")
 ALL_LINEAR = {"target_modules": "all-linear"}
 
 
@@ -91,6 +93,7 @@ register(
         # A higher learning rate than LoRA's: section 4 of the paper.
         defaults={"r": 8, "alpha": 32.0, "learning_rate": 1e-3, **ALL_LINEAR},
         fitted=budget,
+        quantizations=("none", "4bit", "8bit"),
         stages=lambda spec: MovingRanks(),
     )
 )
@@ -104,6 +107,7 @@ register(
         fields={"r": "r", "dropout": "vera_dropout", "target_modules": "target_modules"},
         # Rank 256 and 4e-3: tables 5 and 6 of the paper. PEFT needs layers of one shape: the attention's.
         defaults={"r": 256, "learning_rate": 4e-3, **ALL_LINEAR},
+        quantizations=("none", "4bit", "8bit"),
     )
 )
 register(
@@ -115,6 +119,7 @@ register(
         config_class=from_peft("LoHaConfig"),
         fields={"r": "r", "alpha": "alpha", "dropout": "module_dropout", "target_modules": "target_modules"},
         defaults={"r": 8, "alpha": 8.0, "learning_rate": 1e-3, **ALL_LINEAR},  # PEFT's rank and scale
+        quantizations=QUANTIZED,
     )
 )
 register(
@@ -126,5 +131,6 @@ register(
         config_class=from_peft("LoKrConfig"),
         fields={"r": "r", "alpha": "alpha", "dropout": "module_dropout", "target_modules": "target_modules"},
         defaults={"r": 8, "alpha": 8.0, "learning_rate": 1e-3, **ALL_LINEAR},  # PEFT's rank and scale
+        quantizations=QUANTIZED,
     )
 )

@@ -14,6 +14,7 @@ register(
         fields={"dropout": "module_dropout", "target_modules": "target_modules"},
         defaults={"target_modules": "all-linear", "learning_rate": 1e-3},
         options={"oft_block_size": 32},  # PEFT's
+        quantizations=("none", "4bit", "8bit"),
     )
 )
 register(
@@ -28,5 +29,6 @@ register(
         # Without a CUDA kernel that it has to compile, PEFT takes one factor whatever the config says: one everywhere,
         # so that an adapter fits on every machine.
         options={"boft_block_size": 8, "boft_n_butterfly_factor": 1},
+        quantizations=("none", "4bit", "8bit"),
     )
 )
