@@ -97,8 +97,15 @@ texts = st.one_of(
 )
 words = texts.filter(str.strip)
 
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=4,
+)
+
 _special: dict[str, st.SearchStrategy[Any]] = {
     "columns": st.dictionaries(words, words, max_size=3),
+    "method_options": st.dictionaries(words, plain, max_size=3),
     "target_modules": words | st.lists(words, min_size=1, max_size=3),
     "method": st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True),
     "name": st.from_regex(r"[a-zA-Z0-9_]([a-zA-Z0-9._-]{0,9}[a-zA-Z0-9_-])?", fullmatch=True),

@@ -297,8 +297,9 @@ def test_help_of_one_section_or_field(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "      lora: Low-rank update of the weights.\n" in help_text("method")
     assert "--learning-rate" not in help_text("method")
     assert help_text("r") == (
-        "method\n  --r INTEGER  (default 16; at least 1, at most 1,024)\n"
-        "      Rank of the low-rank update; a higher one can learn more and has more parameters.\n"
+        "method\n  --r INTEGER  (default null; at least 1, at most 4,096)\n"
+        "      Rank of a low-rank update; a higher one can learn more and has more parameters. null takes\n"
+        "      what is usual for the method, 16 for LoRA.\n"
     )
     assert help_text("lora_alpha") == help_text("alpha")
     with pytest.raises(CommandError, match="no such section or field: 'trainin'; did you mean 'training'"):

@@ -374,11 +374,11 @@ def test_a_spec_never_changes() -> None:
 
 
 def test_changed_lists_what_differs_in_order() -> None:
-    spec = RunSpec(name="a", r=16, epochs=1, data="x", eval_steps=None, model="m")
+    spec = RunSpec(name="a", dropout=0, epochs=1, data="x", eval_steps=None, model="m")
     assert list(spec.changed().items()) == [("model", "m"), ("data", "x"), ("epochs", 1.0), ("name", "a")]
     assert repr(spec) == "RunSpec(model='m', data='x', epochs=1.0, name='a')"
-    assert RunSpec(data="x") == RunSpec(data="x", r=16, weight_decay=-0.0)
-    assert hash(RunSpec(data="x")) == hash(RunSpec(data="x", r=16, weight_decay=-0.0))
+    assert RunSpec(data="x") == RunSpec(data="x", r=None, weight_decay=-0.0)
+    assert hash(RunSpec(data="x")) == hash(RunSpec(data="x", r=None, weight_decay=-0.0))
     assert RunSpec(data="x") != RunSpec(data="y")
     one, other = RunSpec(data="x", columns="a=1,b=2"), RunSpec(data="x", columns="b=2,a=1")
     assert one == other

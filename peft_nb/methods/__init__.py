@@ -44,6 +44,13 @@ class Stages:
     def stepped(self, model: PeftModel, step: int) -> None:
         """Follow an optimizer step, before the gradients are cleared; steps count from 1."""
 
+    def state(self, model: PeftModel) -> dict[str, torch.Tensor]:
+        """What a checkpoint has to keep besides the adapter and the optimizer."""
+        return {}
+
+    def restore(self, model: PeftModel, state: dict[str, torch.Tensor]) -> None:
+        """Go on from what :meth:`state` gave, after :meth:`begin` and after the adapter has been read back."""
+
     def end(self, model: PeftModel) -> None:
         """Leave an adapter that plain PEFT can load, when training is over."""
 
@@ -75,7 +82,8 @@ class Method:
     required : tuple of str
         Options that have to be given.
     fitted : callable
-        Gives fields of the config that follow from the model's config and the number of optimizer steps.
+        Gives fields of the config that follow from the completed spec, the model's config and the number of
+        optimizer steps.
     quantizations : tuple of str
         How the base may be quantized; the first is the default.
     padding_free : bool
@@ -102,7 +110,7 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     own: Mapping[str, Any] = field(default_factory=dict)
     required: tuple[str, ...] = ()
-    fitted: Callable[[Any, int], Mapping[str, Any]] = lambda model_config, steps: {}
+    fitted: Callable[[RunSpec, Any, int], Mapping[str, Any]] = lambda spec, model_config, steps: {}
     quantizations: tuple[str, ...] = ("none",)
     padding_free: bool = True
     mergeable: bool = True
@@ -129,7 +137,7 @@ class Method:
         """
         values = {theirs: getattr(spec, ours) for ours, theirs in self.fields.items()}
         values = {name: value for name, value in values.items() if value is not None}
-        values |= {**self.options, **self.fitted(model_config, steps)}
+        values |= {**self.options, **self.fitted(spec, model_config, steps)}
         values |= {name: value for name, value in spec.method_options.items() if name not in self.own}
         task = "SEQ_CLS" if spec.task == "classification" else "CAUSAL_LM"
         try:
@@ -284,14 +292,15 @@ def attach(model: Any, spec: RunSpec, base_name: str, whole: Sequence[str] = (),
         config.modules_to_save = list(whole)
     try:
         adapted = get_peft_model(model, config)
-    except (KeyError, NotImplementedError, ValueError) as error:
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
         if "arget modules" in str(error) and spec.target_modules is not None:
             raise MethodError(
                 f"target_modules: {spec.target_modules!r} fits no layer of {type(model).__name__}; "
                 "'all-linear' always does"
             ) from None
         why = str(error).strip().splitlines()[0]
-        raise MethodError(f"method: {method.name} does not fit {type(model).__name__}: {why}; lora does") from None
+        mend = "look at its method_options" if spec.method_options else "lora does"
+        raise MethodError(f"method: {method.name} does not fit {type(model).__name__}: {why}; {mend}") from None
     adapted.peft_config["default"].base_model_name_or_path = base_name
     for parameter in adapted.parameters():
         if parameter.requires_grad:

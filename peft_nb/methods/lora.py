@@ -142,6 +142,8 @@ register(
         when="a low rank has to do and every point counts; slower than LoRA",
         source="Liu et al., 2024, arXiv:2402.09353",
         options={"use_dora": True},
+        quantizations=("none", "4bit"),  # PEFT cannot read the weights of 8-bit layers before they have run
+        swappable=False,
     )
 )
 register(
@@ -178,6 +180,7 @@ register(
         when="few trainable parameters: ranks go where the data need them",
         source="Paischer et al., 2024, arXiv:2410.07170",
         options={"init_lora_weights": "eva"},
+        swappable=False,  # each adapter has ranks and scales of its own
         tasks=("generation",),
         stages=lambda spec: Explained(),
     )

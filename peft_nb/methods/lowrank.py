@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from peft_nb.errors import MethodError
 from peft_nb.methods import Method, Stages, from_peft, register
+from peft_nb.spec import RunSpec
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
+MEANS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what PEFT's allocator remembers from step to step
+# The products of LoHa and LoKr take their shapes from the weights, which those in 4 bits do not show.
+QUANTIZED = ("none", "8bit")
 ALL_LINEAR = {"target_modules": "all-linear"}
 
 
 class MovingRanks(Stages):
     """Take ranks from layers that need few and give them to others, by PEFT (Zhang et al., 2023)."""
+
+    def __init__(self) -> None:
+        self.pattern: dict[str, list[bool]] | None = None  # the ranks that are left, once they have settled
 
     def penalty(self, model: PeftModel) -> torch.Tensor | None:
         """Keep the factors near to orthonormal (equation 4, with the norm as PEFT has it)."""
@@ -31,7 +39,47 @@ class MovingRanks(Stages):
 
     def stepped(self, model: PeftModel, step: int) -> None:
         """Let PEFT look at the gradients and move ranks."""
+        config = model.peft_config["default"]
+        config.rank_pattern = self.pattern
         model.base_model.update_and_allocate(step)
+        # With a pattern in its config PEFT saves what is left of the factors, which the optimizer does not fit.
+        settled = step >= config.total_step - config.tfinal
+        self.pattern, config.rank_pattern = config.rank_pattern if settled else None, None
+
+    def end(self, model: PeftModel) -> None:
+        """Let PEFT save the ranks that are left, once they have settled."""
+        model.peft_config["default"].rank_pattern = self.pattern
+
+    def state(self, model: PeftModel) -> dict[str, torch.Tensor]:
+        """The running means by which PEFT judges the ranks, and the ranks that are left."""
+        import torch
+
+        allocator = model.base_model.rankallocator
+        means = {f"{mean}/{name}": one for mean in MEANS for name, one in getattr(allocator, mean).items()}
+        return means | {f"pattern/{name}": torch.tensor(kept) for name, kept in (self.pattern or {}).items()}
+
+    def restore(self, model: PeftModel, state: dict[str, torch.Tensor]) -> None:
+        """Set them again."""
+        allocator = model.base_model.rankallocator
+        for key, tensor in state.items():
+            kind, name = key.split("/")
+            if kind == "pattern":
+                self.pattern = {**(self.pattern or {}), name: tensor.tolist()}
+            else:
+                getattr(allocator, kind)[name] = tensor
+
+
+def budget(spec: RunSpec, model_config: Any, steps: int) -> dict[str, int]:
+    """How many ranks there are at first, and when they move.
+
+    Half as much rank again at first as is kept, as in section 4 of the paper. A tenth of the steps before ranks move
+    and a third after they have: between those of its tables 8 to 10.
+    """
+    assert spec.r
+    first = spec.method_options.get("init_r", max(spec.r + 1, 3 * spec.r // 2))
+    if first <= spec.r:
+        raise MethodError(f"method_options: init_r {first} leaves no rank to take away; take more than r, {spec.r}")
+    return {"init_r": first, "total_step": steps, "tinit": steps // 10, "tfinal": steps // 3}
 
 
 register(
@@ -42,11 +90,10 @@ register(
         source="Zhang et al., 2023, arXiv:2303.10512",
         config_class=from_peft("AdaLoraConfig"),
         fields={"r": "target_r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"},
-        # Begin at half as much rank again as is kept, and a higher learning rate: section 4 of the paper.
+        # A higher learning rate than LoRA's: section 4 of the paper.
         defaults={"r": 8, "alpha": 32.0, "learning_rate": 1e-3, **ALL_LINEAR},
-        options={"init_r": 12},
-        # A tenth of the steps before ranks move, a third after they have: between those of the paper's tables 8 to 10.
-        fitted=lambda model_config, steps: {"total_step": steps, "tinit": steps // 10, "tfinal": steps // 3},
+        fitted=budget,
+        quantizations=("none", "4bit", "8bit"),
         stages=lambda spec: MovingRanks(),
     )
 )
@@ -60,6 +107,7 @@ register(
         fields={"r": "r", "dropout": "vera_dropout", "target_modules": "target_modules"},
         # Rank 256 and 4e-3: tables 5 and 6 of the paper. PEFT needs layers of one shape: the attention's.
         defaults={"r": 256, "learning_rate": 4e-3, **ALL_LINEAR},
+        quantizations=("none", "4bit", "8bit"),
     )
 )
 register(
@@ -71,6 +119,7 @@ register(
         config_class=from_peft("LoHaConfig"),
         fields={"r": "r", "alpha": "alpha", "dropout": "module_dropout", "target_modules": "target_modules"},
         defaults={"r": 8, "alpha": 8.0, "learning_rate": 1e-3, **ALL_LINEAR},  # PEFT's rank and scale
+        quantizations=QUANTIZED,
     )
 )
 register(
@@ -82,5 +131,6 @@ register(
         config_class=from_peft("LoKrConfig"),
         fields={"r": "r", "alpha": "alpha", "dropout": "module_dropout", "target_modules": "target_modules"},
         defaults={"r": 8, "alpha": 8.0, "learning_rate": 1e-3, **ALL_LINEAR},  # PEFT's rank and scale
+        quantizations=QUANTIZED,
     )
 )

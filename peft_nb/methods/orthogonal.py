@@ -1,4 +1,4 @@
-"""Rotations of the weights: block-diagonal ones, and products of sparse ones."""
+"""Rotations of the weights, in blocks."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ register(
         fields={"dropout": "module_dropout", "target_modules": "target_modules"},
         defaults={"target_modules": "all-linear", "learning_rate": 1e-3},
         options={"oft_block_size": 32},  # PEFT's
+        quantizations=("none", "4bit", "8bit"),
     )
 )
 register(
     Method(
         name="boft",
-        help="Rotates the weights by a product of sparse rotations (butterflies): finer than OFT, slower.",
-        when="OFT is too coarse and time is no matter",
+        help="Rotates the weights in small blocks and scales what comes out of each neuron; slower than OFT.",
+        when="OFT alone is too stiff and time is no matter",
         source="Liu et al., 2023, arXiv:2311.06243",
         config_class=from_peft("BOFTConfig"),
         fields={"dropout": "boft_dropout", "target_modules": "target_modules"},
         defaults={"target_modules": "all-linear", "learning_rate": 1e-3},
-        options={"boft_block_size": 8, "boft_n_butterfly_factor": 2},  # the paper's BOFT with m = 2, b = 8
+        # Without a CUDA kernel that it has to compile, PEFT takes one factor whatever the config says: one everywhere,
+        # so that an adapter fits on every machine.
+        options={"boft_block_size": 8, "boft_n_butterfly_factor": 1},
+        quantizations=("none", "4bit", "8bit"),
     )
 )

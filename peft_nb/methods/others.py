@@ -13,8 +13,9 @@ from peft_nb.methods import REGISTRY, Method, register
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-# What PEFT calls the methods that are registered under another name, or that train nothing by themselves.
-KNOWN = {"prompt-tuning", "prefix-tuning", "xlora", "poly"}
+# PEFT's names of methods that are registered under another one, and those that no run could train: xlora mixes adapters
+# that are there already; poly and multitask-prompt-tuning want to be told with every text to which task it belongs.
+KNOWN = {"prompt-tuning", "prefix-tuning", "xlora", "poly", "multitask-prompt-tuning"}
 
 
 def names() -> list[str]:
@@ -51,5 +52,6 @@ for name in names():
             source="PEFT",
             config_class=partial(config_class, name),
             defaults={"learning_rate": 1e-3},
+            required=("num_virtual_tokens",) if name == "cartridge" else (),
         )
         register(entry, listed=False)

@@ -13,6 +13,7 @@ register(
         config_class=from_peft("IA3Config"),
         fields={"target_modules": "target_modules"},
         defaults={"learning_rate": 3e-3},  # section 3.3 of the paper
+        quantizations=("none", "4bit", "8bit"),
     )
 )
 register(
@@ -23,6 +24,8 @@ register(
         source="Zhao et al., 2023, arXiv:2312.11420",
         config_class=from_peft("LNTuningConfig"),
         fields={"target_modules": "target_modules"},
-        defaults={"learning_rate": 1e-3},
+        # By the names of norms everywhere: PEFT knows them for some families alone.
+        defaults={"target_modules": r".*(norm|LayerNorm|ln_\w+)", "learning_rate": 1e-3},
+        quantizations=("none", "4bit", "8bit"),
     )
 )

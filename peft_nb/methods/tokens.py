@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
-from peft_nb.methods import Method, from_peft, register
+from typing import TYPE_CHECKING
+
+from peft_nb.methods import Method, Stages, from_peft, register
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+
+class Written(Stages):
+    """Virtual tokens that a network may write: PEFT saves what it has written, and training goes on with itself."""
+
+    def state(self, model: PeftModel) -> dict[str, torch.Tensor]:
+        """The network's weights."""
+        weights: dict[str, torch.Tensor] = model.prompt_encoder["default"].state_dict()
+        return weights
+
+    def restore(self, model: PeftModel, state: dict[str, torch.Tensor]) -> None:
+        """Set them again."""
+        model.prompt_encoder["default"].load_state_dict(state)
+
 
 register(
     Method(
@@ -14,6 +34,7 @@ register(
         fields={"num_virtual_tokens": "num_virtual_tokens"},
         # 20 tokens from the vocabulary at 0.3 with Adafactor in the paper; with AdamW a tenth of that.
         defaults={"num_virtual_tokens": 20, "learning_rate": 3e-2},
+        quantizations=("none", "4bit", "8bit"),
         options={"prompt_tuning_init": "SAMPLE_VOCAB"},
         padding_free=False,
         mergeable=False,
@@ -29,10 +50,12 @@ register(
         config_class=from_peft("PromptEncoderConfig"),
         fields={"num_virtual_tokens": "num_virtual_tokens", "dropout": "encoder_dropout"},
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-3},
+        quantizations=("none", "4bit", "8bit"),
         options={"encoder_hidden_size": 128},
         padding_free=False,
         mergeable=False,
         tasks=("generation",),
+        stages=lambda spec: Written(),
     )
 )
 register(
@@ -44,9 +67,11 @@ register(
         config_class=from_peft("PrefixTuningConfig"),
         fields={"num_virtual_tokens": "num_virtual_tokens"},
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-2},
+        quantizations=("none", "4bit", "8bit"),
         padding_free=False,
         mergeable=False,
         tasks=("generation",),
+        stages=lambda spec: Written(),
     )
 )
 register(
@@ -58,8 +83,9 @@ register(
         config_class=from_peft("AdaptionPromptConfig"),
         fields={"num_virtual_tokens": "adapter_len"},
         defaults={"num_virtual_tokens": 10, "learning_rate": 9e-3},  # the paper's, section 4.1
+        quantizations=("none", "4bit", "8bit"),
         # The paper's 30 of 32 layers.
-        fitted=lambda model_config, steps: {"adapter_layers": max(1, model_config.num_hidden_layers - 2)},
+        fitted=lambda spec, model_config, steps: {"adapter_layers": max(1, model_config.num_hidden_layers - 2)},
         padding_free=False,
         mergeable=False,
         tasks=("generation",),
@@ -74,7 +100,7 @@ register(
         config_class=from_peft("TrainableTokensConfig"),
         fields={"target_modules": "target_modules"},
         defaults={"learning_rate": 1e-2},
+        quantizations=("none", "4bit", "8bit"),
         required=("token_indices",),
-        tasks=("generation",),
     )
 )

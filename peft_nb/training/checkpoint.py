@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 OPTIMIZER, SCHEDULE, RANDOM = "optimizer.safetensors", "schedule.json", "random.safetensors"
+METHOD = "method.safetensors"
 
 
 def save_optimizer(state: dict[str, Any], folder: Path) -> None:
@@ -74,6 +75,17 @@ def _is_plain(value: Any) -> bool:
 def load_schedule(folder: Path) -> dict[str, Any]:
     """Read back what :func:`save_schedule` wrote."""
     return dict(json.loads((folder / SCHEDULE).read_text(encoding="utf-8")))
+
+
+def save_method(state: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write what a method wants kept; most want nothing."""
+    if state:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / METHOD)
+
+
+def load_method(folder: Path) -> dict[str, torch.Tensor]:
+    """Read back what :func:`save_method` wrote."""
+    return load_file(folder / METHOD) if (folder / METHOD).exists() else {}
 
 
 def save_random(folder: Path, rank: int) -> None:

@@ -286,6 +286,7 @@ class PlannedTrainer(Trainer):
         if self.args.should_save:
             checkpoint.save_optimizer(self.optimizer.state_dict(), Path(output_dir))
             checkpoint.save_schedule(self.lr_scheduler.state_dict(), Path(output_dir))
+            checkpoint.save_method(self.stages.state(self.model), Path(output_dir))
         return None
 
     def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
@@ -293,6 +294,7 @@ class PlannedTrainer(Trainer):
             return super()._load_optimizer_and_scheduler(folder)
         self.optimizer.load_state_dict(checkpoint.load_optimizer(Path(folder)))
         self.lr_scheduler.load_state_dict(checkpoint.load_schedule(Path(folder)))
+        self.stages.restore(self.model, checkpoint.load_method(Path(folder)))
         return None
 
     def _save_rng_state(self, output_dir: str) -> None:
