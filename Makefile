@@ -19,7 +19,7 @@ test: lint chromium
 	$(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 900 tests notebooks
 
 quick: lint
-	$(BIN)/pytest -m "not notebook and not browser"
+	$(BIN)/pytest -m "not notebook and not browser and not exhaustive"
 
 bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py

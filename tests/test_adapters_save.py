@@ -39,6 +39,7 @@ def trained(spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_f
     return begin(spec(name="desk", r=8), data=rows, store=store).wait()
 
 
+@pytest.mark.exhaustive
 def test_peft_alone_loads_what_was_saved_and_gives_equal_logits(
     trained: Run, base: Path, tmp_path: Path, python: Python
 ) -> None:

@@ -17,6 +17,8 @@ from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import KINDS, Python, stop_at
 
+pytestmark = pytest.mark.exhaustive
+
 Classify = Callable[..., Run]
 TEXTS = ["the fig in the yard", "a red owl", "we drill in the red red yard", "crow"]
 

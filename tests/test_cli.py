@@ -16,6 +16,8 @@ from peft_nb.run import Run, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 
+pytestmark = pytest.mark.exhaustive
+
 
 def run_module(*words: object, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run ``python -m`` with the store in a folder."""

@@ -64,6 +64,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from peft_nb.run import load
 from peft_nb.store import Store
 
+pytestmark = pytest.mark.exhaustive
+
 store, base, file, *ids = sys.argv[1:]
 text, found = torch.tensor([[1, 60, 7, 2, 9]]), {}
 with torch.inference_mode():

