@@ -281,7 +281,7 @@ def attach(model: Any, spec: RunSpec, base_name: str, whole: Sequence[str] = (),
         config.modules_to_save = list(whole)
     try:
         adapted = get_peft_model(model, config)
-    except (KeyError, NotImplementedError, ValueError) as error:
+    except (KeyError, NotImplementedError, TypeError, ValueError) as error:
         if "arget modules" in str(error) and spec.target_modules is not None:
             raise MethodError(
                 f"target_modules: {spec.target_modules!r} fits no layer of {type(model).__name__}; "
