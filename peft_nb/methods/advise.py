@@ -68,8 +68,10 @@ class Advice:
     @property
     def headline(self) -> str:
         """Repeat what the advice rests on."""
-        told = {name.replace("_", " "): value for name, value in self.situation.model_dump().items()}
-        return ", ".join(f"{name} {_said(value)}".strip() for name, value in told.items() if value not in (None, False))
+        told = {
+            name: value for name, value in self.situation.model_dump().items() if not (value is None or value is False)
+        }
+        return ", ".join(f"{name.replace('_', ' ')} {_said(value)}".strip() for name, value in told.items())
 
     def __repr__(self) -> str:
         lines = [f"advice for {self.headline}", ""]

@@ -137,7 +137,7 @@ THUMB = "rule of thumb"
 RULES: tuple[Rule, ...] = (
     Rule(
         always, named("lora"), 4,
-        "on all linear layers it does as well as full fine-tuning on most tasks", "Dettmers et al., 2023, section 4",
+        "on all linear layers it did as well as full fine-tuning", "Dettmers et al., 2023, section 4",
     ),
     Rule(always, named("dora"), 1, "a little better than LoRA at the same rank, and slower", "Liu et al., 2024"),
     Rule(
@@ -218,7 +218,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.capacity and not s.hurried and not s.tight, named("full"), 4,
-        "learns more than any adapter from much that is new, and forgets more", "Biderman et al., 2024",
+        "learns more than LoRA from much that is new, and forgets more", "Biderman et al., 2024",
     ),
     Rule(
         lambda s: s.goal == "language", named("bottleneck"), 3,
@@ -230,7 +230,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.goal == "style", named("ln-tuning"), 3,
-        "the norms alone changed tone and conduct in conversations", "Zhao et al., 2023",
+        "the norms alone were enough to adapt chat models to a new kind of input", "Zhao et al., 2023",
     ),
     Rule(
         lambda s: s.goal in ("style", "format", "domain"), named("lora"), 1,
@@ -292,7 +292,7 @@ DETOURS: tuple[Detour, ...] = (
         lambda s: s.rows is not None and s.classifies and s.rows < 8 * (s.classes or 2),
         "these are too few rows for the classes: fewer than eight each",
         "put them into the prompt of a chat model as examples, and label more",
-        "Tunstall et al., 2022, arXiv:2209.11055, where eight a class is the smallest set that learns well",
+        "Tunstall et al., 2022, arXiv:2209.11055, where eight a class were enough",
     ),
     Detour(
         lambda s: s.goal == "common",
@@ -304,7 +304,7 @@ DETOURS: tuple[Detour, ...] = (
         lambda s: s.goal == "language" and s.rows is not None and s.rows < 10_000,
         "a language is not learned from so few rows",
         "take a base that speaks it, or first train on plain text of it, ten thousand passages and more",
-        "Yong et al., 2023, arXiv:2212.09535",
+        "rule of thumb; on teaching a base a language: Yong et al., 2023, arXiv:2212.09535",
     ),
     Detour(
         lambda s: s.too_tight,

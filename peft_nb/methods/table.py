@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,9 +139,9 @@ def fitted(method: Method, source: ModelSource, config: PreTrainedConfig) -> Fit
     task = "generation" if made_for(config) == "causal" else "classification"
     spec = RunSpec(data="rows", method=method.name, task=task)
     if cannot := problems(spec):
-        return Fitted(method, why_not="; ".join(cannot))
+        return Fitted(method, why_not="; ".join(one.removeprefix("method: ") for one in cannot))
     try:
-        with torch.device("meta"):  # shapes alone, in no memory
+        with torch.device("meta"), _without_values():  # shapes alone, in no memory
             bare, whole = _bare(source, config, task)
             model = attach(bare, spec, source.name, whole)
             trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
@@ -202,6 +203,24 @@ def _bare(source: ModelSource, config: PreTrainedConfig, task: str) -> tuple[Any
     return classify.build(base, CLASSES, multi=False)
 
 
+def _without_values() -> AbstractContextManager[Any]:
+    """Let PEFT read numbers out of tensors that have none, as it does for permutations and to save prompts."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Blank(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+                return 0
+            if func is torch.ops.aten._to_copy.default and args[0].is_meta:
+                kwargs = {**kwargs, "device": torch.device("meta")}
+            return func(*args, **kwargs)
+
+    blank: AbstractContextManager[Any] = Blank()
+    return blank
+
+
 def _parts(model: Any) -> str:
     """Name the parts of a model that have trainable parameters, each kind once, and count them."""
     layers = getattr(model.base_model, "targeted_module_names", None) or _owners(model)
@@ -210,5 +229,5 @@ def _parts(model: Any) -> str:
 
 
 def _owners(model: Any) -> list[str]:
-    names = (name.rpartition(".")[0] for name, one in model.named_parameters() if one.requires_grad)
-    return list(dict.fromkeys(name.removesuffix(".default") for name in names))
+    names = (name.split(".")[:-1] for name, one in model.named_parameters() if one.requires_grad)
+    return list(dict.fromkeys(".".join(one for one in name if not one.isdecimal()) for name in names))
