@@ -8,9 +8,10 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
+import peft_nb.methods  # noqa: F401  (registers the methods)
 from peft_nb.magics import give_body, load_ipython_extension, unload_ipython_extension
 from peft_nb.magics.completion import complete
-from peft_nb.spec import RunSpec
+from peft_nb.spec import METHODS, RunSpec
 
 NAMESPACE = {
     "tickets": pandas.DataFrame({"prompt": ["a"]}),
@@ -38,7 +39,7 @@ def at_cursor(cell: str) -> tuple[str, list[str]]:
 @pytest.mark.parametrize(
     ("cell", "fragment", "offered"),
     [
-        ("%%peft lo|", "lo", ["lora"]),
+        ("%%peft lo|", "lo", ["lora", "lora-plus", "loha", "lokr"]),
         ("%%peft lora --lea|", "--lea", ["--learning-rate"]),
         ("%%peft lora --lora-a|\nr: 8", "--lora-a", ["--lora-alpha"]),
         ("%%peft lora --data |", "", ["tickets", "rows", "support-desk"]),
@@ -54,7 +55,7 @@ def at_cursor(cell: str) -> tuple[str, list[str]]:
             ["cosine", "constant", "constant_with_warmup"],
         ),
         ("%%peft lora --data x\nfast: |", "", ["true", "false"]),
-        ("%%peft\nmethod: |", "", ["lora", "qlora"]),
+        ("%%peft\nmethod: |", "", list(METHODS)),
         ("%%peft\ndata: ti|", "ti", ["tickets"]),
         ("%%peft lora --data x\nepochs: |", "", []),
         ("%%peft lora --data x\nnonsense: |", "", []),
