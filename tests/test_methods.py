@@ -22,7 +22,10 @@ from tests.conftest import Python, stop_at
 # bitfit, bottleneck and full have tests of their own.
 NAMES = [name for name in METHODS if name not in {"bitfit", "bottleneck", "full"}]
 WORDS = ["<|im_start|>", "<|im_end|>"]
-NEEDED = {"trainable-tokens": {"method_options": {"token_indices": [1, 2]}}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "trainable-tokens": {"method_options": {"token_indices": [1, 2]}},
+    "eva": {"r": 4},  # half the time to begin
+}
 
 # The tiny Llama: two layers of seven linear layers, as (inputs, outputs); hidden states of 64, keys of 2 × 16.
 HIDDEN, LAYERS, KEYS, DEEP = 64, 2, 32, 128
@@ -167,7 +170,7 @@ def test_as_many_parameters_are_trained_as_the_method_says(trained: Callable[[st
 def test_eva_spreads_the_ranks_of_lora_over_the_layers(trained: Callable[[str], Run]) -> None:
     run = trained("eva")
     ranks = {name: layer.r["default"] for name, layer in run.model.named_modules() if hasattr(layer, "lora_A")}
-    assert sum(ranks.values()) <= 16 * len(LINEAR)
+    assert sum(ranks.values()) <= 4 * len(LINEAR)
     assert len({*ranks.values()}) > 1
 
 

@@ -105,7 +105,7 @@ register(
         source="Kopiczko et al., 2023, arXiv:2310.11454",
         config_class=from_peft("VeraConfig"),
         fields={"r": "r", "dropout": "vera_dropout", "target_modules": "target_modules"},
-        # Rank 256 and 4e-3: tables 5 and 6 of the paper. PEFT needs layers of one shape: the attention's.
+        # Rank 256 and 4e-3: tables 5 and 6 of the paper.
         defaults={"r": 256, "learning_rate": 4e-3, **ALL_LINEAR},
         quantizations=("none", "4bit", "8bit"),
     )
