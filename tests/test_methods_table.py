@@ -114,9 +114,8 @@ def test_a_method_that_does_not_fit_the_model_says_why(tmp_path: Path) -> None:
 
     config = GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=1)
     found = table(bare_config(tmp_path / "gpt2", config))
-    for name in ("adaption-prompt", "loha"):
-        assert pandas.isna(found["parameters"][name])
-        assert found["what is trained"][name].startswith(f"{name} does not fit GPT2LMHeadModel: ")
+    assert pandas.isna(found["parameters"]["loha"])
+    assert found["what is trained"]["loha"].startswith("loha does not fit GPT2LMHeadModel: ")
     assert found["parameters"]["lora"] == 2 * 16 * (32 + 96 + 32 + 32 + 32 + 128 + 128 + 32)
 
 
