@@ -19,6 +19,8 @@ from peft_nb.spec import METHODS, OTHER_METHODS, RunSpec
 from peft_nb.store import Store
 from tests.conftest import Python, stop_at
 
+pytestmark = pytest.mark.exhaustive
+
 # bitfit, bottleneck and full have tests of their own.
 NAMES = [name for name in METHODS if name not in {"bitfit", "bottleneck", "full"}]
 WORDS = ["<|im_start|>", "<|im_end|>"]
@@ -66,8 +68,6 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from peft_nb.run import load
 from peft_nb.store import Store
-
-pytestmark = pytest.mark.exhaustive
 
 store, base, file, *ids = sys.argv[1:]
 text, found = torch.tensor([[1, 60, 7, 2, 9]]), {}

