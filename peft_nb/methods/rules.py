@@ -217,7 +217,7 @@ RULES: tuple[Rule, ...] = (
         "of a low rank it learns less than full fine-tuning from much that is new", "Biderman et al., 2024",
     ),
     Rule(
-        lambda s: s.capacity and not s.hurried and not s.tight, named("full"), 4,
+        lambda s: s.capacity and not s.hurried and not s.tight, named("full"), 2,
         "learns more than LoRA from much that is new, and forgets more", "Biderman et al., 2024",
     ),
     Rule(
