@@ -290,7 +290,9 @@ def explain(error: ErrorDetails, model: type[BaseModel], aliases: Iterable[str] 
     str
         The field, its value and how to mend it.
     """
-    name, value, context = str(error["loc"][0]), show(error["input"]), error.get("ctx", {})
+    given, context = error["input"], error.get("ctx", {})
+    # A number that may be left open reaches its bounds as it was written.
+    name, value = str(error["loc"][0]), given if isinstance(given, str) and "_than" in error["type"] else show(given)
     if error["type"] == "extra_forbidden":
         known = [*model.model_fields, *aliases]
         return f"{name if name.isprintable() else repr(name)}: no such field{suggest(name, known)}"

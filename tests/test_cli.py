@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from peft_nb.__main__ import main
+from peft_nb.methods import complete
 from peft_nb.run import Run, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -49,7 +50,7 @@ def alone(described: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def test_a_file_is_trained(alone: Run, described: RunSpec, tmp_path: Path) -> None:
-    assert (alone.status, alone.spec) == ("finished", described)
+    assert (alone.status, alone.spec) == ("finished", complete(described))
     assert alone.history.step.tolist() == list(range(11))
     assert losses(alone)[-1] < losses(alone)[0]
     assert isinstance(alone.generate("Hello", max_new_tokens=4), str)

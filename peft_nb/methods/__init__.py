@@ -349,6 +349,7 @@ def from_peft(name: str) -> Callable[[], type[PeftConfig]]:
     return config_class
 
 
-from peft_nb.methods import bitfit, bottleneck, full, lora, lowrank, orthogonal, scaling, tokens  # noqa: E402, F401, I001
+# In the order in which they are listed.
+from peft_nb.methods import lora, lowrank, orthogonal, scaling, tokens, bitfit, bottleneck, full  # noqa: E402, F401, I001
 from peft_nb.methods import others  # noqa: E402, F401
 from peft_nb.methods.advise import advise  # noqa: E402, F401
