@@ -416,7 +416,8 @@ def test_a_run_trains_everything_goes_on_after_a_stop_and_is_found_again(
     losses = run.history.loss.dropna().tolist()
     assert losses[-1] < 0.9 * losses[0]
     assert run.metrics["total_parameters"] == 2 * run.metrics["trainable_parameters"]
-    assert "output head" in run.metrics["path"]
+    assert "the output head is trained" in run.metrics["path"]
+    assert "import peft_nb.methods.full.model" in (run.adapter_dir / "README.md").read_text()
     stopped = start(stop_at(3), **fields).wait()
     assert stopped.resume().history.loss.dropna().tolist() == losses
     answer, bare = (run.generate("Hello", max_new_tokens=8, adapter=on) for on in (True, False))

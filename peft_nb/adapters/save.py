@@ -9,6 +9,7 @@ from typing import Any
 from peft import PeftModel
 
 from peft_nb.files import atomic_folder
+from peft_nb.methods import REGISTRY
 from peft_nb.spec import RunSpec
 
 WEIGHTS = "adapter_model.safetensors"
@@ -128,7 +129,7 @@ tags: [peft, {spec.method}, peft_nb]
 A {spec.method} adapter for `{base}`, trained with peft_nb.
 
 ```python
-{usage(base, spec, metrics).strip()}
+{usage(base, spec, metrics)}
 ```
 
 ## Spec
@@ -146,7 +147,13 @@ A {spec.method} adapter for `{base}`, trained with peft_nb.
 
 
 def usage(base: str, spec: RunSpec, metrics: dict[str, Any]) -> str:
-    """The lines that use an adapter without peft_nb; parameters as in :func:`card`."""
+    """The lines that use an adapter without peft_nb, or with no more of it than its tuner; parameters as in `card`."""
+    tuner, _, _ = REGISTRY[spec.method].config_class().__module__.rpartition(".")
+    ours = f"import {tuner}.model  # makes PEFT know this kind of adapter\n" if tuner.startswith("peft_nb.") else ""
+    return ours + _usage(base, spec, metrics).strip()
+
+
+def _usage(base: str, spec: RunSpec, metrics: dict[str, Any]) -> str:
     if spec.task == "generation":
         return USAGE["generation"].replace("BASE", repr(base))
     labels = "[config.id2label[best] for best in logits.argmax(-1).tolist()]"

@@ -191,10 +191,10 @@ def obstacle(model: PeftModel) -> str:
     """Why a causal model cannot use the padding-free path, or an empty string."""
     causal = model.get_base_model()
     head = causal.get_output_embeddings()
+    if head is not None and any(parameter.requires_grad for parameter in head.parameters()):
+        return "the output head is trained"
     if not isinstance(head, nn.Linear) or type(head) is not nn.Linear:
         return "the output head is not a plain linear layer"
-    if head.weight.requires_grad:
-        return "the output head is trained"
     for name in RESHAPED_LOGITS:
         if getattr(causal.config, name, None) not in (None, 1, 1.0):
             return f"{type(causal).__name__} reshapes its scores ({name})"
