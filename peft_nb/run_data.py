@@ -21,6 +21,7 @@ from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError
 from peft_nb.events import Event, Notice, Preparing
 from peft_nb.files import atomic_text
+from peft_nb.methods import REGISTRY
 from peft_nb.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class RunData:
             held_out,
             self._eval_layout() if held_out else None,
             tokenizer=tokenizer,
-            options=Options.of(self.spec),
+            options=Options.of(self.spec, REGISTRY[self.spec.method].rows),
             progress=self.progress,
         )
         if len(self.rows) > CHECKED_ROWS:

@@ -215,7 +215,9 @@ def test_an_answer_with_an_end_token_cannot_be_trained_on() -> None:
 def test_few_rows_are_worth_knowing() -> None:
     (finding,) = checked(sound(20)).findings
     assert (finding.kind, finding.level, finding.fix) == ("few", "note", "")
-    assert "rule of thumb" in finding.title
+    assert finding.title == "20 rows, where lora usually needs 50 (rule of thumb)"
+    (more,) = checked(sound(60), method="prompt", usual_rows=200).findings
+    assert more.title == "60 rows, where prompt usually needs 200 (rule of thumb)"
 
 
 def test_without_the_extra_personal_data_are_not_looked_for_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,3 +221,9 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
         "print({'torch', 'transformers', 'pandas', 'numpy', 'matplotlib', 'spacy', 'datasketch'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_method_that_needs_more_rows_says_so() -> None:
+    (finding,) = check(sound(60), model=NOWHERE, method="prompt").findings
+    assert finding.title == "60 rows, where prompt usually needs 200 (rule of thumb)"
+    assert check(sound(60), model=NOWHERE).findings == []

@@ -24,9 +24,8 @@ from peft_nb.errors import nearest
 Table = Sequence[Mapping[str, Any]]
 
 PERSONAL_ROWS = 20_000  # rows looked at for personal data, the slowest check by far
-# Rules of thumb. OpenAI's guide to fine-tuning sees clear improvements from 50 to 100 examples on; SetFit
-# (Tunstall et al. 2022) and other work on few examples begin at 8 a class.
-USUAL_ROWS, USUAL_ROWS_A_LABEL = 50, 8
+# A rule of thumb: SetFit (Tunstall et al., 2022) and other work on few examples begin at 8 a class.
+USUAL_ROWS_A_LABEL = 8
 IMBALANCE = 10  # a rule of thumb as well: the largest class over the smallest
 
 
@@ -142,9 +141,10 @@ def check(
     elif options.task == "classification" and layout.kind != "labelled":
         mend = "set format: text_label and columns: {text: …, label: …}"
         found.say("task", title=f"task: classification needs labels, and the rows are {layout.name}", mend=mend)
-    if layout.kind != "labelled" and len(rows) < USUAL_ROWS:
+    if layout.kind != "labelled" and len(rows) < options.usual_rows:
         found.say(
-            "few", title=f"{len(rows)} rows, where {USUAL_ROWS} to 100 usually show a clear effect (rule of thumb)"
+            "few",
+            title=f"{len(rows)} rows, where {options.method} usually needs {options.usual_rows:,} (rule of thumb)",
         )
     if not privacy.available():
         notes.append("personal data were not looked for: pip install 'peft_nb[privacy]'")

@@ -23,7 +23,7 @@ CHARACTERS_A_TOKEN = 4  # of English, by OpenAI's help page "What are tokens and
 
 @dataclass(frozen=True)
 class Options:
-    """What a check has to know of the run that is planned; the fields are those of ``RunSpec``."""
+    """What a check has to know of the run that is planned; the fields are those of ``RunSpec``, but for the last."""
 
     task: str = "generation"
     max_length: int = 1024
@@ -31,11 +31,14 @@ class Options:
     too_long: str = "truncate"
     system: str | None = None
     personal_data: str = "warn"
+    method: str = "lora"
+    usual_rows: int = 50
 
     @classmethod
-    def of(cls, spec: RunSpec) -> Options:
-        """Take them from a spec."""
-        return cls(**{field.name: getattr(spec, field.name) for field in fields(cls)})
+    def of(cls, spec: RunSpec, usual_rows: int) -> Options:
+        """Take them from a spec, and the rows that its method usually needs."""
+        known = {field.name: getattr(spec, field.name) for field in fields(cls) if field.name != "usual_rows"}
+        return cls(**known, usual_rows=usual_rows)
 
 
 def lessons(

@@ -24,6 +24,8 @@ class Written(Stages):
         model.prompt_encoder["default"].load_state_dict(state)
 
 
+FEW_SHOT = 200  # soft prompts fall behind with few rows: Gu et al., 2021, arXiv:2109.04332
+
 register(
     Method(
         name="prompt",
@@ -36,6 +38,7 @@ register(
         defaults={"num_virtual_tokens": 20, "learning_rate": 3e-2},
         quantizations=("none", "4bit", "8bit"),
         options={"prompt_tuning_init": "SAMPLE_VOCAB"},
+        rows=FEW_SHOT,
         padding_free=False,
         mergeable=False,
         tasks=("generation",),
@@ -52,6 +55,7 @@ register(
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-3},
         quantizations=("none", "4bit", "8bit"),
         options={"encoder_hidden_size": 128},
+        rows=FEW_SHOT,
         padding_free=False,
         mergeable=False,
         tasks=("generation",),
@@ -68,6 +72,7 @@ register(
         fields={"num_virtual_tokens": "num_virtual_tokens"},
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-2},
         quantizations=("none", "4bit", "8bit"),
+        rows=FEW_SHOT,
         padding_free=False,
         mergeable=False,
         tasks=("generation",),

@@ -13,6 +13,7 @@ from peft_nb.data import checks, formats, sources
 from peft_nb.data.duplicates import Progress
 from peft_nb.data.measuring import CHARACTERS_A_TOKEN, Options
 from peft_nb.errors import ModelError
+from peft_nb.methods import REGISTRY
 from peft_nb.models import ALIASES, bundled, hub
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import HUB_NAME, resolve
@@ -71,12 +72,17 @@ def look(
     with shown_progress() as progress:
         tokenizer = _tokenizer(spec, model, namespace)
         checked = checks.check(
-            source.train, layout, held, held_layout, tokenizer=tokenizer, options=Options.of(spec), progress=progress
+            source.train, layout, held, held_layout, tokenizer=tokenizer, options=options(spec), progress=progress
         )
     if tokenizer is None:
         where = f"the tokenizer of {spec.model} is not on this machine"
         checked.notes.append(f"lengths are estimated, {CHARACTERS_A_TOKEN} characters a token: {where}")
     return Report(spec, source, checked, tokenizer, namespace.get(spec.data) if data is None else data)
+
+
+def options(spec: RunSpec) -> Options:
+    """What a check has to know of a spec."""
+    return Options.of(spec, REGISTRY[spec.method].rows)
 
 
 def tokens(spec: RunSpec, row: int, namespace: Mapping[str, Any]) -> TokenView:

@@ -30,6 +30,7 @@ register(
         source="Howard and Ruder, 2018, arXiv:1801.06146",
         config_class=config_class,
         fields={"target_modules": "target_modules"},
+        rows=1000,  # LIMA's number: Zhou et al., 2023, arXiv:2305.11206
         defaults={"learning_rate": 2e-5},  # usual for fine-tuning whole models, as in Devlin et al., 2018
     )
 )
