@@ -98,11 +98,29 @@ class Job:
         source = self._source()
         self.publish(Preparing("starting PyTorch"))
         with quiet():
+            if not resume:
+                self._foresee(source)
             base, train, held_out = self._ingredients(source, resume)
         with _random_state_kept(self.spec.seed):
             with quiet():
                 trainer = self._trainer(base, train, held_out, resume)
             return self._train(trainer, resume)
+
+    def _foresee(self, source: ModelSource) -> None:
+        """Say what the run will take, and refuse it while nothing large is in memory if that cannot be had."""
+        if environment.processes() > 1 or environment.device(self.spec.device) != "cpu":
+            return
+        from peft_nb.methods.estimate import foresee
+        from peft_nb.methods.workload import Table
+
+        self.publish(Preparing("forecasting memory and time"))
+        rows = self.rows
+        forecast = foresee(self.spec, source, Table(rows.rows, rows.eval_rows, rows.layout, rows.classes))
+        self.metrics |= {"forecast_memory_mb": forecast.memory_mb, "forecast_seconds": forecast.seconds}
+        if not source.pair:
+            self.metrics["dtype"] = forecast.dtype  # chosen by a probe, which might choose otherwise next time
+        forecast.check()
+        self._heed_stop()
 
     def _ingredients(self, source: ModelSource, resume: bool) -> tuple[Base, Any, Any]:
         """The base, and the training and held-out examples."""
