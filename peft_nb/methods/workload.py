@@ -26,7 +26,7 @@ class Table:
     ----------
     rows, held_out : sequence of mapping
         Training rows; rows of ``eval_data``, or None where a share of the training rows is set aside.
-    layout : Layout
+    layout, held_layout : Layout
         What their columns mean.
     classes : Classes
         What a text can be, in a run that classifies.
@@ -35,17 +35,25 @@ class Table:
     rows: Rows
     held_out: Rows | None
     layout: formats.Layout
+    held_layout: formats.Layout
     classes: Classes
 
     @classmethod
     def read(cls, spec: RunSpec, data: Any = None, namespace: Mapping[str, Any] | None = None) -> Table:
-        """Find and recognise the rows of a spec."""
+        """Find and recognise the rows of a spec; parameters as for :func:`peft_nb.methods.estimate.estimate`."""
         source = sources.read(spec.data if data is None else data, namespace)
         held_out = source.eval if spec.eval_data is None else sources.read(spec.eval_data, namespace).train
-        layout = formats.detect(source.train, spec.format, spec.columns)
+        return cls.of(spec, source.train, held_out)
+
+    @classmethod
+    def of(cls, spec: RunSpec, rows: Rows, held_out: Rows | None) -> Table:
+        """Recognise the rows of a spec."""
+        layout = held_layout = formats.detect(rows, spec.format, spec.columns)
+        if held_out is not None:
+            held_layout = formats.detect(held_out, spec.format, spec.columns)
         labels.check_task(spec.task, layout, spec.too_long)
-        classes = labels.find(source.train, layout) if spec.task == "classification" else Classes((), False)
-        return cls(source.train, held_out, layout, classes)
+        classes = labels.find(rows, layout) if spec.task == "classification" else Classes((), False)
+        return cls(rows, held_out, layout, held_layout, classes)
 
 
 @dataclass(frozen=True)
@@ -97,24 +105,22 @@ class Workload:
     @cached_property
     def encoded(self) -> Sequence[Any]:
         """The first rows as examples."""
-        return self._encode(self.table.rows, "row")
+        return self._encode(self.table.rows, self.table.layout, "row")
 
-    def _encode(self, rows: Rows, name: str) -> Sequence[Any]:
+    def _encode(self, rows: Rows, layout: formats.Layout, name: str) -> Sequence[Any]:
         try:
-            return self._tokens([*rows[:SAMPLE]], name)
+            return self._tokens([*rows[:SAMPLE]], layout, name)
         except DataError:  # which counts the bad rows among those it was given
-            return self._tokens(rows, name)
+            return self._tokens(rows, layout, name)
 
-    def _tokens(self, rows: Sequence[Mapping[str, Any]], name: str) -> Sequence[Any]:
+    def _tokens(self, rows: Sequence[Mapping[str, Any]], layout: formats.Layout, name: str) -> Sequence[Any]:
         spec, tokenizer = self.spec, self.tokenizer
         options: dict[str, Any] = {"too_long": spec.too_long, "row_name": name}
         if spec.task == "classification":
             longest = min(spec.max_length, tokenizer.model_max_length, self.places or spec.max_length)
-            return labels.encode(
-                rows, self.table.layout, self.table.classes, tokenizer, max_length=longest, **options
-            ).examples
+            return labels.encode(rows, layout, self.table.classes, tokenizer, max_length=longest, **options).examples
         options |= {"loss_on": spec.loss_on, "system": spec.system, "max_length": spec.max_length}
-        return list(encoding.encode(rows, self.table.layout, tokenizer, **options).examples)
+        return list(encoding.encode(rows, layout, tokenizer, **options).examples)
 
     @cached_property
     def longest(self) -> int:
@@ -185,7 +191,10 @@ class Workload:
         """What one evaluation computes."""
         rows, count = self.encoded, len(self.table.rows) * self.spec.eval_fraction
         if self.table.held_out is not None:
-            rows, count = self._encode(self.table.held_out, "held-out row"), len(self.table.held_out)
+            rows, count = (
+                self._encode(self.table.held_out, self.table.held_layout, "held-out row"),
+                len(self.table.held_out),
+            )
         if not count:
             return Load()
         some = rows[: max(1, round(count))]

@@ -16,7 +16,7 @@ from peft_nb.training.loss import FrozenHeadLoss
 
 DEPTH = 4  # layers in a chain: one alone would find all it touches still in the processor's caches
 REPEATS = 5
-SECONDS = 0.5  # after which nothing is repeated
+SECONDS = 0.4  # after which nothing is repeated
 HEAD_ROWS, HEAD_VOCABULARY = 256, 8192
 
 
@@ -68,7 +68,7 @@ def rehearse(model: PeftModel, path: Any, batch: Sequence[Any], tokens: float, d
     with path.installed(model):
         layer, call = _layer(model, path, batch, device)
         kept = _kept(layer, call)
-        rounds = _repeated(lambda: _round(call))
+        rounds = _repeated(lambda: _round(call), SECONDS)
     forward, both = (median(seconds) / DEPTH / tokens for seconds in zip(*rounds, strict=True))
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
     return Costs(kept / tokens, forward, both, _head_seconds(model), _optimizer_seconds(trained))
@@ -120,9 +120,9 @@ def _round(call: Callable[[int], tuple[torch.Tensor, torch.Tensor]]) -> tuple[fl
     return forward, time.perf_counter() - start
 
 
-def _repeated(run: Callable[[], Any]) -> list[Any]:
+def _repeated(run: Callable[[], Any], seconds: float = SECONDS / 4) -> list[Any]:
     run()  # the first time, memory has to be found and kernels chosen
-    until, found = time.perf_counter() + SECONDS, [run()]
+    until, found = time.perf_counter() + seconds, [run()]
     while time.perf_counter() < until and len(found) < REPEATS:
         found.append(run())
     return found
