@@ -20,24 +20,24 @@ SMALL = {"hidden_size": 320, "intermediate_size": 864, "num_hidden_layers": 12, 
 LARGE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 16, "num_attention_heads": 16}
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "default": {"max_steps": 16},
     "r 4": {"r": 4},
     "r 64": {"r": 64},
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
     "checkpointing": {"gradient_checkpointing": True},
-    "qlora": {"method": "qlora", "max_steps": 6},
+    "qlora": {"method": "qlora", "max_steps": 4},
     "budget 256": {"token_budget": 256},
-    "batch 32": {"batch_size": 32, "max_steps": 6},
-    "batch 2": {"batch_size": 2, "max_steps": 24},
+    "batch 32": {"batch_size": 32, "max_steps": 4},
+    "batch 2": {"batch_size": 2, "max_steps": 16},
     "max_length 64": {"max_length": 64, "loss_on": "all"},
-    "padded": {"fast": False, "max_steps": 8},
-    "evaluated": {"eval_fraction": 0.2, "eval_steps": 4},
-    "small": {"model": "small", "max_steps": 24},
-    "small, batch 32": {"model": "small", "batch_size": 32, "eval_fraction": 0.2, "eval_steps": 4},
-    "large": {"model": "large", "max_steps": 6},
-    "large, checkpointing": {"model": "large", "max_steps": 6, "gradient_checkpointing": True, "r": 4},
-    "classification": {"task": "classification", "model": "minilm-l6", "data": "labelled", "max_steps": 24},
+    "padded": {"fast": False},
+    "evaluated": {"eval_steps": 3},
+    "small": {"model": "small", "max_steps": 16},
+    "small, batch 32": {"model": "small", "batch_size": 32, "eval_steps": 3},
+    "large": {"model": "large", "max_steps": 4},
+    "large, checkpointing": {"model": "large", "max_steps": 4, "gradient_checkpointing": True, "r": 4},
+    "classification": {"task": "classification", "model": "minilm-l6", "data": "labelled", "max_steps": 16},
     "classification, float32": {
         "task": "classification",
         "model": "minilm-l6",
@@ -67,7 +67,7 @@ def run(name: str) -> None:
     import peft_nb
     from peft_nb.data.support_desk import load
 
-    spec = {"data": "support-desk", "max_steps": 12, "eval_fraction": 0, "name": None, **SETTINGS[name]}
+    spec = {"data": "support-desk", "max_steps": 8, "eval_fraction": 0, **SETTINGS[name]}
     with TemporaryDirectory() as folder:
         if spec.get("model") in ("small", "large"):
             sizes = SMALL if spec["model"] == "small" else LARGE

@@ -68,9 +68,10 @@ def test_the_peak_is_the_sum_of_its_parts(spec: Spec, rows: Table) -> None:
 
 
 def test_what_does_not_fit_is_refused_with_settings_that_do(spec: Spec, rows: Table) -> None:
-    wide = {"batch_size": 64, "token_budget": 4096}
+    wide = {"batch_size": 200, "token_budget": 20_000}
+    rows = rows * 20
     whole = estimate(spec(**wide), data=rows)
-    tight = estimate(spec(**wide), data=rows, room_mb=whole.memory_mb - whole.activations_mb / 3)
+    tight = estimate(spec(**wide), data=rows, room_mb=whole.memory_mb - whole.activations_mb / 2)
     assert not tight.fits
     with pytest.raises(RunError, match=r"needs about .* MB of memory and can have .*; set \w+: \w+") as refused:
         tight.check()

@@ -169,7 +169,7 @@ class Workload:
 
     @cached_property
     def drawn(self) -> list[list[Any]]:
-        """Optimizer steps over the examples at hand, in micro-batches that lie end to end."""
+        """Optimizer steps over the examples at hand."""
         order = list(self.encoded)
         random.Random(self.spec.seed).shuffle(order)
         order *= math.ceil(self.batch / len(order)) if self.steps_per_epoch > 1 else 1
@@ -177,28 +177,40 @@ class Workload:
         return [order[start : start + self.batch] for start in starts[: max(1, min(STEPS, 4096 // self.batch))]]
 
     @cached_property
+    def cut(self) -> list[list[list[Any]]]:
+        """Each of those steps in micro-batches."""
+        return [self.micro(step) for step in self.drawn]
+
+    @cached_property
     def laid_out(self) -> list[Load]:
         """What each of those steps computes."""
-        return [sum((self.load(one) for one in self.micro(step)), Load()) for step in self.drawn]
+        return [sum(map(self.load, step), Load()) for step in self.cut]
 
     @cached_property
     def largest(self) -> Load:
         """The micro-batch that computes most."""
-        return max((self.load(one) for step in self.drawn for one in self.micro(step)), key=lambda one: one.tokens)
+        return max((self.load(micro) for step in self.cut for micro in step), key=lambda one: one.tokens)
 
     @cached_property
-    def held_out(self) -> Load:
-        """What one evaluation computes."""
+    def aside(self) -> tuple[list[Load], float]:
+        """Micro-batches of held-out rows, and how many times as many an evaluation has."""
         rows, count = self.encoded, len(self.table.rows) * self.spec.eval_fraction
         if self.table.held_out is not None:
-            rows, count = (
-                self._encode(self.table.held_out, self.table.held_layout, "held-out row"),
-                len(self.table.held_out),
-            )
-        if not count:
-            return Load()
-        some = rows[: max(1, round(count))]
-        return sum((self.load(one) for one in self.micro(some)), Load()).over(len(some) / count)
+            rows = self._encode(self.table.held_out, self.table.held_layout, "held-out row")
+            count = len(self.table.held_out)
+        some = rows[: round(count)]
+        return [self.load(micro) for micro in self.micro(some)], count / max(1, len(some))
+
+    @property
+    def held_out(self) -> Load:
+        """What one evaluation computes."""
+        loads, times = self.aside
+        return sum(loads, Load()).over(1 / times) if loads else Load()
+
+    @property
+    def widest_held_out(self) -> Load:
+        """The micro-batch of an evaluation that computes most."""
+        return max(self.aside[0], key=lambda one: one.tokens, default=Load())
 
 
 def shortened(rows: Sequence[Any], tokens: int) -> list[Any]:
