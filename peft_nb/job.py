@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from peft_nb import environment
 from peft_nb.data.labels import Labelled
 from peft_nb.data.sources import IN_MEMORY
-from peft_nb.errors import ModelError
+from peft_nb.errors import ModelError, PeftNbError
 from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.methods import REGISTRY, attach, complete
 from peft_nb.models import ALIASES
 from peft_nb.models.load import Base, load
-from peft_nb.models.quiet import quiet
+from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve
 from peft_nb.run_data import RunData
 from peft_nb.spec import RunSpec
@@ -101,11 +101,35 @@ class Job:
         source = self._source()
         self.publish(Preparing("starting PyTorch"))
         with quiet():
+            if not resume:
+                self._foresee(source)
             base, train, held_out = self._ingredients(source, resume)
         with _random_state_kept(self.spec.seed):
             with quiet():
                 trainer = self._trainer(base, train, held_out, resume)
             return self._train(trainer, resume)
+
+    def _foresee(self, source: ModelSource) -> None:
+        """Say what the run will take, and refuse it while nothing large is in memory if that cannot be had."""
+        if environment.processes() > 1 or environment.device(self.spec.device) != "cpu":
+            return
+        from peft_nb.methods.estimate import foresee
+        from peft_nb.methods.workload import Table
+
+        self.publish(Preparing("forecasting memory and time"))
+        rows = self.rows
+        try:
+            forecast = foresee(self.spec, source, Table.of(self.spec, rows.rows, rows.eval_rows))
+        except PeftNbError:
+            raise
+        except Exception as error:  # an unusual model may train well and yet not be taken apart into layers
+            self.publish(Notice(f"no forecast: {first_line(error)}"))
+            return
+        self.metrics |= {"forecast_memory_mb": forecast.memory_mb, "forecast_seconds": forecast.seconds}
+        if not source.pair:
+            self.metrics["dtype"] = forecast.dtype  # chosen by a probe, which might choose otherwise next time
+        forecast.check()
+        self._heed_stop()
 
     def _ingredients(self, source: ModelSource, resume: bool) -> tuple[Base, Any, Any]:
         """The base, and the training and held-out examples."""

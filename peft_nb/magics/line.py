@@ -184,6 +184,19 @@ def data(call: Call) -> Any:
     return report
 
 
+@command("[NAME] [--FLAG VALUE ...]", most=1000)
+def estimate(call: Call) -> Any:
+    """Forecast memory and time of a run on the data NAME, and what would make it fit; trains nothing."""
+    words, fields = notation.parse_flags(call.words, COMMANDS["estimate"].flags)
+    if len(words) > 1 or (words and "data" in fields):
+        raise CommandError(f"%peft estimate takes one name; write %peft estimate {COMMANDS['estimate'].usage}")
+    spec = RunSpec(**fields, **({"data": words[0]} if words else {}))
+    from peft_nb.methods.estimate import estimate
+    from peft_nb.ui.forecast import Shown
+
+    return Shown(estimate(spec, namespace=call.shell.user_ns))
+
+
 @command()
 def runs(call: Call) -> Any:
     """List the runs in the store, newest first."""

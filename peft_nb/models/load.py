@@ -112,7 +112,7 @@ def load(
     """
     with _lock:
         if source.pair:
-            dtype = str(source.pair[0].dtype).removeprefix("torch.") if callable(dtype) else dtype
+            dtype = dtype_of(source.pair[0]) if callable(dtype) else dtype
             _check_means(dtype, quantization, device)
             return _live(source, dtype, quantization, device, kind or made_for(source.pair[0].config))
         _check_means("float32" if callable(dtype) else dtype, quantization, device)
@@ -139,6 +139,17 @@ def forget() -> None:
     with _lock:
         _latest.clear()
         gc.collect()
+
+
+def loaded_bytes() -> int:
+    """Count the bytes of the bases that this process holds."""
+    with _lock:
+        return sum(tensor.nbytes for base in _bases.values() for tensor in base.model.parameters())
+
+
+def dtype_of(model: Any) -> str:
+    """Name the data type of a model, such as ``float32``."""
+    return str(model.dtype).removeprefix("torch.")
 
 
 def _located(source: ModelSource, progress: Progress, notes: list[str]) -> Path:
@@ -233,7 +244,7 @@ def _live(source: ModelSource, dtype: str, quantization: Quantization, device: s
     if stored != quantization:
         notes.append(f"{source.name} is a live model in {stored}, and is used as it is")
     if stored != "none":
-        dtype, device = str(model.dtype).removeprefix("torch."), model.device.type
+        dtype, device = dtype_of(model), model.device.type
     identity = _identity(source.name, "live", model.config)
     known_as = Path(given.name_or_path)
     folder = known_as if given.name_or_path and known_as.is_dir() else None

@@ -1,0 +1,154 @@
+"""One layer of the real size, trained for a moment on real rows: what a token costs in time and in kept memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from peft_nb.training.loss import FrozenHeadLoss
+
+DEPTH = 4  # layers in a chain: one alone would find all it touches still in the processor's caches
+REPEATS = 5
+SECONDS = 0.4  # after which nothing is repeated
+HEAD_ROWS, HEAD_VOCABULARY = 256, 8192
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What training takes of this machine.
+
+    Attributes
+    ----------
+    kept_bytes : float
+        Kept by a layer's forward pass for its backward pass, a token.
+    forward_s, both_s : float
+        Seconds of a layer's forward pass, and of forward and backward pass, a token.
+    head_s : float
+        Seconds of the loss and its gradient, a predicted position and entry of the vocabulary.
+    optimizer_s : float
+        Seconds of clipping and one step of AdamW, a trained parameter.
+    """
+
+    kept_bytes: float
+    forward_s: float
+    both_s: float
+    head_s: float
+    optimizer_s: float
+
+
+def rehearse(model: PeftModel, path: Any, batch: Sequence[Any], tokens: float, device: torch.device) -> Costs:
+    """Measure one layer forward and backward.
+
+    Parameters
+    ----------
+    model : PeftModel
+        A model of one layer with its adapter.
+    path : Path
+        How the run turns rows into a loss.
+    batch : sequence of Encoded or Labelled
+        One micro-batch; its ids have to be in the model's vocabulary.
+    tokens : float
+        Tokens that it makes the model compute, padding included, shared prefixes once.
+    device : torch.device
+        Where the model is.
+
+    Returns
+    -------
+    Costs
+        Medians.
+    """
+    model.train()
+    with path.installed(model):
+        layer, call = _layer(model, path, batch, device)
+        kept = _kept(layer, call)
+        rounds = _repeated(lambda: _round(call), SECONDS)
+    forward, both = (median(seconds) / DEPTH / tokens for seconds in zip(*rounds, strict=True))
+    trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    return Costs(kept / tokens, forward, both, _head_seconds(model), _optimizer_seconds(trained))
+
+
+def _layer(
+    model: PeftModel, path: Any, batch: Sequence[Any], device: torch.device
+) -> tuple[nn.Module, Callable[[int], tuple[torch.Tensor, torch.Tensor]]]:
+    """Find the layer, and a way to run it as the model does on a batch, some times after itself."""
+    (layer,) = next(part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == 1)
+    seen: list[Any] = []
+    with layer.register_forward_pre_hook(lambda part, args, named: seen.append((args, named)), with_kwargs=True):
+        path.loss(model, batch, device).backward()
+    (hidden, *others), named = seen[0]
+
+    def call(depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+        given = out = hidden.detach().clone().requires_grad_()
+        for _ in range(depth):
+            out = layer(out, *others, **named)
+            out = out[0] if isinstance(out, tuple) else out
+        return given, out
+
+    return layer, call
+
+
+def _kept(layer: nn.Module, call: Callable[[int], tuple[torch.Tensor, torch.Tensor]]) -> int:
+    """Bytes that a layer keeps of what it computes: saved tensors that are not its own weights."""
+    own = {id(one) for one in layer.parameters()} | {id(one) for one in layer.buffers()}
+    weights = {one.untyped_storage().data_ptr() for one in [*layer.parameters(), *layer.buffers()]}
+    sizes: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if id(tensor) not in own and storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = call(1)
+    del result
+    return sum(sizes.values())
+
+
+def _round(call: Callable[[int], tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
+    start = time.perf_counter()
+    _, out = call(DEPTH)
+    forward = time.perf_counter() - start
+    out.backward(torch.ones_like(out))
+    return forward, time.perf_counter() - start
+
+
+def _repeated(run: Callable[[], Any], seconds: float = SECONDS / 4) -> list[Any]:
+    run()  # the first time, memory has to be found and kernels chosen
+    until, found = time.perf_counter() + seconds, [run()]
+    while time.perf_counter() < until and len(found) < REPEATS:
+        found.append(run())
+    return found
+
+
+def _head_seconds(model: PeftModel) -> float:
+    embeddings = model.get_input_embeddings().weight
+    weight = torch.zeros(HEAD_VOCABULARY, embeddings.shape[1], dtype=embeddings.dtype).normal_(std=0.02)
+    hidden = torch.ones(HEAD_ROWS, weight.shape[1], dtype=weight.dtype, requires_grad=True)
+    targets = torch.zeros(HEAD_ROWS, dtype=torch.long)
+
+    def run() -> float:
+        start = time.perf_counter()
+        FrozenHeadLoss.apply(hidden, weight, None, targets)
+        return time.perf_counter() - start
+
+    return median(_repeated(run)) / HEAD_ROWS / HEAD_VOCABULARY
+
+
+def _optimizer_seconds(trained: Sequence[torch.Tensor]) -> float:
+    optimizer = torch.optim.AdamW(trained, lr=1e-9, fused=True)
+
+    def run() -> float:
+        start = time.perf_counter()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        return time.perf_counter() - start
+
+    return median(_repeated(run)) / sum(one.numel() for one in trained)
