@@ -5,16 +5,16 @@ A method is added by one registered entry: :func:`register` it in the file of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError, nearest
 from peft_nb.spec import METHODS, RunSpec, register_method
+from peft_nb.training.stages import Stages
 
 if TYPE_CHECKING:
     import pandas
-    import torch
     from peft import PeftConfig, PeftModel
 
 # Fields of a spec that only some methods have a use for, and how to say that one has none.
@@ -25,34 +25,6 @@ FIELDS = {
     "target_modules": "no choice of layers",
     "num_virtual_tokens": "no virtual tokens",
 }
-
-
-class Stages:
-    """What a method wants done at certain points of a run; nothing, unless it is overridden."""
-
-    def begin(self, model: PeftModel, batches: Iterable[dict[str, Any]]) -> None:
-        """Prepare a model with a fresh adapter; `batches` are a few padded batches of training examples."""
-
-    def penalty(self, model: PeftModel) -> torch.Tensor | None:
-        """What is added to the loss of a step, in nats, or None."""
-        return None
-
-    def faster(self, name: str) -> float:
-        """How many times the usual learning rate a parameter has, by its name."""
-        return 1.0
-
-    def stepped(self, model: PeftModel, step: int) -> None:
-        """Follow an optimizer step, before the gradients are cleared; steps count from 1."""
-
-    def state(self, model: PeftModel) -> dict[str, torch.Tensor]:
-        """What a checkpoint has to keep besides the adapter and the optimizer."""
-        return {}
-
-    def restore(self, model: PeftModel, state: dict[str, torch.Tensor]) -> None:
-        """Go on from what :meth:`state` gave, after :meth:`begin` and after the adapter has been read back."""
-
-    def end(self, model: PeftModel) -> None:
-        """Leave an adapter that plain PEFT can load, when training is over."""
 
 
 @dataclass(frozen=True)

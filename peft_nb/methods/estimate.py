@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb import environment
 from peft_nb.errors import MethodError, RunError
-from peft_nb.methods import REGISTRY, attach
+from peft_nb.methods import REGISTRY, attach, complete
 from peft_nb.methods.workload import Load, Table, Workload, shortened
 from peft_nb.models.load import Base, loaded_bytes
 from peft_nb.models.outline import outline, single_layer
@@ -145,6 +145,7 @@ def estimate(
 
 def foresee(spec: RunSpec, source: ModelSource, table: Table, room_mb: float | None = None) -> Forecast:
     """Forecast a run whose model and rows have been found; parameters and errors as for :func:`estimate`."""
+    spec = complete(spec)
     import torch
 
     import peft_nb.training.trainer  # noqa: F401  (the memory of what it imports counts as the process's own)
@@ -197,7 +198,7 @@ def _changes(plan: _Plan) -> Iterable[dict[str, Any]]:
         if length < plan.work.longest:
             yield {"max_length": length}
     for r in (8, 4):
-        if r < spec.r:
+        if spec.r and r < spec.r:
             yield {"r": r}
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.methods import Method, Stages, from_peft, register
+from peft_nb.methods import Method, from_peft, register
 from peft_nb.spec import RunSpec
+from peft_nb.training.stages import Stages
 
 if TYPE_CHECKING:
     import torch

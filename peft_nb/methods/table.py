@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError, ModelError
-from peft_nb.methods import REGISTRY, Method, Stages, attach, problems
+from peft_nb.methods import REGISTRY, Method, attach, problems
 from peft_nb.models import Progress
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve
 from peft_nb.spec import METHODS, RunSpec
+from peft_nb.training.stages import Stages
 
 if TYPE_CHECKING:
     import pandas

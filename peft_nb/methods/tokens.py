@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peft_nb.methods import Method, Stages, from_peft, register
+from peft_nb.methods import Method, from_peft, register
+from peft_nb.training.stages import Stages
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from . import Kind, Progress, quantize
-from .load import _LOCAL, Base, _cannot_load, _check_kind, _config, _located, _made_for, dtype_of
+from .load import _LOCAL, Base, _cannot_load, _check_kind, _config, _located, dtype_of, made_for
 from .quiet import quiet
 from .resolve import ModelSource
 
@@ -55,7 +55,7 @@ def outline(
             tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
         except Exception as error:
             raise _cannot_load(source.name, error) from error
-    kind = kind or _made_for(config)
+    kind = kind or made_for(config)
     _check_kind(config, source.name, kind)
     if tokenizer.pad_token is None:
         tokenizer = copy.deepcopy(tokenizer)

@@ -31,10 +31,10 @@ from peft_nb.environment import memory_available_mb, process_memory_mb, processe
 from peft_nb.errors import RunError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
 from peft_nb.files import flush
-from peft_nb.methods import Stages
 from peft_nb.spec import RunSpec
 from peft_nb.training import checkpoint, probe
 from peft_nb.training.paths import Path as LossPath
+from peft_nb.training.stages import Stages
 from peft_nb.training.steps import micro_batches, share_of
 from peft_nb.training.stop import Abandoned, StopFlag, agreed
 
