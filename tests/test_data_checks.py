@@ -5,12 +5,12 @@ from typing import Any
 
 import pandas
 import pytest
-from templates import tokenizer
 
 from peft_nb.data import checks, formats, mending, privacy, sources
 from peft_nb.data.checks import Checked, check
 from peft_nb.data.measuring import Options
 from peft_nb.data.mending import Change
+from tests.templates import tokenizer
 
 TOPICS = (
     "invoice", "password", "parcel", "refund", "voucher", "coupon", "address", "battery", "charger", "warranty",

@@ -137,6 +137,7 @@ def memory_short_of(size: int, moment: Event) -> Iterator[Callable[[Event], None
 needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data as here")
 
 
+@pytest.mark.exhaustive
 @needs_limits
 @pytest.mark.parametrize("moment", [Preparing("measuring the base on 720 held-out rows"), StatusChanged("training")])
 def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
@@ -159,6 +160,7 @@ def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
     assert run.metrics["eval_loss"] == pytest.approx(calm.metrics["eval_loss"], rel=1e-5)
 
 
+@pytest.mark.exhaustive
 @needs_limits
 def test_an_example_too_large_for_the_memory_is_told_in_a_line(spec: Callable[..., RunSpec], store: Store) -> None:
     data = [{"text": "short"}, {"text": "shorter"}, {"text": "a long tale " * 8000}]

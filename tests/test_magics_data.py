@@ -7,13 +7,13 @@ from typing import Any
 import pandas
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from templates import tokenizer
-from test_data_checks import sound
 
 from peft_nb.errors import CommandError, DataError, PeftNbError, SpecError
 from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.ui.report import Report
 from peft_nb.ui.tokens import TokenView
+from tests.templates import tokenizer
+from tests.test_data_checks import sound
 
 
 @pytest.fixture

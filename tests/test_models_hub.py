@@ -106,6 +106,7 @@ def run(code: str, *words: str, folder: Path, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.exhaustive
 def test_a_model_on_the_hub_is_fetched_and_found_again_without_it(tmp_path, served):
     assert run(SHOW, NAME, folder=tmp_path, HF_ENDPOINT=served)[0] == f"hub | hub | {NAME}"
     folder = Path(run(FETCH, NAME, folder=tmp_path, HF_ENDPOINT=served)[-1])
@@ -129,6 +130,7 @@ replace(ALIASES['minilm-l6'], name='here', repo='{NAME}', revision='main')\n"
     assert lines[0] == f"alias | hub | {NAME}"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("how", ["silent server", "refused", "name service hangs", "offline"])
 def test_that_no_hub_answers_is_found_out_within_three_seconds(tmp_path, how):
     code, environment = SHOW, {"PEFT_NB_CACHE": str(tmp_path / "cache")}

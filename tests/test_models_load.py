@@ -128,6 +128,7 @@ def test_identity_tells_bases_apart(small, tmp_path, default):
     assert load(resolve("smollm2-135m")).identity.startswith("smollm2-135m (bundled) ")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 def test_a_quantized_base_writes_quietly_and_close_to_the_original(quantization, capfd, recwarn):
     exact = load(resolve("smollm2-135m"))

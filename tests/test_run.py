@@ -304,6 +304,7 @@ def ended(
     return Ended(*(load(record.id, store=store) for record in reversed(store.all())), "".join(told))
 
 
+@pytest.mark.exhaustive
 def test_an_interrupted_run_stops_after_its_step(ended: Ended) -> None:
     run = ended.interrupted
     steps = run.metrics["steps"]
@@ -315,6 +316,7 @@ def test_an_interrupted_run_stops_after_its_step(ended: Ended) -> None:
     assert checkpoints(run) == [f"checkpoint-{steps}"]
 
 
+@pytest.mark.exhaustive
 def test_a_run_interrupted_twice_is_given_up_at_once_and_keeps_its_checkpoint(ended: Ended) -> None:
     run = ended.given_up
     assert f"gave up: run {run.id} was given up at once; its last checkpoint is kept, resume() goes" in ended.said
@@ -324,6 +326,7 @@ def test_a_run_interrupted_twice_is_given_up_at_once_and_keeps_its_checkpoint(en
     assert checkpoints(run) == ["checkpoint-1"]
 
 
+@pytest.mark.exhaustive
 def test_a_killed_run_is_resumed_without_its_data_and_ends_as_an_undisturbed_one(finished: Run, ended: Ended) -> None:
     run = ended.killed
     assert (run.status, run.reason) == ("stopped", "its process ended")
@@ -430,6 +433,7 @@ def test_what_the_store_refuses_does_not_end_a_run_and_is_written_later(finished
     assert set(run.metrics) == METRICS
 
 
+@pytest.mark.exhaustive
 def test_memory_of_finished_runs_is_given_back(start: Start) -> None:
     """Ten runs of which each would leave its adapter and its optimizer, 8 MB and twice that."""
     resident, models = [], []

@@ -9,14 +9,14 @@ from typing import Any
 
 import pandas
 import pytest
-from templates import tokenizer
-from test_data_checks import KEY, sound
 from test_ui_progress import EVIL, Balanced
 
 from peft_nb.errors import DataError, ModelError, SpecError
 from peft_nb.ui import check as module
 from peft_nb.ui.check import check
 from peft_nb.ui.report import Report
+from tests.templates import tokenizer
+from tests.test_data_checks import KEY, sound
 
 NOWHERE = "nobody/has-this-model"
 
