@@ -129,6 +129,8 @@ class Job:
         if not source.pair:
             self.metrics["dtype"] = forecast.dtype  # chosen by a probe, which might choose otherwise next time
         forecast.check()
+        if forecast.tight:
+            self.publish(Notice(forecast.shortage))
         self._heed_stop()
 
     def _ingredients(self, source: ModelSource, resume: bool) -> tuple[Base, Any, Any]:

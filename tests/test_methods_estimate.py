@@ -10,7 +10,8 @@ import pytest
 
 from peft_nb.errors import DataError, MethodError, RunError
 from peft_nb.methods import attach
-from peft_nb.methods.estimate import Forecast, estimate
+from peft_nb.methods.estimate import estimate
+from peft_nb.methods.forecast import MARGIN, Forecast
 from peft_nb.models.load import load
 from peft_nb.models.resolve import resolve
 from peft_nb.models.share import share
@@ -72,10 +73,11 @@ def test_what_does_not_fit_is_refused_with_settings_that_do(spec: Spec, rows: Ta
     rows = rows * 20
     whole = estimate(spec(**wide), data=rows)
     tight = estimate(spec(**wide), data=rows, room_mb=whole.memory_mb - whole.activations_mb / 2)
-    assert not tight.fits
+    assert tight.tight
     with pytest.raises(RunError, match=r"needs about .* MB of memory and can have .*; set \w+: \w+") as refused:
-        tight.check()
+        replace(tight, room_mb=tight.memory_mb / MARGIN - 1).check()
     assert "\n" not in str(refused.value)
+    replace(tight, room_mb=tight.memory_mb / MARGIN + 1).check()
     setting, peak = tight.mends[0]
     assert peak <= tight.room_mb
     changes = dict(part.split(": ") for part in setting.split(", "))

@@ -186,6 +186,11 @@ class Workload:
         """What each of those steps computes."""
         return [sum(map(self.load, step), Load()) for step in self.cut]
 
+    @property
+    def mean(self) -> Load:
+        """What an optimizer step computes on average."""
+        return sum(self.laid_out, Load()).over(len(self.laid_out))
+
     @cached_property
     def largest(self) -> Load:
         """The micro-batch that computes most."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
-from peft_nb.methods.estimate import Forecast
+from peft_nb.methods.forecast import Forecast
 from peft_nb.ui import wording
 from peft_nb.ui.progress import BOX
 
@@ -45,7 +45,7 @@ def rows(forecast: Forecast) -> list[tuple[str, str]]:
     found += [
         ("computed", f"{wording.count(f.steps, 'step')}, {wording.count(f.tokens, 'token')}; {f.dtype}, {f.path}"),
         ("trained", wording.count(f.trainable_parameters, "parameter")),
-        ("fits", "yes" if f.fits else "no"),
+        ("fits", "no" if not f.fits else "perhaps not" if f.tight else "yes"),
     ]
     found += [("would fit" if not i else "", f"{change} ({say(mb)})") for i, (change, mb) in enumerate(f.mends)]
     return found

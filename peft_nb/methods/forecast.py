@@ -1,0 +1,92 @@
+"""What a run is expected to take, and whether that can be had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peft_nb.errors import RunError
+
+MARGIN = 1.2  # the error of a forecast, by benchmarks/forecast.py
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run is expected to take. Memory is resident memory in MB (10^6 bytes), at its peak.
+
+    Attributes
+    ----------
+    weights_mb, adapter_mb, optimizer_mb : float
+        The frozen base; what is trained, with its gradients; AdamW's two moments.
+    activations_mb, loss_mb : float
+        What the largest micro-batch keeps for its backward pass; what is needed beside it for a moment, by the loss
+        or by the backward pass of one layer.
+    process_mb : float
+        Python, PyTorch and libraries, and whatever else is in this process now.
+    room_mb : float
+        What the process can have at most: what it has and what is free under the container's limit.
+    seconds : float or None
+        Of training, with the evaluations between its steps; None where too little memory is free to try a layer.
+    evaluation_seconds : float or None
+        Of all evaluations, also the one before the first step and the one after the last.
+    steps, tokens : int
+        Optimizer steps, and the tokens they compute: padding included, shared prefixes once.
+    trainable_parameters, token_budget : int
+        What is learned; most tokens computed at once.
+    dtype, path : str
+        What is computed in, and whether padded.
+    mends : tuple of tuple of str and float
+        Where it is tight: settings that would fit, and the peak with each in MB.
+    """
+
+    weights_mb: float
+    adapter_mb: float
+    optimizer_mb: float
+    activations_mb: float
+    loss_mb: float
+    process_mb: float
+    room_mb: float
+    seconds: float | None
+    evaluation_seconds: float | None
+    steps: int
+    tokens: int
+    trainable_parameters: int
+    token_budget: int
+    dtype: str
+    path: str
+    mends: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def memory_mb(self) -> float:
+        """The peak: the sum of all parts."""
+        held = self.weights_mb + self.adapter_mb + self.optimizer_mb
+        return held + self.activations_mb + self.loss_mb + self.process_mb
+
+    @property
+    def tight(self) -> bool:
+        """Whether that is more than the run can have, if the forecast is exact."""
+        return self.memory_mb > self.room_mb
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run can have that much, allowing for the error of a forecast."""
+        return self.memory_mb <= MARGIN * self.room_mb
+
+    @property
+    def shortage(self) -> str:
+        """What is missing and the settings that mend it, in one line; empty where there is enough."""
+        if not self.tight:
+            return ""
+        able = " or ".join(f"{setting} (about {mb:,.0f} MB)" for setting, mb in self.mends)
+        mend = f"set {able}" if able else "take a smaller model, or free some memory"
+        return f"the run needs about {self.memory_mb:,.0f} MB of memory and can have {self.room_mb:,.0f} MB; {mend}"
+
+    def check(self) -> None:
+        """Refuse a run that cannot fit.
+
+        Raises
+        ------
+        RunError
+            With the settings that would make it fit.
+        """
+        if not self.fits:
+            raise RunError(self.shortage)
