@@ -74,6 +74,7 @@ class Job:
     adapted: PeftModel | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    _before: float = 0.0  # bytes of the process as the run began
     _told: float = 0.0  # when progress was last published
 
     def __post_init__(self) -> None:
@@ -113,11 +114,12 @@ class Job:
         """Say what the run will take, and refuse it while nothing large is in memory if that cannot be had."""
         if environment.processes() > 1 or environment.device(self.spec.device) != "cpu":
             return
+        from peft_nb.methods import memory
         from peft_nb.methods.estimate import foresee
         from peft_nb.methods.workload import Table
 
         self.publish(Preparing("forecasting memory and time"))
-        rows = self.rows
+        rows, self._before = self.rows, memory.process()
         try:
             forecast = foresee(self.spec, source, Table.of(self.spec, rows.rows, rows.eval_rows))
         except PeftNbError:
@@ -191,6 +193,7 @@ class Job:
             yield {name: tensor.to(device) for name, tensor in pad([train[row] for row in step], pad_id).items()}
 
     def _train(self, trainer: PlannedTrainer, resume: bool) -> bool:
+        from peft_nb.methods import memory
         from peft_nb.training import checkpoint
 
         last = checkpoint.latest(trainer.folder) if resume else None
@@ -214,6 +217,8 @@ class Job:
             model.eval().zero_grad()
             if trainer.optimizer:  # the trainer holds itself in cycles, and would keep this memory for long
                 trainer.optimizer.state.clear()
+            if self._before:
+                memory.settle(self._before)
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         evals = [row["eval_loss"] for row in before if row["eval_loss"] is not None] + trainer.eval_losses
         self.metrics |= {

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from peft_nb.errors import DataError, MethodError, RunError
-from peft_nb.methods import attach
+from peft_nb.methods import REGISTRY, attach, problems
 from peft_nb.methods.estimate import estimate
 from peft_nb.methods.forecast import MARGIN, Forecast
 from peft_nb.models.load import load
 from peft_nb.models.resolve import resolve
 from peft_nb.models.share import share
 from peft_nb.run import Run
-from peft_nb.spec import RunSpec
+from peft_nb.spec import METHODS, RunSpec
 from peft_nb.ui import forecast as shown
 from tests.conftest import Python
 
@@ -40,6 +40,17 @@ def test_a_base_in_4_bits_weighs_what_the_loaded_one_does(spec: Spec, rows: Tabl
     base = load(resolve(described.model), dtype="float32", quantization="4bit").model
     real = sum(one.nbytes for one in base.parameters()) / 1e6
     assert estimate(described, data=rows).weights_mb == pytest.approx(real, rel=0.05)  # scales come on top
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if not REGISTRY[name].required])
+def test_every_method_is_forecast(spec: Spec, rows: Table, method: str) -> None:
+    described = spec(method=method)
+    if problems(described):
+        pytest.skip("needs another base")
+    forecast = estimate(described, data=rows)
+    assert forecast.seconds
+    assert forecast.trainable_parameters
+    assert REGISTRY[method].padding_free or forecast.path.startswith("padded")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +82,7 @@ def test_the_peak_is_the_sum_of_its_parts(spec: Spec, rows: Table) -> None:
 def test_what_does_not_fit_is_refused_with_settings_that_do(spec: Spec, rows: Table) -> None:
     wide = {"batch_size": 200, "token_budget": 20_000}
     rows = rows * 20
+    estimate(spec(**wide), data=rows)  # leaves the process larger
     whole = estimate(spec(**wide), data=rows)
     tight = estimate(spec(**wide), data=rows, room_mb=whole.memory_mb - whole.activations_mb / 2)
     assert tight.tight

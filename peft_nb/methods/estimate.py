@@ -12,11 +12,10 @@ from typing import Any
 
 from peft_nb import environment
 from peft_nb.errors import MethodError
-from peft_nb.methods import REGISTRY, complete
+from peft_nb.methods import REGISTRY, complete, memory
 from peft_nb.methods.forecast import Forecast
 from peft_nb.methods.plan import Plan
 from peft_nb.methods.workload import Table
-from peft_nb.models.load import loaded_bytes
 from peft_nb.models.outline import outline
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import ModelSource, resolve
@@ -78,7 +77,7 @@ def foresee(spec: RunSpec, source: ModelSource, table: Table, room_mb: float | N
         here = environment.process_memory_mb()
         room = here + environment.memory_available_mb() if room_mb is None else room_mb
         live = sum(one.nbytes for one in source.pair[0].parameters()) if source.pair else 0
-        process = max(0.0, here - (loaded_bytes() + live) / environment.MB)
+        process = max(0.0, (memory.process() - live) / environment.MB)
         plan = Plan(spec, base, table, room, process)
         forecast = plan.forecast()
         return replace(forecast, mends=tuple(_mends(plan))) if forecast.tight else forecast

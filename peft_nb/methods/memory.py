@@ -6,12 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from peft_nb import environment
+from peft_nb.environment import MB
 from peft_nb.methods.workload import Load
+from peft_nb.models.load import loaded_bytes
 
 FLOAT = 4  # bytes of what is trained, whatever the base is in
 # By which libraries and the allocator grow, at once and with the first micro-batches of ever new lengths: oneDNN, which
 # multiplies in bfloat16, compiles and keeps up to 1,024 kernels, each for one shape. Measured on models of many sizes.
 GROWTH, LATER, LATER_BATCHES, LATER_ACTIVATIONS = 60e6, {"float32": 140e6, "bfloat16": 560e6}, 4, 40e6
+_grown = 0.0  # by earlier runs of this process, which need not grow again
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,17 @@ def weights(model: Any, quantization: str, size: int) -> float:
 
 
 def growth(dtype: str, activations: float, batches: float) -> float:
-    """By how much libraries and the allocator grow while so many micro-batches are computed."""
+    """By how much libraries and the allocator will grow while so many micro-batches are computed."""
     later = LATER.get(dtype, 0) * (1 - math.exp(-activations / LATER_ACTIVATIONS))
-    return GROWTH + later * (1 - math.exp(-batches / LATER_BATCHES))
+    return max(0.0, GROWTH + later * (1 - math.exp(-batches / LATER_BATCHES)) - _grown)
+
+
+def process() -> float:
+    """Of this process, without the bases it holds."""
+    return environment.process_memory_mb() * MB - loaded_bytes()
+
+
+def settle(before: float) -> None:
+    """Note by how much a run has left the process larger, which was so large before it."""
+    global _grown
+    _grown += max(0.0, process() - before)

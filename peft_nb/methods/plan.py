@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from peft_nb.methods import REGISTRY, attach, memory
 from peft_nb.methods.forecast import Forecast
 from peft_nb.methods.workload import Load, Table, Workload, shortened
 from peft_nb.models.load import Base
-from peft_nb.models.outline import single_layer
+from peft_nb.models.outline import shapes_alone, single_layer
 from peft_nb.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -105,10 +106,8 @@ class Plan:
         return share(base.model), []
 
     def _attached(self, base: Base) -> PeftModel:
-        import torch
-
         bare, whole = self._bare(base)
-        with torch.device(base.device):
+        with shapes_alone() if base.device == "meta" else nullcontext():
             return attach(bare, self.spec, "", whole)
 
     @cached_property

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peft_nb import environment
+from peft_nb.environment import MB
 from peft_nb.errors import MethodError, ModelError
-from peft_nb.methods import REGISTRY, Method, attach, problems
+from peft_nb.methods import REGISTRY, Method, attach, memory, problems
+from peft_nb.methods.workload import Load
 from peft_nb.models import Progress
+from peft_nb.models.outline import shapes_alone
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve
 from peft_nb.spec import METHODS, RunSpec
@@ -20,8 +24,8 @@ if TYPE_CHECKING:
     import pandas
     from transformers import PreTrainedConfig
 
-MB = 1_000_000
 CLASSES = ("one", "other")  # what a classifier is counted with
+MICRO = Load(tokens=2048, positions=2048, predicted=1024)  # 8 rows of 256 tokens, half of them answers
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ class Fitted:
         Parameters of the model and what was added.
     saved_bytes : int, optional
         Size of what is saved, in float32, without the file's header of some kilobytes.
+    memory_mb : float, optional
+        About what a run with the defaults takes at its peak, :data:`MICRO` being its largest micro-batch; in MB
+        (10^6 bytes). ``%peft estimate`` knows it better, for it knows the rows.
     why_not : str
         Why it does not fit.
     """
@@ -49,6 +56,7 @@ class Fitted:
     trained: int | None = None
     total: int = 1
     saved_bytes: int | None = None
+    memory_mb: float | None = None
     why_not: str = ""
 
 
@@ -58,6 +66,7 @@ COLUMNS: dict[str, Callable[[Fitted], Any]] = {
     "parameters": lambda fitted: fitted.trained,
     "% of the model": lambda fitted: None if fitted.trained is None else round(100 * fitted.trained / fitted.total, 4),
     "adapter MB": lambda fitted: None if fitted.saved_bytes is None else round(fitted.saved_bytes / MB, 3),
+    "memory MB": lambda fitted: None if fitted.memory_mb is None else round(fitted.memory_mb),
     "mergeable": lambda fitted: fitted.method.mergeable,
     "swappable": lambda fitted: fitted.method.swappable,
     "quantization": lambda fitted: ", ".join(fitted.method.quantizations),
@@ -101,21 +110,24 @@ def table(
     """
     import pandas
 
+    from peft_nb.training.probe import fastest_dtype
+
     source = _source(model, revision, namespace)
     tell = progress or (lambda share, what: None)
     tell(0.0, "importing PyTorch and PEFT")
     with quiet():
         config = _config(source)
+        dtype = fastest_dtype(config, environment.device("auto"))
         rows = []
         for done, name in enumerate(METHODS):
             tell(done / len(METHODS), name)
-            rows.append(fitted(REGISTRY[name], source, config))
+            rows.append(fitted(REGISTRY[name], source, config, dtype))
     cells = {column: [say(one) for one in rows] for column, say in COLUMNS.items()}
     found = pandas.DataFrame(cells, index=pandas.Index([one.method.name for one in rows], name="method"))
     return found.convert_dtypes()  # whole numbers stay whole beside those that are missing
 
 
-def fitted(method: Method, source: ModelSource, config: PreTrainedConfig) -> Fitted:
+def fitted(method: Method, source: ModelSource, config: PreTrainedConfig, dtype: str = "float32") -> Fitted:
     """Put a method on a model's architecture and count.
 
     Parameters
@@ -126,13 +138,14 @@ def fitted(method: Method, source: ModelSource, config: PreTrainedConfig) -> Fit
         The model.
     config : transformers.PreTrainedConfig
         Its architecture.
+    dtype : str
+        What it would be computed in.
 
     Returns
     -------
     Fitted
         Exact counts, or why the method does not fit.
     """
-    import torch
     from peft import get_peft_model_state_dict
 
     from peft_nb.models.load import made_for
@@ -142,8 +155,9 @@ def fitted(method: Method, source: ModelSource, config: PreTrainedConfig) -> Fit
     if cannot := problems(spec):
         return Fitted(method, why_not="; ".join(one.removeprefix("method: ") for one in cannot))
     try:
-        with torch.device("meta"), _without_values():  # shapes alone, in no memory
+        with shapes_alone():
             bare, whole = _bare(source, config, task)
+            weights = memory.weights(bare, method.quantization(spec), 4 if dtype == "float32" else 2)
             model = attach(bare, spec, source.name, whole)
             trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
             total = sum(one.numel() for one in model.parameters())
@@ -155,7 +169,12 @@ def fitted(method: Method, source: ModelSource, config: PreTrainedConfig) -> Fit
             saved = get_peft_model_state_dict(model, save_embedding_layers=False)
     except MethodError as error:
         return Fitted(method, why_not=str(error).removeprefix("method: "))
-    return Fitted(method, parts, trained, total, 4 * sum(one.numel() for one in saved.values()))
+    shapes = memory.Shapes.of(config, dtype)
+    activations = shapes.activations(MICRO.tokens, shapes.kept, spec.gradient_checkpointing)
+    loss = 0.0 if task == "classification" else shapes.loss(MICRO, not method.padding_free)
+    held = weights + 4 * memory.FLOAT * trained + activations + loss
+    peak = (held + memory.process() + memory.growth(dtype, activations, math.inf)) / MB
+    return Fitted(method, parts, trained, total, 4 * sum(one.numel() for one in saved.values()), peak)
 
 
 def _source(model: Any, revision: str | None, namespace: Mapping[str, Any] | None) -> ModelSource:
@@ -202,24 +221,6 @@ def _bare(source: ModelSource, config: PreTrainedConfig, task: str) -> tuple[Any
     pad = SimpleNamespace(pad_token_id=getattr(config, "pad_token_id", None))  # all that is asked of a tokenizer
     base = Base(model, pad, source, "float32", "none", "meta", source.name, folder=source.path)
     return classify.build(base, CLASSES, multi=False)
-
-
-def _without_values() -> AbstractContextManager[Any]:
-    """Let PEFT read numbers out of tensors that have none, as it does for permutations and to save prompts."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Blank(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            kwargs = kwargs or {}
-            if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
-                return 0
-            if func is torch.ops.aten._to_copy.default and args[0].is_meta:
-                kwargs = {**kwargs, "device": torch.device("meta")}
-            return func(*args, **kwargs)
-
-    blank: AbstractContextManager[Any] = Blank()
-    return blank
 
 
 def _parts(model: Any) -> str:

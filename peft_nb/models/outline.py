@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -62,6 +63,26 @@ def outline(
         tokenizer.pad_token = tokenizer.eos_token
     model = _from_config(config, kind, dtype, "meta")
     return Base(model, tokenizer, source, dtype, quantization, "meta", "", folder=folder)
+
+
+def shapes_alone() -> AbstractContextManager[Any]:
+    """Make tensors without memory in a block, and let PEFT read numbers out of them, which it does for permutations."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Blank(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+                return 0
+            if func is torch.ops.aten._to_copy.default and args[0].is_meta:
+                kwargs = {**kwargs, "device": torch.device("meta")}
+            return func(*args, **kwargs)
+
+    block = ExitStack()
+    block.enter_context(torch.device("meta"))
+    block.enter_context(Blank())
+    return block
 
 
 def single_layer(base: Base) -> Base:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,18 +81,33 @@ def _layer(
     """Find the layer, and a way to run it as the model does on a batch, some times after itself."""
     (layer,) = next(part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == 1)
     seen: list[Any] = []
-    with layer.register_forward_pre_hook(lambda part, args, named: seen.append((args, named)), with_kwargs=True):
+    with layer.register_forward_pre_hook(
+        lambda part, args, named: seen.append((args, _afresh(named))), with_kwargs=True
+    ):
         path.loss(model, batch, device).backward()
     (hidden, *others), named = seen[0]
 
     def call(depth: int) -> tuple[torch.Tensor, torch.Tensor]:
         given = out = hidden.detach().clone().requires_grad_()
         for _ in range(depth):
-            out = layer(out, *others, **named)
+            out = layer(out, *others, **_afresh(named))
             out = out[0] if isinstance(out, tuple) else out
         return given, out
 
     return layer, call
+
+
+def _afresh(named: dict[str, Any]) -> dict[str, Any]:
+    """The same keywords, with a cache of keys and values that no layer has added to yet: prefixes come in one."""
+    cache = named.get("past_key_values")
+    if cache is None:
+        return named
+    again = copy.copy(cache)
+    again.layers = [copy.copy(one) for one in cache.layers]
+    for one in again.layers:
+        if one.is_initialized:
+            one.keys, one.values = (part.detach().requires_grad_() for part in (one.keys, one.values))
+    return {**named, "past_key_values": again}
 
 
 def _kept(layer: nn.Module, call: Callable[[int], tuple[torch.Tensor, torch.Tensor]]) -> int:
