@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from peft_nb.models.share import share
 from peft_nb.run import Run
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.ui import forecast as shown
+from tests import tiny
 from tests.conftest import Python
 
 Spec = Callable[..., RunSpec]
@@ -146,3 +148,30 @@ def test_it_is_shown_as_text_and_escaped() -> None:
     assert "&lt;b&gt;" in shown.html(forecast)
     assert "<b>" not in shown.html(forecast)
     assert "38 s" in repr(shown.Shown(replace(forecast, seconds=38.0)))
+
+
+def saved(family: str, folder: Path, tokenizer: Path) -> str:
+    """A tiny random model of a family, with the tokenizer of the tiny base."""
+    from transformers import AutoTokenizer
+
+    tiny.base(family, vocab_size=512, pad_token_id=0).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "mistral", "gemma2", "gpt2", "gpt-neox", "phi"])
+def test_models_of_other_families_are_forecast(
+    family: str, spec: Spec, rows: Table, base: Path, tmp_path: Path
+) -> None:
+    forecast = estimate(spec(model=saved(family, tmp_path / "model", base)), data=rows)
+    assert forecast.seconds
+    assert forecast.activations_mb > 0
+
+
+def test_a_method_that_does_not_fit_is_refused_before_the_base_is_loaded(
+    start: Callable[..., Run], base: Path, tmp_path: Path
+) -> None:
+    run = start(model=saved("gpt-neox", tmp_path / "model", base), method="adaption-prompt")
+    with pytest.raises(MethodError, match="adaption-prompt does not fit GPTNeoXForCausalLM: .*; lora does"):
+        run.wait()
+    assert "base" not in run.metrics

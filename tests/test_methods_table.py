@@ -145,7 +145,9 @@ def shell() -> Iterator[InteractiveShell]:
 def test_the_magic_shows_whole_texts(shell: InteractiveShell, base: Path, made: pandas.DataFrame) -> None:
     assert "..." not in shell.run_cell("%peft methods").result._repr_html_()
     found = shell.run_cell(f"%peft methods {base}").result
-    pandas.testing.assert_frame_equal(pandas.DataFrame(found), made)
+    varying = "memory MB"  # with what this process has just now
+    pandas.testing.assert_frame_equal(pandas.DataFrame(found).drop(columns=varying), made.drop(columns=varying))
+    assert found[varying].min() > 100
     assert REGISTRY["lora"].when in found._repr_html_()
 
 

@@ -37,6 +37,8 @@ Start = Callable[..., Run]
 
 COLUMNS = ["step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_mb"]
 METRICS = {
+    "forecast_memory_mb",
+    "forecast_seconds",
     "train_loss",
     "base_eval_loss",
     "eval_loss",

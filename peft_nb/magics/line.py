@@ -186,7 +186,7 @@ def data(call: Call) -> Any:
 
 @command("[NAME] [--FLAG VALUE ...]", most=1000)
 def estimate(call: Call) -> Any:
-    """Forecast memory and time of a run on the data NAME, and what would make it fit; trains nothing."""
+    """Forecast memory and time of a run on the data NAME, and what would fit where it does not; trains nothing."""
     words, fields = notation.parse_flags(call.words, COMMANDS["estimate"].flags)
     if len(words) > 1 or (words and "data" in fields):
         raise CommandError(f"%peft estimate takes one name; write %peft estimate {COMMANDS['estimate'].usage}")
