@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from shlex import quote
 from textwrap import indent
 from typing import Any
 
@@ -136,8 +137,14 @@ def advise(data: Any = None, *, namespace: Mapping[str, Any] | None = None, **kn
             notes.append(f"{model} is not on this machine, so memory was left out; --parameters 7e9 tells its size")
     if situation.data is None:
         notes.append(f"{PLACEHOLDER} stands for the name of your data.")
-    notes.append(f"%peft methods {_quoted(situation)} shows which methods fit the model, and how large they are.")
-    return Advice(situation, _detours(situation), _choices(situation)[:CHOICES], tuple(notes))
+    notes.append(
+        f"%peft methods {quote(situation.model or _default_model(situation))} shows which methods fit the model, and how large they are."
+    )
+    choices = _choices(situation)[:CHOICES]
+    for first in choices[:1]:
+        named = f"{quote(situation.data or PLACEHOLDER)} --method {first.method.name}"
+        notes.append(f"%peft estimate {named} forecasts memory and time of the first.")
+    return Advice(situation, _detours(situation), choices, tuple(notes))
 
 
 def _situation(known: Mapping[str, Any]) -> Situation:
@@ -230,12 +237,6 @@ def _spec(situation: Situation, method: Method, rules: tuple[Rule, ...]) -> RunS
 
 def _default_model(situation: Situation) -> str:
     return "minilm-l6" if situation.classifies else RunSpec.model_fields["model"].default
-
-
-def _quoted(situation: Situation) -> str:
-    from shlex import quote
-
-    return quote(situation.model or _default_model(situation))
 
 
 def _said(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peft_nb.methods import Method, from_peft, register
 from peft_nb.training.stages import Stages
@@ -26,6 +26,13 @@ class Written(Stages):
 
 
 FEW_SHOT = 200  # soft prompts fall behind with few rows: Gu et al., 2021, arXiv:2109.04332
+# What comes before a text breaks its bounds in a row of many, so that rows are padded.
+SOFT: dict[str, Any] = {
+    "quantizations": ("none", "4bit", "8bit"),
+    "padding_free": False,
+    "mergeable": False,
+    "tasks": ("generation",),
+}
 
 register(
     Method(
@@ -37,12 +44,9 @@ register(
         fields={"num_virtual_tokens": "num_virtual_tokens"},
         # 20 tokens from the vocabulary at 0.3 with Adafactor in the paper; with AdamW a tenth of that.
         defaults={"num_virtual_tokens": 20, "learning_rate": 3e-2},
-        quantizations=("none", "4bit", "8bit"),
         options={"prompt_tuning_init": "SAMPLE_VOCAB"},
         rows=FEW_SHOT,
-        padding_free=False,
-        mergeable=False,
-        tasks=("generation",),
+        **SOFT,
     )
 )
 register(
@@ -54,12 +58,9 @@ register(
         config_class=from_peft("PromptEncoderConfig"),
         fields={"num_virtual_tokens": "num_virtual_tokens", "dropout": "encoder_dropout"},
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-3},
-        quantizations=("none", "4bit", "8bit"),
         options={"encoder_hidden_size": 128},
         rows=FEW_SHOT,
-        padding_free=False,
-        mergeable=False,
-        tasks=("generation",),
+        **SOFT,
         stages=lambda spec: Written(),
     )
 )
@@ -72,11 +73,8 @@ register(
         config_class=from_peft("PrefixTuningConfig"),
         fields={"num_virtual_tokens": "num_virtual_tokens"},
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-2},
-        quantizations=("none", "4bit", "8bit"),
         rows=FEW_SHOT,
-        padding_free=False,
-        mergeable=False,
-        tasks=("generation",),
+        **SOFT,
         stages=lambda spec: Written(),
     )
 )
@@ -89,12 +87,9 @@ register(
         config_class=from_peft("AdaptionPromptConfig"),
         fields={"num_virtual_tokens": "adapter_len"},
         defaults={"num_virtual_tokens": 10, "learning_rate": 9e-3},  # the paper's, section 4.1
-        quantizations=("none", "4bit", "8bit"),
         # The paper's 30 of 32 layers.
         fitted=lambda spec, model_config, steps: {"adapter_layers": max(1, model_config.num_hidden_layers - 2)},
-        padding_free=False,
-        mergeable=False,
-        tasks=("generation",),
+        **SOFT,
     )
 )
 register(
