@@ -137,9 +137,8 @@ def advise(data: Any = None, *, namespace: Mapping[str, Any] | None = None, **kn
             notes.append(f"{model} is not on this machine, so memory was left out; --parameters 7e9 tells its size")
     if situation.data is None:
         notes.append(f"{PLACEHOLDER} stands for the name of your data.")
-    notes.append(
-        f"%peft methods {quote(situation.model or _default_model(situation))} shows which methods fit the model, and how large they are."
-    )
+    model = quote(situation.model or _default_model(situation))
+    notes.append(f"%peft methods {model} shows which methods fit the model, and how large they are.")
     choices = _choices(situation)[:CHOICES]
     for first in choices[:1]:
         named = f"{quote(situation.data or PLACEHOLDER)} --method {first.method.name}"
