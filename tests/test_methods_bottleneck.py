@@ -14,7 +14,17 @@ import torch.nn.functional as F
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, BitsAndBytesConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    BitsAndBytesConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    OPTConfig,
+    RobertaConfig,
+)
 
 from peft_nb.data.labels import Labelled
 from peft_nb.errors import MethodError
@@ -129,6 +139,34 @@ def test_a_fresh_adapter_changes_nothing_and_is_as_large_as_told(family: str, pl
     hidden, narrow, sublayers = 32, 6, 2 if placement == "houlsby" else 1
     expected = 2 * sublayers * (hidden * narrow + narrow + narrow * hidden + hidden)
     assert model.get_nb_trainable_parameters()[0] == expected
+
+
+NARROW = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
+OTHERS = {
+    "roberta": RobertaConfig(**tiny.WIDE),
+    "electra": ElectraConfig(**tiny.WIDE, embedding_size=32),
+    "distilbert": DistilBertConfig(vocab_size=tiny.VOCABULARY, **NARROW),
+    "opt": OPTConfig(
+        vocab_size=tiny.VOCABULARY, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4
+    ),
+}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("family", OTHERS)
+def test_other_families_get_an_adapter_in_every_layer(family: str, placement: str) -> None:
+    auto = AutoModelForCausalLM if family == "opt" else AutoModelForSequenceClassification
+    model = auto.from_config(OTHERS[family]).requires_grad_(False).eval()
+    if (family, placement) == ("opt", "parallel"):  # its feed-forward part is no module of its own
+        with pytest.raises(MethodError, match="OPTForCausalLM has no module known to the parallel placement"):
+            get_peft_model(model, BottleneckConfig(placement=placement))
+        return
+    before = logits(model)
+    changed = get_peft_model(model, BottleneckConfig(placement=placement)).eval()
+    assert torch.equal(logits(changed), before)
+    layers = {name.split(".bottleneck_")[0] for name, one in changed.named_parameters() if one.requires_grad}
+    assert len(layers) == (4 if placement == "houlsby" else 2)
+    assert (logits(draw(changed)) - before).abs().max() > 1e-4
 
 
 def test_defaults_are_the_papers() -> None:
