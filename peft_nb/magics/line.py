@@ -191,10 +191,9 @@ def estimate(call: Call) -> Any:
     if len(words) > 1 or (words and "data" in fields):
         raise CommandError(f"%peft estimate takes one name; write %peft estimate {COMMANDS['estimate'].usage}")
     spec = RunSpec(**fields, **({"data": words[0]} if words else {}))
-    from peft_nb.methods.estimate import estimate
-    from peft_nb.ui.forecast import Shown
+    from peft_nb.ui.forecast import made
 
-    return Shown(estimate(spec, namespace=call.shell.user_ns))
+    return made(spec, call.shell.user_ns)
 
 
 @command()

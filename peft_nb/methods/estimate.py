@@ -16,6 +16,7 @@ from peft_nb.methods import REGISTRY, complete, memory
 from peft_nb.methods.forecast import Forecast
 from peft_nb.methods.plan import Plan
 from peft_nb.methods.workload import Table
+from peft_nb.models import Progress
 from peft_nb.models.outline import outline
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import ModelSource, resolve
@@ -29,6 +30,7 @@ def estimate(
     model: Any = None,
     namespace: Mapping[str, Any] | None = None,
     room_mb: float | None = None,
+    progress: Progress | None = None,
 ) -> Forecast:
     """Forecast memory and time of a run on this machine's CPU.
 
@@ -42,6 +44,8 @@ def estimate(
         The notebook's variables.
     room_mb : float, optional
         Memory that the process can have, in MB (10^6 bytes); by default what it has and what is free.
+    progress : callable, optional
+        Told how far it is.
 
     Returns
     -------
@@ -54,11 +58,21 @@ def estimate(
         What would keep the run itself from starting; also MethodError when it would not train on the CPU.
     """
     table = Table.read(spec, data, namespace)
-    return foresee(spec, resolve(spec.model if model is None else model, spec.revision, namespace), table, room_mb)
+    source = resolve(spec.model if model is None else model, spec.revision, namespace)
+    with quiet():
+        return foresee(spec, source, table, room_mb, progress)
 
 
-def foresee(spec: RunSpec, source: ModelSource, table: Table, room_mb: float | None = None) -> Forecast:
+def foresee(
+    spec: RunSpec,
+    source: ModelSource,
+    table: Table,
+    room_mb: float | None = None,
+    progress: Progress | None = None,
+) -> Forecast:
     """Forecast a run whose model and rows have been found; parameters and errors as for :func:`estimate`."""
+    tell = progress or (lambda share, what: None)
+    tell(0.0, "importing PyTorch and PEFT")
     spec = complete(spec)
     import torch
 
@@ -67,17 +81,20 @@ def foresee(spec: RunSpec, source: ModelSource, table: Table, room_mb: float | N
 
     if environment.device(spec.device) != "cpu":
         raise MethodError("device: forecasts are made for the CPU only; set device to cpu")
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
+        tell(0.6, "reading the shapes")
         base = outline(
             source,
             dtype=(lambda config: fastest_dtype(config, "cpu")) if spec.dtype == "auto" else spec.dtype,
             quantization=REGISTRY[spec.method].quantization(spec),  # type: ignore[arg-type]
             kind=None if spec.task == "classification" else "causal",
+            progress=progress,
         )
         here = environment.process_memory_mb()
         room = here + environment.memory_available_mb() if room_mb is None else room_mb
         live = sum(one.nbytes for one in source.pair[0].parameters()) if source.pair else 0
         process = max(0.0, (memory.process() - live) / environment.MB)
+        tell(0.8, "trying a layer")
         plan = Plan(spec, base, table, room, process)
         forecast = plan.forecast()
         return replace(forecast, mends=tuple(_mends(plan))) if forecast.tight else forecast

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
+from peft_nb.methods.estimate import estimate
 from peft_nb.methods.forecast import Forecast
+from peft_nb.spec import RunSpec
 from peft_nb.ui import wording
+from peft_nb.ui.methods import importing
 from peft_nb.ui.progress import BOX
 
 
@@ -23,32 +28,43 @@ class Shown:
         return html(self.forecast)
 
 
-def rows(forecast: Forecast) -> list[tuple[str, str]]:
-    """List what a person wants to know of a run to come, as label and value."""
-    say, f = wording.memory, forecast
-    parts = {
+def made(spec: RunSpec, namespace: Mapping[str, Any]) -> Shown:
+    """Forecast a run; parameters and errors as for :func:`peft_nb.methods.estimate.estimate`."""
+    with importing() as progress:
+        return Shown(estimate(spec, namespace=namespace, progress=progress))
+
+
+def parts(forecast: Forecast) -> dict[str, float]:
+    """What the peak is made of, in MB."""
+    f = forecast
+    return {
         "weights": f.weights_mb,
         "adapter": f.adapter_mb,
         "optimizer": f.optimizer_mb,
         "activations": f.activations_mb,
         "loss": f.loss_mb,
-        "process": f.process_mb,
+        "Python, libraries and data": f.process_mb,
     }
+
+
+def rows(forecast: Forecast) -> list[tuple[str, str]]:
+    """List what a person wants to know of a run to come, as label and value; parts of the memory have no label."""
+    say, f = wording.memory, forecast
     found = [("memory", f"{say(f.memory_mb)} at the peak, of {say(f.room_mb)} that can be had")]
-    found += [("", f"{say(part)} {name}") for name, part in parts.items()]
+    found += [("", f"{say(part)} {name}") for name, part in parts(f).items()]
     if f.seconds is None:
         found += [("training time", "not forecast: too little memory is free to try a layer")]
     else:
         found += [("training time", wording.duration(f.seconds))]
     if f.evaluation_seconds:
         found += [("evaluations", wording.duration(f.evaluation_seconds))]
-    found += [
+    return [
+        *found,
         ("computed", f"{wording.count(f.steps, 'step')}, {wording.count(f.tokens, 'token')}; {f.dtype}, {f.path}"),
         ("trained", wording.count(f.trainable_parameters, "parameter")),
         ("fits", "no" if not f.fits else "perhaps not" if f.tight else "yes"),
+        *(("would fit", f"{change} ({say(mb)})") for change, mb in f.mends),
     ]
-    found += [("would fit" if not i else "", f"{change} ({say(mb)})") for i, (change, mb) in enumerate(f.mends)]
-    return found
 
 
 def text(forecast: Forecast) -> str:
@@ -57,10 +73,16 @@ def text(forecast: Forecast) -> str:
 
 
 def html(forecast: Forecast) -> str:
-    """Draw a forecast as a table that needs neither scripts nor style sheets."""
-    body = "".join(
-        f'<tr><th scope="row" style="text-align:left">{escape(label)}</th>'
-        f'<td style="text-align:left">{escape(value)}</td></tr>'
-        for label, value in rows(forecast)
-    )
+    """Draw a forecast as a table without scripts or style sheets, with a bar for each part of the memory."""
+    bars = [part / forecast.memory_mb for part in parts(forecast).values()]
+    body = ""
+    for label, value in rows(forecast):
+        bar = "" if label else _bar(bars.pop(0))
+        body += f'<tr><th scope="row" style="text-align:left">{escape(label)}</th>'
+        body += f'<td style="text-align:left">{bar}{escape(value)}</td></tr>'
     return f'<div style="{BOX}"><table style="margin:0;color:inherit;font-size:inherit">{body}</table></div>'
+
+
+def _bar(share: float) -> str:
+    size = f"display:inline-block;height:0.6em;width:{8 * share:.2f}em;background:#0072b2"
+    return f'<span aria-hidden="true" style="display:inline-block;width:9em"><span style="{size}"></span></span>'

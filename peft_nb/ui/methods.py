@@ -45,7 +45,7 @@ def listed(model: str | None, namespace: Mapping[str, Any]) -> Listing:
     """
     if model is None:
         return Listing(methods())
-    with _progress() as progress:
+    with importing() as progress:
         return Listing(table(model, namespace=namespace, progress=progress))
 
 
@@ -67,7 +67,7 @@ def explained(method: Method) -> str:
     can += [name for name in ("mergeable", "swappable") if getattr(method, name)]
     lines = [f"%%peft {method.name}", method.help, f"when: {method.when}", f"source: {method.source}", "; ".join(can)]
     lines += ["", "what null in a field stands for", *_values(method.defaults)]
-    with _progress() as progress:
+    with importing() as progress:
         if progress:
             progress(0.0, "importing PEFT")
         given = {**options(method), **dict.fromkeys(method.required, "required")}
@@ -79,6 +79,6 @@ def _values(values: Mapping[str, Any]) -> list[str]:
     return [f"  {name}: {value}" for name, value in said.items()]
 
 
-def _progress() -> AbstractContextManager[Progress | None]:
+def importing() -> AbstractContextManager[Progress | None]:
     """Show a bar from the third second on, or at once where an import is sure to take longer than that."""
     return shown_progress(delay=2 if "peft" in sys.modules else 0)
