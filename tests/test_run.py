@@ -56,6 +56,7 @@ METRICS = {
     "fingerprint",
     "layout",
     "base",
+    "base_hash",
     "dtype",
     "device",
     "path",
