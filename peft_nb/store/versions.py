@@ -201,7 +201,7 @@ class Versions(Provenance):
                     id = aside.name[1:].removesuffix(".removed")
                     if self._read("SELECT id FROM runs WHERE id = :id AND removed IS NOT NULL", id=id):
                         gone.append(aside)
-                    elif aside.exists():
+                    elif aside.exists() and not (self._runs / id).exists():
                         aside.rename(self._runs / id)
         for aside in gone:
             shutil.rmtree(aside, ignore_errors=True)
