@@ -50,8 +50,7 @@ OLD = """
 
 # Ends runs and moves aliases for as long as it lives.
 BUSY = """
-import random, sys
-from peft_nb.errors import PeftNbError
+import sys
 from peft_nb.store import Store
 from tests.stores import finish
 store, name, count = Store(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -60,11 +59,11 @@ sys.stdin.readline()
 for n in range(count):
     id = finish(store, name)
     store.promote(id, "production", why=f"{sys.argv[4]} {n}")
-    if sys.argv[4] == "endless":
-        if n % 2:
-            store.rollback(f"{name}@production")
-            store.remove(id)
-        store.promote(id if n % 2 == 0 else store.get(name).id, "candidate", why="n")
+    if sys.argv[4] == "endless" and n % 2:
+        store.rollback(f"{name}@production")
+        store.remove(id)
+    elif sys.argv[4] == "endless":
+        store.promote(id, "candidate", why="newest")
 """
 
 
@@ -454,7 +453,7 @@ def test_killed_at_any_moment_the_store_opens_clean(store: Store, python: Python
         process.stdin.flush()
         time.sleep(draw.uniform(0.01, 0.2))
         process.kill()
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
         store.close()
         store = Store(store.folder)
         for record in store.all():  # one may have been killed before its end
