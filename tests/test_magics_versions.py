@@ -226,7 +226,7 @@ def test_a_name_means_its_run_in_progress_where_that_is_meant(shell: Interactive
         ("promote tickts production --why y", StoreError, "there is no run 'tickts'"),
         ("promote tickets v1 --why y", StoreError, "'v1' cannot be an alias"),
         ("promote tickets production --why y --name a/b", StoreError, "'a/b' cannot name a run"),
-        ("promote tickets production --why y --name other", RunError, "is tickets v1 already and keeps that name"),
+        ("promote tickets production --why y --name other", RunError, "is named tickets and keeps that name"),
         ("rollback prod", StoreError, "there is no alias 'prod'"),
         ("log tickts", StoreError, "did you mean 'tickets'?"),
         ("lineage tickets@v2", StoreError, "did you mean 'tickets@v1'?"),

@@ -212,7 +212,7 @@ def test_what_can_be_no_version_is_not_promoted(store: Store) -> None:
         store.promote(failed, "production", why="y", force=True)
     store.promote(nameless, "production", why="y", name="desk")
     assert store.get("desk@production").id == nameless
-    with pytest.raises(RunError, match="is desk v1 already and keeps that name"):
+    with pytest.raises(RunError, match="is named desk and keeps that name"):
         store.promote(nameless, "candidate", why="y", name="other")
     with pytest.raises(RunError, match="desk@production is v1 already"):
         store.promote(nameless, "production", why="y")

@@ -48,7 +48,7 @@ class Versions(Provenance):
         Raises
         ------
         RunError
-            If it is no finished adapter, has no name or another, or must not be promoted unless forced.
+            If it has no adapter, no name or another one, or must not be promoted unless forced.
         StoreError
             If there is no such run, or a name or the reason will not do.
         """
@@ -214,7 +214,7 @@ def _refuse(record: Record, name: str | None, written: dict[str, str]) -> None:
         raise RunError(f"{run} is {record.status}; only a run that has ended well can be promoted")
     if not written:
         raise RunError(f"{run} has no adapter to promote; resume() it first")
-    if record.version and name not in (None, record.name):
-        raise RunError(f"{run} is {record.title} already and keeps that name")
+    if record.name and name not in (None, record.name):
+        raise RunError(f"{run} is named {record.name} and keeps that name; leave out --name (name=…)")
     if not (name or record.name):
         raise RunError(f"{run} has no name to be a version of; give it one with --name NAME (name=…)")
