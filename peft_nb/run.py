@@ -298,6 +298,8 @@ class Run:
         ------
         RunError
             If the run is active or has finished.
+        StoreError
+            If it was promoted as it is.
         """
         status = self.status
         if status in ACTIVE:

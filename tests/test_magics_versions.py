@@ -15,6 +15,7 @@ from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.magics.completion import complete
 from peft_nb.spec import RunSpec
 from peft_nb.store import Evaluation, Store
+from tests.conftest import Python
 from tests.stores import finish
 
 SPEC = RunSpec(data="tickets.csv").to_yaml()
@@ -255,3 +256,30 @@ def test_a_mistake_is_one_line(shell: InteractiveShell, store: Store, line: str,
 def test_tab_knows_names_and_aliases(shell: InteractiveShell, store: Store, cell: str, offered: list[str]) -> None:
     store.promote(finish(store, "tickets", SPEC), "beta", why="y")
     assert complete(cell, 0, len(cell), {}).matches == offered
+
+
+LATER = """
+import peft_nb
+from peft_nb.store import Store
+run, origin = peft_nb.load("tickets@production"), Store().lineage("tickets@production")
+print(run.version, origin.base_hash, run.generate("Where is my parcel?", max_new_tokens=4))
+"""
+
+
+@pytest.mark.exhaustive
+def test_trained_promoted_regretted_and_found_by_another_process(
+    shell: InteractiveShell, store: Store, base: Path, rows_file: Path, python: Python
+) -> None:
+    for seed in (1, 2):
+        body = f"max_steps: 2\nbatch_size: 5\nlearning_rate: 1e-2\nseed: {seed}\nname: tickets\ndtype: float32\n"
+        run(shell, f"%%peft lora --data {rows_file} --model {base} --out run{seed}\n{body}")
+        run(shell, f"%peft promote run{seed} production --why 'seed {seed}'")
+    run(shell, "%peft rollback production --why 'the first was better'")
+    first, second = shell.user_ns["run1"], shell.user_ns["run2"]
+    answer = first.generate("Where is my parcel?", max_new_tokens=4)
+    told = python("-c", LATER, cwd=Path.cwd()).communicate()[0]
+    assert told == f"tickets v1 {first.metrics['base_hash']} {answer}\n"
+    mine, other = store.lineage(first.id), store.lineage(second.id)
+    assert (mine.base, mine.base_hash, mine.data_fingerprint) == (other.base, other.base_hash, other.data_fingerprint)
+    assert mine.spec_hash != other.spec_hash
+    assert mine.damage == other.damage == {}
