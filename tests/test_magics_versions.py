@@ -133,11 +133,13 @@ def test_removed_only_without_an_alias(
 def test_a_changed_or_missing_file_is_told(
     shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert "no run in the store has finished yet" in refused(shell, "%peft verify")
     for _ in range(2):
         finish(store, "tickets", SPEC)
     adapter = store.get("tickets@v1").folder / "adapter"
     (adapter / "adapter_model.safetensors").write_text("other weights")
     (adapter / "deep" / "adapter_config.json").unlink()
+    capsys.readouterr()
     run(shell, "%peft verify")
     damage = "adapter_model.safetensors is changed, deep/adapter_config.json is missing"
     assert capsys.readouterr().out.splitlines() == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from peft_nb.errors import RunError
 from peft_nb.magics.line import Call, command
 
 if TYPE_CHECKING:
@@ -53,13 +54,16 @@ def lineage(call: Call) -> Any:
 
 @command("[RUN]", most=1)
 def verify(call: Call) -> None:
-    """Say whether the files of a run, by default of all versions, are what they were when it ended."""
+    """Say whether the files of a run, by default of all that finished, are what they were then."""
     from peft_nb.store import Store
     from peft_nb.ui.lineage import whole
 
-    store, words = Store(), [record.id for record in Store().all() if record.version]
+    store = Store()
+    words = [record.id for record in store.all() if record.status == "finished"]
     if call.words:
         store, *words, _ = _named(call, call.words[0])
+    elif not words:
+        raise RunError("no run in the store has finished yet; a %%peft cell makes one")
     for word in words:
         print(whole(store.lineage(word)))
 

@@ -141,4 +141,4 @@ def said(entry: Entry) -> str:
 
 def whole(lineage: Lineage) -> str:
     """Say in a line whether the files of a run are what they were."""
-    return f"{lineage.record.title}: {_files(lineage) or 'no adapter was written'}"
+    return f"{lineage.record.title}: {_files(lineage) or 'no hashes of its files are known'}"
