@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import math
 import random
 import signal
 import sqlite3
@@ -400,6 +401,10 @@ def test_evaluations_are_kept_and_replaced_by_measure(store: Store) -> None:
     store.evaluate(id, [forgetting])
     assert store.evaluations(id) == store.lineage(id).evaluations == [unknown, forgetting]
     assert store.evaluations(other) == []
+    numpy = pytest.importorskip("numpy")
+    half = numpy.float32(0.5)
+    store.evaluate(id, [Evaluation("held-out", "accuracy", half, math.nan, detail={"f1": half})])
+    assert store.evaluations(id)[0] == Evaluation("held-out", "accuracy", 0.5, None, detail={"f1": 0.5})
     with pytest.raises(StoreError, match="there is no run"):
         store.evaluate("lora-000000", [unknown])
 

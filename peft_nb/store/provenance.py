@@ -10,7 +10,7 @@ from typing import Any
 from peft_nb.store import audit, contents, lineage
 from peft_nb.store.audit import Entry
 from peft_nb.store.lineage import Evaluation, Lineage
-from peft_nb.store.runs import RECORD, Runs
+from peft_nb.store.runs import RECORD, Runs, plain
 
 
 class Provenance(Runs):
@@ -50,11 +50,14 @@ class Provenance(Runs):
                 audit.append(db, "seal", run=id, name=row["name"], version=row["version"], why=why)
 
     def evaluate(self, id: str, evaluations: Sequence[Evaluation]) -> None:
-        """Keep what was measured of a run; a measure of a suite that is known already is replaced."""
+        """Keep what was measured of a run; a measure of a suite that is known already is replaced.
+
+        Values may be scalars of numpy or torch; NaN and infinity become None, which says that they are unknown.
+        """
         with self._writing() as db:
             self._row(id)
             for one in evaluations:
-                values = (one.value, one.low, one.high, json.dumps(one.detail), time.time())
+                values = (*plain([one.value, one.low, one.high]), json.dumps(plain(one.detail)), time.time())
                 db.execute(
                     "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (id, one.suite, one.measure, *values),

@@ -165,7 +165,7 @@ class Runs(Index):
         Values may be nested and may be scalars of numpy or torch; NaN and infinity become None.
         """
         with self._writing() as db:
-            merged = json.dumps(json.loads(self._row(id)["metrics"]) | _plain(metrics), allow_nan=False)
+            merged = json.dumps(json.loads(self._row(id)["metrics"]) | plain(metrics), allow_nan=False)
             db.execute("UPDATE runs SET metrics = ? WHERE id = ?", (merged, id))
 
     def claim(self, id: str) -> None:
@@ -307,12 +307,12 @@ def _package_versions() -> dict[str, str]:
     return versions
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Reduce a value to what JSON can hold."""
     if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if hasattr(value, "item"):  # a scalar of numpy or torch
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
