@@ -159,7 +159,7 @@ def test_a_bare_alias_will_do_while_one_name_has_it(store: Store) -> None:
 
 
 def test_a_failed_verdict_is_promoted_only_by_force_and_the_log_tells(store: Store) -> None:
-    id = finish(store, "tickets", verdict="failed: forgets 0.4 nats")
+    id = finish(store, "tickets", verdict="failed:\nforgets 0.4 nats")
     with pytest.raises(RunError, match=r"was not promoted: its verdict is: failed: forgets 0.4 nats; add --force"):
         store.promote(id, "production", why="I like it")
     assert store.aliases() == []

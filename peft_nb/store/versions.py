@@ -64,7 +64,7 @@ class Versions(Provenance):
         with self._writing() as db:
             record = self.get(record.id)
             _refuse(record, name, written)
-            verdict = str(record.metrics.get("verdict") or "")
+            verdict = " ".join(str(record.metrics.get("verdict") or "").split())
             if verdict.lower().startswith("failed"):
                 against.insert(0, f"its verdict is: {verdict}")
             if against and not force:
