@@ -24,6 +24,7 @@ from peft_nb.models import ALIASES
 from peft_nb.models.load import Base, load
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve
+from peft_nb.models.weights import fingerprint
 from peft_nb.run_data import RunData
 from peft_nb.spec import RunSpec
 from peft_nb.training.stop import Abandoned, StopFlag, agreed
@@ -330,6 +331,7 @@ class Job:
         dtype, device = base.dtype, base.device
         self.metrics |= {
             "base": base.identity,
+            "base_hash": fingerprint(base),
             "trainable_parameters": trainable,
             "total_parameters": total,
             "trainable_share": trainable / total,

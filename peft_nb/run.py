@@ -120,6 +120,33 @@ class Run:
         """The base's tokenizer."""
         return self.model and self._job.tokenizer
 
+    @property
+    def version(self) -> str | None:
+        """Which version of which name it is, such as ``tickets v2``; None for a run that is none."""
+        record = self._on_disk().get(self.id)
+        return record.title if record.version else None
+
+    def promote(self, alias: str, *, why: str, name: str | None = None, force: bool = False) -> None:
+        """Let ``name@alias`` stand for this run from now on.
+
+        Parameters
+        ----------
+        alias : str
+            What it becomes, such as ``production`` or ``candidate``.
+        why : str
+            The reason, for the log.
+        name : str, optional
+            Of which name it becomes a version, for a run that has none.
+        force : bool, default False
+            Promote it although its verdict is a failure or its files are not what they were; logged.
+
+        Raises
+        ------
+        RunError
+            If it has no adapter or no name, or must not be promoted unless forced.
+        """
+        self._on_disk().promote(self.id, alias, why=why, name=name, force=force)
+
     def events(self) -> list[Event]:
         """Everything the run has told so far, in order."""
         return self._on_disk().events(self.id)
@@ -271,6 +298,8 @@ class Run:
         ------
         RunError
             If the run is active or has finished.
+        StoreError
+            If it was promoted as it is.
         """
         status = self.status
         if status in ACTIVE:
@@ -414,9 +443,9 @@ class Run:
     def _finish(self, status: Status, reason: str) -> None:
         """Put everything in place, then tell the listeners, and last whoever waits."""
         self._write(partial(self._store.set_metrics, self.id, dict(self._job.metrics)))
-        if status == "finished":
-            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         self._record(StatusChanged(status, reason))
+        if status == "finished":  # and known to be: whoever is killed before can resume
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         _running.pop(self.id, None)
         self._tell(StatusChanged(status, reason))
         self._over.set()
@@ -475,7 +504,7 @@ def load(name: str, *, model: Any = None, store: Store | None = None) -> Run:
     Parameters
     ----------
     name : str
-        Its id, or the name it was given.
+        Its id; ``name@v2``; ``name@alias``, such as ``tickets@production``; or a name alone for its newest version.
     model : tuple, optional
         The live ``(model, tokenizer)`` pair, if the run was started on one.
     store : Store, optional
@@ -510,7 +539,7 @@ def runs(store: Store | None = None) -> pandas.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a run: id, name, method, model, status, when it was made and its main metrics.
+        One row a run: id, name, version, aliases, method, model, status, when it was made and its main metrics.
     """
     import pandas
 
@@ -519,6 +548,8 @@ def runs(store: Store | None = None) -> pandas.DataFrame:
         {
             "id": record.id,
             "name": record.name,
+            "version": f"v{record.version}" if record.version else "",
+            "aliases": ", ".join(record.aliases),
             "method": record.method,
             "model": record.model,
             "status": record.status,
@@ -527,7 +558,7 @@ def runs(store: Store | None = None) -> pandas.DataFrame:
         }
         for record in (store or Store()).all()
     ]
-    columns = ["id", "name", "method", "model", "status", "created", *shown]
+    columns = ["id", "name", "version", "aliases", "method", "model", "status", "created", *shown]
     return pandas.DataFrame(rows, columns=columns).set_index("id")
 
 

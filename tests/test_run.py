@@ -31,6 +31,7 @@ from peft_nb.events import (
 from peft_nb.run import Run, active, begin, load, runs
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
+from peft_nb.store.connection import sha256
 from tests.conftest import Python, file_size_limit
 
 Start = Callable[..., Run]
@@ -58,6 +59,7 @@ METRICS = {
     "fingerprint",
     "layout",
     "base",
+    "base_hash",
     "dtype",
     "device",
     "path",
@@ -395,6 +397,32 @@ def test_when_listeners_hear_of_the_end_everything_is_in_place(start: Start) -> 
     run = start(look, max_steps=1)
     run.wait()
     assert [entry[:3] for entry in seen] == [("finished", 1, True)]
+
+
+def test_a_finished_run_is_a_version_and_knows_where_it_came_from(finished: Run, base: Path) -> None:
+    store, metrics = finished._store, finished.metrics
+    assert (finished.version, runs(store).loc[finished.id, "version"]) == ("calm v1", "v1")
+    found = store.lineage("calm@v1")
+    assert (found.base, found.base_hash) == (metrics["base"], metrics["base_hash"])
+    assert (found.data, found.data_fingerprint) == ("list, 23 rows", metrics["fingerprint"])
+    assert found.spec_hash == sha256(finished.spec.to_yaml())
+    assert set(found.files) == {path.name for path in finished.adapter_dir.iterdir()}
+    assert found.damage == {}
+    finished.promote("production", why="it is calm")
+    assert load("calm@production", store=store).id == finished.id
+    assert store.rollback("production").before == 1
+
+
+def test_an_unnamed_run_that_was_stopped_can_be_promoted_and_then_stays(start: Start) -> None:
+    run = start(at_step(2, lambda: run.stop()))
+    run.wait()
+    assert run.version is None
+    with pytest.raises(RunError, match="has no name to be a version of; give it one with --name NAME"):
+        run.promote("production", why="good enough")
+    run.promote("production", why="good enough", name="early")
+    assert run.version == "early v1"
+    with pytest.raises(StoreError, match="is early v1, which no longer changes; start another$"):
+        run.resume()
 
 
 def test_what_cannot_be_done_is_one_line(finished: Run, start: Start, store: Store) -> None:

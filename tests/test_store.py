@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from peft_nb import files
-from peft_nb import store as store_module
 from peft_nb.errors import StoreError
 from peft_nb.events import (
     Checkpointed,
@@ -30,7 +29,7 @@ from peft_nb.events import (
     StatusChanged,
     StepLogged,
 )
-from peft_nb.store import HISTORY, Store
+from peft_nb.store import HISTORY, Store, runs, schema
 
 REPO = Path(files.__file__).parents[1]
 PRELUDE = """if True:
@@ -354,7 +353,7 @@ def test_a_run_of_another_host_counts_as_ended_after_a_long_silence(
     assert store.get(id).status == "created"
     with pytest.raises(StoreError, match="is in use by process"):
         store.claim(id)
-    monkeypatch.setattr(store_module, "SILENCE_S", 0)
+    monkeypatch.setattr(runs, "SILENCE_S", 0)
     assert (store.get(id).status, store.get(id).reason) == ("stopped", "its process ended")
     store.claim(id)
     monkeypatch.undo()
@@ -416,20 +415,20 @@ def test_a_damaged_index_is_one_clear_line(store: Store, damage: str) -> None:
 
 def test_an_older_index_is_brought_up_to_date(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     id = new(store, "tickets")
-    script = "ALTER TABLE runs ADD COLUMN note TEXT; CREATE TABLE aliases (alias TEXT, run TEXT);"
-    monkeypatch.setattr(store_module, "MIGRATIONS", [*store_module.MIGRATIONS, script])
+    script = "ALTER TABLE runs ADD COLUMN note TEXT; CREATE TABLE notes (alias TEXT, run TEXT);"
+    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, script])
     newer = Store(store.folder)
     assert newer.get("tickets").id == id
-    assert ask(store, "PRAGMA user_version") == [(len(store_module.MIGRATIONS),)]
-    assert ask(store, "SELECT * FROM aliases") == []
+    assert ask(store, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
+    assert ask(store, "SELECT * FROM notes") == []
     Store(store.folder)
 
 
 def test_a_failed_migration_changes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     id = new(store)
-    script = "CREATE TABLE aliases (alias TEXT); CREATE TABLE runs (again TEXT);"
+    script = "CREATE TABLE notes (alias TEXT); CREATE TABLE runs (again TEXT);"
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "MIGRATIONS", [*store_module.MIGRATIONS, script])
+        patch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, script])
         with pytest.raises(StoreError, match="table runs already exists"):
             Store(store.folder)
     assert Store(store.folder).get(id).id == id

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, Matcher, SimpleMatcherResult
     from IPython.core.interactiveshell import InteractiveShell
 
+    from peft_nb.store import Store
+
 FIELDS = {field.name: field for field in RunSpec.describe()}
 IDENTIFIER = "peft_nb"
 FILES = "IPCompleter.file_matcher"
@@ -84,6 +86,8 @@ def _command(words: list[str], fragment: str, namespace: Mapping[str, Any]) -> F
         return Found(fragment, [*COMMANDS, *_methods(), *FIELDS])
     if "RUN" in usage and not given:
         return Found(fragment, _runs(namespace))
+    if usage.split()[len(given) : len(given) + 1] == ["ALIAS"]:
+        return Found(fragment, _aliases(of_run=bool(given)))
     if usage.startswith(("NAME", "[DATA]")) and not given:
         return _values(FIELDS["data"], fragment, namespace)
     if usage.startswith("[MODEL]") and not given:
@@ -148,12 +152,24 @@ def _is_run(value: object) -> bool:
 
 def _runs(namespace: Mapping[str, Any]) -> list[str]:
     held = [name for name, value in namespace.items() if not name.startswith("_") and _is_run(value)]
+    if store := _store():
+        held += [*(record.name or record.id for record in store.all()), *store.aliases()]
+    return held
+
+
+def _aliases(of_run: bool) -> list[str]:
+    store = _store()
+    known = store.aliases() if store else []
+    return [*(word.partition("@")[2] for word in known), "production", "candidate"] if of_run else known
+
+
+def _store() -> Store | None:
     # To open the store makes its folder, which pressing Tab must not do.
     if not Path(os.environ.get("PEFT_NB_STORE") or "peft_runs").expanduser().is_dir():
-        return held
+        return None
     from peft_nb.store import Store
 
-    return held + [record.name or record.id for record in Store().all()]
+    return Store()
 
 
 def matcher(shell: InteractiveShell) -> Matcher:

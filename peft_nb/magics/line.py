@@ -34,9 +34,14 @@ class Call:
     background: bool = False
     fix: bool = False
     row: str | None = None
+    why: str | None = None
+    name: str | None = None
+    force: bool = False
 
 
-OWN = re.compile(r"\[--(out|background|fix|row)( [A-Z]+)?\]")  # in a usage: flags that belong to no spec
+OWN = re.compile(
+    r"--(out|background|fix|row|why|name|force)( \"?[A-Z]+\"?)?(?=[\] ]|$)"
+)  # in a usage: flags of no spec
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,8 @@ def command(
 def usage() -> str:
     """Write the help of ``%peft``, generated from the registered commands."""
     lines = [f"%peft {name} {command.usage}".rstrip() + f"\n    {command.help}" for name, command in COMMANDS.items()]
-    where = "RUN is a variable that holds a run, or a run's id or name in the store; %%peft? explains the cell."
-    return "\n".join([*lines, "", where])
+    where = "RUN is a variable that holds a run, or in the store an id, a name, NAME@v2 or NAME@ALIAS."
+    return "\n".join([*lines, "", f"{where} %%peft? explains the cell."])
 
 
 def run(shell: InteractiveShell, line: str) -> Any:
@@ -224,7 +229,7 @@ def stop(call: Call) -> None:
 
     active = run.active()
     if call.words:
-        found, _ = _find(call.shell, call.words[0])
+        found, _ = _find(call.shell, call.words[0], unfinished=True)
         if found not in active:
             raise RunError(f"run {found.id} is {found.status}, and this kernel is not at work on it")
     elif len(active) == 1:
@@ -241,7 +246,7 @@ def resume(call: Call) -> None:
     """Go on with a run that was stopped, from its last checkpoint."""
     from peft_nb.ui import live
 
-    found, name = _find(call.shell, call.words[0])
+    found, name = _find(call.shell, call.words[0], unfinished=True)
 
     def start(listeners: Sequence[Listener]) -> Run:
         begun = found.resume(background=True, listeners=listeners)
@@ -330,15 +335,16 @@ def help(call: Call) -> None:
             raise CommandError(f"{topic}: no such topic{hint}") if hint else unknown from None
 
 
-def _find(shell: InteractiveShell, word: str) -> tuple[Run, str | None]:
-    """Find a run by the variable that holds it, or its id or name; also tell the variable."""
+def _find(shell: InteractiveShell, word: str, unfinished: bool = False) -> tuple[Run, str | None]:
+    """Find a run by the variable that holds it, or as the store does; also tell the variable."""
     from peft_nb import run
+    from peft_nb.store import Store
 
     held = {name: value for name, value in shell.user_ns.items() if isinstance(value, run.Run)}
     if word in held:
         return held[word], word
     try:
-        found = run.load(word)
+        found = run.load(Store().get(word, unfinished=unfinished).id)
     except PeftNbError:
         if word not in shell.user_ns:
             raise

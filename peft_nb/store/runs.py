@@ -1,26 +1,15 @@
-"""Runs on disk: what was asked, what happened and what came of it.
-
-One SQLite file (write-ahead log) indexes a folder in which each run has a folder of its own. Every call
-commits before it returns, so a killed process loses nothing that it recorded.
-
-    peft_runs/
-      index.sqlite
-      runs/lora-3f9a2c/
-"""
+"""One row a run, one folder a run, and all that happened in it."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import secrets
 import sqlite3
-import threading
 import time
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -40,58 +29,31 @@ from peft_nb.events import (
     from_json,
     to_json,
 )
-
-# PRAGMA user_version counts those applied: only ever append. No statement holds a semicolon of its own.
-MIGRATIONS = [
-    """
-    CREATE TABLE runs (
-        id TEXT PRIMARY KEY, name TEXT, method TEXT NOT NULL, model TEXT NOT NULL,
-        created REAL NOT NULL,            -- seconds since 1970
-        status TEXT NOT NULL DEFAULT 'created', reason TEXT NOT NULL DEFAULT '',
-        spec_yaml TEXT NOT NULL, metrics TEXT NOT NULL DEFAULT '{}', package_versions TEXT NOT NULL,
-        owner TEXT                        -- the process at work on it, if any
-    );
-    CREATE TABLE events (
-        id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES runs,
-        n INTEGER NOT NULL,               -- 1, 2, 3, ... within the run
-        at REAL NOT NULL, kind TEXT NOT NULL, fields TEXT NOT NULL,
-        UNIQUE (run, n)
-    );
-    CREATE TABLE history (
-        run TEXT NOT NULL REFERENCES runs, step INTEGER NOT NULL,
-        epoch REAL, loss REAL, eval_loss REAL, learning_rate REAL, grad_norm REAL,
-        tokens_per_second REAL, memory_mb REAL, elapsed_s REAL,
-        PRIMARY KEY (run, step)
-    ) WITHOUT ROWID;
-    """,
-]
+from peft_nb.store import contents, lineage
+from peft_nb.store.connection import Index
 
 HISTORY = "step, epoch, loss, eval_loss, learning_rate, grad_norm, tokens_per_second, memory_mb, elapsed_s"
 
-RECORD = "SELECT *, (SELECT at FROM events WHERE run = runs.id ORDER BY n DESC LIMIT 1) AS heard FROM runs"
+RECORD = """
+    SELECT runs.*, versions.number AS version,
+        (SELECT at FROM events WHERE run = runs.id ORDER BY n DESC LIMIT 1) AS heard,
+        (SELECT group_concat(alias, ' ') FROM held WHERE name = versions.name AND version = versions.number) AS aliases
+    FROM runs LEFT JOIN versions ON versions.run = runs.id
+"""
 
 NAME = re.compile(r"(?!\.+$)[\w.-]{1,64}")
+NUMBER = re.compile(r"v([1-9]\d{0,8})", re.ASCII)
 SILENCE_S = 15 * 60  # processes of other hosts cannot be asked whether they live
-BUSY_S = 10.0
 PACKAGES = ("torch", "transformers", "peft", "peft_nb")
-
-FORBIDDEN = "this account may not use it; change its permissions or choose another folder"
-DAMAGED = "it is damaged; move it away to start a new index (the folders of the runs stay)"
-REMEDIES = {  # by the beginning of SQLite's name for what went wrong
-    "SQLITE_BUSY": "another process holds it; try again in a moment",
-    "SQLITE_CANTOPEN": FORBIDDEN,
-    "SQLITE_CORRUPT": DAMAGED,
-    "SQLITE_FULL": "the disk is full; free some space or choose another folder",
-    "SQLITE_IOERR": "the disk reports an error; check its free space and health or choose another folder",
-    "SQLITE_NOTADB": DAMAGED,
-    "SQLITE_PERM": FORBIDDEN,
-    "SQLITE_READONLY": FORBIDDEN,
-}
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the store knows about one run; ``created`` is in UTC, a metric that was not finite is None."""
+    """What the store knows about one run; times are in UTC, a metric that was not finite is None.
+
+    A run that finished under a name is a ``version`` of it, 1 or more, and may be what ``aliases`` such as
+    ``production`` stand for.
+    """
 
     id: str
     name: str | None
@@ -104,44 +66,22 @@ class Record:
     metrics: dict[str, Any]
     package_versions: dict[str, str]
     folder: Path
+    version: int | None = None
+    aliases: tuple[str, ...] = ()
+    removed: datetime | None = None
+
+    @property
+    def title(self) -> str:
+        """Such as ``tickets v2``, or the id of a run that is no version."""
+        return f"{self.name} v{self.version}" if self.version else self.id
 
 
-class Store:
-    """All runs of one folder; safe to use from several threads and several processes at once.
+class Runs(Index):
+    """The runs of a store; see :class:`peft_nb.store.Store`."""
 
-    Every method knows a run by its ``id`` and raises ``StoreError`` if there is none or if the disk refuses.
-
-    Parameters
-    ----------
-    folder : Path or str, optional
-        Default ``$PEFT_NB_STORE``, else ``peft_runs`` in the working directory. Created if missing.
-
-    Raises
-    ------
-    StoreError
-        The folder cannot be written, or its index is damaged or was made by a newer peft_nb.
-    """
-
-    def __init__(self, folder: Path | str | None = None) -> None:
-        self.folder = Path(folder or os.environ.get("PEFT_NB_STORE") or "peft_runs").expanduser().resolve()
-        self._index = self.folder / "index.sqlite"
-        self._lock = threading.RLock()
-        with files.writing(self.folder):
-            (self.folder / "runs").mkdir(parents=True, exist_ok=True)
-            self._runs = (self.folder / "runs").resolve()
-        with self._explained():
-            self._db = sqlite3.connect(self._index, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            self.close = weakref.finalize(self, self._db.close)
-            self._db.row_factory = sqlite3.Row
-            with suppress(sqlite3.OperationalError):
-                # Fails where another process switches at this moment, which is as good, and on network disks,
-                # where SQLite's rollback journal serves, only slower.
-                self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._migrate()
-
-    def create(self, spec_yaml: str, *, method: str, model: str, name: str | None = None) -> str:
+    def create(
+        self, spec_yaml: str, *, method: str, model: str, name: str | None = None, parents: Sequence[str] = ()
+    ) -> str:
         """Enter a new run, owned by this process, and make its folder.
 
         Parameters
@@ -152,6 +92,8 @@ class Store:
             What the spec says, for listings; the method begins the id.
         name : str, optional
             The user's name for it (letters, digits, ``. _ -``, at most 64); later runs may take the same.
+        parents : sequence of str
+            Ids of the runs that it is made from, if any.
 
         Returns
         -------
@@ -159,9 +101,9 @@ class Store:
             The id, such as ``lora-3f9a2c``.
         """
         if name is not None:
-            _check_name(name)
+            check_name(name)
         id = f"{method}-{secrets.token_hex(3)}"
-        while self.folder_of(id).exists():
+        while self.folder_of(id).exists() or self._read("SELECT id FROM runs WHERE id = :id", id=id):
             id = f"{method}-{secrets.token_hex(3)}"
         versions = json.dumps(_package_versions())
         with self._writing() as db, files.writing(self.folder_of(id)):
@@ -170,12 +112,14 @@ class Store:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (id, name, method, model, time.time(), spec_yaml, versions, files.owner()),
             )
+            for parent in parents:
+                db.execute("INSERT INTO parents VALUES (?, ?)", (id, self._row(parent)["id"]))
             self.folder_of(id).mkdir()
         return id
 
     def folder_of(self, id: str) -> Path:
         """Give the folder of a run: ``runs/<id>``, always inside the store."""
-        _check_name(id)
+        check_name(id)
         folder = self._runs / id
         if folder.resolve() != folder:
             raise StoreError(f"{folder} leads out of the store; remove that link")
@@ -185,11 +129,14 @@ class Store:
         """Append an event as it happens, and keep the run's status and history up to date with it.
 
         An active status makes this process the owner, a final one leaves the run without. ``Resumed`` drops
-        the rows of the history after its step.
+        the rows of the history after its step. The final status also writes down where the run came from and
+        what the files of its adapter hold, and makes a run that finished under a name the next version of it.
         """
         kind, fields = to_json(event)
+        ends = isinstance(event, StatusChanged) and event.status not in ACTIVE
+        written = contents.hashes(self.folder_of(id) / "adapter") if ends else {}  # nobody need wait for this
         with self._writing() as db:
-            self._row(id)
+            row = self._row(id)
             db.execute(
                 "INSERT INTO events (run, n, at, kind, fields)"
                 " SELECT ?, coalesce(max(n), 0) + 1, ?, ?, ? FROM events WHERE run = ?",
@@ -198,6 +145,10 @@ class Store:
             match event:
                 case StatusChanged(status, reason):
                     self._set_status(id, status, reason, files.owner() if status in ACTIVE else None)
+                    if ends:
+                        lineage.keep(db, id, written)
+                    if status == "finished" and row["name"] and not row["version"]:
+                        lineage.enter(db, id, row["name"])
                 case StepLogged() | Evaluated():
                     updates = ", ".join(f"{column} = excluded.{column}" for column in fields)
                     db.execute(
@@ -214,7 +165,7 @@ class Store:
         Values may be nested and may be scalars of numpy or torch; NaN and infinity become None.
         """
         with self._writing() as db:
-            merged = json.dumps(json.loads(self._row(id)["metrics"]) | _plain(metrics), allow_nan=False)
+            merged = json.dumps(json.loads(self._row(id)["metrics"]) | plain(metrics), allow_nan=False)
             db.execute("UPDATE runs SET metrics = ? WHERE id = ?", (merged, id))
 
     def claim(self, id: str) -> None:
@@ -223,35 +174,42 @@ class Store:
         Raises
         ------
         StoreError
-            Another living process is at work on it.
+            Another living process is at work on it, or it was promoted as it is.
         """
-        with self._writing():
+        with self._writing() as db:
             row = self._row(id)
-            if _held(row) and row["owner"] != files.owner():
+            if row["version"]:
+                raise StoreError(f"run {id} is {row['name']} v{row['version']}, which no longer changes; start another")
+            if held(row) and row["owner"] != files.owner():
                 pid, _, host = row["owner"].split("-", 2)
                 raise StoreError(f"run {id} is in use by process {pid} on {host}; stop it there first")
             record = self._record(row)
             self._set_status(id, record.status, record.reason, files.owner())
+            db.execute("UPDATE runs SET package_versions = ? WHERE id = ?", (json.dumps(_package_versions()), id))
         files.remove_leftovers(self.folder_of(id))
 
-    def get(self, id_or_name: str) -> Record:
+    def get(self, word: str, *, unfinished: bool = False) -> Record:
         """Look up one run.
 
         Parameters
         ----------
-        id_or_name : str
-            An id, or a name: then the newest run of that name.
+        word : str
+            An id; ``name@v2``; ``name@alias``; or a name alone: then its newest version, or where it has none its
+            newest run.
+        unfinished : bool, default False
+            Whether a name alone means its newest run that is no version yet, if there is any.
 
         Returns
         -------
         Record
             An active run whose process has died reads as stopped.
         """
-        return self._record(self._row(id_or_name, "id = :word OR name = :word"))
+        return self._record(self._meant(word, unfinished=unfinished))
 
     def all(self) -> list[Record]:
         """List every run, newest first."""
-        return [self._record(row) for row in self._read(f"{RECORD} ORDER BY rowid DESC")]
+        query = f"{RECORD} WHERE removed IS NULL ORDER BY runs.rowid DESC"
+        return [self._record(row) for row in self._read(query)]
 
     def events(self, id: str) -> list[Event]:
         """Read back all that was recorded of a run, in the order in which it happened."""
@@ -272,74 +230,71 @@ class Store:
         rows = self._read(f"SELECT {HISTORY} FROM history WHERE run = :id ORDER BY step", id=id)
         return [dict(row) for row in rows]
 
-    def _read(self, query: str, **values: str) -> list[sqlite3.Row]:
-        with self._lock, self._explained():
-            return self._db.execute(query, values).fetchall()
+    def _row(self, id: str) -> sqlite3.Row:
+        return self._meant(id, "runs.id = :word")
 
-    def _row(self, word: str, where: str = "id = :word") -> sqlite3.Row:
-        for row in self._read(f"{RECORD} WHERE {where} ORDER BY id = :word DESC, rowid DESC LIMIT 1", word=word):
-            return row
-        known = [known for row in self._read("SELECT id, name FROM runs") for known in row if known]
-        raise StoreError(f"there is no run {word!r} in {self.folder}{nearest(word, known)}")
+    def _meant(self, word: str, where: str = "", *, unfinished: bool = False, gone: bool = False) -> sqlite3.Row:
+        """Find the run that a word means; one that is gone only if asked for."""
+        name, at, which = word.partition("@")
+        number = NUMBER.fullmatch(which)
+        if not at:
+            where = where or "(runs.id = :word OR runs.name = :word)"
+        elif number:
+            where, which = "versions.name = :name AND versions.number = CAST(:which AS INTEGER)", number[1]
+        else:
+            holds = "SELECT version FROM held WHERE name = :name AND alias = :which"
+            where = f"versions.name = :name AND versions.number = ({holds})"
+        first = "version IS NULL DESC, " if unfinished else ""
+        order = f"removed IS NULL DESC, runs.id = :word DESC, {first}version DESC, runs.rowid DESC"
+        for row in self._read(f"{RECORD} WHERE {where} ORDER BY {order} LIMIT 1", word=word, name=name, which=which):
+            if row["removed"] is None or gone:
+                return row
+            raise StoreError(f"{word} was removed on {_time(row['removed']):%Y-%m-%d}; %peft log {row['id']} says why")
+        raise StoreError(f"there is no run {word!r} in {self.folder}{nearest(word, self._known('@' in word))}")
+
+    def _known(self, exact: bool) -> list[str]:
+        """The words that runs are known by."""
+        query = "SELECT id, name FROM runs WHERE removed IS NULL"
+        if exact:
+            query = "SELECT name || '@' || alias FROM held UNION ALL SELECT name || '@v' || number FROM versions"
+        return [word for row in self._read(query) for word in row if word]
 
     def _set_status(self, id: str, status: Status, reason: str, owner: str | None) -> None:
         values = (status, reason, owner, id)
         self._db.execute("UPDATE runs SET status = ?, reason = ?, owner = ? WHERE id = ?", values)
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # SQLite itself rolls back after some errors
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            name = getattr(error, "sqlite_errorname", "")
-            why = next((why for code, why in REMEDIES.items() if name.startswith(code)), str(error))
-            raise StoreError(f"cannot use {self._index}: {why}") from error
-
-    def _migrate(self) -> None:
-        with self._writing() as db:  # locked, so that two processes cannot both find an old index
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version > len(MIGRATIONS):
-                raise StoreError(f"{self._index} was made by a newer peft_nb; upgrade with pip install -U peft_nb")
-            for script in MIGRATIONS[version:]:
-                for statement in script.split(";"):  # executescript would commit first
-                    db.execute(statement)
-            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-
     def _record(self, row: sqlite3.Row) -> Record:
-        orphaned = row["status"] in ACTIVE and not _held(row)
+        orphaned = row["status"] in ACTIVE and not held(row)
         return Record(
             id=row["id"],
             name=row["name"],
             method=row["method"],
             model=row["model"],
-            created=datetime.fromtimestamp(row["created"], UTC),
+            created=_time(row["created"]),
             status="stopped" if orphaned else row["status"],
             reason="its process ended" if orphaned else row["reason"],
             spec_yaml=row["spec_yaml"],
             metrics=json.loads(row["metrics"]),
             package_versions=json.loads(row["package_versions"]),
             folder=self.folder_of(row["id"]),
+            version=row["version"],
+            aliases=tuple(sorted((row["aliases"] or "").split())),
+            removed=row["removed"] and _time(row["removed"]),
         )
 
 
-def _held(row: sqlite3.Row) -> bool:
+def held(row: sqlite3.Row) -> bool:
+    """Whether a living process is at work on a run."""
     lives = bool(row["owner"]) and files.alive(row["owner"])
     return time.time() - (row["heard"] or row["created"]) < SILENCE_S if lives is None else lives
 
 
-def _check_name(name: str) -> None:
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a folder in the store."""
     if not NAME.fullmatch(name):
         raise StoreError(f"{name!r} cannot name a run; use up to 64 letters, digits, '.', '_' and '-'")
 
@@ -352,12 +307,12 @@ def _package_versions() -> dict[str, str]:
     return versions
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Reduce a value to what JSON can hold."""
     if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if hasattr(value, "item"):  # a scalar of numpy or torch
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,82 @@
+"""The audit log: who did what, when and why. SQLite itself refuses to change or shorten it."""
+
+from __future__ import annotations
+
+import getpass
+import sqlite3
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the log.
+
+    Attributes
+    ----------
+    at : datetime
+        When, in UTC.
+    who : str
+        Name of the account.
+    action : str
+        ``version`` (a run became one), ``promote``, ``rollback``, ``seal`` (files were changed on purpose) or
+        ``remove``.
+    run : str or None
+        Id of the run concerned; after a rollback to nothing, None.
+    name, version : str, int or None
+        Which version of which name that run is.
+    alias : str or None
+        The alias that moved.
+    before : int or None
+        The version that it held until then.
+    why : str
+        The reason given, or nothing.
+    forced : str or None
+        What spoke against it and was overruled.
+    """
+
+    at: datetime
+    who: str
+    action: str
+    run: str | None
+    name: str | None
+    version: int | None
+    alias: str | None
+    before: int | None
+    why: str
+    forced: str | None
+
+
+def append(db: sqlite3.Connection, action: str, **told: Any) -> None:
+    """Add a line, in the transaction that does what it tells.
+
+    Parameters
+    ----------
+    db : sqlite3.Connection
+        The index, being written.
+    action : str
+        What is done.
+    **told
+        The other fields of :class:`Entry`.
+    """
+    values = {"why": "", **told, "action": action, "at": time.time(), "who": who()}
+    db.execute(
+        f"INSERT INTO audit ({', '.join(values)}) VALUES ({', '.join(f':{name}' for name in values)})",
+        values,
+    )
+
+
+def entry(row: sqlite3.Row) -> Entry:
+    """Read a line back."""
+    told = {name: row[name] for name in row.keys() if name != "id"}  # noqa: SIM118  (a row iterates over its values)
+    return Entry(**{**told, "at": datetime.fromtimestamp(row["at"], UTC)})
+
+
+def who() -> str:
+    """Name the account this process runs under; ``unknown`` where the system does not say."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a container's user need not be in its list of users
+        return "unknown"

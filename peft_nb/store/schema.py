@@ -1,0 +1,90 @@
+"""The tables of the index, one script a version."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+# PRAGMA user_version counts those applied: only ever append.
+MIGRATIONS = [
+    """
+    CREATE TABLE runs (
+        id TEXT PRIMARY KEY, name TEXT, method TEXT NOT NULL, model TEXT NOT NULL,
+        created REAL NOT NULL,            -- seconds since 1970
+        status TEXT NOT NULL DEFAULT 'created', reason TEXT NOT NULL DEFAULT '',
+        spec_yaml TEXT NOT NULL, metrics TEXT NOT NULL DEFAULT '{}', package_versions TEXT NOT NULL,
+        owner TEXT                        -- the process at work on it, if any
+    );
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES runs,
+        n INTEGER NOT NULL,               -- 1, 2, 3, ... within the run
+        at REAL NOT NULL, kind TEXT NOT NULL, fields TEXT NOT NULL,
+        UNIQUE (run, n)
+    );
+    CREATE TABLE history (
+        run TEXT NOT NULL REFERENCES runs, step INTEGER NOT NULL,
+        epoch REAL, loss REAL, eval_loss REAL, learning_rate REAL, grad_norm REAL,
+        tokens_per_second REAL, memory_mb REAL, elapsed_s REAL,
+        PRIMARY KEY (run, step)
+    ) WITHOUT ROWID;
+    """,
+    """
+    ALTER TABLE runs ADD COLUMN removed REAL;   -- its folder is gone, but what came of it still names it
+
+    CREATE TABLE versions (
+        name TEXT NOT NULL, number INTEGER NOT NULL, run TEXT NOT NULL UNIQUE REFERENCES runs,
+        PRIMARY KEY (name, number)
+    ) WITHOUT ROWID;
+    CREATE TABLE aliases (                -- all that an alias has held and may go back to; the highest n counts
+        name TEXT NOT NULL, alias TEXT NOT NULL, n INTEGER NOT NULL, version INTEGER NOT NULL,
+        PRIMARY KEY (name, alias, n), FOREIGN KEY (name, version) REFERENCES versions (name, number)
+    ) WITHOUT ROWID;
+    CREATE VIEW held AS SELECT name, alias, version, max(n) AS n FROM aliases GROUP BY name, alias;
+
+    CREATE TABLE lineage (
+        run TEXT PRIMARY KEY REFERENCES runs, base TEXT, base_hash TEXT, data TEXT, data_fingerprint TEXT,
+        spec_hash TEXT NOT NULL, package_versions TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE parents (
+        run TEXT NOT NULL REFERENCES runs, parent TEXT NOT NULL REFERENCES runs, PRIMARY KEY (run, parent)
+    ) WITHOUT ROWID;
+    CREATE TABLE files (                  -- of the adapter, as they were when the run ended
+        run TEXT NOT NULL REFERENCES runs, path TEXT NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (run, path)
+    ) WITHOUT ROWID;
+    CREATE TABLE evaluations (
+        run TEXT NOT NULL REFERENCES runs, suite TEXT NOT NULL, measure TEXT NOT NULL,
+        value REAL, low REAL, high REAL, detail TEXT NOT NULL, at REAL NOT NULL,
+        PRIMARY KEY (run, suite, measure)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE audit (
+        id INTEGER PRIMARY KEY, at REAL NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL,
+        run TEXT, name TEXT, version INTEGER, alias TEXT,
+        before INTEGER,                   -- the version that the alias held until then
+        why TEXT NOT NULL,
+        forced TEXT                       -- what spoke against it
+    );
+    CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+        BEGIN SELECT RAISE (ABORT, 'the audit log is only ever appended to'); END;
+    CREATE TRIGGER audit_is_not_shortened BEFORE DELETE ON audit
+        BEGIN SELECT RAISE (ABORT, 'the audit log is only ever appended to'); END;
+    CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id)
+        BEGIN SELECT RAISE (ABORT, 'the audit log is only ever appended to'); END;
+
+    INSERT INTO versions SELECT name, row_number() OVER (PARTITION BY name ORDER BY rowid), id
+        FROM runs WHERE status = 'finished' AND name IS NOT NULL;
+    INSERT INTO lineage SELECT id, json_extract(metrics, '$.base'), NULL, json_extract(metrics, '$.data'),
+        json_extract(metrics, '$.fingerprint'), sha256(spec_yaml), package_versions
+        FROM runs WHERE status IN ('finished', 'stopped', 'failed');
+    """,
+]
+
+
+def statements(script: str) -> Iterator[str]:
+    """Take a script apart, because ``executescript`` would commit first."""
+    statement = ""
+    for part in script.split(";"):
+        statement += f"{part};"
+        if sqlite3.complete_statement(statement):  # a trigger holds semicolons of its own
+            yield statement
+            statement = ""

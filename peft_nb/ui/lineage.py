@@ -1,0 +1,144 @@
+"""Where a run came from, as a tree; and who did what to it, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+
+from peft_nb.store import Entry, Evaluation, Lineage, Record
+from peft_nb.ui import wording
+from peft_nb.ui.methods import Listing
+from peft_nb.ui.progress import BOX
+
+DIGITS = 12  # of a hash, enough to compare by eye
+COLUMNS = ("when", "who", "action", "what", "why", "forced")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A text and what hangs below it; a notebook shows a list in lists, a terminal draws branches."""
+
+    text: str
+    below: tuple[Tree, ...] = ()
+
+    def __repr__(self) -> str:
+        return "\n".join([self.text, *self._branches()])
+
+    def _branches(self) -> list[str]:
+        lines = []
+        for tree in self.below:
+            last = tree is self.below[-1]
+            first, *others = repr(tree).splitlines()
+            lines += [("└─ " if last else "├─ ") + first, *(("   " if last else "│  ") + line for line in others)]
+        return lines
+
+    def _repr_html_(self) -> str:
+        return f'<div style="{BOX};overflow-wrap:anywhere">{self._items()}</div>'
+
+    def _items(self) -> str:
+        below = "".join(f"<li>{tree._items()}</li>" for tree in self.below)
+        return escape(self.text) + (f'<ul style="margin:0;padding-left:1.5em">{below}</ul>' if below else "")
+
+
+def tree(lineage: Lineage) -> Tree:
+    """Draw where a run came from and what came of it.
+
+    Parameters
+    ----------
+    lineage : Lineage
+        What the store knows; its words may come from anywhere and are escaped.
+
+    Returns
+    -------
+    Tree
+        The run, its base, data, spec, packages, files and what was measured; below these its parents with theirs,
+        its children, and the versions of its name.
+    """
+    record = lineage.record
+    versions = [_named(one) for one in lineage.versions]
+    return Tree(
+        _named(record).text,
+        (
+            *_origin(lineage),
+            *_branch("came of it", [_named(child) for child in lineage.children]),
+            *_branch(f"versions of {record.name}", versions),
+        ),
+    )
+
+
+def _origin(lineage: Lineage) -> tuple[Tree, ...]:
+    record = lineage.record
+    reason = f": {record.reason}" if record.reason else ""
+    packages = ", ".join(f"{name} {version}" for name, version in lineage.package_versions.items())
+    told = {
+        "made": f"{record.created:%Y-%m-%d %H:%M} UTC by {record.method}, {record.status}{reason}",
+        "verdict": str(record.metrics.get("verdict") or ""),
+        "base": _hashed(lineage.base or record.model, "weights", lineage.base_hash),
+        "data": _hashed(lineage.data, "content", lineage.data_fingerprint),
+        "spec": _hashed("", "", lineage.spec_hash),
+        "packages": packages,
+        "files": _files(lineage),
+    }
+    return (
+        *(Tree(f"{label}: {text}") for label, text in told.items() if text),
+        *_branch("measured", [Tree(_measured(one)) for one in lineage.evaluations]),
+        *_branch("made from", [Tree(_named(parent.record).text, _origin(parent)) for parent in lineage.parents]),
+    )
+
+
+def _branch(text: str, below: list[Tree]) -> list[Tree]:
+    return [Tree(text, tuple(below))] if below else []
+
+
+def _named(record: Record) -> Tree:
+    parts = [record.title, record.id if record.version else record.name, ", ".join(record.aliases)]
+    parts += [f"removed {record.removed:%Y-%m-%d}" if record.removed else ""]
+    return Tree(" · ".join(filter(None, parts)))
+
+
+def _hashed(text: str | None, what: str, digest: str | None) -> str:
+    return "; ".join(filter(None, [text, f"{what} {digest[:DIGITS]}".strip() if digest else ""]))
+
+
+def _files(lineage: Lineage) -> str:
+    if lineage.damage:
+        return ", ".join(f"{path} is {state}" for path, state in lineage.damage.items())
+    return f"{wording.count(len(lineage.files), 'file')} as they were written" if lineage.files else ""
+
+
+def _measured(one: Evaluation) -> str:
+    value = "unknown" if one.value is None else f"{one.value:.4g}"
+    within = "" if one.low is None or one.high is None else f" ({one.low:.4g} to {one.high:.4g})"
+    return f"{one.suite}: {one.measure.replace('_', ' ')} {value}{within}"
+
+
+def log(entries: Iterable[Entry]) -> Listing:
+    """Make a table of the audit log.
+
+    Parameters
+    ----------
+    entries : iterable of Entry
+        As the store gives them.
+
+    Returns
+    -------
+    Listing
+        One row an entry: when (UTC), who, the action, what it did, why, and what it overruled.
+    """
+    rows = [(one.at, one.who, one.action, said(one), one.why, one.forced or "") for one in entries]
+    return Listing(rows, columns=COLUMNS)
+
+
+def said(entry: Entry) -> str:
+    """Say what was done, such as ``tickets@production: v1 → v2``."""
+    version = f"{entry.name} v{entry.version}" if entry.version else ""
+    if entry.alias:
+        before, after = (f"v{number}" if number else "nothing" for number in (entry.before, entry.version))
+        return f"{entry.name}@{entry.alias}: {before} → {after}"
+    return f"{entry.run} is {version}" if version else str(entry.run)
+
+
+def whole(lineage: Lineage) -> str:
+    """Say in a line whether the files of a run are what they were."""
+    return f"{lineage.record.title}: {_files(lineage) or 'no hashes of its files are known'}"

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+import peft_nb
+from peft_nb.errors import CommandError, PeftNbError, RunError, StoreError
+from peft_nb.events import StatusChanged
+from peft_nb.magics import load_ipython_extension, unload_ipython_extension
+from peft_nb.magics.completion import complete
+from peft_nb.spec import RunSpec
+from peft_nb.store import Evaluation, Store
+from tests.conftest import Python
+from tests.stores import finish
+
+SPEC = RunSpec(data="tickets.csv").to_yaml()
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PEFT_NB_STORE", str(tmp_path / "store"))
+    shell = InteractiveShell.instance()
+    load_ipython_extension(shell)
+    yield shell
+    unload_ipython_extension(shell)
+    InteractiveShell.clear_instance()
+
+
+@pytest.fixture
+def store(shell: InteractiveShell) -> Store:
+    return Store()
+
+
+def run(shell: InteractiveShell, source: str) -> Any:
+    result = shell.run_cell(source)
+    result.raise_error()
+    return result.result
+
+
+def refused(shell: InteractiveShell, source: str) -> str:
+    error = shell.run_cell(source).error_in_exec
+    assert isinstance(error, PeftNbError)
+    assert "\n" not in str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def tags(html: str) -> set[str]:
+    found: set[str] = set()
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: found.add(tag)  # type: ignore[method-assign]
+    parser.feed(html)
+    return found
+
+
+def test_promoted_regretted_and_rolled_back(
+    shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (finish(store, "tickets", SPEC) for _ in range(2))
+    for line in (
+        f"promote {first} production --why 'the first that passed'",
+        'promote tickets production --why "better on refunds"',
+        "rollback production --why='too curt'",
+    ):
+        run(shell, f"%peft {line}")
+    told = ["nothing → v1", "v1 → v2", "v2 → v1"]
+    assert capsys.readouterr().out.splitlines() == [f"tickets@production: {change}" for change in told]
+    assert peft_nb.load("tickets@production").id == first
+    assert peft_nb.load("tickets@v2").id == peft_nb.load("tickets").id == second
+    log = run(shell, "%peft log tickets")
+    assert list(log.action) == ["rollback", "promote", "promote", "version", "version"]
+    assert list(log.what[:3]) == [f"tickets@production: {change}" for change in reversed(told)]
+    assert list(log.why[:3]) == ["too curt", "better on refunds", "the first that passed"]
+    assert log.what.iloc[-1] == f"{first} is tickets v1"
+    listed = run(shell, "%peft runs")
+    assert listed.loc[first, ["name", "version", "aliases"]].tolist() == ["tickets", "v1", "production"]
+    assert listed.loc[second, ["version", "aliases"]].tolist() == ["v2", ""]
+
+
+def test_a_variable_names_a_run_without_a_name(
+    shell: InteractiveShell, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = Store(tmp_path / "elsewhere")
+    shell.user_ns["desk"] = peft_nb.load(finish(elsewhere, None, SPEC), store=elsewhere)
+    shell.user_ns["other"] = peft_nb.load(finish(elsewhere, None, SPEC), store=elsewhere)
+    run(shell, "%peft promote desk production --why good")
+    run(shell, "%peft promote other candidate --name desk --why 'not bad'")
+    assert capsys.readouterr().out.splitlines() == ["desk@production: nothing → v1", "desk@candidate: nothing → v2"]
+    assert (shell.user_ns["desk"].version, shell.user_ns["other"].version) == ("desk v1", "desk v2")
+    assert store.all() == []
+    assert repr(run(shell, "%peft lineage desk")).startswith(f"desk v1 · {shell.user_ns['desk'].id} · production\n")
+    assert len(run(shell, "%peft log other")) == 2
+    shell.user_ns["other"].promote("production", why="better")
+    assert elsewhere.get("desk@production").version == 2
+
+
+def test_a_failed_verdict_needs_force_and_a_reason(
+    shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    id = finish(store, "tickets", SPEC, verdict="failed: forgets 0.4 nats")
+    said = refused(shell, "%peft promote tickets production --why 'I like it'")
+    assert said == (
+        f"RunError: run {id} was not promoted: its verdict is: failed: forgets 0.4 nats; "
+        "add --force (force=True) to promote it all the same"
+    )
+    assert refused(shell, "%peft promote tickets production --force").startswith(
+        "StoreError: a promotion needs a reason"
+    )
+    run(shell, "%peft promote tickets production --force --why demo")
+    assert list(run(shell, "%peft log").forced)[:1] == ["its verdict is: failed: forgets 0.4 nats"]
+
+
+def test_removed_only_without_an_alias(
+    shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    id = finish(store, "tickets", SPEC)
+    run(shell, "%peft promote tickets production --why y")
+    assert refused(shell, "%peft rm tickets@v1").startswith(f"RunError: run {id} is tickets@production and stays; ")
+    run(shell, "%peft rollback tickets@production")
+    run(shell, "%peft rm tickets --why 'nobody uses it'")
+    assert capsys.readouterr().out.splitlines()[-2:] == ["tickets@production: v1 → nothing", "tickets v1 is removed"]
+    assert len(run(shell, "%peft runs")) == 0
+    assert run(shell, f"%peft log {id}").action[0] == "remove"
+    assert f"· removed {store.log()[0].at:%Y-%m-%d}" in repr(run(shell, "%peft lineage tickets@v1"))
+
+
+def test_a_changed_or_missing_file_is_told(
+    shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no run in the store has finished yet" in refused(shell, "%peft verify")
+    for _ in range(2):
+        finish(store, "tickets", SPEC)
+    adapter = store.get("tickets@v1").folder / "adapter"
+    (adapter / "adapter_model.safetensors").write_text("other weights")
+    (adapter / "deep" / "adapter_config.json").unlink()
+    capsys.readouterr()
+    run(shell, "%peft verify")
+    damage = "adapter_model.safetensors is changed, deep/adapter_config.json is missing"
+    assert capsys.readouterr().out.splitlines() == [
+        "tickets v2: 2 files as they were written",
+        f"tickets v1: {damage}",
+    ]
+    run(shell, "%peft verify tickets@v2")
+    assert capsys.readouterr().out == "tickets v2: 2 files as they were written\n"
+    assert f"\n├─ files: {damage}\n" in repr(run(shell, "%peft lineage tickets@v1"))
+
+
+def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, store: Store) -> None:
+    facts = {
+        "base": "smollm2-135m (bundled) 1a2b",
+        "base_hash": "ab" * 32,
+        "data": "a.csv, 9 rows",
+        "fingerprint": "cd" * 32,
+    }
+    parent = finish(store, "tickets", SPEC, **facts, verdict="passed: 3 of 3")
+    child = store.create(SPEC, method="lora", model="m", name="both", parents=[parent])
+    store.evaluate(child, [Evaluation("regression", "loss_rise", 0.0125, 0.01, 0.015)])
+    store.record(child, StatusChanged("failed", "out of memory"))
+    store.promote(parent, "production", why="y")
+    packages = ", ".join(f"{name} {version}" for name, version in store.get(parent).package_versions.items())
+    drawn = repr(run(shell, f"%peft lineage {child}")).splitlines()
+    made = f"made: {store.get(child).created:%Y-%m-%d %H:%M} UTC by lora, "
+    spec = store.lineage(parent).spec_hash[:12]
+    assert drawn == [
+        f"{child} · both",
+        f"├─ {made}failed: out of memory",
+        "├─ base: m",
+        f"├─ spec: {spec}",
+        f"├─ packages: {packages}",
+        "├─ measured",
+        "│  └─ regression: loss rise 0.0125 (0.01 to 0.015)",
+        "└─ made from",
+        f"   └─ tickets v1 · {parent} · production",
+        f"      ├─ {made}finished",
+        "      ├─ verdict: passed: 3 of 3",
+        "      ├─ base: smollm2-135m (bundled) 1a2b; weights abababababab",
+        "      ├─ data: a.csv, 9 rows; content cdcdcdcdcdcd",
+        f"      ├─ spec: {spec}",
+        f"      ├─ packages: {packages}",
+        "      └─ files: 2 files as they were written",
+    ]
+    upwards = repr(run(shell, "%peft lineage tickets")).splitlines()
+    assert upwards[-4:] == [
+        "├─ came of it",
+        f"│  └─ {child} · both",
+        "└─ versions of tickets",
+        f"   └─ tickets v1 · {parent} · production",
+    ]
+
+
+def test_foreign_words_are_escaped(shell: InteractiveShell, store: Store) -> None:
+    id = finish(store, "tickets", SPEC, base=HOSTILE, data=HOSTILE, fingerprint=HOSTILE, verdict=f"passed: {HOSTILE}")
+    store.evaluate(id, [Evaluation(HOSTILE, HOSTILE, 1.0)])
+    (store.folder_of(id) / "adapter" / HOSTILE.replace("/", "")).write_text("x")
+    store.seal(id, why=HOSTILE)
+    (store.folder_of(id) / "adapter" / HOSTILE.replace("/", "")).unlink()
+    store.promote(id, "production", why=HOSTILE, force=True)
+    tree, log = run(shell, "%peft lineage tickets"), run(shell, "%peft log")
+    assert HOSTILE in repr(tree)
+    assert tags(tree._repr_html_()) == {"div", "ul", "li"}
+    assert HOSTILE in set(log.why)
+    assert "script" not in tags(log._repr_html_())
+    assert "&lt;script&gt;" in tree._repr_html_()
+
+
+def test_a_name_means_its_run_in_progress_where_that_is_meant(shell: InteractiveShell, store: Store) -> None:
+    finish(store, "tickets", SPEC)
+    stopped = store.create(SPEC, method="lora", model="m", name="tickets")
+    store.record(stopped, StatusChanged("stopped"))
+    assert refused(shell, "%peft stop tickets").startswith(
+        f"RunError: run {stopped} is stopped, and this kernel is not"
+    )
+    assert peft_nb.load("tickets").version == "tickets v1"
+    assert peft_nb.load(stopped).version is None
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "said"),
+    [
+        ("promote tickets", CommandError, 'something is missing; write %peft promote RUN ALIAS --why "TEXT" [--name'),
+        ("promote tickets production", StoreError, "a promotion needs a reason for the log"),
+        ("promote tickets production --why too few quotes", CommandError, "few: unexpected; write %peft promote RUN"),
+        ("promote tickts production --why y", StoreError, "there is no run 'tickts'"),
+        ("promote tickets v1 --why y", StoreError, "'v1' cannot be an alias"),
+        ("promote tickets production --why y --name a/b", StoreError, "'a/b' cannot name a run"),
+        ("promote tickets production --why y --name other", RunError, "is named tickets and keeps that name"),
+        ("rollback prod", StoreError, "there is no alias 'prod'"),
+        ("log tickts", StoreError, "did you mean 'tickets'?"),
+        ("lineage tickets@v2", StoreError, "did you mean 'tickets@v1'?"),
+        ("verify nothing", StoreError, "there is no run 'nothing'"),
+        ("rm ../tickets", StoreError, "there is no run '../tickets'"),
+        ("rm --all", CommandError, "--all: %peft rm has no such flag"),
+    ],
+)
+def test_a_mistake_is_one_line(shell: InteractiveShell, store: Store, line: str, kind: type, said: str) -> None:
+    finish(store, "tickets", SPEC)
+    told = refused(shell, f"%peft {line}")
+    assert told.startswith(f"{kind.__name__}: ")
+    assert said in told
+
+
+@pytest.mark.parametrize(
+    ("cell", "offered"),
+    [
+        ("%peft promote ti", ["tickets", "tickets@beta"]),
+        ("%peft promote tickets ", ["beta", "production", "candidate"]),
+        ("%peft promote tickets beta --", ["--why", "--name", "--force"]),
+        ("%peft rollback ", ["tickets@beta"]),
+        ("%peft load tickets@", ["tickets@beta"]),
+    ],
+)
+def test_tab_knows_names_and_aliases(shell: InteractiveShell, store: Store, cell: str, offered: list[str]) -> None:
+    store.promote(finish(store, "tickets", SPEC), "beta", why="y")
+    assert complete(cell, 0, len(cell), {}).matches == offered
+
+
+LATER = """
+import peft_nb
+from peft_nb.store import Store
+run, origin = peft_nb.load("tickets@production"), Store().lineage("tickets@production")
+print(run.version, origin.base_hash, run.generate("Where is my parcel?", max_new_tokens=4))
+"""
+
+
+@pytest.mark.exhaustive
+def test_trained_promoted_regretted_and_found_by_another_process(
+    shell: InteractiveShell, store: Store, base: Path, rows_file: Path, python: Python
+) -> None:
+    for seed in (1, 2):
+        body = f"max_steps: 2\nbatch_size: 5\nlearning_rate: 1e-2\nseed: {seed}\nname: tickets\ndtype: float32\n"
+        run(shell, f"%%peft lora --data {rows_file} --model {base} --out run{seed}\n{body}")
+        run(shell, f"%peft promote run{seed} production --why 'seed {seed}'")
+    run(shell, "%peft rollback production --why 'the first was better'")
+    first, second = shell.user_ns["run1"], shell.user_ns["run2"]
+    answer = first.generate("Where is my parcel?", max_new_tokens=4)
+    told = python("-c", LATER, cwd=Path.cwd()).communicate()[0]
+    assert told == f"tickets v1 {first.metrics['base_hash']} {answer}\n"
+    mine, other = store.lineage(first.id), store.lineage(second.id)
+    assert (mine.base, mine.base_hash, mine.data_fingerprint) == (other.base, other.base_hash, other.data_fingerprint)
+    assert mine.spec_hash != other.spec_hash
+    assert mine.damage == other.damage == {}
