@@ -92,7 +92,7 @@ def test_a_field_that_is_set_already_is_not_offered_again() -> None:
     _, offered = at_cursor("%%peft lora\nr: 8\n|\nseed: 1")
     assert offered == [f"{field.name}: " for field in RunSpec.describe() if field.name not in ("r", "seed")]
     _, offered = at_cursor("%%peft lora --epochs 1 --e|")
-    assert offered == ["--eval-data", "--eval-fraction", "--eval-steps"]
+    assert offered == ["--eval-data", "--eval-fraction", "--early-stopping-patience", "--eval-steps"]
 
 
 def test_tab_makes_no_store() -> None:
