@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any
 
 import numpy
+
+from peft_nb.errors import DataError, SpecError, nearest
 
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 RESAMPLES = 1_000
@@ -69,6 +73,61 @@ def rouge_l(answer: str, reference: str) -> float:
 
 SCORES: dict[str, Callable[[str, str], float]] = {"exact_match": exact_match, "rouge_l": rouge_l}
 """What ``score`` in a spec can name: a function of an answer and its reference."""
+
+Score = Callable[[str, str, str], float]
+
+
+def scorer(name: str | None, given: object, namespace: Mapping[str, Any]) -> Score:
+    """Find what a spec wants answers to be scored by.
+
+    Parameters
+    ----------
+    name : str, optional
+        A function of the notebook, or one of `SCORES`; ``rouge_l`` by default.
+    given : object
+        A function passed instead of a name, or None.
+    namespace : mapping
+        The notebook's variables.
+
+    Returns
+    -------
+    callable
+        ``score(prompt, answer, reference) -> float``.
+
+    Raises
+    ------
+    SpecError
+        If there is no such function.
+    """
+    found = namespace.get(name or "") if given is None else given
+    if callable(found):
+        return found
+    built_in = SCORES.get(name or "rouge_l")
+    if built_in is None or given is not None:
+        what = f"a {type(found).__name__} is no function" if found is not None else f"there is no function {name!r}"
+        functions = [one for one, value in namespace.items() if callable(value) and not one.startswith("_")]
+        hint = nearest(name or "", [*SCORES, *functions])
+        mend = "; give exact_match, rouge_l, or a function of prompt, answer and reference"
+        raise SpecError([f"score: {what}{hint or mend}"])
+    return lambda prompt, answer, reference: built_in(answer, reference)
+
+
+def mark(score: Score, prompt: str, answer: str, reference: str) -> float:
+    """Score one answer by a user's function.
+
+    Raises
+    ------
+    DataError
+        If the function fails or gives no finite number.
+    """
+    try:
+        value = score(prompt, answer, reference)
+    except Exception as error:
+        raise DataError(f"the function for score failed on an answer: {type(error).__name__}: {error}") from error
+    if not isinstance(value, Real) or not math.isfinite(value):
+        told = repr(value) if isinstance(value, float) else f"a {type(value).__name__}"
+        raise DataError(f"the function for score gave {told}; it has to give a number")
+    return float(value)
 
 
 def accuracy(given: Sequence[str], truth: Sequence[str]) -> float:
