@@ -22,6 +22,7 @@ MEASURES = {
     "eval_loss": "mean loss on the held-out rows, nats per token (per text when classifying)",
     "exact_match": "share of the held-out answers equal to their reference",
     "forgetting": "rise of the mean loss on the regression texts over the base's, nats per token",
+    "gpu_seconds": "time spent on training, times the number of GPUs, s",
     "latency_ms": "median time for a token (for a text when classifying) with the adapter, ms",
     "macro_f1": "mean F-measure over the classes",
     "micro_f1": "F-measure over all labels, where a text has several",

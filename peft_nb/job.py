@@ -215,6 +215,8 @@ class Job:
             "peak_memory_mb": peak.mb,
             "token_budget": trainer.budget,
         }
+        if trainer.args.device.type == "cuda":
+            self.metrics["gpu_seconds"] = trainer.elapsed_s * environment.processes()
         if trainer.best and trainer.best.step:
             trainer.load_best()
             self.metrics |= {"eval_loss": trainer.best.loss, "best_step": trainer.best.step}

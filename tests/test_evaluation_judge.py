@@ -104,9 +104,24 @@ def test_an_adapter_that_learned_nothing_has_forgotten_nothing(start: Start) -> 
     assert run.judgement["missing"]["score"] == "judge is quick"
 
 
-def test_training_on_one_kind_of_text_makes_others_less_likely(start: Start) -> None:
-    run = start(judge="quick", learning_rate=0.1, max_steps=20, eval_fraction=0).wait()
-    assert run.metrics["forgetting_interval"][0] > 0.1
+def test_the_losses_are_those_of_the_model_itself(full: Run) -> None:
+    import torch
+
+    def loss(text: str) -> float:
+        ids = full.tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            return full.model(input_ids=ids, labels=ids).loss.item()
+
+    assert full.judgement["texts"]["worst"]
+    for row in full.judgement["texts"]["worst"]:
+        assert row["loss"] == pytest.approx(loss(row["text"]), rel=1e-4)
+        with full.model.disable_adapter():
+            assert row["base_loss"] == pytest.approx(loss(row["text"]), rel=1e-4)
+        assert row["rise"] == pytest.approx(row["loss"] - row["base_loss"])
+
+
+def test_without_held_out_rows_it_is_said_why_there_is_no_number(start: Start) -> None:
+    run = start(judge="quick", max_steps=1, eval_fraction=0).wait()
     assert run.judgement["missing"]["token_accuracy"] == "no row is held out"
     assert run.judgement["missing"]["eval_loss"] == "no row is held out"
 

@@ -18,6 +18,7 @@ NAMESPACE = {
     "_hidden": pandas.DataFrame(),
     "numbers": [1, 2],
     "text": "tickets",
+    "marks": lambda prompt, answer, reference: 1.0,
 }
 
 
@@ -43,6 +44,9 @@ def at_cursor(cell: str) -> tuple[str, list[str]]:
         ("%%peft lora --lora-a|\nr: 8", "--lora-a", ["--lora-alpha"]),
         ("%%peft lora --data |", "", ["tickets", "rows", "support-desk"]),
         ("%%peft lora --data=ti|", "ti", ["tickets"]),
+        ("%%peft lora --data x\nregression: |", "", ["tickets", "rows", "support-desk"]),
+        ("%%peft lora --data x\nscore: |", "", ["exact_match", "rouge_l", "marks"]),
+        ("%%peft lora --data x\njudge: |", "", ["quick", "full", "off"]),
         ("%%peft lora --data tickets --model smol|", "smol", ["smollm2-135m"]),
         ("%%peft lora --loss-on |", "", ["assistant", "completion", "all"]),
         ("%%peft lora --no-f|", "--no-f", ["--no-fast"]),

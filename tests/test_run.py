@@ -59,6 +59,10 @@ METRICS = {
     "dtype",
     "device",
     "path",
+    "perplexity",
+    "judge_seconds",
+    "wall_seconds",
+    "cpu_seconds",
 }
 STEPS = 40
 
