@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo as PydanticField
 
+from .acceptance import criterion
+
 _short = Repr()
 _short.maxstring = _short.maxother = 60
 
@@ -69,24 +71,27 @@ def _switch(value: Any) -> bool:
     return switch
 
 
-def _columns(value: Any) -> dict[str, str]:
-    if isinstance(value, str):
-        pairs = [[side.strip() for side in pair.split("=", 1)] for pair in value.split(",")]
-        if all(len(pair) == 2 for pair in pairs) and len({role for role, _ in pairs}) == len(pairs):
-            value = dict(pairs)
-    if not isinstance(value, dict):
-        raise ValueError(f"{show(value)} is no mapping; write role: column, or role=column,role=column")
-    return {_word(role): _word(column) for role, column in value.items()}
-
-
-def _options(value: Any) -> dict[str, Any]:
+def _mapping(value: Any, key: str, content: str) -> dict[Any, Any]:
     if isinstance(value, str):
         pairs = [[side.strip() for side in pair.split("=", 1)] for pair in value.split(",")]
         if all(len(pair) == 2 for pair in pairs) and len({name for name, _ in pairs}) == len(pairs):
             value = dict(pairs)
     if not isinstance(value, dict):
-        raise ValueError(f"{show(value)} is no mapping; write name: value, or name=value,name=value")
-    return {_word(name): _plain(one) for name, one in value.items()}
+        raise ValueError(f"{show(value)} is no mapping; write {key}: {content}, or {key}={content},{key}={content}")
+    return value
+
+
+def _columns(value: Any) -> dict[str, str]:
+    return {_word(role): _word(column) for role, column in _mapping(value, "role", "column").items()}
+
+
+def _options(value: Any) -> dict[str, Any]:
+    return {_word(name): _plain(one) for name, one in _mapping(value, "name", "value").items()}
+
+
+def _criteria(value: Any) -> dict[str, str]:
+    given = _mapping(value, "metric", '"< 1.2"')
+    return {_word(metric): str(criterion(metric, _word(wanted))) for metric, wanted in given.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -129,6 +134,7 @@ Number = Annotated[float, BeforeValidator(_real)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
 Options = Annotated[dict[str, Any], BeforeValidator(_options)]
+Criteria = Annotated[dict[str, str], BeforeValidator(_criteria)]
 Modules = Annotated[str | list[str], BeforeValidator(_modules)]
 
 Kind = Literal["text", "integer", "number", "switch", "choice", "mapping", "list"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from peft_nb import environment
+from peft_nb import environment, judging
 from peft_nb.data.labels import Labelled
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import ModelError, PeftNbError
@@ -55,8 +55,8 @@ class Job:
         Takes each event.
     stop : StopFlag
         What the user asked for meanwhile.
-    data, model : object, optional
-        What was passed instead of a name: a table, a ``(model, tokenizer)`` pair.
+    data, model, score : object, optional
+        What was passed instead of a name: a table, a ``(model, tokenizer)`` pair, a function.
     namespace : mapping
         The notebook's variables.
     history : list of dict
@@ -72,6 +72,8 @@ class Job:
     namespace: Mapping[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    score: Any = None
+    judgement: dict[str, Any] = field(default_factory=dict)
     adapted: PeftModel | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class Job:
         bool
             Whether the run reached its last step; otherwise it was stopped, and the checkpoint says where.
         """
+        began = time.perf_counter(), time.process_time()
         if not resume:
             self.rows.vet()
         self.publish(Preparing(f"finding {self.spec.model}"))
@@ -109,7 +112,15 @@ class Job:
         with _random_state_kept(self.spec.seed):
             with quiet():
                 trainer = self._trainer(base, train, held_out, resume)
-            return self._train(trainer, resume)
+            finished = self._train(trainer, resume)
+            found = None
+            if finished and trainer.is_world_process_zero():
+                found = judging.judge(trainer, base, self.rows, self.score, self.publish, self.stop.soon.is_set)
+        spent = {"wall_seconds": time.perf_counter() - began[0], "cpu_seconds": time.process_time() - began[1]}
+        self.metrics |= {name: self.metrics.get(name, 0.0) + seconds for name, seconds in spent.items()}
+        if found:
+            self.judgement = judging.conclude(found, self.folder, self.publish)
+        return finished
 
     def _foresee(self, source: ModelSource) -> None:
         """Say what the run will take, and refuse it while nothing large is in memory if that cannot be had."""
@@ -149,6 +160,7 @@ class Job:
             train, held_out = self.rows.labelled(self.folder, base, resume)
         else:
             train, held_out = self.rows.examples(self.folder, base.tokenizer, resume)
+            self.rows.keep_for_judge(self.folder, base.tokenizer, held_out, resume)
         self._heed_stop()
         return base, train, held_out
 
@@ -201,6 +213,9 @@ class Job:
         done = checkpoint.step_of(last) if last else 0
         before = [row for row in self.history if row["step"] <= done]
         trainer.elapsed_before = max((row["elapsed_s"] or 0.0 for row in before), default=0.0)
+        if trainer.best:
+            later = (row for row in before if row["eval_loss"] is not None and row["step"] > trainer.best.step)
+            trainer.best.since = len(list(later))
         if resume:
             self.publish(Resumed(done))
         model = trainer.model
@@ -232,10 +247,15 @@ class Job:
             "peak_memory_mb": peak.mb,
             "token_budget": trainer.budget,
         }
+        if trainer.args.device.type == "cuda":
+            self.metrics["gpu_seconds"] = trainer.elapsed_s * environment.processes()
+        if trainer.best and trainer.best.step:
+            trainer.load_best()
+            self.metrics |= {"eval_loss": trainer.best.loss, "best_step": trainer.best.step}
         trainer.stages.end(model)
         if trainer.is_world_process_zero():
             self._save_adapter(model)
-        return trainer.state.global_step == len(trainer.steps)
+        return trainer.finished
 
     def _score(self, trainer: PlannedTrainer) -> None:
         """How often the classifier is right on the held-out rows."""

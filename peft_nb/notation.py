@@ -98,7 +98,7 @@ def _load(text: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        mend = "write one 'field: value' a line and quote text that holds ': ' or ' #'"
+        mend = "write one 'field: value' a line and quote text that begins with '>' or holds ': ' or ' #'"
         raise SpecError([f"line {line}: not YAML, {error.problem}; {mend}"]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -376,7 +376,7 @@ def help_text(section: str | None = None) -> str:
 
 
 def _help(field: FieldInfo) -> list[str]:
-    kinds = {"mapping": "ROLE=COLUMN,...", "list": "NAME,..."}
+    kinds = {"mapping": "NAME=VALUE,...", "list": "NAME,..."}
     takes = "|".join(field.choices) or kinds.get(field.type, field.type.upper())
     head = f"{field.flag}, --no-{field.flag[2:]}" if field.type == "switch" else f"{field.flag} {takes}"
     default = _dump({"default": field.default}).strip().replace(":", "", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from peft_nb import judging
 from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
 from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Status, StatusChanged
 from peft_nb.job import Job
@@ -76,6 +78,18 @@ class Run:
         Losses are in nats per supervised token, times in seconds, memory and sizes in MB.
         """
         return self._on_disk().get(self.id).metrics
+
+    @property
+    def judgement(self) -> dict[str, Any]:
+        """What the numbers of the judgement are made of, as in ``judgement.json``; empty while there is none.
+
+        ``texts`` (per topic, and the worst hit), ``answers`` (held-out rows, the worst first), ``questions`` (those
+        lost), ``missing`` (why a metric has no value), ``metrics``.
+        """
+        file = self.folder / judging.JUDGEMENT
+        if not self._job.judgement and file.exists():
+            self._job.judgement = json.loads(file.read_text(encoding="utf-8"))
+        return self._job.judgement
 
     @property
     def history(self) -> pandas.DataFrame:
@@ -456,6 +470,7 @@ def begin(
     *,
     data: object = None,
     model: object = None,
+    score: object = None,
     namespace: Mapping[str, Any] | None = None,
     listeners: Sequence[Listener] = (),
     store: Store | None = None,
@@ -466,8 +481,8 @@ def begin(
     ----------
     spec : RunSpec
         What to do.
-    data, model : object, optional
-        A table and a ``(model, tokenizer)`` pair in place of the names in the spec.
+    data, model, score : object, optional
+        A table, a ``(model, tokenizer)`` pair and a function in place of the names in the spec.
     namespace : mapping, optional
         The notebook's variables, where names are looked up first.
     listeners : sequence of callable
@@ -487,8 +502,9 @@ def begin(
     """
     if wrong := problems(spec):
         raise SpecError(wrong)
-    job = Job(spec, data=data, model=model, namespace=namespace or {})
+    job = Job(spec, data=data, model=model, score=score, namespace=namespace or {})
     job.rows.read()
+    judging.check(spec, job.rows, score, job.namespace)
     store = store or Store()
     id = store.create(job.spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name)
     record = store.get(id)

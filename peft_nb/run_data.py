@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb import environment
 from peft_nb.data import Rows, checks, encoding, examples, formats, labels, mending, sources, splits, vetting
 from peft_nb.data.duplicates import Progress
-from peft_nb.data.examples import Encoded, Examples
+from peft_nb.data.examples import Encoded, Example, Examples
 from peft_nb.data.formats import Layout
 from peft_nb.data.labels import Classes, Labelled
 from peft_nb.data.measuring import Options
 from peft_nb.data.mending import Change
+from peft_nb.data.rendering import prepare
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError
 from peft_nb.events import Event, Notice, Preparing
@@ -25,8 +26,10 @@ from peft_nb.methods import REGISTRY
 from peft_nb.spec import RunSpec
 
 if TYPE_CHECKING:
+    from peft_nb.evaluation.judge import Asked
     from peft_nb.models.load import Base
 
+OWN = 200  # of the user's own regression rows, at most
 CHECKED_ROWS = 2_000  # rows that a run looks through before it trains; `%peft data` takes its time for all
 
 
@@ -48,6 +51,10 @@ class RunData:
         Takes each event.
     progress : callable
         Called with the share that is done (0 to 1) and what is being done.
+    asked : list of Asked
+        Held-out rows to be answered when the run is over.
+    own : list of (str, Example)
+        The user's own regression rows with their names.
     """
 
     spec: RunSpec
@@ -56,6 +63,8 @@ class RunData:
     metrics: dict[str, Any]
     publish: Callable[[Event], None]
     progress: Progress
+    asked: list[Asked] = field(default_factory=list)
+    own: list[tuple[str, Example]] = field(default_factory=list)
 
     def read(self) -> None:
         """Find the rows, recognise their layout, and check that they fit the task; imports no PyTorch."""
@@ -70,6 +79,10 @@ class RunData:
         if spec.eval_data is not None:
             given = sources.read(spec.eval_data, self.namespace)
             self.eval_rows, self._fingerprints[1] = given.train, given.fingerprint
+        if spec.regression is not None:
+            self._own = sources.read(spec.regression, self.namespace)
+            self._own_layout = formats.detect(self._own.train, "auto", {})
+            labels.check_task("generation", self._own_layout)
         self.layout = formats.detect(self.rows, spec.format, spec.columns)
         self.metrics |= {"data": source.origin, "fingerprint": source.fingerprint, "layout": self.layout.name}
 
@@ -187,6 +200,45 @@ class RunData:
             labels.save(path, train, held_out)
         return train, held_out
 
+    def keep_for_judge(self, folder: Path, tokenizer: Any, held_out: Examples, resume: bool) -> None:
+        """Find `asked` and `own`, and keep them beside the run as :meth:`examples` keeps those."""
+        from peft_nb.evaluation.judge import ANSWERED, Asked, parts
+
+        path, shelf = folder / "judging.json", folder.parent.parent / "examples"
+        if resume and path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            if resume and not hasattr(self, "rows"):
+                self._read_again()
+            kept = {"asked": [], "regression": None}
+            if "answers" in parts(self.spec):
+                kept["asked"] = self._conversations(held_out, ANSWERED)
+            if self.spec.regression is not None:
+                source = self._own
+                options = (source.train, self._own_layout, source.fingerprint, "regression row")
+                kept["regression"], _ = self._encode(shelf, tokenizer, *options)
+            if environment.rank() == 0:
+                atomic_text(path, json.dumps(kept, ensure_ascii=False))
+        self.asked = [Asked(**one) for one in kept["asked"]]
+        if kept["regression"] is not None and (encoded := examples.load(shelf / kept["regression"])):
+            found = encoded.examples
+            self.own = [(f"row {found.rows[place]}", found[place]) for place in _spread(len(found), OWN)]
+
+    def _conversations(self, held_out: Examples, most: int) -> list[dict[str, Any]]:
+        """Some of the held-out rows as conversations up to their last answer, and that answer."""
+        rows, layout = self.rows, self.layout
+        if self.eval_rows is not None:
+            rows, layout = self.eval_rows, self._eval_layout()
+        if layout.plain:
+            return []
+        numbers = sorted(set(held_out.rows.tolist()))
+        found = []
+        for place in _spread(len(numbers), most):
+            *before, answer = prepare(layout.messages(rows[numbers[place]]), self.spec.system, generation=False)
+            if before and answer["content"].strip():
+                found.append({"messages": before, "reference": answer["content"]})
+        return found
+
     def _encode(
         self, shelf: Path, tokenizer: Any, rows: Rows, layout: Layout, fingerprint: str, row_name: str
     ) -> tuple[str, Encoded]:
@@ -226,3 +278,8 @@ class RunData:
 
     def _eval_layout(self) -> formats.Layout:
         return formats.detect(self.eval_rows or [], self.spec.format, self.spec.columns)
+
+
+def _spread(length: int, most: int) -> list[int]:
+    """At most so many places, evenly over all of them."""
+    return [place * length // min(length, most) for place in range(min(length, most))]

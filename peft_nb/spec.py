@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from . import notation
 from .errors import SpecError, nearest
-from .fields import Columns, FieldInfo, Modules, Number, Options, Switch, Text, Whole, Word, field, info, show
+from .fields import Columns, Criteria, FieldInfo, Modules, Number, Options, Switch, Text, Whole, Word, field, info, show
 
 METHODS: dict[str, str] = {}
 """Known methods and their one-line help, filled by :func:`register_method`."""
@@ -152,6 +152,11 @@ class RunSpec(BaseModel):
     """Strength with which AdamW pulls the trained weights towards 0."""
     max_grad_norm: Number = field(1.0, "training", ge=0, le=1_000_000)
     """Gradients with a larger norm are scaled down to it; 0 leaves all as they are."""
+    early_stopping_patience: Whole | None = field(None, "training", "evaluations", ge=1, le=_MANY)
+    """Evaluations in a row that may pass without a lower held-out loss before training ends, with the best adapter
+    kept; null trains to the last step."""
+    load_best_model_at_end: Switch = field(False, "training")
+    """Keep the adapter of the evaluation with the lowest held-out loss instead of the last one."""
     seed: Whole = field(42, "training", ge=0, le=2**32 - 1)
     """Fixes the order of the data, the new parameters' first values and dropout."""
 
@@ -165,6 +170,18 @@ class RunSpec(BaseModel):
     """Most tokens computed at once, which bounds the memory; null chooses it from the free memory."""
     gradient_checkpointing: Switch = field(False, "engine")
     """Compute activations twice instead of keeping them: less memory, about a third slower."""
+
+    judge: Literal["quick", "full", "off"] = field("quick", "judging")
+    """What is measured after training: quick takes losses, forgetting and latency, full has the model answer questions
+    too, off nothing; what accept names is always measured."""
+    accept: Criteria = field({}, "judging")
+    """What the run has to reach, as metric: comparison, such as forgetting: "< 0.05"; its summary ends with the
+    verdict."""
+    score: Word | None = field(None, "judging")
+    """How an answer is scored against the held-out one: exact_match, rouge_l, or a function of the notebook, called
+    with prompt, answer and reference; null takes rouge_l."""
+    regression: Word | None = field(None, "judging")
+    """Own rows that the model must not get worse at, named like data; they join the built-in regression texts."""
 
     logging_steps: Whole = field(1, "reporting", "steps", ge=1, le=_MANY)
     """Steps between two rows of the history."""

@@ -109,7 +109,8 @@ def spec(base: Path) -> Callable[..., RunSpec]:
 
     def describe(**fields: Any) -> RunSpec:
         small = {"data": "(in memory)", "dtype": "float32", "device": "cpu", "batch_size": 5, "max_steps": 8}
-        return RunSpec(**{"model": str(base), "learning_rate": 1e-2, "eval_steps": 4, **small, **fields})
+        usual = {"model": str(base), "learning_rate": 1e-2, "eval_steps": 4, "judge": "off"}
+        return RunSpec(**{**usual, **small, **fields})
 
     return describe
 

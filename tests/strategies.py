@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from peft_nb.acceptance import MEASURES
 from peft_nb.fields import FieldInfo
 from peft_nb.spec import RunSpec
 
@@ -103,7 +104,12 @@ plain = st.recursive(
     max_leaves=4,
 )
 
+_comparisons = st.builds(
+    "{}{!r}".format, st.sampled_from(["<", "<=", "> ", " >= "]), st.floats(allow_nan=False, allow_infinity=False)
+)
+
 _special: dict[str, st.SearchStrategy[Any]] = {
+    "accept": st.dictionaries(st.sampled_from(sorted(MEASURES)), _comparisons, max_size=3),
     "columns": st.dictionaries(words, words, max_size=3),
     "method_options": st.dictionaries(words, plain, max_size=3),
     "target_modules": words | st.lists(words, min_size=1, max_size=3),

@@ -18,6 +18,7 @@ NAMESPACE = {
     "_hidden": pandas.DataFrame(),
     "numbers": [1, 2],
     "text": "tickets",
+    "marks": lambda prompt, answer, reference: 1.0,
 }
 
 
@@ -43,6 +44,9 @@ def at_cursor(cell: str) -> tuple[str, list[str]]:
         ("%%peft lora --lora-a|\nr: 8", "--lora-a", ["--lora-alpha"]),
         ("%%peft lora --data |", "", ["tickets", "rows", "support-desk"]),
         ("%%peft lora --data=ti|", "ti", ["tickets"]),
+        ("%%peft lora --data x\nregression: |", "", ["tickets", "rows", "support-desk"]),
+        ("%%peft lora --data x\nscore: |", "", ["exact_match", "rouge_l", "marks"]),
+        ("%%peft lora --data x\njudge: |", "", ["quick", "full", "off"]),
         ("%%peft lora --data tickets --model smol|", "smol", ["smollm2-135m"]),
         ("%%peft lora --loss-on |", "", ["assistant", "completion", "all"]),
         ("%%peft lora --no-f|", "--no-f", ["--no-fast"]),
@@ -92,7 +96,7 @@ def test_a_field_that_is_set_already_is_not_offered_again() -> None:
     _, offered = at_cursor("%%peft lora\nr: 8\n|\nseed: 1")
     assert offered == [f"{field.name}: " for field in RunSpec.describe() if field.name not in ("r", "seed")]
     _, offered = at_cursor("%%peft lora --epochs 1 --e|")
-    assert offered == ["--eval-data", "--eval-fraction", "--eval-steps"]
+    assert offered == ["--eval-data", "--eval-fraction", "--early-stopping-patience", "--eval-steps"]
 
 
 def test_tab_makes_no_store() -> None:

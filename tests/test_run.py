@@ -63,6 +63,10 @@ METRICS = {
     "dtype",
     "device",
     "path",
+    "perplexity",
+    "judge_seconds",
+    "wall_seconds",
+    "cpu_seconds",
 }
 STEPS = 40
 

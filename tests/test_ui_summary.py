@@ -146,3 +146,66 @@ def test_a_classifiers_mistakes_are_a_picture_with_words() -> None:
     told = "Confusion matrix of 3 classes; most often <b>bug</b> taken for praise: 4; wish taken for praise: 1"
     assert [image["alt"] for image in images][1:] == [told]
     assert "<b>" not in html
+
+
+JUDGED = METRICS | {
+    "perplexity": 1.84,
+    "token_accuracy": 0.832,
+    "score": 0.8125,
+    "base_score": 0.21,
+    "score_interval": [0.75, 0.87],
+    "forgetting": 0.031,
+    "forgetting_interval": [0.02, 0.043],
+    "worst_hit": [["code-3", 0.21], ["<b>", 0.18], ["story-1", 0.1], ["story-2", 0.05]],
+    "regression_score": 0.5,
+    "base_regression_score": 0.53125,
+    "regression_score_interval": [0.38, 0.63],
+    "wall_seconds": 200.0,
+    "cpu_seconds": 380.0,
+    "adapter_mb": 19.6,
+    "latency_ms": 38.2,
+    "base_latency_ms": 30.9,
+    "verdict": "passed: eval_loss 0.61, wanted < 1.2",
+    "criteria": [{"metric": "eval_loss", "wanted": "< 1.2", "got": 0.61, "passed": True, "why": ""}],
+}
+
+
+def test_a_judgement_is_said_in_lines_and_ends_with_the_verdict() -> None:
+    lines = summary.text(finished(), JUDGED, "run").splitlines()
+    expected = [
+        "  held-out loss  3.520 → 0.610 (perplexity 1.84, 83 % of the tokens right)",
+        "  score          0.21 → 0.81 (95 %: 0.75 to 0.87)",
+        "  forgetting     +0.031 nats a token (95 %: +0.020 to +0.043) on texts of other kinds; "
+        "worst hit code-3 (+0.21), <b> (+0.18), story-1 (+0.10)",
+        "  questions      0.53 → 0.50 (95 %: 0.38 to 0.63) of general questions right",
+        "  cost           3 min 20 s in all, 6 min 20 s of processor time, adapter of 19.6 MB, "
+        "38.2 ms a token, 30.9 without the adapter",
+    ]
+    assert [line for line in lines if line in expected] == expected
+    assert lines[-1] == "Verdict: passed, everything demanded was reached. Held-out loss 0.61, should be below 1.2."
+
+
+def test_what_was_not_reached_is_said_to_people_who_never_saw_a_loss() -> None:
+    criteria = [
+        {"metric": "forgetting", "wanted": "< 0.05", "got": 0.1234567, "passed": False, "why": ""},
+        {"metric": "score", "wanted": ">= 0.8", "got": None, "passed": False, "why": "no <b>row</b> is held out"},
+        {"metric": "latency_ms", "wanted": "<= 50", "got": 38.2, "passed": True, "why": ""},
+        {"metric": "eval_loss", "wanted": "> 0", "got": float("nan"), "passed": False, "why": ""},
+    ]
+    told = (
+        "Verdict: failed, 3 of 4 demands not met. Forgetting 0.1235, should be below 0.05. Score on held-out rows "
+        "was not measured (no <b>row</b> is held out), should be at least 0.8. Held-out loss not a number, "
+        "should be above 0."
+    )
+    assert summary.text(finished(), JUDGED | {"criteria": criteria}).splitlines()[-1] == told
+    html = summary.html(finished(), JUDGED | {"criteria": criteria}, "run")
+    assert "<b>" not in html
+    page = Balanced(html)
+    assert page.words.endswith(told)
+
+
+def test_a_classifiers_latency_is_that_of_a_text() -> None:
+    more = {"score": 0.9125, "latency_ms": 4.0, "base_latency_ms": 3.0, "wall_seconds": 9.0}
+    lines = summary.text(finished(), CLASSIFIED | more, "run").splitlines()
+    assert "  cost           9 s in all, 4 ms a text, 3 without the adapter" in lines
+    assert not any(line.startswith("  score") for line in lines)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from peft_nb import notation
@@ -117,7 +118,7 @@ def _body(before: str, others: list[str], namespace: Mapping[str, Any]) -> Found
 
 
 def _values(field: FieldInfo, fragment: str, namespace: Mapping[str, Any]) -> Found:
-    if field.name in ("data", "eval_data"):
+    if field.name in ("data", "eval_data", "regression"):
         from peft_nb.data.sources import BUILTIN
 
         tables = [name for name, value in namespace.items() if not name.startswith("_") and _is_data(value)]
@@ -128,6 +129,9 @@ def _values(field: FieldInfo, fragment: str, namespace: Mapping[str, Any]) -> Fo
         return Found(fragment, MODELS, files=True)
     if field.name == "method":
         return Found(fragment, _methods())
+    if field.name == "score":
+        functions = [name for name, value in namespace.items() if name[:1] != "_" and isinstance(value, FunctionType)]
+        return Found(fragment, ["exact_match", "rouge_l", *functions])
     if field.name == "out":
         return Found(fragment, [name for name, value in namespace.items() if _is_run(value)])
     return Found(fragment, ("true", "false") if field.type == "switch" else field.choices)

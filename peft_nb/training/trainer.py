@@ -28,11 +28,12 @@ from transformers import (
 )
 
 from peft_nb.environment import memory_available_mb, process_memory_mb, processes
-from peft_nb.errors import RunError
+from peft_nb.errors import RunError, StoreError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
 from peft_nb.files import flush
 from peft_nb.spec import RunSpec
 from peft_nb.training import checkpoint, probe
+from peft_nb.training.best import Best
 from peft_nb.training.paths import Path as LossPath
 from peft_nb.training.stages import Stages
 from peft_nb.training.steps import micro_batches, share_of
@@ -127,6 +128,8 @@ class PlannedTrainer(Trainer):
         self.budget = spec.token_budget or probe.token_budget(model.get_base_model(), memory_available_mb())
         self.tokens, self.busy_s = 0, 0.0
         self.eval_losses: list[float] = []
+        wanted = spec.load_best_model_at_end or spec.early_stopping_patience is not None
+        self.best = Best(folder / "best", spec.early_stopping_patience) if wanted and eval_examples else None
 
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
         """AdamW, in which a method may have parameters that learn faster than others."""
@@ -234,7 +237,36 @@ class PlannedTrainer(Trainer):
         metrics = {"eval_loss": (sums[0] / sums[1]).item()}
         self.eval_losses.append(metrics["eval_loss"])
         self.publish(Evaluated(self.state.global_step, metrics["eval_loss"]))
+        if self.best and self.state.global_step:
+            self._compare(self.best, metrics["eval_loss"])
         return metrics
+
+    def _compare(self, best: Best, loss: float) -> None:
+        """Keep the best adapter, and end the training when there has been no better one for long."""
+        try:
+            best.offer(self.state.global_step, loss, self._save_best if self.args.should_save else None)
+        except StoreError as error:
+            self.publish(Notice(f"the best adapter so far is not kept: {error}"))
+        if best.exhausted and self.state.global_step < len(self.steps):
+            self.control.should_training_stop = self.control.should_log = True
+            step = f"{best.step:,}"
+            self.publish(Notice(f"stopped early: the held-out loss has not fallen below that of step {step} since"))
+
+    def _save_best(self, folder: Path) -> None:
+        self._save(str(folder))
+        checkpoint.save_method(self.stages.state(self.model), folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train: the last step is done, or more of them are of no use."""
+        early = self.best is not None and self.best.exhausted
+        return early or self.state.global_step == len(self.steps)
+
+    def load_best(self) -> None:
+        """Go back to the adapter of the lowest held-out loss, where it is kept and is not the present one."""
+        if self.best and self.best.step not in (0, self.state.global_step):
+            self._load_from_checkpoint(str(self.best.folder))
+            self.stages.restore(self.model, checkpoint.load_method(self.best.folder))
 
     def _summed_loss(self, batch: Sequence[Any]) -> float:
         total = 0.0

@@ -49,7 +49,7 @@ def check(data: Any, *, eval_data: Any = None, model: Any = None, **fields: Any)
     """
     if isinstance(eval_data, str | Path):
         fields["eval_data"], eval_data = str(eval_data), None
-    spec, data, model = described(None, data, model, fields)
+    spec, data, model, _ = described(None, data, model, fields)
     return look(spec, data=data, eval_data=eval_data, model=model, namespace=variables())
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from peft_nb.ui import wording
+from peft_nb.ui import judged, wording
 from peft_nb.ui.progress import BOX, title
 from peft_nb.ui.view import RunView
 
@@ -54,8 +54,9 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         found += [("data", _data(view, metrics.get("classes")))]
     if after is not None:
         known = view.base_eval_loss if len(view.evals.points) > 1 else None
-        found += [("held-out loss", _change(known, after))]
+        found += [("held-out loss", _change(known, after) + _tokens(metrics))]
     found += _classified(metrics)
+    found += judged.rows(metrics)
     if view.first_loss is not None:
         # Single steps are noisy, so the metrics give the mean of the last epoch.
         change = f"{wording.loss(view.first_loss)} at first"
@@ -74,10 +75,19 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         found += [("trained", f"{wording.count(trainable, 'parameter')}{share}")]
     if peak is not None:
         found += [("peak memory", _forecast(wording.memory, peak, metrics.get("forecast_memory_mb")))]
+    found += judged.cost(metrics)
     if view.plan:
         found += [("computed", f"{view.plan.dtype} on {view.plan.device}, {view.plan.path}")]
     found += [("note", notice) for notice in view.notices]
     return [(label, value) for label, value in found if value]
+
+
+def _tokens(metrics: Mapping[str, Any]) -> str:
+    """The held-out loss in other words."""
+    facts = [f"perplexity {metrics['perplexity']:.3g}"] if metrics.get("perplexity") is not None else []
+    if metrics.get("token_accuracy") is not None:
+        facts += [f"{wording.share(metrics['token_accuracy'])} of the tokens right"]
+    return f" ({', '.join(facts)})" if facts else ""
 
 
 def _classified(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -144,14 +154,16 @@ def text(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> 
     Returns
     -------
     str
-        Lines of label and value, then the next steps.
+        Lines of label and value, then the next steps, last the verdict where one was asked for.
     """
     following = next_steps(view, name, "classes" in metrics)
     lines = [headline(view), *(f"  {label:<14} {value}" for label, value in rows(view, metrics))]
+    verdict = judged.verdict(metrics)
     return "\n".join(
         [
             *lines,
             *(f"  {'next' if not i else '':<14} {step}" for i, step in enumerate(following)),
+            *([verdict] if verdict else []),
         ]
     )
 
@@ -181,11 +193,13 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> 
     )
     code = "\n".join(map(escape, next_steps(view, name, "classes" in metrics)))
     following = f'<p style="margin:8px 0 4px">Next:</p><pre style="margin:0"><code>{code}</code></pre>' if code else ""
+    verdict = judged.verdict(metrics)
+    last = f'<p style="margin:8px 0 0"><strong>{escape(verdict)}</strong></p>' if verdict else ""
     return (
         f'<div style="{BOX}"><p><strong>{escape(headline(view))}</strong></p>'
         '<div style="display:flex;flex-wrap:wrap;gap:8px 24px;align-items:flex-start">'
         f'<table style="margin:0;flex:1 1 300px;color:inherit;font-size:inherit">{body}</table>'
-        f"{_image(view)}{_matrix(metrics)}</div>{following}</div>"
+        f"{_image(view)}{_matrix(metrics)}</div>{following}{last}</div>"
     )
 
 

@@ -19,6 +19,7 @@ def train(
     *,
     data: Any = None,
     model: Any = None,
+    score: Any = None,
     background: bool = False,
     **fields: Any,
 ) -> Run:
@@ -27,11 +28,14 @@ def train(
     Parameters
     ----------
     spec : RunSpec, optional
-        A ready description; beside it only live ``data`` and ``model`` may be given.
+        A ready description; beside it only live ``data``, ``model`` and ``score`` may be given.
     data : str, DataFrame, list of dict, Dataset or DatasetDict
         What to train on, or its name.
     model : str or tuple, optional
         A name, a folder, a GGUF file, or a live ``(model, tokenizer)`` pair; default ``smollm2-135m``.
+    score : str or callable, optional
+        How held-out answers are scored: ``exact_match``, ``rouge_l``, or a function
+        ``score(prompt, answer, reference) -> float``.
     background : bool
         Return at once; the run goes on in its thread.
     **fields
@@ -47,21 +51,23 @@ def train(
     PeftNbError
         What is wrong, in one line.
     """
-    spec, data, model = described(spec, data, model, fields)
+    spec, data, model, score = described(spec, data, model, fields, score)
     return watch(
-        lambda listeners: begin(spec, data=data, model=model, namespace=variables(), listeners=listeners),
+        lambda listeners: begin(spec, data=data, model=model, score=score, namespace=variables(), listeners=listeners),
         background=background,
     )
 
 
-def described(spec: RunSpec | None, data: Any, model: Any, fields: dict[str, Any]) -> tuple[RunSpec, object, object]:
+def described(
+    spec: RunSpec | None, data: Any, model: Any, fields: dict[str, Any], score: Any = None
+) -> tuple[RunSpec, object, object, object]:
     """Separate what a spec can say from live objects.
 
     Parameters
     ----------
     spec : RunSpec or None
         A ready spec.
-    data, model : object
+    data, model, score : object
         A name or a live object.
     fields : dict
         Other fields.
@@ -69,20 +75,19 @@ def described(spec: RunSpec | None, data: Any, model: Any, fields: dict[str, Any
     Returns
     -------
     tuple
-        The spec, and the live data and model or ``None`` where they were names.
+        The spec, and the live data, model and score or ``None`` where they were names.
     """
     if spec is not None and fields:
         raise SpecError([f"{name}: give it in the spec or beside it, not both" for name in fields])
-    named = {name: value for name, value in (("data", data), ("model", model)) if isinstance(value, str | Path)}
-    live = {
-        name: value for name, value in (("data", data), ("model", model)) if value is not None and name not in named
-    }
+    given = (("data", data), ("model", model), ("score", score))
+    named = {name: value for name, value in given if isinstance(value, str | Path)}
+    live = {name: value for name, value in given if value is not None and name not in named}
     said = {**{name: str(value) for name, value in named.items()}, **dict.fromkeys(live, IN_MEMORY)}
     if spec is None:
         spec = RunSpec(**fields, **said)
     elif said:
         spec = RunSpec(**{**spec.to_kwargs(), **said})
-    return spec, live.get("data"), live.get("model")
+    return spec, live.get("data"), live.get("model"), live.get("score")
 
 
 def variables() -> Mapping[str, Any]:

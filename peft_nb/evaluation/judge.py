@@ -1,0 +1,306 @@
+"""What a trained model is worth: on held-out rows, on what its base could already do, and in time.
+
+Every part is measured on the model as it is saved, with the adapter and, where a change is asked for, without it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy
+
+from peft_nb.data.examples import Example
+from peft_nb.data.formats import Message
+from peft_nb.data.rendering import Renderer
+from peft_nb.errors import PeftNbError
+from peft_nb.evaluation import measure, regression, scores
+from peft_nb.evaluation.generate import generate
+from peft_nb.events import Event, Notice, Preparing
+from peft_nb.spec import RunSpec
+from peft_nb.training.stop import Abandoned
+
+PARTS = {
+    "tokens": ("token_accuracy",),
+    "forgetting": ("forgetting",),
+    "latency": ("latency_ms",),
+    "answers": ("score", "exact_match", "rouge_l", "accuracy", "macro_f1"),
+    "questions": ("regression_score",),
+}
+"""The parts of a judgement, and what each of them measures of what can be demanded."""
+
+QUICK = ("tokens", "forgetting", "latency")
+TOKENS = 2_048  # of held-out examples, for the share of tokens found right
+ANSWERED = 64  # held-out rows at most that are answered: about one batch
+LONGEST = 256  # tokens of such an answer; less where the references are short
+QUESTION_TOKENS = 32  # of an answer to a question of the suite, all of which are short
+WORST = 5
+
+
+class Unmeasured(Exception):
+    """A part has nothing to measure, and the message says why."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A held-out conversation up to its last answer, and that answer."""
+
+    messages: list[Message]
+    reference: str
+
+    @property
+    def prompt(self) -> str:
+        """What the user said last."""
+        return next((turn["content"] for turn in reversed(self.messages) if turn["role"] == "user"), "")
+
+
+def parts(spec: RunSpec) -> list[str]:
+    """Name the parts that a spec wants measured: those of ``judge``, and those that ``accept`` needs."""
+    # How often a classifier is right is known anyway.
+    quick = ("latency", "answers") if spec.task == "classification" else QUICK
+    chosen = {"quick": quick, "full": tuple(PARTS), "off": ()}[spec.judge]
+    return [name for name, measured in PARTS.items() if name in chosen or spec.accept.keys() & set(measured)]
+
+
+_known: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
+
+def known(base: Any) -> dict[str, Any]:
+    """What was found out about a loaded base by earlier runs; a live model may have been changed since."""
+    return {} if base.source.pair else _known.setdefault(base, {})
+
+
+@dataclass
+class Judge:
+    """Measures one trained model of a run that generates.
+
+    Attributes
+    ----------
+    model, tokenizer
+        A `PeftModel` in evaluation mode, and its tokenizer.
+    spec : RunSpec
+        The run's.
+    held_out : sequence of Encoded
+        Held-out examples.
+    metrics : dict
+        The run's; what is measured goes there.
+    asked : sequence of Asked
+        Held-out rows to be answered; empty where the data have no answers.
+    own : sequence of (str, Encoded)
+        The user's own regression rows with their names.
+    find_score : callable
+        Gives ``score(prompt, answer, reference) -> float``.
+    known : dict
+        What was found out about the same bare base before; added to.
+    publish, stopped : callable
+        Takes each event; whether the user wants this to end.
+    details, missing : dict
+        What the numbers are made of, and why a measure has none.
+    """
+
+    model: Any
+    tokenizer: Any
+    spec: RunSpec
+    held_out: Sequence[Any]
+    metrics: dict[str, Any]
+    asked: Sequence[Asked] = ()
+    own: Sequence[tuple[str, Any]] = ()
+    find_score: Callable[[], scores.Score] = lambda: scores.scorer(None, None, {})
+    known: dict[str, Any] = field(default_factory=dict)
+    publish: Callable[[Event], None] = lambda event: None
+    stopped: Callable[[], bool] = lambda: False
+    details: dict[str, Any] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def judge(self, unable: str = "") -> None:
+        """Measure all parts that the spec wants; one that cannot be measured spoils no other.
+
+        Parameters
+        ----------
+        unable : str
+            Why nothing can be measured, if so.
+        """
+        wanted = [] if unable else parts(self.spec)
+        for part, names in PARTS.items():
+            why = "judging was stopped" if part in wanted else unable or f"judge is {self.spec.judge}"
+            self.missing |= dict.fromkeys(names, why)
+        for part in wanted:
+            try:
+                self._heed()
+                self.publish(Preparing(f"judging: {part}"))
+                getattr(self, part)()
+            except Abandoned:
+                return
+            except Unmeasured as reason:
+                self.missing |= dict.fromkeys(PARTS[part], str(reason))
+            except Exception as error:  # whatever it is, a trained model is not lost through its judge
+                line = next(iter(str(error).strip().splitlines()), "")
+                told = line if isinstance(error, PeftNbError) else f"{type(error).__name__}: {line}"
+                self.missing |= dict.fromkeys(PARTS[part], told)
+                self.publish(Notice(f"judging: {part} could not be measured: {told}"))
+
+    def tokens(self) -> None:
+        """How many held-out tokens the model finds likeliest."""
+        if not len(self.held_out):
+            raise Unmeasured("no row is held out")
+        taken: list[Any] = []
+        tokens = 0
+        for example in self.held_out:
+            tokens += len(example.ids)
+            if taken and tokens > TOKENS:
+                break
+            taken.append(example)
+        found = self._predictions(taken)
+        self.metrics["token_accuracy"] = float(found.right.sum() / found.targets.sum())
+
+    def forgetting(self) -> None:
+        """How much worse the model predicts the regression texts than its base does."""
+        suite = regression.texts()
+        ids = Renderer(self.tokenizer).texts([one.text for one in suite], generation=True)
+        examples: list[Any] = [Example(array("i", one), b"\x01" * len(one)) for one in ids]
+        names = [(one.id, one.topic, one.text) for one in suite]
+        names += [
+            (name, "own", self.tokenizer.decode(list(example.ids), skip_special_tokens=True))
+            for name, example in self.own
+        ]
+        own = [example for _, example in self.own]
+        after = self._predictions([*examples, *own]).means
+        with self.model.disable_adapter():
+            if "texts" not in self.known:
+                self.known["texts"] = self._predictions(examples).means
+            before = numpy.concatenate([self.known["texts"], self._predictions(own).means])
+        rises = after - before
+        mean, low, high = scores.bootstrap(rises, self.spec.seed)
+        rows = [
+            {"id": id, "topic": topic, "text": text, "base_loss": base, "loss": loss, "rise": loss - base}
+            for (id, topic, text), base, loss in zip(names, before.tolist(), after.tolist(), strict=True)
+        ]
+        worst = sorted((row for row in rows if row["rise"] > 0), key=lambda row: -row["rise"])[:WORST]
+        self.metrics |= {
+            "forgetting": mean,
+            "forgetting_interval": [low, high],
+            "base_regression_loss": float(before.mean()),
+            "regression_loss": float(after.mean()),
+            "worst_hit": [[row["id"], row["rise"]] for row in worst],
+        }
+        topics: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            topics.setdefault(row["topic"], []).append(row)
+        means = {
+            topic: {name: float(numpy.mean([row[name] for row in of])) for name in ("base_loss", "loss", "rise")}
+            for topic, of in topics.items()
+        }
+        self.details["texts"] = {"count": len(rows), "topics": means, "worst": worst}
+
+    def latency(self) -> None:
+        """How long a token takes with the adapter and without."""
+        prompt = Renderer(self.tokenizer).render([{"role": "user", "content": measure.LATENCY_PROMPT}], generation=True)
+        pair = measure.token_latency(self.model, prompt, self.tokenizer.pad_token_id)
+        self.metrics["latency_ms"], self.metrics["base_latency_ms"] = pair
+
+    def answers(self) -> None:
+        """How well the model answers held-out prompts, and how well its base does."""
+        if not self.asked:
+            raise Unmeasured("no row with an answer is held out")
+        score = self.find_score()
+        references = [one.reference for one in self.asked]
+        longest = max(len(self.tokenizer(one, add_special_tokens=False)["input_ids"]) for one in references)
+        options = {"system": self.spec.system, "max_new_tokens": min(LONGEST, longest + longest // 4 + 8)}
+        prompts = [one.messages for one in self.asked]
+        given, bare = (self._generate(prompts, adapter, **options) for adapter in (True, False))
+        for name, function in scores.SCORES.items():
+            self.metrics[name] = float(numpy.mean(list(map(function, given, references))))
+        self._classes([scores.normalised(one) for one in given], [scores.normalised(one) for one in references])
+        marks, before = self._marks(score, given), self._marks(score, bare)
+        mean, low, high = scores.bootstrap(marks, self.spec.seed)
+        self.metrics |= {
+            "score": mean,
+            "score_interval": [low, high],
+            "base_score": float(numpy.mean(before)),
+        }
+        rows = zip(self.asked, given, bare, marks, strict=True)
+        told = [
+            {"prompt": one.prompt, "reference": one.reference, "answer": answer, "base_answer": base, "score": mark}
+            for one, answer, base, mark in rows
+        ]
+        name = self.spec.score or "rouge_l"
+        self.details["answers"] = {"score": name, "rows": sorted(told, key=lambda row: row["score"])}
+
+    def questions(self) -> None:
+        """How many of the suite's questions the model answers rightly, and how many its base did."""
+        suite = regression.questions()
+        prompts: list[list[Message]] = [[{"role": "user", "content": one.question}] for one in suite]
+        options: dict[str, Any] = {"system": None, "max_new_tokens": QUESTION_TOKENS}
+        given = self._generate(prompts, True, **options)
+        if "answers" not in self.known:
+            self.known["answers"] = self._generate(prompts, False, **options)
+        bare = self.known["answers"]
+        passed = {
+            prefix: [one.passed(answer) for one, answer in zip(suite, answers, strict=True)]
+            for prefix, answers in (("base_", bare), ("", given))
+        }
+        for prefix, marks in passed.items():
+            mean, low, high = scores.bootstrap(marks, self.spec.seed)
+            self.metrics |= {f"{prefix}regression_score": mean, f"{prefix}regression_score_interval": [low, high]}
+        topics: dict[str, dict[str, int]] = {}
+        lost = []
+        for one, was, now, base, answer in zip(suite, passed["base_"], passed[""], bare, given, strict=True):
+            topic = topics.setdefault(one.topic, {"questions": 0, "before": 0, "after": 0})
+            for name, more in (("questions", 1), ("before", was), ("after", now)):
+                topic[name] += more
+            if was and not now:
+                lost.append({"id": one.id, "question": one.question, "before": base, "after": answer})
+        self.details["questions"] = {"topics": topics, "lost": lost}
+
+    def _heed(self) -> None:
+        if self.stopped():
+            raise Abandoned
+
+    def _predictions(self, examples: Sequence[Any]) -> measure.Predictions:
+        return measure.predictions(self.model, examples, self.tokenizer.pad_token_id, self._heed)
+
+    def _generate(self, prompts: Sequence[list[Message]], adapter: bool, **options: Any) -> list[str]:
+        self._heed()
+        with nullcontext() if adapter else self.model.disable_adapter():
+            return generate(self.model, self.tokenizer, prompts, **options)
+
+    def _marks(self, score: scores.Score, answers: Sequence[str]) -> list[float]:
+        pairs = zip(self.asked, answers, strict=True)
+        return [scores.mark(score, one.prompt, answer, one.reference) for one, answer in pairs]
+
+    def _classes(self, given: list[str], truth: list[str]) -> None:
+        """Where the answers are few words that come again and again, they are classes."""
+        if 2 <= len(set(truth)) <= len(truth) / 3:
+            self.metrics |= {"accuracy": scores.accuracy(given, truth), "macro_f1": scores.macro_f1(given, truth)}
+        else:
+            self.missing |= dict.fromkeys(("accuracy", "macro_f1"), "the answers are no classes")
+
+
+class ClassifierJudge(Judge):
+    """Measures one trained model of a run that classifies; `metrics` holds what was found out about it before."""
+
+    def tokens(self) -> None:
+        """A classifier writes no tokens."""
+        raise Unmeasured("a classifier writes no texts")
+
+    forgetting = questions = tokens
+
+    def latency(self) -> None:
+        """How long a text takes with the adapter and without."""
+        if not self.held_out:
+            raise Unmeasured("no row is held out")
+        pair = measure.text_latency(self.model, self.held_out[0].ids)
+        self.metrics["latency_ms"], self.metrics["base_latency_ms"] = pair
+
+    def answers(self) -> None:
+        """How sure the accuracy on the held-out texts is."""
+        if self.metrics.get("accuracy") is None:
+            raise Unmeasured("no row is held out")
+        right = round(self.metrics["accuracy"] * len(self.held_out))
+        marks = [1.0] * right + [0.0] * (len(self.held_out) - right)
+        mean, low, high = scores.bootstrap(marks, self.spec.seed)
+        self.metrics |= {"score": mean, "score_interval": [low, high]}

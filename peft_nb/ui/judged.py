@@ -1,0 +1,107 @@
+"""How a judgement is said: lines of the summary, and a verdict for people who never saw a loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from peft_nb.ui import wording
+
+NAMES = {
+    "adapter_mb": "adapter size",
+    "cpu_seconds": "processor time",
+    "eval_loss": "held-out loss",
+    "latency_ms": "time per token",
+    "peak_memory_mb": "peak memory",
+    "regression_score": "score on general questions",
+    "score": "score on held-out rows",
+    "train_loss": "training loss",
+    "train_seconds": "training time",
+    "trainable_share": "trained share",
+    "wall_seconds": "time from start to verdict",
+}
+SIGNS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
+
+
+def rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List what was found of the answers and of what the base could do, as label and value.
+
+    Parameters
+    ----------
+    metrics : mapping
+        ``run.metrics``.
+
+    Returns
+    -------
+    list of tuple of str and str
+        Only what was measured.
+    """
+    found = []
+    if metrics.get("score") is not None and "accuracy" not in metrics:
+        found += [("score", _change(metrics, "score"))]
+    if (rise := metrics.get("forgetting")) is not None:
+        worst = [f"{name} ({more:+.2f})" for name, more in metrics.get("worst_hit", ())[:3]]
+        hit = f"; worst hit {', '.join(worst)}" if worst else ""
+        between = _interval(metrics.get("forgetting_interval"), "+.3f")
+        found += [("forgetting", f"{rise:+.3f} nats a token{between} on texts of other kinds{hit}")]
+    if metrics.get("regression_score") is not None:
+        found += [("questions", f"{_change(metrics, 'regression_score')} of general questions right")]
+    return found
+
+
+def _change(metrics: Mapping[str, Any], name: str) -> str:
+    before, after = metrics.get(f"base_{name}"), metrics[name]
+    said = f"{before:.2f} → {after:.2f}" if before is not None else f"{after:.2f}"
+    return said + _interval(metrics.get(f"{name}_interval"), ".2f")
+
+
+def _interval(bounds: Any, digits: str) -> str:
+    return f" (95 %: {bounds[0]:{digits}} to {bounds[1]:{digits}})" if bounds else ""
+
+
+def cost(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List what a run and its adapter cost, as label and value; `metrics` as for :func:`rows`."""
+    facts = []
+    for name, what in (("wall_seconds", "in all"), ("cpu_seconds", "of processor time"), ("gpu_seconds", "on the GPU")):
+        if metrics.get(name) is not None:
+            facts += [f"{wording.duration(metrics[name])} {what}"]
+    if metrics.get("adapter_mb") is not None and facts:
+        facts += [f"adapter of {wording.memory(metrics['adapter_mb'])}"]
+    if metrics.get("latency_ms") is not None:
+        one = "text" if metrics.get("classes") else "token"
+        facts += [f"{metrics['latency_ms']:.3g} ms a {one}, {metrics['base_latency_ms']:.3g} without the adapter"]
+    return [("cost", ", ".join(facts))] if facts else []
+
+
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """Say whether a run reached what was demanded of it.
+
+    Parameters
+    ----------
+    metrics : mapping
+        ``run.metrics``.
+
+    Returns
+    -------
+    str
+        One or two sentences without jargon; empty where nothing was demanded.
+    """
+    lines = metrics.get("criteria") or []
+    if not lines:
+        return ""
+    short = [_line(line) for line in lines if not line["passed"]]
+    if short:
+        return f"Verdict: failed, {len(short)} of {wording.count(len(lines), 'demand')} not met. {'. '.join(short)}."
+    return f"Verdict: passed, everything demanded was reached. {'. '.join(map(_line, lines))}."
+
+
+def _line(line: Mapping[str, Any]) -> str:
+    name = NAMES.get(line["metric"], line["metric"].replace("_", " "))
+    name = name[0].upper() + name[1:]
+    sign, _, bound = line["wanted"].partition(" ")
+    wanted = f"{SIGNS[sign]} {bound}"
+    if line["got"] is None:
+        return f"{name} was not measured ({line['why']}), should be {wanted}"
+    got = f"{line['got']:.4g}" if math.isfinite(line["got"]) else "not a number"
+    return f"{name} {got}, should be {wanted}"
