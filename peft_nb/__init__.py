@@ -6,6 +6,7 @@ from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.methods import methods
 from peft_nb.models import models
 from peft_nb.run import Run, load, runs
+from peft_nb.several import combine
 from peft_nb.spec import RunSpec
 from peft_nb.ui.check import check
 from peft_nb.ui.train import train
@@ -14,6 +15,7 @@ __all__ = [
     "Run",
     "RunSpec",
     "check",
+    "combine",
     "load",
     "load_ipython_extension",
     "methods",

@@ -12,6 +12,7 @@ PUBLIC = [
     "Run",
     "RunSpec",
     "check",
+    "combine",
     "load",
     "load_ipython_extension",
     "methods",
