@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from peft_nb.adapters.switchboard import Switchboard
 from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.methods import methods
 from peft_nb.models import models
@@ -14,6 +15,7 @@ from peft_nb.ui.train import train
 __all__ = [
     "Run",
     "RunSpec",
+    "Switchboard",
     "check",
     "combine",
     "load",

@@ -109,11 +109,12 @@ def _loaded(live: PeftModel, folders: Mapping[str, Path]) -> Any:
             model.load_adapter(str(folder), adapter_name=name)
     except (RuntimeError, TypeError, ValueError) as error:
         raise MethodError(f"these adapters do not fit on one base together: {first_line(error)}") from error
-    if not hasattr(model.base_model, "add_weighted_adapter"):
+    able = getattr(model.base_model, "add_weighted_adapter", None)
+    if able is None or "weights" not in inspect.signature(able).parameters:
         kind = model.peft_config[first].peft_type.value.lower()
         raise MethodError(f"PEFT cannot combine adapters of the kind {kind}; {SUPPORTED}")
     for config in model.peft_config.values():
-        # The scale of rsLoRA is in the layers by now; the result has the scale 1 of plain LoRA, and no start to look for.
+        # The scale of rsLoRA is in the layers by now; the result is plain LoRA of scale 1, whose values are all given.
         for option, plain in (("use_rslora", False), ("init_lora_weights", True)):
             if hasattr(config, option):
                 setattr(config, option, plain)
