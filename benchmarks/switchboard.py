@@ -96,7 +96,7 @@ def main() -> None:
             start = time.perf_counter()
             model = reload(number)
             reloads.append(time.perf_counter() - start)
-            generate(model, base.tokenizer, [prompts[number]], **options)  # type: ignore[arg-type]
+            generate(model, base.tokenizer, [prompts[number]], **options)
             reloaded.append(time.perf_counter() - start)
             del model
         again = median(reloaded) * rows

@@ -237,6 +237,18 @@ def test_the_folder_is_all_that_others_need(learn: Callable[..., Run], tmp_path:
     assert "<table" in result._repr_html_()
 
 
+def test_a_model_without_a_chat_template_is_given_the_one_it_was_taught_with(
+    base: Path, learn: Callable[..., Run], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(base, tmp_path / "base", ignore=shutil.ignore_patterns("chat_template*"))
+    run = learn(model=str(folder))
+    run.merge(tmp_path / "merged")
+    assert run.tokenizer.chat_template is None
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
+    assert tokenizer.decode(asked["input_ids"]) == "User: Hello\nAssistant:"
+
+
 def test_over_the_bound_nothing_is_kept_and_the_table_is_shown(learn: Callable[..., Run], tmp_path: Path) -> None:
     run = learn()
     with pytest.raises(MergeError, match="every candidate differs from the live model by") as refused:

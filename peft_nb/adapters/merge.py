@@ -1,14 +1,14 @@
 """Fold an adapter into weights of their own, and prove on texts that the result does what the adapter does.
 
-The live model is never merged: its tensors may belong to other runs, and its quantized weights are not what a merged
-model is made of. Candidates are built away from it, one at a time, measured, and the best is written.
+The live model is never merged. Candidates are built away from it, one at a time, measured, and the best is written.
 """
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,29 +16,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
 
+from peft_nb.adapters.fold import bases, cannot, folded
 from peft_nb.adapters.save import table
+from peft_nb.data.rendering import Renderer
 from peft_nb.environment import MB
 from peft_nb.errors import MergeError, MethodError, ModelError, StoreError, nearest
 from peft_nb.evaluation.agreement import Agreement, agreement
 from peft_nb.files import LITTER, atomic_folder
 from peft_nb.methods import REGISTRY
-from peft_nb.models import classify, quantize
-from peft_nb.models.load import DTYPES, fresh
-from peft_nb.models.plain import bare, copied, dequantize
-from peft_nb.models.quiet import first_line, quiet
+from peft_nb.models.load import DTYPES
+from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import ModelSource
-from peft_nb.spec import METHODS, RunSpec
+from peft_nb.spec import RunSpec
 
 if TYPE_CHECKING:
     import pandas
 
 BOUND = 0.005  # nats per token: far above the rounding of 16 bits, far below what another quantization does
 SHARD = "4GB"
-ORIGINAL, READ_BACK = "original weights", "read back from disk"
-ROUND_TRIP = {"4bit": "NF4 round trip", "8bit": "int8 round trip"}
+READ_BACK = "read back from disk"
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ class Merged:
 def check(spec: RunSpec, metrics: dict[str, Any], folder: Path, dtype: str, max_kl: float) -> None:
     """Refuse what can be known before anything is loaded; parameters as of :func:`merge`."""
     if not REGISTRY[spec.method].mergeable:
-        raise _cannot(spec, "what it trains is no part of the base's weights")
+        raise cannot(spec, "what it trains is no part of the base's weights")
     if metrics.get("pooling") == "mean":
         raise MethodError(
             "no class of transformers holds this classifier, which takes the mean over a text's hidden states; "
@@ -161,8 +158,8 @@ def merge(
         adapter = staging / "adapter"
         model.save_pretrained(str(adapter), save_embedding_layers=False)
         build = {
-            name: partial(_folded, make, adapter, getattr(torch, dtype), spec)
-            for name, make in _makers(model, source, spec, metrics, tokenizer).items()
+            name: partial(folded, make, adapter, getattr(torch, dtype), spec)
+            for name, make in bases(model, source, spec, metrics).items()
         }
         best: str = ""
         candidate: Any = None
@@ -176,7 +173,7 @@ def merge(
             candidate = None
             gc.collect()
             candidate = build[best]()
-        _complete(candidate, tokenizer, metrics)
+        tokenizer = _completed(candidate, tokenizer, metrics)
         candidate.save_pretrained(str(staging), max_shard_size=SHARD)
         tokenizer.save_pretrained(str(staging))
         kind: Any = type(candidate)
@@ -194,94 +191,11 @@ def merge(
     return merged
 
 
-def _makers(
-    model: PeftModel, source: ModelSource, spec: RunSpec, metrics: dict[str, Any], tokenizer: Any
-) -> dict[str, Callable[[], Any]]:
-    """What builds each base that the adapter could be folded into; the likeliest comes last."""
-
-    def live() -> Any:
-        return copied(bare(model))
-
-    def original() -> Any:
-        if spec.task == "generation":
-            return dequantize(fresh(source, device=model.device.type).model)
-        base = fresh(source, device=model.device.type, kind="encoder" if _encodes(model) else "causal")
-        return classify.build(base, metrics["classes"], metrics["multi_label"])[0]
-
-    stored = quantize.stored(model.get_base_model())
-    if source.pair:  # the files it may have come from can be others by now
-        return {ROUND_TRIP.get(stored, ORIGINAL): live}
-    return {ORIGINAL: original} | ({ROUND_TRIP[stored]: live} if stored != "none" else {})
-
-
-def _encodes(model: PeftModel) -> bool:
-    from peft_nb.models.load import made_for
-
-    return made_for(model.get_base_model().config) == "encoder"
-
-
-def _folded(make: Callable[[], Any], adapter: Path, dtype: torch.dtype, spec: RunSpec) -> Any:
-    """Fold a saved adapter into a base that nobody else holds."""
-    tree = make()
-    tied = tree.config.tie_word_embeddings
-    adapted = PeftModel.from_pretrained(tree, str(adapter))
-    held: dict[int, int] = {}
-    for module in adapted.modules():
-        for parameter in module.parameters(recurse=False):
-            held[id(parameter)] = held.get(id(parameter), 0) + 1
-    for layer in adapted.modules():
-        if isinstance(layer, BaseTunerLayer) and hasattr(layer, "merge"):
-            _part(layer.get_base_layer(), held)
-            vars(layer)["merge"] = partial(_precisely, layer, layer.merge, dtype)
-    try:
-        plain: Any = adapted.merge_and_unload(safe_merge=True)
-    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
-        raise _cannot(spec, first_line(error)) from error
-    for module in plain.modules():
-        module._forward_pre_hooks.clear()  # a classifier's head is kept in float32 by one of ours
-    for parameter in plain.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
-    plain.config.dtype = dtype
-    if tied:
-        _tie(plain)
-    return plain.requires_grad_(False).eval()
-
-
-def _part(module: nn.Module, held: dict[int, int]) -> None:
-    """Give a module weights of its own where it shares them: an update of one end must not reach the other."""
-    for name, parameter in module.named_parameters(recurse=False):
-        if held[id(parameter)] > 1:
-            held[id(parameter)] -= 1
-            setattr(module, name, nn.Parameter(parameter.data.clone(), requires_grad=False))
-
-
-def _precisely(layer: Any, merge: Callable[..., None], dtype: torch.dtype, *args: Any, **kwargs: Any) -> None:
-    """Add up in float32, layer by layer, and round once."""
-    for parameter in layer.get_base_layer().parameters(recurse=False):
-        parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
-    merge(*args, **kwargs)
-    for parameter in layer.get_base_layer().parameters(recurse=False):
-        parameter.data = parameter.data.to(dtype)
-
-
-def _tie(plain: Any) -> None:
-    """Keep embeddings tied that are still equal, and say of others that they are not."""
-    inputs, outputs = plain.get_input_embeddings(), plain.get_output_embeddings()
-    if outputs is None:
-        return
-    plain.config.tie_word_embeddings = torch.equal(inputs.weight, outputs.weight)
-    if plain.config.tie_word_embeddings:
-        outputs.weight = inputs.weight
-
-
-def _complete(plain: Any, tokenizer: Any, metrics: dict[str, Any]) -> None:
-    """Let plain transformers ask the model as it was taught, and stop where its answers end."""
-    from peft_nb.data.rendering import Renderer
-
-    settings = getattr(plain, "generation_config", None)
-    if settings is None or not plain.can_generate():
-        return
+def _completed(plain: Any, tokenizer: Any, metrics: dict[str, Any]) -> Any:
+    """Let plain transformers ask the model as it was taught, and stop where its answers end; give the tokenizer."""
+    if not plain.can_generate():
+        return tokenizer
+    tokenizer, settings = copy.deepcopy(tokenizer), plain.generation_config
     renderer = Renderer(tokenizer)
     ends = settings.eos_token_id
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
@@ -289,6 +203,7 @@ def _complete(plain: Any, tokenizer: Any, metrics: dict[str, Any]) -> None:
         settings.eos_token_id = [*ends, renderer.end]
     if renderer.template and metrics.get("layout") != "text":
         tokenizer.chat_template = renderer.template
+    return tokenizer
 
 
 def _hold_to(max_kl: float, found: dict[str, Agreement], name: str) -> None:
@@ -309,14 +224,6 @@ def _table(found: dict[str, Agreement]) -> pandas.DataFrame:
         for name, one in found.items()
     ]
     return pandas.DataFrame(rows)
-
-
-def _cannot(spec: RunSpec, why: str) -> MethodError:
-    able = [name for name in METHODS if REGISTRY[name].mergeable and spec.task in REGISTRY[name].tasks][:4]
-    return MethodError(
-        f"{spec.method} cannot be merged: {why}; save(path) keeps the adapter beside its base, and for a merged model "
-        f"train with one that can, such as {', '.join(able)}"
-    )
 
 
 def _card(model: PeftModel, spec: RunSpec, metrics: dict[str, Any], merged: Merged) -> str:
