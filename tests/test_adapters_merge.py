@@ -86,6 +86,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 MERGING = [name for name in METHODS if name not in {"prompt", "prefix", "p-tuning", "adaption-prompt", "bottleneck"}]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("method", [name for name in MERGING if name not in {"bitfit", "qlora"}])
 def test_every_method_that_merges_gives_the_live_models_logits(
     learn: Callable[..., Run], method: str, tmp_path: Path
@@ -99,6 +100,7 @@ def test_every_method_that_merges_gives_the_live_models_logits(
     assert not hasattr(again.config, "quantization_config")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", ["gpt2", "gpt-neox", "phi"])
 @pytest.mark.parametrize("method", ["lora", "bitfit", "full"])
 def test_biases_and_other_families(
@@ -341,6 +343,7 @@ def own_memory() -> float:
     return float(re.search(r"RssAnon:\s+(\d+)", status)[1]) / 1e3  # type: ignore[index]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it")
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_there_is_never_more_than_one_extra_copy_of_the_weights(
