@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from peft_nb.adapters.switchboard import Switchboard
 from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.methods import methods
 from peft_nb.models import models
 from peft_nb.run import Run, load, runs
+from peft_nb.several import combine
 from peft_nb.spec import RunSpec
 from peft_nb.ui.check import check
 from peft_nb.ui.train import train
@@ -13,7 +15,9 @@ from peft_nb.ui.train import train
 __all__ = [
     "Run",
     "RunSpec",
+    "Switchboard",
     "check",
+    "combine",
     "load",
     "load_ipython_extension",
     "methods",

@@ -6,6 +6,7 @@
     ├── ModelError         the base cannot be found, loaded or used
     ├── MethodError        the method cannot serve this model or these settings
     ├── RunError           a run cannot do what was asked of it now
+    ├── MergeError         a merged model would not do what the adapter does
     ├── StoreError         the store's folder or index cannot be read or written
     └── CommandError       a magic or command line was mistyped
 
@@ -56,6 +57,25 @@ class MethodError(PeftNbError):
 
 class RunError(PeftNbError):
     """A run cannot do what was asked of it now."""
+
+
+class MergeError(PeftNbError):
+    """A merged model would not do what the adapter does.
+
+    Parameters
+    ----------
+    message : str
+        One line.
+    table : str
+        What was measured, shown below it.
+    """
+
+    def __init__(self, message: str, table: str = "") -> None:
+        self.table = table
+        super().__init__(message)
+
+    def _render_traceback_(self) -> list[str]:
+        return [*super()._render_traceback_(), *self.table.splitlines()]
 
 
 class StoreError(PeftNbError):

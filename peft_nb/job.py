@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +103,7 @@ class Job:
         if not resume:
             self.rows.vet()
         self.publish(Preparing(f"finding {self.spec.model}"))
-        source = self._source()
+        source = self.source()
         self.publish(Preparing("starting PyTorch"))
         with quiet():
             if not resume:
@@ -288,8 +288,31 @@ class Job:
         from peft import PeftModel
 
         REGISTRY[self.spec.method].config_class()  # makes PEFT know a tuner of ours
-        bare, _ = self._bare(self._base(self._source()))
+        bare, _ = self._bare(self._base(self.source()))
         self.adapted = PeftModel.from_pretrained(bare, str(folder)).eval()
+
+    def judged_by(self, model: PeftModel, prompts: Sequence[str] | None = None) -> tuple[list[Any], str]:
+        """Texts to compare another model with the trained one on, and what they are called.
+
+        Parameters
+        ----------
+        model : PeftModel
+            The trained model.
+        prompts : sequence of str, optional
+            What it is asked; by default held-out rows are taken, else training rows, else built-in prompts.
+        """
+        from peft_nb.evaluation import agreement
+
+        examples, name = ((), "") if prompts else self.rows.judging(self.folder, self.tokenizer)
+        if len(examples):
+            chosen = agreement.some(examples)
+            return chosen, f"{len(chosen)} {name}"
+        name, prompts = ("prompts", list(prompts)) if prompts else ("built-in prompts", agreement.PROMPTS)
+        if self.rows.classifies:
+            options: dict[str, Any] = {"multi": self.rows.classes.multi, "longest": self.metrics["max_tokens"]}
+            return agreement.classified(model, self.tokenizer, prompts, **options), f"{len(prompts)} {name}"
+        asked = {"chat": self.chat, "system": self.spec.system}
+        return agreement.answered(model, self.tokenizer, prompts, **asked), f"{len(prompts)} {name}"  # type: ignore[arg-type]
 
     def _bare(self, base: Base) -> tuple[PreTrainedModel, list[str]]:
         """A tree of the run's own over the base's tensors, and the names of the parts that are new in it."""
@@ -307,7 +330,7 @@ class Job:
         """Whether the run was trained on conversations rather than on plain texts."""
         return self.metrics.get("layout") != "text"
 
-    def _source(self) -> ModelSource:
+    def source(self) -> ModelSource:
         """Where the base is; imports no PyTorch."""
         if self.spec.model == IN_MEMORY and self.model is None:
             raise ModelError(

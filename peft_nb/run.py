@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
+    from peft_nb.adapters.merge import Merged
+
 TICK_S = 0.1
 
 _running: dict[str, Run] = {}
@@ -346,6 +348,47 @@ class Run:
         from peft_nb.adapters.save import save
 
         return save(self.model, Path(path).expanduser(), self.spec, self.metrics)
+
+    def merge(
+        self, path: str | Path, *, dtype: str | None = None, max_kl: float = 0.005, prompts: Sequence[str] | None = None
+    ) -> Merged:
+        """Write a plain model with the adapter folded into its weights, once it is proven to do the same.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder to make: safetensors, configuration, tokenizer and README.
+        dtype : {"float32", "bfloat16", "float16"}, optional
+            Number format of the weights; by default the one the run computed in.
+        max_kl : float
+            Largest mean KL divergence from the live model, in nats per token (of a classifier, per text).
+        prompts : sequence of str, optional
+            What to compare answers to; by default held-out rows, else training rows, else built-in prompts.
+
+        Returns
+        -------
+        Merged
+            Shows itself as a table.
+
+        Raises
+        ------
+        MergeError
+            If no candidate is that near to the live model; nothing is kept.
+        MethodError
+            If what the method trains cannot be folded into weights.
+        StoreError
+            If the folder holds something, or the disk refuses; nothing half-written stays.
+        """
+        from peft_nb.adapters import merge
+
+        job, metrics, folder = self._job, self.metrics, Path(path).expanduser()
+        dtype = dtype or metrics.get("dtype") or "float32"
+        merge.check(self.spec, metrics, folder, dtype, max_kl)
+        examples, judged_on = job.judged_by(self.model, prompts)
+        options: dict[str, Any] = {"dtype": dtype, "max_kl": max_kl}
+        return merge.merge(
+            self.model, job.tokenizer, folder, job.source(), self.spec, metrics, examples, judged_on, **options
+        )
 
     def plot(self, what: Literal["loss", "confusion"] = "loss") -> Figure:
         """Draw the loss and the held-out loss over the steps, or what a classifier takes for what.

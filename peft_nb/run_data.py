@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from peft_nb.data.measuring import Options
 from peft_nb.data.mending import Change
 from peft_nb.data.rendering import prepare
 from peft_nb.data.sources import IN_MEMORY
-from peft_nb.errors import DataError
+from peft_nb.errors import DataError, StoreError
 from peft_nb.events import Event, Notice, Preparing
 from peft_nb.files import atomic_text
 from peft_nb.methods import REGISTRY
@@ -238,6 +239,20 @@ class RunData:
             if before and answer["content"].strip():
                 found.append({"messages": before, "reference": answer["content"]})
         return found
+
+    def judging(self, folder: Path, tokenizer: Any) -> tuple[Sequence[Any], str]:
+        """What to judge the trained model by: the held-out examples, else those it learned, else none; and their name.
+
+        Only what was kept beside the run is looked at; the data may be gone.
+        """
+        sides: tuple[Sequence[Any], Sequence[Any]] = (), ()
+        if self.classifies and (folder / "labelled.safetensors").exists():
+            sides = labels.load(folder / "labelled.safetensors")
+        elif not self.classifies and (folder / "examples.json").exists():
+            with suppress(DataError, StoreError):
+                sides = self.examples(folder, tokenizer, resume=True)
+        train, held_out = sides
+        return (held_out, "held-out rows") if len(held_out) else (train, "training rows")
 
     def _encode(
         self, shelf: Path, tokenizer: Any, rows: Rows, layout: Layout, fingerprint: str, row_name: str

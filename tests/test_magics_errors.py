@@ -36,6 +36,11 @@ def refused(shell: InteractiveShell, source: str) -> BaseException:
         ("%peft shwo run", "%peft shwo: no such command; did you mean 'show'?"),
         ("%peft frobnicate", "%peft frobnicate: no such command; %peft help lists all"),
         ("%peft save run", "%peft save: something is missing; write %peft save RUN PATH"),
+        (
+            "%peft merge run --dtype float32",
+            "%peft merge takes a run and a folder; write %peft merge RUN PATH [--dtype DTYPE] [--max-kl X]",
+        ),
+        ("%peft merge run there --max-kl none", "--max-kl none: not a number; write one such as 0.01"),
         ("%peft stop a b", "b: unexpected; write %peft stop [RUN]"),
         ("%peft runs --all", "--all: %peft runs has no such flag; write %peft runs"),
         ("%peft load x --out 2x", "--out 2x: not a name for a variable; write one such as run"),

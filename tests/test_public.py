@@ -11,7 +11,9 @@ import peft_nb
 PUBLIC = [
     "Run",
     "RunSpec",
+    "Switchboard",
     "check",
+    "combine",
     "load",
     "load_ipython_extension",
     "methods",
@@ -32,7 +34,7 @@ def test_every_public_name_exists_and_is_documented(name: str) -> None:
     assert inspect.getdoc(getattr(peft_nb, name))
 
 
-@pytest.mark.parametrize("cls", [peft_nb.Run, peft_nb.RunSpec])
+@pytest.mark.parametrize("cls", [peft_nb.Run, peft_nb.RunSpec, peft_nb.Switchboard])
 def test_every_public_member_is_documented(cls: type) -> None:
     own = {name: member for name, member in vars(cls).items() if not name.startswith("_") and callable(member)}
     assert own

@@ -112,11 +112,6 @@ def card(base: str, spec: RunSpec, metrics: dict[str, Any]) -> str:
     str
         Markdown.
     """
-    measured = "\n".join(
-        f"| {name.replace('_', ' ')} | {f'{value:,.4g}' if isinstance(value, float) else value} |"
-        for name, value in metrics.items()
-        if isinstance(value, int | float | str)
-    )
     return f"""---
 base_model: {json.dumps(base)}
 library_name: peft
@@ -140,10 +135,18 @@ A {spec.method} adapter for `{base}`, trained with peft_nb.
 
 ## Measured
 
-| | |
-| --- | --- |
-{measured}
+{table(metrics)}
 """
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """Write what a run measured as a Markdown table; nested values are left out."""
+    rows = [
+        f"| {name.replace('_', ' ')} | {f'{value:,.4g}' if isinstance(value, float) else value} |"
+        for name, value in metrics.items()
+        if isinstance(value, int | float | str)
+    ]
+    return "\n".join(["| | |", "| --- | --- |", *rows])
 
 
 def usage(base: str, spec: RunSpec, metrics: dict[str, Any]) -> str:

@@ -53,9 +53,48 @@ def generate(
     list of str
         The answers, without the prompts and without special tokens, in the order of the prompts.
     """
-    turns = [[{"role": "user", "content": one}] if chat and isinstance(one, str) else one for one in prompts]
     renderer = Renderer(tokenizer)
-    encoded = [renderer.render(turn, system=system, generation=True) for turn in turns]
+    encoded = [ask(renderer, prompt, chat, system) for prompt in prompts]
+    return write(model, renderer, encoded, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+
+
+def ask(renderer: Renderer, prompt: str | list[dict[str, Any]], chat: bool, system: str | None) -> list[int]:
+    """Render one prompt as token ids; parameters as of :func:`generate`."""
+    turn: Any = [{"role": "user", "content": prompt}] if chat and isinstance(prompt, str) else prompt
+    return renderer.render(turn, system=system, generation=True)
+
+
+def write(
+    model: Any,
+    renderer: Renderer,
+    encoded: Sequence[Sequence[int]],
+    *,
+    adapters: Sequence[str] | None = None,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[str]:
+    """Complete prompts that are token ids already.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel or peft.PeftModel
+        As of :func:`generate`.
+    renderer : Renderer
+        Of the model's tokenizer.
+    encoded : sequence of sequence of int
+        The prompts.
+    adapters : sequence of str, optional
+        For each prompt which of a model's adapters answers it, as PEFT names them; by default the active one.
+    max_new_tokens, temperature, seed
+        As of :func:`generate`.
+
+    Returns
+    -------
+    list of str
+        As of :func:`generate`.
+    """
+    tokenizer = renderer.tokenizer
     ends = {renderer.end, tokenizer.eos_token_id, *_ends(model)} - {None}
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     answers = [""] * len(encoded)
@@ -70,6 +109,7 @@ def generate(
             width = max(len(encoded[row]) for row in rows)
             ids = torch.tensor([[pad] * (width - len(encoded[row])) + list(encoded[row]) for row in rows])
             mask = torch.tensor([[0] * (width - len(encoded[row])) + [1] * len(encoded[row]) for row in rows])
+            each = {"adapter_names": [adapters[row] for row in rows]} if adapters else {}
             made = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
@@ -77,6 +117,7 @@ def generate(
                 pad_token_id=pad,
                 eos_token_id=sorted(ends),
                 **sampling,
+                **each,
             )
             for row, tokens in zip(rows, made[:, width:], strict=True):
                 answers[row] = tokenizer.decode(tokens, skip_special_tokens=True).strip()

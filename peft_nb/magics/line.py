@@ -16,6 +16,7 @@ from peft_nb.events import Listener
 from peft_nb.fields import FieldInfo, info
 from peft_nb.magics import cell
 from peft_nb.methods.rules import Situation
+from peft_nb.models.load import DTYPES
 from peft_nb.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -262,6 +263,27 @@ def save(call: Call) -> None:
     """Write the adapter of a run as a PEFT folder."""
     found, _ = _find(call.shell, call.words[0])
     print(f"{found.id} is saved in {found.save(call.words[1])}")
+
+
+MERGING = [
+    FieldInfo("dtype", "choice", "Number format of the weights; by default the run's own.", "merge", choices=DTYPES),
+    FieldInfo("max_kl", "number", "Largest KL divergence from the live model that is let through.", "merge", "nats"),
+]
+
+
+@command("RUN PATH [--dtype DTYPE] [--max-kl X]", 2, 6, fields=MERGING)
+def merge(call: Call) -> Any:
+    """Write a plain model with the adapter of a run in its weights, once it is proven to do the same."""
+    words, given = notation.parse_flags(call.words, COMMANDS["merge"].flags)
+    if len(words) != 2:
+        raise CommandError(f"%peft merge takes a run and a folder; write %peft merge {COMMANDS['merge'].usage}")
+    if "max_kl" in given:
+        try:
+            given["max_kl"] = float(given["max_kl"])
+        except ValueError:
+            raise CommandError(f"--max-kl {given['max_kl']}: not a number; write one such as 0.01") from None
+    found, _ = _find(call.shell, words[0])
+    return found.merge(words[1], **given)
 
 
 @command("RUN [--out NAME]", 1, 1)

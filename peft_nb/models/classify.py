@@ -15,10 +15,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..errors import ModelError
 from .load import Base
+from .plain import MARKS
 from .share import share
-
-# What PEFT and Trainer look for on a model whose layers are quantized.
-_QUANTIZED = ("hf_quantizer", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized", "quantization_method")
 
 
 class MeanPooled(PreTrainedModel):
@@ -107,7 +105,7 @@ def build(base: Base, classes: Sequence[str], multi: bool) -> tuple[PreTrainedMo
     elif base.drawn:
         new.append("pooler")  # its values are random, and another process would draw others
     setattr(model, model.base_model_prefix, body)
-    for mark in _QUANTIZED:
+    for mark in MARKS:  # PEFT and Trainer look for them
         if hasattr(twin, mark):
             setattr(model, mark, getattr(twin, mark))
     return model.requires_grad_(False).eval(), new

@@ -134,6 +134,32 @@ def load(
         return base
 
 
+def fresh(source: ModelSource, *, device: str = "cpu", kind: Kind = "causal") -> Base:
+    """Read the weights of a base once more, for somebody who will change them.
+
+    Parameters
+    ----------
+    source : ModelSource
+        What :func:`.resolve.resolve` found; not a live pair.
+    device : str, default "cpu"
+        ``cpu``, ``cuda`` or ``mps``.
+    kind : {"causal", "encoder"}, default "causal"
+        As of :func:`load`.
+
+    Returns
+    -------
+    Base
+        In the numbers that its files hold, not quantized unless they are, and held by nobody else.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be fetched or loaded.
+    """
+    with quiet():
+        return _load(_located(source, lambda share, text: None, []), source, "auto", "none", device, kind)
+
+
 def forget() -> None:
     """Give back the memory of loaded bases that no run holds."""
     with _lock:
@@ -173,7 +199,8 @@ def _load(folder: Path, source: ModelSource, dtype: str, quantization: Quantizat
 
     from .share import keep_unpacked
 
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, **_LOCAL}
+    wanted = dtype if dtype == "auto" else getattr(torch, dtype)
+    options: dict[str, Any] = {"dtype": wanted, "use_safetensors": True, **_LOCAL}
     if device != "cpu" or quantization != "none":
         index = torch.cuda.current_device() if device == "cuda" else 0
         options["device_map"] = {"": torch.device(device, index) if device != "cpu" else device}

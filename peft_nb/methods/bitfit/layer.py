@@ -124,5 +124,5 @@ def unmergeable(count: int, where: str) -> str:
     """
     return (
         f"bitfit: {count} biases were added to layers of {where} that have none, and a merged model has no place for "
-        "them; save the adapter instead"
+        "them; save the adapter instead, or train lora, which merges"
     )

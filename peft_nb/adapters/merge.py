@@ -1,0 +1,272 @@
+"""Fold an adapter into weights of their own, and prove on texts that the result does what the adapter does.
+
+The live model is never merged. Candidates are built away from it, one at a time, measured, and the best is written.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftModel
+
+from peft_nb.adapters.fold import bases, cannot, folded
+from peft_nb.adapters.save import table
+from peft_nb.data.rendering import Renderer
+from peft_nb.environment import MB
+from peft_nb.errors import MergeError, MethodError, ModelError, StoreError, nearest
+from peft_nb.evaluation.agreement import Agreement, agreement
+from peft_nb.files import LITTER, atomic_folder
+from peft_nb.methods import REGISTRY
+from peft_nb.models.load import DTYPES
+from peft_nb.models.quiet import quiet
+from peft_nb.models.resolve import ModelSource
+from peft_nb.spec import RunSpec
+
+if TYPE_CHECKING:
+    import pandas
+
+BOUND = 0.005  # nats per token: far above the rounding of 16 bits, far below what another quantization does
+SHARD = "4GB"
+READ_BACK = "read back from disk"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged model on disk, and how near it is to the live one.
+
+    Attributes
+    ----------
+    folder : Path
+        What plain transformers loads.
+    chosen : str
+        Which candidate it is: ``original weights``, or those weights after a round trip through the quantization in
+        which the base was trained.
+    table : pandas.DataFrame
+        One row a candidate, and one for what was read back from disk: KL divergence from the live model in nats per
+        token, share of equal greedy tokens, difference of the losses in nats (of classifiers all per text).
+    judged_on : str
+        Which texts these numbers come from.
+    dtype : str
+        Number format of the weights.
+    mb : float
+        Size on disk in MB.
+    """
+
+    folder: Path
+    chosen: str
+    table: pandas.DataFrame
+    judged_on: str
+    dtype: str
+    mb: float
+
+    def __repr__(self) -> str:
+        return f"{self._line}\n{self.table.to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(self._line)}</p>{self.table.to_html(index=False)}"
+
+    @property
+    def _line(self) -> str:
+        return f"merged into {self.folder}: {self.chosen}, {self.dtype}, {self.mb:,.1f} MB; judged on {self.judged_on}"
+
+
+def check(spec: RunSpec, metrics: dict[str, Any], folder: Path, dtype: str, max_kl: float) -> None:
+    """Refuse what can be known before anything is loaded; parameters as of :func:`merge`."""
+    if not REGISTRY[spec.method].mergeable:
+        raise cannot(spec, "what it trains is no part of the base's weights")
+    if metrics.get("pooling") == "mean":
+        raise MethodError(
+            "no class of transformers holds this classifier, which takes the mean over a text's hidden states; "
+            "save(path) writes the adapter with the lines that use it"
+        )
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}{nearest(dtype, DTYPES)}; choose {', '.join(DTYPES)}")
+    if not max_kl > 0:
+        raise MergeError(f"max_kl: {max_kl} allows no merge at all; give nats per token, such as {BOUND}")
+    if folder.is_dir() and (held := sorted({one.name for one in folder.iterdir()} - LITTER)):
+        raise StoreError(f"cannot write {folder}: it holds {held[0]!r} already; choose another folder")
+
+
+def merge(
+    model: PeftModel,
+    tokenizer: Any,
+    folder: Path,
+    source: ModelSource,
+    spec: RunSpec,
+    metrics: dict[str, Any],
+    examples: Sequence[Any],
+    judged_on: str,
+    dtype: str,
+    max_kl: float = BOUND,
+) -> Merged:
+    """Write a model without adapters that does what an adapted one does, or nothing.
+
+    Parameters
+    ----------
+    model : peft.PeftModel
+        The live model, in evaluation mode; it stays as it is.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Written beside the weights.
+    folder : Path
+        Where to; it must not hold anything.
+    source : ModelSource
+        Where the base's original weights are.
+    spec, metrics
+        The run's.
+    examples : sequence of Lesson or Labelled
+        What to judge by.
+    judged_on : str
+        What these are called.
+    dtype : {"float32", "bfloat16", "float16"}
+        Number format of the weights to write.
+    max_kl : float
+        Largest mean KL divergence from the live model, in nats per token (of a classifier, per text).
+
+    Returns
+    -------
+    Merged
+        What was written and measured. At no time is there more than one copy of the weights beside the live model.
+
+    Raises
+    ------
+    MergeError
+        Every candidate, or what was read back, is further from the live model; nothing is kept.
+    MethodError
+        What the method trains has no place in a plain model.
+    StoreError
+        The disk refuses; nothing half-written stays.
+    """
+    check(spec, metrics, folder, dtype, max_kl)
+    multi = metrics.get("multi_label", False) if spec.task == "classification" else None
+    found: dict[str, Agreement] = {}
+
+    def measured(name: str, candidate: Any) -> Any:
+        found[name] = agreement(candidate, model, examples, multi)
+        return candidate
+
+    with atomic_folder(folder) as staging, quiet():
+        adapter = staging / "adapter"
+        model.save_pretrained(str(adapter), save_embedding_layers=False)
+        build = {
+            name: partial(folded, make, adapter, getattr(torch, dtype), spec)
+            for name, make in bases(model, source, spec, metrics).items()
+        }
+        best: str = ""
+        candidate: Any = None
+        for name in build:
+            candidate = None
+            gc.collect()  # one at a time
+            candidate = measured(name, build[name]())
+            best = min(found, key=lambda name: found[name].kl)
+        _hold_to(max_kl, found, best)
+        if name != best:
+            candidate = None
+            gc.collect()
+            candidate = build[best]()
+        tokenizer = _completed(candidate, tokenizer, metrics)
+        candidate.save_pretrained(str(staging), max_shard_size=SHARD)
+        tokenizer.save_pretrained(str(staging))
+        kind: Any = type(candidate)
+        candidate = None
+        gc.collect()
+        again = kind.from_pretrained(staging, dtype=getattr(torch, dtype), local_files_only=True)
+        measured(READ_BACK, again.to(model.device).eval())
+        _hold_to(max_kl, found, READ_BACK)
+        for file in adapter.iterdir():
+            file.unlink()
+        adapter.rmdir()
+        size = sum(file.stat().st_size for file in staging.iterdir()) / MB
+        merged = Merged(folder, best, _table(found), judged_on, dtype, size)
+        (staging / "README.md").write_text(_card(model, spec, metrics, merged), encoding="utf-8")
+    return merged
+
+
+def _completed(plain: Any, tokenizer: Any, metrics: dict[str, Any]) -> Any:
+    """Let plain transformers ask the model as it was taught, and stop where its answers end; give the tokenizer."""
+    if not plain.can_generate():
+        return tokenizer
+    tokenizer, settings = copy.deepcopy(tokenizer), plain.generation_config
+    renderer = Renderer(tokenizer)
+    ends = settings.eos_token_id
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    if renderer.end not in ends:
+        settings.eos_token_id = [*ends, renderer.end]
+    if renderer.template and metrics.get("layout") != "text":
+        tokenizer.chat_template = renderer.template
+    return tokenizer
+
+
+def _hold_to(max_kl: float, found: dict[str, Agreement], name: str) -> None:
+    if found[name].kl > max_kl:
+        what = "what was written differs" if name == READ_BACK else "every candidate differs"
+        raise MergeError(
+            f"{what} from the live model by {found[name].kl:.3g} nats per token, more than max_kl, {max_kl:g}, so "
+            "nothing is kept; save(path) keeps the adapter, dtype='float32' rounds least, a larger max_kl allows it",
+            _table(found).to_string(index=False),
+        )
+
+
+def _table(found: dict[str, Agreement]) -> pandas.DataFrame:
+    import pandas
+
+    rows = [
+        {"candidate": name, "KL": one.kl, "equal greedy tokens": one.equal, "loss difference": one.loss}
+        for name, one in found.items()
+    ]
+    return pandas.DataFrame(rows)
+
+
+def _card(model: PeftModel, spec: RunSpec, metrics: dict[str, Any], merged: Merged) -> str:
+    """The README: where the model came from and how near it is to the adapter."""
+    base = str(model.peft_config[model.active_adapter].base_model_name_or_path)
+    auto = "AutoModelForCausalLM" if spec.task == "generation" else "AutoModelForSequenceClassification"
+    rows = "\n".join(
+        f"| {row[0]} | {row[1]:.3g} | {row[2]:.1%} | {row[3]:+.3g} |" for row in merged.table.itertuples(index=False)
+    )
+    return f"""---
+base_model: {json.dumps(base)}
+base_model_relation: finetune
+library_name: transformers
+pipeline_tag: text-{spec.task}
+tags: [{spec.method}, peft_nb]
+---
+
+# {spec.name or f"{spec.method}, merged"}
+
+`{base}` with a {spec.method} adapter folded into its weights by peft_nb ({merged.chosen}, {merged.dtype}).
+
+```python
+from transformers import {auto}, AutoTokenizer
+
+model = {auto}.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```
+
+## How near it is to the adapter
+
+On {merged.judged_on}; KL divergence and loss in nats.
+
+| | KL | equal greedy choices | loss difference |
+| --- | --- | --- | --- |
+{rows}
+
+## Spec
+
+```yaml
+{spec.to_yaml().rstrip()}
+```
+
+## Measured
+
+{table(metrics)}
+"""
