@@ -227,6 +227,7 @@ class Job:
                     self._heed_stop()
                 self.publish(StatusChanged("training"))
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
+                trainer.load_best()
                 if self.rows.classifies and trainer.eval_examples and trainer.is_world_process_zero():
                     self._score(trainer)
         finally:
@@ -250,7 +251,6 @@ class Job:
         if trainer.args.device.type == "cuda":
             self.metrics["gpu_seconds"] = trainer.elapsed_s * environment.processes()
         if trainer.best and trainer.best.step:
-            trainer.load_best()
             self.metrics |= {"eval_loss": trainer.best.loss, "best_step": trainer.best.step}
         trainer.stages.end(model)
         if trainer.is_world_process_zero():

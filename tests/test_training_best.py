@@ -11,7 +11,9 @@ import pytest
 
 from peft_nb.errors import StoreError
 from peft_nb.events import Notice
-from peft_nb.run import Run, load
+from peft_nb.run import Run, begin, load
+from peft_nb.spec import RunSpec
+from peft_nb.store import Store
 from peft_nb.training.best import Best
 from tests.conftest import file_size_limit, stop_at
 
@@ -108,3 +110,14 @@ def test_methods_that_keep_more_than_their_weights_go_back_whole(start: Start, m
     prompt = "Where do your customers park?"
     assert run.metrics["best_step"] <= 12
     assert run.generate(prompt, max_new_tokens=12) == load(run.id, store=run._store).generate(prompt, max_new_tokens=12)
+
+
+def test_a_classifier_is_scored_with_what_was_best(encoder: Path, labelled: list[dict[str, str]], store: Store) -> None:
+    same: dict[str, Any] = {"model": str(encoder), "data": "(in memory)", "task": "classification", "judge": "off"}
+    same |= {"learning_rate": 0.3, "lr_scheduler_type": "constant", "max_steps": 12, "eval_steps": 2}
+    run = begin(RunSpec(**same, load_best_model_at_end=True), data=labelled, store=store).wait()
+    best = run.metrics["best_step"]
+    assert best < 12
+    again = begin(RunSpec(**same | {"max_steps": best}), data=labelled, store=store).wait()
+    assert again.metrics["accuracy"] == run.metrics["accuracy"]
+    assert again.metrics["eval_loss"] == pytest.approx(run.metrics["eval_loss"])
