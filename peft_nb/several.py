@@ -76,7 +76,9 @@ def combine(
     )
     spec = _spec(first, model.peft_config[model.active_adapter], name)
     store = store or first._store
-    id = store.create(spec.to_yaml(), method=spec.method, model=spec.model, name=name)
+    id = store.create(
+        spec.to_yaml(), method=spec.method, model=spec.model, name=name, parents=[run.id for run in parents]
+    )
     folder = store.get(id).folder
     told = first.metrics
     metrics: dict[str, Any] = {key: told[key] for key in INHERITED if key in told}
