@@ -16,6 +16,7 @@ from peft_nb.events import Event, Notice
 from peft_nb.files import atomic_text
 from peft_nb.run_data import RunData
 from peft_nb.spec import RunSpec
+from peft_nb.store import Evaluation
 
 if TYPE_CHECKING:
     from peft_nb.evaluation.judge import Judge
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from peft_nb.training.trainer import PlannedTrainer
 
 JUDGEMENT = "judgement.json"
+MEASURES = {
+    "held-out": (
+        "eval_loss", "perplexity", "token_accuracy", "score", "exact_match", "rouge_l", "accuracy", "macro_f1",
+    ),
+    "regression": ("forgetting", "regression_score"),
+    "cost": ("train_seconds", "peak_memory_mb", "adapter_mb", "latency_ms"),
+}  # fmt: skip
+"""What the store keeps of a run's metrics, by suite."""
 
 
 def check(spec: RunSpec, rows: RunData, score: object, namespace: Mapping[str, Any]) -> None:
@@ -147,3 +156,16 @@ def conclude(found: Judge, folder: Path, publish: Callable[[Event], None]) -> di
     except StoreError as error:
         publish(Notice(f"the judgement is kept in memory only: {error}"))
     return judgement
+
+
+def evaluations(metrics: Mapping[str, Any]) -> list[Evaluation]:
+    """List what was measured as the store keeps it, each with its interval and the base's value where there are any."""
+    found = []
+    for suite, names in MEASURES.items():
+        for name in names:
+            if metrics.get(name) is not None:
+                low, high = metrics.get(f"{name}_interval") or (None, None)
+                base = metrics.get(f"base_{name}")
+                detail = {} if base is None else {"base": base}
+                found.append(Evaluation(suite, name, metrics[name], low, high, detail))
+    return found

@@ -500,6 +500,8 @@ class Run:
     def _finish(self, status: Status, reason: str) -> None:
         """Put everything in place, then tell the listeners, and last whoever waits."""
         self._write(partial(self._store.set_metrics, self.id, dict(self._job.metrics)))
+        if status == "finished":
+            self._write(partial(self._store.evaluate, self.id, judging.evaluations(self._job.metrics)))
         self._record(StatusChanged(status, reason))
         if status == "finished":  # and known to be: whoever is killed before can resume
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)

@@ -141,6 +141,14 @@ def test_a_run_goes_through_its_stages_and_leaves_them_on_disk(finished: Run) ->
     assert not (finished.folder / "checkpoints").exists()
 
 
+def test_the_store_keeps_what_was_measured(finished: Run) -> None:
+    kept = {(one.suite, one.measure): one for one in finished._store.evaluations(finished.id)}
+    metrics = finished.metrics
+    assert kept["held-out", "eval_loss"].value == metrics["eval_loss"]
+    assert kept["held-out", "eval_loss"].detail == {"base": metrics["base_eval_loss"]}
+    assert kept["cost", "adapter_mb"].value == metrics["adapter_mb"]
+
+
 def test_metrics_say_what_was_measured(finished: Run) -> None:
     metrics, history = finished.metrics, finished.history
     assert set(metrics) == METRICS
