@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from peft_nb import Switchboard
 from peft_nb.environment import process_memory_mb
 from peft_nb.evaluation.generate import generate
+from peft_nb.models import ALIASES, bundled
 from peft_nb.models.load import load
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import resolve
@@ -34,7 +35,7 @@ PROMPT = "Where is my order number {}?"
 
 def tiny(folder: Path) -> Path:
     """Write a random model of two layers with the default model's tokenizer."""
-    tokenizer = load(resolve(DEFAULT)).tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(bundled.fetch(ALIASES[DEFAULT], lambda share, text: None))
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_attention_heads=4, **sizes)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
