@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from peft_nb import Switchboard
 from peft_nb.environment import process_memory_mb
 from peft_nb.evaluation.generate import generate
+from peft_nb.models import ALIASES, bundled
 from peft_nb.models.load import load
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import resolve
@@ -34,7 +35,7 @@ PROMPT = "Where is my order number {}?"
 
 def tiny(folder: Path) -> Path:
     """Write a random model of two layers with the default model's tokenizer."""
-    tokenizer = load(resolve(DEFAULT)).tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(bundled.fetch(ALIASES[DEFAULT], lambda share, text: None))
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_attention_heads=4, **sizes)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -63,57 +64,60 @@ def timed(act: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Print what was measured."""
+    """Print what was measured, as soon as it is."""
     name, count = (sys.argv[1:] + [DEFAULT, "100"][len(sys.argv) - 1 :])[:2]
     with tempfile.TemporaryDirectory() as scratch, quiet():
         where = tiny(Path(scratch) / "tiny") if name == "tiny" else load(resolve(name)).folder
         assert where
         base = load(resolve(where))
+        weights = sum(one.numel() * one.element_size() for one in base.model.parameters()) / 1e6
         folders = adapters(base.model, int(count), Path(scratch))
         rows = min(ROWS, len(folders))
         prompts, wanted = [PROMPT.format(row) for row in range(rows)], [folder.name for folder in folders[:rows]]
         options: dict[str, Any] = {"max_new_tokens": TOKENS}
 
-        pairs = list(zip(prompts, wanted, strict=True))
         board = Switchboard((base.model, base.tokenizer), *folders)
         board.generate("Hello", **options)
-        before = process_memory_mb()
-        loads = [timed(lambda name=name: board.switch(name)) for name in board.names]  # type: ignore[misc]
-        memory = (process_memory_mb() - before) / len(folders)
-        switches = [timed(lambda name=name: board.switch(name)) for name in board.names]  # type: ignore[misc]
-        board.generate(prompts[:2], adapter=wanted[:2], max_new_tokens=2)
-        mixed = timed(lambda: board.generate(prompts, adapter=wanted, **options))
-        same = timed(lambda: board.generate(prompts, adapter=wanted[0], **options))
-        single = timed(lambda: [board.generate(prompt, name, **options) for prompt, name in pairs])
-
-        def reload(number: int) -> Any:
-            model = AutoModelForCausalLM.from_pretrained(where, dtype=base.model.dtype)
-            AutoTokenizer.from_pretrained(where)
-            return PeftModel.from_pretrained(model, folders[number]).eval()
+        say(f"{name}, {len(folders)} adapters of {board.table['mb'].iloc[0]:.2f} MB; base {weights:,.0f} MB")
 
         reloads, reloaded = [], []
         for number in range(min(RELOADED, rows)):
             start = time.perf_counter()
-            model = reload(number)
+            model = AutoModelForCausalLM.from_pretrained(where, dtype=base.model.dtype)
+            tokenizer = AutoTokenizer.from_pretrained(where)
+            adapted: Any = PeftModel.from_pretrained(model, folders[number]).eval()
             reloads.append(time.perf_counter() - start)
-            generate(model, base.tokenizer, [prompts[number]], **options)
+            generate(adapted, tokenizer, [prompts[number]], **options)
             reloaded.append(time.perf_counter() - start)
-            del model
+            del model, adapted
         again = median(reloaded) * rows
-        weights = sum(one.numel() * one.element_size() for one in base.model.parameters()) / 1e6
 
-    print(f"{name}, {len(folders)} adapters of {board.table['mb'].iloc[0]:.2f} MB; base {weights:,.0f} MB")
-    print(f"first use of an adapter   {loads[1]:8.3f} s, of the last one {loads[-1]:.3f} s")
-    print(f"switch to a loaded one    {median(switches) * 1e3:8.3f} ms; reloading takes {median(reloads):.3f} s: "
-          f"{median(reloads) / median(switches):,.0f} times as long")  # fmt: skip
-    print(
-        f"memory of an adapter      {memory:8.2f} MB; a model of its own would take {weights / memory:,.0f} times that"
-    )
-    print(f"{rows} rows, as many adapters, {TOKENS} tokens each")
-    print(f"  in one batch            {mixed:8.2f} s")
-    print(f"  one batch, one adapter  {same:8.2f} s  {same / mixed:8.2f} of it")
-    print(f"  one by one, switching   {single:8.2f} s  {single / mixed:8.2f} times as long")
-    print(f"  reloading the model     {again:8.2f} s  {again / mixed:8.2f} times as long (from {len(reloaded)} rows)")
+        before = process_memory_mb()
+        loads = [timed(lambda name=name: board.switch(name)) for name in board.names]  # type: ignore[misc]
+        memory = (process_memory_mb() - before) / len(folders)
+        say(f"first use of an adapter   {loads[1]:8.3f} s, of the last one {loads[-1]:.3f} s")
+        say(f"memory of an adapter      {memory:8.2f} MB, 1/{weights / memory:,.0f} of a model of its own")
+        switches = median(timed(lambda name=name: board.switch(name)) for name in board.names)  # type: ignore[misc]
+        ratio = median(reloads) / switches
+        say(
+            f"switch to a loaded one    {switches * 1e3:8.3f} ms; reloading {median(reloads):.3f} s, {ratio:,.0f} times"
+        )
+
+        board.generate(prompts[:2], adapter=wanted[:2], max_new_tokens=2)
+        mixed = timed(lambda: board.generate(prompts, adapter=wanted, **options))
+        same = timed(lambda: board.generate(prompts, adapter=wanted[0], **options))
+        pairs = list(zip(prompts, wanted, strict=True))
+        single = timed(lambda: [board.generate(prompt, name, **options) for prompt, name in pairs])
+        say(f"{rows} rows, as many adapters, {TOKENS} tokens each")
+        say(f"  in one batch            {mixed:8.2f} s")
+        say(f"  one batch, one adapter  {same:8.2f} s, {same / mixed:.2f} of it")
+        say(f"  one by one, switching   {single:8.2f} s, {single / mixed:.2f} times as long")
+        say(f"  reloading the model     {again:8.2f} s, {again / mixed:.2f} times as long (from {len(reloaded)} rows)")
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class Job:
         if not resume:
             self.rows.vet()
         self.publish(Preparing(f"finding {self.spec.model}"))
-        source = self.source()
+        source = self._source()
         self.publish(Preparing("starting PyTorch"))
         with quiet():
             if not resume:
@@ -288,7 +288,7 @@ class Job:
         from peft import PeftModel
 
         REGISTRY[self.spec.method].config_class()  # makes PEFT know a tuner of ours
-        bare, _ = self._bare(self._base(self.source()))
+        bare, _ = self._bare(self._base(self._source()))
         self.adapted = PeftModel.from_pretrained(bare, str(folder)).eval()
 
     def judged_by(self, model: PeftModel, prompts: Sequence[str] | None = None) -> tuple[list[Any], str]:
@@ -330,7 +330,7 @@ class Job:
         """Whether the run was trained on conversations rather than on plain texts."""
         return self.metrics.get("layout") != "text"
 
-    def source(self) -> ModelSource:
+    def _source(self) -> ModelSource:
         """Where the base is; imports no PyTorch."""
         if self.spec.model == IN_MEMORY and self.model is None:
             raise ModelError(

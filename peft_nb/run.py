@@ -387,7 +387,7 @@ class Run:
         examples, judged_on = job.judged_by(self.model, prompts)
         options: dict[str, Any] = {"dtype": dtype, "max_kl": max_kl}
         return merge.merge(
-            self.model, job.tokenizer, folder, job.source(), self.spec, metrics, examples, judged_on, **options
+            self.model, job.tokenizer, folder, job._source(), self.spec, metrics, examples, judged_on, **options
         )
 
     def plot(self, what: Literal["loss", "confusion"] = "loss") -> Figure:

@@ -291,21 +291,19 @@ class Switchboard:
         from peft_nb.models.quiet import first_line, quiet
         from peft_nb.models.share import share
 
-        tree = self._shared if one.mixes else None
         try:
             with quiet():
-                if tree is None:
-                    tree = PeftModel.from_pretrained(share(self._base), str(one.folder), adapter_name=one.key)
-                else:
-                    tree.load_adapter(str(one.folder), one.key, low_cpu_mem_usage=True)
+                tree = PeftModel.from_pretrained(share(self._base), str(one.folder), adapter_name=one.key).eval()
         except (RuntimeError, TypeError, ValueError) as error:
-            self.unload()  # it may be there in part
             raise ModelError(f"{one.name} does not fit this base: {first_line(error)}") from error
-        if one.mixes:
-            self._shared = tree.eval()
-            self._layers = [module for module in tree.modules() if isinstance(module, BaseTunerLayer)]
+        if not one.mixes:
+            self._trees[one.name] = tree
+            return
+        if self._shared is None:
+            self._shared = tree
         else:
-            self._trees[one.name] = tree.eval()
+            _transplant(tree, self._shared, one.key)
+        self._layers = [module for module in self._shared.modules() if isinstance(module, BaseTunerLayer)]
 
     def _known(self, name: str) -> Adapter:
         if name not in self._adapters:
@@ -328,3 +326,24 @@ def _base(base: Any) -> tuple[Any, Any]:
     device = environment.device()
     loaded = load(resolve(base), dtype=lambda config: fastest_dtype(config, device), device=device)
     return share(loaded.model), loaded.tokenizer
+
+
+def _transplant(tree: Any, shared: Any, key: str) -> None:
+    """Move an adapter into a tree that holds others; PEFT's own way looks at all of those, and takes ever longer."""
+    from peft.tuners._buffer_dict import BufferDict
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch.nn import ModuleDict, ParameterDict
+
+    source, target = tree.get_base_model(), shared.get_base_model()
+    for name, layer in list(source.named_modules()):
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        held = target.get_submodule(name)
+        if not isinstance(held, BaseTunerLayer):
+            parent, _, own = name.rpartition(".")
+            setattr(target.get_submodule(parent), own, layer)
+            continue
+        for kind, entries in {**vars(layer), **layer._modules}.items():  # what a layer keeps by adapter
+            if isinstance(entries, dict | ModuleDict | ParameterDict | BufferDict) and key in entries:
+                getattr(held, kind)[key] = entries[key]
+    shared.peft_config[key] = tree.peft_config[key]
