@@ -8,12 +8,15 @@ from peft_nb.models import models
 from peft_nb.run import Run, load, runs
 from peft_nb.spec import RunSpec
 from peft_nb.ui.check import check
+from peft_nb.ui.compare import Comparison, compare
 from peft_nb.ui.train import train
 
 __all__ = [
+    "Comparison",
     "Run",
     "RunSpec",
     "check",
+    "compare",
     "load",
     "load_ipython_extension",
     "methods",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from peft_nb.data.formats import Message
 from peft_nb.data.rendering import Renderer
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ MOST_ROWS, MOST_TOKENS = 64, 16_384  # at once: more makes nothing faster, only 
 def generate(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[str | list[Message]],
     *,
     chat: bool = True,
     system: str | None = None,
@@ -34,8 +35,8 @@ def generate(
         A causal language model in evaluation mode.
     tokenizer : PreTrainedTokenizerBase
         The model's tokenizer.
-    prompts : sequence of str
-        One prompt an answer.
+    prompts : sequence of str or of list of dict
+        One prompt an answer; a list holds the messages of a conversation.
     chat : bool
         Whether a prompt is a user's turn of a conversation; otherwise its text is continued as it stands.
     system : str, optional
@@ -52,7 +53,7 @@ def generate(
     list of str
         The answers, without the prompts and without special tokens, in the order of the prompts.
     """
-    turns = [[{"role": "user", "content": prompt}] if chat else prompt for prompt in prompts]
+    turns = [[{"role": "user", "content": one}] if chat and isinstance(one, str) else one for one in prompts]
     renderer = Renderer(tokenizer)
     encoded = [renderer.render(turn, system=system, generation=True) for turn in turns]
     ends = {renderer.end, tokenizer.eos_token_id, *_ends(model)} - {None}

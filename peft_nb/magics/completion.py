@@ -82,6 +82,8 @@ def _command(words: list[str], fragment: str, namespace: Mapping[str, Any]) -> F
         return found
     if name == "help":
         return Found(fragment, [*COMMANDS, *_methods(), *FIELDS])
+    if "RUN ..." in usage:
+        return Found(fragment, [word for word in (*_runs(namespace), "base") if word not in given])
     if "RUN" in usage and not given:
         return Found(fragment, _runs(namespace))
     if usage.startswith(("NAME", "[DATA]")) and not given:
@@ -124,6 +126,10 @@ def _values(field: FieldInfo, fragment: str, namespace: Mapping[str, Any]) -> Fo
         return Found(fragment, MODELS, files=True)
     if field.name == "method":
         return Found(fragment, _methods())
+    if field.name == "prompts":
+        return Found(fragment, [name for name, value in namespace.items() if name[0] != "_" and _is_texts(value)])
+    if field.name == "html":
+        return Found(fragment, files=True)
     if field.name == "out":
         return Found(fragment, [name for name, value in namespace.items() if _is_run(value)])
     return Found(fragment, ("true", "false") if field.type == "switch" else field.choices)
@@ -140,6 +146,10 @@ def _is_data(value: object) -> bool:
     # By name, because a variable can only be a table of a package that is imported already.
     kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(value).__mro__}
     return bool(kinds & TABLES) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(one, str) for one in value)
 
 
 def _is_run(value: object) -> bool:
