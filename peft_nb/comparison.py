@@ -169,7 +169,7 @@ def _check_bases(found: Compared, trained: Mapping[str, Run]) -> None:
             continue
         if found.asked:
             mend = "to compare their metrics alone, pass prompts=[]"
-            raise RunError(f"{first} is on {one} and {name} on {other}: answers are compared on one base; {mend}")
+            raise RunError(f"{first} is on {one} and {name} is on {other}: answers are compared on one base; {mend}")
         why = "the bases differ, and with them what a token is"
         found.unranked |= {key: why for key, measure in MEASURES.items() if "tokens" in measure.on}
         found.notes.append(f"{first} is on {one}, {name} on {other}: losses do not compare")

@@ -127,7 +127,8 @@ def _values(field: FieldInfo, fragment: str, namespace: Mapping[str, Any]) -> Fo
     if field.name == "method":
         return Found(fragment, _methods())
     if field.name == "prompts":
-        return Found(fragment, [name for name, value in namespace.items() if name[0] != "_" and _is_texts(value)])
+        texts = [name for name, value in namespace.items() if name[0] != "_" and _is_texts(value)]
+        return Found(fragment, [name for name in texts if name != "In"])  # what IPython keeps of the cells
     if field.name == "html":
         return Found(fragment, files=True)
     if field.name == "out":

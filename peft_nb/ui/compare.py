@@ -70,7 +70,7 @@ def compare(
     found: dict[Path | None, Run | None] = {}
     for one in runs:
         run = None if one == BASE else one if isinstance(one, Run) else load(one, store=store)
-        found.setdefault(run and run.folder, run)
+        found.setdefault(run.folder if run else None, run)
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     return compared(named(list(found.values())), prompts, **options)
 
@@ -201,7 +201,7 @@ def _prompts(given: str | Iterable[Prompt]) -> list[Prompt]:
     if isinstance(given, Mapping) or hasattr(given, "columns") or not isinstance(given, Iterable):
         mend = 'give a list of texts, such as ["…"] or list(table["question"])'
         raise DataError(f"prompts: a {type(given).__name__} is no list of texts; {mend}")
-    found = [given] if isinstance(given, str) else list(given)
+    found: list[Prompt] = [given] if isinstance(given, str) else list(given)
     for place, one in enumerate(found):
         turns = one if isinstance(one, list) else []
         spoken = [turn for turn in turns if isinstance(turn, Mapping) and {"role", "content"} <= set(turn)]

@@ -29,8 +29,10 @@ def marked(text: str, beside: str) -> str:
     own, other = WORD.findall(text), WORD.findall(beside)
     parts = []
     for kind, _, _, start, stop in SequenceMatcher(None, other, own, autojunk=False).get_opcodes():
-        words = escape("".join(own[start:stop]))
-        parts.append(f'<ins style="{MARK}">{words}</ins>' if kind in ("insert", "replace") and words.strip() else words)
+        words = "".join(own[start:stop])
+        core = words.strip() if kind in ("insert", "replace") else ""
+        before, _, after = words.partition(core) if core else (words, "", "")  # no line under the space around
+        parts += [escape(before), f'<ins style="{MARK}">{escape(core)}</ins>' if core else "", escape(after)]
     return "".join(parts)
 
 

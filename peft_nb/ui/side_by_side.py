@@ -64,7 +64,7 @@ def said(prompt: Prompt) -> str:
 def headline(found: Compared) -> str:
     """Say what is compared, such as ``"a, b, base on smollm2-135m"``."""
     models = dict.fromkeys(own["model"] for own in found.facts.values())
-    return clean(f"{', '.join(found.runs)} on {' and '.join(models)}")
+    return f"{', '.join(found.runs)} on {' and '.join(models)}"
 
 
 def rows(found: Compared) -> list[Row]:
@@ -78,7 +78,7 @@ def rows(found: Compared) -> list[Row]:
                 best = {name for name, value in own.items() if value == measure.best(own.values())}
             told.append(Row(measure.title, {name: SAID[measure.unit](value) for name, value in own.items()}, best))
         else:
-            told.append(Row(key, {name: clean(value) for name, value in own.items()}, set()))
+            told.append(Row(key, own, set()))
     return told
 
 
@@ -104,7 +104,7 @@ def text(found: Compared) -> str:
         padded = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         lines.append(f"  {title:<{side}}  {padded}".rstrip())
     lines += [f"  {BEST} best of its row"] * any(row.best for row in shown)
-    lines += [f"  note: {clean(note)}" for note in found.notes]
+    lines += [f"  note: {note}" for note in found.notes]
     for prompt, reference, given in _asked(found):
         first = next(iter(given))
         lines += ["", _cut(prompt, LONGEST)]
@@ -112,7 +112,7 @@ def text(found: Compared) -> str:
         for name, answer in given.items():
             same = name != first and answer == given[first]
             lines.append(f"  {name}: {f'(as {first})' if same else _indented(answer)}")
-    return "\n".join(lines)
+    return clean("\n".join(lines))
 
 
 def html(found: Compared, heading: str = "p") -> str:
@@ -132,8 +132,8 @@ def html(found: Compared, heading: str = "p") -> str:
     """
     style = f"margin:0 0 8px;font-size:1.15em;{WRAP}"
     title = f'<{heading} style="{style}"><strong>{escape(headline(found))}</strong></{heading}>'
-    notes = "".join(f'<div style="{MUTED}" dir="auto">ⓘ {escape(clean(note))}</div>' for note in found.notes)
-    return f'<div style="{WIDE}">{title}{_table(found)}{_picture(found)}{notes}{_answers(found)}</div>'
+    notes = "".join(f'<div style="{MUTED}" dir="auto">ⓘ {escape(note)}</div>' for note in found.notes)
+    return clean(f'<div style="{WIDE}">{title}{_table(found)}{_picture(found)}{notes}{_answers(found)}</div>')
 
 
 def page(found: Compared) -> str:
@@ -141,7 +141,7 @@ def page(found: Compared) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{escape(headline(found))}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{escape(clean(headline(found)))}</title>'
         "<style>:root{color-scheme:light dark}body{margin:24px auto;padding:0 16px;max-width:1400px}</style>"
         f"</head><body><main>{html(found, 'h1')}</main></body></html>\n"
     )
@@ -203,8 +203,8 @@ def _answers(found: Compared) -> str:
 def _asked(found: Compared) -> Iterable[tuple[str, str, dict[str, str]]]:
     """Each prompt that was answered, its reference, and the answers by run."""
     for place, one in enumerate(found.asked if found.answers else []):
-        given = {name: clean(answers[place]) for name, answers in found.answers.items()}
-        yield clean(said(one.prompt)), clean(one.reference), given
+        given = {name: answers[place] for name, answers in found.answers.items()}
+        yield said(one.prompt), one.reference, given
 
 
 def _question(prompt: str) -> str:
