@@ -150,8 +150,9 @@ class Comparison:
         facts, runs = self._found.facts, {name: run for name, run in self._found.runs.items() if run}
         known = [key for key in MEASURES if any(key in facts[name] for name in runs)]
         if by not in known:
+            hint = nearest(by, known) if by not in MEASURES else ""
             was = "was not measured" if by in MEASURES else "is no measure"
-            raise RunError(f"{by} {was}{nearest(by, known) or '; choose ' + ', '.join(known)}")
+            raise RunError(f"{by} {was}{hint or '; choose ' + ', '.join(known)}")
         if why := self._found.unranked.get(by):
             raise RunError(f"{by} does not tell which run is better: {why}")
         measured = [name for name in runs if by in facts[name]]

@@ -19,8 +19,10 @@ from peft_nb.ui.progress import BOX, MUTED, NUMBERS
 
 BEST = "★"
 LONGEST = 400  # letters of a prompt shown at once
-IN_TEXT = 600  # letters of an answer shown in a terminal
+IN_TEXT, IN_CELL = 600, 36  # letters of an answer and of a cell shown in a terminal
 WRAP = "white-space:normal;overflow-wrap:anywhere"
+NARROW = f"min-width:7.5em;max-width:18em;{WRAP}"
+SCROLLED = 'tabindex="0" role="region" style="overflow-x:auto"'  # by the keyboard too
 CELL = "text-align:left;vertical-align:top;padding:3px 16px 3px 0"
 FOREIGN = "white-space:pre-wrap;overflow-wrap:anywhere"
 WIDE = BOX.replace("max-width:960px", "max-width:1400px")
@@ -96,7 +98,9 @@ def text(found: Compared) -> str:
         The table, notes, and the answers one below the other.
     """
     names, shown = list(found.runs), rows(found)
-    cells = [[row.said.get(name, "") + f" {BEST}" * (name in row.best) for name in names] for row in shown]
+    cells = [
+        [_cut(row.said.get(name, ""), IN_CELL) + f" {BEST}" * (name in row.best) for name in names] for row in shown
+    ]
     side = max(len(row.title) for row in shown)
     widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
     lines = [headline(found)]
@@ -151,19 +155,19 @@ def _table(found: Compared) -> str:
     head, body = "", ""
     for name, run in found.runs.items():
         id = f'<br/><span style="{MUTED};font-weight:normal">{run.id}</span>' if run and run.id != name else ""
-        head += f'<th scope="col" style="{CELL};{WRAP}" dir="auto">{escape(name)}{id}</th>'
+        head += f'<th scope="col" style="{CELL};{NARROW}" dir="auto">{escape(name)}{id}</th>'
     shown = rows(found)
     for row in shown:
         body += f'<tr><th scope="row" style="{CELL};white-space:nowrap;font-weight:normal">{escape(row.title)}</th>'
         for name in found.runs:
             value = escape(row.said.get(name, ""))
             value = f"<strong>{value} {BEST}</strong>" if name in row.best else value
-            body += f'<td style="{CELL};{WRAP};{NUMBERS}" dir="auto">{value}</td>'
+            body += f'<td style="{CELL};{NARROW};{NUMBERS}" dir="auto">{value}</td>'
         body += "</tr>"
     legend = f'<div style="{MUTED}">{BEST} best of its row</div>' if any(row.best for row in shown) else ""
     style = "margin:0;color:inherit;font-size:inherit;border-collapse:collapse"
     return (
-        f'<div style="overflow-x:auto"><table style="{style}"><thead><tr><td></td>{head}</tr></thead>'
+        f'<div {SCROLLED} aria-label="what was measured"><table style="{style}"><thead><tr><td></td>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{legend}"
     )
 
@@ -176,15 +180,16 @@ def _picture(found: Compared) -> str:
 
     drawn = loss_curves(found.curves)
     return (
-        f'<img alt="{escape("Loss over steps: " + "; ".join(ends))}" width="{int(drawn.get_figwidth() * drawn.dpi)}" '
-        'style="display:block;max-width:100%;height:auto;margin:12px 0" '
-        f'src="data:image/png;base64,{b64encode(drawn.png()).decode()}">'
+        f'<div {SCROLLED} aria-label="loss curves"><img alt="{escape("Loss over steps: " + "; ".join(ends))}" '
+        f'width="{int(drawn.get_figwidth() * drawn.dpi)}" '
+        'style="display:block;min-width:640px;max-width:100%;height:auto;margin:12px 0" '
+        f'src="data:image/png;base64,{b64encode(drawn.png()).decode()}"></div>'
     )
 
 
 def _answers(found: Compared) -> str:
     """A section a prompt, and in it a card a run, beside each other as far as there is room."""
-    parts = []
+    parts: list[str] = []
     for prompt, reference, given in _asked(found):
         first, *others = given
         if others and not parts:
