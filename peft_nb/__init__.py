@@ -10,14 +10,17 @@ from peft_nb.run import Run, load, runs
 from peft_nb.several import combine
 from peft_nb.spec import RunSpec
 from peft_nb.ui.check import check
+from peft_nb.ui.compare import Comparison, compare
 from peft_nb.ui.train import train
 
 __all__ = [
+    "Comparison",
     "Run",
     "RunSpec",
     "Switchboard",
     "check",
     "combine",
+    "compare",
     "load",
     "load_ipython_extension",
     "methods",

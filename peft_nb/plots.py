@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,6 +15,10 @@ from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's blue and vermilion, which the colour-blind tell apart, and a grey that reads on white and on black.
 BLUE, VERMILION, INK = "#0072B2", "#D55E00", "#808080"
+# The rest of their colours that read on both, and lines that differ without any colour: together 30 kinds of line.
+COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+DASHES: tuple[Any, ...] = ("solid", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (12, 3)))
+MARKERS = "osD^v"
 # One hue from faint to full: fewer fades into the ground, be it white or black, and needs no sense of colour.
 SHADES = LinearSegmentedColormap.from_list("shades", [(*to_rgb(BLUE), 0.2), (*to_rgb(BLUE), 1.0)])
 
@@ -65,6 +70,63 @@ def loss_curve(
     return figure
 
 
+def loss_curves(
+    curves: Mapping[str, tuple[Sequence[tuple[float, float]], Sequence[tuple[float, float]]]],
+    size: tuple[float, float] = (9.6, 3.4),
+) -> Picture:
+    """Draw the losses of several runs over each other.
+
+    Parameters
+    ----------
+    curves : mapping of str to (losses, eval_losses)
+        Of each run by its name, as for :func:`loss_curve`. Training losses are drawn as a running mean.
+    size : tuple of float
+        Width and height in inches.
+
+    Returns
+    -------
+    Picture
+        Training losses on the left; held-out ones on the right, where there are any.
+    """
+    figure = Picture(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    titles = ["training loss (nats)"] + ["held-out loss (nats)"] * any(evals for _, evals in curves.values())
+    drawn = [
+        _styled(figure.add_subplot(1, len(titles), place, xlabel="step", ylabel=title))
+        for place, title in enumerate(titles, 1)
+    ]
+    lines = {}
+    for place, (name, (losses, evals)) in enumerate(curves.items()):
+        style = {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place % len(DASHES)]}
+        if losses:
+            steps, values = zip(*losses, strict=True)
+            (lines[name],) = drawn[0].plot(steps, _running_mean(values), linewidth=1.8, **style)
+        if evals:
+            marker = MARKERS[place % len(MARKERS)]
+            (lines[name],) = drawn[1].plot(*zip(*evals, strict=True), marker=marker, markersize=4, **style)
+    for axes in drawn:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend = figure.legend(
+        lines.values(),
+        map(str, range(len(lines))),
+        loc="outside upper center",
+        ncols=min(max(len(lines), 1), 5),
+        frameon=False,
+        labelcolor=INK,
+        handlelength=4,
+    )
+    for text, name in zip(legend.get_texts(), lines, strict=True):  # a name is no formula, whatever it begins with
+        text.set(text=_cut(name), parse_math=False)
+    return figure
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    """Mean over a twentieth of the curve around each point: single steps are too noisy to lie over each other."""
+    reach = len(values) // 40
+    around = (values[max(0, place - reach) : place + reach + 1] for place in range(len(values)))
+    return [sum(near) / len(near) for near in around]
+
+
 def histogram(
     values: Sequence[int], limit: int | None = None, label: str = "tokens", size: tuple[float, float] = (4.8, 1.8)
 ) -> Picture:
@@ -100,13 +162,20 @@ def _axes(size: tuple[float, float], across: str, up: str) -> tuple[Picture, Axe
     """Make a figure with its own canvas and bare axes."""
     figure = Picture(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel=across, ylabel=up)
+    return figure, _styled(figure.add_subplot(xlabel=across, ylabel=up))
+
+
+def _styled(axes: Axes) -> Axes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color(INK)
     axes.tick_params(colors=INK)
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
-    return figure, axes
+    return axes
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Picture:
@@ -141,7 +210,7 @@ def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Picture:
             axes.text(given, true, f"{count:,}", ha="center", va="center", color=ink, fontsize=8)
     image = axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1)
     places = range(size if size <= NAMED else 0)
-    told = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in names]
+    told = list(map(_cut, names))
     for axis, turned in ((axes.xaxis, 90), (axes.yaxis, 0)):
         axis.set_ticks(places, [told[place] for place in places], rotation=turned, fontsize=8, parse_math=False)
         axis.label.set_color(INK)

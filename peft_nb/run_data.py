@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb import environment
-from peft_nb.data import Rows, checks, encoding, examples, formats, labels, mending, sources, splits, vetting
+from peft_nb.data import Rows, checks, encoding, examples, formats, labels, mending, prompts, sources, splits, vetting
 from peft_nb.data.duplicates import Progress
 from peft_nb.data.examples import Encoded, Example, Examples
 from peft_nb.data.formats import Layout
@@ -171,6 +171,8 @@ class RunData:
             sides = train.examples.parted(kept["held_out"])
         if environment.rank() == 0:
             atomic_text(path, json.dumps(kept))
+            rows, layout = (self.rows, self.layout) if self.eval_rows is None else (self.eval_rows, self._eval_layout())
+            prompts.keep(folder, prompts.of_rows(rows, layout, sorted(set(sides[1].rows.tolist()))))
         return sides
 
     def labelled(self, folder: Path, base: Base, resume: bool) -> tuple[list[Labelled], list[Labelled]]:
@@ -192,13 +194,17 @@ class RunData:
         if self.eval_rows is not None:
             layout = self._eval_layout()
             options["row_name"] = "held-out row"
-            held_out = labels.encode(self.eval_rows, layout, self.classes, base.tokenizer, **options).examples
+            aside = labels.encode(self.eval_rows, layout, self.classes, base.tokenizer, **options)
+            held_out, texts = aside.examples, aside.texts
         else:
             kinds = [one.labels for one in train]
             kept, taken = splits.split(encoded.texts, spec.eval_fraction, spec.seed, kinds, self.progress)
             train, held_out = [train[row] for row in kept], [train[row] for row in taken]
+            texts = [encoded.texts[row] for row in taken]
         if environment.rank() == 0:
             labels.save(path, train, held_out)
+            told = [", ".join(self.classes.names[label] for label in one.labels) for one in held_out]
+            prompts.keep(folder, prompts.spread(list(map(prompts.Asked, texts, told))))
         return train, held_out
 
     def keep_for_judge(self, folder: Path, tokenizer: Any, held_out: Examples, resume: bool) -> None:

@@ -82,7 +82,7 @@ def test_no_file_of_a_run_can_carry_code(start: Callable[..., Run]) -> None:
     run = start(stop_at(1), max_steps=50)
     run.wait()
     files = {path.relative_to(run.folder) for path in run.folder.rglob("*") if path.is_file()}
-    assert {file.parts[0] for file in files} == {"adapter", "checkpoints", "data.json", "examples.json"}
+    assert {file.parts[0] for file in files} == {"adapter", "checkpoints", "data.json", "examples.json", "prompts.json"}
     assert {file.suffix for file in files} == {".safetensors", ".json", ".md", ".yaml"}
 
 
@@ -119,7 +119,11 @@ def test_a_disk_that_is_full_when_training_ends_loses_nothing(start: Callable[..
     assert "\n" not in str(raised.value)
     assert (run.status, run.reason) == ("failed", str(raised.value))
     assert any("no checkpoint after step 2" in event.text for event in run.events() if isinstance(event, Notice))
-    assert {path.name for path in run.folder.rglob("*") if path.is_file()} == {"data.json", "examples.json"}
+    assert {path.name for path in run.folder.rglob("*") if path.is_file()} == {
+        "data.json",
+        "examples.json",
+        "prompts.json",
+    }
     assert run.metrics["steps"] == 3
     assert run.generate("Hello", max_new_tokens=4) != run.generate("Hello", max_new_tokens=4, adapter=False)
     assert {path.name for path in run.save(tmp_path / "elsewhere").iterdir()} == FILES

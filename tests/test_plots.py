@@ -7,7 +7,7 @@ from io import BytesIO
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.image import imread
 
-from peft_nb.plots import NAMED, NUMBERED, confusion, histogram, loss_curve
+from peft_nb.plots import NAMED, NUMBERED, confusion, histogram, loss_curve, loss_curves
 
 LOSSES = [(1, 4.0), (2, 2.0), (3, 1.0)]
 
@@ -71,3 +71,24 @@ def test_names_of_classes_are_no_formulas_and_long_ones_are_cut() -> None:
 def test_forty_classes_stay_a_picture_of_readable_size() -> None:
     width, height = confusion([str(number) for number in range(40)], matrix(40)).get_size_inches()
     assert (9 < width < 12, 9 < height < 12) == (True, True)
+
+
+def test_curves_of_many_runs_differ_without_colour_and_names_are_no_formulas() -> None:
+    names = ["_hidden", "$x_{", "a" * 100, *map(str, range(27))]
+    picture = loss_curves({name: (LOSSES, [(3, 1.5)]) for name in names})
+    assert imread(BytesIO(picture.png()))[0, 0, 3] == 0
+    training, held_out = picture.axes
+    assert len({str(line._unscaled_dash_pattern) for line in training.lines[:5]}) == 5  # type: ignore[attr-defined]
+    kinds = {(line.get_color(), str(line._unscaled_dash_pattern)) for line in training.lines}  # type: ignore[attr-defined]
+    assert len(kinds) == len(names)
+    assert len({line.get_marker() for line in held_out.lines[:5]}) == 5
+    assert [text.get_text() for text in picture.legends[0].get_texts()][:3] == ["_hidden", "$x_{", "a" * 27 + "…"]
+
+
+def test_training_losses_are_smoothed_and_missing_ones_leave_room() -> None:
+    noisy = [(step, 1.0 + (-1) ** step) for step in range(200)]
+    (axes,) = loss_curves({"a": (noisy, []), "b": ([], [])}).axes
+    (line,) = axes.lines
+    assert len(line.get_ydata()) == 200
+    assert max(line.get_ydata()) < 1.3
+    assert loss_curves({}).png()

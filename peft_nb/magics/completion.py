@@ -85,6 +85,8 @@ def _command(words: list[str], fragment: str, namespace: Mapping[str, Any]) -> F
         return found
     if name == "help":
         return Found(fragment, [*COMMANDS, *_methods(), *FIELDS])
+    if "RUN ..." in usage:
+        return Found(fragment, [word for word in (*_runs(namespace), "base") if word not in given])
     if "RUN" in usage and not given:
         return Found(fragment, _runs(namespace))
     if usage.split()[len(given) : len(given) + 1] == ["ALIAS"]:
@@ -132,6 +134,11 @@ def _values(field: FieldInfo, fragment: str, namespace: Mapping[str, Any]) -> Fo
     if field.name == "score":
         functions = [name for name, value in namespace.items() if name[:1] != "_" and isinstance(value, FunctionType)]
         return Found(fragment, ["exact_match", "rouge_l", *functions])
+    if field.name == "prompts":
+        texts = [name for name, value in namespace.items() if name[0] != "_" and _is_texts(value)]
+        return Found(fragment, [name for name in texts if name != "In"])  # what IPython keeps of the cells
+    if field.name == "html":
+        return Found(fragment, files=True)
     if field.name == "out":
         return Found(fragment, [name for name, value in namespace.items() if _is_run(value)])
     return Found(fragment, ("true", "false") if field.type == "switch" else field.choices)
@@ -148,6 +155,10 @@ def _is_data(value: object) -> bool:
     # By name, because a variable can only be a table of a package that is imported already.
     kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(value).__mro__}
     return bool(kinds & TABLES) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(one, str) for one in value)
 
 
 def _is_run(value: object) -> bool:

@@ -38,10 +38,12 @@ class Call:
     why: str | None = None
     name: str | None = None
     force: bool = False
+    prompts: str | None = None
+    html: str | None = None
 
 
 OWN = re.compile(
-    r"--(out|background|fix|row|why|name|force)( \"?[A-Z]+\"?)?(?=[\] ]|$)"
+    r"--(out|background|fix|row|why|name|force|prompts|html)( \"?[A-Z]+\"?)?(?=[\] ]|$)"
 )  # in a usage: flags of no spec
 
 
@@ -294,6 +296,27 @@ def load(call: Call) -> Any:
         return found
     call.shell.user_ns[call.out] = found
     return None
+
+
+@command("RUN [RUN ...] [base] [--prompts VAR] [--html FILE] [--out VAR]", 1, 1000)
+def compare(call: Call) -> Any:
+    """Ask runs and their bare base the same, by default held-out rows, and show all side by side; --html keeps it."""
+    from peft_nb.comparison import BASE
+    from peft_nb.ui import compare
+
+    names = call.shell.user_ns
+    if call.html is not None:
+        compare.refuse_existing(call.html)
+    if call.prompts is not None and call.prompts not in names:
+        hint = nearest(call.prompts, [name for name in names if not name.startswith("_")])
+        raise CommandError(f"--prompts {call.prompts}: there is no such variable{hint}")
+    found = {word: None if word == BASE else _find(call.shell, word)[0] for word in call.words}
+    shown = compare.compared(found, names[call.prompts] if call.prompts else None)
+    if call.html is not None:
+        shown.to_html(call.html)
+    if call.out:
+        names[call.out] = shown
+    return shown
 
 
 @command()

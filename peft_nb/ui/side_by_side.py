@@ -1,0 +1,237 @@
+"""A comparison as text, as HTML for a notebook and as a page of its own: table, curves, answers with differences.
+
+What colour says is also said by a sign or a line, and all that comes from data or models is escaped.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
+from html import escape
+from textwrap import indent
+from typing import Any, NamedTuple
+
+from peft_nb.comparison import MEASURES, Compared
+from peft_nb.data.prompts import Prompt
+from peft_nb.ui import wording
+from peft_nb.ui.differences import MARK, clean, marked
+from peft_nb.ui.progress import BOX, MUTED, NUMBERS
+
+BEST = "★"
+LONGEST = 400  # letters of a prompt shown at once
+IN_TEXT, IN_CELL = 600, 36  # letters of an answer and of a cell shown in a terminal
+WRAP = "white-space:normal;overflow-wrap:anywhere"
+NARROW = f"min-width:7.5em;max-width:18em;{WRAP}"
+SCROLLED = 'tabindex="0" role="region" style="overflow-x:auto"'  # by the keyboard too
+CELL = "text-align:left;vertical-align:top;padding:3px 16px 3px 0"
+FOREIGN = "white-space:pre-wrap;overflow-wrap:anywhere"
+WIDE = BOX.replace("max-width:960px", "max-width:1400px")
+GRID = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(240px,100%),1fr));gap:8px;margin:6px 0 0"
+CARD = "min-width:0;padding:6px 10px;border-radius:4px;border:1px "
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no script, and nothing from elsewhere
+
+SAID: dict[str, Callable[[float], str]] = {
+    "loss": wording.loss,
+    "rise": lambda value: f"{value:+.3f}",
+    "score": lambda value: f"{value:.3f}",
+    "share": wording.share,
+    "count": lambda value: f"{value:,.0f}",
+    "s": wording.duration,
+    "ms": lambda value: f"{value:.3g} ms",
+    "MB": wording.memory,
+}
+
+
+class Row(NamedTuple):
+    """A row of the table as it is read: its title, what is said of each run, and which of them are the best."""
+
+    title: str
+    said: dict[str, str]
+    best: set[str]
+
+
+def keys(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name all that is known of any run, in the order in which it is shown."""
+    known = ("method", "model", "data", *MEASURES, "verdict")
+    return [key for key in known if any(key in own for own in facts.values())]
+
+
+def said(prompt: Prompt) -> str:
+    """Give a prompt as one text; of a conversation who says what."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt if turn["role"] != "system")
+
+
+def headline(found: Compared) -> str:
+    """Say what is compared, such as ``"a, b, base on smollm2-135m"``."""
+    models = dict.fromkeys(own["model"] for own in found.facts.values())
+    return f"{', '.join(found.runs)} on {' and '.join(models)}"
+
+
+def rows(found: Compared) -> list[Row]:
+    """List what is known of the runs, one measure a row: runs are fewer than measures."""
+    told = []
+    for key in keys(found.facts):
+        own = {name: facts[key] for name, facts in found.facts.items() if key in facts}
+        if measure := MEASURES.get(key):
+            best: set[str] = set()
+            if key not in found.unranked and len(set(own.values())) > 1:
+                best = {name for name, value in own.items() if value == measure.best(own.values())}
+            told.append(Row(measure.title, {name: SAID[measure.unit](value) for name, value in own.items()}, best))
+        else:
+            told.append(Row(key, own, set()))
+    return told
+
+
+def text(found: Compared) -> str:
+    """Write a comparison for a terminal.
+
+    Parameters
+    ----------
+    found : Compared
+        What is compared.
+
+    Returns
+    -------
+    str
+        The table, notes, and the answers one below the other.
+    """
+    names, shown = list(found.runs), rows(found)
+    cells = [
+        [_cut(row.said.get(name, ""), IN_CELL) + f" {BEST}" * (name in row.best) for name in names] for row in shown
+    ]
+    side = max(len(row.title) for row in shown)
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    lines = [headline(found)]
+    for title, line in zip(["", *(row.title for row in shown)], [names, *cells], strict=True):
+        padded = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        lines.append(f"  {title:<{side}}  {padded}".rstrip())
+    lines += [f"  {BEST} best of its row"] * any(row.best for row in shown)
+    lines += [f"  note: {note}" for note in found.notes]
+    for prompt, reference, given in _asked(found):
+        first = next(iter(given))
+        lines += ["", _cut(prompt, LONGEST)]
+        lines += [f"  reference: {_indented(reference)}"] if reference else []
+        for name, answer in given.items():
+            same = name != first and answer == given[first]
+            lines.append(f"  {name}: {f'(as {first})' if same else _indented(answer)}")
+    return clean("\n".join(lines))
+
+
+def html(found: Compared, heading: str = "p") -> str:
+    """Draw a comparison.
+
+    Parameters
+    ----------
+    found : Compared
+        What is compared; its words may come from anywhere and are escaped.
+    heading : str
+        The element of the headline.
+
+    Returns
+    -------
+    str
+        An HTML fragment that needs neither scripts nor style sheets.
+    """
+    style = f"margin:0 0 8px;font-size:1.15em;{WRAP}"
+    title = f'<{heading} style="{style}"><strong>{escape(headline(found))}</strong></{heading}>'
+    notes = "".join(f'<div style="{MUTED}" dir="auto">ⓘ {escape(note)}</div>' for note in found.notes)
+    return clean(f'<div style="{WIDE}">{title}{_table(found)}{_picture(found)}{notes}{_answers(found)}</div>')
+
+
+def page(found: Compared) -> str:
+    """Draw a comparison as a page of its own; see :func:`html`."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{escape(clean(headline(found)))}</title>'
+        "<style>:root{color-scheme:light dark}body{margin:24px auto;padding:0 16px;max-width:1400px}</style>"
+        f"</head><body><main>{html(found, 'h1')}</main></body></html>\n"
+    )
+
+
+def _table(found: Compared) -> str:
+    head, body = "", ""
+    for name, run in found.runs.items():
+        id = f'<br/><span style="{MUTED};font-weight:normal">{run.id}</span>' if run and run.id != name else ""
+        head += f'<th scope="col" style="{CELL};{NARROW}" dir="auto">{escape(name)}{id}</th>'
+    shown = rows(found)
+    for row in shown:
+        body += f'<tr><th scope="row" style="{CELL};white-space:nowrap;font-weight:normal">{escape(row.title)}</th>'
+        for name in found.runs:
+            value = escape(row.said.get(name, ""))
+            value = f"<strong>{value} {BEST}</strong>" if name in row.best else value
+            body += f'<td style="{CELL};{NARROW};{NUMBERS}" dir="auto">{value}</td>'
+        body += "</tr>"
+    legend = f'<div style="{MUTED}">{BEST} best of its row</div>' if any(row.best for row in shown) else ""
+    style = "margin:0;color:inherit;font-size:inherit;border-collapse:collapse"
+    return (
+        f'<div {SCROLLED} aria-label="what was measured"><table style="{style}"><thead><tr><td></td>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>{legend}"
+    )
+
+
+def _picture(found: Compared) -> str:
+    ends = [f"{name} ends at {wording.loss(curve[0][-1][1])}" for name, curve in found.curves.items() if curve[0]]
+    if not ends:
+        return ""
+    from peft_nb.plots import loss_curves
+
+    drawn = loss_curves(found.curves)
+    return (
+        f'<div {SCROLLED} aria-label="loss curves"><img alt="{escape("Loss over steps: " + "; ".join(ends))}" '
+        f'width="{int(drawn.get_figwidth() * drawn.dpi)}" '
+        'style="display:block;min-width:640px;max-width:100%;height:auto;margin:12px 0" '
+        f'src="data:image/png;base64,{b64encode(drawn.png()).decode()}"></div>'
+    )
+
+
+def _answers(found: Compared) -> str:
+    """A section a prompt, and in it a card a run, beside each other as far as there is room."""
+    parts: list[str] = []
+    for prompt, reference, given in _asked(found):
+        first, *others = given
+        if others and not parts:
+            legend = f'<ins style="{MARK}">underlined</ins>: not in the answer of <bdi>{escape(first)}</bdi>'
+            parts += [f'<div style="margin-top:12px">{legend}</div>']
+        cards = [_card("reference", "", escape(reference), "dashed")] if reference else []
+        cards += [_card(first, "", escape(given[first]))]
+        for name in others:
+            note = f"as {first}" if given[name] == given[first] else ""
+            cards += [_card(name, note, marked(given[name], given[first]))]
+        beside = f'<div style="{GRID}">{"".join(cards)}</div>'
+        parts += [f'<section style="margin-top:16px">{_question(prompt)}{beside}</section>']
+    return "".join(parts)
+
+
+def _asked(found: Compared) -> Iterable[tuple[str, str, dict[str, str]]]:
+    """Each prompt that was answered, its reference, and the answers by run."""
+    for place, one in enumerate(found.asked if found.answers else []):
+        given = {name: answers[place] for name, answers in found.answers.items()}
+        yield said(one.prompt), one.reference, given
+
+
+def _question(prompt: str) -> str:
+    style = f"{FOREIGN};font-weight:600"
+    if len(prompt) <= LONGEST:
+        return f'<div style="{style}" dir="auto">{escape(prompt)}</div>'
+    cut = f'<summary style="{style}" dir="auto">{escape(_cut(prompt, LONGEST // 2))}</summary>'
+    return f'<details>{cut}<div style="{FOREIGN}" dir="auto">{escape(prompt)}</div></details>'
+
+
+def _card(name: str, note: str, answer: str, line: str = "solid") -> str:
+    told = f' <span style="{MUTED}">({escape(note)})</span>' if note else ""
+    shown = answer or f'<span style="{MUTED}">(empty)</span>'
+    return (
+        f'<div style="{CARD}{line} rgba(128,128,128,.5)"><div><strong><bdi>{escape(name)}</bdi></strong>{told}</div>'
+        f'<div style="{FOREIGN}" dir="auto">{shown}</div></div>'
+    )
+
+
+def _indented(answer: str) -> str:
+    return indent(_cut(answer, IN_TEXT), "    ").lstrip() or "(empty)"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
