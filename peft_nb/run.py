@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
 from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Status, StatusChanged
+from peft_nb.files import atomic_text
 from peft_nb.job import Job
 from peft_nb.methods import problems
 from peft_nb.spec import RunSpec
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TICK_S = 0.1
+
+Exported = Literal["script", "yaml", "adapter", "merged"]
 
 _running: dict[str, Run] = {}
 
@@ -303,6 +306,52 @@ class Run:
         from peft_nb.adapters.save import save
 
         return save(self.model, Path(path).expanduser(), self.spec, self.metrics)
+
+    def export(self, path: str | Path, as_: Exported = "script", namespace: Mapping[str, Any] | None = None) -> Path:
+        """Write the run in a form that others can use.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder to make; for ``yaml`` the file.
+        as_ : {"script", "yaml", "adapter", "merged"}, default "script"
+            A folder with ``train.py``, which trains the same adapter with PyTorch, transformers and PEFT alone, and
+            the data that it reads; the spec; the adapter, as :meth:`save` does; or the base with the adapter in it.
+        namespace : mapping, optional
+            The notebook's variables, where a script's rows may have to be found again; without the rows, their token
+            ids are written.
+
+        Returns
+        -------
+        Path
+            What was written; of a script its ``train.py``.
+
+        Raises
+        ------
+        RunError
+            If the run cannot be written so.
+        StoreError
+            If the disk refuses, or something else would be lost; nothing half-written stays.
+        """
+        target = Path(path).expanduser()
+        if as_ == "adapter":
+            return self.save(target)
+        if as_ == "merged":
+            if not hasattr(self, "merge"):
+                raise RunError("merging is not there yet; save the adapter instead")
+            self.merge(target)
+            return target
+        if as_ == "yaml":
+            text = self.spec.to_yaml()
+            if target.exists() and (target.is_dir() or target.read_text(encoding="utf-8", errors="replace") != text):
+                raise StoreError(f"cannot write {target}: it holds something else; choose another name")
+            atomic_text(target, text)
+            return target
+        if as_ != "script":
+            raise RunError(f"as_: {as_!r} is not one of {', '.join(get_args(Exported))}")
+        if self in active():
+            raise RunError(f"run {self.id} is {self.status}; call wait() or stop() before exporting it")
+        return self._job.script(target, namespace or {})
 
     def plot(self, what: Literal["loss", "confusion"] = "loss") -> Figure:
         """Draw the loss and the held-out loss over the steps, or what a classifier takes for what.
