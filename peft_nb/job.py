@@ -5,6 +5,7 @@ PyTorch is imported only after the data have been read and recognised, so that a
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -61,6 +62,8 @@ class Job:
         The notebook's variables.
     history : list of dict
         Rows logged before, when resuming.
+    curve : callable
+        Gives all rows logged so far, for the picture beside the adapter.
     """
 
     spec: RunSpec
@@ -71,6 +74,7 @@ class Job:
     model: Any = None
     namespace: Mapping[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    curve: Callable[[], list[dict[str, Any]]] = list
 
     adapted: PeftModel | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -386,8 +390,25 @@ class Job:
     def _save_adapter(self, model: PeftModel) -> None:
         from peft_nb.adapters.save import WEIGHTS, save
 
-        folder = save(model, self.folder / "adapter", self.spec, self.metrics, overwrite=True)
+        folder = save(
+            model,
+            self.folder / "adapter",
+            self.spec,
+            self.metrics,
+            tokenizer=self.tokenizer,
+            history=self.curve(),
+            data=self.data_told(),
+            overwrite=True,
+        )
         self.metrics["adapter_mb"] = (folder / WEIGHTS).stat().st_size / environment.MB
+
+    def data_told(self) -> dict[str, Any]:
+        """What the check of the data told before the first step; empty where there is nothing."""
+        try:
+            told: dict[str, Any] = json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return told
 
     def _heed_stop(self) -> None:
         if agreed(self.stop.soon.is_set()):

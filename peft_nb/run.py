@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
+from peft_nb.adapters import Form
 from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
 from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Status, StatusChanged
 from peft_nb.files import atomic_text
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TICK_S = 0.1
-
-Exported = Literal["script", "yaml", "adapter", "merged"]
 
 _running: dict[str, Run] = {}
 
@@ -58,6 +57,7 @@ class Run:
         self._unwritten: list[Callable[[], None]] = []
         self._refused = False
         job.publish = self._publish
+        job.curve = self._curve
 
     def __repr__(self) -> str:
         return f"<Run {self.id} {self.status}>"
@@ -286,7 +286,7 @@ class Run:
         return self if background else self.wait()
 
     def save(self, path: str | Path) -> Path:
-        """Write the adapter as a plain PEFT folder with safetensors, config and README.
+        """Write the adapter as a plain PEFT folder with safetensors, config, model card and curves.
 
         Parameters
         ----------
@@ -305,9 +305,18 @@ class Run:
         """
         from peft_nb.adapters.save import save
 
-        return save(self.model, Path(path).expanduser(), self.spec, self.metrics)
+        model, job = self.model, self._job
+        return save(
+            model,
+            Path(path).expanduser(),
+            self.spec,
+            self.metrics,
+            tokenizer=job.tokenizer,
+            history=job.curve(),
+            data=job.data_told(),
+        )
 
-    def export(self, path: str | Path, as_: Exported = "script", namespace: Mapping[str, Any] | None = None) -> Path:
+    def export(self, path: str | Path, as_: Form = "script", namespace: Mapping[str, Any] | None = None) -> Path:
         """Write the run in a form that others can use.
 
         Parameters
@@ -348,7 +357,7 @@ class Run:
             atomic_text(target, text)
             return target
         if as_ != "script":
-            raise RunError(f"as_: {as_!r} is not one of {', '.join(get_args(Exported))}")
+            raise RunError(f"as_: {as_!r} is not one of {', '.join(get_args(Form))}")
         if self in active():
             raise RunError(f"run {self.id} is {self.status}; call wait() or stop() before exporting it")
         return self._job.script(target, namespace or {})
@@ -383,6 +392,11 @@ class Run:
             [(row["step"], row["loss"]) for row in history if row["loss"] is not None],
             [(row["step"], row["eval_loss"]) for row in history if row["eval_loss"] is not None],
         )
+
+    def _curve(self) -> list[dict[str, Any]]:
+        with suppress(StoreError):  # for a picture alone nothing shall fail
+            return self._on_disk().history(self.id)
+        return []
 
     def _heed_interrupt(self) -> None:
         if self._job.stop.soon.is_set():

@@ -220,8 +220,12 @@ class RunData:
     def sides(self, folder: Path, tokenizer: Any, namespace: Mapping[str, Any]) -> tuple[Side, Side]:
         """The training and held-out examples of a run that began, each with its rows where they are still to be had."""
         train, held_out = self.examples(folder, tokenizer, resume=True)
-        found = self if hasattr(self, "rows") else RunData(
-            self.spec, self.given, namespace, dict(self.metrics), lambda event: None, lambda share, what: None
+        found = (
+            self
+            if hasattr(self, "rows")
+            else RunData(
+                self.spec, self.given, namespace, dict(self.metrics), lambda event: None, lambda share, what: None
+            )
         )
         try:
             if found is not self:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from peft_nb.run import Run, begin, load
+from peft_nb.run import begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import Python
@@ -22,7 +22,9 @@ def retrained(script: Path, python: Python) -> tuple[list[float], list[float]]:
     process = python(script)
     lines = [json.loads(line) for line in process.communicate()[0].splitlines()]
     assert process.returncode == 0
-    return [line["loss"] for line in lines if "loss" in line], [line["eval_loss"] for line in lines if "eval_loss" in line]
+    return [line["loss"] for line in lines if "loss" in line], [
+        line["eval_loss"] for line in lines if "eval_loss" in line
+    ]
 
 
 @pytest.mark.parametrize(

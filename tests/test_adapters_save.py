@@ -16,7 +16,7 @@ from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import Python, file_size_limit, stop_at
 
-FILES = {"README.md", "adapter_config.json", "adapter_model.safetensors", "spec.yaml"}
+FILES = {"README.md", "curves.png", "adapter_config.json", "adapter_model.safetensors", "spec.yaml"}
 
 # Knows nothing but PEFT and transformers, as whoever is given an adapter.
 PLAIN = """
