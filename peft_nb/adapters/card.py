@@ -33,7 +33,7 @@ REGRESSION = (
     ("regression score", "base_regression_score", "regression_score"),
 )
 TRAINING = (
-    "train_loss", "steps", "examples", "supervised_tokens", "trainable_parameters", "trainable_share", "dtype",
+    "train_loss", "steps", "supervised_tokens", "trainable_parameters", "trainable_share", "dtype",
     "device", "train_seconds", "tokens_per_second", "peak_memory_mb",
 )  # fmt: skip
 
@@ -107,12 +107,12 @@ def card(facts: Facts) -> str:
         f"Method: {escaped(spec.method)}. {escaped(method.help)} Source: {escaped(method.source)}.",
         "Base": "\n".join(_base(facts)),
         "Data": "\n".join(_data(facts)),
+        "Spec": fenced("yaml", _without_secrets(_public(spec).to_yaml().rstrip())),
         "Training": "\n".join(_training(facts)),
         "Results": "\n".join(_results(facts)),
         "Verdict": escaped(facts.metrics["verdict"]) if facts.metrics.get("verdict") else "Not judged.",
         "Limits": "\n".join(f"- {limit}" for limit in _limits(facts)),
         "How to use": fenced("python", _without_secrets(facts.usage)),
-        "Spec": fenced("yaml", _without_secrets(_public(spec).to_yaml().rstrip())),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections.items())
     head = yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True)
@@ -222,7 +222,8 @@ def _training(facts: Facts) -> Iterator[str]:
     yield "| | |\n| --- | --- |"
     for name in TRAINING:
         if (value := facts.metrics.get(name)) is not None:
-            yield f"| {name.replace('_', ' ')} | {_shown(value)} |"
+            label = name.replace("_mb", " (MB)").replace("_seconds", " time (s)").replace("_", " ")
+            yield f"| {label} | {_shown(value)} |"
 
 
 def _results(facts: Facts) -> Iterator[str]:
@@ -240,7 +241,7 @@ def _results(facts: Facts) -> Iterator[str]:
 def _shown(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "" if value is None else escaped(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _limits(facts: Facts) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -53,9 +53,9 @@ def obstacle(spec: RunSpec) -> str:
         return "task: a script is written for generation alone; as adapter and as yaml serve classification too"
     able = ", ".join(name for name in METHODS if name in REGISTRY and _plain(RunSpec(data="a", method=name)))
     if not _plain(spec):
-        return f"method: {spec.method} needs peft_nb while it trains; as a script go {able}"
+        return f"method: {spec.method} needs peft_nb while it trains; a script can train {able}"
     if (held := REGISTRY[spec.method].quantization(spec)) != "none":
-        return f"quantization: a base in {held} is held by peft_nb's own means; as a script go bases with none"
+        return f"quantization: a base in {held} is held by peft_nb's own means; a script can train with none"
     return ""
 
 
@@ -127,7 +127,7 @@ def script(
     settings = f"""\
 MODEL, REVISION = {_literal(model)}, {_literal(revision)}
 DTYPE, DEVICE = torch.{dtype}, {_literal(device)}
-CONFIG: Any = {_call(config)}
+CONFIG: Any = {_call(config, REGISTRY[spec.method].fields.values())}
 
 CHAT_TEMPLATE = {_literal(renderer.template)}{"" if renderer.template else "  # the tokenizer's own"}
 ADD_BOS = {renderer.adds_bos and (plain or bool(renderer.template))}
@@ -142,7 +142,7 @@ LR_SCHEDULER_TYPE, WARMUP_STEPS = {_literal(spec.lr_scheduler_type)}, {spec.warm
 WEIGHT_DECAY, MAX_GRAD_NORM = {spec.weight_decay}, {spec.max_grad_norm}
 GRADIENT_CHECKPOINTING = {spec.gradient_checkpointing}
 SEED = {spec.seed}
-"""
+{_differences(dtype, config.to_dict() | model_config.to_dict())}"""
     source = f"{before}{BEGIN}{settings}{END}{rest.partition(END)[2]}"
     tried: dict[str, Any] = {"__name__": "exported", "__file__": str(SCRIPT)}
     exec(compile(source, "train.py", "exec"), tried)  # defines functions, and trains nothing under this name
@@ -196,12 +196,24 @@ def _written_out(example: Example) -> dict[str, Any]:
     return {"ids": example.ids.tolist(), "learned": spans}
 
 
-def _call(config: Any) -> str:
-    """Write what makes a config again."""
+def _differences(dtype: str, settings: Mapping[str, Any]) -> str:
+    """What keeps a script from having exactly the losses of its run, as comments."""
+    told = ""
+    if dtype != "float32":
+        told += f"# In {dtype} other batches round otherwise: losses differ from the run's in the third digit.\n"
+    if any("drop" in name and isinstance(value, float) and value > 0 for name, value in settings.items()):
+        told += "# In other batches dropout falls on other places: losses differ from the run's.\n"
+    return told
+
+
+def _call(config: Any, told: Collection[str]) -> str:
+    """Write what makes a config again: the fields in `told`, and those that are not as PEFT has them."""
     given = {
         one.name: value
         for one in dataclasses.fields(config)
-        if one.init and one.name not in WRITTEN and (value := getattr(config, one.name)) != _default(one)
+        if one.init
+        and one.name not in WRITTEN
+        and ((value := getattr(config, one.name)) != _default(one) or one.name in told)
     }
     lines = "".join(f"    {name}={_literal(value)},\n" for name, value in given.items())
     return f"peft.{type(config).__name__}(\n{lines})"

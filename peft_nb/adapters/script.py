@@ -2,8 +2,8 @@
 
     python train.py [MODEL]
 
-Beside this file lie train.jsonl and held_out.jsonl, one example a line; the adapter is written beside them. Everything
-random follows from the seed, so that every step has the loss it had in the run that this script was exported from.
+Beside this file lie train.jsonl and held_out.jsonl, one example a line; the adapter is written there too. All that is
+drawn follows from the seed, so that every step has the loss that it had in the run from which this was exported.
 """
 
 from __future__ import annotations
@@ -141,13 +141,10 @@ def main() -> None:
 
     # Biases and the weights of norms are not drawn towards 0.
     decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], NEVER_DECAYED))
-    groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-    for path, parameter in model.named_parameters():
-        groups[path in decayed] += [parameter] if parameter.requires_grad else []
-    optimizer = torch.optim.AdamW(
-        [{"params": some, "weight_decay": WEIGHT_DECAY * decays} for decays, some in groups.items() if some],
-        lr=LEARNING_RATE,
-    )
+    named = [(path, parameter) for path, parameter in model.named_parameters() if parameter.requires_grad]
+    some, others = ([one for path, one in named if (path in decayed) is decays] for decays in (True, False))
+    groups = [{"params": some, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE)
     schedule = get_scheduler(LR_SCHEDULER_TYPE, optimizer, WARMUP_STEPS, STEPS)
 
     torch.manual_seed(SEED)

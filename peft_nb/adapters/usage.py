@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,7 +84,7 @@ def usage(base: str, spec: RunSpec, metrics: Mapping[str, Any], tokenizer: Any) 
     tuner, _, _ = REGISTRY[spec.method].config_class().__module__.rpartition(".")
     ours = f"import {tuner}.model  # makes PEFT know this kind of adapter\n" if tuner.startswith("peft_nb.") else ""
     lines = _generation(spec, metrics, tokenizer) if spec.task == "generation" else _classification(metrics)
-    return ours + lines.replace("BASE", repr(base)).strip()
+    return ours + lines.replace("BASE", _quoted(base)).strip()
 
 
 def _generation(spec: RunSpec, metrics: Mapping[str, Any], tokenizer: Any) -> str:
@@ -92,14 +93,18 @@ def _generation(spec: RunSpec, metrics: Mapping[str, Any], tokenizer: Any) -> st
     if spec.system:
         messages.insert(0, {"role": "system", "content": spec.system})
     if metrics.get("layout") == "text":
-        inputs = TEXT.replace("TEXT", repr("It begins"))
+        inputs = TEXT.replace("TEXT", _quoted("It begins"))
     elif renderer.template:
-        inputs = TEXT.replace("TEXT", repr(sound(renderer.chats([messages], generation=True)[0])[0]))
+        inputs = TEXT.replace("TEXT", _quoted(sound(renderer.chats([messages], generation=True)[0])[0]))
     else:
-        inputs = CHAT.replace("MESSAGES", repr(messages))
+        inputs = CHAT.replace("MESSAGES", _quoted(messages))
     if metrics.get("layout") != "text" and renderer.end != tokenizer.eos_token_id:
-        end = f"tokenizer.convert_tokens_to_ids({renderer.end_text!r})"
+        end = f"tokenizer.convert_tokens_to_ids({_quoted(renderer.end_text)})"
     return GENERATION.replace("END", end).replace("INPUTS", inputs)
+
+
+def _quoted(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _classification(metrics: Mapping[str, Any]) -> str:
