@@ -5,6 +5,8 @@ PyTorch is imported only after the data have been read and recognised, so that a
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from peft_nb import environment, judging
 from peft_nb.data.labels import Labelled
 from peft_nb.data.sources import IN_MEMORY
-from peft_nb.errors import ModelError, PeftNbError
+from peft_nb.errors import ModelError, PeftNbError, RunError
 from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.methods import REGISTRY, attach, complete
-from peft_nb.models import ALIASES
+from peft_nb.models import ALIASES, bundled
 from peft_nb.models.load import Base, load
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve
@@ -61,6 +63,8 @@ class Job:
         The notebook's variables.
     history : list of dict
         Rows logged before, when resuming.
+    curve : callable
+        Gives all rows logged so far, for the picture beside the adapter.
     """
 
     spec: RunSpec
@@ -71,6 +75,7 @@ class Job:
     model: Any = None
     namespace: Mapping[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    curve: Callable[[], list[dict[str, Any]]] = list
 
     score: Any = None
     judgement: dict[str, Any] = field(default_factory=dict)
@@ -119,7 +124,7 @@ class Job:
         spent = {"wall_seconds": time.perf_counter() - began[0], "cpu_seconds": time.process_time() - began[1]}
         self.metrics |= {name: self.metrics.get(name, 0.0) + seconds for name, seconds in spent.items()}
         if found:
-            self.judgement = judging.conclude(found, self.folder, self.publish)
+            self.judgement = judging.conclude(found, self.folder, self.publish, self.data_told())
         return finished
 
     def _foresee(self, source: ModelSource) -> None:
@@ -277,6 +282,46 @@ class Job:
         PartialState(cpu=cpu, backend="gloo" if cpu else None)
         self.folder = Path(broadcast_object_list([str(self.folder)])[0])
 
+    def script(self, folder: Path, namespace: Mapping[str, Any]) -> Path:
+        """Write the run as a script with its data, see :func:`peft_nb.adapters.export.script`.
+
+        Parameters
+        ----------
+        folder : Path
+            Where it shall appear.
+        namespace : mapping
+            The notebook's variables, among which the rows may be.
+
+        Returns
+        -------
+        Path
+            The script.
+        """
+        from peft_nb.adapters import export
+        from peft_nb.training import steps
+
+        spec = self.spec
+        if why := export.obstacle(spec):
+            raise RunError(why)
+        with quiet():
+            base = self._base(self._source())
+            train, held_out = self.rows.sides(self.folder, base.tokenizer, namespace)
+        model, revision = _found_by(base)
+        batch = spec.batch_size * spec.gradient_accumulation_steps
+        return export.script(
+            folder,
+            spec,
+            model=model,
+            revision=revision,
+            dtype=base.dtype,
+            device=base.device,
+            model_config=base.model.config,
+            tokenizer=base.tokenizer,
+            steps=len(steps.plan(len(train.examples), batch, spec.seed, spec.epochs, spec.max_steps)),
+            train=train,
+            held_out=held_out,
+        )
+
     def load_adapter(self, folder: Path) -> None:
         """Put a saved adapter on its base.
 
@@ -390,8 +435,25 @@ class Job:
     def _save_adapter(self, model: PeftModel) -> None:
         from peft_nb.adapters.save import WEIGHTS, save
 
-        folder = save(model, self.folder / "adapter", self.spec, self.metrics, overwrite=True)
+        folder = save(
+            model,
+            self.folder / "adapter",
+            self.spec,
+            self.metrics,
+            tokenizer=self.tokenizer,
+            history=self.curve(),
+            data=self.data_told(),
+            overwrite=True,
+        )
         self.metrics["adapter_mb"] = (folder / WEIGHTS).stat().st_size / environment.MB
+
+    def data_told(self) -> dict[str, Any]:
+        """What the check of the data told before the first step; empty where there is nothing."""
+        try:
+            told: dict[str, Any] = json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return told
 
     def _heed_stop(self) -> None:
         if agreed(self.stop.soon.is_set()):
@@ -404,6 +466,18 @@ def _public_name(source: ModelSource) -> str:
         return ALIASES[source.name].repo
     known_as = source.pair[0].name_or_path if source.pair else ""
     return source.repo or known_as or str(source.path or source.name)
+
+
+def _found_by(base: Base) -> tuple[str, str | None]:
+    """What ``from_pretrained`` finds the very weights of a base by: a name on the hub and its revision, or a folder."""
+    source = base.source
+    alias = ALIASES.get(source.name)
+    if source.repo or (alias and base.folder != bundled.where(alias)):
+        return _public_name(source), source.revision or (alias.revision if alias else None)
+    if not base.folder and not (source.pair and source.pair[0].name_or_path):
+        raise RunError("the base was made in memory, where no script finds it; save it, and start a run on its folder")
+    home, folder = str(Path.home()), str(base.folder or source.pair[0].name_or_path)  # type: ignore[index]
+    return f"~{folder.removeprefix(home)}" if folder.startswith(f"{home}{os.sep}") else folder, None
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def judge(
     return found
 
 
-def conclude(found: Judge, folder: Path, publish: Callable[[Event], None]) -> dict[str, Any]:
+def conclude(found: Judge, folder: Path, publish: Callable[[Event], None], data: Mapping[str, Any]) -> dict[str, Any]:
     """Hold what was measured against what was demanded, and write both beside the run.
 
     Parameters
@@ -134,13 +134,15 @@ def conclude(found: Judge, folder: Path, publish: Callable[[Event], None]) -> di
         The run's.
     publish : callable
         Takes each event.
+    data : mapping
+        What the check of the data told, for the adapter's README.
 
     Returns
     -------
     dict
         What is written: the metrics, what they are made of, and why some have no value.
     """
-    from peft_nb.adapters.save import card
+    from peft_nb.adapters.save import readme
 
     spec, metrics, model = found.spec, found.metrics, found.model
     missing = dict.fromkeys(("eval_loss", "perplexity"), "no row is held out") | found.missing
@@ -149,10 +151,11 @@ def conclude(found: Judge, folder: Path, publish: Callable[[Event], None]) -> di
         metrics |= {"verdict": str(verdict), "criteria": [asdict(line) for line in verdict.lines]}
     judgement = {"metrics": metrics, **found.details}
     judgement["missing"] = {name: why for name, why in missing.items() if metrics.get(name) is None}
-    name = model.peft_config[model.active_adapter].base_model_name_or_path
+    adapter = folder / "adapter"
+    told = readme(model, spec, metrics, found.tokenizer, data, (adapter / "curves.png").exists())
     try:
         atomic_text(folder / JUDGEMENT, json.dumps(judgement, ensure_ascii=False, indent=1))
-        atomic_text(folder / "adapter" / "README.md", card(str(name), spec, metrics))
+        atomic_text(adapter / "README.md", told)
     except StoreError as error:
         publish(Notice(f"the judgement is kept in memory only: {error}"))
     return judgement

@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from peft_nb import judging
+from peft_nb.adapters import Form
 from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
 from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Status, StatusChanged
+from peft_nb.files import atomic_text
 from peft_nb.job import Job
 from peft_nb.methods import problems
 from peft_nb.spec import RunSpec
@@ -59,6 +61,7 @@ class Run:
         self._unwritten: list[Callable[[], None]] = []
         self._refused = False
         job.publish = self._publish
+        job.curve = self._curve
 
     def __repr__(self) -> str:
         return f"<Run {self.id} {self.status}>"
@@ -328,7 +331,7 @@ class Run:
         return self if background else self.wait()
 
     def save(self, path: str | Path) -> Path:
-        """Write the adapter as a plain PEFT folder with safetensors, config and README.
+        """Write the adapter as a plain PEFT folder with safetensors, config, model card and curves.
 
         Parameters
         ----------
@@ -347,7 +350,60 @@ class Run:
         """
         from peft_nb.adapters.save import save
 
-        return save(self.model, Path(path).expanduser(), self.spec, self.metrics)
+        model, job = self.model, self._job
+        return save(
+            model,
+            Path(path).expanduser(),
+            self.spec,
+            self.metrics,
+            tokenizer=job.tokenizer,
+            history=job.curve(),
+            data=job.data_told(),
+        )
+
+    def export(self, path: str | Path, as_: Form = "script", namespace: Mapping[str, Any] | None = None) -> Path:
+        """Write the run in a form that others can use.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder to make; for ``yaml`` the file.
+        as_ : {"script", "yaml", "adapter", "merged"}, default "script"
+            A folder with ``train.py``, which trains the same adapter with PyTorch, transformers and PEFT alone, and
+            the data that it reads; the spec; the adapter, as :meth:`save` does; or the base with the adapter in it.
+        namespace : mapping, optional
+            The notebook's variables, where a script's rows may have to be found again; without the rows, their token
+            ids are written.
+
+        Returns
+        -------
+        Path
+            What was written; of a script its ``train.py``.
+
+        Raises
+        ------
+        RunError
+            If the run cannot be written so.
+        StoreError
+            If the disk refuses, or something else would be lost; nothing half-written stays.
+        """
+        target = Path(path).expanduser()
+        if as_ == "adapter":
+            return self.save(target)
+        if as_ == "merged":
+            self.merge(target)
+            return target
+        if as_ == "yaml":
+            text = self.spec.to_yaml()
+            if target.exists() and (target.is_dir() or target.read_text(encoding="utf-8", errors="replace") != text):
+                raise StoreError(f"cannot write {target}: it holds something else; choose another name")
+            atomic_text(target, text)
+            return target
+        if as_ != "script":
+            raise RunError(f"as_: {as_!r} is not one of {', '.join(get_args(Form))}")
+        if self in active():
+            raise RunError(f"run {self.id} is {self.status}; call wait() or stop() before exporting it")
+        return self._job.script(target, namespace or {})
 
     def merge(
         self, path: str | Path, *, dtype: str | None = None, max_kl: float = 0.005, prompts: Sequence[str] | None = None
@@ -420,6 +476,11 @@ class Run:
             [(row["step"], row["loss"]) for row in history if row["loss"] is not None],
             [(row["step"], row["eval_loss"]) for row in history if row["eval_loss"] is not None],
         )
+
+    def _curve(self) -> list[dict[str, Any]]:
+        with suppress(StoreError):  # for a picture alone nothing shall fail
+            return self._on_disk().history(self.id)
+        return []
 
     def _heed_interrupt(self) -> None:
         if self._job.stop.soon.is_set():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb import environment
+from peft_nb.adapters.export import Side
 from peft_nb.data import Rows, checks, encoding, examples, formats, labels, mending, prompts, sources, splits, vetting
 from peft_nb.data.duplicates import Progress
 from peft_nb.data.examples import Encoded, Example, Examples
@@ -288,6 +289,25 @@ class RunData:
         if not aside and len(numbers) > 1:
             self.publish(Notice("no row is held out: all of them are nearly the same; give eval_data"))
         return [numbers[place] for place in aside]
+
+    def sides(self, folder: Path, tokenizer: Any, namespace: Mapping[str, Any]) -> tuple[Side, Side]:
+        """The training and held-out examples of a run that began, each with its rows where they are still to be had."""
+        train, held_out = self.examples(folder, tokenizer, resume=True)
+        found = (
+            self
+            if hasattr(self, "rows")
+            else RunData(
+                self.spec, self.given, namespace, dict(self.metrics), lambda event: None, lambda share, what: None
+            )
+        )
+        try:
+            if found is not self:
+                found._read_again()
+        except DataError:  # gone, or not what they were
+            return Side(train), Side(held_out)
+        if found.eval_rows is None:
+            return Side(train, found.rows, found.layout), Side(held_out, found.rows, found.layout)
+        return Side(train, found.rows, found.layout), Side(held_out, found.eval_rows, found._eval_layout())
 
     def _read_again(self) -> None:
         before = self.metrics.get("fingerprint")

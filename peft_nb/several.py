@@ -84,7 +84,7 @@ def combine(
     metrics: dict[str, Any] = {key: told[key] for key in INHERITED if key in told}
     metrics |= {"parents": {run.id: weight for run, weight in parents.items()}, "how": how}
     try:
-        saved = save(model, folder / "adapter", spec, metrics, overwrite=True)
+        saved = save(model, folder / "adapter", spec, metrics, tokenizer=tokenizer, overwrite=True)
         if not adapters.same(model, saved, tokenizer):
             raise MethodError(f"{how!r}: the combination does not read back as it was; combine these runs by 'cat'")
         metrics["adapter_mb"] = (saved / WEIGHTS).stat().st_size / MB

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from peft_nb.adapters.save import card
 from peft_nb.errors import StoreError
 from peft_nb.events import Notice
 from peft_nb.run import Run, begin
@@ -16,7 +15,7 @@ from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import Python, file_size_limit, stop_at
 
-FILES = {"README.md", "adapter_config.json", "adapter_model.safetensors", "spec.yaml"}
+FILES = {"README.md", "curves.png", "adapter_config.json", "adapter_model.safetensors", "spec.yaml"}
 
 # Knows nothing but PEFT and transformers, as whoever is given an adapter.
 PLAIN = """
@@ -64,18 +63,6 @@ def test_the_folder_says_what_it_is(trained: Run, base: Path) -> None:
     config = json.loads((trained.adapter_dir / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["base_model_name_or_path"]) == ("LORA", 8, str(base))
     assert RunSpec.from_yaml((trained.adapter_dir / "spec.yaml").read_text()) == trained.spec
-    readme = (trained.adapter_dir / "README.md").read_text()
-    assert readme.startswith(f'---\nbase_model: "{base}"\nlibrary_name: peft\n')
-    assert "# desk\n" in readme
-    assert trained.spec.to_yaml() in readme
-    assert f"| train loss | {trained.metrics['train_loss']:.4g} |" in readme
-    assert "| trainable parameters | " in readme
-
-
-def test_the_card_needs_neither_a_name_nor_metrics(spec: Callable[..., RunSpec]) -> None:
-    text = card("some/base", spec(), {"eval_loss": None})
-    assert "# lora adapter\n" in text
-    assert "eval" not in text.split("## Measured")[1]
 
 
 def test_no_file_of_a_run_can_carry_code(start: Callable[..., Run]) -> None:
@@ -83,7 +70,7 @@ def test_no_file_of_a_run_can_carry_code(start: Callable[..., Run]) -> None:
     run.wait()
     files = {path.relative_to(run.folder) for path in run.folder.rglob("*") if path.is_file()}
     assert {file.parts[0] for file in files} == {"adapter", "checkpoints", "data.json", "examples.json", "prompts.json"}
-    assert {file.suffix for file in files} == {".safetensors", ".json", ".md", ".yaml"}
+    assert {file.suffix for file in files} == {".safetensors", ".json", ".md", ".png", ".yaml"}
 
 
 def test_saving_again_replaces_an_adapter_but_never_a_users_own_files(trained: Run, tmp_path: Path) -> None:

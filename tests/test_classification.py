@@ -115,7 +115,8 @@ for name in names:
     found = run.predict(texts)
     print(json.dumps(found[sorted(run.metrics["classes"])].values.tolist()))
     lines = (run.adapter_dir / "README.md").read_text().split("```python\\n")[1].split("```")[0]
-    lines = lines.replace("path/to/this/folder", str(run.adapter_dir)).replace('["a text", "another, somewhat longer one"]', "GIVEN")
+    base = run.model.peft_config["default"].base_model_name_or_path
+    lines = lines.replace("path/to/" + base.rpartition("/")[2], base).replace("path/to/this/folder", str(run.adapter_dir)).replace('["a text", "another, somewhat longer one"]', "GIVEN")
     said = {"GIVEN": texts}
     with torch.no_grad():
         exec(lines, said)
@@ -143,13 +144,20 @@ def test_another_process_finds_the_same_and_so_do_the_lines_of_the_readme(
 
 def test_the_folder_is_plain_and_names_the_classes(mean: Run) -> None:
     names = {path.name for path in mean.adapter_dir.iterdir()}
-    assert names == {"adapter_config.json", "adapter_model.safetensors", "config.json", "README.md", "spec.yaml"}
+    assert names == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "config.json",
+        "README.md",
+        "curves.png",
+        "spec.yaml",
+    }
     assert json.loads((mean.adapter_dir / "config.json").read_text())["id2label"]["0"] == "bird"
     kept = json.loads((mean.adapter_dir / "adapter_config.json").read_text())
     assert (kept["task_type"], kept["auto_mapping"]) == ("SEQ_CLS", None)
     readme = (mean.adapter_dir / "README.md").read_text()
     assert "pipeline_tag: text-classification\n" in readme
-    assert re.search(r"^\| accuracy \| [01][.\d]* \|$", readme, re.M)
+    assert re.search(r"^\| accuracy \|  \| [01][.\d]* \|$", readme, re.M)
 
 
 def test_an_adapter_is_not_taken_for_a_base(mean: Run, classify: Classify) -> None:

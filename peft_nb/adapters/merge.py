@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 
+from peft_nb.adapters.card import measured, settings
 from peft_nb.adapters.fold import bases, cannot, folded
-from peft_nb.adapters.save import table
 from peft_nb.data.rendering import Renderer
 from peft_nb.environment import MB
 from peft_nb.errors import MergeError, MethodError, ModelError, StoreError, nearest
@@ -228,7 +228,7 @@ def _table(found: dict[str, Agreement]) -> pandas.DataFrame:
 
 def _card(model: PeftModel, spec: RunSpec, metrics: dict[str, Any], merged: Merged) -> str:
     """The README: where the model came from and how near it is to the adapter."""
-    base = str(model.peft_config[model.active_adapter].base_model_name_or_path)
+    base = local(str(model.peft_config[model.active_adapter].base_model_name_or_path))
     auto = "AutoModelForCausalLM" if spec.task == "generation" else "AutoModelForSequenceClassification"
     rows = "\n".join(
         f"| {row[0]} | {row[1]:.3g} | {row[2]:.1%} | {row[3]:+.3g} |" for row in merged.table.itertuples(index=False)
@@ -241,9 +241,9 @@ pipeline_tag: text-{spec.task}
 tags: [{spec.method}, peft_nb]
 ---
 
-# {spec.name or f"{spec.method}, merged"}
+# {escaped(spec.name or f"{spec.method}, merged")}
 
-`{base}` with a {spec.method} adapter folded into its weights by peft_nb ({merged.chosen}, {merged.dtype}).
+{escaped(base)} with a {spec.method} adapter folded into its weights by peft_nb ({merged.chosen}, {merged.dtype}).
 
 ```python
 from transformers import {auto}, AutoTokenizer
@@ -262,11 +262,9 @@ On {merged.judged_on}; KL divergence and loss in nats.
 
 ## Spec
 
-```yaml
-{spec.to_yaml().rstrip()}
-```
+{settings(spec)}
 
-## Measured
+## Training
 
-{table(metrics)}
+{measured(metrics)}
 """

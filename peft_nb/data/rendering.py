@@ -108,7 +108,7 @@ class Renderer:
             {"role": "assistant", "content": "b"},
         ]
         misread = [turn | {"role": "assistant"} if turn["role"] == "tool" else turn for turn in turns]
-        text, wrong = self._write([list(map(self._closed, turns)), list(map(self._closed, misread))])
+        text, wrong = self._write([list(map(self.closed, turns)), list(map(self.closed, misread))])
         if isinstance(text, RowProblem):
             return {}  # some templates want more of a call than this one has: let them judge the row
         lost = {"tool_calls": "zyzzyva" not in text.partition(self.suffix or "xylyl")[0]}
@@ -116,8 +116,19 @@ class Renderer:
         words = {"tool_calls": "calls of tools", "tool": "what tools return"}
         return {part: f"the model's chat template does not write {words[part]}" for part in lost if lost[part]}
 
-    def _closed(self, message: Message) -> Message:
-        """Add to an answer what the template leaves out: its end, and in the default template its calls."""
+    def closed(self, message: Message) -> Message:
+        """Add to an answer what the template leaves out: its end, and in the default template its calls.
+
+        Parameters
+        ----------
+        message : dict
+            Any message.
+
+        Returns
+        -------
+        dict
+            The same one, or a changed copy.
+        """
         if message["role"] != "assistant":
             return message
         content, calls = message["content"], message.get("tool_calls")
@@ -146,7 +157,7 @@ class Renderer:
 
     def chats(self, conversations: list[list[Message]], generation: bool = False) -> list[Written | RowProblem]:
         """Write conversations and tokenise them; with `generation`, up to where an answer is to begin."""
-        conversations = [list(map(self._closed, messages)) for messages in conversations]
+        conversations = [list(map(self.closed, messages)) for messages in conversations]
         texts = self._write(conversations, generation) if conversations else []
         encoded = iter(self._tokenize([text for text in texts if isinstance(text, str)]))
         # A model's own template says whether there is a BOS; with the default one its tokenizer does.

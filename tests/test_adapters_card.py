@@ -1,0 +1,193 @@
+"""Model cards: what hubs read, what people read, and what must not stand in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from peft_nb.adapters.card import Facts, card, fenced, local
+from peft_nb.adapters.usage import usage
+from peft_nb.run import Run, begin, load
+from peft_nb.spec import RunSpec
+from peft_nb.store import Store
+from tests.conftest import KINDS, Python
+
+HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+TRAINED = {"examples": 2000, "eval_examples": 300, "steps": 750}
+TESTED = {"base_eval_loss": 3.0, "eval_loss": 2.0, "forgetting": 0.1, "score": 0.9}
+
+
+@pytest.fixture
+def facts() -> Facts:
+    """Of a run of three epochs on rows from the hub, with nothing to complain about but what always holds."""
+    spec = RunSpec(data="owner/tickets", batch_size=8, method="lora")
+    metrics = {"data": "hub data set owner/tickets", **TRAINED, **TESTED}
+    return Facts(HUB, spec, metrics, "print(1)", {"findings": []})
+
+
+def section(text: str, title: str) -> str:
+    return text.partition(f"\n## {title}\n\n")[2].partition("\n\n## ")[0]
+
+
+def limits(facts: Facts, **metrics: Any) -> str:
+    return section(card(replace(facts, metrics={**facts.metrics, **metrics})), "Limits")
+
+
+def test_hubs_can_read_the_metadata(facts: Facts) -> None:
+    data = ModelCard(card(facts)).data
+    assert (data.base_model, data.library_name, data.pipeline_tag) == (HUB, "peft", "text-generation")
+    assert (data.tags, data.datasets, data.license) == (["peft", "lora", "peft_nb"], ["owner/tickets"], None)
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_type) == ("loss", 2.0, "owner/tickets")
+
+
+def test_what_hubs_do_not_have_is_not_in_the_metadata(facts: Facts) -> None:
+    metrics = {"data": "DataFrame `tickets`"}
+    data = ModelCard(card(replace(facts, base="/home/anna/models/tiny", metrics=metrics))).data
+    assert (data.base_model, data.datasets, data.eval_results) == (None, None, None)
+
+
+def test_every_section_is_there_and_told_from_the_facts(facts: Facts) -> None:
+    found = {"title": "2 rows repeating an earlier one", "level": "harms"}
+    data = {"layout": "messages", "findings": [found], "lengths": {"shortest": 3, "median": 50, "longest": 1200}}
+    more = {**facts.metrics, "verdict": "accepted: better than the base", "perplexity": 7.4, "train_loss": 1.25}
+    text = card(replace(facts, data=data, metrics=more, curves=True))
+    titles = ["Base", "Data", "Spec", "Training", "Results", "Verdict", "Limits", "How to use"]
+    assert re.findall("^## (.*)$", text, re.M) == titles
+    assert "License of its weights: Apache-2.0" in section(text, "Base")
+    assert "    - 2 rows repeating an earlier one\n" in section(text, "Data") + "\n"
+    assert "3 the shortest, 50 tokens at the median, 1,200 the longest" in section(text, "Data")
+    assert facts.spec.to_yaml() in section(text, "Spec") + "\n"
+    assert "](curves.png)" in section(text, "Training")
+    assert "| train loss | 1.25 |" in section(text, "Training")
+    assert "| held-out loss | 3 | 2 |\n| perplexity |  | 7.4 |" in section(text, "Results")
+    assert re.search(r"^\| forgetting .*\|  \| 0.1 \|$", section(text, "Results"), re.M)
+    assert section(text, "Verdict") == "accepted: better than the base"
+    assert "Its data had flaws: 2 rows repeating an earlier one." in section(text, "Limits")
+    assert "```python\nprint(1)\n```" in section(text, "How to use")
+    assert "curves.png" not in card(facts)
+
+
+def test_limits_are_what_was_not_done(facts: Facts) -> None:
+    assert len(limits(facts).splitlines()) == 1  # what nobody tests
+    assert "Little data: 10 training examples, where lora usually needs 50." in limits(facts, examples=10)
+    assert "Little data: 900 training examples." in limits(facts, examples=900)
+    assert "Every example was seen at most once." in limits(facts, steps=250)
+    assert "at most once" not in limits(facts, steps=251)
+    assert "Stopped early: 700 of 750 steps were taken." in limits(facts, steps=700)
+    assert "no rows were held out" in limits(facts, eval_examples=0)
+    assert "Hardly tested: 7 held-out examples" in limits(facts, eval_examples=7)
+    assert "no lower than the base's" in limits(facts, eval_loss=3.0)
+    assert "(forgetting)" in limits(facts, forgetting=None)
+    assert "not whether its own answers are right" in limits(facts, score=None)
+
+
+def test_neither_paths_nor_secrets_nor_foreign_markup_come_through(facts: Facts) -> None:
+    key = "sk-proj-Zq8vT3nB6xWm2LpR9cYd4KfH7sJg"
+    spec = RunSpec(data="/home/anna/tickets.csv", model="/home/anna/tiny", system=f"Say ``` and use {key}.")
+    origin = {"data": "/home/anna/tickets.csv", "verdict": "<script>alert(1)</script> | [x](http://y)\n# Best"}
+    found = {"title": "few rows of '**<img src=x>**'", "level": "note"}
+    text = card(Facts("/home/anna/tiny", spec, origin, f'"{key}"', {"findings": [found]}))
+    assert "anna" not in text
+    assert key not in text
+    assert "- Source: tickets.csv" in section(text, "Data")
+    assert "model: tiny\n" in section(text, "Spec")
+    assert section(text, "Verdict") == r"\<script\>alert(1)\</script\> \| \[x\](http://y) \# Best"
+    assert r"'\*\*\<img src=x\>\*\*'" in text
+    assert section(text, "Spec").startswith("````yaml\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("owner/name", "owner/name"),
+        ("data/rows.csv", "data/rows.csv"),
+        ("/srv/data/rows.csv", "rows.csv"),
+        ("~/base/", "base"),
+        (r"C:\Users\anna\rows.csv", "rows.csv"),
+    ],
+)
+def test_of_a_path_the_last_part_is_told(name: str, told: str) -> None:
+    assert local(name) == told
+
+
+def test_a_fence_is_longer_than_any_in_the_text() -> None:
+    assert fenced("", "a ```` b") == "`````\na ```` b\n`````"
+
+
+LIKE_THE_README = """
+import json, sys
+from contextlib import redirect_stdout
+from io import StringIO
+
+for folder, base in json.loads(sys.argv[1]):
+    lines = open(folder + "/README.md").read().split("```python\\n")[1].split("```")[0]
+    lines = lines.replace("path/to/this/folder", folder).replace("path/to/" + base.rpartition("/")[2], base)
+    said = StringIO()
+    with redirect_stdout(said):
+        exec(lines, {})
+    print(json.dumps([said.getvalue(), any(name.startswith("peft_nb") for name in sys.modules)]))
+"""
+
+
+def test_the_lines_of_the_card_do_what_the_run_does(
+    spec: Callable[..., RunSpec],
+    rows: list[Any],
+    store: Store,
+    base: Path,
+    encoder: Path,
+    labelled: Any,
+    python: Python,
+) -> None:
+    lora = begin(spec(system="Be brief."), data=rows, store=store).wait()
+    text = begin(spec(), data=[{"text": row["answer"]} for row in rows], store=store).wait()
+    classes = spec(task="classification", model=str(encoder), max_steps=20)
+    classifier = begin(classes, data=labelled, store=store).wait()
+    bottleneck = begin(spec(method="bottleneck"), data=rows, store=store).wait()
+    runs = [lora, text, classifier, bottleneck]
+    given = [(str(run.adapter_dir), run.spec.model) for run in runs]
+    output, _ = python("-c", LIKE_THE_README, json.dumps(given)).communicate()
+    said, ours = zip(*map(json.loads, output.splitlines()), strict=True)
+    assert ours == (False, False, False, True)
+    question = "What can you do?"
+    assert said[0].strip() == lora.generate(question)
+    assert said[1].strip() == text.generate("It begins")
+    assert eval(said[2]) == classifier.predict(["a text", "another, somewhat longer one"]).label.tolist()
+    assert set(eval(said[2])) <= set(KINDS)
+    assert said[3].strip() == bottleneck.generate(question) != bottleneck.generate(question, adapter=False)
+
+
+def test_without_a_template_the_prompt_is_written_out(spec: Callable[..., RunSpec], base: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    assert "apply_chat_template" in usage(HUB, spec(), {}, tokenizer)
+    tokenizer.chat_template = None
+    lines = usage(HUB, spec(system="Be brief."), {}, tokenizer)
+    assert r'tokenizer("Be brief.\n\nUser: What can you do?\nAssistant:"' in lines
+
+
+def test_the_store_holds_a_card_with_the_curves_and_saving_tells_what_is_known_later(
+    spec: Callable[..., RunSpec], rows: list[Any], store: Store, tmp_path: Path
+) -> None:
+    run: Run = begin(spec(name="desk"), data=[*rows, rows[3]], store=store).wait()
+    text = (run.adapter_dir / "README.md").read_text()
+    assert "\n# desk\n" in text
+    assert str(Path(run.spec.model).parent) not in text
+    assert "1 row repeating an earlier one" in section(text, "Data")
+    assert f"| held-out loss | {run.metrics['base_eval_loss']:.4g} | {run.metrics['eval_loss']:.4g} |" in text
+    assert rows[3]["answer"] not in text
+    picture = (run.adapter_dir / "curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert section(text, "Verdict") == "Not judged."
+    store.set_metrics(run.id, {"verdict": "accepted"})
+    folder = load(run.id, store=store).save(tmp_path / "adapter")
+    assert section((folder / "README.md").read_text(), "Verdict") == "accepted"
+    assert (folder / "curves.png").read_bytes() == picture
