@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 
-from peft_nb.adapters.card import measured, settings
+from peft_nb.adapters.card import escaped, local, measured, settings
 from peft_nb.adapters.fold import bases, cannot, folded
 from peft_nb.data.rendering import Renderer
 from peft_nb.environment import MB
