@@ -236,8 +236,9 @@ class Job:
         from peft import PeftModel
 
         REGISTRY[self.spec.method].config_class()  # makes PEFT know a tuner of ours
-        bare, _ = self._bare(self._base(self._source()))
-        self.adapted = PeftModel.from_pretrained(bare, str(folder)).eval()
+        with quiet():
+            bare, _ = self._bare(self._base(self._source()))
+            self.adapted = PeftModel.from_pretrained(bare, str(folder)).eval()
 
     def _bare(self, base: Base) -> tuple[PreTrainedModel, list[str]]:
         """A tree of the run's own over the base's tensors, and the names of the parts that are new in it."""
