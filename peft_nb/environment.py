@@ -6,6 +6,8 @@ Host memory is not container memory and host cores are not container cores: the 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
 import os
 import re
@@ -148,8 +150,9 @@ def peak_memory_mb() -> float:
 class PeakMemory:
     """Measure the highest resident memory of this process between entering and leaving a ``with`` block.
 
-    Linux lets the kernel's own record be reset (``man 5 proc``, clear_refs); elsewhere, or where that is
-    forbidden, ``mb`` is the highest since the process started.
+    What was freed before is given back first, so that one block's peak is not hidden in another's leftovers. Linux
+    lets the kernel's own record be reset (``man 5 proc``, clear_refs); elsewhere, or where that is forbidden, ``mb``
+    is the highest since the process started.
 
     Attributes
     ----------
@@ -160,6 +163,9 @@ class PeakMemory:
     mb = 0.0
 
     def __enter__(self) -> PeakMemory:
+        gc.collect()
+        with suppress(OSError, AttributeError, TypeError):  # the allocator is not glibc's
+            ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):
             (ROOT / "proc/self/clear_refs").write_text("5")
         return self

@@ -333,8 +333,9 @@ class Job:
         from peft import PeftModel
 
         REGISTRY[self.spec.method].config_class()  # makes PEFT know a tuner of ours
-        bare, _ = self._bare(self._base(self._source()))
-        self.adapted = PeftModel.from_pretrained(bare, str(folder)).eval()
+        with quiet():
+            bare, _ = self._bare(self._base(self._source()))
+            self.adapted = PeftModel.from_pretrained(bare, str(folder)).eval()
 
     def judged_by(self, model: PeftModel, prompts: Sequence[str] | None = None) -> tuple[list[Any], str]:
         """Texts to compare another model with the trained one on, and what they are called.

@@ -165,6 +165,23 @@ def test_each_block_has_a_peak_of_its_own() -> None:
     assert small == pytest.approx(51, abs=15)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc gives memory back when asked")
+def test_leftovers_of_one_block_do_not_hide_the_peak_of_the_next() -> None:
+    code = """if True:
+        from peft_nb.environment import PeakMemory, process_memory_mb
+        base = process_memory_mb()
+        pieces = [b"x" * 20_000 for _ in range(10_000)]  # 200 MB below the last piece, which stays
+        del pieces[:-1]
+        kept = process_memory_mb() - base
+        with PeakMemory() as after:
+            pass
+        print(kept, after.mb - base)
+    """
+    kept, after = map(float, run(code).split())
+    assert kept > 150
+    assert after < 20
+
+
 def test_rank_and_processes_are_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)

@@ -12,6 +12,8 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
+from peft_nb.methods import REGISTRY
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MACHINE = re.compile(r"(?<![\w.<])/(home|mnt|opt|private|root|tmp|usr|var|work|Users)/|\b[A-Z]:\\")
@@ -60,6 +62,31 @@ def test_the_quickstart_shows_the_curve_as_a_picture_and_the_run_as_text_too() -
     (summary,) = training.outputs
     assert "finished" in summary.data["text/plain"]
     assert "data:image/png;base64," in summary.data["text/html"]
+
+
+def rows(html: str) -> list[list[str]]:
+    """The cells of a table without its head."""
+    found = re.findall(r"<tr[^>]*>(.*?)</tr>", html.partition("<tbody>")[2], re.DOTALL)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in found]
+
+
+def test_the_notebook_on_methods_measured_what_it_tells() -> None:
+    cells = {cell.source.partition("\n")[0]: cell for cell in code_cells(FOLDER / "methods.ipynb")}
+    contenders = set(re.findall(r'^    "([\w-]+)": ', next(s.source for h, s in cells.items() if "contend" in h), re.M))
+    (measured,) = cells["held_out = desk[\"eval\"][:: len(desk[\"eval\"]) // held_out_rows]"].outputs
+    (table,) = cells['table = results.sort_values("eval_loss").set_index("method")'].outputs
+    losses = {method: (before, after) for _, method, _, before, after, _ in rows(measured.data["text/html"])}
+    told = rows(table.data["text/html"])
+    assert {method: (before, after) for method, before, after, *_ in told} == losses
+    assert losses.keys() == contenders <= REGISTRY.keys()
+    assert len(contenders - {"full"}) >= 10
+    assert [float(row[2]) for row in told] == sorted(float(row[2]) for row in told)
+    assert all(float(after) < float(before) for before, after in losses.values())
+    (picture,) = [cell for head, cell in cells.items() if head.startswith("styles = ")]
+    assert "image/png" in picture.outputs[0].data
+    assert all(re.search(rf"`{method}`", FOLDER.joinpath("methods.ipynb").read_text()) for method in contenders)
+    (answers,) = [cell for head, cell in cells.items() if head.startswith("best, ")]
+    assert re.search(rf"^{told[0][0]} +Ahoy!", answers.outputs[0].text, re.M)
 
 
 @pytest.fixture

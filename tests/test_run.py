@@ -359,6 +359,16 @@ def test_a_killed_run_is_resumed_without_its_data_and_ends_as_an_undisturbed_one
     assert load("killed", store=run._store).id == run.id
 
 
+def test_a_run_comes_back_from_the_store_without_a_warning(
+    finished: Run, recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    copy = load(finished.id, store=finished._store)
+    assert copy is not finished
+    assert copy.generate("How?", max_new_tokens=4) == finished.generate("How?", max_new_tokens=4)
+    assert not recwarn.list
+    assert not capfd.readouterr().err
+
+
 def test_a_background_run_leaves_the_main_thread_free(start: Start) -> None:
     run = start(max_steps=100_000)
     while len(run.history) < 3:

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-from peft_nb.methods import Method, from_peft, register
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from peft_nb.methods import Method, Stages, from_peft, register
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+
+class Rounded(Stages):
+    """Norms in float32 on a base in bfloat16: what they give goes on in the base's dtype, as its own norms give it."""
+
+    def begin(self, model: PeftModel, batches: Iterable[dict[str, Any]]) -> None:
+        """Have every trained norm round what it gives."""
+        from peft.tuners.ln_tuning.layer import LNTuningLayer
+
+        for module in model.modules():
+            if isinstance(module, LNTuningLayer):
+                module.register_forward_hook(_as_given)
+
+
+def _as_given(module: torch.nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    return output.to(given[0].dtype)
+
 
 register(
     Method(
@@ -28,5 +52,6 @@ register(
         # By the names of norms everywhere: PEFT knows them for some families alone.
         defaults={"target_modules": r".*(norm|LayerNorm|ln_\w+)", "learning_rate": 1e-3},
         quantizations=("none", "4bit", "8bit"),
+        stages=lambda spec: Rounded(),
     )
 )
