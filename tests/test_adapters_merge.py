@@ -227,7 +227,7 @@ def test_the_folder_is_all_that_others_need(learn: Callable[..., Run], tmp_path:
     assert files >= {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
     assert not any(name.startswith("adapter") for name in files)
     readme = (result.folder / "README.md").read_text()
-    for told in ("# desk\n", "base_model: ", run.spec.to_yaml(), "| read back from disk |"):
+    for told in ("# desk\n", "base_model: ", "\nbatch_size: 5\n", "| read back from disk |"):
         assert told in readme
     model, tokenizer = (kind.from_pretrained(result.folder) for kind in (AutoModelForCausalLM, AutoTokenizer))
     ids = tokenizer.apply_chat_template(

@@ -69,7 +69,8 @@ def test_no_file_of_a_run_can_carry_code(start: Callable[..., Run]) -> None:
     run = start(stop_at(1), max_steps=50)
     run.wait()
     files = {path.relative_to(run.folder) for path in run.folder.rglob("*") if path.is_file()}
-    assert {file.parts[0] for file in files} == {"adapter", "checkpoints", "data.json", "examples.json", "prompts.json"}
+    kept = {"adapter", "checkpoints", "data.json", "examples.json", "judging.json", "prompts.json"}
+    assert {file.parts[0] for file in files} == kept
     assert {file.suffix for file in files} == {".safetensors", ".json", ".md", ".png", ".yaml"}
 
 
@@ -109,6 +110,7 @@ def test_a_disk_that_is_full_when_training_ends_loses_nothing(start: Callable[..
     assert {path.name for path in run.folder.rglob("*") if path.is_file()} == {
         "data.json",
         "examples.json",
+        "judging.json",
         "prompts.json",
     }
     assert run.metrics["steps"] == 3

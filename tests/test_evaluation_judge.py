@@ -46,7 +46,7 @@ def test_everything_is_measured_and_on_disk(full: Run) -> None:
     assert metrics["latency_ms"] > 0 < metrics["base_latency_ms"]
     assert metrics["wall_seconds"] > metrics["judge_seconds"] > 0 < metrics["cpu_seconds"]
     assert json.loads((full.folder / "judgement.json").read_text()) == json.loads(json.dumps(full.judgement))
-    assert "| verdict | failed: " in (full.adapter_dir / "README.md").read_text()
+    assert "## Verdict\n\nfailed: " in (full.adapter_dir / "README.md").read_text()
 
 
 def test_the_worst_hit_come_first_and_topics_add_up(full: Run) -> None:

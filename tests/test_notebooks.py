@@ -73,7 +73,7 @@ def rows(html: str) -> list[list[str]]:
 def test_the_notebook_on_methods_measured_what_it_tells() -> None:
     cells = {cell.source.partition("\n")[0]: cell for cell in code_cells(FOLDER / "methods.ipynb")}
     contenders = set(re.findall(r'^    "([\w-]+)": ', next(s.source for h, s in cells.items() if "contend" in h), re.M))
-    (measured,) = cells["held_out = desk[\"eval\"][:: len(desk[\"eval\"]) // held_out_rows]"].outputs
+    (measured,) = cells['held_out = desk["eval"][:: len(desk["eval"]) // held_out_rows]'].outputs
     (table,) = cells['table = results.sort_values("eval_loss").set_index("method")'].outputs
     losses = {method: (before, after) for _, method, _, before, after, _ in rows(measured.data["text/html"])}
     told = rows(table.data["text/html"])
