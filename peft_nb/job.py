@@ -6,7 +6,6 @@ PyTorch is imported only after the data have been read and recognised, so that a
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import ModelError, PeftNbError, RunError
 from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.methods import REGISTRY, attach, complete
-from peft_nb.models import ALIASES, bundled
+from peft_nb.models import ALIASES
 from peft_nb.models.load import Base, load
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve
@@ -298,29 +297,13 @@ class Job:
             The script.
         """
         from peft_nb.adapters import export
-        from peft_nb.training import steps
 
-        spec = self.spec
-        if why := export.obstacle(spec):
+        if why := export.obstacle(self.spec):
             raise RunError(why)
         with quiet():
             base = self._base(self._source())
             train, held_out = self.rows.sides(self.folder, base.tokenizer, namespace)
-        model, revision = _found_by(base)
-        batch = spec.batch_size * spec.gradient_accumulation_steps
-        return export.script(
-            folder,
-            spec,
-            model=model,
-            revision=revision,
-            dtype=base.dtype,
-            device=base.device,
-            model_config=base.model.config,
-            tokenizer=base.tokenizer,
-            steps=len(steps.plan(len(train.examples), batch, spec.seed, spec.epochs, spec.max_steps)),
-            train=train,
-            held_out=held_out,
-        )
+        return export.script(folder, self.spec, base, train, held_out)
 
     def load_adapter(self, folder: Path) -> None:
         """Put a saved adapter on its base.
@@ -467,18 +450,6 @@ def _public_name(source: ModelSource) -> str:
         return ALIASES[source.name].repo
     known_as = source.pair[0].name_or_path if source.pair else ""
     return source.repo or known_as or str(source.path or source.name)
-
-
-def _found_by(base: Base) -> tuple[str, str | None]:
-    """What ``from_pretrained`` finds the very weights of a base by: a name on the hub and its revision, or a folder."""
-    source = base.source
-    alias = ALIASES.get(source.name)
-    if source.repo or (alias and base.folder != bundled.where(alias)):
-        return _public_name(source), source.revision or (alias.revision if alias else None)
-    if not base.folder and not (source.pair and source.pair[0].name_or_path):
-        raise RunError("the base was made in memory, where no script finds it; save it, and start a run on its folder")
-    home, folder = str(Path.home()), str(base.folder or source.pair[0].name_or_path)  # type: ignore[index]
-    return f"~{folder.removeprefix(home)}" if folder.startswith(f"{home}{os.sep}") else folder, None
 
 
 @contextmanager

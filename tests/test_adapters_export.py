@@ -141,6 +141,30 @@ def test_what_cannot_go_as_a_script_is_refused_in_a_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_script_says_what_keeps_it_from_the_same_losses(trained: Begin, tmp_path: Path) -> None:
+    exact = trained(max_steps=1).export(tmp_path / "exact").read_text()
+    rounded = trained(max_steps=1, dtype="bfloat16", dropout=0.1).export(tmp_path / "rounded").read_text()
+    assert "DTYPE, DEVICE = torch.bfloat16" in rounded
+    for words in ("# In bfloat16 other batches round otherwise", "# In other batches dropout falls on other places"):
+        assert words in rounded
+        assert words not in exact
+
+
+def test_a_base_made_in_memory_is_refused_and_one_from_a_folder_is_found(
+    spec: Callable[..., RunSpec], base: Path, rows: list[dict[str, str]], store: Store, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+    tokenizer, read = AutoTokenizer.from_pretrained(base), AutoModelForCausalLM.from_pretrained(base)
+    live = spec(model="(in memory)", max_steps=1)
+    run = begin(live, data=rows, model=(read, tokenizer), store=store).wait()
+    assert f'MODEL, REVISION = "{base}", None' in run.export(tmp_path / "found").read_text()
+    read.config._name_or_path = ""
+    run = begin(live, data=rows, model=(LlamaForCausalLM(read.config), tokenizer), store=store).wait()
+    with pytest.raises(RunError, match=r"^the base was made in memory.*; save it"):
+        run.export(tmp_path / "lost")
+
+
 def test_other_forms(trained: Begin, tmp_path: Path) -> None:
     run = trained(max_steps=1)
     assert RunSpec.from_yaml(run.export(tmp_path / "run.yaml", "yaml").read_text()) == run.spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,6 +18,8 @@ from peft_nb.data.rendering import Renderer, prepare
 from peft_nb.errors import RunError
 from peft_nb.files import atomic_folder
 from peft_nb.methods import REGISTRY
+from peft_nb.models import ALIASES, bundled
+from peft_nb.models.load import Base
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.training.stages import Stages
 
@@ -68,20 +71,7 @@ def _plain(spec: RunSpec) -> bool:
     return not own and not quantized and not method.config_class().__module__.startswith("peft_nb.")
 
 
-def script(
-    folder: Path,
-    spec: RunSpec,
-    *,
-    model: str,
-    revision: str | None,
-    dtype: str,
-    device: str,
-    model_config: Any,
-    tokenizer: Any,
-    steps: int,
-    train: Side,
-    held_out: Side,
-) -> Path:
+def script(folder: Path, spec: RunSpec, base: Base, train: Side, held_out: Side) -> Path:
     """Write a folder with ``train.py``, ``train.jsonl`` and ``held_out.jsonl``.
 
     A line of the data holds messages or a text where the script makes the run's tokens of it, which is tried with the
@@ -92,17 +82,9 @@ def script(
     folder : Path
         Where it shall appear.
     spec : RunSpec
-        The run's completed settings.
-    model, revision : str
-        What ``from_pretrained`` finds the base by.
-    dtype, device : str
-        What the run computed in and on.
-    model_config : transformers.PretrainedConfig
-        The base's.
-    tokenizer : transformers.PreTrainedTokenizerBase
-        The base's.
-    steps : int
-        Optimizer steps of the whole run.
+        The run's completed settings, to which :func:`obstacle` has no objection.
+    base : Base
+        What the run trained on.
     train, held_out : Side
         The examples.
 
@@ -114,19 +96,22 @@ def script(
     Raises
     ------
     RunError
-        If the run cannot be written so.
+        If no script could find the base, or make the method's config.
     StoreError
         If the disk refuses; nothing half-written stays.
     """
-    if why := obstacle(spec):
-        raise RunError(why)
+    from peft_nb.training.steps import plan
+
+    (model, revision), model_config = _found_by(base), base.model.config
+    batch = spec.batch_size * spec.gradient_accumulation_steps
+    steps = len(plan(len(train.examples), batch, spec.seed, spec.epochs, spec.max_steps))
     config = REGISTRY[spec.method].config(spec, model_config, steps)
-    renderer = Renderer(tokenizer)
+    renderer = Renderer(base.tokenizer)
     plain = bool(train.layout and train.layout.plain)
     before, _, rest = SCRIPT.read_text(encoding="utf-8").partition(BEGIN)
     settings = f"""\
 MODEL, REVISION = {_literal(model)}, {_literal(revision)}
-DTYPE, DEVICE = torch.{dtype}, {_literal(device)}
+DTYPE, DEVICE = torch.{base.dtype}, {_literal(base.device)}
 CONFIG: Any = {_call(config, REGISTRY[spec.method].fields.values())}
 
 CHAT_TEMPLATE = {_literal(renderer.template)}{"" if renderer.template else "  # the tokenizer's own"}
@@ -142,7 +127,7 @@ LR_SCHEDULER_TYPE, WARMUP_STEPS = {_literal(spec.lr_scheduler_type)}, {spec.warm
 WEIGHT_DECAY, MAX_GRAD_NORM = {spec.weight_decay}, {spec.max_grad_norm}
 GRADIENT_CHECKPOINTING = {spec.gradient_checkpointing}
 SEED = {spec.seed}
-{_differences(dtype, config.to_dict() | model_config.to_dict())}"""
+{_differences(base.dtype, config.to_dict() | model_config.to_dict())}"""
     source = f"{before}{BEGIN}{settings}{END}{rest.partition(END)[2]}"
     tried: dict[str, Any] = {"__name__": "exported", "__file__": str(SCRIPT)}
     exec(compile(source, "train.py", "exec"), tried)  # defines functions, and trains nothing under this name
@@ -154,6 +139,20 @@ SEED = {spec.seed}
             with (staging / name).open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{line}\n" for line in _lines(side, spec.system, renderer, tried["encode"]))
     return folder / "train.py"
+
+
+def _found_by(base: Base) -> tuple[str, str | None]:
+    """What ``from_pretrained`` finds the very weights of a base by: a name on the hub and its revision, or a folder."""
+    source, alias = base.source, ALIASES.get(base.source.name)
+    if source.repo:
+        return source.repo, source.revision
+    if alias and base.folder != bundled.where(alias):
+        return alias.repo, alias.revision
+    folder = str(base.folder or (source.pair[0].name_or_path if source.pair else ""))
+    if not folder:
+        raise RunError("the base was made in memory, where no script finds it; save it, and start a run on its folder")
+    home = f"{Path.home()}{os.sep}"  # which names a user
+    return folder.replace(home, f"~{os.sep}", 1) if folder.startswith(home) else folder, None
 
 
 def _lines(side: Side, system: str | None, renderer: Renderer, encode: Any) -> Iterator[str]:
