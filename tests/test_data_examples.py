@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Barrier, Event, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -213,7 +214,9 @@ Start = Callable[..., Run]
 
 @pytest.fixture
 def encodings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The numbers of rows that were encoded, a call at a time."""
+    """The numbers of rows that were encoded to be trained on, a call at a time; a forecast encodes a few beside that."""
+    from peft_nb.methods import workload
+
     calls: list[int] = []
     encode = encoding.encode
 
@@ -221,6 +224,7 @@ def encodings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         calls.append(len(rows))
         return encode(rows, *arguments, **options)
 
+    monkeypatch.setattr(workload, "encoding", SimpleNamespace(encode=encode))
     monkeypatch.setattr(encoding, "encode", counted)
     return calls
 
