@@ -214,7 +214,7 @@ Start = Callable[..., Run]
 
 @pytest.fixture
 def encodings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The numbers of rows that were encoded to be trained on, a call at a time; a forecast encodes a few beside that."""
+    """The numbers of rows that were encoded to be trained on, a call at a time; not those of forecasts."""
     from peft_nb.methods import workload
 
     calls: list[int] = []
