@@ -303,8 +303,7 @@ def test_a_quantized_base_is_trained_where_the_registry_says_so(
     torch.testing.assert_close(logits(load(run.id, store=runs).model), logits(run.model), atol=1e-4, rtol=1e-4)
 
 
-# PEFT's adaption prompt multiplies its own dtype with the base's.
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "adaption-prompt"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_base_in_bfloat16_is_trained_too(learn: Callable[..., Run], name: str) -> None:
     run = learn(name, dtype="bfloat16", max_steps=3)
     assert run.metrics["eval_loss"] < run.metrics["base_eval_loss"]

@@ -44,9 +44,10 @@ def test_a_base_in_4_bits_weighs_what_the_loaded_one_does(spec: Spec, rows: Tabl
     assert estimate(described, data=rows).weights_mb == pytest.approx(real, rel=0.05)  # scales come on top
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", [name for name in METHODS if not REGISTRY[name].required])
-def test_every_method_is_forecast(spec: Spec, rows: Table, method: str) -> None:
-    described = spec(method=method)
+def test_every_method_is_forecast(spec: Spec, rows: Table, method: str, dtype: str) -> None:
+    described = spec(method=method, dtype=dtype)
     if problems(described):
         pytest.skip("needs another base")
     forecast = estimate(described, data=rows)

@@ -34,7 +34,8 @@ PARTS = {
 """The parts of a judgement, and what each of them measures of what can be demanded."""
 
 QUICK = ("tokens", "forgetting", "latency")
-TOKENS = 2_048  # of held-out examples, for the share of tokens found right
+SOME_TEXTS = 3  # every third text of the suite, where nothing hangs on it
+TOKENS = 1_024  # of held-out examples, for the share of tokens found right
 ANSWERED = 64  # held-out rows at most that are answered: about one batch
 LONGEST = 256  # tokens of such an answer; less where the references are short
 QUESTION_TOKENS = 32  # of an answer to a question of the suite, all of which are short
@@ -159,7 +160,8 @@ class Judge:
 
     def forgetting(self) -> None:
         """How much worse the model predicts the regression texts than its base does."""
-        suite = regression.texts()
+        whole = self.spec.judge == "full" or "forgetting" in self.spec.accept
+        suite = regression.texts()[:: 1 if whole else SOME_TEXTS]
         ids = Renderer(self.tokenizer).texts([one.text for one in suite], generation=True)
         examples: list[Any] = [Example(array("i", one), b"\x01" * len(one)) for one in ids]
         names = [(one.id, one.topic, one.text) for one in suite]
@@ -170,9 +172,10 @@ class Judge:
         own = [example for _, example in self.own]
         after = self._predictions([*examples, *own]).means
         with self.model.disable_adapter():
-            if "texts" not in self.known:
-                self.known["texts"] = self._predictions(examples).means
-            before = numpy.concatenate([self.known["texts"], self._predictions(own).means])
+            texts = f"{len(examples)} texts"
+            if texts not in self.known:
+                self.known[texts] = self._predictions(examples).means
+            before = numpy.concatenate([self.known[texts], self._predictions(own).means])
         rises = after - before
         mean, low, high = scores.bootstrap(rises, self.spec.seed)
         rows = [

@@ -15,7 +15,7 @@ from peft_nb.training.steps import IGNORE, Encoded, micro_batches, pad
 
 LOGITS_BYTES = 2**28  # of the scores of one micro-batch
 LATENCY_PROMPT = "Tell me in a few sentences what a harbour is."
-LATENCY_TOKENS, LATENCY_ROUNDS = 12, 2
+LATENCY_TOKENS, LATENCY_ROUNDS = 8, 2
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,7 @@ class Plan:
         import torch
 
         from peft_nb.training.rehearsal import rehearse
+        from peft_nb.training.steps import pad
 
         layer = next(part for part in self.base.model.modules() if isinstance(part, torch.nn.ModuleList))[0]
         parameters = sum(one.numel() for one in layer.parameters())
@@ -160,4 +161,6 @@ class Plan:
         words = single.model.get_input_embeddings().num_embeddings
         rows = [replace(one, ids=type(one.ids)(one.ids.typecode, (i % words for i in one.ids))) for one in rows]
         path = replace(self.path, pad_id=0) if self.path.padded else self.path
-        return rehearse(self._attached(single), path, rows, self.work.load(rows).tokens, torch.device("cpu"))
+        model = self._attached(single)
+        REGISTRY[self.spec.method].stages(self.spec).begin(model, [pad(rows, 0)])
+        return rehearse(model, path, rows, self.work.load(rows).tokens, torch.device("cpu"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.methods import Method, from_peft, register
@@ -23,6 +24,30 @@ class Written(Stages):
     def restore(self, model: PeftModel, state: dict[str, torch.Tensor]) -> None:
         """Set them again."""
         model.prompt_encoder["default"].load_state_dict(state)
+
+
+class Rounded(Stages):
+    """A prompt and a gate in float32 in the attention of a base in bfloat16: each is used in the base's dtype."""
+
+    def begin(self, model: PeftModel, batches: Iterable[dict[str, Any]]) -> None:
+        """Have every attention round them while it computes."""
+        from peft.tuners.adaption_prompt.layer import AdaptedAttention
+
+        for module in model.modules():
+            if isinstance(module, AdaptedAttention):
+                module.register_forward_pre_hook(_rounded, with_kwargs=True)
+                module.register_forward_hook(_as_they_are, always_call=True)
+
+
+def _rounded(module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    dtype = named["hidden_states"].dtype if "hidden_states" in named else given[0].dtype
+    for name, parameter in module.named_parameters(recurse=False):
+        vars(module)[name] = parameter.to(dtype)  # found before the parameter
+
+
+def _as_they_are(module: torch.nn.Module, given: tuple[Any, ...], output: Any) -> None:
+    for name, _ in module.named_parameters(recurse=False):
+        vars(module).pop(name, None)
 
 
 FEW_SHOT = 200  # soft prompts fall behind with few rows: Gu et al., 2021, arXiv:2109.04332
@@ -89,6 +114,7 @@ register(
         defaults={"num_virtual_tokens": 10, "learning_rate": 9e-3},  # the paper's, section 4.1
         # The paper's 30 of 32 layers.
         fitted=lambda spec, model_config, steps: {"adapter_layers": max(1, model_config.num_hidden_layers - 2)},
+        stages=lambda spec: Rounded(),
         **SOFT,
     )
 )
