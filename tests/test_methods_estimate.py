@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
+from peft_nb import load_ipython_extension, unload_ipython_extension
 from peft_nb.errors import DataError, MethodError, RunError
 from peft_nb.methods import REGISTRY, attach, problems
 from peft_nb.methods.estimate import estimate
@@ -176,3 +178,23 @@ def test_a_method_that_does_not_fit_is_refused_before_the_base_is_loaded(
     with pytest.raises(MethodError, match="adaption-prompt does not fit GPTNeoXForCausalLM: .*; lora does"):
         run.wait()
     assert "base" not in run.metrics
+
+
+@pytest.fixture
+def shell() -> Iterator[InteractiveShell]:
+    shell = InteractiveShell.instance()
+    load_ipython_extension(shell)
+    yield shell
+    unload_ipython_extension(shell)
+    InteractiveShell.clear_instance()
+
+
+def test_the_magic_takes_data_or_a_file(shell: InteractiveShell, spec: Spec, rows: Table, tmp_path: Path) -> None:
+    described = spec(data="rows", max_steps=5)
+    file = tmp_path / "spec.yaml"
+    file.write_text(described.to_yaml())
+    shell.user_ns["rows"] = rows
+    told = shell.run_cell(f"%peft estimate {file} --r 4").result.forecast
+    named = shell.run_cell(f"%peft estimate rows --model {described.model} --r 4 --max-steps 7").result.forecast
+    assert (told.steps, named.steps) == (5, 7)
+    assert told.trainable_parameters == named.trainable_parameters

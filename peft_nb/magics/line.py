@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import getdoc
 from keyword import iskeyword
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from peft_nb import notation
@@ -193,13 +194,16 @@ def data(call: Call) -> Any:
     return report
 
 
-@command("[NAME] [--FLAG VALUE ...]", most=1000)
+@command("[DATA|FILE] [--FLAG VALUE ...]", most=1000)
 def estimate(call: Call) -> Any:
-    """Forecast memory and time of a run on the data NAME, and what would fit where it does not; trains nothing."""
+    """Forecast memory and time of a run on DATA, or of one that a YAML file describes; trains nothing."""
     words, fields = notation.parse_flags(call.words, COMMANDS["estimate"].flags)
     if len(words) > 1 or (words and "data" in fields):
         raise CommandError(f"%peft estimate takes one name; write %peft estimate {COMMANDS['estimate'].usage}")
-    spec = RunSpec(**fields, **({"data": words[0]} if words else {}))
+    if words and Path(words[0]).suffix in (".yaml", ".yml"):
+        spec = RunSpec(**notation.parse_train(call.words))
+    else:
+        spec = RunSpec(**fields, **({"data": words[0]} if words else {}))
     from peft_nb.ui.forecast import made
 
     return made(spec, call.shell.user_ns)

@@ -15,6 +15,7 @@ FLOAT = 4  # bytes of what is trained, whatever the base is in
 # By which libraries and the allocator grow, at once and with the first micro-batches of ever new lengths: oneDNN, which
 # multiplies in bfloat16, compiles and keeps up to 1,024 kernels, each for one shape. Measured on models of many sizes.
 GROWTH, LATER, LATER_BATCHES, LATER_ACTIVATIONS = 60e6, {"float32": 140e6, "bfloat16": 560e6}, 4, 40e6
+COMPILED = 140e6  # bytes of that growth a second: while it lasts, steps take longer
 _grown = 0.0  # by earlier runs of this process, which need not grow again
 
 

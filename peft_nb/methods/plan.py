@@ -52,14 +52,15 @@ class Plan:
         moment = max(self._loss(micro), micro.tokens * kept / 2)
         moment += max(0.0, aside.tokens * kept + self._loss(aside) - activations - moment)
         batches = work.steps * sum(map(len, work.cut)) / len(work.cut)
-        seconds, evaluating = self._seconds(costs, trained) if costs else (None, None)
+        growth = memory.growth(self.base.dtype, activations, batches)
+        seconds, evaluating = self._seconds(costs, trained, growth) if costs else (None, None)
         return Forecast(
             self.weights / MB,
             2 * memory.FLOAT * trained / MB,
             2 * memory.FLOAT * trained / MB,
             activations / MB,
             moment / MB,
-            self.process + memory.growth(self.base.dtype, activations, batches) / MB,
+            self.process + growth / MB,
             self.room,
             seconds,
             evaluating,
@@ -71,17 +72,18 @@ class Plan:
             str(self.path),
         )
 
-    def _seconds(self, costs: Costs, trained: int) -> tuple[float, float]:
+    def _seconds(self, costs: Costs, trained: int, growth: float) -> tuple[float, float]:
         """Of training with the evaluations between its steps, and of all evaluations."""
         spec, shapes, work = self.spec, self.shapes, self.work
         head = shapes.words * costs.head_s * (spec.task == "generation")
         token = shapes.layers * (costs.both_s + costs.forward_s * spec.gradient_checkpointing)
         step = token * work.mean.tokens + head * work.mean.predicted + costs.optimizer_s * trained + STEP_S
+        all_steps = work.steps * step + growth / memory.COMPILED
         if not work.held_out.tokens:
-            return work.steps * step, 0.0
+            return all_steps, 0.0
         once = shapes.layers * costs.forward_s * work.held_out.tokens + head / 2 * work.held_out.predicted
         between = (work.steps - 1) // (spec.eval_steps or work.steps_per_epoch)
-        return work.steps * step + between * once, (between + 2) * once
+        return all_steps + between * once, (between + 2) * once
 
     def _loss(self, micro: Load) -> float:
         return 0.0 if self.spec.task == "classification" else self.shapes.loss(micro, self.path.padded)
