@@ -137,7 +137,7 @@ def test_own_rows_join_the_regression_texts(spec: Callable[..., RunSpec], rows: 
     run._job.data = rows
     run.resume()
     told = run.judgement["texts"]
-    assert told["count"] == 133
+    assert told["count"] == 47  # every third of the built-in ones
     assert "own" in told["topics"]
 
 
