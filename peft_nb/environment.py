@@ -147,6 +147,13 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB
 
 
+def give_back_memory() -> None:
+    """Return to the system what was freed, as far as the allocator can."""
+    gc.collect()
+    with suppress(OSError, AttributeError, TypeError):  # the allocator is not glibc's
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class PeakMemory:
     """Measure the highest resident memory of this process between entering and leaving a ``with`` block.
 
@@ -163,9 +170,7 @@ class PeakMemory:
     mb = 0.0
 
     def __enter__(self) -> PeakMemory:
-        gc.collect()
-        with suppress(OSError, AttributeError, TypeError):  # the allocator is not glibc's
-            ctypes.CDLL(None).malloc_trim(0)
+        give_back_memory()
         with suppress(OSError):
             (ROOT / "proc/self/clear_refs").write_text("5")
         return self

@@ -164,5 +164,5 @@ class Plan:
         rows = [replace(one, ids=type(one.ids)(one.ids.typecode, (i % words for i in one.ids))) for one in rows]
         path = replace(self.path, pad_id=0) if self.path.padded else self.path
         model = self._attached(single)
-        REGISTRY[self.spec.method].stages(self.spec).begin(model, [pad(rows, 0)])
+        REGISTRY[self.spec.method].stages(self.spec).begin(model, (pad(some, 0) for some in [rows]))
         return rehearse(model, path, rows, self.work.load(rows).tokens, torch.device("cpu"))
