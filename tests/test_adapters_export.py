@@ -91,7 +91,7 @@ def test_every_method_that_peft_has_goes_as_a_script(trained: Begin, tmp_path: P
     with pytest.raises(RunError, match="a script can train ") as refused:
         words.export(tmp_path / "bitfit")
     names = str(refused.value).partition("a script can train ")[2].split(", ")
-    assert {"lora", "vera", "ia3", "oft", "prefix", "p-tuning", "adaption-prompt"} <= set(names)
+    assert {"lora", "vera", "ia3", "oft", "prefix", "p-tuning"} <= set(names)
     options = {"trainable-tokens": {"method_options": {"token_indices": [1, 5, 9]}, "target_modules": ["embed_tokens"]}}
     runs = [trained(method=name, **options.get(name, {})) for name in names]
     process = python("-c", ONE_AFTER_ANOTHER, *(run.export(tmp_path / run.id) for run in runs))
