@@ -230,7 +230,7 @@ class RunData:
         self.asked = [Asked(**one) for one in kept["asked"]]
         if kept["regression"] is not None and (encoded := examples.load(shelf / kept["regression"])):
             found = encoded.examples
-            self.own = [(f"row {found.rows[place]}", found[place]) for place in _spread(len(found), OWN)]
+            self.own = [(f"row {found.rows[place]}", found[place]) for place in prompts.spread(range(len(found)), OWN)]
 
     def _conversations(self, held_out: Examples, most: int) -> list[dict[str, Any]]:
         """Some of the held-out rows as conversations up to their last answer, and that answer."""
@@ -241,8 +241,8 @@ class RunData:
             return []
         numbers = sorted(set(held_out.rows.tolist()))
         found = []
-        for place in _spread(len(numbers), most):
-            *before, answer = prepare(layout.messages(rows[numbers[place]]), self.spec.system, generation=False)
+        for number in prompts.spread(numbers, most):
+            *before, answer = prepare(layout.messages(rows[number]), self.spec.system, generation=False)
             if before and answer["content"].strip():
                 found.append({"messages": before, "reference": answer["content"]})
         return found
@@ -319,8 +319,3 @@ class RunData:
 
     def _eval_layout(self) -> formats.Layout:
         return formats.detect(self.eval_rows or [], self.spec.format, self.spec.columns)
-
-
-def _spread(length: int, most: int) -> list[int]:
-    """At most so many places, evenly over all of them."""
-    return [place * length // min(length, most) for place in range(min(length, most))]

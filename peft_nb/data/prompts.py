@@ -59,9 +59,9 @@ def of_rows(rows: Sequence[Mapping[str, Any]], layout: Layout, numbers: Sequence
     return found
 
 
-def spread(items: Sequence[Item]) -> list[Item]:
-    """At most `KEPT` of them, evenly over all."""
-    count = min(len(items), KEPT)
+def spread(items: Sequence[Item], most: int = KEPT) -> list[Item]:
+    """At most so many of them, evenly over all."""
+    count = min(len(items), most)
     return [items[place * len(items) // count] for place in range(count)]
 
 
