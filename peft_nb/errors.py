@@ -5,6 +5,7 @@
     ├── DataError          the data cannot be found, read, recognised or trained on
     ├── ModelError         the base cannot be found, loaded or used
     ├── MethodError        the method cannot serve this model or these settings
+    │   └── ForecastError  what a run will take cannot be told; the run itself may be fine
     ├── RunError           a run cannot do what was asked of it now
     ├── MergeError         a merged model would not do what the adapter does
     ├── StoreError         the store's folder or index cannot be read or written
@@ -53,6 +54,10 @@ class ModelError(PeftNbError):
 
 class MethodError(PeftNbError):
     """The method cannot serve this model or these settings."""
+
+
+class ForecastError(MethodError):
+    """What a run will take cannot be told beforehand; the run itself may be fine."""
 
 
 class RunError(PeftNbError):

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from peft_nb import environment, judging
 from peft_nb.data.labels import Labelled
 from peft_nb.data.sources import IN_MEMORY
-from peft_nb.errors import ModelError, PeftNbError, RunError
+from peft_nb.errors import ForecastError, ModelError, RunError
 from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.methods import REGISTRY, attach, complete
 from peft_nb.models import ALIASES
 from peft_nb.models.load import Base, load
-from peft_nb.models.quiet import first_line, quiet
+from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import ModelSource, resolve
 from peft_nb.models.weights import fingerprint
 from peft_nb.run_data import RunData
@@ -138,10 +138,8 @@ class Job:
         rows, self._before = self.rows, memory.process()
         try:
             forecast = foresee(self.spec, source, Table.of(self.spec, rows.rows, rows.eval_rows))
-        except PeftNbError:
-            raise
-        except Exception as error:  # an unusual model may train well and yet not be taken apart into layers
-            self.publish(Notice(f"no forecast: {first_line(error)}"))
+        except ForecastError as error:
+            self.publish(Notice(f"no forecast: {error}"))
             return
         self.metrics |= {"forecast_memory_mb": forecast.memory_mb, "forecast_seconds": forecast.seconds}
         if not source.pair:

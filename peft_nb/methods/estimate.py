@@ -11,14 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 from peft_nb import environment
-from peft_nb.errors import MethodError
+from peft_nb.errors import ForecastError, PeftNbError
 from peft_nb.methods import REGISTRY, complete, memory
 from peft_nb.methods.forecast import Forecast
 from peft_nb.methods.plan import Plan
 from peft_nb.methods.workload import Table
 from peft_nb.models import Progress
 from peft_nb.models.outline import outline
-from peft_nb.models.quiet import quiet
+from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve
 from peft_nb.spec import RunSpec
 
@@ -55,7 +55,9 @@ def estimate(
     Raises
     ------
     DataError, ModelError, MethodError
-        What would keep the run itself from starting; also MethodError when it would not train on the CPU.
+        What would keep the run itself from starting.
+    ForecastError
+        It would not train on the CPU, or its model or method cannot be taken apart into layers.
     """
     table = Table.read(spec, data, namespace)
     source = resolve(spec.model if model is None else model, spec.revision, namespace)
@@ -80,7 +82,7 @@ def foresee(
     from peft_nb.training.probe import fastest_dtype
 
     if environment.device(spec.device) != "cpu":
-        raise MethodError("device: forecasts are made for the CPU only; set device to cpu")
+        raise ForecastError("device: forecasts are made for the CPU only; set device to cpu")
     with torch.random.fork_rng(devices=[]):
         tell(0.6, "reading the shapes")
         base = outline(
@@ -96,8 +98,13 @@ def foresee(
         process = max(0.0, (memory.process() - live) / environment.MB)
         tell(0.8, "trying a layer")
         plan = Plan(spec, base, table, room, process)
-        forecast = plan.forecast()
-        return replace(forecast, mends=tuple(_mends(plan))) if forecast.tight else forecast
+        try:
+            forecast = plan.forecast()
+            return replace(forecast, mends=tuple(_mends(plan))) if forecast.tight else forecast
+        except PeftNbError:
+            raise
+        except Exception as error:  # an unusual model may train well and yet not be taken apart into layers
+            raise ForecastError(f"the model cannot be taken apart: {first_line(error)}") from error
 
 
 def _mends(plan: Plan) -> Iterable[tuple[str, float]]:

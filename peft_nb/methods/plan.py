@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from peft_nb import environment
 from peft_nb.environment import MB
+from peft_nb.errors import ForecastError, MethodError
 from peft_nb.methods import REGISTRY, attach, memory
 from peft_nb.methods.forecast import Forecast
 from peft_nb.methods.workload import Load, Table, Workload, shortened
@@ -109,8 +109,15 @@ class Plan:
 
     def _attached(self, base: Base) -> PeftModel:
         bare, whole = self._bare(base)
-        with shapes_alone() if base.device == "meta" else nullcontext():
+        if base.device != "meta":
             return attach(bare, self.spec, "", whole)
+        try:
+            with shapes_alone():
+                return attach(bare, self.spec, "", whole)
+        except MethodError as error:
+            if "meta" in str(error).lower():  # a tuner that computes with the base's weights, which are not there
+                raise ForecastError(f"{self.spec.method} computes with the base's weights when it begins") from None
+            raise
 
     @cached_property
     def adapted(self) -> PeftModel:

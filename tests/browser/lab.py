@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
 SHOTS = Path(__file__).parent / "shots"
@@ -32,3 +33,9 @@ def shot(page: Page, cell: Locator, name: str) -> None:
             SHOTS.mkdir(exist_ok=True)
             cell.screenshot(path=SHOTS / f"{name}-{theme.lower()}-{width}.png")
     page.set_viewport_size({"width": 1200, "height": 900})
+
+
+def violations(page: Page, selector: str) -> list[str]:
+    """What axe-core finds wrong inside an element: rule, what it asks for, and where."""
+    found = Axe().run(page, context=selector).response["violations"]
+    return [f"{one['id']}: {one['help']}: {node['html']}" for one in found for node in one["nodes"]]

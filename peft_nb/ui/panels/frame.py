@@ -1,0 +1,152 @@
+"""What every panel is made of: a frame in the notebook's look, buttons that work aside, and one line that says how.
+
+Callbacks return at once. Work is done in a thread of its own, one piece at a time; another thread, and nothing else,
+writes what it says into the panel, five times a second at most. What goes wrong is shown in the panel.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import ipywidgets
+
+from peft_nb.errors import PeftNbError
+from peft_nb.models.quiet import first_line
+
+TICK_S = 0.2
+Tell = Callable[[str], None]
+Work = Callable[[Tell], str]
+
+
+@cache
+def _style() -> str:
+    return f"<style>{files('peft_nb.ui.panels').joinpath('panel.css').read_text()}</style>"
+
+
+class Panel:
+    """A frame of widgets with a line at its end that says what happens; panels are made of it.
+
+    Parameters
+    ----------
+    name : str
+        What it is, for the text that stands in where there are no widgets.
+    children : sequence of ipywidgets.Widget
+        What it shows, from top to bottom.
+
+    Attributes
+    ----------
+    box : ipywidgets.VBox
+        All of it.
+    """
+
+    def __init__(self, name: str, children: Sequence[ipywidgets.Widget]) -> None:
+        self.name = name
+        self._outcome = ipywidgets.HTML()
+        self._outcome.add_class("peft-nb-outcome")
+        self._busy = threading.Lock()
+        self.box = ipywidgets.VBox([ipywidgets.HTML(_style()), *children, self._outcome])
+        self.box.add_class("peft-nb")
+
+    def __repr__(self) -> str:
+        return f"<peft_nb {self.name}>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        shown: dict[str, Any] = self.box._repr_mimebundle_()
+        return {**shown, "text/plain": repr(self)}
+
+    def say(self, text: str) -> None:
+        """Say what has happened, which screen readers announce."""
+        self._outcome.value = f'<div role="status">{escape(text)}</div>'
+
+    def fail(self, error: Exception) -> None:
+        """Say what went wrong: a user's mistake in its line, anything else with its kind, and in the log."""
+        if not isinstance(error, PeftNbError):
+            logging.getLogger(__name__).error("%s", self, exc_info=error)
+        kind = "" if isinstance(error, PeftNbError) else f"{type(error).__name__}: "
+        self._outcome.value = f'<div role="alert">⚠ {escape(kind + first_line(error))}</div>'
+
+    def attempt(self, act: Callable[[], str | None]) -> None:
+        """Do at once what takes no time, and say what it returns or what went wrong."""
+        try:
+            said = act()
+        except Exception as error:
+            self.fail(error)
+        else:
+            if said is not None:
+                self.say(said)
+
+    def aside(self, doing: str, work: Work, then: Callable[[], None] = lambda: None) -> None:
+        """Work in a thread of its own, and say how far it is and how it went.
+
+        Parameters
+        ----------
+        doing : str
+            Such as ``merging``; said until the work says more.
+        work : callable
+            Gets a function to say how far it is, and returns what to say at the end. It touches no widget.
+        then : callable
+            What to do to the panel afterwards, however the work went.
+        """
+        if not self._busy.acquire(blocking=False):
+            self.say(f"{doing}: something else is still being done here; wait for it")
+            return
+        self.say(f"{doing} …")
+        threading.Thread(target=self._pump, args=(doing, work, then), name=f"peft_nb-{doing}", daemon=True).start()
+
+    def _pump(self, doing: str, work: Work, then: Callable[[], None]) -> None:
+        told: list[str] = []
+        found: list[str | Exception] = []
+
+        def labour() -> None:
+            try:
+                found.append(work(told.append))
+            except BaseException as error:
+                found.append(error if isinstance(error, Exception) else RuntimeError(f"{doing} was broken off"))
+
+        worker = threading.Thread(target=labour, daemon=True)
+        worker.start()
+        said = 0
+        while worker.is_alive():
+            worker.join(TICK_S)
+            if len(told) > said:
+                said = len(told)
+                self.say(told[-1])
+        self._busy.release()
+        outcome = found[0]
+        self.fail(outcome) if isinstance(outcome, Exception) else self.say(outcome)
+        try:
+            then()
+        except Exception as error:
+            self.fail(error)
+
+
+def button(label: str, act: Callable[[], None], *, help: str = "", primary: bool = False) -> ipywidgets.Button:
+    """Make a button.
+
+    Parameters
+    ----------
+    label : str
+        What stands on it.
+    act : callable
+        Called in the kernel when it is pressed; returns at once (:meth:`Panel.attempt`, :meth:`Panel.aside`).
+    help : str
+        Shown when the pointer rests on it.
+    primary : bool
+        Whether it is what people mostly want next.
+    """
+    made = ipywidgets.Button(description=label, tooltip=help or label, button_style="primary" if primary else "")
+    made.on_click(lambda _: act())
+    return made
+
+
+def row(*children: ipywidgets.Widget) -> ipywidgets.Box:
+    """Put widgets beside each other, on as many lines as the width needs."""
+    box = ipywidgets.Box(children)
+    box.add_class("peft-nb-row")
+    return box
