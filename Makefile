@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 
 # Forked data workers would otherwise warn, and deadlock, after the tokenizer's threads have started.
 export TOKENIZERS_PARALLELISM := false
@@ -15,11 +16,15 @@ demo: $(READY)
 lab: $(READY)
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
+# Notebooks and the browser have the machine to themselves, as they would with a user.
+ALONE := tests/browser tests/test_notebooks.py
+
 test: lint chromium
-	$(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 900 tests notebooks
+	$(BIN)/pytest $(PARALLEL) tests $(addprefix --ignore ,$(ALONE))
+	$(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 900 $(ALONE) notebooks
 
 quick: lint
-	$(BIN)/pytest -m "not notebook and not browser and not exhaustive"
+	$(BIN)/pytest $(PARALLEL) -m "not notebook and not browser and not exhaustive"
 
 bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py

@@ -176,13 +176,18 @@ def _check_bases(found: Compared, trained: Mapping[str, Run]) -> None:
 
 
 def _check_rows(found: Compared, trained: Mapping[str, Run]) -> None:
-    """Where runs were not measured on the same held-out rows, say so, and rank nothing by that."""
+    """Where runs were not measured on the same held-out rows or in one way, say so, and rank nothing by that."""
     kept = {name: rows for name, run in trained.items() if (rows := shelf.kept(run.folder))}
     (first, one), *others = kept.items() or [("", [])]
     if differing := [name for name, rows in others if rows != one]:
         why = f"{first} and {differing[0]} were measured on different held-out rows"
         found.unranked |= {key: why for key, measure in MEASURES.items() if "rows" in measure.on}
         found.notes.append(f"{why}: held-out numbers do not compare")
+    ways = {name: run.spec.score or "rouge_l" for name, run in trained.items() if "score" in run.metrics}
+    if len({*ways.values()}) > 1:
+        found.unranked["score"] = "scored in different ways: " + ", ".join(
+            f"{name} by {way}" for name, way in ways.items()
+        )
 
 
 def _bare(trained: Sequence[Run]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class RunData:
             return
         classes = labels.find(self.rows, self.layout)
         if self.eval_rows is not None:
-            labels.read(self.eval_rows, self._eval_layout(), classes, "held-out row")
+            labels.read(self.eval_rows, self._held_out()[1], classes, "held-out row")
         self.metrics |= {"classes": list(classes.names), "multi_label": classes.multi}
 
     @property
@@ -112,7 +112,7 @@ class RunData:
         wanted = self.spec.personal_data
         self.rows, self._redacted = vetting.vet(self.rows, self.layout, wanted, self.progress)
         if self.eval_rows is not None:
-            self.eval_rows, more = vetting.vet(self.eval_rows, self._eval_layout(), wanted, self.progress)
+            self.eval_rows, more = vetting.vet(self.eval_rows, self._held_out()[1], wanted, self.progress)
             self._redacted += [Change(change.row, f"held-out row: {change.what}") for change in more]
         if self._redacted:
             counts = Counter(change.what for change in self._redacted)
@@ -129,7 +129,7 @@ class RunData:
             rows,
             self.layout,
             held_out,
-            self._eval_layout() if held_out else None,
+            self._held_out()[1] if held_out else None,
             tokenizer=tokenizer,
             options=Options.of(self.spec, REGISTRY[self.spec.method].rows),
             progress=self.progress,
@@ -159,10 +159,7 @@ class RunData:
         self.publish(Notice(f"{self.metrics['data']}: {train.report}"))
         kept = {"keys": [key], "held_out": []}
         if self.eval_rows is not None:
-            layout = self._eval_layout()
-            key, held_out = self._encode(
-                shelf, tokenizer, self.eval_rows, layout, self._fingerprints[1], "held-out row"
-            )
+            key, held_out = self._encode(shelf, tokenizer, *self._held_out(), self._fingerprints[1], "held-out row")
             kept["keys"].append(key)
             if held_out.report.long:
                 self.publish(Notice(f"held-out rows: {held_out.report}"))
@@ -172,8 +169,7 @@ class RunData:
             sides = train.examples.parted(kept["held_out"])
         if environment.rank() == 0:
             atomic_text(path, json.dumps(kept))
-            rows, layout = (self.rows, self.layout) if self.eval_rows is None else (self.eval_rows, self._eval_layout())
-            prompts.keep(folder, prompts.of_rows(rows, layout, sorted(set(sides[1].rows.tolist()))))
+            prompts.keep(folder, prompts.of_rows(*self._held_out(), sorted(set(sides[1].rows.tolist()))))
         return sides
 
     def labelled(self, folder: Path, base: Base, resume: bool) -> tuple[list[Labelled], list[Labelled]]:
@@ -193,9 +189,8 @@ class RunData:
         self.publish(Notice(f"{self.metrics['data']}: {encoded.report}"))
         train = encoded.examples
         if self.eval_rows is not None:
-            layout = self._eval_layout()
             options["row_name"] = "held-out row"
-            aside = labels.encode(self.eval_rows, layout, self.classes, base.tokenizer, **options)
+            aside = labels.encode(*self._held_out(), self.classes, base.tokenizer, **options)
             held_out, texts = aside.examples, aside.texts
         else:
             kinds = [one.labels for one in train]
@@ -234,9 +229,7 @@ class RunData:
 
     def _conversations(self, held_out: Examples, most: int) -> list[dict[str, Any]]:
         """Some of the held-out rows as conversations up to their last answer, and that answer."""
-        rows, layout = self.rows, self.layout
-        if self.eval_rows is not None:
-            rows, layout = self.eval_rows, self._eval_layout()
+        rows, layout = self._held_out()
         if layout.plain:
             return []
         numbers = sorted(set(held_out.rows.tolist()))
@@ -305,9 +298,7 @@ class RunData:
                 found._read_again()
         except DataError:  # gone, or not what they were
             return Side(train), Side(held_out)
-        if found.eval_rows is None:
-            return Side(train, found.rows, found.layout), Side(held_out, found.rows, found.layout)
-        return Side(train, found.rows, found.layout), Side(held_out, found.eval_rows, found._eval_layout())
+        return Side(train, found.rows, found.layout), Side(held_out, *found._held_out())
 
     def _read_again(self) -> None:
         before = self.metrics.get("fingerprint")
@@ -317,5 +308,8 @@ class RunData:
         self._recognise()
         self.vet()
 
-    def _eval_layout(self) -> formats.Layout:
-        return formats.detect(self.eval_rows or [], self.spec.format, self.spec.columns)
+    def _held_out(self) -> tuple[Rows, Layout]:
+        """The table that held-out rows come from, and what its columns mean."""
+        if self.eval_rows is None:
+            return self.rows, self.layout
+        return self.eval_rows, formats.detect(self.eval_rows, self.spec.format, self.spec.columns)

@@ -211,6 +211,14 @@ def test_runs_on_different_bases_are_compared_by_their_metrics_alone(
     assert shown.best(by="train_seconds") in (runs[0], strange)
 
 
+def test_answers_that_were_scored_differently_rank_nothing(spec: Spec, rows: Rows, store: Store) -> None:
+    few: dict[str, Any] = {"accept": {"score": ">= 0"}, "judge": "quick", "max_steps": 1, "regression": None}
+    kinds = [spec(**few, name=score.replace("_", "-"), score=score) for score in ("rouge_l", "exact_match")]
+    shown = compare(*(begin(kind, data=rows, store=store).wait() for kind in kinds), prompts=[])
+    with pytest.raises(RunError, match="^score does not tell .*: answers were scored .* rouge-l by rouge_l, exact"):
+        shown.best(by="score")
+
+
 def test_different_held_out_rows_are_told_and_rank_nothing(runs: list[Run], spec: Spec, rows: Rows) -> None:
     other = begin(spec(max_steps=1, seed=4), data=rows, store=runs[0]._store).wait()
     shown = compare(runs[0], other, prompts=[])

@@ -53,7 +53,9 @@ class Plan:
         moment += max(0.0, aside.tokens * kept + self._loss(aside) - activations - moment)
         batches = work.steps * sum(map(len, work.cut)) / len(work.cut)
         growth = memory.growth(self.base.dtype, activations, batches)
-        seconds, evaluating = self._seconds(costs, trained, growth) if costs else (None, None)
+        # Kernels are compiled for as many shapes, however little is kept of what they compute.
+        compiled = memory.growth(self.base.dtype, shapes.activations(micro.tokens, kept, False), batches)
+        seconds, evaluating = self._seconds(costs, trained, compiled) if costs else (None, None)
         return Forecast(
             self.weights / MB,
             2 * memory.FLOAT * trained / MB,
@@ -72,13 +74,13 @@ class Plan:
             str(self.path),
         )
 
-    def _seconds(self, costs: Costs, trained: int, growth: float) -> tuple[float, float]:
+    def _seconds(self, costs: Costs, trained: int, compiled: float) -> tuple[float, float]:
         """Of training with the evaluations between its steps, and of all evaluations."""
         spec, shapes, work = self.spec, self.shapes, self.work
         head = shapes.words * costs.head_s * (spec.task == "generation")
         token = shapes.layers * (costs.both_s + costs.forward_s * spec.gradient_checkpointing)
         step = token * work.mean.tokens + head * work.mean.predicted + costs.optimizer_s * trained + STEP_S
-        all_steps = work.steps * step + growth / memory.COMPILED
+        all_steps = work.steps * step + compiled / memory.COMPILED
         if not work.held_out.tokens:
             return all_steps, 0.0
         once = shapes.layers * costs.forward_s * work.held_out.tokens + head / 2 * work.held_out.predicted
