@@ -16,8 +16,8 @@ demo: $(READY)
 lab: $(READY)
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
-# Notebooks and the browser have the machine to themselves, as they would with a user.
-ALONE := tests/browser tests/test_notebooks.py
+# Memory is measured in a fresh process; notebooks and the browser have the machine to themselves, as with a user.
+ALONE := tests/test_memory.py tests/browser tests/test_notebooks.py
 
 test: lint chromium
 	$(BIN)/pytest $(PARALLEL) tests $(addprefix --ignore ,$(ALONE))

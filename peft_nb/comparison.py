@@ -185,9 +185,8 @@ def _check_rows(found: Compared, trained: Mapping[str, Run]) -> None:
         found.notes.append(f"{why}: held-out numbers do not compare")
     ways = {name: run.spec.score or "rouge_l" for name, run in trained.items() if "score" in run.metrics}
     if len({*ways.values()}) > 1:
-        found.unranked["score"] = "scored in different ways: " + ", ".join(
-            f"{name} by {way}" for name, way in ways.items()
-        )
+        told = ", ".join(f"{name} by {way}" for name, way in ways.items())
+        found.unranked["score"] = f"answers were scored in different ways: {told}"
 
 
 def _bare(trained: Sequence[Run]) -> dict[str, Any]:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
-import re
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -335,38 +331,6 @@ def test_a_classifier_that_transformers_has_no_class_for_says_what_works(
     with pytest.raises(MethodError, match=r"no class of transformers holds this classifier, .*; save\(path\) writes"):
         run.merge(tmp_path / "merged")
     assert list(tmp_path.glob("merged*")) == []
-
-
-def own_memory() -> float:
-    """MB of this process that no file stands behind; mapped files are read again when memory is short."""
-    status = Path("/proc/self/status").read_text()
-    return float(re.search(r"RssAnon:\s+(\d+)", status)[1]) / 1e3  # type: ignore[index]
-
-
-@pytest.mark.exhaustive
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it")
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_there_is_never_more_than_one_extra_copy_of_the_weights(
-    folders: Callable[..., Path], learn: Callable[..., Run], method: str, tmp_path: Path
-) -> None:
-    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
-    run = learn(model=str(folders("llama", **sizes)), method=method, max_steps=1)
-    size = sum(one.numel() for one in bare(run.model).parameters()) * 4 / 1e6
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # or what training has left would be used again, and seem to be none
-    over, before, peak = threading.Event(), own_memory(), []
-
-    def watch() -> None:
-        while not over.wait(0.001):
-            peak.append(own_memory() - before)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    run.merge(tmp_path / "merged", prompts=["Hello"])
-    over.set()
-    watcher.join()
-    assert size > 70
-    assert 0.5 * size < max(peak) < 1.75 * size
 
 
 def test_the_command_merges_and_shows_the_table(

@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import random
 import re
-import resource
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import peft_nb
-from peft_nb.data.support_desk import load as load_desk
-from peft_nb.errors import ModelError, RunError
-from peft_nb.events import Evaluated, Event, Notice, Preparing, StatusChanged
-from peft_nb.job import Job
+from peft_nb.errors import ModelError
+from peft_nb.events import Event, Notice, StatusChanged
 from peft_nb.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -115,63 +110,6 @@ def test_a_quantized_base_learns_stays_as_it_was_and_is_found_again(
     assert found.generate("Hello", max_new_tokens=8) == answer != bare
     again = start(method="qlora", quantization=quantization, max_steps=12).wait()
     assert losses(again) == losses(run)
-
-
-@contextmanager
-def memory_short_of(size: int, moment: Event) -> Iterator[Callable[[Event], None]]:
-    """Give a listener that leaves a run so many bytes from an event until it has been evaluated."""
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-
-    def confine(event: Event) -> None:
-        if isinstance(event, Evaluated):
-            resource.setrlimit(resource.RLIMIT_DATA, before)
-        if event == moment:
-            used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_DATA, (used + size, before[1]))
-
-    try:
-        yield confine
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
-
-
-needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data as here")
-
-
-@pytest.mark.exhaustive
-@needs_limits
-@pytest.mark.parametrize("moment", [Preparing("measuring the base on 720 held-out rows"), StatusChanged("training")])
-def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
-    spec: Callable[..., RunSpec], store: Store, moment: Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Job, "_foresee", lambda job, source: None)  # what it frees again would be enough to go on
-    names = {"namespace": {"many": [{"q": row["question"], "a": row["answer"]} for row in load_desk()["train"] * 2]}}
-    large = {"data": "support-desk", "eval_data": "many", "batch_size": 300, "max_steps": 2, "eval_steps": 2}
-    calm = begin(spec(**large, token_budget=1000), store=store, **names).wait()
-    with memory_short_of(60_000_000, moment) as confine:
-        run = begin(spec(**large, token_budget=1_000_000), store=store, listeners=[confine], **names).wait()
-    assert any(text.startswith("memory ran out: micro-batches are cut at ") for text in notices(run))
-    leak, _, told = [event for event in run.events() if isinstance(event, Notice | Evaluated)][:3]
-    assert isinstance(leak, Notice)
-    assert (
-        leak.text == "360 rows also in the evaluation, or nearly; %peft data support-desk --eval-data many shows more"
-    )
-    assert isinstance(told, Notice) == isinstance(moment, Preparing)
-    assert 1000 < run.metrics["token_budget"] < 22_000
-    assert losses(run) == pytest.approx(losses(calm), rel=1e-5)
-    assert run.metrics["eval_loss"] == pytest.approx(calm.metrics["eval_loss"], rel=1e-5)
-
-
-@pytest.mark.exhaustive
-@needs_limits
-def test_an_example_too_large_for_the_memory_is_told_in_a_line(spec: Callable[..., RunSpec], store: Store) -> None:
-    data = [{"text": "short"}, {"text": "shorter"}, {"text": "a long tale " * 8000}]
-    long = spec(batch_size=3, max_length=100_000, eval_fraction=0)
-    with memory_short_of(30_000_000, StatusChanged("training")) as confine:
-        run = begin(long, data=data, store=store, listeners=[confine])
-        with pytest.raises(RunError, match=r"memory ran out on a single example of [\d,]+ tokens; lower max_length"):
-            run.wait()
-    assert run.status == "failed"
 
 
 def test_held_out_rows_come_from_where_the_spec_says(plain: Run, start: Start, rows_file: Path) -> None:

@@ -1,0 +1,145 @@
+"""How much memory the work takes, and what happens where it runs out; in a process that has freed nothing yet."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import resource
+import shutil
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from peft_nb.data.support_desk import load as load_desk
+from peft_nb.errors import RunError
+from peft_nb.events import Evaluated, Event, Notice, Preparing, StatusChanged
+from peft_nb.job import Job
+from peft_nb.models.plain import bare
+from peft_nb.run import Run, begin
+from peft_nb.spec import RunSpec
+from peft_nb.store import Store
+from tests import tiny
+
+pytestmark = pytest.mark.exhaustive
+
+Start = Callable[..., Run]
+
+
+def losses(run: Run) -> list[float]:
+    history = run.history
+    return history.loss[history.loss.notna()].tolist()
+
+
+def notices(run: Run) -> list[str]:
+    return [event.text for event in run.events() if isinstance(event, Notice)]
+
+
+@contextmanager
+def memory_short_of(size: int, moment: Event) -> Iterator[Callable[[Event], None]]:
+    """Give a listener that leaves a run so many bytes from an event until it has been evaluated."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+
+    def confine(event: Event) -> None:
+        if isinstance(event, Evaluated):
+            resource.setrlimit(resource.RLIMIT_DATA, before)
+        if event == moment:
+            used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_DATA, (used + size, before[1]))
+
+    try:
+        yield confine
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data as here")
+
+
+@needs_limits
+@pytest.mark.parametrize("moment", [Preparing("measuring the base on 720 held-out rows"), StatusChanged("training")])
+def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
+    spec: Callable[..., RunSpec], store: Store, moment: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Job, "_foresee", lambda job, source: None)  # what it frees again would be enough to go on
+    names = {"namespace": {"many": [{"q": row["question"], "a": row["answer"]} for row in load_desk()["train"] * 2]}}
+    large = {"data": "support-desk", "eval_data": "many", "batch_size": 300, "max_steps": 2, "eval_steps": 2}
+    calm = begin(spec(**large, token_budget=1000), store=store, **names).wait()
+    with memory_short_of(60_000_000, moment) as confine:
+        run = begin(spec(**large, token_budget=1_000_000), store=store, listeners=[confine], **names).wait()
+    assert any(text.startswith("memory ran out: micro-batches are cut at ") for text in notices(run))
+    leak, _, told = [event for event in run.events() if isinstance(event, Notice | Evaluated)][:3]
+    assert isinstance(leak, Notice)
+    assert (
+        leak.text == "360 rows also in the evaluation, or nearly; %peft data support-desk --eval-data many shows more"
+    )
+    assert isinstance(told, Notice) == isinstance(moment, Preparing)
+    assert 1000 < run.metrics["token_budget"] < 22_000
+    assert losses(run) == pytest.approx(losses(calm), rel=1e-5)
+    assert run.metrics["eval_loss"] == pytest.approx(calm.metrics["eval_loss"], rel=1e-5)
+
+
+@needs_limits
+def test_an_example_too_large_for_the_memory_is_told_in_a_line(spec: Callable[..., RunSpec], store: Store) -> None:
+    data = [{"text": "short"}, {"text": "shorter"}, {"text": "a long tale " * 8000}]
+    long = spec(batch_size=3, max_length=100_000, eval_fraction=0)
+    with memory_short_of(30_000_000, StatusChanged("training")) as confine:
+        run = begin(long, data=data, store=store, listeners=[confine])
+        with pytest.raises(RunError, match=r"memory ran out on a single example of [\d,]+ tokens; lower max_length"):
+            run.wait()
+    assert run.status == "failed"
+
+
+def test_memory_of_finished_runs_is_given_back(start: Start) -> None:
+    """Ten runs of which each would leave its adapter and its optimizer, 8 MB and twice that."""
+    resident, models = [], []
+    for _ in range(10):
+        run = start(r=1024, max_steps=2, eval_fraction=0)
+        run.wait()
+        models.append(weakref.ref(run.model))
+        resident.append(psutil.Process().memory_info().rss / 1e6)
+    gc.collect()
+    assert run.metrics["adapter_mb"] > 8
+    assert [model() for model in models[:-1]] == [None] * 9
+    # Late in a long session the allocator still moves by some MB a run; ten leaks would be 190 MB.
+    assert resident[-1] - resident[1] < 95, resident
+
+
+def own_memory() -> float:
+    """MB of this process that no file stands behind; mapped files are read again when memory is short."""
+    status = Path("/proc/self/status").read_text()
+    return float(re.search(r"RssAnon:\s+(\d+)", status)[1]) / 1e3  # type: ignore[index]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it")
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_there_is_never_more_than_one_extra_copy_of_the_weights(
+    base: Path, start: Start, method: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*model*", "config.json"))
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
+    tiny.base("llama", vocab_size=512, eos_token_id=2, pad_token_id=0, **sizes).save_pretrained(folder)
+    run = start(model=str(folder), method=method, max_steps=1).wait()
+    size = sum(one.numel() for one in bare(run.model).parameters()) * 4 / 1e6
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # or what training has left would be used again, and seem to be none
+    over, before, peak = threading.Event(), own_memory(), []
+
+    def watch() -> None:
+        while not over.wait(0.001):
+            peak.append(own_memory() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    run.merge(tmp_path / "merged", prompts=["Hello"])
+    over.set()
+    watcher.join()
+    assert size > 70
+    assert 0.5 * size < max(peak) < 1.75 * size
