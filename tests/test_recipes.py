@@ -94,7 +94,7 @@ def test_it_trains(name: str, place: int, base: Path, encoder: Path, store: Stor
     quick = {"judge": "off", "accept": {}, "eval_fraction": 0, "load_best_model_at_end": False}
     run = begin(RunSpec(**spec.changed() | small | quick), store=store).wait()
     assert run.status == "finished"
-    assert run.name == spec.name
+    assert run.spec.name == spec.name
     assert len(run.history) >= 2
 
 
@@ -145,7 +145,7 @@ def test_train_takes_the_file_of_a_recipe_and_flags_override_it(shell: Interacti
     flags = f"--model {base} --max-steps 2 --judge off --eval-fraction 0 --dtype float32 --out run"
     shell.run_cell(f"%peft train {FOLDER / 'style-tuning.yaml'} {flags}").raise_error()
     run = shell.user_ns["run"]
-    assert (run.name, run.spec.r, run.spec.max_steps) == ("style", 8, 2)
+    assert (run.spec.name, run.spec.r, run.spec.max_steps) == ("style", 8, 2)
 
 
 def test_train_takes_a_file_of_several_runs_one_after_the_other(
@@ -158,12 +158,8 @@ def test_train_takes_a_file_of_several_runs_one_after_the_other(
     file.write_text(file.read_text().replace("lr: 1", "judge: off\nlora_dropout: 0.5").replace("ia3", "lora"))
     flags = f"--model {base} --max-steps 2 --eval-fraction 0 --dtype float32 --dropout 0.0"
     shell.run_cell(f"%peft train {file} {flags}").raise_error()
-    stored = [(record.spec.method, record.spec.r, record.spec.dropout) for record in map(run_of, Store().all())]
-    assert stored == [("lora", None, 0.0), ("lora", 2, 0.0)]
-
-
-def run_of(record: object) -> peft_nb.Run:
-    return peft_nb.load(record.id)  # type: ignore[attr-defined]
+    specs = [peft_nb.load(record.id).spec for record in reversed(Store().all())]
+    assert [(spec.r, spec.dropout) for spec in specs] == [(2, 0.0), (None, 0.0)]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +168,7 @@ def run_of(record: object) -> peft_nb.Run:
         ("runs: lora", "", "runs: not a list of runs; write one '- {method: lora, r: 8}' a line"),
         ("runs: []", "", "runs: not a list of runs"),
         ("runs: [lora]", "", "runs: not a list of runs"),
-        ("data: x\nruns: [{r: 1}, {r: 2}]", "--background", "the file describes 2 runs, one after the other"),
+        ("data: x\nruns: [{r: 1}, {r: 2}]", "--background", "the file describes 2 runs, which wait for each other"),
     ],
 )
 def test_what_is_wrong_with_several_runs_is_one_line(
