@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import textwrap
 from collections.abc import Callable, Iterable
 from inspect import getdoc
@@ -47,7 +48,7 @@ def said(value: Any) -> str:
 def first(of: object) -> str:
     """The first sentence of a docstring, as Markdown."""
     text = " ".join((getdoc(of) or "").partition("\n\n")[0].split())
-    return text.replace("``", "`")
+    return re.sub(r":\w+:`", "`", text).replace("``", "`")
 
 
 def cell() -> str:
