@@ -159,7 +159,7 @@ def test_train_takes_a_file_of_several_runs_one_after_the_other(
     flags = f"--model {base} --max-steps 2 --eval-fraction 0 --dtype float32 --dropout 0.0"
     shell.run_cell(f"%peft train {file} {flags}").raise_error()
     specs = [peft_nb.load(record.id).spec for record in reversed(Store().all())]
-    assert [(spec.r, spec.dropout) for spec in specs] == [(2, 0.0), (None, 0.0)]
+    assert [(spec.r, spec.dropout) for spec in specs] == [(2, 0.0), (16, 0.0)]
 
 
 @pytest.mark.parametrize(
