@@ -6,6 +6,7 @@ from peft_nb.adapters.switchboard import Switchboard
 from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.methods import methods
 from peft_nb.models import models
+from peft_nb.recipes import recipes
 from peft_nb.run import Run, load, runs
 from peft_nb.several import combine
 from peft_nb.spec import RunSpec
@@ -25,6 +26,7 @@ __all__ = [
     "load_ipython_extension",
     "methods",
     "models",
+    "recipes",
     "runs",
     "train",
     "unload_ipython_extension",

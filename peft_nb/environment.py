@@ -1,7 +1,7 @@
 """Where the code runs: which frontend, how many cores, how much memory, which device.
 
 Host memory is not container memory and host cores are not container cores: the limits of the control groups
-(Linux cgroups, version 1 and 2) that hold this process count as well.
+(Linux cgroups, version 1 and 2) that hold this process count as well, and those of ``ulimit``.
 """
 
 from __future__ import annotations
@@ -97,9 +97,10 @@ def memory_limit_mb(root: Path = ROOT) -> float:
     Returns
     -------
     float
-        The smallest of the host's memory and the limits of all enclosing control groups, in MB (10^6 bytes).
+        The smallest of the host's memory, the limits of all enclosing control groups and ``ulimit``'s, in MB (10^6
+        bytes).
     """
-    return min(psutil.virtual_memory().total, cgroup_memory(root)[0]) / MB
+    return min(psutil.virtual_memory().total, cgroup_memory(root)[0], own_memory()[0]) / MB
 
 
 def memory_available_mb(root: Path = ROOT) -> float:
@@ -113,10 +114,10 @@ def memory_available_mb(root: Path = ROOT) -> float:
     Returns
     -------
     float
-        The smallest of what the host and each enclosing control group have left, in MB (10^6 bytes). File
+        The smallest of what the host, each enclosing control group and ``ulimit`` leave, in MB (10^6 bytes). File
         pages that the kernel can drop count as free.
     """
-    return max(0.0, min(psutil.virtual_memory().available, cgroup_memory(root)[1])) / MB
+    return max(0.0, min(psutil.virtual_memory().available, cgroup_memory(root)[1], own_memory()[1])) / MB
 
 
 def process_memory_mb() -> float:
@@ -263,6 +264,26 @@ def cgroup_memory(root: Path) -> tuple[float, float]:
         if limit and used:
             limits.append(limit)
             left.append(limit - int(used) + _reclaimable(_text(group / "memory.stat")))
+    return min(limits), min(left)
+
+
+def own_memory() -> tuple[float, float]:
+    """Read the limits of this process alone, as ``ulimit -d`` and ``ulimit -v`` set them on Linux.
+
+    Returns
+    -------
+    tuple of float
+        The tighter limit, and what is left of the one that is nearer to being used up, in bytes; infinite without a
+        limit.
+    """
+    limits, left = [math.inf], [math.inf]
+    if sys.platform == "linux":
+        process = psutil.Process()
+        held = process.memory_info()
+        for kind, used in ((psutil.RLIMIT_DATA, held.data), (psutil.RLIMIT_AS, held.vms)):
+            if (limit := process.rlimit(kind)[0]) != psutil.RLIM_INFINITY:
+                limits.append(limit)
+                left.append(limit - used)
     return min(limits), min(left)
 
 

@@ -8,6 +8,7 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
+from peft_nb.data.sources import BUILTIN
 from peft_nb.magics import give_body, load_ipython_extension, unload_ipython_extension
 from peft_nb.magics.completion import complete
 from peft_nb.spec import METHODS, RunSpec
@@ -42,9 +43,9 @@ def at_cursor(cell: str) -> tuple[str, list[str]]:
         ("%%peft lo|", "lo", [name for name in METHODS if name.startswith("lo")]),
         ("%%peft lora --lea|", "--lea", ["--learning-rate"]),
         ("%%peft lora --lora-a|\nr: 8", "--lora-a", ["--lora-alpha"]),
-        ("%%peft lora --data |", "", ["tickets", "rows", "support-desk"]),
+        ("%%peft lora --data |", "", ["tickets", "rows", *BUILTIN]),
         ("%%peft lora --data=ti|", "ti", ["tickets"]),
-        ("%%peft lora --data x\nregression: |", "", ["tickets", "rows", "support-desk"]),
+        ("%%peft lora --data x\nregression: |", "", ["tickets", "rows", *BUILTIN]),
         ("%%peft lora --data x\nscore: |", "", ["exact_match", "rouge_l", "marks"]),
         ("%%peft lora --data x\njudge: |", "", ["quick", "full", "off"]),
         ("%%peft lora --data tickets --model smol|", "smol", ["smollm2-135m"]),
@@ -68,7 +69,7 @@ def at_cursor(cell: str) -> tuple[str, list[str]]:
         ("%peft resume lora-3f9a2c --|", "--", ["--out", "--background"]),
         ("%peft show --|", "--", []),
         ("%peft train spec.yaml --ep|", "--ep", ["--epochs"]),
-        ("%peft data |", "", ["tickets", "rows", "support-desk"]),
+        ("%peft data |", "", ["tickets", "rows", *BUILTIN]),
         ("%peft data tickets --f|", "--f", ["--fix", "--format"]),
         ("%peft data tickets --r|", "--r", ["--row", "--revision"]),
         ("%peft data tickets --ep|", "--ep", []),

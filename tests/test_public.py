@@ -20,6 +20,7 @@ PUBLIC = [
     "load_ipython_extension",
     "methods",
     "models",
+    "recipes",
     "runs",
     "train",
     "unload_ipython_extension",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib
 import io
 import json
 import os
@@ -18,15 +17,18 @@ from array import array
 from codecs import BOM_UTF8 as BOM
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from peft_nb.data import Rows, plain
+from peft_nb.data import Rows, plain, samples, support_desk
 from peft_nb.errors import DataError, nearest
 
-# One entry a data set: its name and the module whose load() returns {"train": rows, "eval": rows}.
-BUILTIN = {"support-desk": "peft_nb.data.support_desk"}
+# One entry a data set: its name and what reads it, as {"train": rows} with "eval": rows where some are held out.
+BUILTIN: dict[str, Callable[[], dict[str, list[dict[str, str]]]]] = {
+    "support-desk": support_desk.load,
+    **{name: partial(samples.load, name) for name in samples.NAMES},
+}
 
 # The first of these names that a data set has is its held-out split; a test split is touched last.
 HELD_OUT = ("validation", "valid", "val", "dev", "eval", "test")
@@ -89,7 +91,7 @@ def read(data: object, namespace: Mapping[str, Any] | None = None) -> Source:
             return read(value)
         return _source(data, value, f"{type(value).__name__} `{data}`", f"`{data}`")
     if data in BUILTIN:
-        return _source(data, importlib.import_module(BUILTIN[data]).load(), f"built-in {data}", data)
+        return _source(data, BUILTIN[data](), f"built-in {data}", data)
     path = Path(os.path.expanduser(data))
     if os.path.exists(path):
         return _read_file(path)

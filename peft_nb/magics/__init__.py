@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from peft_nb.magics import cell, completion, line, versions  # noqa: F401  (registers its commands)
+from peft_nb.magics import cell, completion, line, templates, versions  # noqa: F401  (registers its commands)
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from peft_nb import notation
 from peft_nb.fields import FieldInfo
 from peft_nb.magics.line import COMMANDS
+from peft_nb.recipes import names
 from peft_nb.spec import ALIASES, RunSpec
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def _command(words: list[str], fragment: str, namespace: Mapping[str, Any]) -> F
         return Found(fragment, _runs(namespace))
     if usage.split()[len(given) : len(given) + 1] == ["ALIAS"]:
         return Found(fragment, _aliases(of_run=bool(given)))
+    if usage == "[RECIPE]" and not given:
+        return Found(fragment, names())
     if usage.startswith(("NAME", "[DATA")) and not given:
         return _values(FIELDS["data"], fragment, namespace)
     if usage.startswith("[MODEL]") and not given:

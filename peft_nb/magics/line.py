@@ -170,8 +170,14 @@ def _parse(shell: InteractiveShell, name: str, tokens: list[str]) -> Call:
 
 @command("[FILE] [--FLAG VALUE ...] [--out NAME] [--background]", most=1000)
 def train(call: Call) -> None:
-    """Train what a YAML file, flags or both describe."""
-    cell.begin(call.shell, notation.parse_train(call.words), call.out, call.background)
+    """Train what a YAML file, flags or both describe; several runs, as a recipe may hold, one after the other."""
+    runs = notation.parse_runs(call.words)
+    if len(runs) > 1 and call.background:
+        raise CommandError(
+            f"--background: the file describes {len(runs)} runs, which wait for each other; leave it out"
+        )
+    for fields in runs:
+        cell.begin(call.shell, fields, call.out, call.background)
 
 
 @command("NAME [--fix] [--row N] [--out VAR] [--FLAG VALUE ...]", 1, 1000, ("data", "model"))

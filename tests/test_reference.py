@@ -1,0 +1,237 @@
+"""REFERENCE.md says what the code says; ``python tests/test_reference.py`` writes it anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import textwrap
+from collections.abc import Callable, Iterable
+from inspect import getdoc
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import peft_nb
+from peft_nb import acceptance, errors, events, fields, notation
+from peft_nb.comparison import MEASURES
+from peft_nb.data.formats import FORMATS
+from peft_nb.magics.line import COMMANDS
+from peft_nb.methods import REGISTRY, Method, options
+from peft_nb.models import ALIASES
+from peft_nb.recipes import names, purpose
+from peft_nb.run import Run
+from peft_nb.spec import METHODS, RunSpec
+
+FILE = Path(__file__).parents[1] / "REFERENCE.md"
+
+HEAD = """\
+# Reference
+
+Everything that can be written, and everything that is told back. Generated from the code by
+`python tests/test_reference.py`; a test holds it true. What it is all for is told in the [README](README.md).
+"""
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *map(list, rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def said(value: Any) -> str:
+    return f"`{json.dumps(value, default=lambda v: sorted(v) if isinstance(v, set) else str(v))}`"
+
+
+def first(of: object) -> str:
+    """The first sentence of a docstring, as Markdown."""
+    text = " ".join((getdoc(of) or "").partition("\n\n")[0].split())
+    return re.sub(r":\w+:`", "`", text).replace("``", "`")
+
+
+def cell() -> str:
+    own = [field for field in notation.flags(cell=True).values() if field.section == "cell"]
+    flags = table(("flag", "what it does"), [(f"`{one.flag}`", one.help) for one in dict.fromkeys(own)])
+    usage = "`%%peft [METHOD] [--flag value ...]`; the lines below set fields as YAML, one `field: value` a line."
+    return f"{usage}\n\n{flags}"
+
+
+def spec() -> str:
+    parts = []
+    for section, group in groupby(RunSpec.describe(), key=lambda field: field.section):
+        rows = [field_row(field) for field in group]
+        parts.append(f"### {section}\n\n" + table(("field", "flags", "value", "default", "what it is"), rows))
+    return "\n\n".join(parts)
+
+
+def field_row(field: fields.FieldInfo) -> tuple[str, ...]:
+    flags = [flag for flag, one in notation.flags().items() if one.name == field.name]
+    choices = list(METHODS) if field.name == "method" else field.choices
+    value = " · ".join(f"`{one}`" for one in choices) or field.type
+    facts = ", ".join(filter(None, [field.unit, field.bounds]))
+    default = (
+        "required" if field.required else f"`{notation.write_yaml({'': field.default}).partition(':')[2].strip()}`"
+    )
+    flagged = " ".join(f"`{flag}`" for flag in flags)
+    return f"`{field.name}`", flagged, f"{value} ({facts})" if facts else value, default, field.help
+
+
+def method(entry: Method) -> str:
+    can = [f"base: {', '.join(entry.quantizations)}", ", ".join(entry.tasks)]
+    can += ["padding-free" if entry.padding_free else "padded", "merges" if entry.mergeable else "cannot be merged"]
+    defaults = " · ".join(f"`{name}: {value}`" for name, value in entry.defaults.items())
+    own = {**options(entry), **dict.fromkeys(entry.required, "required")}
+    listed = " · ".join(f"`{name}` {value if value == 'required' else said(value)}" for name, value in own.items())
+    lines = [
+        f"### `{entry.name}`",
+        f"{entry.help} When: {entry.when}. Source: {entry.source}.",
+        f"{'; '.join(can)}. `null` in a field stands for: {defaults}.",
+        f"`method_options`: {listed or 'none'}.",
+    ]
+    return "\n\n".join(lines)
+
+
+def methods() -> str:
+    return "\n\n".join(method(entry) for name, entry in REGISTRY.items() if name in METHODS)
+
+
+def commands() -> str:
+    parts = []
+    for name, one in COMMANDS.items():
+        lines = [f"### `{f'%peft {name} {one.usage}'.strip()}`", one.help]
+        rows = [(f"`{own.flag}`", kind(own), own.help) for own in one.fields]
+        parts.append("\n\n".join([*lines, table(("flag", "value", "what it is"), rows)] if rows else lines))
+    return "\n\n".join(parts)
+
+
+def kind(field: fields.FieldInfo) -> str:
+    value = " · ".join(f"`{one}`" for one in field.choices) or field.type
+    facts = ", ".join(filter(None, [field.unit, field.bounds]))
+    return f"{value} ({facts})" if facts else value
+
+
+def told() -> str:
+    parts = []
+    for name, one in events.KINDS.items():
+        rows = [(f"`{field.name}`", f"`{field.type}`") for field in dataclasses.fields(one)]
+        parts.append(f"### `{name}`\n\n{' '.join((getdoc(one) or '').split())}\n\n{table(('field', 'type'), rows)}")
+    return "\n\n".join(parts).replace("``", "`")
+
+
+def metrics() -> str:
+    rows = [
+        (f"`{name}`", help, MEASURES[name].better if name in MEASURES else "")
+        for name, help in acceptance.MEASURES.items()
+    ]
+    facts = [(f"`{name}`", help) for name, help in acceptance.FACTS.items()]
+    return "\n\n".join(
+        [
+            'What `accept` can demand, such as `accept: {forgetting: "< 0.05"}`:',
+            table(("metric", "what it is", "better is"), rows),
+            "What else a run tells:",
+            table(("metric", "what it is"), facts),
+        ]
+    )
+
+
+def columns() -> str:
+    rows = []
+    for entry in FORMATS.values():
+        roles = [f"{role.name}{'' if role.required else ' (optional)'}" for role in entry.roles]
+        others = "; ".join(f"{role.name}: {', '.join(role.others)}" for role in entry.roles if role.others)
+        rows.append((f"`{entry.name}`", ", ".join(roles), others))
+    return table(("layout", "columns", "their usual other names"), rows)
+
+
+def python() -> str:
+    rows = [(f"`{name}`", first(getattr(peft_nb, name))) for name in peft_nb.__all__]
+    own = {name: member for name, member in vars(Run).items() if not name.startswith("_")}
+    members = [(f"`run.{name}`", first(member)) for name, member in own.items() if getdoc(member)]
+    return table(("`peft_nb.`", "what it does"), rows) + "\n\n" + table(("of a run", "what it is or does"), members)
+
+
+def tree() -> str:
+    return "```\n" + textwrap.dedent((errors.__doc__ or "").split("\n\n")[1]) + "\n```"
+
+
+def recipes() -> str:
+    return table(("recipe", "what for"), [(f"`{name}`", purpose(name)) for name in names()])
+
+
+def models() -> str:
+    return table(
+        ("model", "what it is"), [(f"`{one.name}`", f"{one.note} ({one.license})") for one in ALIASES.values()]
+    )
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "The cell": cell,
+    "Fields": spec,
+    "Methods": methods,
+    "Commands": commands,
+    "Recipes": recipes,
+    "Layouts of data": columns,
+    "Models with a short name": models,
+    "Metrics": metrics,
+    "Events": told,
+    "Python": python,
+    "Errors": tree,
+}
+
+
+def reference() -> str:
+    parts = [f"## {title}\n\n{write()}" for title, write in SECTIONS.items()]
+    return "\n\n".join([HEAD.strip(), *parts]) + "\n"
+
+
+def test_the_reference_is_that_of_the_code() -> None:
+    assert FILE.read_text(encoding="utf-8") == reference(), "python tests/test_reference.py writes it anew"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *notation.flags(cell=True),
+        *(field.name for field in RunSpec.describe()),
+        *METHODS,
+        *(f"%peft {name}" for name in COMMANDS),
+        *events.KINDS,
+        *acceptance.MEASURES,
+        *names(),
+        *FORMATS,
+        *peft_nb.__all__,
+    ],
+)
+def test_nothing_is_left_out(name: str) -> None:
+    text = FILE.read_text(encoding="utf-8")
+    assert f"`{name}`" in text or f"`{name} " in text
+
+
+@pytest.mark.parametrize("judge", ["quick", "full"])
+def test_every_metric_of_a_run_is_explained(start: Callable[..., Run], judge: str) -> None:
+    run = start(max_steps=2, judge=judge, accept={"eval_loss": "< 9"}, load_best_model_at_end=True).wait()
+    assert len(run.metrics) > 30
+    assert run.metrics.keys() <= acceptance.MEASURES.keys() | acceptance.FACTS.keys()
+
+
+def test_every_metric_of_a_classifier_is_explained(
+    spec: Callable[..., RunSpec], encoder: Path, labelled: list[dict[str, str]], tmp_path: Path
+) -> None:
+    from peft_nb.run import begin
+    from peft_nb.store import Store
+
+    wanted = spec(model=str(encoder), task="classification", max_steps=2, judge="quick")
+    run = begin(wanted, data=labelled[:60], store=Store(tmp_path)).wait()
+    assert "confusion" in run.metrics
+    assert run.metrics.keys() <= acceptance.MEASURES.keys() | acceptance.FACTS.keys()
+
+
+def test_what_can_be_demanded_and_what_is_told_do_not_overlap() -> None:
+    assert not acceptance.MEASURES.keys() & acceptance.FACTS.keys()
+    assert list(acceptance.FACTS) == sorted(acceptance.FACTS)
+
+
+if __name__ == "__main__":
+    FILE.write_text(reference(), encoding="utf-8")
