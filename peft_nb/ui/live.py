@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -22,6 +22,7 @@ from peft_nb.ui.view import RunView, advance, replay
 
 if TYPE_CHECKING:
     from peft_nb.run import Run
+    from peft_nb.ui.panels.run import RunPanel
 
 LAST_WORD_S = 0.5  # how long after its end a run may take to say how it ended
 LAST_DRAWING_S = 5.0  # how long a background run waits at its end for its summary to be drawn
@@ -74,14 +75,20 @@ class Widgets(Notebook):
     """A panel with a live chart and buttons; in the output area below it stays what outlives the kernel."""
 
     def attach(self, run: Run, resume: Callable[[], None]) -> None:
-        """Show the panel."""
+        """Learn what the panel is about."""
+        self._run, self._resume = run, resume
+
+    @cached_property
+    def _panel(self) -> RunPanel:
+        """The panel, made as it is first drawn: an interrupt while its libraries are imported stops the run too."""
         from IPython.display import display
 
         from peft_nb.ui.panels.run import RunPanel
 
-        self._panel = RunPanel(run, resume)
-        display(self._panel)
-        self._show("", repr(self._panel))  # holds the place of the summary, which may come from a thread
+        panel = RunPanel(self._run, self._resume)
+        display(panel)
+        self._show("", repr(panel))  # holds the place of the summary, which may come from a thread
+        return panel
 
     def running(self, view: RunView, clock_s: float) -> None:
         """Bring the panel up to date."""
@@ -210,7 +217,7 @@ class Live:
         except BaseException:
             self._ended.set()
             raise
-        self._began = time.monotonic()
+        self._began, self._drawn = time.monotonic(), (-1.0, None, 0)
         self.follow(run)
 
     def _pump(self, run: Run) -> None:

@@ -62,7 +62,7 @@ def drawn(steps: numpy.ndarray, values: numpy.ndarray, low: float, high: float) 
     """
     first, last = numpy.searchsorted(steps, [low, high]) + numpy.array([-1, 1])
     first, last = max(first, 0), min(last, len(steps))
-    inside = first + thin(steps[first:last], values[first:last], POINTS // 2)
+    inside = first + thin(steps[first:last], values[first:last], POINTS * 3 // 4)
     return numpy.union1d(thin(steps, values, POINTS - len(inside)), inside)
 
 

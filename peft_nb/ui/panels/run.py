@@ -78,15 +78,20 @@ class RunPanel(Panel):
         self.say(summary.headline(view))
 
     def _stop(self) -> None:
-        again = self.stop.description != "Stop"
-        self.attempt(lambda: self._run.stop(now=again) or self._stopping(again))
+        self.attempt(self._ask_to_stop)
 
-    def _stopping(self, again: bool) -> str:
+    def _ask_to_stop(self) -> str:
+        again = self.stop.description != "Stop"
+        self._run.stop(now=again)
         self.stop.description = "Stop at once"
         return "giving up the current step" if again else "stopping after this step; press again to give it up"
 
     def _resume(self) -> None:
-        self.attempt(lambda: self._go_on() or "going on from the last checkpoint")
+        self.attempt(self._ask_to_go_on)
+
+    def _ask_to_go_on(self) -> str:
+        self._go_on()
+        return "going on from the last checkpoint"
 
     def _save(self) -> None:
         folder = f"{self.called.value.strip()}-adapter"
