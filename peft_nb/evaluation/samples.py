@@ -15,7 +15,7 @@ from peft_nb.events import Event, Notice, Sampled
 ASKED = 2
 TOKENS = 24  # of an answer
 SHARE = 0.03  # of the training time, at most
-SHOWN = 500  # characters of a prompt or reference that are told
+SHOWN = 200  # characters of a prompt or reference that are told
 BANDWIDTH, OVERHEAD_S = 1e10, 0.005  # bytes of weights read a second, and seconds a token takes beside: a first guess
 
 

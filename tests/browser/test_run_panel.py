@@ -67,7 +67,7 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
     assert page.locator(".jp-Cell").nth(TRAIN).locator(".jp-InputPrompt").inner_text() == "[*]:"
     back_to(page, "Stop")
     page.keyboard.press("Enter")
-    expect(panel).to_contain_text("stopped: after step", timeout=10_000)
+    expect(panel).to_contain_text("stopped: after step", timeout=SECONDS)
     expect(output.get_by_role("img")).to_be_visible()
     expect(output).to_contain_text("%peft resume run")
     assert violations(page, ".peft-nb") == []

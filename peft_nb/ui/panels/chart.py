@@ -21,7 +21,7 @@ TOUCHED = 200  # of them, where the pointer finds values
 BLUE, VERMILION = "#2a7fc9", "#d55e00"  # Okabe and Ito's, dark enough on white and light enough on black
 SMOOTHING = {"none": 0.0, "light": 0.6, "medium": 0.9, "strong": 0.98}
 SHOWN = {"all steps": 1.0, "the last half": 0.5, "the last tenth": 0.1, "the last hundredth": 0.01}
-WHOLE = {"description_width": "initial"}  # no label is cut short
+NARROW: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": {"width": "auto"}}
 LEAST = 1e-9  # a loss of nothing has no logarithm
 
 
@@ -91,8 +91,10 @@ class _Drawing:
         self.marks = [self.raw, self.smooth, self.evals, self.touched, self.tests]
         style = {"grid_lines": "solid", "grid_color": "rgba(128,128,128,0.25)"}
         self.axes = [
-            bqplot.Axis(scale=steps, label="step", tick_format=",d", num_ticks=6, **style),
-            bqplot.Axis(scale=losses, label="loss (nats)", side="left", num_ticks=5, label_offset="45px", **style),
+            bqplot.Axis(scale=steps, label="step", tick_format=",d", **style),
+            bqplot.Axis(
+                scale=losses, label="loss (nats)", side="left", tick_format=".3g", label_offset="45px", **style
+            ),
         ]
         self.pan = bqplot.PanZoom(scales={"x": [steps], "y": [losses]})
 
@@ -109,7 +111,7 @@ class LossChart:
     def __init__(self) -> None:
         self._curves = Curve(), Curve()
         self._writing = threading.RLock()
-        self._steps = bqplot.LinearScale()
+        self._steps = bqplot.LinearScale(allow_padding=False)
         self._losses = {False: bqplot.LinearScale(), True: bqplot.LogScale()}
         self._drawings = {log: _Drawing(self._steps, scale) for log, scale in self._losses.items()}
         self.figure = bqplot.Figure(
@@ -119,14 +121,12 @@ class LossChart:
             display_toolbar=False,
             padding_x=0.0,
         )
-        self.log = ipywidgets.Checkbox(description="Log scale", indent=False)
-        self.smoothing = ipywidgets.Dropdown(
-            description="Smoothing", options=list(SMOOTHING), value="medium", style=WHOLE
-        )
-        self.shown = ipywidgets.Dropdown(description="Show", options=list(SHOWN), style=WHOLE)
-        self.pan = ipywidgets.Checkbox(description="Pan and zoom by pointer", indent=False)
+        self.log = ipywidgets.Checkbox(description="Log scale", indent=False, layout=NARROW["layout"])
+        self.smoothing = ipywidgets.Dropdown(description="Smoothing", options=list(SMOOTHING), value="medium", **NARROW)
+        self.shown = ipywidgets.Dropdown(description="Show", options=list(SHOWN), **NARROW)
+        self.pan = ipywidgets.Checkbox(description="Pan and zoom by pointer", indent=False, layout=NARROW["layout"])
         self.reset = button("Reset view", self._reset, help="Show all steps again")
-        self.step = ipywidgets.BoundedIntText(description="Values at step", min=0, max=0, style=WHOLE)
+        self.step = ipywidgets.BoundedIntText(description="Values at step", min=0, max=0, **NARROW)
         self.told = ipywidgets.HTML()
         self.told.add_class("peft-nb-values")
         self._choose_scale()
@@ -194,7 +194,9 @@ class LossChart:
             if curve
             for step, value in [nearest(curve, self.step.value)]
         ]
-        self.told.value = f'<span role="status">{" · ".join(said)}</span>'
+        # What moves on by itself, many times a second, is not announced; what somebody looks up is.
+        role = ' role="status"' if self.step.value < self.step.max else ""
+        self.told.value = f"<span{role}>{' · '.join(said)}</span>"
 
     def _choose_scale(self) -> None:
         with self._writing:
