@@ -163,14 +163,15 @@ def samples(view: RunView) -> str:
 def _sample(prompt: str, answers: list[Sampled]) -> str:
     said = [(f"step {one.step:,}" if one.step else "base", one.answer) for one in answers]
     said += [("expected", answers[0].reference)] * bool(answers[0].reference)
+    left, wrapped = "text-align:left;vertical-align:top", "text-align:left;overflow-wrap:anywhere"
     rows = "".join(
-        f'<tr><th scope="row" style="text-align:left;vertical-align:top;white-space:nowrap;width:1%;padding-right:12px;{MUTED}">'
-        f'{label}</th><td dir="auto" style="text-align:left;overflow-wrap:anywhere">{escape(answer)}</td></tr>'
+        f'<tr><th scope="row" style="{left};white-space:nowrap;width:1%;padding-right:12px;{MUTED}">{label}</th>'
+        f'<td dir="auto" style="{wrapped}">{escape(answer)}</td></tr>'
         for label, answer in said
     )
     return (
-        f'<table style="width:100%;margin:8px 0 0;color:inherit;font-size:inherit"><caption dir="auto" style="text-align:left;'
-        f'font-weight:bold;overflow-wrap:anywhere;caption-side:top;color:inherit">{escape(prompt)}</caption>{rows}</table>'
+        f'<table style="width:100%;margin:8px 0 0;color:inherit;font-size:inherit"><caption dir="auto" '
+        f'style="{wrapped};font-weight:bold;caption-side:top;color:inherit">{escape(prompt)}</caption>{rows}</table>'
     )
 
 

@@ -68,12 +68,13 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
     back_to(page, "Stop")
     page.keyboard.press("Enter")
     expect(panel).to_contain_text("stopped: after step", timeout=SECONDS)
-    expect(output.get_by_role("img")).to_be_visible()
+    expect(output.locator("img")).to_be_visible()
     expect(output).to_contain_text("%peft resume run")
     assert violations(page, ".peft-nb") == []
     stopped = step(panel)
 
     page.keyboard.press("Tab")
+    expect(panel.get_by_role("button", name="Resume")).to_be_focused()
     page.keyboard.press("Enter")
     expect(panel.get_by_role("button", name="Stop", exact=True)).to_be_enabled(timeout=SECONDS)
     expect(panel).to_contain_text("tokens/s")
@@ -108,5 +109,5 @@ def test_after_a_restart_the_run_is_reopened_with_its_curves(page: Page) -> None
     expect(panel).to_contain_text("stopped", timeout=SECONDS)
     assert len(drawn(panel)) > 1000
     expect(panel.get_by_role("button", name="Resume")).to_be_enabled()
-    expect(output.get_by_role("img")).to_be_visible()
+    expect(output.locator("img")).to_be_visible()
     shot(page, panel, "run-panel-reopened")
