@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -50,6 +51,24 @@ def frontend() -> Frontend:
     if os.environ.keys() & {"VSCODE_PID", "VSCODE_CWD"}:
         return "vscode"
     return "jupyterlab" if "JPY_SESSION_NAME" in os.environ else "notebook-headless"
+
+
+def comms_while_busy() -> bool:
+    """Tell whether what is pressed in a widget reaches the kernel while a cell is running.
+
+    Returns
+    -------
+    bool
+        Where the front end sends widgets' messages to a subshell of the kernel: JupyterLab 4.4 and later with
+        ipykernel 7.1 and later. Elsewhere they wait until the cell has ended, and only the interrupt comes through.
+    """
+    kernel = sys.modules.get("ipykernel")
+    if frontend() != "jupyterlab" or kernel is None or kernel.version_info[:2] < (7, 1):
+        return False
+    try:  # where JupyterLab is installed elsewhere than its kernels, its version cannot be known
+        return tuple(map(int, metadata.version("jupyterlab").split(".")[:2])) >= (4, 4)
+    except (metadata.PackageNotFoundError, ValueError):
+        return True
 
 
 def cores(root: Path = ROOT) -> int:

@@ -74,6 +74,16 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """What the model answers to a held-out prompt after ``step`` optimizer steps; step 0 is the base itself."""
+
+    step: int
+    prompt: str
+    reference: str
+    answer: str
+
+
+@dataclass(frozen=True)
 class Checkpointed:
     """Everything needed to resume after ``step`` is complete on disk."""
 
@@ -88,13 +98,13 @@ class Resumed:
     step: int
 
 
-Event = StatusChanged | Preparing | Notice | Planned | StepLogged | Evaluated | Checkpointed | Resumed
+Event = StatusChanged | Preparing | Notice | Planned | StepLogged | Evaluated | Sampled | Checkpointed | Resumed
 
 Listener = Callable[[Event], None]
 
 KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
-    for kind in (StatusChanged, Preparing, Notice, Planned, StepLogged, Evaluated, Checkpointed, Resumed)
+    for kind in (StatusChanged, Preparing, Notice, Planned, StepLogged, Evaluated, Sampled, Checkpointed, Resumed)
 }
 
 

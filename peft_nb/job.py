@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from peft_nb.training.paths import Installed
     from peft_nb.training.paths import Path as LossPath
     from peft_nb.training.trainer import PlannedTrainer
 
@@ -210,6 +211,7 @@ class Job:
     def _train(self, trainer: PlannedTrainer, resume: bool) -> bool:
         from peft_nb.methods import memory
         from peft_nb.training import checkpoint
+        from peft_nb.training.paths import Installed
 
         last = checkpoint.latest(trainer.folder) if resume else None
         done = checkpoint.step_of(last) if last else 0
@@ -222,7 +224,9 @@ class Job:
             self.publish(Resumed(done))
         model = trainer.model
         try:
-            with trainer.path.installed(model), environment.PeakMemory() as peak:
+            with Installed(trainer.path, model) as installed, environment.PeakMemory() as peak:
+                if not self.rows.classifies and environment.processes() == 1:
+                    trainer.sample = self._sampler(installed)
                 if trainer.eval_examples and not done:
                     self.publish(Preparing(f"measuring the base on {len(trainer.eval_examples):,} held-out rows"))
                     trainer.evaluate()
@@ -258,6 +262,22 @@ class Job:
         if trainer.is_world_process_zero():
             self._save_adapter(model)
         return trainer.finished
+
+    def _sampler(self, installed: Installed) -> Callable[[int, float], None]:
+        """What asks a few held-out prompts at evaluations."""
+        from peft_nb.data import prompts
+        from peft_nb.evaluation.samples import Sampler
+
+        return Sampler(
+            self.adapted,
+            self.tokenizer,
+            prompts.kept(self.folder),
+            self.chat,
+            self.spec.system,
+            installed.taken_out,
+            self.publish,
+            self.metrics.get("forecast_seconds"),
+        )
 
     def _score(self, trainer: PlannedTrainer) -> None:
         """How often the classifier is right on the held-out rows."""

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -211,6 +212,31 @@ def test_a_plain_process_is_a_terminal_and_imports_nothing_heavy() -> None:
     """
     output = run(code)
     assert output.strip() == "terminal set()"
+
+
+@pytest.mark.parametrize(
+    ("frontend", "kernel", "lab", "heard"),
+    [
+        ("jupyterlab", (7, 1), "4.4.0", True),
+        ("jupyterlab", (7, 4), None, True),
+        ("jupyterlab", (7, 4), "4.3.8", False),
+        ("jupyterlab", (6, 29), "4.6.6", False),
+        ("vscode", (7, 4), "4.6.6", False),
+        ("colab", (7, 4), None, False),
+    ],
+)
+def test_where_a_press_reaches_a_kernel_that_is_busy(
+    monkeypatch: pytest.MonkeyPatch, frontend: str, kernel: tuple[int, int], lab: str | None, heard: bool
+) -> None:
+    def version(package: str) -> str:
+        if lab is None:
+            raise environment.metadata.PackageNotFoundError(package)
+        return lab
+
+    monkeypatch.setattr(environment, "frontend", lambda: frontend)
+    monkeypatch.setattr(environment.metadata, "version", version)
+    monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace(version_info=(*kernel, 0)))
+    assert environment.comms_while_busy() == heard
 
 
 @pytest.mark.notebook

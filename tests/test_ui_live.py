@@ -65,10 +65,8 @@ def follow(story: Sequence[Event | float], *, give_up: bool = False, **options: 
     return live.watch(start, **options)
 
 
-class Recorder:
-    """A surface that remembers what it was asked to show."""
-
-    interval_s = 0.2
+class Recorder(live.Surface):
+    """Remembers what it was asked to show."""
 
     def __init__(self) -> None:
         self.drawn: list[tuple[str, RunView]] = []

@@ -100,7 +100,8 @@ def write(
     answers = [""] * len(encoded)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    with torch.random.fork_rng(), torch.inference_mode():
+    # Not inference_mode: what a model keeps from one call to the next may be needed in training after this.
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         longest = max(map(len, encoded), default=0) + max_new_tokens
         batch = max(1, min(MOST_ROWS, MOST_TOKENS // longest))

@@ -45,6 +45,38 @@ class Path(Protocol):
         """Make the model ready for this path while the context lasts."""
 
 
+class Installed:
+    """A context in which a model is ready for a path, and out of which the path can be taken for a while.
+
+    Parameters
+    ----------
+    path : Path
+        What to install.
+    model : PeftModel
+        Where.
+    """
+
+    def __init__(self, path: Path, model: PeftModel) -> None:
+        self._path, self._model = path, model
+
+    def __enter__(self) -> Installed:
+        self._context = self._path.installed(self._model)
+        self._context.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._context.__exit__(*raised)
+
+    @contextmanager
+    def taken_out(self) -> Iterator[None]:
+        """Give the model its own forward pass back while this context lasts."""
+        self.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            self.__enter__()
+
+
 class Tokenwise:
     """Losses of tokens, as generation learns them."""
 

@@ -77,6 +77,8 @@ class PlannedTrainer(Trainer):
     ----------
     elapsed_before : float
         Training seconds before this start, when resuming.
+    sample : callable
+        Called after each evaluation with the step and the seconds of training so far.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class PlannedTrainer(Trainer):
         self.budget = spec.token_budget or probe.token_budget(model.get_base_model(), memory_available_mb())
         self.tokens, self.busy_s = 0, 0.0
         self.eval_losses: list[float] = []
+        self.sample: Callable[[int, float], None] = lambda step, trained_s: None
         wanted = spec.load_best_model_at_end or spec.early_stopping_patience is not None
         self.best = Best(folder / "best", spec.early_stopping_patience) if wanted and eval_examples else None
 
@@ -237,6 +240,7 @@ class PlannedTrainer(Trainer):
         metrics = {"eval_loss": (sums[0] / sums[1]).item()}
         self.eval_losses.append(metrics["eval_loss"])
         self.publish(Evaluated(self.state.global_step, metrics["eval_loss"]))
+        self.sample(self.state.global_step, self.busy_s)
         if self.best and self.state.global_step:
             self._compare(self.best, metrics["eval_loss"])
         return metrics

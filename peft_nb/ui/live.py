@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from peft_nb import environment
@@ -21,27 +22,31 @@ from peft_nb.ui.view import RunView, advance, replay
 
 if TYPE_CHECKING:
     from peft_nb.run import Run
+    from peft_nb.ui.panels.run import RunPanel
 
 LAST_WORD_S = 0.5  # how long after its end a run may take to say how it ended
 LAST_DRAWING_S = 5.0  # how long a background run waits at its end for its summary to be drawn
 
 
-class Surface(Protocol):
+class Surface:
     """Where a run is shown."""
 
-    interval_s: float
+    interval_s = 0.2
+
+    def attach(self, run: Run, resume: Callable[[], None]) -> None:
+        """Learn which run is shown, and what lets it go on; nothing can be pressed on most surfaces."""
 
     def running(self, view: RunView, clock_s: float) -> None:
         """Show a run that works."""
+        raise NotImplementedError
 
     def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
         """Show a run that has ended."""
+        raise NotImplementedError
 
 
-class Notebook:
+class Notebook(Surface):
     """One output area of a cell, updated in place."""
-
-    interval_s = 0.2
 
     def __init__(self) -> None:
         self._display_id = uuid4().hex
@@ -66,7 +71,36 @@ class Notebook:
         self._shown = True
 
 
-class Terminal:
+class Widgets(Notebook):
+    """A panel with a live chart and buttons; in the output area below it stays what outlives the kernel."""
+
+    def attach(self, run: Run, resume: Callable[[], None]) -> None:
+        """Learn what the panel is about."""
+        self._run, self._resume = run, resume
+
+    @cached_property
+    def _panel(self) -> RunPanel:
+        """The panel, made as it is first drawn: an interrupt while its libraries are imported stops the run too."""
+        from IPython.display import display
+
+        from peft_nb.ui.panels.run import RunPanel
+
+        panel = RunPanel(self._run, self._resume)
+        display(panel)
+        self._show("", repr(panel))  # holds the place of the summary, which may come from a thread
+        return panel
+
+    def running(self, view: RunView, clock_s: float) -> None:
+        """Bring the panel up to date."""
+        self._panel.draw(view, clock_s)
+
+    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
+        """Bring the panel up to date and put the summary below it."""
+        self._panel.draw(view)
+        super().ended(view, metrics, name)
+
+
+class Terminal(Surface):
     """Plain lines: what happens goes to stderr, the summary to stdout."""
 
     interval_s = 3.0
@@ -87,8 +121,9 @@ class Terminal:
 
 
 def surface() -> Surface:
-    """Choose where to show runs: an output area when a kernel is behind this process, else the terminal."""
-    return Terminal() if environment.frontend() == "terminal" else Notebook()
+    """Choose where to show runs: a panel where widgets work, an output area in other kernels, else the terminal."""
+    kinds: dict[str, type[Surface]] = {"terminal": Terminal, "notebook-headless": Notebook}
+    return kinds.get(environment.frontend(), Widgets)()
 
 
 class Live:
@@ -133,6 +168,7 @@ class Live:
         """Tell which run is followed."""
         with self._lock:
             self._view = _identified(self._view, run)
+        self._surface.attach(run, partial(self.resume, run))
 
     def refresh(self) -> None:
         """Draw the running state if it is due and anything has changed."""
@@ -164,6 +200,25 @@ class Live:
         """
         self._following = True
         threading.Thread(target=self._pump, args=(run,), name=f"peft_nb-panel-{run.id}", daemon=True).start()
+
+    def resume(self, run: Run) -> None:
+        """Let a run that has ended go on, shown where it was shown before; returns at once.
+
+        Raises
+        ------
+        PeftNbError
+            If it cannot go on.
+        """
+        self._ended.clear()
+        self._closed.clear()
+        self._following = True
+        try:
+            run.resume(background=True, listeners=[self])
+        except BaseException:
+            self._ended.set()
+            raise
+        self._began, self._drawn = time.monotonic(), (-1.0, None, 0)
+        self.follow(run)
 
     def _pump(self, run: Run) -> None:
         while not self._ended.wait(self._surface.interval_s):
@@ -235,11 +290,9 @@ def show(run: Run, name: str | None = None) -> None:
     name : str, optional
         The variable that holds it, for the next steps of the summary.
     """
-    view = look(run)
-    if view.active:
-        surface().running(view, 0.0)
-    else:
-        surface().ended(view, run.metrics, name)
+    live = Live(look(run), name)
+    live.attach(run)
+    live.refresh() if live.view.active else live.close(run.metrics)
 
 
 def _identified(view: RunView, run: Run) -> RunView:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from html import escape
 
-from peft_nb.events import StepLogged
+from peft_nb.events import Sampled, StepLogged
 from peft_nb.ui import wording
 from peft_nb.ui.view import Curve, RunView
 
@@ -76,7 +76,7 @@ def text(view: RunView, clock_s: float | None = None) -> str:
     return " · ".join(parts)
 
 
-def html(view: RunView, clock_s: float | None = None) -> str:
+def html(view: RunView, clock_s: float | None = None, *, spark: bool = True) -> str:
     """Draw the running state.
 
     Parameters
@@ -85,6 +85,8 @@ def html(view: RunView, clock_s: float | None = None) -> str:
         What is known about the run; its words may come from anywhere and are escaped.
     clock_s : float, optional
         As in :func:`stage`.
+    spark : bool, default True
+        Whether to draw the curve.
 
     Returns
     -------
@@ -104,17 +106,16 @@ def html(view: RunView, clock_s: float | None = None) -> str:
         f'aria-valuetext="{escape(stage(view))}" style="{TRACK}">'
         f'<div style="{FILL};width:{percent}%"></div></div>'
     )
-    cells = f'<div style="{GRID}">{"".join(_cells(view, view.latest))}</div>' if view.latest else ""
+    cells = f'<div style="{GRID}">{"".join(_cells(view, view.latest, spark))}</div>' if view.latest else ""
     notices = "".join(f"<div>Note: {escape(notice)}</div>" for notice in view.notices[-4:])
     return f'<div style="{BOX}">{head}{bar}{cells}{notices}</div>'
 
 
-def _cells(view: RunView, latest: StepLogged) -> list[str]:
+def _cells(view: RunView, latest: StepLogged, spark: bool) -> list[str]:
     first = f"from {wording.loss(view.first_loss)}" if view.first_loss is not None else ""
-    cells = [
-        _cell("loss", wording.loss(latest.loss), first),
-        f'<div style="align-self:center">{sparkline(view.losses, view.evals)}</div>',
-    ]
+    cells = [_cell("loss", wording.loss(latest.loss), first)]
+    if spark:
+        cells.append(f'<div style="align-self:center">{sparkline(view.losses, view.evals)}</div>')
     if view.eval_loss is not None:
         base = f"base {wording.loss(view.base_eval_loss)}" if view.base_eval_loss is not None else ""
         cells.append(_cell("held-out loss", wording.loss(view.eval_loss), base))
@@ -123,6 +124,7 @@ def _cells(view: RunView, latest: StepLogged) -> list[str]:
         *cells,
         _cell("speed", f"{view.tokens_per_second:,.0f}", "tokens/s"),
         _cell("memory", used, limit),
+        _cell("learning rate", f"{latest.learning_rate:.2g}", ""),
         _cell("epoch", f"{latest.epoch:.2f}", f"after {wording.duration(latest.elapsed_s)}"),
     ]
 
@@ -139,6 +141,40 @@ def _memory(view: RunView, latest: StepLogged) -> tuple[str, str]:
     return wording.memory(latest.memory_mb), f"of {wording.memory(limit)}" if limit else ""
 
 
+def samples(view: RunView) -> str:
+    """Draw what the model answered to the same held-out prompts as it learned.
+
+    Parameters
+    ----------
+    view : RunView
+        What is known about the run.
+
+    Returns
+    -------
+    str
+        An HTML fragment; empty while nothing was asked.
+    """
+    asked: dict[str, list[Sampled]] = {}
+    for one in view.samples:
+        asked.setdefault(one.prompt, []).append(one)
+    return "".join(_sample(prompt, answers) for prompt, answers in asked.items())
+
+
+def _sample(prompt: str, answers: list[Sampled]) -> str:
+    said = [(f"step {one.step:,}" if one.step else "base", one.answer) for one in answers]
+    said += [("expected", answers[0].reference)] * bool(answers[0].reference)
+    left, wrapped = "text-align:left;vertical-align:top", "text-align:left;overflow-wrap:anywhere"
+    rows = "".join(
+        f'<tr><th scope="row" style="{left};white-space:nowrap;width:1%;padding-right:12px;{MUTED}">{label}</th>'
+        f'<td dir="auto" style="{wrapped}">{escape(answer)}</td></tr>'
+        for label, answer in said
+    )
+    return (
+        f'<table style="width:100%;margin:8px 0 0;color:inherit;font-size:inherit"><caption dir="auto" '
+        f'style="{wrapped};font-weight:bold;caption-side:top;color:inherit">{escape(prompt)}</caption>{rows}</table>'
+    )
+
+
 def sparkline(losses: Curve, evals: Curve) -> str:
     """Draw the loss curve as a line and the held-out losses as rings, without axes.
 
@@ -152,10 +188,10 @@ def sparkline(losses: Curve, evals: Curve) -> str:
     str
         An SVG element, or an empty string while there is no line to draw.
     """
-    if len(losses.points) < 2:
+    if len(losses) < 2:
         return ""
-    steps = [step for step, *_ in (*losses.points, *evals.points)]
-    values = [value for _, value, _ in (*losses.points, *evals.points)]
+    line, tests = losses.points(), evals.points()
+    steps, values = zip(*line, *tests, strict=True)
     left, right, low, high = min(steps), max(steps), min(values), max(values)
     wide, tall = SPARK
     across, down = (wide - 8) / (right - left or 1), (tall - 8) / (high - low or 1)
@@ -163,11 +199,9 @@ def sparkline(losses: Curve, evals: Curve) -> str:
     def place(step: int, value: float) -> tuple[float, float]:
         return 4 + (step - left) * across, 4 + (high - value) * down
 
-    path = " ".join("{:.1f},{:.1f}".format(*place(step, value)) for step, value, _ in losses.points)
-    rings = "".join(
-        '<circle cx="{:.1f}" cy="{:.1f}" r="2.5"/>'.format(*place(step, value)) for step, value, _ in evals.points
-    )
-    first, last = losses.points[0][1], losses.points[-1][1]
+    path = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in line)
+    rings = "".join('<circle cx="{:.1f}" cy="{:.1f}" r="2.5"/>'.format(*place(*test)) for test in tests)
+    first, last = line[0][1], line[-1][1]
     return (
         f'<svg role="img" aria-label="loss curve, {wording.loss(first)} to {wording.loss(last)}" '
         f'width="{wide}" height="{tall}" viewBox="0 0 {wide} {tall}" fill="none" '

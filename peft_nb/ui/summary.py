@@ -53,7 +53,7 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if view.data:
         found += [("data", _data(view, metrics.get("classes")))]
     if after is not None:
-        known = view.base_eval_loss if len(view.evals.points) > 1 else None
+        known = view.base_eval_loss if len(view.evals) > 1 else None
         found += [("held-out loss", _change(known, after) + _tokens(metrics))]
     found += _classified(metrics)
     found += judged.rows(metrics)
@@ -207,17 +207,14 @@ def _image(view: RunView) -> str:
     drawn = picture(view)
     if not drawn:
         return ""
-    points = view.losses.points
-    held_out = (
-        f", held-out {wording.loss(view.evals.points[0][1])} to {wording.loss(view.evals.points[-1][1])}"
-        if view.evals.points
-        else ""
-    )
-    alt = (
-        f"Loss over {points[-1][0]:,} steps: training {wording.loss(points[0][1])} to "
-        f"{wording.loss(points[-1][1])}{held_out}"
-    )
-    return _embedded(drawn, alt, WIDTH)
+    return _embedded(drawn, curve_told(view), WIDTH)
+
+
+def curve_told(view: RunView) -> str:
+    """Say what the picture of the curve shows, such as ``"Loss over 126 steps: training 3.900 to 0.400"``."""
+    curves = {"training": view.losses, "held-out": view.evals}
+    said = [f"{name} {wording.loss(of.first)} to {wording.loss(of.last)}" for name, of in curves.items() if of]
+    return f"Loss over {wording.count(view.step, 'step')}: {', '.join(said)}" if said else ""
 
 
 def _matrix(metrics: Mapping[str, Any]) -> str:
@@ -255,9 +252,8 @@ def picture(view: RunView) -> bytes:
     bytes
         A PNG; empty when there are fewer than two points to draw.
     """
-    if len(view.losses.points) < 2:
+    if len(view.losses) < 2:
         return b""
     from peft_nb.plots import loss_curve
 
-    losses, evals = ([(step, value) for step, value, _ in curve.points] for curve in (view.losses, view.evals))
-    return loss_curve(losses, evals, size=(WIDTH / 100, HEIGHT / 100)).png()
+    return loss_curve(view.losses.points(), view.evals.points(), size=(WIDTH / 100, HEIGHT / 100)).png()

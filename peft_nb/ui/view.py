@@ -7,8 +7,12 @@ reach the same view from the same events.
 from __future__ import annotations
 
 import math
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from peft_nb.events import (
     ACTIVE,
@@ -19,46 +23,103 @@ from peft_nb.events import (
     Planned,
     Preparing,
     Resumed,
+    Sampled,
     Status,
     StatusChanged,
     StepLogged,
 )
 
+if TYPE_CHECKING:
+    import numpy
+
 CURVE_POINTS = 240  # about one a pixel of the sparkline
 NOTICES = 20
+SAMPLES = 6  # answers kept to one prompt: the base's and the latest
 SMOOTHING = 0.3  # weight of the newest step in the shown speed, which jumps with the length of the rows
 
+Points = list[tuple[int, float]]
 
-@dataclass(frozen=True)
+
 class Curve:
-    """A curve of bounded size: when it is full, neighbouring points are merged into their mean.
+    """A curve that only grows at its end: every value is kept, and drawn are some of them.
 
-    Each point is ``(step, value, how many values it is the mean of)``.
+    A curve never changes; one that goes on from it shares its memory, so that adding a value costs the same whatever
+    came before.
     """
 
-    points: tuple[tuple[int, float, int], ...] = ()
-    stride: int = 1
+    def __init__(self, steps: array[int] | None = None, values: array[float] | None = None, length: int = 0) -> None:
+        self._steps = array("q") if steps is None else steps
+        self._values = array("d") if values is None else values
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
 
     def add(self, step: int, value: float) -> Curve:
         """Append a value; one that is not finite leaves the curve as it is."""
         if not math.isfinite(value):
             return self
-        if self.points and self.points[-1][2] < self.stride:
-            return replace(self, points=(*self.points[:-1], _mean(self.points[-1], (step, value, 1))))
-        points = (*self.points, (step, value, 1))
-        if len(points) <= CURVE_POINTS:
-            return replace(self, points=points)
-        halves = [_mean(*points[i : i + 2]) for i in range(0, len(points), 2)]
-        return Curve(tuple(halves), 2 * self.stride)
+        steps, values = self._steps, self._values
+        if len(steps) > self._length:  # another curve has gone on from here
+            steps, values = steps[: self._length], values[: self._length]
+        steps.append(step)
+        values.append(value)
+        return Curve(steps, values, self._length + 1)
 
     def until(self, step: int) -> Curve:
         """Drop what came after a step."""
-        return replace(self, points=tuple(point for point in self.points if point[0] <= step))
+        return Curve(self._steps, self._values, bisect_right(self._steps, step, hi=self._length))
+
+    def arrays(self) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """All steps and all values."""
+        import numpy
+
+        # A slice is a copy: an array that lends its memory could not grow.
+        steps, values = self._steps[: self._length], self._values[: self._length]
+        return numpy.frombuffer(steps, dtype=numpy.int64), numpy.frombuffer(values, dtype=numpy.float64)
+
+    def points(self, most: int = CURVE_POINTS) -> Points:
+        """Some of its points, see :func:`thin`."""
+        steps, values = self.arrays()
+        kept = thin(steps, values, most)
+        return list(zip(steps[kept].tolist(), values[kept].tolist(), strict=True))
+
+    @property
+    def first(self) -> float:
+        """Where it begins; in a long curve the mean of what falls into its first point. NaN while it is empty."""
+        return fmean(self._values[: max(1, self._length // CURVE_POINTS)]) if self._length else math.nan
+
+    @property
+    def last(self) -> float:
+        """Its newest value; NaN while it is empty."""
+        return self._values[self._length - 1] if self._length else math.nan
 
 
-def _mean(*points: tuple[int, float, int]) -> tuple[int, float, int]:
-    weight = sum(n for _, _, n in points)
-    return points[-1][0], sum(value * n for _, value, n in points) / weight, weight
+def thin(steps: numpy.ndarray, values: numpy.ndarray, most: int) -> numpy.ndarray:
+    """Choose points of a curve that look like all of them.
+
+    MinMaxLTTB: of the lowest and highest points of every stretch, those that span the largest triangles (Van Der
+    Donckt et al., 2023, arXiv:2305.00332).
+
+    Parameters
+    ----------
+    steps, values : numpy.ndarray
+        The curve; shape ``(points,)``, steps ascending.
+    most : int
+        How many points at most, 3 or more.
+
+    Returns
+    -------
+    numpy.ndarray
+        Their places, ascending; the first and the last are among them.
+    """
+    import numpy
+
+    if len(steps) <= most:
+        return numpy.arange(len(steps))
+    from tsdownsample import MinMaxLTTBDownsampler
+
+    return MinMaxLTTBDownsampler().downsample(steps, values, n_out=most)
 
 
 @dataclass(frozen=True)
@@ -88,6 +149,7 @@ class RunView:
     peak_memory_mb: float = 0.0
     losses: Curve = field(default_factory=Curve)
     evals: Curve = field(default_factory=Curve)
+    samples: tuple[Sampled, ...] = ()
     notices: tuple[str, ...] = ()
 
     @property
@@ -98,7 +160,7 @@ class RunView:
     @property
     def first_loss(self) -> float | None:
         """Training loss at the beginning; a mean over the first steps in a long run."""
-        return self.losses.points[0][1] if self.losses.points else None
+        return self.losses.first if self.losses else None
 
     @property
     def step(self) -> int:
@@ -166,6 +228,8 @@ def advance(view: RunView, event: Event) -> RunView:
             return replace(
                 view, what="", base_eval_loss=base, eval_loss=eval_loss, evals=view.evals.add(step, eval_loss)
             )
+        case Sampled():
+            return replace(view, samples=_sampled(view.samples, event))
         case Checkpointed(step):
             return replace(view, checkpoint=step)
         case Resumed(step):
@@ -177,8 +241,15 @@ def advance(view: RunView, event: Event) -> RunView:
                 latest=None,
                 losses=view.losses.until(step),
                 evals=kept,
-                eval_loss=kept.points[-1][1] if kept.points else None,
+                samples=tuple(one for one in view.samples if one.step <= step),
+                eval_loss=kept.last if kept else None,
             )
+
+
+def _sampled(samples: tuple[Sampled, ...], event: Sampled) -> tuple[Sampled, ...]:
+    same = [one for one in samples if one.prompt == event.prompt]
+    others = [one for one in samples if one.prompt != event.prompt]
+    return (*others, *same[:1], *same[1:][2 - SAMPLES :], event)
 
 
 def _stepped(view: RunView, event: StepLogged) -> RunView:

@@ -80,7 +80,7 @@ def test_a_messy_table_is_explained_and_mended(page: Page) -> None:
 def test_texts_are_classified(page: Page) -> None:
     training = run_next(page, 4)
     expect(training).to_contain_text("macro-F1", timeout=SECONDS)
-    assert training.get_by_role("img").count() == 2
+    assert training.locator("img").count() == 2
     shot(page, training, "classified")
     found = run_next(page, 5)
     expect(found).to_contain_text("bird", timeout=SECONDS)

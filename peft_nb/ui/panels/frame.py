@@ -57,6 +57,7 @@ class Panel:
         return f"<peft_nb {self.name}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        _let_through(self.box)
         shown: dict[str, Any] = self.box._repr_mimebundle_()
         return {**shown, "text/plain": repr(self)}
 
@@ -124,6 +125,18 @@ class Panel:
             then()
         except Exception as error:
             self.fail(error)
+
+
+def _let_through(widget: ipywidgets.Widget) -> None:
+    """Let what is pressed arrive while a cell is running.
+
+    ipykernel 7.4 hands it to the loop that wrote to the widget last, which is the cell's, instead of the subshell that
+    the front end sent it to.
+    """
+    if widget.comm is not None:
+        widget.comm._reply_subshell_for = lambda data, subshell: subshell
+    for child in getattr(widget, "children", ()):
+        _let_through(child)
 
 
 def button(label: str, act: Callable[[], None], *, help: str = "", primary: bool = False) -> ipywidgets.Button:

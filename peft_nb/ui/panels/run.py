@@ -1,0 +1,129 @@
+"""The panel of a run: what it does now, its curves, what it answers, and buttons for what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from typing import TYPE_CHECKING
+
+import ipywidgets
+
+from peft_nb import environment
+from peft_nb.ui import progress, summary
+from peft_nb.ui.panels.chart import LossChart
+from peft_nb.ui.panels.frame import Panel, Tell, button, row
+from peft_nb.ui.view import RunView
+
+if TYPE_CHECKING:
+    from peft_nb.run import Run
+    from peft_nb.ui.compare import Comparison
+
+UNHEARD = (
+    "While a cell is running, no button of a panel reaches the kernel here. To stop the run, press the notebook's own "
+    "interrupt button (■): the run ends after its current step, saved and usable."
+)
+
+
+class RunPanel(Panel):
+    """Shows one run; whoever follows the run calls :meth:`draw`.
+
+    Parameters
+    ----------
+    run : Run
+        At work, or from the store.
+    resume : callable
+        Lets the run go on, shown here, and returns at once.
+    """
+
+    def __init__(self, run: Run, resume: Callable[[], None]) -> None:
+        self._run, self._go_on = run, resume
+        self._status = ""
+        self._comparison: Comparison | None = None
+        self._facts, self._samples = ipywidgets.HTML(), ipywidgets.HTML()
+        self.chart = LossChart()
+        self.stop = button("Stop", self._stop, help="End the run after its current step; what it learned is kept")
+        self.resume = button("Resume", self._resume, help="Go on from the last checkpoint")
+        self.save = button("Save", self._save, help="Write the adapter as a PEFT folder")
+        self.merge = button("Merge", self._merge, help="Write a plain model with the adapter in its weights")
+        self.compare = button("Compare", self._compare, help="Ask the run and its bare base the same")
+        self.chat = button("Chat", self._chat, help="Talk to the run and to its bare base")
+        self.called = ipywidgets.Text(
+            value=run.spec.name or run.id,
+            description="Save as",
+            tooltip="Save writes the folder NAME-adapter, Merge the folder NAME-merged",
+            style={"description_width": "initial"},
+        )
+        self._below = ipywidgets.VBox()
+        super().__init__(f"panel of run {run.id}", [])
+        buttons = (self.stop, self.resume, self.save, self.merge, self.compare, self.chat)
+        style, *_ = self.box.children
+        unheard = [] if environment.comms_while_busy() else [ipywidgets.HTML(f"<p>{escape(UNHEARD)}</p>")]
+        # What a button does is said right below it, not below the chart.
+        above = [style, self._facts, row(*buttons, self.called), self._outcome, *unheard]
+        self.box.children = [*above, self.chart.box, self._samples, self._below]
+
+    def draw(self, view: RunView, clock_s: float | None = None) -> None:
+        """Show what is known; parameters as of :func:`peft_nb.ui.progress.html`."""
+        self._facts.value = progress.html(view, clock_s if view.active else None, spark=False)
+        self._samples.value = progress.samples(view)
+        self.chart.draw(view.losses, view.evals)
+        if view.status == self._status:
+            return
+        self._status = view.status
+        usable = view.status == "finished" or (not view.active and view.checkpoint is not None)
+        self.stop.disabled, self.stop.description = not view.active, "Stop"
+        self.resume.disabled = view.status not in ("stopped", "failed")
+        for made in (self.save, self.merge, self.compare, self.chat):
+            made.disabled = not usable
+        self.say(summary.headline(view))
+
+    def _stop(self) -> None:
+        self.attempt(self._ask_to_stop)
+
+    def _ask_to_stop(self) -> str:
+        again = self.stop.description != "Stop"
+        self._run.stop(now=again)
+        self.stop.description = "Stop at once"
+        return "giving up the current step" if again else "stopping after this step; press again to give it up"
+
+    def _resume(self) -> None:
+        self.attempt(self._ask_to_go_on)
+
+    def _ask_to_go_on(self) -> str:
+        self._go_on()
+        return "going on from the last checkpoint"
+
+    def _save(self) -> None:
+        folder = f"{self.called.value.strip()}-adapter"
+        self.aside("saving", lambda tell: f"saved in {self._run.save(folder)}")
+
+    def _merge(self) -> None:
+        folder = f"{self.called.value.strip()}-merged"
+        self.aside("merging", lambda tell: str(self._run.merge(folder)).splitlines()[0])
+
+    def _compare(self) -> None:
+        from peft_nb.comparison import BASE, gather
+        from peft_nb.ui.compare import OPTIONS, Comparison
+
+        def ask(tell: Tell) -> str:
+            self._comparison = None
+            asked = {self._run.id: self._run, BASE: None}
+            told = gather(asked, None, lambda share, what: tell(f"{what} ({share:.0%})"), **OPTIONS)
+            self._comparison = Comparison(told)
+            return "compared with its bare base; see below"
+
+        self.aside("comparing", ask, self._show_comparison)
+
+    def _show_comparison(self) -> None:
+        from peft_nb.ui.panels.compare import ComparePanel
+
+        if self._comparison:
+            self._below.children = [ComparePanel(self._comparison).box]
+
+    def _chat(self) -> None:
+        self.attempt(self._show_chat)
+
+    def _show_chat(self) -> None:
+        from peft_nb.ui.panels.chat import ChatPanel
+
+        self._below.children = [ChatPanel(self._run).box]

@@ -1,0 +1,113 @@
+"""A run in its panel in a real JupyterLab: watched, stopped, resumed and saved by keyboard, reopened later."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.conftest import Open
+from tests.browser.lab import SECONDS, run_next, shot, violations
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+EVIL = '<script>document.title = "broken in"</script><img src=x onerror="document.title = 1"> مرحبا 👩‍🔧 ' + "w" * 300
+CELLS = [
+    "%load_ext peft_nb\n"
+    f"evil = {EVIL!r}\n"
+    "tickets = [{'question': f'{evil} How much is {n} and {n}?', 'answer': f'It is <b>{2 * n}</b>.'}"
+    " for n in range(40)]",
+    "%%peft lora --data tickets --out run\nmodel: {base}\nmax_steps: 100000\nlearning_rate: 0.01\neval_steps: 50",
+    "%load_ext peft_nb",
+    "%peft show",
+    "1 + 1",
+]
+LOAD, TRAIN, AGAIN, SHOW = range(4)
+
+
+@pytest.fixture(scope="module")
+def page(opened: Open, base: Path) -> Page:
+    return opened([cell.replace("{base}", str(base)) for cell in CELLS])
+
+
+def back_to(page: Page, name: str, role: str = "button") -> None:
+    """Go backwards with the keyboard until a control has the focus."""
+    wanted = page.locator(".jp-Cell").nth(TRAIN).get_by_role(role, name=name, exact=True)
+    for _ in range(40):
+        if wanted.evaluate("element => element === document.activeElement"):
+            return
+        page.keyboard.press("Shift+Tab")
+    raise AssertionError(f"the keyboard does not reach {name}")
+
+
+def drawn(panel: Locator) -> str:
+    """What the line of the smoothed training loss looks like."""
+    return panel.locator(".bqplot path.line").nth(1).get_attribute("d") or ""
+
+
+def step(panel: Locator) -> int:
+    return int(re.search(r"step ([\d,]+) of 100,000", panel.inner_text())[1].replace(",", ""))
+
+
+def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_saved(page: Page) -> None:
+    run_next(page, LOAD)
+    output = run_next(page, TRAIN)
+    panel = output.locator(".peft-nb").first
+    expect(panel).to_contain_text("tokens/s", timeout=SECONDS)
+    expect(panel.get_by_role("progressbar")).to_be_visible()
+    before, first = drawn(panel), step(panel)
+    page.wait_for_timeout(1500)
+    assert drawn(panel) != before
+    assert step(panel) > first
+    expect(panel).to_contain_text("expected")  # sample answers
+    shot(page, panel, "run-panel-running")
+
+    assert page.locator(".jp-Cell").nth(TRAIN).locator(".jp-InputPrompt").inner_text() == "[*]:"
+    back_to(page, "Stop")
+    page.keyboard.press("Enter")
+    expect(panel).to_contain_text("stopped: after step", timeout=SECONDS)
+    expect(output.locator("img")).to_be_visible()
+    expect(output).to_contain_text("%peft resume run")
+    assert violations(page, ".peft-nb") == []
+    stopped = step(panel)
+
+    page.keyboard.press("Tab")
+    expect(panel.get_by_role("button", name="Resume")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(panel.get_by_role("button", name="Stop", exact=True)).to_be_enabled(timeout=SECONDS)
+    expect(panel).to_contain_text("tokens/s")
+    page.wait_for_timeout(1000)
+    assert step(panel) > stopped
+    back_to(page, "Stop")
+    page.keyboard.press("Enter")
+    expect(panel).to_contain_text("stopped: after step", timeout=SECONDS)
+
+    back_to(page, "Log scale", "checkbox")
+    page.keyboard.press("Space")
+    expect(panel.get_by_role("checkbox", name="Log scale")).to_be_checked()
+    back_to(page, "Save")
+    page.keyboard.press("Enter")
+    expect(panel.get_by_role("status").first).to_contain_text("saved in", timeout=SECONDS)
+    shot(page, panel, "run-panel-stopped")
+    point = panel.locator(".bqplot .dot_grp").first
+    point.hover()
+    expect(page.locator(".bqplot_mark_tooltip").first).to_contain_text("step")
+    assert page.title().startswith("desk")
+    assert output.locator('img[src="x"]').count() == 0
+
+
+def test_after_a_restart_the_run_is_reopened_with_its_curves(page: Page) -> None:
+    page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    page.wait_for_function("jupyterapp.shell.currentWidget.sessionContext.session.kernel.status == 'idle'")
+    page.locator(".jp-Cell").nth(AGAIN).click()
+    page.keyboard.press("Escape")
+    run_next(page, AGAIN)
+    output = run_next(page, SHOW)
+    panel = output.locator(".peft-nb").first
+    expect(panel).to_contain_text("stopped", timeout=SECONDS)
+    assert len(drawn(panel)) > 1000
+    expect(panel.get_by_role("button", name="Resume")).to_be_enabled()
+    expect(output.locator("img")).to_be_visible()
+    shot(page, panel, "run-panel-reopened")

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import time
+
+import numpy
+import pytest
+
+from peft_nb.ui.panels.chart import POINTS, TOUCHED, LossChart, drawn, smoothed
+from peft_nb.ui.view import Curve
+
+
+def curve(steps: int, every: int = 1, top: float = 4.0) -> Curve:
+    made = Curve()
+    for step in range(every, steps + 1, every):
+        made = made.add(step, top / (1 + step / 10))
+    return made
+
+
+@pytest.fixture
+def chart() -> LossChart:
+    made = LossChart()
+    made.draw(curve(300), curve(300, 50))
+    return made
+
+
+def marks(chart: LossChart) -> tuple[numpy.ndarray, ...]:
+    raw, smooth, evals, touched, tests = chart.figure.marks
+    assert list(evals.x) == list(tests.x)
+    return raw, smooth, evals, touched
+
+
+def test_smoothing_is_the_weighted_mean_of_what_was_before() -> None:
+    assert smoothed(numpy.array([4.0, 2.0]), 0.0).tolist() == [4.0, 2.0]
+    assert smoothed(numpy.array([4.0, 2.0]), 0.5).tolist() == pytest.approx([4.0, (2 + 0.5 * 4) / 1.5])
+
+
+def test_zooming_brings_back_what_was_thinned_out() -> None:
+    steps = numpy.arange(100_000)
+    values = numpy.sin(steps)
+    outline = drawn(steps, values, -numpy.inf, numpy.inf)
+    near = drawn(steps, values, 50_000, 50_300)
+    assert max(len(outline), len(near)) <= POINTS
+    assert set(range(50_000, 50_301)) <= set(near.tolist())
+    assert {0, 99_999} <= set(near.tolist())
+
+
+def test_it_draws_both_curves_and_says_the_newest_values(chart: LossChart) -> None:
+    raw, smooth, evals, touched = marks(chart)
+    assert (len(raw.x), len(smooth.x), list(evals.x)) == (300, 300, [50, 100, 150, 200, 250, 300])
+    assert 0 < len(touched.x) <= TOUCHED
+    assert (chart.step.value, chart.step.max) == (300, 300)
+    assert "loss 0.129 · held-out 0.129" in chart.told.value
+
+
+def test_the_chosen_step_stays_and_the_newest_moves_on(chart: LossChart) -> None:
+    chart.draw(curve(400), curve(400, 50))
+    assert chart.step.value == 400
+    chart.step.value = 120
+    assert "loss 0.308 · held-out 0.364 (step 100)" in chart.told.value
+    chart.draw(curve(500), curve(500, 50))
+    assert chart.step.value == 120
+    chart.draw(curve(100), Curve())  # a resumed run begins before that
+    assert chart.step.value == 100
+    assert "held-out" not in chart.told.value
+
+
+def test_every_control_changes_what_is_drawn(chart: LossChart) -> None:
+    _, smooth, *_ = marks(chart)
+    before = smooth.y.copy()
+    chart.smoothing.value = "none"
+    assert (smooth.y != before).any()
+    chart.shown.value = "the last tenth"
+    assert min(smooth.x) == 270
+    linear = chart.figure.marks
+    chart.log.value = True
+    assert chart.figure.marks != linear
+    assert type(chart.figure.axes[1].scale).__name__ == "LogScale"
+    assert chart.figure.interaction is None
+    chart.pan.value = True
+    assert chart.figure.interaction.scales["y"] == [chart.figure.axes[1].scale]
+    chart.figure.axes[0].scale.min = 280.0
+    chart.reset.click()
+    assert chart.figure.axes[0].scale.min is None
+    assert (chart.shown.value, min(chart.figure.marks[1].x)) == ("all steps", 1)
+
+
+def test_nothing_is_known_at_first_and_a_loss_of_nothing_has_a_place_on_a_log_scale() -> None:
+    chart = LossChart()
+    assert len(chart.figure.marks[0].x) == 0
+    chart.log.value = True
+    chart.draw(Curve().add(1, 1.0).add(2, 0.0), Curve())
+    assert min(chart.figure.marks[0].y) > 0
+
+
+def test_a_hundred_thousand_steps_are_drawn_in_a_blink_with_a_thousand_points() -> None:
+    chart, long = LossChart(), curve(100_000)
+    chart.draw(long, Curve())
+    began = time.perf_counter()
+    for step in range(5):
+        long = long.add(100_001 + step, 1.0)
+        chart.draw(long, Curve())
+    assert (time.perf_counter() - began) / 5 < 0.1
+    assert max(len(mark.x) for mark in chart.figure.marks) <= POINTS

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peft_nb import environment
+from peft_nb.events import Event, Notice, Sampled, StatusChanged
+from peft_nb.run import Run, begin, load
+from peft_nb.spec import RunSpec
+from peft_nb.store import Store
+from peft_nb.ui import live
+from peft_nb.ui.panels.run import UNHEARD, RunPanel
+from tests.conftest import stop_at
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[RunPanel]:
+    """The panels that a front end with widgets was given."""
+    panels: list[RunPanel] = []
+    monkeypatch.setattr(environment, "frontend", lambda: "jupyterlab")
+    monkeypatch.setattr("IPython.display.display", panels.append)
+    return panels
+
+
+@pytest.fixture(scope="module")
+def finished(spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that has done a step and nothing else happens to."""
+    return begin(spec(max_steps=1), data=rows, store=Store(tmp_path_factory.mktemp("store"))).wait()
+
+
+def until(true: Callable[[], Any], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def outcome(panel: RunPanel) -> str:
+    return panel._outcome.value
+
+
+def enabled(panel: RunPanel) -> set[str]:
+    buttons = (panel.stop, panel.resume, panel.save, panel.merge, panel.compare, panel.chat)
+    return {one.description for one in buttons if not one.disabled}
+
+
+def test_a_run_is_watched_stopped_resumed_and_saved_in_one_panel(
+    start: Callable[..., Run],
+    shown: list[RunPanel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[set[str]] = []
+
+    def press_stop(event: Event) -> None:
+        stop_at(3)(event)
+        if shown:
+            seen.append(enabled(shown[0]))
+
+    run = live.watch(lambda listeners: start(*listeners, press_stop, max_steps=400))
+    (panel,) = shown
+    assert {"Stop"} in seen
+    assert run.status == "stopped"
+    assert enabled(panel) == {"Resume", "Save", "Merge", "Compare", "Chat"}
+    assert "stopped: after step" in outcome(panel)
+    assert len(panel.chart.figure.marks[0].x) >= 2
+    assert "stopped: after step" in capsys.readouterr().out  # the summary, which stays
+
+    panel.resume.click()
+    until(lambda: enabled(panel) == {"Stop"})
+    panel.stop.click()
+    assert "stopping after this step" in outcome(panel)
+    until(lambda: "stopped: after step" in outcome(panel))
+    assert panel.stop.description == "Stop"
+
+    panel.called.value = "kept"
+    panel.save.click()
+    until(lambda: "saved in kept-adapter" in outcome(panel))
+    assert (tmp_path / "kept-adapter" / "adapter_model.safetensors").exists()
+    panel.merge.click()
+    until(lambda: "merged into kept-merged" in outcome(panel))
+    panel.merge.click()
+    until(lambda: "kept-merged" in outcome(panel) and 'role="alert"' in outcome(panel))
+
+
+def test_a_run_of_another_process_is_reopened_with_its_curves(
+    start: Callable[..., Run], store: Store, shown: list[RunPanel]
+) -> None:
+    run = start(stop_at(6), max_steps=400)
+    run.wait()
+    events = run.events()
+    live.show(load(run.id, store=Store(store.folder)))
+    (panel,) = shown
+    steps = [event.step for event in events if type(event).__name__ == "StepLogged"]
+    assert panel.chart.figure.marks[0].x.tolist() == steps
+    assert "stopped" in outcome(panel)
+    assert "Resume" in enabled(panel)
+    assert [event for event in events if isinstance(event, Sampled)]
+    assert "expected" in panel._samples.value
+
+
+def test_what_cannot_be_done_is_said_in_the_panel(finished: Run, shown: list[RunPanel]) -> None:
+    live.show(finished)
+    (panel,) = shown
+    assert enabled(panel) == {"Save", "Merge", "Compare", "Chat"}
+    panel._resume()
+    assert 'role="alert"' in outcome(panel)
+    assert "has finished" in outcome(panel)
+
+
+def test_where_no_button_is_heard_while_a_cell_runs_the_panel_names_the_one_that_is(
+    finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for heard in (True, False):
+        monkeypatch.setattr(environment, "comms_while_busy", lambda heard=heard: heard)
+        panel = RunPanel(finished, lambda: None)
+        assert any(UNHEARD[:30] in getattr(child, "value", "") for child in panel.box.children) != heard
+
+
+def test_hostile_text_changes_nothing_but_text(finished: Run) -> None:
+    panel = RunPanel(finished, lambda: None)
+    view = live.replay(
+        [Notice(EVIL), Sampled(0, EVIL, EVIL, EVIL), Sampled(4, EVIL, EVIL, "no"), StatusChanged("failed", EVIL)]
+    )
+    panel.draw(view)
+    said = panel._facts.value + panel._samples.value + outcome(panel)
+    assert said.count("&lt;script&gt;") == 5
+    assert "<script" not in said
+    assert "<img" not in said
+    assert repr(panel) == f"<peft_nb panel of run {panel._run.id}>"
