@@ -79,6 +79,7 @@ class ConfigPanel(Panel):
         self.folds = {"advice": Fold("the advice", [self._reasons, row(*self.takes)], hidden=True)}
         self.checked, self.expected = Followed("the whole report on the data"), Followed("the whole forecast")
         self.cell = ipywidgets.Textarea(description="the same as a cell", rows=6, continuous_update=False)
+        self.cell.add_class("peft-nb-wide")
         self.cell.observe(lambda _: self.attempt(self._read_cell), "value")
         self.start = button("Start", self._start, help="Start the run; the kernel stays free", primary=True)
         self.stop = button("Stop", lambda: self.attempt(self._stop), help="End the run after its current step")

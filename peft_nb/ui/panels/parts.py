@@ -87,6 +87,7 @@ class Fold:
         self.button = button("", lambda: self.open(self.inside.layout.display == "none"))
         self.inside = ipywidgets.VBox(children)
         self.box = ipywidgets.VBox([self.button, self.inside])
+        self.box.add_class("peft-nb-fold")
         self.offer(not hidden)
         self.open(False)
 
