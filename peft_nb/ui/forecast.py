@@ -111,7 +111,8 @@ def html(forecast: Forecast) -> str:
     body = ""
     for label, value in rows(forecast):
         bar = "" if label else _bar(bars.pop(0))
-        body += f'<tr><th scope="row" style="text-align:left">{escape(label)}</th>'
+        head = f'<th scope="row" style="text-align:left">{escape(label)}</th>' if label else "<td></td>"
+        body += f"<tr>{head}"
         body += f'<td style="text-align:left">{bar}{escape(value)}</td></tr>'
     return f'<div style="{BOX}"><table style="margin:0;color:inherit;font-size:inherit">{body}</table></div>'
 

@@ -209,7 +209,8 @@ def _help(info: FieldInfo, method: Method | None) -> str:
         return f"{method.help} When: {method.when}. Source: {method.source}."
     usual = text_of(info, info.default if own is None else own)
     told = f"{method.name} takes {usual}" if method and own is not None else f"default {usual}" if usual else ""
-    facts = "; ".join(filter(None, (info.unit, info.bounds, told if info.type not in ("switch", "choice") else "")))
+    bounds = info.bounds.removesuffix(", at most 1,000,000,000")  # which nobody will reach
+    facts = "; ".join(filter(None, (info.unit, bounds, told if info.type not in ("switch", "choice") else "")))
     said = re.sub(r"(\. )?\bnull\b", lambda found: ". Empty" if found[1] else "empty", info.help)
     return said + (f" ({facts})" if facts else "")
 

@@ -13,9 +13,8 @@ from tests.browser.lab import SECONDS, run_next, shot, violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-HOSTILE = (
-    "<script>document.title = 'broken in'</script><img src=x onerror=\"document.title = 1\"> مرحبا 👩‍🔧 " + "w" * 300
-)
+BROKEN_IN = "<script>document.title = 'broken in'</script><img src=x onerror=\"document.title = 1\">"
+HOSTILE = f"{BROKEN_IN} مرحبا 👩 {'w' * 300}"
 CELLS = [
     "%load_ext peft_nb\n"
     "import pandas as pd\n"

@@ -20,7 +20,7 @@ from peft_nb.models import Progress
 from peft_nb.run import Run
 from peft_nb.spec import RunSpec
 from peft_nb.ui import check, forecast, form, progress, summary
-from peft_nb.ui.live import watch
+from peft_nb.ui.live import Surface, watch
 from peft_nb.ui.panels.frame import TICK_S, Panel, Tell, button, row
 from peft_nb.ui.panels.latest import Check, Latest
 from peft_nb.ui.panels.parts import Control, Fold, Followed, choice, grid, heading
@@ -257,7 +257,7 @@ class ConfigPanel(Panel):
         self._examine()
 
 
-class Inside:
+class Inside(Surface):
     """Shows a run in the panel that started it."""
 
     interval_s = TICK_S

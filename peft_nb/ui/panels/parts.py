@@ -43,7 +43,7 @@ class Control:
     def value(self) -> str | bool:
         """What was typed, chosen or ticked."""
         typed: str | bool = self.input.value
-        return typed.strip() if isinstance(typed, str) else typed
+        return typed if isinstance(typed, bool) or isinstance(self.input, ipywidgets.Textarea) else typed.strip()
 
     @value.setter
     def value(self, value: str | bool) -> None:
