@@ -22,7 +22,6 @@ CELLS = [
     "                        'answer': [f'It is {2 * n}.' for n in range(40)]})\n"
     "open('tiny.yaml', 'w').write('model: {base}\\nmax_steps: 60\\ndevice: cpu\\njudge: quick')",
     "%peft panel tiny.yaml",
-    "print(run.status, run.spec.r)",
 ]
 
 
@@ -72,13 +71,14 @@ def test_a_run_is_described_and_started(page: Page) -> None:
     shot(page, output, "config-ended", 4500)
     assert violations(page, ".peft-nb") == []
 
+    cells = page.locator(".jp-Cell")
+    before = cells.count()
     panel.get_by_role("button", name="Insert below").focus()
     page.keyboard.press("Enter")
-    expect(page.locator(".jp-Cell")).to_have_count(len(CELLS) + 1)
-    inserted = page.locator(".jp-Cell").nth(2)
+    expect(cells).to_have_count(before + 1)
+    inserted = cells.nth(2)
     expect(inserted).to_contain_text("%%peft lora --data tickets --out run")
     expect(inserted).to_contain_text("r: 4")
-    expect(run_next(page, 3)).to_contain_text("finished 4", timeout=SECONDS)
 
 
 def test_hostile_words_change_nothing_but_text(page: Page) -> None:
