@@ -23,7 +23,7 @@ from peft_nb.ui import check, forecast, form, progress, summary
 from peft_nb.ui.live import Surface, watch
 from peft_nb.ui.panels.frame import TICK_S, Panel, Tell, button, row
 from peft_nb.ui.panels.latest import Check, Latest
-from peft_nb.ui.panels.parts import Control, Fold, Followed, choice, grid, heading
+from peft_nb.ui.panels.parts import Control, Fold, Followed, choice, grid, heading, prose
 from peft_nb.ui.train import variables
 from peft_nb.ui.view import RunView
 
@@ -75,7 +75,7 @@ class ConfigPanel(Panel):
         self.goal = choice(get_args(Goal), "not said", description="goal")
         self.advise = button("Advise", self._advise, help="Say which methods fit the data and the goal best")
         self.takes = [button("", partial(self.attempt, partial(self._take, rank))) for rank in range(CHOICES)]
-        self._reasons, self._insertion, self.shown = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
+        self._reasons, self._insertion, self.shown = prose(), ipywidgets.HTML(), prose()
         self.folds = {"advice": Fold("the advice", [self._reasons, row(*self.takes)], hidden=True)}
         self.checked, self.expected = Followed("the whole report on the data"), Followed("the whole forecast")
         self.cell = ipywidgets.Textarea(description="the same as a cell", rows=6, continuous_update=False)

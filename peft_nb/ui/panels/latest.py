@@ -20,7 +20,7 @@ class Latest:
     """Does the newest of many requests in a thread of its own, which ends when nothing is left to do."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._news = threading.Condition()
         self._wanted: Callable[[Check], None] | None = None
         self._due = 0.0
         self._thread: threading.Thread | None = None
@@ -35,8 +35,9 @@ class Latest:
         pause_s : float
             Seconds to wait first.
         """
-        with self._lock:
+        with self._news:
             self._wanted, self._due = work, time.monotonic() + pause_s
+            self._news.notify()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="peft_nb-latest", daemon=True)
                 self._thread.start()
@@ -52,16 +53,15 @@ class Latest:
 
     def _run(self) -> None:
         while True:
-            with self._lock:
+            with self._news:
                 work, wait_s = self._wanted, self._due - time.monotonic()
                 if work is None:
                     self._thread = None
                     return
-                if wait_s <= 0:
-                    self._wanted = None
-            if wait_s > 0:
-                time.sleep(min(wait_s, PAUSE_S))
-                continue
+                if wait_s > 0:
+                    self._news.wait(wait_s)
+                    continue
+                self._wanted = None
             try:
                 work(self._check)
             except SupersededError:

@@ -33,7 +33,7 @@ class Control:
 
     def __init__(self, entry: Entry, offers: Mapping[str, list[str]], changed: Callable[[], None]) -> None:
         self.input = _input(entry, offers)
-        self.note = ipywidgets.HTML()
+        self.note = prose()
         self.box = ipywidgets.VBox([self.input, self.note])
         self.box.add_class("peft-nb-field")
         self.show(entry)
@@ -111,8 +111,7 @@ class Followed:
     """
 
     def __init__(self, whole: str) -> None:
-        self.line, self.whole = ipywidgets.HTML(), ipywidgets.HTML()
-        self.line.add_class("peft-nb-line")
+        self.line, self.whole = prose(), prose()
         self.fold = Fold(whole, [self.whole], hidden=True)
         self.box = ipywidgets.VBox([self.line, self.fold.box])
 
@@ -150,6 +149,13 @@ class Followed:
         self.say(said)
         self.whole.value = whole
         self.fold.offer(bool(whole))
+
+
+def prose() -> ipywidgets.HTML:
+    """Make room for text, in which what is too long for a line is broken."""
+    made = ipywidgets.HTML()
+    made.add_class("peft-nb-text")
+    return made
 
 
 def grid(boxes: Sequence[ipywidgets.Widget]) -> ipywidgets.Box:
