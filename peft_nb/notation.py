@@ -154,7 +154,8 @@ def flags(*, cell: bool = False) -> dict[str, FieldInfo]:
 _FLOW = ("[", "{", '"', "'")
 
 
-def _value(field: FieldInfo, text: str) -> Any:
+def read_value(field: FieldInfo, text: str) -> Any:
+    """Read what stands behind a flag or in a form as the value of its field, not yet checked."""
     if text == "null" and field.type != "text":
         return None
     if field.type in ("mapping", "list") and text.startswith(_FLOW):
@@ -188,9 +189,9 @@ def _scan(tokens: Iterable[str], known: Mapping[str, FieldInfo]) -> tuple[list[s
                 raise CommandError(f"{flag}: takes no value; write {field.flag} or --no-{field.flag[2:]}")
             values[field.name] = not flag.startswith("--no-")
         elif equals:
-            values[field.name] = _value(field, text)
+            values[field.name] = read_value(field, text)
         elif queue and not queue[0].startswith("--"):
-            values[field.name] = _value(field, queue.popleft())
+            values[field.name] = read_value(field, queue.popleft())
         else:
             raise CommandError(f"{flag}: needs a value; write {flag}=VALUE")
     return words, values
@@ -205,9 +206,14 @@ def write_flags(fields: Mapping[str, Any]) -> list[str]:
 def _flag(field: FieldInfo, value: Any) -> str:
     if isinstance(value, bool):
         return field.flag if value else "--no-" + field.flag[2:]
+    return f"{field.flag}={write_value(field, value)}"
+
+
+def write_value(field: FieldInfo, value: Any) -> str:
+    """Write the value of a field, which is not null, as :func:`read_value` reads it."""
     if field.type in ("mapping", "list") and (not isinstance(value, str) or value.startswith(_FLOW)):
         value = _dump(value, flow=True).strip()
-    return f"{field.flag}={value}"
+    return str(value)
 
 
 def parse_train(argv: list[str]) -> dict[str, Any]:
@@ -342,8 +348,8 @@ def parse_cell(line: str, body: str = "") -> Cell:
     if words:
         values["method"] = words[0]
     out, background = values.pop("out", None), values.pop("background", False)
-    if out is not None and (not out.isidentifier() or iskeyword(out)):
-        raise CommandError(f"--out {out!r}: not a name for a variable; write one such as run")
+    if out is not None:
+        check_out(out)
 
     fields = read_yaml("\n" + body)
     for name in fields:
@@ -355,6 +361,12 @@ def parse_cell(line: str, body: str = "") -> Cell:
     return Cell(values | fields, out, background)
 
 
+def check_out(name: str) -> None:
+    """Refuse what cannot name a variable, as a CommandError."""
+    if not name.isidentifier() or iskeyword(name):
+        raise CommandError(f"--out {name!r}: not a name for a variable; write one such as run")
+
+
 def read_cell(text: str) -> Cell:
     """Read the whole text of a cell, ``%%peft`` included; see :func:`parse_cell`."""
     line, _, body = text.lstrip().partition("\n")
@@ -363,8 +375,8 @@ def read_cell(text: str) -> Cell:
     return parse_cell(line.removeprefix("%%peft"), body)
 
 
-def write_cell(run: spec.RunSpec) -> str:
-    """Write the notebook cell that describes a run, which :func:`read_cell` reads.
+def write_cell(run: spec.RunSpec, out: str = "") -> str:
+    """Write the notebook cell that describes a run and binds it to `out`, which :func:`read_cell` reads.
 
     IPython expands ``{x}`` and ``$x`` in the first line, so only a plain word goes there; and it refuses a
     cell without a body, so there always is one.
@@ -373,6 +385,8 @@ def write_cell(run: spec.RunSpec) -> str:
     line = f"%%peft {fields.pop('method', run.method)}"
     if re.fullmatch(r"[\w./][\w./-]*", run.data):
         line += f" --data {fields.pop('data')}"
+    if out:
+        line += f" --out {out}"
     return line + "\n" + write_yaml(fields or {"model": run.model})
 
 

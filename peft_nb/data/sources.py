@@ -105,6 +105,12 @@ def read(data: object, namespace: Mapping[str, Any] | None = None) -> Source:
     raise DataError(f"no data named {data!r}: {looked}{hint}")
 
 
+def at_hand(name: str, namespace: Mapping[str, Any]) -> bool:
+    """Tell whether :func:`read` finds a name without asking the hub, or does not find it at all."""
+    hub = HUB_NAME.fullmatch(name) and Path(name).suffix.lower() not in READERS
+    return not hub or name in namespace or os.path.exists(os.path.expanduser(name))
+
+
 def data_variables(namespace: Mapping[str, Any]) -> list[str]:
     """Name the variables that hold data, importing nothing.
 

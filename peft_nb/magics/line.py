@@ -215,6 +215,14 @@ def estimate(call: Call) -> Any:
     return made(spec, call.shell.user_ns)
 
 
+@command("[RECIPE|FILE]", most=1)
+def panel(call: Call) -> Any:
+    """Describe a run in a form: checked and forecast as it is filled in, kept as a cell, started from there."""
+    from peft_nb.ui.panels.config import ConfigPanel, named
+
+    return ConfigPanel(named(call.words[0]) if call.words else None, call.shell.user_ns)
+
+
 @command()
 def runs(call: Call) -> Any:
     """List the runs in the store, newest first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,12 @@ def look(
     eval_data: Any = None,
     model: Any = None,
     namespace: Mapping[str, Any],
+    progress: Progress | None = None,
 ) -> Report:
-    """Check what a spec describes; parameters as for :func:`peft_nb.run.begin`, and live held-out rows."""
+    """Check what a spec describes; parameters as for :func:`peft_nb.run.begin`, and live held-out rows.
+
+    Where `progress` is told how far it is, no bar is shown.
+    """
     source = sources.read(spec.data if data is None else data, namespace)
     layout = formats.detect(source.train, spec.format, spec.columns)
     held, held_layout = source.eval, layout
@@ -69,7 +73,7 @@ def look(
         held = sources.read(spec.eval_data if eval_data is None else eval_data, namespace).train
     if held is not None:
         held_layout = formats.detect(held, spec.format, spec.columns)
-    with shown_progress() as progress:
+    with nullcontext(progress) if progress else shown_progress() as progress:
         tokenizer = _tokenizer(spec, model, namespace)
         checked = checks.check(
             source.train, layout, held, held_layout, tokenizer=tokenizer, options=options(spec), progress=progress

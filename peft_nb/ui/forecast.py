@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from peft_nb.methods.estimate import estimate
+from peft_nb.data import sources
+from peft_nb.errors import ForecastError
+from peft_nb.methods.estimate import estimate, foresee
 from peft_nb.methods.forecast import Forecast
+from peft_nb.methods.workload import Table
+from peft_nb.models import Progress
+from peft_nb.models.quiet import quiet
+from peft_nb.models.resolve import resolve
 from peft_nb.spec import RunSpec
 from peft_nb.ui import wording
 from peft_nb.ui.methods import importing
@@ -32,6 +38,33 @@ def made(spec: RunSpec, namespace: Mapping[str, Any]) -> Shown:
     """Forecast a run; parameters and errors as for :func:`peft_nb.methods.estimate.estimate`."""
     with importing() as progress:
         return Shown(estimate(spec, namespace=namespace, progress=progress))
+
+
+def ahead(spec: RunSpec, namespace: Mapping[str, Any], progress: Progress) -> Forecast:
+    """Forecast a run as :func:`peft_nb.methods.estimate.estimate` does, and fetch nothing for it.
+
+    Raises
+    ------
+    PeftNbError
+        As there, and a ForecastError where the model or the rows would have to be fetched.
+    """
+    for name in filter(None, (spec.data, spec.eval_data)):
+        if not sources.at_hand(name, namespace):
+            raise ForecastError(f"{name} is not on this machine; %peft estimate {name} fetches it")
+    source = resolve(spec.model, spec.revision, namespace)
+    if source.pair is None and source.path is None:
+        raise ForecastError(f"{spec.model} is not on this machine; the run fetches it, and so does %peft estimate")
+    table = Table.read(spec, None, namespace)
+    with quiet():
+        return foresee(spec, source, table, None, progress)
+
+
+def line(forecast: Forecast) -> str:
+    """Say in one line what a run will take and whether that can be had."""
+    f = forecast
+    time = "not forecast" if f.seconds is None else wording.duration(f.seconds)
+    said = f"{wording.memory(f.memory_mb)} of memory at the peak, of {wording.memory(f.room_mb)}; training time {time}"
+    return f"{said}; {'does not fit' if not f.fits else 'perhaps does not fit' if f.tight else 'fits'}"
 
 
 def parts(forecast: Forecast) -> dict[str, float]:
@@ -78,7 +111,8 @@ def html(forecast: Forecast) -> str:
     body = ""
     for label, value in rows(forecast):
         bar = "" if label else _bar(bars.pop(0))
-        body += f'<tr><th scope="row" style="text-align:left">{escape(label)}</th>'
+        head = f'<th scope="row" style="text-align:left">{escape(label)}</th>' if label else "<td></td>"
+        body += f"<tr>{head}"
         body += f'<td style="text-align:left">{bar}{escape(value)}</td></tr>'
     return f'<div style="{BOX}"><table style="margin:0;color:inherit;font-size:inherit">{body}</table></div>'
 

@@ -67,10 +67,7 @@ class Panel:
 
     def fail(self, error: Exception) -> None:
         """Say what went wrong: a user's mistake in its line, anything else with its kind, and in the log."""
-        if not isinstance(error, PeftNbError):
-            logging.getLogger(__name__).error("%s", self, exc_info=error)
-        kind = "" if isinstance(error, PeftNbError) else f"{type(error).__name__}: "
-        self._outcome.value = f'<div role="alert">⚠ {escape(kind + first_line(error))}</div>'
+        self._outcome.value = f'<div role="alert">⚠ {escape(spoken(error))}</div>'
 
     def attempt(self, act: Callable[[], str | None]) -> None:
         """Do at once what takes no time, and say what it returns or what went wrong."""
@@ -137,6 +134,14 @@ def _let_through(widget: ipywidgets.Widget) -> None:
         widget.comm._reply_subshell_for = lambda data, subshell: subshell
     for child in getattr(widget, "children", ()):
         _let_through(child)
+
+
+def spoken(error: Exception) -> str:
+    """Say in a line what went wrong: a user's mistake in its own, anything else with its kind, and in the log."""
+    if isinstance(error, PeftNbError):
+        return first_line(error)
+    logging.getLogger(__name__).error("%s", error, exc_info=error)
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def button(label: str, act: Callable[[], None], *, help: str = "", primary: bool = False) -> ipywidgets.Button:

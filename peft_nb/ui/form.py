@@ -1,0 +1,243 @@
+"""A form for a run: what it shows for what was typed into it, and the cell that says the same. Knows no widgets."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from types import FunctionType
+from typing import Any
+
+from peft_nb import notation
+from peft_nb.data.sources import BUILTIN, data_variables
+from peft_nb.errors import CommandError, SpecError
+from peft_nb.fields import FieldInfo
+from peft_nb.methods import FIELDS as OPTIONAL
+from peft_nb.methods import REGISTRY, Method, problems
+from peft_nb.models import ALIASES
+from peft_nb.spec import METHODS, RunSpec
+
+Raw = Mapping[str, str | bool]
+"""What stands in the form, by field: text, where nothing takes the default, or whether a box is ticked."""
+
+SPEC = {info.name: info for info in RunSpec.describe()}
+FIELDS = {**SPEC, "out": notation.flags(cell=True)["--out"]}
+FOLDED = ("engine", "judging", "reporting")
+EMPTY = '""'  # a text without characters, where an empty control stands for the default
+EVERY_FIELD = "form"  # what a problem that belongs to no field is filed under
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One field as the form shows it.
+
+    Attributes
+    ----------
+    info : FieldInfo
+        What the field says of itself.
+    help : str
+        What it means, with its unit, its bounds and what stands for it where it is left empty.
+    problem : str
+        What is wrong with what was typed; empty where nothing is.
+    used : bool
+        Whether the chosen method has a use for it.
+    """
+
+    info: FieldInfo
+    help: str
+    problem: str = ""
+    used: bool = True
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the form shows.
+
+    Attributes
+    ----------
+    entries : dict of str to Entry
+        All fields, in order.
+    problems : dict of str to str
+        What is wrong, by field.
+    spec : RunSpec or None
+        What is described; None while anything is wrong.
+    cell : str
+        The ``%%peft`` cell that says the same; empty while anything is wrong.
+    """
+
+    entries: dict[str, Entry]
+    problems: dict[str, str]
+    spec: RunSpec | None
+    cell: str
+
+    def checked(self) -> RunSpec:
+        """Give what is described.
+
+        Raises
+        ------
+        SpecError
+            While anything is wrong.
+        """
+        if self.spec is None:
+            raise SpecError(f"{name}: {problem}" for name, problem in self.problems.items())
+        return self.spec
+
+
+def read(raw: Raw) -> Form:
+    """Make of what was typed what the form shows.
+
+    Parameters
+    ----------
+    raw : mapping of str to str or bool
+        By field; what is missing is empty.
+
+    Returns
+    -------
+    Form
+        Every field with what is wrong with it. Fields that the method has no use for count as empty.
+    """
+    method = REGISTRY.get(str(raw.get("method") or SPEC["method"].default))
+    used = {name: method is None or uses(method, name) for name in FIELDS}
+    typed = {name: raw[name] for name in SPEC if used[name] and raw.get(name, "") != ""}
+    wrong, spec, out = dict[str, str](), None, str(raw.get("out", ""))
+    try:
+        spec = RunSpec(**{name: _value(SPEC[name], value) for name, value in typed.items()})
+        refused = obstacles(spec)
+    except SpecError as error:
+        refused = error.problems
+    for line in refused:
+        name, _, what = line.partition(": ")
+        wrong[name] = f"{wrong[name]}; {what}" if name in wrong else what
+    try:
+        if out:
+            notation.check_out(out)
+    except CommandError as error:
+        wrong["out"] = str(error).removeprefix("--out ")
+    entries = {name: Entry(info, _help(info, method), wrong.get(name, ""), used[name]) for name, info in FIELDS.items()}
+    good = None if wrong else spec
+    return Form(entries, wrong, good, notation.write_cell(good, out) if good else "")
+
+
+def uses(method: Method, name: str) -> bool:
+    """Tell whether a method has a use for a field."""
+    if name in OPTIONAL:
+        return name in method.fields
+    return name != "quantization" or len(method.quantizations) > 1
+
+
+def obstacles(spec: RunSpec) -> list[str]:
+    """List what a method cannot do with a spec; its options are looked at once PEFT is there, which takes seconds."""
+    return problems(spec) if not spec.method_options or "peft" in sys.modules else []
+
+
+def blank() -> dict[str, str | bool]:
+    """What stands in a form that nobody has touched."""
+    return {name: text_of(info, info.default) for name, info in FIELDS.items()}
+
+
+def filled(fields: Mapping[str, Any]) -> dict[str, str | bool]:
+    """What stands in a form for some fields, such as those of a recipe.
+
+    Parameters
+    ----------
+    fields : mapping
+        Any fields of :class:`peft_nb.RunSpec`, as objects or as text.
+
+    Returns
+    -------
+    dict of str to str or bool
+        Only of those that differ from their default.
+
+    Raises
+    ------
+    SpecError
+        When one of them is wrong.
+    """
+    changed = RunSpec(**{"data": next(iter(BUILTIN)), **fields}).changed()
+    return {name: text_of(SPEC[name], value) for name, value in changed.items() if name != "data" or "data" in fields}
+
+
+def text_of(info: FieldInfo, value: Any) -> str | bool:
+    """Write a value as a form shows it; null and an empty mapping are nothing."""
+    if isinstance(value, bool):
+        return value
+    if value is None or value == {}:
+        return False if info.type == "switch" else ""
+    if isinstance(value, float) and float(short := f"{value:.10g}") == value:
+        return short
+    return EMPTY if value == "" else notation.write_value(info, value)
+
+
+def _value(info: FieldInfo, typed: str | bool) -> Any:
+    if isinstance(typed, bool):
+        return typed
+    if info.type == "mapping" and ": " in typed and not typed.startswith("{"):
+        typed = f"{{{typed}}}"  # in a line of its own YAML would not ask for the braces
+    return "" if info.type == "text" and typed == EMPTY else notation.read_value(info, typed)
+
+
+def offered(namespace: Mapping[str, Any]) -> dict[str, list[str]]:
+    """List what there is to choose from where other things may be written as well.
+
+    Parameters
+    ----------
+    namespace : mapping
+        The notebook's variables.
+
+    Returns
+    -------
+    dict of str to list of str
+        By field.
+    """
+    tables = [*data_variables(namespace), *BUILTIN]
+    functions = [name for name, value in namespace.items() if name[:1] != "_" and isinstance(value, FunctionType)]
+    return {
+        "data": tables,
+        "eval_data": tables,
+        "regression": tables,
+        "model": list(ALIASES),
+        "score": ["exact_match", "rouge_l", *functions],
+    }
+
+
+def _help(info: FieldInfo, method: Method | None) -> str:
+    own = method.defaults.get(info.name) if method else None
+    if info.name == "method" and method:
+        return f"{method.help} When: {method.when}. Source: {method.source}."
+    usual = text_of(info, info.default if own is None else own)
+    told = f"{method.name} takes {usual}" if method and own is not None else f"default {usual}" if usual else ""
+    bounds = info.bounds.removesuffix(", at most 1,000,000,000")  # which nobody will reach
+    facts = "; ".join(filter(None, (info.unit, bounds, told if info.type not in ("switch", "choice") else "")))
+    said = re.sub(r"(\. )?\bnull\b", lambda found: ". Empty" if found[1] else "empty", info.help)
+    return said + (f" ({facts})" if facts else "")
+
+
+def label(entry: Entry) -> str:
+    """Name a control, and say where it is wrong, for who hears only the name."""
+    return f"⚠ {entry.info.name}" if entry.problem else entry.info.name
+
+
+def note(entry: Entry) -> str:
+    """Say below a control what is wrong with it and what it means, as HTML."""
+    wrong = f'<div class="peft-nb-wrong" role="alert">⚠ {escape(entry.problem)}</div>' if entry.problem else ""
+    return f'{wrong}<div class="peft-nb-help">{escape(entry.help)}</div>'
+
+
+def insertion(cell: str) -> str:
+    """Make a button, as HTML, with which JupyterLab puts a cell below the active one.
+
+    The kernel cannot do that: what ``set_next_input`` asks for goes with the reply to a cell that is run. So the button
+    names JupyterLab's own commands, which it runs at once in a notebook that is trusted and asks about in others.
+    """
+    commands = ["notebook:insert-cell-below", "notebook:replace-selection"]
+    arguments = escape(json.dumps({"commands": commands, "args": [{}, {"text": cell.rstrip()}]}))
+    command = f'data-commandlinker-command="apputils:run-all-enabled" data-commandlinker-args="{arguments}"'
+    return f'<button type="button" class="jupyter-button" {command}>Insert below</button>'
+
+
+def method_names(chosen: str = "") -> list[str]:
+    """List the methods, and also the chosen one where no list names it."""
+    return [*METHODS, *({chosen} - {"", *METHODS})]

@@ -1,0 +1,276 @@
+"""``%peft panel``: a run described in a form, checked and forecast while it is typed, kept as a cell, and started."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import groupby, zip_longest
+from typing import Any, get_args
+
+import ipywidgets
+
+from peft_nb import notation, run
+from peft_nb.data.sources import at_hand
+from peft_nb.errors import DataError, RunError
+from peft_nb.events import Listener
+from peft_nb.methods.advise import CHOICES, Advice, advise
+from peft_nb.methods.rules import Goal
+from peft_nb.models import Progress
+from peft_nb.run import Run
+from peft_nb.spec import RunSpec
+from peft_nb.ui import check, forecast, form, progress, summary
+from peft_nb.ui.live import Surface, watch
+from peft_nb.ui.panels.frame import TICK_S, Panel, Tell, button, row
+from peft_nb.ui.panels.latest import Check, Latest
+from peft_nb.ui.panels.parts import Control, Fold, Followed, choice, grid, heading, prose
+from peft_nb.ui.train import variables
+from peft_nb.ui.view import RunView
+
+
+def named(word: str) -> dict[str, Any]:
+    """Give the fields that a YAML file holds, not yet checked."""
+    return notation.parse_train([word])
+
+
+class ConfigPanel(Panel):
+    """A form for a run.
+
+    Parameters
+    ----------
+    fields : mapping, optional
+        What to fill in, by any fields of :class:`peft_nb.RunSpec`, such as :func:`named` gives.
+    namespace : mapping, optional
+        The notebook's variables, from which data are picked and to which the run is bound.
+
+    Attributes
+    ----------
+    form : peft_nb.ui.form.Form
+        What is described, what is wrong with it, and the cell that says the same.
+    controls : dict of str to Control
+        What is typed into, by field.
+    run : Run or None
+        What was started last.
+
+    Raises
+    ------
+    SpecError
+        When one of the fields is wrong.
+    """
+
+    def __init__(self, fields: Mapping[str, Any] | None = None, namespace: Mapping[str, Any] | None = None) -> None:
+        given = form.filled(fields or {})
+        self.run: Run | None = None
+        self.form = form.read(form.blank())
+        self._namespace: Any = variables() if namespace is None else namespace
+        self._latest = Latest()
+        self._filling = False
+        self._looked: object = None  # what the data were checked as
+        self._advice: Advice | None = None
+        offers = form.offered(self._namespace)
+        self.controls = {name: Control(entry, offers, self._changed) for name, entry in self.form.entries.items()}
+
+        self.recipe = ipywidgets.Text(description="recipe or file", placeholder="spec.yaml")
+        fill = button("Fill in", lambda: self.attempt(self._fill_in), help="Fill in what a recipe or a YAML file says")
+        self.goal = choice(get_args(Goal), "not said", description="goal")
+        self.advise = button("Advise", self._advise, help="Say which methods fit the data and the goal best")
+        self.takes = [button("", partial(self.attempt, partial(self._take, rank))) for rank in range(CHOICES)]
+        self._reasons, self._insertion, self.shown = prose(), ipywidgets.HTML(), prose()
+        self.folds = {"advice": Fold("the advice", [self._reasons, row(*self.takes)], hidden=True)}
+        self.checked, self.expected = Followed("the whole report on the data"), Followed("the whole forecast")
+        self.cell = ipywidgets.Textarea(description="the same as a cell", rows=6, continuous_update=False)
+        self.cell.add_class("peft-nb-wide")
+        self.cell.observe(lambda _: self.attempt(self._read_cell), "value")
+        self.start = button("Start", self._start, help="Start the run; the kernel stays free", primary=True)
+        self.stop = button("Stop", lambda: self.attempt(self._stop), help="End the run after its current step")
+        self.stop.disabled = True
+        super().__init__(
+            "config panel",
+            [
+                row(self.recipe, fill),
+                *self._sections(),
+                *(heading("forecast"), self.expected.box, heading("run")),
+                *(grid([self.controls["out"].box]), self.cell, row(self.start, self.stop, self._insertion), self.shown),
+            ],
+        )
+        self.fill({**form.blank(), "data": offers["data"][0], **given})
+        ipython = sys.modules.get("IPython")
+        if shell := ipython.get_ipython() if ipython else None:
+            shell.events.register("post_run_cell", self._look_around)
+
+    def __repr__(self) -> str:
+        return f"a form for the cell\n\n{self.form.cell}".rstrip()
+
+    def _sections(self) -> list[ipywidgets.Widget]:
+        beside = {
+            "data": [self.checked.box],
+            "method": [row(self.goal, self.advise), self.folds["advice"].box],
+        }
+        found: list[ipywidgets.Widget] = []
+        for section, infos in groupby(form.SPEC.values(), key=lambda info: info.section):
+            inside = grid([self.controls[info.name].box for info in infos])
+            if section in form.FOLDED:
+                self.folds[section] = Fold(f"the settings of {section}", [inside])
+                found.append(self.folds[section].box)
+            else:
+                found += [heading(section), inside, *beside.get(section, ())]
+        return found
+
+    def fill(self, raw: form.Raw) -> None:
+        """Put something into the controls, by field; the others keep what they hold."""
+        self._filling = True
+        try:
+            for name, value in raw.items():
+                if name == "method":
+                    self.controls[name].input.options = form.method_names(str(value))
+                self.controls[name].value = value
+        finally:
+            self._filling = False
+        self._changed()
+
+    def _fill_in(self) -> str:
+        word = self.recipe.value.strip()
+        given = form.filled(named(word))
+        self.fill({name: value for name, value in form.blank().items() if name not in ("data", "out")} | given)
+        return f"filled in from {word}"
+
+    def _changed(self) -> None:
+        """Show at once what is wrong and the cell, and in a while what the data and the forecast say."""
+        if self._filling:
+            return
+        self.form = form.read({name: control.value for name, control in self.controls.items()})
+        for name, entry in self.form.entries.items():
+            self.controls[name].show(entry)
+            if entry.problem and entry.info.section in form.FOLDED:
+                self.folds[entry.info.section].open()
+        self.cell.value = self.form.cell
+        self._insertion.value = form.insertion(self.form.cell) if self.form.cell else ""
+        self._examine()
+
+    def _look_around(self, *_: object) -> None:
+        """Offer the variables that a cell has made; look again where it has made the chosen data anew."""
+        for name, words in form.offered(self._namespace).items():
+            self.controls[name].input.options = words
+        if self.form.spec and self._looked != self._looks(self.form.spec):
+            self._examine()
+
+    def _looks(self, spec: RunSpec) -> object:
+        fields = [getattr(spec, info.name) for info in form.SPEC.values() if info.section in ("model", "data")]
+        return (*fields, spec.method, id(self._namespace.get(spec.data)), id(self._namespace.get(spec.eval_data)))
+
+    def _examine(self) -> None:
+        """Check the data and forecast the run, unless something else is typed meanwhile."""
+        spec = self.form.spec
+
+        def work(superseded: Check) -> None:
+            if spec is None:
+                self.expected.say("made once nothing is marked any more")
+                return
+            if self._looked != (looks := self._looks(spec)):
+                self.checked.follow("checking the data", superseded, partial(self._look, spec))
+                self._looked = looks
+            if run.active():  # two that compute at once slow each other many times over
+                self.expected.say("made when no run is at work")
+            else:
+                self.expected.follow("forecasting", superseded, partial(self._foresee, spec))
+
+        self._latest.ask(work)
+
+    def _look(self, spec: RunSpec, tell: Progress) -> tuple[str, str]:
+        if not at_hand(spec.data, self._namespace):
+            raise DataError(f"{spec.data} is on the hub; %peft data {spec.data} fetches and checks it")
+        report = check.look(spec, namespace=self._namespace, progress=tell)
+        return f"{report.headline}. {report.verdict}", report._repr_html_()
+
+    def _foresee(self, spec: RunSpec, tell: Progress) -> tuple[str, str]:
+        expected = forecast.ahead(spec, self._namespace, tell)
+        return forecast.line(expected), forecast.html(expected)
+
+    def _advise(self) -> None:
+        data = self.form.entries["data"].problem == "" and str(self.controls["data"].value)
+        known = {name: str(self.controls[name].value) for name in ("task", "model")}
+        known = {name: value for name, value in known.items() if value != form.SPEC[name].default}
+        if self.goal.value:
+            known["goal"] = self.goal.value
+
+        def work(tell: Tell) -> str:
+            here = data if data and at_hand(data, self._namespace) else None
+            self._advice = advise(here, namespace=self._namespace, **known)
+            return f"advice: {', then '.join(one.method.name for one in self._advice.choices)}"
+
+        def draw() -> None:
+            if self._advice is None:
+                return
+            self._reasons.value = self._advice._repr_html_()
+            for take, one in zip_longest(self.takes, self._advice.choices):
+                take.description = take.tooltip = f"Take {one.method.name}" if one else ""
+                take.layout.display = None if one else "none"
+            self.folds["advice"].offer(True)
+            self.folds["advice"].open()
+
+        self.aside("advising", work, draw)
+
+    def _take(self, rank: int) -> str:
+        assert self._advice is not None  # or there would be nothing to press
+        taken = self._advice.choices[rank]
+        raw = form.filled(taken.spec.changed())
+        self.fill({name: value for name, value in raw.items() if name != "data"} | {"method": taken.method.name})
+        return f"filled in: {taken.method.name}"
+
+    def _read_cell(self) -> str | None:
+        """Fill the form in from a cell that was changed by hand, or pasted."""
+        if self.cell.value.strip() in ("", self.form.cell.strip()):
+            return None
+        said = notation.read_cell(self.cell.value)
+        self.fill(form.blank() | form.filled(said.fields) | {"out": said.out or ""})
+        return "filled in from the cell"
+
+    def _start(self) -> None:
+        def work(tell: Tell) -> str:
+            spec, out = self.form.checked(), str(self.controls["out"].value)
+            if self.run in run.active():
+                raise RunError(f"{self.run.id} is still at work; stop it or wait for it")
+            self._latest.forget()
+            self._latest.wait()
+
+            def start(listeners: Sequence[Listener]) -> Run:
+                begun = run.begin(spec, namespace=self._namespace, listeners=listeners)
+                if out:
+                    self._namespace[out] = begun
+                return begun
+
+            self.run = watch(start, background=True, name=out or None, on=Inside(self))
+            return f"{self.run.id} has begun; the kernel is free meanwhile"
+
+        self.aside("starting", work)
+
+    def _stop(self) -> str:
+        if self.run is None or self.run not in run.active():
+            raise RunError("nothing that was started here is at work")
+        self.run.stop()
+        return f"{self.run.id} stops after its current step"
+
+    def ended(self, view: RunView) -> None:
+        """Say how a run ended; now there is time for a forecast again."""
+        self.stop.disabled = True
+        self.say(" ".join((view.id, view.status, view.reason)).strip())
+        self._examine()
+
+
+class Inside(Surface):
+    """Shows a run in the panel that started it."""
+
+    interval_s = TICK_S
+
+    def __init__(self, panel: ConfigPanel) -> None:
+        self._panel = panel
+
+    def running(self, view: RunView, clock_s: float) -> None:
+        """Show how far the run is."""
+        self._panel.stop.disabled = False
+        self._panel.shown.value = progress.html(view, clock_s)
+
+    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
+        """Show the summary."""
+        self._panel.shown.value = summary.html(view, metrics, name)
+        self._panel.ended(view)

@@ -1,0 +1,96 @@
+"""A run is described in a form, seen as a cell, and started, in a real JupyterLab, by keyboard alone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.conftest import Open
+from tests.browser.lab import SECONDS, run_next, shot, violations
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+BROKEN_IN = "<script>document.title = 'broken in'</script><img src=x onerror=\"document.title = 1\">"
+HOSTILE = f"{BROKEN_IN} مرحبا 👩 {'w' * 300}"
+CELLS = [
+    "%load_ext peft_nb\n"
+    "import pandas as pd\n"
+    "tickets = pd.DataFrame({'question': [f'How much is <b>{n}</b> and {n}?' for n in range(40)],\n"
+    "                        'answer': [f'It is {2 * n}.' for n in range(40)]})\n"
+    "open('tiny.yaml', 'w').write('model: {base}\\nmax_steps: 60\\ndevice: cpu\\njudge: quick')",
+    "%peft panel tiny.yaml",
+]
+
+
+@pytest.fixture(scope="module")
+def page(opened: Open, base: Path) -> Page:
+    return opened([cell.replace("{base}", str(base)) for cell in CELLS])
+
+
+def retype(page: Page, control: Locator, text: str) -> None:
+    control.focus()
+    page.keyboard.press("Control+A")
+    page.keyboard.type(text)
+
+
+def test_a_run_is_described_and_started(page: Page) -> None:
+    run_next(page, 0)
+    output = run_next(page, 1)
+    panel = output.locator(".peft-nb")
+    cell = panel.get_by_label("the same as a cell")
+    expect(cell).to_have_value(re.compile("%%peft lora --data tickets\nmodel: "), timeout=SECONDS)
+    expect(panel).to_contain_text("columns question, answer", timeout=SECONDS)
+    expect(panel).to_contain_text("of memory at the peak", timeout=SECONDS)
+
+    rank = panel.get_by_label("r", exact=True)
+    retype(page, rank, "many")
+    expect(panel.get_by_role("alert")).to_contain_text("'many' is not a finite number")
+    expect(panel.get_by_label("⚠ r", exact=True)).to_be_focused()
+    expect(cell).to_have_value("")
+    retype(page, panel.get_by_label("⚠ r", exact=True), "4")
+    expect(panel.get_by_role("alert")).to_have_count(0)
+    expect(cell).to_have_value(re.compile("r: 4"))
+    retype(page, panel.get_by_label("out", exact=True), "run")
+    expect(cell).to_have_value(re.compile("--out run"))
+
+    for fold in ("the settings of engine", "the whole forecast", "the whole report on the data"):
+        panel.get_by_role("button", name=f"Show {fold}").focus()
+        page.keyboard.press("Enter")
+        expect(panel.get_by_role("button", name=f"Hide {fold}")).to_be_visible()
+    shot(page, output, "config", 4500)
+    assert violations(page, ".peft-nb") == []
+
+    panel.get_by_role("button", name="Start").focus()
+    page.keyboard.press("Space")
+    expect(panel).to_contain_text("has begun", timeout=SECONDS)
+    expect(panel).to_contain_text("%peft save run", timeout=SECONDS)
+    expect(panel.get_by_role("status").filter(has_text="finished")).to_be_visible()
+    shot(page, output, "config-ended", 4500)
+    assert violations(page, ".peft-nb") == []
+
+    cells = page.locator(".jp-Cell")
+    before = cells.count()
+    panel.get_by_role("button", name="Insert below").focus()
+    page.keyboard.press("Enter")
+    expect(cells).to_have_count(before + 1)
+    inserted = cells.nth(2)
+    expect(inserted).to_contain_text("%%peft lora --data tickets --out run")
+    expect(inserted).to_contain_text("r: 4")
+
+
+def test_hostile_words_change_nothing_but_text(page: Page) -> None:
+    panel = page.locator(".peft-nb")
+    system = panel.get_by_label("system", exact=True)
+    retype(page, system, HOSTILE)
+    retype(page, panel.get_by_label("name", exact=True), HOSTILE)
+    expect(panel.get_by_role("alert")).to_contain_text("cannot name a folder")
+    retype(page, panel.get_by_label("⚠ name", exact=True), "plain")
+    expect(panel.get_by_label("the same as a cell")).to_have_value(re.compile("<script>"))
+    assert page.title().startswith("desk")
+    for width in (480, 1600):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(300)
+        assert panel.evaluate("node => node.scrollWidth <= node.clientWidth")

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peft_nb import notation
+from peft_nb.data.sources import BUILTIN
+from peft_nb.errors import CommandError, SpecError
+from peft_nb.magics.line import COMMANDS, Call
+from peft_nb.methods import REGISTRY, complete
+from peft_nb.run import Run, active
+from peft_nb.spec import METHODS, RunSpec
+from peft_nb.ui import form
+from peft_nb.ui.panels.config import ConfigPanel, named
+from peft_nb.ui.panels.latest import Check, Latest
+
+HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(1)> مرحبا 👩‍🔧 " + "w" * 300
+
+
+def typed(**raw: str | bool) -> form.Form:
+    return form.read({**form.blank(), "data": "tickets", **raw})
+
+
+def test_an_untouched_form_describes_the_default_run() -> None:
+    assert typed().spec == RunSpec(data="tickets")
+    assert typed().cell == RunSpec(data="tickets").to_magic()
+    assert list(typed().entries) == [*(info.name for info in RunSpec.describe()), "out"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "wrong", "said"),
+    [
+        ({"r": "many"}, "r", "'many' is not a finite number; write digits"),
+        ({"r": "0"}, "r", "below the smallest allowed value 1"),
+        ({"data": ""}, "data", "missing; give training rows"),
+        ({"max_steps": "3", "warmup_steps": "5"}, "warmup_steps", "more than max_steps, 3"),
+        ({"columns": "prompt"}, "columns", "no mapping"),
+        ({"method": "full", "quantization": "4bit", "task": "generation"}, None, ""),
+        ({"method": "pissa", "task": "generation"}, None, ""),
+        ({"method": "qlora", "quantization": "none"}, "quantization", "qlora takes 4bit or 8bit, not none"),
+        ({"method": "prompt", "task": "classification"}, "method", "prompt serves generation, not classification"),
+        ({"out": "my run"}, "out", "not a name for a variable"),
+    ],
+)
+def test_a_mistake_is_told_beside_its_field(raw: dict[str, str], wrong: str | None, said: str) -> None:
+    found = typed(**raw)
+    assert list(found.problems) == ([wrong] if wrong else [])
+    assert bool(found.cell) == (wrong is None)
+    if wrong:
+        entry = found.entries[wrong]
+        assert said in entry.problem
+        assert form.label(entry) == f"⚠ {wrong}"
+        assert 'role="alert"' in form.note(entry)
+        with pytest.raises(SpecError, match=wrong):
+            found.checked()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fields_that_a_method_has_no_use_for_are_hidden_and_count_for_nothing(method: str) -> None:
+    everything = {"r": "4", "alpha": "8", "dropout": "0.1", "num_virtual_tokens": "5", "target_modules": "all-linear"}
+    options = ", ".join(f"{name}: 1" for name in REGISTRY[method].required)
+    found = typed(method=method, method_options=options, **everything)
+    assert not found.problems
+    hidden = {name for name in everything if not found.entries[name].used}
+    assert hidden == everything.keys() - REGISTRY[method].fields.keys()
+    assert found.spec is not None
+    assert not hidden & found.spec.changed().keys()
+    assert REGISTRY[method].when in found.entries["method"].help
+
+
+def test_all_that_a_spec_can_say_goes_through_the_form_and_back() -> None:
+    spec = RunSpec(
+        data="tickets", system="", columns={"prompt": "ask, then: wait"}, target_modules=["q_proj", "v_proj"], r=8,
+        method_options={"use_dora": True}, accept={"forgetting": "< 0.05"}, learning_rate=1e-5, epochs=2.5, fast=False,
+        load_best_model_at_end=True, revision="null", name="a-1",
+    )  # fmt: skip
+    assert form.read({**form.blank(), **form.filled(spec.changed())}).spec == spec
+    lines = typed(system="Be kind.\nAnswer: shortly.", columns="prompt: ask, completion: answer", out="run")
+    assert lines.spec is not None
+    assert lines.spec.columns == {"prompt": "ask", "completion": "answer"}
+    assert notation.read_cell(lines.cell).out == "run"
+    assert RunSpec.from_magic(lines.cell) == lines.spec
+
+
+def test_what_is_foreign_changes_nothing_but_text() -> None:
+    found = typed(name=HOSTILE, system=HOSTILE)
+    assert "<script" not in form.note(found.entries["name"])
+    assert "<img" not in form.note(found.entries["name"])
+    button = form.insertion(typed(system=HOSTILE).cell)
+    assert button.count("<") == 2  # of the button alone
+
+
+def test_the_newest_request_breaks_off_the_one_before_it() -> None:
+    latest, done = Latest(), list[str]()
+
+    def work(name: str, rounds: int) -> Callable[[Check], None]:
+        def labour(superseded: Check) -> None:
+            done.append(f"{name} begun")
+            for _ in range(rounds):
+                time.sleep(0.02)
+                superseded()
+            done.append(name)
+
+        return labour
+
+    latest.ask(work("skipped", 1), 0.2)
+    latest.ask(work("first", 500), 0.0)
+    while "first begun" not in done:
+        time.sleep(0.01)
+    latest.ask(work("second", 1), 0.0)
+    latest.wait()
+    assert done == ["first begun", "second begun", "second"]
+    latest.ask(work("forgotten", 1), 5.0)
+    latest.forget()
+    latest.wait()
+    assert len(done) == 3
+
+
+@pytest.fixture
+def filled(base: Path, rows: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A panel on the tiny base, in a notebook that holds some rows."""
+    monkeypatch.chdir(tmp_path)
+    fields = {"model": str(base), "max_steps": 4, "batch_size": 5, "dtype": "float32", "device": "cpu", "judge": "off"}
+    panel = ConfigPanel(fields, {"tickets": rows, "_hidden": rows, "number": 3})
+    yield panel
+    panel._latest.forget()
+    panel._latest.wait()
+
+
+def said(panel: ConfigPanel, doing: str) -> str:
+    """What the panel says at last of what is done aside."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until and (panel._busy.locked() or doing in panel._outcome.value):
+        time.sleep(0.02)
+    time.sleep(0.05)
+    return str(panel._outcome.value)
+
+
+def test_a_mistake_is_shown_while_it_is_typed_and_the_cell_follows(filled: ConfigPanel) -> None:
+    controls = filled.controls
+    assert controls["data"].input.options == ("tickets", *BUILTIN)
+    assert controls["data"].value == "tickets"
+    assert filled.cell.value.startswith("%%peft lora --data tickets\nmodel: ")
+    controls["r"].value = "many"
+    assert "not a finite number" in controls["r"].note.value
+    assert controls["r"].input.description == "⚠ r"
+    assert (filled.cell.value, filled._insertion.value) == ("", "")
+    controls["r"].value = "4"
+    assert "alert" not in controls["r"].note.value
+    assert "r: 4\n" in filled.cell.value
+    assert repr(filled) == f"a form for the cell\n\n{filled.cell.value}".rstrip()
+    controls["method"].value = "ia3"
+    assert controls["r"].box.layout.display == "none"
+    assert "r: 4" not in filled.cell.value
+    controls["method"].value = "lora"
+    assert "r: 4\n" in filled.cell.value
+
+
+def test_a_mistake_in_a_part_that_is_folded_away_opens_it(filled: ConfigPanel) -> None:
+    fold = filled.folds["reporting"]
+    assert fold.inside.layout.display == "none"
+    fold.button.click()
+    assert fold.inside.layout.display is None
+    assert fold.button.description.startswith("▾ Hide")
+    fold.button.click()
+    filled.controls["eval_steps"].value = "0"
+    assert fold.inside.layout.display is None
+
+
+def test_the_data_are_checked_and_the_run_is_forecast_while_it_is_typed(filled: ConfigPanel) -> None:
+    filled._latest.wait()
+    assert "23 rows" in filled.checked.line.value
+    assert "1 finding: worth knowing 1" in filled.checked.line.value
+    assert "<table" in filled.checked.whole.value
+    assert "of memory at the peak" in filled.expected.line.value
+    assert "fits" in filled.expected.line.value
+    assert "optimizer" in filled.expected.whole.value
+    filled.controls["data"].value = "tikets"
+    filled._latest.wait()
+    assert "did you mean &#x27;tickets&#x27;?" in filled.checked.line.value
+    assert filled.checked.fold.box.layout.display == "none"
+    filled.controls["data"].value = "owner/name"
+    filled._latest.wait()
+    assert "%peft estimate owner/name" in filled.expected.line.value
+
+
+def test_new_variables_are_offered(filled: ConfigPanel, rows: list[dict[str, str]]) -> None:
+    filled._namespace["more"] = rows[:20]
+    filled._look_around()
+    assert filled.controls["data"].input.options[0] == "more"
+    filled._latest.wait()
+    filled._namespace["tickets"] = rows[:21]
+    filled._look_around()
+    filled._latest.wait()
+    assert "21 rows" in filled.checked.line.value
+
+
+def test_advice_is_given_and_taken(filled: ConfigPanel) -> None:
+    filled.goal.value = "style"
+    filled.advise.click()
+    assert "advice: " in said(filled, "advising …")
+    assert filled.folds["advice"].inside.layout.display is None
+    rank = next(rank for rank, take in enumerate(filled.takes) if take.description == "Take ln-tuning")
+    filled.takes[rank].click()
+    assert filled.form.spec is not None
+    assert (filled.form.spec.method, filled.form.spec.data) == ("ln-tuning", "tickets")
+
+
+def test_a_file_and_a_cell_fill_it(filled: ConfigPanel, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("method: ia3\nepochs: 2\n")
+    filled.recipe.value = "mine.yaml"
+    filled._fill_in()
+    assert filled.form.spec == RunSpec(data="tickets", method="ia3", epochs=2)
+    filled.cell.value = "%%peft qlora --data tickets --out mine\nr: 4"
+    assert filled.form.spec == RunSpec(data="tickets", method="qlora", r=4)
+    assert filled.controls["out"].value == "mine"
+    filled.cell.value = "print('nothing of ours')"
+    assert "begins with %%peft" in filled._outcome.value
+    with pytest.raises(CommandError, match="give the path of a YAML file"):
+        named("none.yaml")
+    with pytest.raises(SpecError, match="did you mean 'epochs'"):
+        ConfigPanel({"epoch": 3}, {})
+    assert COMMANDS["panel"].flags == {}
+    shown = COMMANDS["panel"].act(Call(type("Shell", (), {"user_ns": {}})(), ["mine.yaml"]))  # type: ignore[arg-type]
+    assert shown.form.spec.method == "ia3"
+    shown._latest.forget()
+
+
+def test_start_refuses_what_is_wrong_and_trains_what_is_right(filled: ConfigPanel) -> None:
+    filled.stop.click()
+    assert "nothing that was started here is at work" in filled._outcome.value
+    filled.controls["epochs"].value = "-1"
+    filled.start.click()
+    assert "epochs: " in said(filled, "starting …")
+    assert filled.run is None
+    filled.controls["epochs"].value = "3"
+    filled.controls["out"].value = "mine"
+    filled.start.click()
+    until = time.monotonic() + 60
+    while time.monotonic() < until and "finished" not in filled._outcome.value:
+        time.sleep(0.05)
+    run = filled._namespace["mine"]
+    assert isinstance(run, Run)
+    assert (run.status, run.spec) == ("finished", complete(filled.form.checked()))
+    assert "4 of 4" in filled.shown.value
+    assert "%peft save mine" in filled.shown.value
+    assert filled.stop.disabled
+
+
+def test_stop_ends_the_run_that_was_started(filled: ConfigPanel) -> None:
+    filled.controls["max_steps"].value = "100000"
+    filled.start.click()
+    until = time.monotonic() + 60
+    while time.monotonic() < until and "tokens/s" not in filled.shown.value:
+        time.sleep(0.05)
+    assert not filled.stop.disabled
+    filled.start.click()
+    assert "still at work" in said(filled, "starting …")
+    filled.controls["r"].value = "4"
+    filled._latest.wait()
+    assert "made when no run is at work" in filled.expected.line.value
+    filled.stop.click()
+    assert filled.run is not None
+    assert filled.run.wait().status == "stopped"
+    assert not active()
