@@ -52,6 +52,11 @@ def frontend() -> Frontend:
     return "jupyterlab" if "JPY_SESSION_NAME" in os.environ else "notebook-headless"
 
 
+def shows_widgets() -> bool:
+    """Tell whether whatever shows the output of this process can show ipywidgets."""
+    return frontend() in ("jupyterlab", "vscode", "colab")
+
+
 def cores(root: Path = ROOT) -> int:
     """Count the processor cores that this process may use.
 

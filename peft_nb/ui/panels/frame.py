@@ -81,7 +81,13 @@ class Panel:
             if said is not None:
                 self.say(said)
 
-    def aside(self, doing: str, work: Work, then: Callable[[], None] = lambda: None) -> None:
+    def aside(
+        self,
+        doing: str,
+        work: Work,
+        then: Callable[[], None] = lambda: None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         """Work in a thread of its own, and say how far it is and how it went.
 
         Parameters
@@ -92,14 +98,17 @@ class Panel:
             Gets a function to say how far it is, and returns what to say at the end. It touches no widget.
         then : callable
             What to do to the panel afterwards, however the work went.
+        meanwhile : callable
+            What to do to the panel five times a second until then, such as to show what grows.
         """
         if not self._busy.acquire(blocking=False):
             self.say(f"{doing}: something else is still being done here; wait for it")
             return
         self.say(f"{doing} …")
-        threading.Thread(target=self._pump, args=(doing, work, then), name=f"peft_nb-{doing}", daemon=True).start()
+        steps = (doing, work, then, meanwhile)
+        threading.Thread(target=self._pump, args=steps, name=f"peft_nb-{doing}", daemon=True).start()
 
-    def _pump(self, doing: str, work: Work, then: Callable[[], None]) -> None:
+    def _pump(self, doing: str, work: Work, then: Callable[[], None], meanwhile: Callable[[], None]) -> None:
         told: list[str] = []
         found: list[str | Exception] = []
 
@@ -117,6 +126,7 @@ class Panel:
             if len(told) > said:
                 said = len(told)
                 self.say(told[-1])
+            self.attempt(meanwhile)
         self._busy.release()
         outcome = found[0]
         self.fail(outcome) if isinstance(outcome, Exception) else self.say(outcome)
