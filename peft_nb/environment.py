@@ -52,8 +52,8 @@ def frontend() -> Frontend:
     return "jupyterlab" if "JPY_SESSION_NAME" in os.environ else "notebook-headless"
 
 
-def shows_widgets() -> bool:
-    """Tell whether whatever shows the output of this process can show ipywidgets."""
+def widgets() -> bool:
+    """Tell whether what shows the output of this process also shows widgets."""
     return frontend() in ("jupyterlab", "vscode", "colab")
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ipywidgets import Button, Widget
 from IPython.core.formatters import DisplayFormatter
+from ipywidgets import Button, Widget
 
 from peft_nb import Comparison, Run, RunSpec, compare, environment
 from peft_nb.comparison import Compared
@@ -54,7 +54,7 @@ def outcome(panel: Panel) -> str:
     return panel._outcome.value
 
 
-def settled(panel: Panel, seconds: float = 20) -> str:
+def settled(panel: Panel, seconds: float = 120) -> str:
     """What the panel says once its work is done."""
     until = time.monotonic() + seconds
     while panel._busy.locked() or "…</div>" in outcome(panel):
@@ -187,9 +187,9 @@ def test_the_curves_are_those_of_the_runs(three: Comparison, runs: list[Run]) ->
 
 def test_a_long_curve_is_thinned_and_keeps_its_ends_and_peaks() -> None:
     points = [(float(step), 1.0 + (step == 70_000)) for step in range(100_000)]
-    began = time.monotonic()
+    began = time.process_time()
     x, y = thinned(points)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
     assert len(x) == len(y) == MOST_POINTS
     assert (x[0], x[-1]) == (0, 99_999)
     assert (70_000, 2.0) in set(zip(x, y, strict=True))

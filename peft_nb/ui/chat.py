@@ -8,7 +8,6 @@ from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from peft_nb import environment
 from peft_nb.comparison import BASE, named
 from peft_nb.data.conversations import Message
 from peft_nb.errors import RunError, nearest
@@ -184,9 +183,9 @@ class Chat:
         return ChatPanel(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        if not environment.shows_widgets():
-            return {}
-        return {kind: data for kind, data in self.panel._repr_mimebundle_().items() if kind != "text/plain"}
+        from peft_nb.ui.panels.frame import shown
+
+        return shown(lambda: self.panel)
 
     def __repr__(self) -> str:
         lines = [f'chat with {", ".join(self.runs)} beside the bare base; ask("…") says something']

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft_nb import environment
 from peft_nb.comparison import BASE, MEASURES, Compared, gather, named
 from peft_nb.data.prompts import Prompt
 from peft_nb.errors import DataError, RunError, StoreError, nearest
@@ -242,9 +241,9 @@ class Comparison:
         return ComparePanel(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        if not environment.shows_widgets():
-            return {}
-        return {kind: data for kind, data in self.panel._repr_mimebundle_().items() if kind != "text/plain"}
+        from peft_nb.ui.panels.frame import shown
+
+        return shown(lambda: self.panel)
 
     def _repr_html_(self) -> str:
         return side_by_side.html(self._found)

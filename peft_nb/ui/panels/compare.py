@@ -74,8 +74,8 @@ class ComparePanel(Panel):
         self.prompt.observe(lambda _: self._draw(), "value")
         self.blind.observe(lambda _: self._draw(), "value")
         self._draw()
-        steps = [button("Previous", lambda: self._turn(-1)), button("Next", lambda: self._turn(1))]
-        bar = row(self.prompt, *steps, *[self.blind] * (len(letters) > 1))
+        before, self._next = button("Previous", lambda: self._turn(-1)), button("Next", lambda: self._turn(1))
+        bar = row(self.prompt, before, self._next, *[self.blind] * (len(letters) > 1))
         return [bar, self._answers, self.ballot, self._tally]
 
     def _draw(self) -> None:
@@ -115,6 +115,7 @@ class ComparePanel(Panel):
         if self.comparison.votes.empty:
             raise RunError("nothing has been voted on yet; say which answer is best")
         self.blind.value = False
+        self._next.focus()  # or the focus would vanish with the ballot
         self._seed += 1  # who votes again shall not know the letters
         self._tally.value = clean(votes.html(self.comparison.votes, self.comparison.tally))
         return "the votes are counted and kept with the runs"
