@@ -138,8 +138,10 @@ class Comparison:
             If the store refuses; the vote then counts in this object alone.
         """
         answers = self._found.answers
-        if not 0 <= prompt < len(self._found.asked if answers else []):
-            raise RunError(f"there is no prompt {prompt}; the last one is {len(self.answers) - 1}")
+        if not answers:
+            raise RunError("nothing was asked here, so there is nothing to vote on; compare with prompts=[…]")
+        if not 0 <= prompt < len(self._found.asked):
+            raise RunError(f"there is no prompt {prompt}; the last one is {len(self._found.asked) - 1}")
         if best is not None and best not in answers:
             raise RunError(f"{best} gave no answer{nearest(best, answers) or '; choose ' + ', '.join(answers)}")
         self._votes[prompt] = best

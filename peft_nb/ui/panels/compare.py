@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from functools import partial
+from html import escape
 from typing import TYPE_CHECKING
 
 import ipywidgets
@@ -50,7 +51,7 @@ class ComparePanel(Panel):
         self._seed = secrets.randbits(32) if seed is None else seed
         self._asked = list(side_by_side.asked(self._found))
         head = [side_by_side.title(self._found), side_by_side.table(self._found)]
-        tail = [side_by_side.ends(self._found), side_by_side.notes(self._found)]
+        tail = [escape(side_by_side.ends(self._found)), side_by_side.notes(self._found)]
         super().__init__(
             "compare panel",
             [_shown(*head), *overlay(self._found.curves), _shown(*tail), *self._asking(), *self._promoting()],
