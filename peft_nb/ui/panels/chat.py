@@ -22,6 +22,7 @@ from peft_nb.ui.train import variables
 
 SETTLE_S = 0.15  # the front end says that Enter was pressed just before it says what was written
 LABEL = {"description_width": "initial"}
+FIELD = {"width": "auto", "max_width": "calc(100% - 4px)"}  # 2 px of margin on both sides
 NUMBER = {"width": "150px"}
 
 
@@ -49,7 +50,7 @@ class ChatPanel(Panel):
         self._turn: Turn | None = None  # as far as it has grown
         self._taken = ""  # what is being answered
         names = list(self.talk.runs)
-        self.adapter = ipywidgets.Dropdown(options=names, description="Adapter", style=LABEL, layout={"width": "auto"})
+        self.adapter = ipywidgets.Dropdown(options=names, description="Adapter", style=LABEL, layout=FIELD)
         self.temperature = ipywidgets.BoundedFloatText(
             value=0.0, min=0.0, max=2.0, step=0.1, description="Temperature", style=LABEL, layout=NUMBER
         )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ALIASES = ("production", "candidate")
 LONGEST = 60  # letters of a prompt in the list of them
-FIELD = {"width": "auto", "max_width": "100%"}
+FIELD = {"width": "auto", "max_width": "calc(100% - 4px)"}  # 2 px of margin on both sides
 LABEL = {"description_width": "initial"}
 
 

@@ -99,13 +99,18 @@ def _chart(title: str, curves: Mapping[str, Points], looks: Mapping[str, Line], 
         shape = {"marker": marker, "marker_size": 36} if marked else {}
         marks.append(bqplot.Lines(x=x, y=y, scales=scales, colors=[colour], line_style=dash, stroke_width=2, **shape))
     axes = [
-        bqplot.Axis(scale=scales["x"], label="step", num_ticks=6, grid_lines="none"),
+        bqplot.Axis(scale=scales["x"], label="step", grid_lines="none"),
         bqplot.Axis(
-            scale=scales["y"], orientation="vertical", label=title, label_offset="44px", num_ticks=5, grid_lines="none"
+            scale=scales["y"],
+            orientation="vertical",
+            label=title,
+            label_offset="44px",
+            tick_format=".3~g",
+            grid_lines="none",
         ),
     ]
     margin = {"top": 12, "bottom": 44, "left": 60, "right": 16}
-    layout = {"flex": "1 1 340px", "height": "260px", "min_width": "0"}
+    layout = {"flex": "1 1 300px", "height": "260px", "min_width": "0"}
     return bqplot.Figure(
         marks=marks,
         axes=axes,
