@@ -10,15 +10,18 @@ from peft_nb.recipes import recipes
 from peft_nb.run import Run, load, runs
 from peft_nb.several import combine
 from peft_nb.spec import RunSpec
+from peft_nb.ui.chat import Chat, chat
 from peft_nb.ui.check import check
 from peft_nb.ui.compare import Comparison, compare
 from peft_nb.ui.train import train
 
 __all__ = [
+    "Chat",
     "Comparison",
     "Run",
     "RunSpec",
     "Switchboard",
+    "chat",
     "check",
     "combine",
     "compare",

@@ -228,8 +228,7 @@ def _ask(found: Compared, trained: Mapping[str, Run], progress: Progress, option
 
 def _answers(run: Run, asked: list[Prompt], **options: Any) -> list[str]:
     if run.spec.task != "classification":
-        answers: list[str] = run.generate(asked, **options)  # type: ignore[arg-type]
-        return answers
+        return run.generate(asked, **options)
     given = run.predict(asked)  # type: ignore[arg-type]
     return [_label(label, share) for label, share in zip(given["label"], given["probability"], strict=True)]
 

@@ -71,6 +71,11 @@ def comms_while_busy() -> bool:
         return True
 
 
+def widgets() -> bool:
+    """Tell whether what shows the output of this process also shows widgets."""
+    return frontend() in ("jupyterlab", "vscode", "colab")
+
+
 def cores(root: Path = ROOT) -> int:
     """Count the processor cores that this process may use.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from itertools import accumulate
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -100,7 +101,7 @@ def loss_curves(
         style = {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place % len(DASHES)]}
         if losses:
             steps, values = zip(*losses, strict=True)
-            (lines[name],) = drawn[0].plot(steps, _running_mean(values), linewidth=1.8, **style)
+            (lines[name],) = drawn[0].plot(steps, running_mean(values), linewidth=1.8, **style)
         if evals:
             marker = MARKERS[place % len(MARKERS)]
             (lines[name],) = drawn[1].plot(*zip(*evals, strict=True), marker=marker, markersize=4, **style)
@@ -120,11 +121,12 @@ def loss_curves(
     return figure
 
 
-def _running_mean(values: Sequence[float]) -> list[float]:
+def running_mean(values: Sequence[float]) -> list[float]:
     """Mean over a twentieth of the curve around each point: single steps are too noisy to lie over each other."""
     reach = len(values) // 40
-    around = (values[max(0, place - reach) : place + reach + 1] for place in range(len(values)))
-    return [sum(near) / len(near) for near in around]
+    ends = [(max(0, place - reach), min(len(values), place + reach + 1)) for place in range(len(values))]
+    sums = [0.0, *accumulate(values)]
+    return [(sums[after] - sums[before]) / (after - before) for before, after in ends]
 
 
 def histogram(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from peft_nb import judging
 from peft_nb.adapters import Form
+from peft_nb.data.prompts import Prompt
 from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
 from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Status, StatusChanged
 from peft_nb.files import atomic_text
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 TICK_S = 0.1
 
 _running: dict[str, Run] = {}
+_answering = threading.RLock()  # a model without its adapter for the one must not answer the other
 
 
 class Run:
@@ -173,18 +175,21 @@ class Run:
     @overload
     def generate(self, prompt: str, *, adapter: bool = True, **options: Any) -> str: ...
     @overload
-    def generate(self, prompt: Sequence[str], *, adapter: bool = True, **options: Any) -> list[str]: ...
-    def generate(self, prompt: str | Sequence[str], *, adapter: bool = True, **options: Any) -> str | list[str]:
+    def generate(self, prompt: Sequence[Prompt], *, adapter: bool = True, **options: Any) -> list[str]: ...
+    def generate(self, prompt: str | Sequence[Prompt], *, adapter: bool = True, **options: Any) -> str | list[str]:
         """Answer one prompt or many.
 
         Parameters
         ----------
-        prompt : str or sequence of str
-            What to answer; rendered exactly as in training.
+        prompt : str or sequence
+            What to answer, rendered exactly as in training: a text, or several, each a text or the messages of a
+            conversation. While one call is answered another waits.
         adapter : bool
             ``False`` asks the bare base.
         **options
-            ``max_new_tokens`` (default 128), ``temperature`` (default 0: always the likeliest token) and ``seed``.
+            ``max_new_tokens`` (default 128), ``temperature`` (default 0: always the likeliest token) and ``seed``;
+            ``listen``, a function that gets the list of answers so far after every token, and ends them by
+            returning True.
 
         Returns
         -------
@@ -202,11 +207,10 @@ class Run:
 
         from peft_nb.evaluation.generate import generate
 
-        model = self.model
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        with nullcontext() if adapter else model.disable_adapter():
+        with _answering, nullcontext() if adapter else self.model.disable_adapter():
             answers = generate(
-                model, self._job.tokenizer, prompts, chat=self._job.chat, system=self.spec.system, **options
+                self.model, self._job.tokenizer, prompts, chat=self._job.chat, system=self.spec.system, **options
             )
         return answers[0] if isinstance(prompt, str) else answers
 

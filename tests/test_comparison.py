@@ -191,7 +191,7 @@ def test_conversations_can_be_asked(runs: list[Run]) -> None:
     ]
     shown = compare(*runs[:2], prompts=[talk, "Hi"], max_new_tokens=4)
     assert shown.answers.index.tolist() == ["user: Hi\nassistant: Yes?\nuser: ?", "Hi"]
-    assert shown.answers["calm"].tolist() == runs[0].generate([talk, "Hi"], max_new_tokens=4)  # type: ignore[list-item]
+    assert shown.answers["calm"].tolist() == runs[0].generate([talk, "Hi"], max_new_tokens=4)
 
 
 def test_runs_on_different_bases_are_compared_by_their_metrics_alone(

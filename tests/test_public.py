@@ -9,10 +9,12 @@ import pytest
 import peft_nb
 
 PUBLIC = [
+    "Chat",
     "Comparison",
     "Run",
     "RunSpec",
     "Switchboard",
+    "chat",
     "check",
     "combine",
     "compare",
@@ -37,7 +39,7 @@ def test_every_public_name_exists_and_is_documented(name: str) -> None:
     assert inspect.getdoc(getattr(peft_nb, name))
 
 
-@pytest.mark.parametrize("cls", [peft_nb.Comparison, peft_nb.Run, peft_nb.RunSpec, peft_nb.Switchboard])
+@pytest.mark.parametrize("cls", [peft_nb.Chat, peft_nb.Comparison, peft_nb.Run, peft_nb.RunSpec, peft_nb.Switchboard])
 def test_every_public_member_is_documented(cls: type) -> None:
     own = {name: member for name, member in vars(cls).items() if not name.startswith("_") and callable(member)}
     assert own

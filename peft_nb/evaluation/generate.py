@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +14,8 @@ from peft_nb.data.rendering import Renderer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Listener = Callable[[list[str]], bool | None]
 
 MOST_ROWS, MOST_TOKENS = 64, 16_384  # at once: more makes nothing faster, only larger
 
@@ -26,6 +30,7 @@ def generate(
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     seed: int = 0,
+    listen: Listener | None = None,
 ) -> list[str]:
     """Complete prompts.
 
@@ -47,6 +52,8 @@ def generate(
         0 takes the likeliest token each time; above, tokens are drawn with this temperature.
     seed : int
         Fixes the draw.
+    listen : callable, optional
+        Gets the answers so far after every token; once it returns True they stay as they are.
 
     Returns
     -------
@@ -55,7 +62,8 @@ def generate(
     """
     renderer = Renderer(tokenizer)
     encoded = [ask(renderer, prompt, chat, system) for prompt in prompts]
-    return write(model, renderer, encoded, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    return write(model, renderer, encoded, listen=listen, **options)
 
 
 def ask(renderer: Renderer, prompt: str | list[dict[str, Any]], chat: bool, system: str | None) -> list[int]:
@@ -73,6 +81,7 @@ def write(
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     seed: int = 0,
+    listen: Listener | None = None,
 ) -> list[str]:
     """Complete prompts that are token ids already.
 
@@ -86,7 +95,7 @@ def write(
         The prompts.
     adapters : sequence of str, optional
         For each prompt which of a model's adapters answers it, as PEFT names them; by default the active one.
-    max_new_tokens, temperature, seed
+    max_new_tokens, temperature, seed, listen
         As of :func:`generate`.
 
     Returns
@@ -94,11 +103,26 @@ def write(
     list of str
         As of :func:`generate`.
     """
+    from transformers import StoppingCriteriaList
+
     tokenizer = renderer.tokenizer
     ends = {renderer.end, tokenizer.eos_token_id, *_ends(model)} - {None}
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     answers = [""] * len(encoded)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ended = Event()
+
+    def read(rows: Sequence[int], made: torch.Tensor) -> None:
+        for row, tokens in zip(rows, made, strict=True):
+            answers[row] = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+    def heard(rows: Sequence[int], width: int, made: torch.Tensor, scores: object) -> torch.Tensor:
+        """Tell the answers so far; transformers asks after every token which of them are over."""
+        read(rows, made[:, width:])
+        if listen and listen(list(answers)):
+            ended.set()
+        return torch.full((len(rows),), ended.is_set(), device=made.device)
+
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     # Not inference_mode: what a model keeps from one call to the next may be needed in training after this.
     with torch.random.fork_rng(), torch.no_grad():
@@ -110,7 +134,9 @@ def write(
             width = max(len(encoded[row]) for row in rows)
             ids = torch.tensor([[pad] * (width - len(encoded[row])) + list(encoded[row]) for row in rows])
             mask = torch.tensor([[0] * (width - len(encoded[row])) + [1] * len(encoded[row]) for row in rows])
-            each = {"adapter_names": [adapters[row] for row in rows]} if adapters else {}
+            each: dict[str, Any] = {"adapter_names": [adapters[row] for row in rows]} if adapters else {}
+            if listen:
+                each["stopping_criteria"] = StoppingCriteriaList([partial(heard, rows, width)])
             made = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
@@ -120,8 +146,9 @@ def write(
                 **sampling,
                 **each,
             )
-            for row, tokens in zip(rows, made[:, width:], strict=True):
-                answers[row] = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            read(rows, made[:, width:])
+            if ended.is_set():
+                break
     return answers
 
 

@@ -192,3 +192,27 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float, flo
     drawn = numpy.random.default_rng(seed).integers(0, len(numbers), (RESAMPLES, len(numbers)))
     low, high = numpy.percentile(numbers[drawn].mean(1), (2.5, 97.5))
     return float(numbers.mean()), float(low), float(high)
+
+
+def wilson(won: int, of: int) -> tuple[float, float]:
+    """Say how sure a share is: the score interval at 95 %, which also tells something where all or none were won.
+
+    Parameters
+    ----------
+    won, of : int
+        How many of how many; at least one.
+
+    Returns
+    -------
+    tuple of float
+        The ends of the interval, between 0 and 1.
+
+    References
+    ----------
+    Wilson (1927), "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22(158).
+    """
+    z, share = 1.959964, won / of
+    middle = share + z * z / (2 * of)
+    reach = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    low, high = ((middle + sign * reach) / (1 + z * z / of) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)

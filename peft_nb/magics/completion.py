@@ -87,7 +87,8 @@ def _command(words: list[str], fragment: str, namespace: Mapping[str, Any]) -> F
     if name == "help":
         return Found(fragment, [*COMMANDS, *_methods(), *FIELDS])
     if "RUN ..." in usage:
-        return Found(fragment, [word for word in (*_runs(namespace), "base") if word not in given])
+        base = ["base"] if "base" in usage else []
+        return Found(fragment, [word for word in (*_runs(namespace), *base) if word not in given])
     if "RUN" in usage and not given:
         return Found(fragment, _runs(namespace))
     if usage.split()[len(given) : len(given) + 1] == ["ALIAS"]:

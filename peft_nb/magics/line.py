@@ -356,6 +356,17 @@ def compare(call: Call) -> Any:
     return shown
 
 
+@command("RUN [RUN ...] [--out VAR]", 1, 1000)
+def chat(call: Call) -> Any:
+    """Talk to runs and their bare base side by side; --out keeps the conversation."""
+    from peft_nb.ui.chat import Chat
+
+    talk = Chat({word: _find(call.shell, word)[0] for word in call.words})
+    if call.out:
+        call.shell.user_ns[call.out] = talk
+    return talk
+
+
 @command()
 def models(call: Call) -> Any:
     """List the base models that have a short name."""

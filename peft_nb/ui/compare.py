@@ -13,12 +13,14 @@ from peft_nb.errors import DataError, RunError, StoreError, nearest
 from peft_nb.files import atomic_text
 from peft_nb.run import Run, load
 from peft_nb.store import Store
-from peft_nb.ui import side_by_side
+from peft_nb.ui import side_by_side, votes
 from peft_nb.ui.check import shown_progress
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+    from peft_nb.ui.panels.compare import ComparePanel
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 128, "temperature": 0.0, "seed": 0}
 
@@ -96,6 +98,7 @@ class Comparison:
 
     def __init__(self, found: Compared) -> None:
         self._found = found
+        self._votes: dict[int, str | None] = {}
         self.names = list(found.runs)
         self.notes = list(found.notes)
 
@@ -116,6 +119,51 @@ class Comparison:
         index = pandas.Index([side_by_side.said(one.prompt) for one in asked], name="prompt")
         known = {"reference": [one.reference for one in asked]} if any(one.reference for one in asked) else {}
         return pandas.DataFrame({**known, **self._found.answers}, index=index)
+
+    def vote(self, prompt: int, best: str | None) -> None:
+        """Keep which answer to a prompt is the best; votes on all of them become an evaluation of each run.
+
+        Parameters
+        ----------
+        prompt : int
+            The place of the prompt in :attr:`answers`, from 0.
+        best : str or None
+            The name of the run or of the base; None where none is better. A later vote replaces it.
+
+        Raises
+        ------
+        RunError
+            If there is no such prompt or no such answer.
+        StoreError
+            If the store refuses; the vote then counts in this object alone.
+        """
+        answers = self._found.answers
+        if not answers:
+            raise RunError("nothing was asked here, so there is nothing to vote on; compare with prompts=[…]")
+        if not 0 <= prompt < len(self._found.asked):
+            raise RunError(f"there is no prompt {prompt}; the last one is {len(self._found.asked) - 1}")
+        if best is not None and best not in answers:
+            raise RunError(f"{best} gave no answer{nearest(best, answers) or '; choose ' + ', '.join(answers)}")
+        self._votes[prompt] = best
+        runs = {name: run for name in answers if (run := self._found.runs[name])}
+        told = votes.evaluations(self._votes, {name: runs[name].id if name in runs else BASE for name in answers})
+        for name, run in runs.items():
+            Store(run.folder.parents[1]).evaluate(run.id, [told[name]])
+
+    @property
+    def votes(self) -> pandas.DataFrame:
+        """One row a prompt that was voted on: its place, and the name of the best answer, None where none is."""
+        import pandas
+
+        places = sorted(self._votes)
+        index = pandas.Index([side_by_side.said(self._found.asked[place].prompt) for place in places], name="prompt")
+        given = {"place": places, "best": [self._votes[place] for place in places]}
+        return pandas.DataFrame(given, index=index, dtype=object)
+
+    @property
+    def tally(self) -> pandas.DataFrame:
+        """One row a run, the one with most votes first: ``won`` of how many, the share and its 95 % interval."""
+        return votes.tally(self._votes, list(self._found.answers))
 
     def plot(self) -> Figure:
         """Draw the losses of the runs over each other.
@@ -186,6 +234,18 @@ class Comparison:
 
     def __repr__(self) -> str:
         return side_by_side.text(self._found)
+
+    @cached_property
+    def panel(self) -> ComparePanel:
+        """Widgets over all of this; what a front end that has widgets shows."""
+        from peft_nb.ui.panels.compare import ComparePanel
+
+        return ComparePanel(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        from peft_nb.ui.panels.frame import shown
+
+        return shown(lambda: self.panel)
 
     def _repr_html_(self) -> str:
         return side_by_side.html(self._found)

@@ -109,7 +109,7 @@ def text(found: Compared) -> str:
         lines.append(f"  {title:<{side}}  {padded}".rstrip())
     lines += [f"  {BEST} best of its row"] * any(row.best for row in shown)
     lines += [f"  note: {note}" for note in found.notes]
-    for prompt, reference, given in _asked(found):
+    for prompt, reference, given in asked(found):
         first = next(iter(given))
         lines += ["", _cut(prompt, LONGEST)]
         lines += [f"  reference: {_indented(reference)}"] if reference else []
@@ -134,10 +134,8 @@ def html(found: Compared, heading: str = "p") -> str:
     str
         An HTML fragment that needs neither scripts nor style sheets.
     """
-    style = f"margin:0 0 8px;font-size:1.15em;{WRAP}"
-    title = f'<{heading} style="{style}"><strong>{escape(headline(found))}</strong></{heading}>'
-    notes = "".join(f'<div style="{MUTED}" dir="auto">ⓘ {escape(note)}</div>' for note in found.notes)
-    return clean(f'<div style="{WIDE}">{title}{_table(found)}{_picture(found)}{notes}{_answers(found)}</div>')
+    parts = (title(found, heading), table(found), _picture(found), notes(found), _answers(found))
+    return clean(f'<div style="{WIDE}">{"".join(parts)}</div>')
 
 
 def page(found: Compared) -> str:
@@ -151,7 +149,19 @@ def page(found: Compared) -> str:
     )
 
 
-def _table(found: Compared) -> str:
+def title(found: Compared, heading: str = "p") -> str:
+    """Draw the headline."""
+    style = f"margin:0 0 8px;font-size:1.15em;{WRAP}"
+    return f'<{heading} style="{style}"><strong>{escape(headline(found))}</strong></{heading}>'
+
+
+def notes(found: Compared) -> str:
+    """Draw what a reader has to know."""
+    return "".join(f'<div style="{MUTED}" dir="auto">ⓘ {escape(note)}</div>' for note in found.notes)
+
+
+def table(found: Compared) -> str:
+    """Draw what was measured."""
     head, body = "", ""
     for name, run in found.runs.items():
         id = f'<br/><span style="{MUTED};font-weight:normal">{run.id}</span>' if run and run.id != name else ""
@@ -172,15 +182,20 @@ def _table(found: Compared) -> str:
     )
 
 
+def ends(found: Compared) -> str:
+    """Say in words what the curves show; nothing where there are none."""
+    told = [f"{name} ends at {wording.loss(curve[0][-1][1])}" for name, curve in found.curves.items() if curve[0]]
+    return "Loss over steps: " + "; ".join(told) if told else ""
+
+
 def _picture(found: Compared) -> str:
-    ends = [f"{name} ends at {wording.loss(curve[0][-1][1])}" for name, curve in found.curves.items() if curve[0]]
-    if not ends:
+    if not (told := ends(found)):
         return ""
     from peft_nb.plots import loss_curves
 
     drawn = loss_curves(found.curves)
     return (
-        f'<div {SCROLLED} aria-label="loss curves"><img alt="{escape("Loss over steps: " + "; ".join(ends))}" '
+        f'<div {SCROLLED} aria-label="loss curves"><img alt="{escape(told)}" '
         f'width="{int(drawn.get_figwidth() * drawn.dpi)}" '
         'style="display:block;min-width:640px;max-width:100%;height:auto;margin:12px 0" '
         f'src="data:image/png;base64,{b64encode(drawn.png()).decode()}"></div>'
@@ -188,25 +203,49 @@ def _picture(found: Compared) -> str:
 
 
 def _answers(found: Compared) -> str:
-    """A section a prompt, and in it a card a run, beside each other as far as there is room."""
-    parts: list[str] = []
-    for prompt, reference, given in _asked(found):
-        first, *others = given
-        if others and not parts:
-            legend = f'<ins style="{MARK}">underlined</ins>: not in the answer of <bdi>{escape(first)}</bdi>'
-            parts += [f'<div style="margin-top:12px">{legend}</div>']
-        cards = [_card("reference", "", escape(reference), "dashed")] if reference else []
-        cards += [_card(first, "", escape(given[first]))]
-        for name in others:
-            note = f"as {first}" if given[name] == given[first] else ""
-            cards += [_card(name, note, marked(given[name], given[first]))]
-        beside = f'<div style="{GRID}">{"".join(cards)}</div>'
-        parts += [f'<section style="margin-top:16px">{_question(prompt)}{beside}</section>']
-    return "".join(parts)
+    """A section a prompt."""
+    drawn = list(asked(found))
+    return "".join([*(legend(given) for _, _, given in drawn[:1]), *(section(*one) for one in drawn)])
 
 
-def _asked(found: Compared) -> Iterable[tuple[str, str, dict[str, str]]]:
-    """Each prompt that was answered, its reference, and the answers by run."""
+def legend(given: Mapping[str, str]) -> str:
+    """Explain the marks in the answers to a prompt, where there are several."""
+    if len(given) < 2:
+        return ""
+    said = f'<ins style="{MARK}">underlined</ins>: not in the answer of <bdi>{escape(next(iter(given)))}</bdi>'
+    return f'<div style="margin-top:12px">{said}</div>'
+
+
+def section(prompt: str, reference: str, given: Mapping[str, str]) -> str:
+    """Draw a prompt and a card an answer, beside each other as far as there is room.
+
+    Parameters
+    ----------
+    prompt, reference : str
+        What was asked, and its answer where one is known.
+    given : mapping of str to str
+        The answers by whom they are from; words that the first has not are marked in the others.
+    """
+    first, *others = given
+    cards = [_card("reference", "", escape(reference), "dashed")] if reference else []
+    cards += [_card(first, "", escape(given[first]))]
+    for name in others:
+        note = f"as {first}" if given[name] == given[first] else ""
+        cards += [_card(name, note, marked(given[name], given[first]))]
+    return _beside(prompt, cards)
+
+
+def turn(prompt: str, given: Mapping[str, str]) -> str:
+    """Draw a prompt and its answers as :func:`section` does, but mark nothing."""
+    return _beside(prompt, [_card(name, "", escape(answer)) for name, answer in given.items()])
+
+
+def _beside(prompt: str, cards: Iterable[str]) -> str:
+    return f'<section style="margin-top:16px">{_question(prompt)}<div style="{GRID}">{"".join(cards)}</div></section>'
+
+
+def asked(found: Compared) -> Iterable[tuple[str, str, dict[str, str]]]:
+    """Give each prompt that was answered, its reference, and the answers by run."""
     for place, one in enumerate(found.asked if found.answers else []):
         given = {name: answers[place] for name, answers in found.answers.items()}
         yield said(one.prompt), one.reference, given

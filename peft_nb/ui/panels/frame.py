@@ -16,6 +16,7 @@ from typing import Any
 
 import ipywidgets
 
+from peft_nb import environment
 from peft_nb.errors import PeftNbError
 from peft_nb.models.quiet import first_line
 
@@ -79,7 +80,13 @@ class Panel:
             if said is not None:
                 self.say(said)
 
-    def aside(self, doing: str, work: Work, then: Callable[[], None] = lambda: None) -> None:
+    def aside(
+        self,
+        doing: str,
+        work: Work,
+        then: Callable[[], None] = lambda: None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         """Work in a thread of its own, and say how far it is and how it went.
 
         Parameters
@@ -90,14 +97,17 @@ class Panel:
             Gets a function to say how far it is, and returns what to say at the end. It touches no widget.
         then : callable
             What to do to the panel afterwards, however the work went.
+        meanwhile : callable
+            What to do to the panel five times a second until then, such as to show what grows.
         """
         if not self._busy.acquire(blocking=False):
             self.say(f"{doing}: something else is still being done here; wait for it")
             return
         self.say(f"{doing} …")
-        threading.Thread(target=self._pump, args=(doing, work, then), name=f"peft_nb-{doing}", daemon=True).start()
+        steps = (doing, work, then, meanwhile)
+        threading.Thread(target=self._pump, args=steps, name=f"peft_nb-{doing}", daemon=True).start()
 
-    def _pump(self, doing: str, work: Work, then: Callable[[], None]) -> None:
+    def _pump(self, doing: str, work: Work, then: Callable[[], None], meanwhile: Callable[[], None]) -> None:
         told: list[str] = []
         found: list[str | Exception] = []
 
@@ -115,6 +125,7 @@ class Panel:
             if len(told) > said:
                 said = len(told)
                 self.say(told[-1])
+            self.attempt(meanwhile)
         self._busy.release()
         outcome = found[0]
         self.fail(outcome) if isinstance(outcome, Exception) else self.say(outcome)
@@ -142,6 +153,25 @@ def spoken(error: Exception) -> str:
         return first_line(error)
     logging.getLogger(__name__).error("%s", error, exc_info=error)
     return f"{type(error).__name__}: {first_line(error)}"
+
+
+def shown(panel: Callable[[], Panel]) -> dict[str, Any]:
+    """Give the view of a panel where widgets are shown, and nothing elsewhere: the static text stands in there.
+
+    Parameters
+    ----------
+    panel : callable
+        Makes the panel.
+
+    Returns
+    -------
+    dict
+        For ``_repr_mimebundle_``.
+    """
+    if not environment.widgets():
+        return {}
+    bundle = panel()._repr_mimebundle_()
+    return {kind: value for kind, value in bundle.items() if kind != "text/plain"}
 
 
 def button(label: str, act: Callable[[], None], *, help: str = "", primary: bool = False) -> ipywidgets.Button:

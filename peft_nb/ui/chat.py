@@ -1,0 +1,214 @@
+"""``%peft chat`` and ``peft_nb.chat``: a conversation with runs and their bare base, each side with its own history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from peft_nb.comparison import BASE, named
+from peft_nb.data.conversations import Message
+from peft_nb.errors import RunError, nearest
+from peft_nb.run import Run, load
+from peft_nb.store import Store
+from peft_nb.ui import side_by_side
+from peft_nb.ui.differences import clean
+
+if TYPE_CHECKING:
+    from peft_nb.ui.panels.chat import ChatPanel
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One prompt and its answers.
+
+    Attributes
+    ----------
+    prompt : str
+        What was said.
+    run : str
+        The name of the run that answered.
+    answer, base : str
+        What the run and the bare base said; empty where they were stopped before.
+    """
+
+    prompt: str
+    run: str
+    answer: str = ""
+    base: str = ""
+
+
+def chat(*runs: Run | str, store: Store | None = None) -> Chat:
+    """Talk to runs on one base, and to the bare base beside them.
+
+    Parameters
+    ----------
+    *runs : Run or str
+        Runs, or their ids or names in the store. The first answers until another is chosen.
+    store : Store, optional
+        Where ids and names are looked up; default ``peft_runs`` in the working folder.
+
+    Returns
+    -------
+    Chat
+        Shown by a notebook; ``.ask("…")``, ``.messages()``, ``.clear()``.
+
+    Raises
+    ------
+    RunError
+        If there is no run, the runs are on different bases, or one gives labels instead of texts.
+    StoreError
+        If there is no such run.
+    """
+    found = {run.folder: run for run in (one if isinstance(one, Run) else load(one, store=store) for one in runs)}
+    return Chat({name: run for name, run in named(list(found.values())).items() if run})
+
+
+class Chat:
+    """A conversation; each side gets its own answers to the earlier prompts along with the next one.
+
+    Attributes
+    ----------
+    runs : dict of str to Run
+        Who can answer, by name; each is loaded when it first does, and stays.
+    turns : list of Turn
+        What was said so far.
+    """
+
+    def __init__(self, runs: dict[str, Run]) -> None:
+        self.runs = dict(runs)
+        self.turns: list[Turn] = []
+        if not runs:
+            raise RunError("there is nobody to talk to; name a run")
+        bases = {name: run.metrics.get("base", run.spec.model) for name, run in runs.items()}
+        for name, run in runs.items():
+            if run.spec.task == "classification":
+                raise RunError(f"{name} gives texts labels and does not talk; call predict() on it")
+            if bases[name] != bases[first := next(iter(runs))]:
+                raise RunError(f"{first} is on {bases[first]} and {name} is on {bases[name]}: chat with one at a time")
+
+    def ask(
+        self,
+        prompt: str,
+        *,
+        run: str | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
+        listen: Callable[[Turn], bool | None] | None = None,
+    ) -> Turn:
+        """Say something, and let first a run and then the bare base answer.
+
+        Parameters
+        ----------
+        prompt : str
+            What to say. A run that was taught plain texts continues it, without what was said before.
+        run : str, optional
+            Who answers; default the first of :attr:`runs`.
+        max_new_tokens : int
+            Longest answer, in tokens; default 128.
+        temperature : float
+            0 takes the likeliest token each time; above, tokens are drawn with this temperature.
+        seed : int
+            Fixes the draw, alike for both.
+        listen : callable, optional
+            Gets the turn so far after every token; once it returns True nothing more is said.
+
+        Returns
+        -------
+        Turn
+            Also the last of :attr:`turns`.
+
+        Raises
+        ------
+        RunError
+            If the prompt is empty, or there is no such run or it cannot be asked now.
+        """
+        name = next(iter(self.runs)) if run is None else run
+        if name not in self.runs:
+            raise RunError(f"{name} does not take part{nearest(name, self.runs) or '; choose ' + ', '.join(self.runs)}")
+        if not prompt.strip():
+            raise RunError("nothing was said; write something to be answered")
+        asked, turn, ended = self.runs[name], Turn(prompt, name), False
+        for side in ("answer", "base"):
+
+            def heard(answers: Sequence[str], side: str = side, turn: Turn = turn) -> bool:
+                nonlocal ended
+                ended = bool(listen and listen(replace(turn, **{side: answers[0]})))
+                return ended
+
+            plain = asked.metrics.get("layout") == "text"
+            said = prompt if plain else [*self.messages(base=side == "base"), {"role": "user", "content": prompt}]
+            options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+            answer = asked.generate([said], adapter=side == "answer", listen=heard, **options)[0]
+            turn = replace(turn, **{side: answer})
+            if ended:
+                break
+        self.turns.append(turn)
+        return turn
+
+    def messages(self, *, base: bool = False) -> list[Message]:
+        """Give the conversation as a list of messages, such as ``run.generate([messages])`` takes.
+
+        Parameters
+        ----------
+        base : bool, default False
+            The bare base's side of it, instead of the runs'.
+
+        Returns
+        -------
+        list of dict
+            ``role`` and ``content``, the user's and the assistant's in turn; without what this side left unanswered.
+        """
+        sides = [(turn.prompt, turn.base if base else turn.answer) for turn in self.turns]
+        roles = ("user", "assistant")
+        return [
+            {"role": role, "content": text}
+            for prompt, answer in sides
+            if answer
+            for role, text in zip(roles, (prompt, answer), strict=True)
+        ]
+
+    def clear(self) -> None:
+        """Forget what was said."""
+        self.turns.clear()
+
+    @cached_property
+    def panel(self) -> ChatPanel:
+        """Widgets over all of this; what a front end that has widgets shows."""
+        from peft_nb.ui.panels.chat import ChatPanel
+
+        return ChatPanel(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        from peft_nb.ui.panels.frame import shown
+
+        return shown(lambda: self.panel)
+
+    def __repr__(self) -> str:
+        lines = [f'chat with {", ".join(self.runs)} beside the bare base; ask("…") says something']
+        for turn in self.turns:
+            lines += ["", turn.prompt, f"  {turn.run}: {turn.answer}", f"  {BASE}: {turn.base}"]
+        return clean("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        return html(self.turns) or f"<p>{escape(repr(self))}</p>"
+
+
+def html(turns: Sequence[Turn]) -> str:
+    """Draw a conversation: each prompt, and below it the answers beside each other.
+
+    Parameters
+    ----------
+    turns : sequence of Turn
+        What was said; all of it is escaped, and its line breaks are kept.
+
+    Returns
+    -------
+    str
+        HTML, empty where nothing was said.
+    """
+    drawn = [side_by_side.turn(turn.prompt, {turn.run: turn.answer, BASE: turn.base}) for turn in turns]
+    return clean("".join(drawn))

@@ -1,0 +1,159 @@
+"""The chat panel: one prompt, the answers of an adapter and of its bare base as they grow."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import MutableMapping
+from dataclasses import replace
+from keyword import iskeyword
+from typing import Any, cast
+
+import ipywidgets
+
+from peft_nb.comparison import BASE
+from peft_nb.errors import CommandError
+from peft_nb.run import Run
+from peft_nb.ui import wording
+from peft_nb.ui.chat import Chat, Turn, chat, html
+from peft_nb.ui.panels.frame import Panel, Tell, button, row
+from peft_nb.ui.progress import MUTED
+from peft_nb.ui.train import variables
+
+SETTLE_S = 0.15  # the front end says that Enter was pressed just before it says what was written
+LABEL = {"description_width": "initial"}
+FIELD = {"width": "auto", "max_width": "calc(100% - 4px)"}  # 2 px of margin on both sides
+NUMBER = {"width": "150px"}
+
+
+class ChatPanel(Panel):
+    """Talk to adapters and their bare base side by side.
+
+    Parameters
+    ----------
+    talk : Chat or Run
+        What :func:`peft_nb.chat` returns, or a run.
+
+    Attributes
+    ----------
+    talk : Chat
+        The conversation.
+    message : ipywidgets.Text
+        What is said next; Enter sends it.
+    adapter, temperature, seed, longest : ipywidgets.Widget
+        Who answers, and how.
+    """
+
+    def __init__(self, talk: Chat | Run) -> None:
+        self.talk = chat(talk) if isinstance(talk, Run) else talk
+        self._stopped = threading.Event()
+        self._turn: Turn | None = None  # as far as it has grown
+        self._taken = ""  # what is being answered
+        names = list(self.talk.runs)
+        self.adapter = ipywidgets.Dropdown(options=names, description="Adapter", style=LABEL, layout=FIELD)
+        self.temperature = ipywidgets.BoundedFloatText(
+            value=0.0, min=0.0, max=2.0, step=0.1, description="Temperature", style=LABEL, layout=NUMBER
+        )
+        self.seed = ipywidgets.BoundedIntText(
+            value=0, min=0, max=2**31 - 1, description="Seed", style=LABEL, layout=NUMBER
+        )
+        self.longest = ipywidgets.BoundedIntText(
+            value=128, min=1, max=4096, description="Longest answer, in tokens", style=LABEL, layout={"width": "240px"}
+        )
+        # Turned round, so that the newest turn stays in sight while it grows.
+        self._said = ipywidgets.HTML(
+            layout={"max_height": "60vh", "overflow": "auto", "display": "flex", "flex_flow": "column-reverse"},
+            tabbable=True,
+        )
+        self.message = ipywidgets.Text(
+            description="Message",
+            placeholder="Write something, then press Enter",
+            continuous_update=False,
+            style=LABEL,
+            layout={"width": "auto", "flex": "1 1 300px"},
+        )
+        self.message.on_msg(self._hear)
+        self.variable = ipywidgets.Text(
+            value="conversation", description="Variable", style=LABEL, layout={"width": "240px"}
+        )
+        super().__init__(
+            "chat panel",
+            [
+                row(self.adapter, self.temperature, self.seed, self.longest),
+                self._said,
+                row(self.message, button("Send", self._press, primary=True), button("Stop", self.stop)),
+                row(
+                    button("Clear", lambda: self.attempt(self._clear), help="Forget what was said"),
+                    self.variable,
+                    button("Keep", lambda: self.attempt(self._keep), help="Put the messages into a variable"),
+                ),
+            ],
+        )
+        self._draw()
+
+    def send(self) -> None:
+        """Let what is written be answered, unless an answer is being written; focus stays where it is."""
+        self.aside("answering", self._answer, self._over, self._grow)
+
+    def stop(self) -> None:
+        """End the answer that is being written, and keep what there is of it."""
+        self._stopped.set()
+
+    def _hear(self, field: ipywidgets.Text, content: dict[str, Any], buffers: object) -> None:
+        if content.get("event") == "submit":
+            self.send()
+
+    def _press(self) -> None:
+        self.message.focus()
+        self.send()
+
+    def _answer(self, tell: Tell) -> str:
+        self._stopped.clear()
+        time.sleep(SETTLE_S)
+        self._taken, began = self.message.value, time.monotonic()
+
+        def heard(turn: Turn) -> bool:
+            self._turn = turn
+            tell(f"{BASE if turn.base else turn.run} answers …")
+            return self._stopped.is_set()
+
+        how = {"temperature": self.temperature.value, "seed": self.seed.value, "max_new_tokens": self.longest.value}
+        self.talk.ask(self._taken, run=self.adapter.value, listen=heard, **how)
+        self._taken = ""
+        word = "stopped" if self._stopped.is_set() else "answered"
+        return f"{word} after {wording.duration(time.monotonic() - began)}"
+
+    def _grow(self) -> None:
+        """Show the answers so far; what is being answered leaves the field, for what is said next."""
+        if self._taken and self.message.value == self._taken:
+            self.message.value = ""
+        self._draw()
+
+    def _over(self) -> None:
+        """Show the answers; what got none goes back into the field."""
+        self._turn = None
+        if self._taken and not self.message.value:
+            self.message.value = self._taken
+        elif not self._taken and self.talk.turns and self.message.value == self.talk.turns[-1].prompt:
+            self.message.value = ""
+        self._taken = ""
+        self._draw()
+
+    def _draw(self) -> None:
+        turn = self._turn
+        growing = [replace(turn, answer=turn.answer or "…", base=turn.base or "…")] if turn else []
+        drawn = html([*self.talk.turns, *growing]) or f'<span style="{MUTED}">Nothing was said yet.</span>'
+        self._said.value = f'<div role="region" aria-label="conversation">{drawn}</div>'
+
+    def _clear(self) -> str:
+        self.talk.clear()
+        self._draw()
+        return "nothing of it is sent along any more"
+
+    def _keep(self) -> str:
+        name = self.variable.value.strip()
+        if not name.isidentifier() or iskeyword(name):
+            raise CommandError(f"{name!r} is no name for a variable; write one such as conversation")
+        messages = self.talk.messages()
+        cast(MutableMapping[str, Any], variables())[name] = messages
+        return f"{name} holds {wording.count(len(messages), 'message')}"

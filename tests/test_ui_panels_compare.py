@@ -1,0 +1,227 @@
+"""The compare panel on runs of a tiny base, its widgets used as a front end uses them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.formatters import DisplayFormatter
+from ipywidgets import Button, Widget
+
+from peft_nb import Comparison, Run, RunSpec, compare, environment
+from peft_nb.comparison import Compared
+from peft_nb.data.prompts import Asked
+from peft_nb.errors import RunError
+from peft_nb.plots import running_mean
+from peft_nb.run import begin
+from peft_nb.store import Store
+from peft_nb.ui import votes
+from peft_nb.ui.differences import clean
+from peft_nb.ui.panels.compare import ComparePanel
+from peft_nb.ui.panels.frame import Panel
+from peft_nb.ui.panels.overlay import MOST_POINTS, lines, overlay, thinned
+from tests.test_comparison import HOSTILE, Page, hostile
+
+Rows = list[dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def runs(spec: Callable[..., RunSpec], rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    store = Store(tmp_path_factory.mktemp("panel"))
+    kinds: list[dict[str, Any]] = [{"name": "calm", "max_steps": 12}, {"name": "short"}, {"max_steps": 2}]
+    return [begin(spec(**kind), data=rows, store=store).wait() for kind in kinds]
+
+
+@pytest.fixture
+def three(runs: list[Run]) -> Comparison:
+    return compare(*runs[:2], "base", prompts=["Hello", "How do I pay?", "Bye"], max_new_tokens=6)
+
+
+def widgets(box: Widget) -> Iterator[Widget]:
+    yield box
+    for child in getattr(box, "children", ()):
+        yield from widgets(child)
+
+
+def press(panel: Panel, label: str) -> None:
+    (found,) = [one for one in widgets(panel.box) if isinstance(one, Button) and one.description == label]
+    found.click()
+
+
+def outcome(panel: Panel) -> str:
+    return panel._outcome.value
+
+
+def settled(panel: Panel) -> str:
+    """What the panel says once its work is done."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("peft_nb-"):
+            thread.join(120)
+    return outcome(panel)
+
+
+def test_it_leads_from_prompt_to_prompt(three: Comparison) -> None:
+    panel = ComparePanel(three)
+    assert repr(panel) == "<peft_nb compare panel>"
+    texts = []
+    for place, prompt in enumerate(["Hello", "How do I pay?", "Bye"]):
+        shown = Page(panel._answers.value)
+        assert shown.open == []
+        assert prompt in shown.text
+        for name in ("calm", "short", "base"):
+            assert name in shown.text
+            assert clean(three.answers[name].iloc[place]) in shown.text
+        texts.append(shown.text)
+        press(panel, "Next")
+    assert len(set(texts)) == 3
+    assert "that was the last prompt" in outcome(panel)
+    assert panel.prompt.value == 2
+    press(panel, "Previous")
+    assert panel.prompt.value == 1
+    assert 'role="status">prompt 2 of 3<' in outcome(panel)
+
+
+def test_a_blind_vote_names_nobody_and_is_kept_with_the_runs(three: Comparison, runs: list[Run]) -> None:
+    panel = ComparePanel(three, seed=3)
+    assert panel.ballot.layout.display == "none"
+    press(panel, "Reveal")
+    assert 'role="alert"' in outcome(panel)
+    panel.blind.value = True
+    assert panel.ballot.layout.display == "flex"
+    orders = [votes.shuffled(["calm", "short", "base"], place, 3) for place in range(3)]
+    assert len({tuple(order.values()) for order in orders}) > 1
+    for place in range(3):
+        assert panel.prompt.value == place
+        shown = Page(panel._answers.value).text
+        assert "calm" not in shown
+        assert "short" not in shown
+        letter = next(letter for letter, name in orders[place].items() if name == "short")
+        assert letter in shown
+        press(panel, f"{letter} is best" if place else "No difference")
+    assert not panel.blind.value
+    assert three.votes["best"].tolist() == [None, "short", "short"]
+    assert three.votes.index.tolist() == ["Hello", "How do I pay?", "Bye"]
+    assert three.tally.index[0] == "short"
+    assert three.tally.loc["short"].tolist()[:3] == [2, 2, 1.0]
+    told = Page(panel._tally.value)
+    assert told.open == []
+    assert "short 2 votes of 2: 100 % (95 % interval 34 % to 100 %)" in told.text
+    assert "base 0 votes of 2" in told.text
+
+    (kept,) = [one for one in runs[1]._store.evaluations(runs[1].id) if one.suite == "vote"]
+    assert kept.measure == f"preferred to {runs[0].id}, base"
+    assert (kept.value, kept.detail) == (1.0, {"won": 2, "of": 2, "undecided": 1})
+    assert 0.3 < (kept.low or 0) < 0.4
+    (lost,) = [one for one in runs[0]._store.evaluations(runs[0].id) if one.suite == "vote"]
+    assert (lost.value, lost.low) == (0.0, 0.0)
+    three.vote(1, "calm")
+    (again,) = [one for one in runs[0]._store.evaluations(runs[0].id) if one.suite == "vote"]
+    assert again.value == 0.5
+
+
+def test_a_vote_that_means_nothing_is_refused(three: Comparison, runs: list[Run]) -> None:
+    with pytest.raises(RunError, match="there is no prompt 3; the last one is 2"):
+        three.vote(3, "calm")
+    with pytest.raises(RunError, match=r"^clam gave no answer; did you mean 'calm'\?$"):
+        three.vote(0, "clam")
+    with pytest.raises(RunError, match="nothing was asked here"):
+        compare(runs[0], prompts=[]).vote(0, None)
+    assert three.votes.empty
+    assert three.tally["of"].tolist() == [0, 0, 0]
+
+
+def test_letters_go_on_after_z() -> None:
+    assert votes.letters(28)[-3:] == ["Z", "27", "28"]
+    assert list(votes.shuffled(["a"], 0, 1)) == ["A"]
+
+
+def test_a_run_is_promoted_and_a_failed_verdict_has_to_be_forced(runs: list[Run], three: Comparison) -> None:
+    store = runs[0]._store
+    store.set_metrics(runs[0].id, {"verdict": "failed: held-out loss"})
+    panel = ComparePanel(three)
+    assert panel.named.layout.display == "none"
+    press(panel, "Promote")
+    assert "a promotion needs a reason" in settled(panel)
+    panel.why.value = "calmer"
+    press(panel, "Promote")
+    said = settled(panel)
+    assert 'role="alert"' in said
+    assert "its verdict is: failed" in said
+    assert panel.force.layout.display == "flex"
+    panel.force.value = True
+    press(panel, "Promote")
+    assert 'role="status">calm@production: nothing → v1<' in settled(panel)
+    entry = store.log(runs[0].id)[0]
+    assert (entry.why, entry.forced) == ("calmer", "its verdict is: failed: held-out loss")
+    panel.run.value = runs[1]
+    assert panel.force.layout.display == "none"
+    assert not panel.force.value
+
+
+def test_a_run_without_a_name_is_given_one(runs: list[Run]) -> None:
+    panel = ComparePanel(compare(runs[2], prompts=[]))
+    assert panel.named.layout.display == "flex"
+    panel.alias.value, panel.why.value = "candidate", "to try"
+    press(panel, "Promote")
+    assert "has no name" in settled(panel)
+    assert panel.force.layout.display == "none"
+    panel.named.value = "tickets"
+    press(panel, "Promote")
+    assert "tickets@candidate: nothing → v1" in settled(panel)
+
+
+def test_the_curves_are_those_of_the_runs(three: Comparison, runs: list[Run]) -> None:
+    legend, beside = overlay(three._found.curves)
+    training, held_out = beside.children
+    assert "calm" in legend.value
+    for name, mark, held in zip(("calm", "short"), training.marks, held_out.marks, strict=True):
+        losses, evals = three._found.curves[name]
+        assert mark.x.tolist() == [step for step, _ in losses]
+        assert mark.y.tolist() == running_mean([loss for _, loss in losses])
+        assert list(zip(held.x, held.y, strict=True)) == evals
+    assert len({(line.colour, line.dash) for line in lines(list("abcdefghijkl")).values()}) == 12
+    assert overlay({"base": ([], [])}) == []
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends_and_peaks() -> None:
+    points = [(float(step), 1.0 + (step == 70_000)) for step in range(100_000)]
+    began = time.process_time()
+    x, y = thinned(points)
+    assert time.process_time() - began < 1
+    assert len(x) == len(y) == MOST_POINTS
+    assert (x[0], x[-1]) == (0, 99_999)
+    assert (70_000, 2.0) in set(zip(x, y, strict=True))
+    assert running_mean([0.0, 3.0]) == [0.0, 3.0]
+    assert running_mean([float(value) for value in range(80)])[40] == 40
+
+
+def test_hostile_text_stays_text() -> None:
+    panel = ComparePanel(hostile())
+    for shown in (one.value for one in widgets(panel.box) if type(one).__name__ == "HTML"):
+        page = Page(shown)
+        assert page.open == []
+        assert "script" not in {tag for tag, _ in page.elements}
+        assert "\x1b" not in shown
+    assert '<script>alert("x")</script>' in Page(panel._answers.value).text
+    name = '<img src=x onerror="alert(1)">'
+    known = Compared({name: None}, {name: {"model": "m"}}, {name: ([(1.0, 2.0)], [])}, [Asked(HOSTILE)])
+    known.answers = {name: [HOSTILE], "b": ["?"]}
+    panel = ComparePanel(Comparison(known), seed=0)
+    assert not any("<img" in one.value for one in widgets(panel.box) if type(one).__name__ == "HTML")
+
+
+def test_a_front_end_with_widgets_gets_them_beside_the_page(
+    three: Comparison, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    view = "application/vnd.jupyter.widget-view+json"
+    plain, _ = DisplayFormatter().format(three)
+    assert set(plain) == {"text/plain", "text/html"}
+    monkeypatch.setattr(environment, "frontend", lambda: "jupyterlab")
+    shown, _ = DisplayFormatter().format(three)
+    assert shown["text/plain"] == plain["text/plain"]
+    assert shown["text/html"] == plain["text/html"]
+    assert shown[view]["model_id"] == three.panel.box.model_id
