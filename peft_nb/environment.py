@@ -52,6 +52,11 @@ def frontend() -> Frontend:
     return "jupyterlab" if "JPY_SESSION_NAME" in os.environ else "notebook-headless"
 
 
+def widgets() -> bool:
+    """Tell whether what shows the output of this process also shows widgets."""
+    return frontend() in ("jupyterlab", "vscode", "colab")
+
+
 def cores(root: Path = ROOT) -> int:
     """Count the processor cores that this process may use.
 

@@ -212,9 +212,9 @@ def estimate(call: Call) -> Any:
 @command()
 def runs(call: Call) -> Any:
     """List the runs in the store, newest first."""
-    from peft_nb import run
+    from peft_nb.ui import runs
 
-    return run.runs()
+    return runs.listed()
 
 
 @command("[RUN]", most=1)

@@ -100,12 +100,14 @@ class Live:
         What is known already, such as that of a run which is resumed.
     name : str, optional
         The variable that holds the run, for the next steps of the summary.
+    on : Surface, optional
+        Where to show it; by default an output area, or the terminal.
     """
 
-    def __init__(self, view: RunView | None = None, name: str | None = None) -> None:
+    def __init__(self, view: RunView | None = None, name: str | None = None, on: Surface | None = None) -> None:
         self._view = replace(view or RunView(), memory_limit_mb=environment.memory_limit_mb())
         self._name = name
-        self._surface = surface()
+        self._surface = on or surface()
         self._lock = threading.Lock()
         self._began = time.monotonic()
         self._drawn: tuple[float, RunView | None, int] = (-1.0, None, 0)
@@ -177,6 +179,7 @@ def watch(
     background: bool = False,
     view: RunView | None = None,
     name: str | None = None,
+    on: Surface | None = None,
 ) -> Run:
     """Start a run and show it until it ends.
 
@@ -190,6 +193,8 @@ def watch(
         What is known already, when a run is resumed.
     name : str, optional
         The variable that will hold the run, for the next steps of the summary.
+    on : Surface, optional
+        Where to show it; by default an output area, or the terminal.
 
     Returns
     -------
@@ -201,7 +206,7 @@ def watch(
     PeftNbError
         If the run failed while the call was blocking.
     """
-    live = Live(view, name)
+    live = Live(view, name, on)
     run = start([live])
     live.attach(run)
     if background:

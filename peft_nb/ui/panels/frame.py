@@ -16,6 +16,7 @@ from typing import Any
 
 import ipywidgets
 
+from peft_nb import environment
 from peft_nb.errors import PeftNbError
 from peft_nb.models.quiet import first_line
 
@@ -124,6 +125,25 @@ class Panel:
             then()
         except Exception as error:
             self.fail(error)
+
+
+def shown(panel: Callable[[], Panel]) -> dict[str, Any]:
+    """Give the view of a panel where widgets are shown, and nothing elsewhere: the static text stands in there.
+
+    Parameters
+    ----------
+    panel : callable
+        Makes the panel.
+
+    Returns
+    -------
+    dict
+        For ``_repr_mimebundle_``.
+    """
+    if not environment.widgets():
+        return {}
+    bundle = panel().box._repr_mimebundle_()
+    return {kind: value for kind, value in bundle.items() if kind != "text/plain"}
 
 
 def button(label: str, act: Callable[[], None], *, help: str = "", primary: bool = False) -> ipywidgets.Button:
