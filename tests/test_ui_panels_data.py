@@ -49,7 +49,7 @@ def said(panel: DataPanel) -> str:
 def mend(panel: DataPanel, kind: str | None = None) -> str:
     panel._outcome.value = ""
     (panel.fixes[kind] if kind else panel.every).click()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not said(panel) or "…" in said(panel) or panel._busy.locked():
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -109,7 +109,7 @@ def test_it_shows_what_the_report_says(panel: DataPanel, report: Report) -> None
     assert sum(bars.y) == len(report.lengths)
     assert list(line.x) == [64, 64]
     caption = panel.box.children[panel.box.children.index(figure) + 1].value
-    assert "the dashed line is max_length 64; 1 row over it" in caption
+    assert "the dashed line is max_length 64; 41 rows over it" in caption
 
 
 def test_each_kind_is_mended_by_its_button_and_all_by_one(
@@ -124,21 +124,21 @@ def test_each_kind_is_mended_by_its_button_and_all_by_one(
     assert panel.fixes["secret"].description.startswith("Mend 1 row with keys")
     assert KEY in names["clean"].loc[10, "completion"]
     assert "%%peft lora --data clean" in panel._changes.value
-    panel.name.value = "all_clean"
+    panel.variable.value = "all_clean"
     assert mend(panel) == "mended: 4 changes, 58 of 60 rows are left in all_clean"
     assert KEY not in names["all_clean"].loc[10, "completion"]
     assert len(report.data) == 60
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("2x", "'2x' is no name for a variable"), ("def", "is no name"), (EVIL, "is no name")]
+    ("name", "told"), [("2x", "2x&#x27; is no name for a variable"), ("def", "is no name"), (EVIL, "is no name")]
 )
 def test_a_name_that_is_none_is_refused_in_the_panel(
     panel: DataPanel, names: dict[str, Any], name: str, told: str
 ) -> None:
-    panel.name.value = name
+    panel.variable.value = name
     panel.every.click()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while "alert" not in panel._outcome.value:
         assert time.monotonic() < until
         time.sleep(0.02)

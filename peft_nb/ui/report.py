@@ -12,7 +12,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.data import checks, mending, sources
-from peft_nb.data.findings import LEVELS, MENDED, Finding
+from peft_nb.data.findings import KINDS, LEVELS, MENDED, Finding
 from peft_nb.data.mending import Change, Mended
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError, nearest
@@ -95,9 +95,8 @@ class Report:
         chosen = MENDED if kinds is None else frozenset([kinds] if isinstance(kinds, str) else kinds)
         for kind in sorted(chosen - MENDED):
             known = ", ".join(finding.kind for finding in self.mendable) or "none here"
-            raise DataError(
-                f"{kind}: no kind that is mended by itself{nearest(kind, MENDED) or f'; choose of {known}'}"
-            )
+            hint = "" if kind in KINDS else nearest(kind, MENDED)
+            raise DataError(f"{kind}: no kind that is mended by itself{hint or f'; choose of {known}'}")
         done = self.checked.mended if chosen == MENDED else self.checked.mend(chosen)
         mended = mending.rebuilt(self.data, self.source.train, done)
         self._mended, self._done, self.mended_kinds = name or "", done, chosen

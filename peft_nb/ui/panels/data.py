@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
 from functools import partial
 from html import escape
 from keyword import iskeyword
@@ -28,21 +27,21 @@ class DataPanel(Panel):
     ----------
     report : Report
         What was found.
-    namespace : mutable mapping, optional
+    namespace : dict, optional
         Where the mended data are bound to a name; by default the notebook's variables.
     """
 
-    def __init__(self, report: Report, namespace: MutableMapping[str, Any] | None = None) -> None:
+    def __init__(self, report: Report, namespace: dict[str, Any] | None = None) -> None:
         self._report = report
-        self._namespace: MutableMapping[str, Any] = variables() if namespace is None else namespace
+        self._namespace = variables() if namespace is None else namespace
         self._table, self._changes, self._tokens = (ipywidgets.HTML() for _ in range(3))
-        self.name = ipywidgets.Text(value="clean", description="Variable for the mended data", **WHOLE)
+        self.variable = ipywidgets.Text(value="clean", description="Variable for the mended data", **WHOLE)
         self.fixes = {
             one.kind: button(f"Mend {one.title}", partial(self._mend, one.kind), help=f"{one.fix}; or {one.mend}")
             for one in report.mendable
         }
         self.every = button("Mend all", self._mend, help="Mend all that needs no decision", primary=True)
-        mending = [row(self.name, self.every), row(*self.fixes.values())] if self.fixes else []
+        mending = [row(self.variable, self.every), row(*self.fixes.values())] if self.fixes else []
         last = max(len(report.source.train) - 1, 0)
         self.row = ipywidgets.BoundedIntText(max=last, description=f"Row, 0 to {last:,}", **WHOLE)
         super().__init__("data", [ipywidgets.HTML(report.head_html), self._table, *mending])
@@ -59,7 +58,7 @@ class DataPanel(Panel):
             self.fixes[finding.kind].description = f"{done}Mend {finding.title}"
 
     def _mend(self, kind: str | None = None) -> None:
-        report, name = self._report, self.name.value.strip()
+        report, name = self._report, self.variable.value.strip()
         kinds = None if kind is None else {kind, *report.mended_kinds}
 
         def work(tell: Tell) -> str:
@@ -102,9 +101,7 @@ def _histogram(report: Report) -> list[ipywidgets.Widget]:
     line = bqplot.Lines(x=[limit, limit], y=[0, most], scales=scales, colors=[VERMILION], line_style="dashed")
     axes = [
         bqplot.Axis(scale=across, label="tokens a row", grid_lines="none", num_ticks=6, tick_format=",.0f"),
-        bqplot.Axis(
-            scale=scales["y"], orientation="vertical", label="rows", grid_lines="none", num_ticks=4, tick_format=",.0f"
-        ),
+        bqplot.Axis(scale=scales["y"], side="left", label="rows", grid_lines="none", num_ticks=4, tick_format=",.0f"),
     ]
     figure = bqplot.Figure(
         marks=[bars, line] if near else [bars],

@@ -96,10 +96,10 @@ class RunsPanel(Panel):
         self.table.add_class("peft-nb-wide")
 
         self.alias = _field(ipywidgets.Text, "Alias", value="production")
-        self.name = _field(ipywidgets.Text, "Name")
+        self.called = _field(ipywidgets.Text, "Name")
         self.why = _field(ipywidgets.Text, "Reason for the log")
         self.force = ipywidgets.Checkbox(description="even if its verdict failed", indent=False)
-        self.promotion = Question([self.alias, self.name, self.why, self.force], "Promote", self._promoted)
+        self.promotion = Question([self.alias, self.called, self.why, self.force], "Promote", self._promoted)
         self.gone_why = _field(ipywidgets.Text, "Reason for the log")
         self.removal = Question([self.gone_why], "Remove for good", self._removed)
 
@@ -229,8 +229,8 @@ class RunsPanel(Panel):
         run, variable = self._one()
         self._asked = self._chosen()
         unnamed = self._asked[0].name is None
-        self.name.layout.display = "" if unnamed else "none"
-        self.name.value = (variable or "") if unnamed else ""
+        self.called.layout.display = "" if unnamed else "none"
+        self.called.value = (variable or "") if unnamed else ""
         self.force.value = False
         self.removal.hide()
         self.promotion.ask(f"Which alias shall stand for {run.id}, and why?")
@@ -238,7 +238,7 @@ class RunsPanel(Panel):
     def _promoted(self) -> None:
         def act() -> str:
             (one,) = self._asked
-            name = self.name.value.strip() or None
+            name = self.called.value.strip() or None
             alias = self.alias.value.strip()
             self._store.promote(one.id, alias, why=self.why.value, name=name, force=self.force.value)
             self.promotion.hide()
