@@ -76,6 +76,8 @@ class DataPanel(Panel):
             self._tokens.value = self._report.tokens(self.row.value)._repr_html_()
         except PeftNbError as error:
             self._tokens.value = f'<div role="status">{escape(str(error))}</div>'
+        except Exception as error:
+            self.fail(error)
 
 
 WHOLE: dict[str, Any] = {

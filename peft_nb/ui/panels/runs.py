@@ -25,7 +25,7 @@ ORDERS = {"rising": False, "falling": True}
 LISTED = 8  # lines of the list to choose from
 
 
-class Place:
+class Place(live.Surface):
     """A widget in which a run is shown, as an output area shows it."""
 
     interval_s = 0.2
@@ -93,7 +93,7 @@ class RunsPanel(Panel):
         self.choice = _field(ipywidgets.SelectMultiple, "Choose runs", rows=LISTED)
         self.choice.add_class("peft-nb-choice")
         self.table, self.place, self.opened = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.VBox()
-        self.table.add_class("peft-nb-wide")
+        self.table.add_class("peft-nb-listing")
 
         self.alias = _field(ipywidgets.Text, "Alias", value="production")
         self.called = _field(ipywidgets.Text, "Name")
@@ -104,10 +104,10 @@ class RunsPanel(Panel):
         self.removal = Question([self.gone_why], "Remove for good", self._removed)
 
         pages = row(
-            button("Previous page", lambda: self._turn(-1)),
+            button("Previous page", partial(self.attempt, partial(self._turn, -1))),
             self.place,
-            button("Next page", lambda: self._turn(1)),
-            button("Refresh", self.refresh, help="Read the store again"),
+            button("Next page", partial(self.attempt, partial(self._turn, 1))),
+            button("Refresh", partial(self.attempt, self.refresh), help="Read the store again"),
         )
         acts = {
             "Open": (self._open, "Show the run with its curves"),
@@ -122,11 +122,17 @@ class RunsPanel(Panel):
         asked = [self.promotion.box, self.removal.box]
         super().__init__("runs", [search, self.table, pages, self.choice, row(*buttons), *asked])
         self.box.children += (self.opened,)
-        for field in (self.words, self.order):
-            field.observe(lambda _: self._first(), "value")
-        self.column.observe(lambda _: self._sort(), "value")
-        self.choice.observe(lambda _: self._mark(), "value")
+        for field, act in (
+            (self.words, self._first),
+            (self.column, self._sort),
+            (self.order, self._first),
+            (self.choice, self._mark),
+        ):
+            field.observe(partial(self._heed, act), "value")
         self.refresh()
+
+    def _heed(self, act: Callable[[], None], change: object) -> None:
+        self.attempt(act)
 
     # ---- the table -----------------------------------------------------------------------------
 
