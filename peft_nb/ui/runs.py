@@ -17,7 +17,7 @@ from peft_nb.ui.progress import sparkline
 from peft_nb.ui.view import Curve
 
 PAGE = 20  # runs
-VERDICT = 90  # characters of it in a cell
+LONGEST = 90  # characters of a text in a cell
 SIGNS = {"passed": "✓", "failed": "✗"}
 
 
@@ -55,7 +55,7 @@ def _run(record: Record) -> str:
     what = (
         f"{record.id} · {record.method}" if record.version else " · ".join(filter(None, (record.name, record.method)))
     )
-    return f"<strong>{escape(record.title)}</strong>{_small(f'{what} on {record.model}')}"
+    return f"<strong>{escape(record.title)}</strong>{_small(_cut(f'{what} on {record.model}'))}"
 
 
 def _status(record: Record) -> str:
@@ -71,7 +71,7 @@ def _held_out(record: Record) -> str:
 
 def _verdict(record: Record) -> str:
     word, _, rest = str(record.metrics.get("verdict") or "").partition(":")
-    return f"{SIGNS.get(word, '')} {escape(word)}{_small(_cut(rest.strip()))}" if word else ""
+    return f"{SIGNS.get(word, '')} {escape(_cut(word))}{_small(_cut(rest.strip()))}" if word else ""
 
 
 def _cost(record: Record) -> str:
@@ -99,7 +99,7 @@ def _small(text: str) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= VERDICT else f"{text[: VERDICT - 1]}…"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _made(record: Record) -> str:

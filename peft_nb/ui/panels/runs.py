@@ -205,6 +205,7 @@ class RunsPanel(Panel):
 
         live.watch(start, background=True, view=view, name=name, on=place)
         self.opened.children = [place.widget]
+        self.refresh()
         return f"{run.id} goes on, shown below; Stop ends it. In a cell: %peft resume {name or run.id}"
 
     def _stop(self) -> str:
