@@ -97,7 +97,7 @@ def test_the_store_is_searched_and_its_runs_are_worked_with(page: Page, store: S
 
     choose(page, panel, "broken-off")
     press(page, panel, "Open")
-    expect(panel).to_contain_text("stopped: after step 25", timeout=SECONDS)
+    expect(panel).to_contain_text("stopped: after step 2", timeout=SECONDS)
     expect(panel.locator("img")).to_be_visible()
 
     choose(page, panel, "desk-0@production")
