@@ -22,7 +22,7 @@ from peft_nb.ui.train import variables
 from peft_nb.ui.view import RunView
 
 ORDERS = {"rising": False, "falling": True}
-LISTED = 8  # lines of the list to choose from
+LISTED = 5  # lines of the list to choose from
 
 
 class Place(live.Surface):
@@ -76,7 +76,7 @@ class Question:
 
 
 class RunsPanel(Panel):
-    """The runs of a store as a table, and what can be done with those that are chosen in the list below it.
+    """The runs of a store as a table, and what can be done with those that are chosen in the list above it.
 
     Parameters
     ----------
@@ -120,8 +120,8 @@ class RunsPanel(Panel):
         buttons = [button(name, partial(self.attempt, act), help=help) for name, (act, help) in acts.items()]
         search = row(self.words, self.column, self.order)
         asked = [self.promotion.box, self.removal.box]
-        super().__init__("runs", [search, self.table, pages, self.choice, row(*buttons), *asked])
-        self.box.children += (self.opened,)
+        super().__init__("runs", [search, pages, self.choice, row(*buttons), *asked])
+        self.box.children += (self.opened, self.table)  # last, for it is long
         for field, act in (
             (self.words, self._first),
             (self.column, self._sort),
