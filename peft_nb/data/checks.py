@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from itertools import pairwise
@@ -14,7 +14,7 @@ from typing import Any
 
 from peft_nb.data import RowProblem, duplicates, hygiene, privacy, secrets
 from peft_nb.data.duplicates import Progress
-from peft_nb.data.findings import DROP, EXAMPLES, KINDS, LEVELS, Finding, Findings, shown
+from peft_nb.data.findings import DROP, EXAMPLES, KINDS, LEVELS, MENDED, Finding, Findings, shown
 from peft_nb.data.formats import Layout
 from peft_nb.data.measuring import BATCH, Options, lengths
 from peft_nb.data.mending import Change, Mended, Patches, overlaid, repaired, strings
@@ -58,12 +58,13 @@ class Checked:
     estimated: bool
     labels: dict[str, int]
     notes: list[str]
-    _mend: Callable[[], Mended] = field(repr=False)
+    mend: Callable[[Collection[str]], Mended] = field(repr=False)
+    """What is left when findings of some kinds of `MENDED` are mended, and the list of changes."""
 
     @cached_property
     def mended(self) -> Mended:
         """What is left when everything is mended that needs no decision, and the list of changes."""
-        return self._mend()
+        return self.mend(MENDED)
 
     @property
     def verdict(self) -> str:
@@ -281,21 +282,28 @@ def _named(text: str, matches: Sequence[privacy.Match]) -> str:
 
 
 def _mend(
-    rows: Table, layout: Layout, held: Mapping[int, Reading], found: Findings, spellings: Mapping[str, str]
+    rows: Table,
+    layout: Layout,
+    held: Mapping[int, Reading],
+    found: Findings,
+    spellings: Mapping[str, str],
+    kinds: Collection[str],
 ) -> Mended:
     """Repair cells, then leave out what is still unreadable, empty, repeated or in the evaluation too."""
-    touched = {number for kind in REPAIRED for number in found.rows.get(kind, ())}
+    touched = {number for kind in REPAIRED if kind in kinds for number in found.rows.get(kind, ())}
     patches: Patches = {}
     done: dict[int, list[str]] = {}
     for number, row in enumerate(rows):
-        if number in touched or number >= PERSONAL_ROWS:
-            patch, what = repaired(row, layout, spellings)
+        if number in touched or ("personal" in kinds and number >= PERSONAL_ROWS):
+            patch, what = repaired(row, layout, spellings, kinds)
             if patch:
                 patches[number], done[number] = patch, what
     again = Findings()
     _structure(overlaid(rows, patches), layout, held, again, None)
-    why = {number: found.why[kind, number] for kind in ("malformed", "nothing") for number in found.rows.get(kind, ())}
-    why |= {number: again.why[kind, number] for kind in KINDS if KINDS[kind].fix == DROP for number in again.rows[kind]}
+    measured = [kind for kind in ("malformed", "nothing") if kind in kinds]
+    why = {number: found.why[kind, number] for kind in measured for number in found.rows.get(kind, ())}
+    dropped = [kind for kind in KINDS if kind in kinds and KINDS[kind].fix == DROP]
+    why |= {number: again.why[kind, number] for kind in dropped for number in again.rows[kind]}
     done |= {number: [f"dropped: {reason}"] for number, reason in why.items()}
     changes = [Change(number, what) for number in sorted(done) for what in done[number]]
     kept = [number for number in range(len(rows)) if number not in why]

@@ -52,6 +52,8 @@ KINDS = {  # what breaks training comes first
     "imbalance": Kind("note", "labels out of balance", "add rows for the rare ones"),
     "few": Kind("note", "few rows", "add more"),
 }
+MENDED = frozenset(kind for kind, usual in KINDS.items() if usual.fix)
+"""The kinds that are mended without a decision."""
 WHY = {  # a row is dropped
     "malformed": "cannot be read",
     "empty": "empty",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from peft_nb.data import Rows, hygiene, privacy, secrets
+from peft_nb.data.findings import MENDED
 from peft_nb.data.formats import Layout
 
 Patches = dict[int, dict[str, Any]]  # row → column → new cell
@@ -161,16 +162,21 @@ def _frame(frame: Any, mended: Mended) -> Any:
     return copy.iloc[mended.kept]
 
 
-def repaired(row: Mapping[str, Any], layout: Layout, spellings: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """Repair the texts of one row; gives the new cells and what was done."""
+def repaired(
+    row: Mapping[str, Any], layout: Layout, spellings: Mapping[str, str], kinds: Container[str] = MENDED
+) -> tuple[dict[str, Any], list[str]]:
+    """Repair what is of some kinds in the texts of one row; gives the new cells and what was done."""
     done: dict[str, None] = {}
+    letters = "encoding" in kinds or "control" in kinds  # together: of broken encoding, control characters are a part
+    finders = [secrets.secrets] * ("secret" in kinds)
+    finders += [privacy.personal] * ("personal" in kinds and privacy.available())
 
     def mend(text: str) -> str:
-        flaws, mended = hygiene.flaws(text), hygiene.repair(text)
+        flaws, mended = hygiene.flaws(text), hygiene.repair(text) if letters else text
         if mended != text:
             done.update({"repaired encoding": None} if "mojibake" in flaws else {})
             done.update({"removed control characters": None} if {"control", "invisible"} & set(flaws) else {})
-        for find in (secrets.secrets, privacy.personal) if privacy.available() else (secrets.secrets,):
+        for find in finders:
             if matches := find(mended):
                 done.update(dict.fromkeys(f"redacted {match.kind}" for match in matches))
                 mended = privacy.redact(mended, matches)
@@ -184,7 +190,9 @@ def repaired(row: Mapping[str, Any], layout: Layout, spellings: Mapping[str, str
     patch = {}
     for role, column in layout.columns.items():
         cell = row.get(column)
-        new = altered(altered(cell, mend), spell) if role == "label" else altered(cell, mend)
+        new = altered(cell, mend)
+        if role == "label" and "label_spelling" in kinds:
+            new = altered(new, spell)
         if new != cell:
             patch[column] = new
     return patch, list(done)

@@ -226,9 +226,9 @@ def panel(call: Call) -> Any:
 @command()
 def runs(call: Call) -> Any:
     """List the runs in the store, newest first."""
-    from peft_nb import run
+    from peft_nb.ui import runs
 
-    return run.runs()
+    return runs.listed()
 
 
 @command("[RUN]", most=1)

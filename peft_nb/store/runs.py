@@ -230,6 +230,30 @@ class Runs(Index):
         rows = self._read(f"SELECT {HISTORY} FROM history WHERE run = :id ORDER BY step", id=id)
         return [dict(row) for row in rows]
 
+    def curve(self, id: str, most: int = 120) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+        """Read the losses of a run to draw them small: the mean of each of some equal stretches.
+
+        Parameters
+        ----------
+        id : str
+            The run.
+        most : int, default 120
+            Stretches at most.
+
+        Returns
+        -------
+        tuple of two lists of (step, loss)
+            Training and held-out losses.
+        """
+        self._row(id)
+        found = []
+        for loss in ("loss", "eval_loss"):
+            parts = f"SELECT step, {loss} AS loss, ntile(:most) OVER (ORDER BY step) AS part FROM history"
+            query = f"SELECT max(step), avg(loss) FROM ({parts} WHERE run = :id AND {loss} IS NOT NULL) GROUP BY part"
+            found.append([tuple(row) for row in self._read(query, id=id, most=most)])
+        losses, evals = found
+        return losses, evals
+
     def _row(self, id: str) -> sqlite3.Row:
         return self._meant(id, "runs.id = :word")
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft_nb.data import checks, mending, sources
-from peft_nb.data.findings import LEVELS, Finding
-from peft_nb.data.mending import Change
+from peft_nb.data.findings import KINDS, LEVELS, MENDED, Finding
+from peft_nb.data.mending import Change, Mended
 from peft_nb.data.sources import IN_MEMORY
+from peft_nb.errors import DataError, nearest
 from peft_nb.notation import write_flags
 from peft_nb.spec import RunSpec
 from peft_nb.ui import wording
 from peft_nb.ui.progress import BOX, MUTED
 from peft_nb.ui.tokens import TokenView, of_row
+
+if TYPE_CHECKING:
+    from peft_nb.ui.panels.frame import Panel
 
 NAMED = 5  # row numbers and changes shown
 BARS, WIDE = 8, 30  # of the histogram in text
@@ -52,31 +57,51 @@ class Report:
         self.findings: list[Finding] = self.checked.findings
         self.lengths = list(self.checked.lengths)
         self.notes = list(self.checked.notes)
+        self.mended_kinds: frozenset[str] = frozenset()
         self._mended: str | None = None  # the variable that holds what was mended, or nothing
+        self._done: Mended | None = None
 
     @property
     def changes(self) -> list[Change]:
         """What mending changes, by row."""
-        return self.checked.mended.changes
+        return (self._done or self.checked.mended).changes
 
-    def fixed(self, name: str | None = None) -> Any:
+    @property
+    def mendable(self) -> list[Finding]:
+        """The findings that are mended without a decision."""
+        return [finding for finding in self.findings if finding.fix]
+
+    def fixed(self, name: str | None = None, kinds: Iterable[str] | None = None) -> Any:
         """Mend what needs no decision: drop, repair, redact; from now on the report shows what was changed.
 
         Parameters
         ----------
         name : str, optional
             The variable that will hold the mended data, for the next steps.
+        kinds : iterable of str, optional
+            Mend only findings of these kinds, such as ``["empty", "duplicate"]``; by default all that can be.
 
         Returns
         -------
         object
             The mended data, of the kind that was given: a DataFrame, a Dataset, splits; else a list of dicts. The
             original is not touched.
+
+        Raises
+        ------
+        DataError
+            If a kind is none, or needs a person's decision.
         """
-        self._mended = name or ""
-        mended = mending.rebuilt(self.data, self.source.train, self.checked.mended)
-        if self.changes and self.checked.mended.kept:
-            mending.remember(sources.read(mended).fingerprint, self.changes)
+        chosen = MENDED if kinds is None else frozenset([kinds] if isinstance(kinds, str) else kinds)
+        for kind in sorted(chosen - MENDED):
+            known = ", ".join(finding.kind for finding in self.mendable) or "none here"
+            hint = "" if kind in KINDS else nearest(kind, MENDED)
+            raise DataError(f"{kind}: no kind that is mended by itself{hint or f'; choose of {known}'}")
+        done = self.checked.mended if chosen == MENDED else self.checked.mend(chosen)
+        mended = mending.rebuilt(self.data, self.source.train, done)
+        self._mended, self._done, self.mended_kinds = name or "", done, chosen
+        if done.changes and done.kept:
+            mending.remember(sources.read(mended).fingerprint, done.changes)
         return mended
 
     def tokens(self, row: int = 0) -> TokenView:
@@ -118,15 +143,17 @@ class Report:
         return self.checked.verdict
 
     @property
-    def _lengths_said(self) -> str:
+    def lengths_said(self) -> str:
+        """Say how long rows are; empty where none can be read."""
         spread = ", ".join(f"{name} {value:,}" for name, value in self.checked.spread.items())
         return f"tokens a row{' (estimated)' if self.checked.estimated else ''}: {spread}" if spread else ""
 
     @property
-    def _changes_said(self) -> list[str]:
-        if self._mended is None:
+    def changes_said(self) -> list[str]:
+        """Say what was mended, the first of the changes, and how many rows are left; empty before that."""
+        if self._done is None:
             return []
-        left, rows = len(self.checked.mended.kept), len(self.source.train)
+        left, rows = len(self._done.kept), len(self.source.train)
         more = [f"… and {len(self.changes) - NAMED:,} more in report.changes"] if len(self.changes) > NAMED else []
         where = f" in {self._mended}" if self._mended else ""
         head = f"mended: {wording.count(len(self.changes), 'change')}, {left:,} of {rows:,} rows are left{where}"
@@ -136,8 +163,9 @@ class Report:
     def next_steps(self) -> list[str]:
         """List the sensible next steps as code for a cell."""
         named = self.source.name if self.source.name != IN_MEMORY else ""
-        mendable = any(finding.fix for finding in self.findings)
-        stopped = any(finding.level == "stops" and not finding.fix for finding in self.findings)
+        mendable = bool(self.mendable)
+        mended = MENDED if self._mended is None else self.mended_kinds
+        stopped = any(finding.level == "stops" and finding.kind not in mended for finding in self.findings)
         data = self._mended if mendable else named
         said = {name: value for name, value in self.spec.changed().items() if name not in ("data", "method")}
         if self.checked.layout.kind == "labelled":
@@ -161,40 +189,64 @@ class Report:
                 lines += [f"  {'':<16}    {example}" for example in finding.examples]
             lines += [f"  {'':<16}    → {_mend(finding)}"]
         lines += [f"  note: {note}" for note in self.notes]
-        lines += [self._lengths_said, *_bars(self.lengths)] if self.lengths else []
-        lines += self._changes_said
+        lines += [self.lengths_said, *histogram(self.lengths)] if self.lengths else []
+        lines += self.changes_said
         return "\n".join([*lines, *(f"  {'' if i else 'next':<6}{step}" for i, step in enumerate(self.next_steps))])
 
     def _repr_html_(self) -> str:
+        return f'<div style="{BOX}">{self.head_html}{self.findings_html}{self._picture}{self.changes_html}</div>'
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        from peft_nb.ui.panels.frame import shown
+
+        def panel() -> Panel:
+            from peft_nb.ui.panels.data import DataPanel
+
+            return DataPanel(self)
+
+        return shown(panel)
+
+    @property
+    def head_html(self) -> str:
+        """Name the data and how they are, as HTML."""
+        return f"<p>{escape(self.headline)}<br/><strong>{escape(self.verdict)}</strong></p>"
+
+    @property
+    def findings_html(self) -> str:
+        """Write the findings as a table, and what was not looked at; as HTML."""
         rows = "".join(
             f'<tr><td style="{CELL}nowrap">{LEVELS[finding.level]}</td>'
             f'<td style="{CELL}normal;overflow-wrap:anywhere">{_details(finding)}</td>'
-            f'<td style="{CELL}normal">{escape(_mend(finding))}</td></tr>'
+            f'<td style="{CELL}normal">{escape(_mend(finding))}{self._done_to(finding)}</td></tr>'
             for finding in self.findings
         )
         head = "".join(f'<th scope="col" style="{CELL}nowrap">{name}</th>' for name in ("level", "found", "mend"))
         table = f'<table style="margin:0;color:inherit;font-size:inherit"><tr>{head}</tr>{rows}</table>' if rows else ""
-        notes = "".join(f'<div style="{MUTED}">ⓘ {escape(note)}</div>' for note in self.notes)
-        changes = "".join(f"<div>{escape(line)}</div>" for line in self._changes_said)
+        return table + "".join(f'<div style="{MUTED}">ⓘ {escape(note)}</div>' for note in self.notes)
+
+    def _done_to(self, finding: Finding) -> str:
+        return "<div>✓ mended</div>" if finding.fix and finding.kind in self.mended_kinds else ""
+
+    @property
+    def changes_html(self) -> str:
+        """Say what was mended and write the next steps, as HTML."""
+        changes = "".join(f"<div>{escape(line)}</div>" for line in self.changes_said)
         code = "\n".join(map(escape, self.next_steps))
         following = (
             f'<p style="margin:8px 0 4px">Next:</p><pre style="margin:0"><code>{code}</code></pre>' if code else ""
         )
-        return (
-            f'<div style="{BOX}"><p>{escape(self.headline)}<br/><strong>{escape(self.verdict)}</strong></p>{table}'
-            f'{notes}{self._picture}<div style="margin-top:8px">{changes}</div>{following}</div>'
-        )
+        return f'<div style="margin-top:8px">{changes}</div>{following}'
 
     @cached_property
     def _picture(self) -> str:
         if not self.lengths:
             return ""
-        from peft_nb.plots import histogram
+        from peft_nb import plots
 
         label = "tokens a row (estimated)" if self.checked.estimated else "tokens a row"
-        png = histogram(self.lengths, self.spec.max_length, label, (WIDTH / 100, HEIGHT / 100)).png()
+        png = plots.histogram(self.lengths, self.spec.max_length, label, (WIDTH / 100, HEIGHT / 100)).png()
         return (
-            f'<img alt="{escape(self._lengths_said)}" width="{WIDTH}" style="display:block;max-width:100%;height:auto" '
+            f'<img alt="{escape(self.lengths_said)}" width="{WIDTH}" style="display:block;max-width:100%;height:auto" '
             f'src="data:image/png;base64,{b64encode(png).decode()}">'
         )
 
@@ -218,12 +270,30 @@ def _details(finding: Finding) -> str:
     return f'<details><summary>{title}</summary><div style="{MUTED}">{examples}</div></details>'
 
 
-def _bars(lengths: list[int]) -> list[str]:
-    """Draw a histogram with characters."""
-    step = max(1, -(-(max(lengths) + 1) // BARS))
-    counts = [0] * BARS
+def bins(lengths: Sequence[int], most: int) -> list[tuple[int, int, int]]:
+    """Count lengths by equal steps.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        At least one.
+    most : int
+        Highest number of steps.
+
+    Returns
+    -------
+    list of (first, last, count)
+        The steps from 0 to the longest, empty ones among them.
+    """
+    step = -(-(max(lengths) + 1) // most)
+    counts = [0] * (max(lengths) // step + 1)
     for length in lengths:
         counts[length // step] += 1
-    named = {f"{step * place:,}–{step * (place + 1) - 1:,}": count for place, count in enumerate(counts) if count}
-    width, most = max(map(len, named)), max(counts)
+    return [(step * place, step * (place + 1) - 1, count) for place, count in enumerate(counts)]
+
+
+def histogram(lengths: Sequence[int]) -> list[str]:
+    """Draw a histogram with characters."""
+    named = {f"{first:,}–{last:,}": count for first, last, count in bins(lengths, BARS) if count}
+    width, most = max(map(len, named)), max(named.values())
     return [f"  {name:>{width}}  {'█' * -(-WIDE * count // most)} {count:,}" for name, count in named.items()]

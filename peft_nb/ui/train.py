@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ def described(
     return spec, live.get("data"), live.get("model"), live.get("score")
 
 
-def variables() -> Mapping[str, Any]:
+def variables() -> dict[str, Any]:
     """The notebook's variables, where names in a spec are looked up first."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None

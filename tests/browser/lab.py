@@ -22,11 +22,11 @@ def run_next(page: Page, number: int) -> Locator:
     return cell.locator(".jp-Cell-outputArea")
 
 
-def shot(page: Page, cell: Locator, name: str, height: int = 900) -> None:
-    """Keep a picture of an output area in both themes and at two widths; what is higher than the page is cut."""
+def shot(page: Page, cell: Locator, name: str, widths: tuple[int, ...] = (1200, 560), height: int = 900) -> None:
+    """Keep a picture of an output area in both themes and at some widths; what is higher than the page is cut."""
     for theme in ("Light", "Dark"):
         page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
-        for width in (1200, 560):
+        for width in widths:
             page.set_viewport_size({"width": width, "height": height})
             page.wait_for_timeout(400)
             cell.scroll_into_view_if_needed()

@@ -1,0 +1,123 @@
+"""The panel of a data check: findings, a button for each mend, how long rows are, and a row as the model sees it."""
+
+from __future__ import annotations
+
+from functools import partial
+from html import escape
+from keyword import iskeyword
+from typing import Any
+
+import bqplot
+import ipywidgets
+
+from peft_nb.errors import DataError, PeftNbError
+from peft_nb.plots import BLUE, VERMILION
+from peft_nb.ui import wording
+from peft_nb.ui.panels.frame import Panel, Tell, button, row
+from peft_nb.ui.report import Report, bins, histogram
+from peft_nb.ui.train import variables
+
+BARS = 32
+
+
+class DataPanel(Panel):
+    """What :class:`peft_nb.ui.report.Report` says, with buttons.
+
+    Parameters
+    ----------
+    report : Report
+        What was found.
+    namespace : dict, optional
+        Where the mended data are bound to a name; by default the notebook's variables.
+    """
+
+    def __init__(self, report: Report, namespace: dict[str, Any] | None = None) -> None:
+        self._report = report
+        self._namespace = variables() if namespace is None else namespace
+        self._table, self._changes, self._tokens = (ipywidgets.HTML() for _ in range(3))
+        self.variable = ipywidgets.Text(value="clean", description="Variable for the mended data", **WHOLE)
+        self.fixes = {
+            one.kind: button(f"Mend {one.title}", partial(self._mend, one.kind), help=f"{one.fix}; or {one.mend}")
+            for one in report.mendable
+        }
+        self.every = button("Mend all", self._mend, help="Mend all that needs no decision", primary=True)
+        mending = [row(self.variable, self.every), row(*self.fixes.values())] if self.fixes else []
+        last = max(len(report.source.train) - 1, 0)
+        self.row = ipywidgets.BoundedIntText(max=last, description=f"Row, 0 to {last:,}", **WHOLE)
+        super().__init__("data", [ipywidgets.HTML(report.head_html), self._table, *mending])
+        self.box.children += (self._changes, *_histogram(report), self.row, self._tokens)
+        self.row.observe(lambda _: self._show_tokens(), "value")
+        self._show()
+        self._show_tokens()
+
+    def _show(self) -> None:
+        report = self._report
+        self._table.value, self._changes.value = report.findings_html, report.changes_html
+        for finding in report.mendable:
+            done = "✓ " if finding.kind in report.mended_kinds else ""  # still there, or the focus would be lost
+            self.fixes[finding.kind].description = f"{done}Mend {finding.title}"
+
+    def _mend(self, kind: str | None = None) -> None:
+        report, name = self._report, self.variable.value.strip()
+        kinds = None if kind is None else {kind, *report.mended_kinds}
+
+        def work(tell: Tell) -> str:
+            if not name.isidentifier() or iskeyword(name):
+                raise DataError(f"{name!r} is no name for a variable; write one such as clean")
+            if name == report.source.name:
+                raise DataError(f"{name} holds the original, which stays as it is; choose another name")
+            self._namespace[name] = report.fixed(name, kinds)
+            return report.changes_said[0]
+
+        self.aside("mending", work, self._show)
+
+    def _show_tokens(self) -> None:
+        try:
+            self._tokens.value = self._report.tokens(self.row.value)._repr_html_()
+        except PeftNbError as error:
+            self._tokens.value = f'<div role="status">{escape(str(error))}</div>'
+        except Exception as error:
+            self.fail(error)
+
+
+WHOLE: dict[str, Any] = {
+    "style": {"description_width": "initial"},
+    "layout": {"width": "auto", "max_width": "100%"},
+}  # labels are not cut off
+
+
+def _histogram(report: Report) -> list[ipywidgets.Widget]:
+    """Draw how long rows are, and say it for those who do not see it."""
+    if not report.lengths:
+        return []
+    counted, limit = bins(report.lengths, BARS), report.spec.max_length
+    most, longest = max(count for *_, count in counted), counted[-1][1] + 1
+    near = longest > limit / 2  # as in the static picture
+    across = bqplot.LinearScale(min=0.0, max=float(max(longest, 1.02 * limit if near else 0)))
+    scales = {"x": across, "y": bqplot.LinearScale(min=0.0, max=1.05 * most)}
+    middles = [(first + last + 1) / 2 for first, last, _ in counted]
+    tooltip = bqplot.Tooltip(fields=["x", "y"], labels=["tokens, about", "rows"], formats=[".0f", ".0f"])
+    bars = bqplot.Bars(
+        x=middles, y=[count for *_, count in counted], scales=scales, colors=[BLUE], padding=0.1, tooltip=tooltip
+    )
+    line = bqplot.Lines(x=[limit, limit], y=[0, most], scales=scales, colors=[VERMILION], line_style="dashed")
+    axes = [
+        bqplot.Axis(scale=across, label="tokens a row", grid_lines="none", num_ticks=6, tick_format=",.0f"),
+        bqplot.Axis(scale=scales["y"], side="left", label="rows", grid_lines="none", num_ticks=4, tick_format=",.0f"),
+    ]
+    figure = bqplot.Figure(
+        marks=[bars, line] if near else [bars],
+        axes=axes,
+        fig_margin={"top": 8, "bottom": 40, "left": 60, "right": 16},
+        background_style={"fill": "transparent"},
+        layout={"width": "100%", "max_width": "640px", "height": "200px", "min_width": "0"},
+    )
+    figure.add_class("peft-nb-chart")
+    over = sum(length > limit for length in report.lengths)
+    marked = f"; the dashed line is max_length {limit:,}" if near else f"; all far below max_length {limit:,}"
+    said = (
+        f"{report.lengths_said}{marked}; {wording.count(over, 'row')} over it" if near else report.lengths_said + marked
+    )
+    numbers = escape("\n".join(histogram(report.lengths)))
+    caption = f"<div>{escape(said)}</div><details><summary>as numbers</summary><pre>{numbers}</pre></details>"
+    return [figure, ipywidgets.HTML(caption)]

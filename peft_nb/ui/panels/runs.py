@@ -1,0 +1,282 @@
+"""The panel of the store: find runs, and open, resume, compare, promote or remove them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from html import escape
+from typing import Any
+
+import ipywidgets
+
+from peft_nb.comparison import gather, named
+from peft_nb.errors import RunError
+from peft_nb.events import Listener
+from peft_nb.run import Run, active
+from peft_nb.store import Record, Store
+from peft_nb.ui import lineage, live, progress, summary, wording
+from peft_nb.ui import runs as listing
+from peft_nb.ui.compare import OPTIONS, Comparison
+from peft_nb.ui.panels.frame import Panel, Tell, button, row
+from peft_nb.ui.train import variables
+from peft_nb.ui.view import RunView
+
+ORDERS = {"rising": False, "falling": True}
+LISTED = 5  # lines of the list to choose from
+
+
+class Place(live.Surface):
+    """A widget in which a run is shown, as an output area shows it."""
+
+    interval_s = 0.2
+
+    def __init__(self, ended: Callable[[], None]) -> None:
+        self.widget = ipywidgets.HTML()
+        self._ended = ended
+
+    def running(self, view: RunView, clock_s: float) -> None:
+        """Show a run that works."""
+        self.widget.value = progress.html(view, clock_s)
+
+    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
+        """Show a run that has ended, and let the panel know."""
+        self.widget.value = summary.html(view, metrics, name)
+        self._ended()
+
+
+class Question:
+    """What is asked before something is done: a line, fields and two buttons; hidden until it is asked.
+
+    Parameters
+    ----------
+    fields : sequence of ipywidgets.Widget
+        What can be filled in; the first gets the focus.
+    yes : str
+        What stands on the button that does it.
+    act : callable
+        Does it.
+    """
+
+    def __init__(self, fields: Sequence[ipywidgets.Widget], yes: str, act: Callable[[], None]) -> None:
+        self._said, self._fields = ipywidgets.HTML(), fields
+        answers = row(button(yes, act), button("Cancel", self.hide))
+        self.box = ipywidgets.VBox([self._said, row(*fields), answers])
+        self.box.add_class("peft-nb-question")
+        self.hide()
+
+    def ask(self, text: str) -> None:
+        """Show the question."""
+        self._said.value = f'<div role="status">{escape(text)}</div>'
+        self.box.layout.display = ""
+        self._fields[0].focus()
+
+    def hide(self) -> None:
+        """Put it away."""
+        self.box.layout.display = "none"
+
+
+class RunsPanel(Panel):
+    """The runs of a store as a table, and what can be done with those that are chosen in the list above it.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._page, self._drawn = store, 0, dict[str, str]()
+        self._asked: list[Record] = []  # about which a question stands, whatever is chosen meanwhile
+        self.words = _field(ipywidgets.Text, "Find", placeholder="name, method, status …")
+        self.column = _field(ipywidgets.Dropdown, "Sort by", options=list(listing.COLUMNS), value=listing.NEWEST)
+        self.order = _field(ipywidgets.Dropdown, "Order", options=ORDERS, value=True)
+        self.choice = _field(ipywidgets.SelectMultiple, "Choose runs", rows=LISTED)
+        self.choice.add_class("peft-nb-choice")
+        self.table, self.place, self.opened = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.VBox()
+        self.table.add_class("peft-nb-listing")
+
+        self.alias = _field(ipywidgets.Text, "Alias", value="production")
+        self.called = _field(ipywidgets.Text, "Name")
+        self.why = _field(ipywidgets.Text, "Reason for the log")
+        self.force = ipywidgets.Checkbox(description="even if its verdict failed", indent=False)
+        self.promotion = Question([self.alias, self.called, self.why, self.force], "Promote", self._promoted)
+        self.gone_why = _field(ipywidgets.Text, "Reason for the log")
+        self.removal = Question([self.gone_why], "Remove for good", self._removed)
+
+        pages = row(
+            button("Previous page", partial(self.attempt, partial(self._turn, -1))),
+            self.place,
+            button("Next page", partial(self.attempt, partial(self._turn, 1))),
+            button("Refresh", partial(self.attempt, self.refresh), help="Read the store again"),
+        )
+        acts = {
+            "Open": (self._open, "Show the run with its curves"),
+            "Resume": (self._resume, "Go on from the last checkpoint"),
+            "Stop": (self._stop, "End the run after its current step"),
+            "Compare": (self._compare, "Ask runs and their base the same"),
+            "Promote …": (self._promote, "Let an alias stand for the run"),
+            "Remove …": (self._remove, "Delete runs and their folders"),
+        }
+        buttons = [button(name, partial(self.attempt, act), help=help) for name, (act, help) in acts.items()]
+        search = row(self.words, self.column, self.order)
+        asked = [self.promotion.box, self.removal.box]
+        super().__init__("runs", [search, pages, self.choice, row(*buttons), *asked])
+        self.box.children += (self.opened, self.table)  # last, for it is long
+        for field, act in (
+            (self.words, self._first),
+            (self.column, self._sort),
+            (self.order, self._first),
+            (self.choice, self._mark),
+        ):
+            field.observe(partial(self._heed, act), "value")
+        self.refresh()
+
+    def _heed(self, act: Callable[[], None], change: object) -> None:
+        self.attempt(act)
+
+    # ---- the table -----------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Read the store again and show it."""
+        self._records = self._store.all()
+        self._drawn.clear()
+        self._show()
+
+    def _sort(self) -> None:
+        self.order.value = listing.COLUMNS[self.column.value].falling
+        self._first()
+
+    def _first(self) -> None:
+        self._page = 0
+        self._show()
+
+    def _turn(self, by: int) -> None:
+        self._page += by
+        self._show()
+
+    def _show(self) -> None:
+        found = listing.found(self._records, self.words.value)
+        found = listing.ordered(found, self.column.value, self.order.value)
+        self._page = max(0, min(self._page, (len(found) - 1) // listing.PAGE))
+        first = self._page * listing.PAGE
+        self._shown = found[first : first + listing.PAGE]
+        self._drawn |= listing.curves(self._store, [one for one in self._shown if one.id not in self._drawn])
+        kept = [one.id for one in self._shown if one.id in self.choice.value]
+        self.choice.options = [(listing.label(one), one.id) for one in self._shown]
+        self.choice.value = kept
+        self._mark()
+        fewer = f", of {wording.count(len(self._records), 'run')} in all" if len(found) < len(self._records) else ""
+        where = f"{first + 1:,}–{first + len(self._shown):,} of {len(found):,}" if found else "no run"
+        self.place.value = f'<span role="status">{where}{fewer}</span>'
+
+    def _mark(self) -> None:
+        chosen = self.choice.value
+        self.table.value = listing.table(self._shown, self._drawn, self.column.value, self.order.value, chosen)
+
+    def _chosen(self) -> list[Record]:
+        if not self.choice.value:
+            raise RunError("no run is chosen; choose one in the list")
+        return [self._store.get(id) for id in self.choice.value]
+
+    def _one(self) -> tuple[Run, str | None]:
+        first, *others = self._chosen()
+        if others:
+            raise RunError(f"{len(others) + 1} runs are chosen; this takes one")
+        return listing.opened(first.id, self._store, variables())
+
+    # ---- what is done with runs ----------------------------------------------------------------
+
+    def _open(self) -> str:
+        run, name = self._one()
+        view, place = live.look(run), Place(lambda: None)
+        if view.active:
+            place.running(view, 0.0)
+        else:
+            place.ended(view, run.metrics, name)
+        self.opened.children = [place.widget]
+        return f"{run.id} is open below; in a cell: %peft show {name or run.id}"
+
+    def _resume(self) -> str:
+        run, name = self._one()
+        view, place = live.look(run), Place(self.refresh)
+
+        def start(listeners: Sequence[Listener]) -> Run:
+            return run.resume(background=True, listeners=listeners)
+
+        live.watch(start, background=True, view=view, name=name, on=place)
+        self.opened.children = [place.widget]
+        self.refresh()
+        return f"{run.id} goes on, shown below; Stop ends it. In a cell: %peft resume {name or run.id}"
+
+    def _stop(self) -> str:
+        run, _ = self._one()
+        if run not in active():
+            raise RunError(f"run {run.id} is {run.status}, and this kernel is not at work on it")
+        run.stop()
+        return f"{run.id} stops after its current step"
+
+    def _compare(self) -> None:
+        runs: list[Run | None] = [listing.opened(record.id, self._store, variables())[0] for record in self._chosen()]
+        asked = named(runs if len(runs) > 1 else [*runs, None])
+        page = ipywidgets.HTML()
+        made: list[str] = []
+
+        def work(tell: Tell) -> str:
+            found = gather(asked, None, lambda share, what: tell(f"comparing: {what}, {100 * share:.0f} %"), **OPTIONS)
+            made.append(Comparison(found)._repr_html_())
+            return f"compared below; in a cell: %peft compare {' '.join(run.id for run in runs if run)}"
+
+        def then() -> None:
+            page.value = "".join(made)
+
+        self.opened.children = [page]
+        self.aside("comparing", work, then)
+
+    def _promote(self) -> None:
+        run, variable = self._one()
+        self._asked = self._chosen()
+        unnamed = self._asked[0].name is None
+        self.called.layout.display = "" if unnamed else "none"
+        self.called.value = (variable or "") if unnamed else ""
+        self.force.value = False
+        self.removal.hide()
+        self.promotion.ask(f"Which alias shall stand for {run.id}, and why?")
+
+    def _promoted(self) -> None:
+        def act() -> str:
+            (one,) = self._asked
+            name = self.called.value.strip() or None
+            alias = self.alias.value.strip()
+            self._store.promote(one.id, alias, why=self.why.value, name=name, force=self.force.value)
+            self.promotion.hide()
+            self.refresh()
+            return lineage.said(self._store.log()[0])
+
+        self.attempt(act)
+
+    def _remove(self) -> None:
+        self._asked = self._chosen()
+        for record in self._asked:
+            if record.aliases:
+                names = ", ".join(f"{record.name}@{alias}" for alias in record.aliases)
+                raise RunError(f"run {record.id} is {names} and stays; promote another version or roll back first")
+        self.promotion.hide()
+        titles = ", ".join(record.title for record in self._asked)
+        self.removal.ask(f"Remove {titles} with folder, adapter and curve? The log and the lineage stay.")
+
+    def _removed(self) -> None:
+        def act() -> str:
+            try:
+                gone = [self._store.remove(record.id, why=self.gone_why.value).title for record in self._asked]
+            finally:
+                self.removal.hide()
+                self.refresh()
+            return f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} removed"
+
+        self.attempt(act)
+
+
+def _field(kind: type[ipywidgets.Widget], label: str, **options: Any) -> Any:
+    """Make a field whose label is never cut off, and which takes the width there is."""
+    style = {"description_width": "initial"}
+    return kind(description=label, style=style, layout={"width": "auto", "max_width": "100%"}, **options)

@@ -1,0 +1,261 @@
+"""The store as a table: sorted by any column, searched by words, twenty runs a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pandas
+
+from peft_nb.run import Run, load, runs
+from peft_nb.store import Record, Store
+from peft_nb.ui import wording
+from peft_nb.ui.panels.frame import Panel, shown
+from peft_nb.ui.progress import sparkline
+from peft_nb.ui.view import Curve
+
+PAGE = 20  # runs
+LONGEST = 90  # characters of a text in a cell
+SIGNS = {"passed": "✓", "failed": "✗"}
+
+
+class Runs(pandas.DataFrame):
+    """What :func:`peft_nb.runs` gives; where widgets are shown, the panel of the runs."""
+
+    @property
+    def _constructor(self) -> type[pandas.DataFrame]:
+        return pandas.DataFrame
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        def panel() -> Panel:
+            from peft_nb.ui.panels.runs import RunsPanel
+
+            return RunsPanel(Store())
+
+        return shown(panel)
+
+
+def listed() -> Runs:
+    """List the runs of the store, newest first."""
+    return Runs(runs())
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: what it is sorted by (None comes last), and what stands in its cells, as escaped HTML."""
+
+    key: Callable[[Record], Any]
+    cell: Callable[[Record], str]
+    falling: bool = False  # whether high values are what people look for first
+
+
+def _run(record: Record) -> str:
+    what = (
+        f"{record.id} · {record.method}" if record.version else " · ".join(filter(None, (record.name, record.method)))
+    )
+    return f"<strong>{escape(record.title)}</strong>{_small(_cut(f'{what} on {record.model}'))}"
+
+
+def _status(record: Record) -> str:
+    return escape(record.status) + (_small(_cut(record.reason)) if record.reason else "")
+
+
+def _held_out(record: Record) -> str:
+    after, before = record.metrics.get("eval_loss"), record.metrics.get("base_eval_loss")
+    if after is None:
+        return ""
+    return wording.loss(after) + (_small(f"base {wording.loss(before)}") if before is not None else "")
+
+
+def _verdict(record: Record) -> str:
+    word, _, rest = str(record.metrics.get("verdict") or "").partition(":")
+    return f"{SIGNS.get(word, '')} {escape(_cut(word))}{_small(_cut(rest.strip()))}" if word else ""
+
+
+def _cost(record: Record) -> str:
+    seconds, peak = _seconds(record), record.metrics.get("peak_memory_mb")
+    said = wording.duration(seconds) if seconds is not None else ""
+    return said + (_small(wording.memory(peak)) if peak is not None else "")
+
+
+def _seconds(record: Record) -> float | None:
+    seconds: float | None = record.metrics.get("wall_seconds", record.metrics.get("train_seconds"))
+    return seconds
+
+
+def _version(record: Record) -> tuple[str, int] | None:
+    return (str(record.name), record.version) if record.version else None
+
+
+def _versions(record: Record) -> str:
+    version = f"v{record.version}" if record.version else ""
+    return version + "".join(f"<div>@{escape(alias)}</div>" for alias in record.aliases)
+
+
+def _small(text: str) -> str:
+    return f"<small>{escape(text)}</small>" if text else ""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _made(record: Record) -> str:
+    return f"{record.created:%Y-%m-%d}<small>{record.created:%H:%M}</small>"
+
+
+NEWEST = "made (UTC)"
+COLUMNS: dict[str, Column] = {
+    "run": Column(lambda record: record.title.casefold(), _run),
+    "status": Column(lambda record: record.status, _status),
+    "training loss": Column(lambda record: record.metrics.get("train_loss"), lambda record: ""),
+    "held-out loss": Column(lambda record: record.metrics.get("eval_loss"), _held_out),
+    "verdict": Column(lambda record: record.metrics.get("verdict"), _verdict),
+    "version": Column(_version, _versions, falling=True),
+    NEWEST: Column(lambda record: record.created, _made, falling=True),
+    "cost": Column(_seconds, _cost),
+}
+
+
+def found(records: Sequence[Record], words: str) -> list[Record]:
+    """Keep the runs in which all words occur, in any case.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        As the store lists them.
+    words : str
+        Parts of an id, a name, ``name@alias``, a method, a model, a status, a reason or a verdict, divided by spaces.
+
+    Returns
+    -------
+    list of Record
+        In the order given.
+    """
+    wanted = words.casefold().split()
+    return [record for record in records if all(word in _said(record) for word in wanted)]
+
+
+def _said(record: Record) -> str:
+    told = [record.id, record.title, record.name, record.method, record.model, record.status, record.reason]
+    told += [f"{record.name}@{alias}" for alias in record.aliases] + [str(record.metrics.get("verdict") or "")]
+    return " ".join(filter(None, told)).casefold()
+
+
+def ordered(records: Sequence[Record], column: str, falling: bool) -> list[Record]:
+    """Sort runs by a column.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        As the store lists them.
+    column : str
+        One of `COLUMNS`.
+    falling : bool
+        Whether high values come first.
+
+    Returns
+    -------
+    list of Record
+        Runs without a value come last either way.
+    """
+    key = COLUMNS[column].key
+    known = [record for record in records if key(record) is not None]
+    return [*sorted(known, key=key, reverse=falling), *(record for record in records if key(record) is None)]
+
+
+def curves(store: Store, records: Sequence[Record]) -> dict[str, str]:
+    """Draw the loss of runs small.
+
+    Parameters
+    ----------
+    store : Store
+        Where they are.
+    records : sequence of Record
+        Of one page.
+
+    Returns
+    -------
+    dict of str to str
+        An SVG element by the id of each run that has a curve.
+    """
+    drawn = {}
+    for record in records:
+        losses, evals = (_curve(points) for points in store.curve(record.id))
+        drawn[record.id] = sparkline(losses, evals)
+    return drawn
+
+
+def _curve(points: Sequence[tuple[int, float]]) -> Curve:
+    curve = Curve()
+    for step, value in points:
+        curve = curve.add(step, value)
+    return curve
+
+
+def table(
+    records: Sequence[Record], drawn: Mapping[str, str], column: str, falling: bool, chosen: Collection[str]
+) -> str:
+    """Write runs as a table.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        Of one page; their words may come from anywhere and are escaped.
+    drawn : mapping of str to str
+        Curves, as :func:`curves` gives them.
+    column, falling : str, bool
+        How they are sorted.
+    chosen : collection of str
+        Ids of those that are marked.
+
+    Returns
+    -------
+    str
+        A ``<table>``; each cell knows its column, so that a narrow one can show a run as a card.
+    """
+    sort = {column: f' aria-sort="{"descending" if falling else "ascending"}"'}
+    mark = {column: " ▼" if falling else " ▲"}
+    head = "".join(
+        f'<th scope="col" role="columnheader"{sort.get(name, "")}>{name}{mark.get(name, "")}</th>' for name in COLUMNS
+    )
+    rows = []
+    for record in records:
+        cells = []
+        for name, one in COLUMNS.items():
+            shown = drawn.get(record.id, "") + _trained(record) if name == "training loss" else one.cell(record)
+            label = f'data-label="{name}"'
+            tick = '<span class="peft-nb-tick">✓ chosen</span>' if name == "run" and record.id in chosen else ""
+            tag = 'th scope="row" role="rowheader"' if name == "run" else 'td role="cell"'
+            cells.append(f"<{tag} {label}>{tick}{shown}</{tag[:2]}>")
+        marked = ' class="peft-nb-chosen"' if record.id in chosen else ""
+        rows.append(f'<tr role="row"{marked}>{"".join(cells)}</tr>')
+    return (
+        '<table role="table" class="peft-nb-runs"><caption>Runs in the store</caption>'
+        f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+        f'<tbody role="rowgroup">{"".join(rows)}</tbody></table>'
+    )
+
+
+def _trained(record: Record) -> str:
+    loss = record.metrics.get("train_loss")
+    return _small(wording.loss(loss)) if loss is not None else ""
+
+
+def label(record: Record) -> str:
+    """Name a run in a list to choose from, such as ``tickets v2 · lora-3f9a2c · finished · held-out 1.234``."""
+    loss = record.metrics.get("eval_loss")
+    held_out = f"held-out {wording.loss(loss)}" if loss is not None else ""
+    own = [record.id] if record.version else [record.name]
+    return " · ".join(filter(None, (record.title, *own, record.status, held_out, *record.aliases)))
+
+
+def opened(id: str, store: Store, namespace: Mapping[str, Any]) -> tuple[Run, str | None]:
+    """Open a run: the one that a variable of the notebook holds, with its name, or else from the store."""
+    folder = store.folder_of(id)
+    for name, value in namespace.items():
+        if isinstance(value, Run) and value.folder == folder and not name.startswith("_"):
+            return value, name
+    return load(id, store=store), None

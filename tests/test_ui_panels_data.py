@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import bqplot
+import pandas
+import pytest
+from IPython.core.formatters import DisplayFormatter
+
+from peft_nb import environment
+from peft_nb.errors import DataError
+from peft_nb.ui.check import check
+from peft_nb.ui.panels.data import DataPanel
+from peft_nb.ui.report import Report, bins
+from tests.templates import tokenizer
+from tests.test_data_checks import KEY, sound
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)> مرحبا 👩‍🔧 " + "w" * 300
+
+
+@pytest.fixture
+def report(tmp_path: Any) -> Report:
+    tokenizer().save_pretrained(tmp_path)
+    rows = sound()
+    rows[3]["completion"] = None
+    rows[9] = dict(rows[2])
+    rows[10]["completion"] = f"api_key = {KEY}"
+    rows[12]["completion"] = "ring\x07 the bell\u200b twice"
+    rows[20]["completion"] = EVIL
+    return check(pandas.DataFrame(rows), model=str(tmp_path), max_length=64)
+
+
+@pytest.fixture
+def names() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def panel(report: Report, names: dict[str, Any]) -> DataPanel:
+    return DataPanel(report, names)
+
+
+def said(panel: DataPanel) -> str:
+    return re.sub("<[^>]+>", "", panel._outcome.value)
+
+
+def mend(panel: DataPanel, kind: str | None = None) -> str:
+    panel._outcome.value = ""
+    (panel.fixes[kind] if kind else panel.every).click()
+    until = time.monotonic() + 60
+    while not said(panel) or "…" in said(panel) or panel._busy.locked():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return said(panel)
+
+
+# ---- mending by kind ---------------------------------------------------------------------------
+
+
+def test_only_the_kinds_that_are_named_are_mended(report: Report) -> None:
+    clean = report.fixed("clean", kinds=["duplicate", "control"])
+    assert len(clean) == 59
+    assert clean.loc[12, "completion"] == "ring the bell twice"
+    assert KEY in clean.loc[10, "completion"]
+    assert [str(change) for change in report.changes] == [
+        "row 9: dropped: repeats row 2",
+        "row 12: removed control characters",
+    ]
+    assert not [step for step in report.next_steps if step.startswith("%%peft")]  # an empty row stops training
+    left = {finding.kind for finding in check(clean, model="nobody/nowhere").findings}
+    assert left == {"empty", "secret"}
+    report.fixed("clean")
+    assert report.next_steps[-1].startswith("%%peft lora --data clean")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "told"),
+    [
+        (["empy"], "empy: no kind that is mended by itself; did you mean 'empty'?"),
+        ("long", "long: no kind that is mended by itself; choose of empty, secret, duplicate, control"),
+    ],
+)
+def test_a_kind_that_cannot_be_mended_is_refused(report: Report, kinds: Any, told: str) -> None:
+    with pytest.raises(DataError, match=re.escape(told)):
+        report.fixed(kinds=kinds)
+    assert report.changes_said == []
+
+
+def test_lengths_are_counted_in_equal_steps() -> None:
+    assert bins([0, 1, 5, 9], 5) == [(0, 1, 2), (2, 3, 0), (4, 5, 1), (6, 7, 0), (8, 9, 1)]
+    assert bins([3], 40) == [(0, 0, 0), (1, 1, 0), (2, 2, 0), (3, 3, 1)]
+    assert sum(count for *_, count in bins(list(range(1000)), 32)) == 1000
+    assert len(bins(list(range(1000)), 32)) <= 32
+
+
+# ---- the panel ---------------------------------------------------------------------------------
+
+
+def test_it_shows_what_the_report_says(panel: DataPanel, report: Report) -> None:
+    html = panel._table.value
+    assert "stops training" in html
+    assert "harms the result" in html
+    assert "<script" not in html
+    assert KEY not in html
+    (figure,) = [one for one in panel.box.children if isinstance(one, bqplot.Figure)]
+    bars, line = figure.marks
+    assert sum(bars.y) == len(report.lengths)
+    assert list(line.x) == [64, 64]
+    caption = panel.box.children[panel.box.children.index(figure) + 1].value
+    assert "the dashed line is max_length 64; 41 rows over it" in caption
+
+
+def test_each_kind_is_mended_by_its_button_and_all_by_one(
+    panel: DataPanel, report: Report, names: dict[str, Any]
+) -> None:
+    assert list(panel.fixes) == ["empty", "secret", "duplicate", "control"]
+    assert mend(panel, "duplicate") == "mended: 1 change, 59 of 60 rows are left in clean"
+    assert len(names["clean"]) == 59
+    assert mend(panel, "empty") == "mended: 2 changes, 58 of 60 rows are left in clean"
+    assert len(names["clean"]) == 58
+    assert panel.fixes["empty"].description.startswith("✓ Mend 1 row empty")
+    assert panel.fixes["secret"].description.startswith("Mend 1 row with keys")
+    assert KEY in names["clean"].loc[10, "completion"]
+    assert "%%peft lora --data clean" in panel._changes.value
+    panel.variable.value = "all_clean"
+    assert mend(panel) == "mended: 4 changes, 58 of 60 rows are left in all_clean"
+    assert KEY not in names["all_clean"].loc[10, "completion"]
+    assert len(report.data) == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("2x", "2x&#x27; is no name for a variable"), ("def", "is no name"), (EVIL, "is no name")]
+)
+def test_a_name_that_is_none_is_refused_in_the_panel(
+    panel: DataPanel, names: dict[str, Any], name: str, told: str
+) -> None:
+    panel.variable.value = name
+    panel.every.click()
+    until = time.monotonic() + 60
+    while "alert" not in panel._outcome.value:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert told in panel._outcome.value
+    assert "<script" not in panel._outcome.value
+    assert names == {}
+
+
+def test_the_original_is_never_overwritten(report: Report) -> None:
+    report.source = type(report.source)(**{**vars(report.source), "name": "clean"})
+    panel = DataPanel(report, {})
+    assert "holds the original" in mend(panel)
+
+
+def test_a_row_is_shown_token_by_token(panel: DataPanel) -> None:
+    assert "row 0: " in panel._tokens.value
+    panel.row.value = 20
+    assert "row 20: 64 tokens of " in panel._tokens.value
+    assert "read only" in panel._tokens.value
+    assert "<script" not in panel._tokens.value
+    panel.row.value = 3
+    assert "column &#x27;completion&#x27; is empty" in panel._tokens.value
+    panel.row.value = 99
+    assert panel.row.value == 59
+
+
+def test_clean_data_without_a_tokenizer() -> None:
+    panel = DataPanel(check(sound(), model="nobody/nowhere"), {})
+    assert panel.fixes == {}
+    assert "clean: nothing to mend" in panel.box.children[1].value
+    assert "which is not on this machine" in panel._tokens.value
+    assert "all far below max_length 1,024" in panel.box.children[-3].value
+
+
+def test_the_static_report_stands_in_where_there_are_no_widgets(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formatter = DisplayFormatter()
+    formatter.active_types = formatter.format_types
+    static = formatter.format(report)[0]
+    assert static["text/plain"] == repr(report)
+    assert "data:image/png;base64," in static["text/html"]
+    assert set(static) == {"text/plain", "text/html"}
+    monkeypatch.setattr(environment, "frontend", lambda: "jupyterlab")
+    bundle = formatter.format(report)[0]
+    assert bundle.pop("application/vnd.jupyter.widget-view+json")["model_id"]
+    assert bundle == static

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import pandas
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+import peft_nb
+from peft_nb import environment
+from peft_nb.events import Evaluated, StatusChanged, StepLogged
+from peft_nb.run import Run, load
+from peft_nb.store import Store
+from peft_nb.ui import runs as listing
+from peft_nb.ui.panels.runs import RunsPanel
+from tests.conftest import stop_at
+from tests.stores import finish
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)> مرحبا 👩‍🔧 " + "w" * 300
+SPEC = "data: rows\n"
+
+
+@pytest.fixture
+def shell(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
+    monkeypatch.setenv("PEFT_NB_STORE", str(store.folder))
+    shell = InteractiveShell.instance()
+    peft_nb.load_ipython_extension(shell)
+    yield shell
+    peft_nb.unload_ipython_extension(shell)
+    InteractiveShell.clear_instance()
+
+
+def trained(store: Store, name: str | None = None, loss: float = 1.0, **metrics: Any) -> str:
+    id = store.create(SPEC, method="lora", model="smollm2-135m", name=name)
+    for step in range(1, 11):
+        store.record(id, StepLogged(step, step / 10, loss + 1 / step, 1e-3, 1.0, 900.0, 2900.0, 2.0 * step))
+    store.record(id, Evaluated(10, loss))
+    (store.folder_of(id) / "adapter").mkdir()
+    (store.folder_of(id) / "adapter" / "adapter_model.safetensors").write_text("weights")
+    store.set_metrics(id, {"eval_loss": loss, "train_loss": loss + 0.1, "train_seconds": 20.0, **metrics})
+    store.record(id, StatusChanged("finished"))
+    return id
+
+
+def said(panel: RunsPanel) -> str:
+    return re.sub("<[^>]+>", "", panel._outcome.value)
+
+
+def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def press(panel: RunsPanel, label: str) -> None:
+    found = [
+        one
+        for one in walk(panel.box)
+        if isinstance(one, ipywidgets.Button) and one.description.removesuffix(" …") == label
+    ]
+    found[0].click()
+
+
+def walk(box: Any) -> Iterator[Any]:
+    for child in getattr(box, "children", ()):
+        yield child
+        yield from walk(child)
+
+
+# ---- the table ---------------------------------------------------------------------------------
+
+
+def test_runs_are_found_by_all_words_and_sorted_by_any_column(store: Store) -> None:
+    first, second = trained(store, "tickets", 2.0), trained(store, "mails", 1.5, verdict="failed: forgets")
+    third = store.create(SPEC, method="ia3", model="other")
+    records = store.all()
+    assert [one.id for one in listing.found(records, "  TICKETS finished")] == [first]
+    assert [one.id for one in listing.found(records, "forgets")] == [second]
+    assert listing.found(records, "tickets forgets") == []
+    assert [one.id for one in listing.ordered(records, "held-out loss", False)] == [second, first, third]
+    assert [one.id for one in listing.ordered(records, "held-out loss", True)] == [first, second, third]
+    assert [one.id for one in listing.ordered(records, listing.NEWEST, True)] == [third, second, first]
+    for column in listing.COLUMNS:
+        assert {one.id for one in listing.ordered(records, column, True)} == {first, second, third}
+
+
+def test_the_table_says_how_it_is_sorted_and_which_runs_are_chosen(store: Store) -> None:
+    id = trained(store, "tickets", 2.0, verdict="passed: eval_loss 2", base_eval_loss=3.0, peak_memory_mb=2900)
+    store.promote(id, "production", why="good")
+    records = store.all()
+    html = listing.table(records, listing.curves(store, records), "cost", True, [id])
+    assert html.count('scope="col"') == len(listing.COLUMNS)
+    assert re.findall('aria-sort="([a-z]+)">([^<]*)', html) == [("descending", "cost ▼")]
+    assert html.count("<polyline") == html.count("<circle") == 1
+    for words in ("tickets v1", "finished", "2.000", "base 3.000", "✓ passed", "@production", "20 s", "2.9 GB"):
+        assert words in html
+    assert "✓ chosen" in html
+    assert "✓ chosen" not in listing.table(records, {}, "cost", True, [])
+
+
+def test_words_of_others_are_text(store: Store) -> None:
+    id = store.create(SPEC, method="lora", model=EVIL)
+    store.set_metrics(id, {"verdict": f"failed: {EVIL}"})
+    store.record(id, StatusChanged("failed", EVIL))
+    html = listing.table(store.all(), {}, "run", False, [])
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "مرحبا" in html
+
+
+def test_a_long_curve_is_drawn_from_a_few_points(store: Store) -> None:
+    id = store.create(SPEC, method="lora", model="m")
+    with store._writing() as db:
+        rows = ((id, step, 1 / step, None if step % 100 else 2.0) for step in range(1, 20_001))
+        db.executemany("INSERT INTO history (run, step, loss, eval_loss) VALUES (?, ?, ?, ?)", rows)
+    losses, evals = store.curve(id)
+    assert len(losses) == len(evals) == 120
+    assert losses[-1][0] == evals[-1][0] == 20_000
+    assert losses[0][1] > losses[1][1] > losses[-1][1]
+    assert {value for _, value in evals} == {2.0}
+
+
+# ---- the panel ---------------------------------------------------------------------------------
+
+
+def test_a_thousand_runs_are_twenty_a_page(store: Store) -> None:
+    with store._writing() as db:
+        db.executemany(
+            "INSERT INTO runs (id, method, model, created, status, spec_yaml, package_versions, metrics)"
+            " VALUES (?, 'lora', 'm', ?, 'finished', '', '{}', ?)",
+            ((f"lora-{n:04}", 1e9 + n, f'{{"eval_loss": {n % 97}}}') for n in range(1000)),
+        )
+        db.executemany(
+            "INSERT INTO history (run, step, loss) VALUES (?, ?, ?)",
+            ((f"lora-{n:04}", step, 1 / step) for n in range(1000) for step in range(1, 21)),
+        )
+    panel = RunsPanel(store)
+    assert panel.table.value.count("<svg") == 20
+    assert panel.choice.options[0][1] == "lora-0999"
+    assert "1–20 of 1,000<" in panel.place.value
+    press(panel, "Next page")
+    assert panel.choice.options[0][1] == "lora-0979"
+    panel.words.value = "lora-00"
+    assert "1–20 of 100, of 1,000 runs in all" in panel.place.value
+    panel.column.value = "held-out loss"
+    assert panel.order.value is False
+    assert panel.choice.options[0][1] == "lora-0097"  # as good as lora-0000, and newer
+    for _ in range(9):
+        press(panel, "Next page")
+    assert "81–100 of 100" in panel.place.value
+    panel.words.value = "nothing like it"
+    assert "no run, of 1,000 runs in all" in panel.place.value
+    assert panel.choice.options == ()
+
+
+def test_what_needs_a_run_says_so(store: Store) -> None:
+    for name in ("first", "second"):
+        trained(store, name)
+    panel = RunsPanel(store)
+    press(panel, "Open")
+    assert said(panel) == "⚠ no run is chosen; choose one in the list"
+    panel.choice.value = [id for _, id in panel.choice.options]
+    press(panel, "Promote")
+    assert said(panel) == "⚠ 2 runs are chosen; this takes one"
+    panel.choice.value = panel.choice.value[:1]
+    press(panel, "Stop")
+    assert "this kernel is not at work on it" in said(panel)
+
+
+def test_promoted_with_alias_and_reason(store: Store) -> None:
+    id = finish(store, None, SPEC, verdict="failed: forgets 0.4 nats")
+    panel = RunsPanel(store)
+    panel.choice.value = [id]
+    assert panel.promotion.box.layout.display == "none"
+    press(panel, "Promote")
+    assert panel.promotion.box.layout.display == panel.called.layout.display == ""
+    panel.promotion.box.children[-1].children[0].click()
+    assert "needs a reason" in said(panel)
+    panel.why.value, panel.called.value = "for a demo", "tickets"
+    panel.promotion.box.children[-1].children[0].click()
+    assert "its verdict is: failed" in said(panel)
+    panel.force.value = True
+    panel.promotion.box.children[-1].children[0].click()
+    assert said(panel) == "tickets@production: nothing → v1"
+    assert panel.promotion.box.layout.display == "none"
+    assert store.get("tickets@production").id == id
+    assert "@production" in panel.table.value
+    assert panel.choice.value == (id,)
+
+
+def test_removed_when_asked_twice_and_never_under_an_alias(store: Store) -> None:
+    kept, gone = finish(store, "tickets", SPEC), finish(store, "tickets", SPEC)
+    store.promote(kept, "production", why="good")
+    panel = RunsPanel(store)
+    panel.choice.value = [kept]
+    press(panel, "Remove")
+    assert "is tickets@production and stays" in said(panel)
+    assert panel.removal.box.layout.display == "none"
+    panel.choice.value = [gone]
+    press(panel, "Remove")
+    assert panel.removal.box.layout.display == ""
+    assert len(store.all()) == 2
+    panel.choice.value = [kept]  # what was asked about is removed, nothing else
+    panel.gone_why.value = "nobody uses it"
+    press(panel, "Remove for good")
+    assert said(panel) == "tickets v2 is removed"
+    assert [one.id for one in store.all()] == [kept]
+    assert store.log()[0].why == "nobody uses it"
+    assert gone not in panel.table.value
+
+
+def test_a_stopped_run_opens_from_disk_resumes_stops_and_is_compared(
+    start: Callable[..., Run], store: Store, shell: InteractiveShell
+) -> None:
+    run = start(stop_at(3), max_steps=100_000, save_steps=1).wait()
+    id = run.id
+    panel = RunsPanel(Store(store.folder))  # as after a restart: nothing but the disk
+    panel.choice.value = [id]
+    press(panel, "Open")
+    (page,) = panel.opened.children
+    assert f"stopped: {run.reason}" in page.value
+    assert "data:image/png;base64," in page.value
+    steps = len(run.history)
+    assert f"{id} is open below" in said(panel)
+
+    press(panel, "Resume")
+    (page,) = panel.opened.children
+    wait_for(lambda: "tokens/s" in page.value)
+    assert 'data-label="status">stopped' not in panel.table.value
+    press(panel, "Stop")
+    assert "stops after its current step" in said(panel)
+    wait_for(lambda: "stopped: after step" in page.value)
+    assert len(load(id, store=store).history) > steps
+    wait_for(lambda: "stopped" in panel.table.value)
+
+    press(panel, "Compare")
+    wait_for(lambda: "compared below" in said(panel))
+    wait_for(lambda: "held-out" in panel.opened.children[0].value)
+
+
+def test_the_command_gives_the_table_and_where_widgets_are_shown_the_panel(
+    shell: InteractiveShell, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(store, "tickets", SPEC)
+    table = shell.run_line_magic("peft", "runs")
+    assert isinstance(table, pandas.DataFrame)
+    plain = peft_nb.runs()
+    format = shell.display_formatter.format
+    for formatter in shell.display_formatter.formatters.values():
+        formatter.enabled = True
+    assert format(table)[0] == format(plain)[0]
+    assert set(format(table)[0]) == {"text/plain", "text/html"}
+    monkeypatch.setattr(environment, "frontend", lambda: "jupyterlab")
+    bundle = format(table)[0]
+    assert bundle.pop("application/vnd.jupyter.widget-view+json")["model_id"]
+    assert bundle == format(plain)[0]
+    assert set(format(plain)[0]) == {"text/plain", "text/html"}
+
+
+def test_the_panel_has_one_name(store: Store, tmp_path: Path) -> None:
+    assert repr(RunsPanel(store)) == "<peft_nb runs>"
