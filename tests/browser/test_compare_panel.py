@@ -63,7 +63,7 @@ def test_runs_are_compared_voted_on_and_promoted(page: Page) -> None:
     assert panel.locator(".bqplot").count() == 2
     expect(panel).to_contain_text("How much is 3 and 3?")
     assert violations(page, ".peft-nb") == []
-    shot(page, panel, "compare-panel", 2400)
+    shot(page, panel, "compare-panel", height=2400)
 
     panel.get_by_role("combobox", name="Prompt").focus()
     go(page, panel, "button", "Next")
@@ -76,7 +76,7 @@ def test_runs_are_compared_voted_on_and_promoted(page: Page) -> None:
     for _ in range(3):
         go(page, panel, "button", "A is best")
         before = panel.get_by_role("status").inner_text()
-        shot(page, panel, "compare-panel-blind", 2400) if "2 of 3" in before and "voted" not in before else None
+        shot(page, panel, "compare-panel-blind", height=2400) if "2 of 3" in before and "voted" not in before else None
         page.keyboard.press("Enter")
         expect(panel.get_by_role("status")).not_to_have_text(before)
         panel.get_by_role("combobox", name="Prompt").focus()
@@ -93,7 +93,7 @@ def test_runs_are_compared_voted_on_and_promoted(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(panel.get_by_role("status")).to_contain_text("calm@production: nothing → v1", timeout=10_000)
     assert violations(page, ".peft-nb") == []
-    shot(page, panel, "compare-panel-voted", 2400)
+    shot(page, panel, "compare-panel-voted", height=2400)
     page.set_viewport_size({"width": 560, "height": 900})
     page.wait_for_timeout(300)
     assert outside(panel) == []

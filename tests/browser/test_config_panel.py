@@ -60,7 +60,7 @@ def test_a_run_is_described_and_started(page: Page) -> None:
         panel.get_by_role("button", name=f"Show {fold}").focus()
         page.keyboard.press("Enter")
         expect(panel.get_by_role("button", name=f"Hide {fold}")).to_be_visible()
-    shot(page, output, "config", 4500)
+    shot(page, output, "config", height=4500)
     assert violations(page, ".peft-nb") == []
 
     panel.get_by_role("button", name="Start").focus()
@@ -68,7 +68,7 @@ def test_a_run_is_described_and_started(page: Page) -> None:
     expect(panel).to_contain_text("has begun", timeout=SECONDS)
     expect(panel).to_contain_text("%peft save run", timeout=SECONDS)
     expect(panel.get_by_role("status").filter(has_text="finished")).to_be_visible()
-    shot(page, output, "config-ended", 4500)
+    shot(page, output, "config-ended", height=4500)
     assert violations(page, ".peft-nb") == []
 
     cells = page.locator(".jp-Cell")
