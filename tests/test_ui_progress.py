@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from html.parser import HTMLParser
 
 from peft_nb.events import Evaluated, Event, Notice, Planned, Preparing, Resumed, StatusChanged, StepLogged
@@ -108,16 +107,3 @@ def test_sparkline_stays_inside_its_box_and_needs_two_points() -> None:
         for x, y in (map(float, point.split(",")) for point in points):
             assert 0 <= x <= progress.SPARK[0]
             assert 0 <= y <= progress.SPARK[1]
-
-
-def test_drawing_costs_less_than_a_millisecond() -> None:
-    view = training(5000)
-    best = min(_seconds(view) for _ in range(5))
-    assert best < 1e-3
-
-
-def _seconds(view: RunView) -> float:
-    began = time.perf_counter()
-    for _ in range(20):
-        progress.html(view)
-    return (time.perf_counter() - began) / 20
