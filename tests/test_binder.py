@@ -64,18 +64,20 @@ print(json.dumps([answer, *shown]))
 def test_the_quickstart_trains_and_answers_within_two_gigabytes(tmp_path: Path) -> None:
     notebook = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4)
     (cell,) = [one.source for one in notebook.cells if one.source.startswith("%%peft lora --data support-desk")]
-    # Fewer steps and rows to wait for; what is held at once stays the same.
+    # Fewer steps to wait for; what is held at once stays the same.
     fields = {**notation.read_cell(cell).fields, "max_steps": 8, "judge": "off"}
+    # pyarrow's usual allocator sets aside 1 GB that it never uses, which this limit counts and a container's does not.
+    own = {"PEFT_NB_STORE": str(tmp_path), "PYTHONPATH": str(ROOT), "ARROW_DEFAULT_MEMORY_POOL": "system"}
     told = subprocess.run(
         [sys.executable, "-c", QUICKSTART, str(LIMIT), json.dumps(fields)],
         cwd=tmp_path,
-        env={**os.environ, "PEFT_NB_STORE": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **own},
         capture_output=True,
         text=True,
     )
     assert told.returncode == 0, told.stderr[-2000:]
     answer, peak, budget, before, after = json.loads(told.stdout.splitlines()[-1])
     assert answer
-    assert budget < 2048  # of which the product makes less where memory is short
+    assert budget < 2048  # the run takes less at once where memory is short
     assert after < before - 1
-    assert peak < LIMIT / 1e6 + 800  # of which files that are mapped, such as the libraries, take part
+    assert peak < LIMIT / 1e6 + 700  # files that are mapped, such as libraries and weights, are the kernel's to drop

@@ -147,6 +147,23 @@ def test_memory_that_was_taken_and_given_back_shows_in_the_peak_alone() -> None:
     assert peak == pytest.approx(held, abs=15)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what a process allocates")
+@pytest.mark.parametrize(("kind", "limit"), [("DATA", 900), ("AS", 3000)])
+def test_what_ulimit_allows_counts_too(kind: str, limit: int) -> None:
+    code = f"""if True:
+        import resource
+        from peft_nb.environment import memory_available_mb, memory_limit_mb
+        resource.setrlimit(resource.RLIMIT_{kind}, ({limit}_000_000,) * 2)
+        free = memory_available_mb()
+        block = bytes(range(256)) * 800_000  # 205 MB
+        print(memory_limit_mb(), free, memory_available_mb())
+    """
+    allowed, free, left = map(float, run(code).split())
+    assert allowed == limit
+    assert left < free < limit
+    assert free - left == pytest.approx(205, abs=15)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets an earlier peak")
 def test_each_block_has_a_peak_of_its_own() -> None:
     code = """if True:

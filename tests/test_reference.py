@@ -52,8 +52,8 @@ def first(of: object) -> str:
 
 
 def cell() -> str:
-    own = [field for field in notation.flags(cell=True).values() if field.section == "cell"]
-    flags = table(("flag", "what it does"), [(f"`{one.flag}`", one.help) for one in dict.fromkeys(own)])
+    own = [(f"`{flag}`", field.help) for flag, field in notation.flags(cell=True).items() if field.section == "cell"]
+    flags = table(("flag", "what it does"), own)
     usage = "`%%peft [METHOD] [--flag value ...]`; the lines below set fields as YAML, one `field: value` a line."
     return f"{usage}\n\n{flags}"
 
