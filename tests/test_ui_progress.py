@@ -72,6 +72,12 @@ def test_a_run_that_goes_on_begins_where_it_was() -> None:
     assert progress.stage(view, 9.0) == "step 40 of 126, 9 s so far"
 
 
+def test_a_run_that_has_ended_has_no_time_left() -> None:
+    view = replay([StatusChanged("stopped", "after step 45")], training(45))
+    assert progress.stage(view) == "step 45 of 126, stopped"
+    assert "left" not in progress.html(view)
+
+
 def test_everything_is_said_in_words() -> None:
     words = Balanced(progress.html(training())).words
     for said in (

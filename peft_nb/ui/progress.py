@@ -45,7 +45,7 @@ def stage(view: RunView, clock_s: float | None = None) -> str:
         Such as ``"loading the model, 6 s so far"`` or ``"step 45 of 126"``.
     """
     steps = f"step {view.step:,} of {view.total_steps:,}" if view.total_steps else ""
-    said = ", ".join(filter(None, (steps, view.what))) or view.status
+    said = ", ".join(filter(None, (steps, view.what if view.active else view.status))) or view.status
     waiting = view.latest is None and clock_s is not None and clock_s >= 1
     return f"{said}, {wording.duration(int(clock_s or 0))} so far" if waiting else said
 

@@ -179,8 +179,8 @@ class RunView:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds left at the pace so far; None while there is no pace."""
-        if not (self.latest and self.start and self.total_steps):
+        """Seconds left at the pace so far; None while there is no pace, and once the run has ended."""
+        if not (self.active and self.latest and self.start and self.total_steps):
             return None
         steps = self.latest.step - self.start.step
         # The first step is slower than the others, so it counts only while it is all there is.
