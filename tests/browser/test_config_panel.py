@@ -85,9 +85,9 @@ def test_hostile_words_change_nothing_but_text(page: Page) -> None:
     panel = page.locator(".peft-nb")
     system = panel.get_by_label("system", exact=True)
     retype(page, system, HOSTILE)
-    retype(page, panel.get_by_label("name", exact=True), HOSTILE)
-    expect(panel.get_by_role("alert")).to_contain_text("cannot name a folder")
-    retype(page, panel.get_by_label("⚠ name", exact=True), "plain")
+    retype(page, panel.get_by_label("out", exact=True), HOSTILE)
+    expect(panel.get_by_role("alert")).to_contain_text("not a name for a variable")
+    retype(page, panel.get_by_label("⚠ out", exact=True), "run")
     expect(panel.get_by_label("the same as a cell")).to_have_value(re.compile("<script>"))
     assert page.title().startswith("desk")
     for width in (480, 1600):
