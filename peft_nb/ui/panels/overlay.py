@@ -98,16 +98,10 @@ def _chart(title: str, curves: Mapping[str, Points], looks: Mapping[str, Line], 
         colour, dash, marker = looks[name]
         shape = {"marker": marker, "marker_size": 36} if marked else {}
         marks.append(bqplot.Lines(x=x, y=y, scales=scales, colors=[colour], line_style=dash, stroke_width=2, **shape))
+    upright = {"orientation": "vertical", "label_offset": "44px", "tick_format": ".3~g"}
     axes = [
         bqplot.Axis(scale=scales["x"], label="step", grid_lines="none"),
-        bqplot.Axis(
-            scale=scales["y"],
-            orientation="vertical",
-            label=title,
-            label_offset="44px",
-            tick_format=".3~g",
-            grid_lines="none",
-        ),
+        bqplot.Axis(scale=scales["y"], label=title, grid_lines="none", **upright),
     ]
     margin = {"top": 12, "bottom": 44, "left": 60, "right": 16}
     layout = {"flex": "1 1 300px", "height": "260px", "min_width": "0"}
