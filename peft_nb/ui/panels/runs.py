@@ -279,4 +279,4 @@ class RunsPanel(Panel):
 def _field(kind: type[ipywidgets.Widget], label: str, **options: Any) -> Any:
     """Make a field whose label is never cut off, and which takes the width there is."""
     style = {"description_width": "initial"}
-    return kind(description=label, style=style, layout={"width": "auto", "max_width": "100%"}, **options)
+    return kind(description=label, style=style, layout={"width": "auto", "max_width": "calc(100% - 4px)"}, **options)
