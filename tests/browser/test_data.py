@@ -83,6 +83,7 @@ def test_a_messy_table_is_explained_and_mended(page: Page) -> None:
     assert violations(page, ".peft-nb") == []
     shot(page, report, "data-panel-mended", (1200, 480))
 
+    page.locator(".jp-Cell").nth(2).locator(".jp-InputPrompt").click()
     mended = run_next(page, 2)
     expect(mended).to_contain_text("62 of 64 rows are left in clean", timeout=SECONDS)
     tokens = run_next(page, 3)

@@ -44,6 +44,7 @@ class DataPanel(Panel):
         mending = [row(self.variable, self.every), row(*self.fixes.values())] if self.fixes else []
         last = max(len(report.source.train) - 1, 0)
         self.row = ipywidgets.BoundedIntText(max=last, description=f"Row, 0 to {last:,}", **WHOLE)
+        self.row.add_class("peft-nb-number")
         super().__init__("data", [ipywidgets.HTML(report.head_html), self._table, *mending])
         self.box.children += (self._changes, *_histogram(report), self.row, self._tokens)
         self.row.observe(lambda _: self._show_tokens(), "value")
@@ -82,8 +83,16 @@ class DataPanel(Panel):
 
 WHOLE: dict[str, Any] = {
     "style": {"description_width": "initial"},
-    "layout": {"width": "auto", "max_width": "100%"},
+    "layout": {"width": "auto", "max_width": "calc(100% - 4px)"},
 }  # labels are not cut off
+
+
+def _ticks(most: float, count: int) -> dict[str, Any]:
+    """Choose round numbers from 0 to the highest."""
+    from matplotlib.ticker import MaxNLocator
+
+    values = [value for value in MaxNLocator(nbins=count, integer=True).tick_values(0, most) if 0 <= value <= most]
+    return {"tick_values": values, "tick_format": ",.0f", "grid_lines": "none"}
 
 
 def _histogram(report: Report) -> list[ipywidgets.Widget]:
@@ -102,12 +111,14 @@ def _histogram(report: Report) -> list[ipywidgets.Widget]:
     )
     line = bqplot.Lines(x=[limit, limit], y=[0, most], scales=scales, colors=[VERMILION], line_style="dashed")
     axes = [
-        bqplot.Axis(scale=across, label="tokens a row", grid_lines="none", num_ticks=6, tick_format=",.0f"),
-        bqplot.Axis(scale=scales["y"], side="left", label="rows", grid_lines="none", num_ticks=4, tick_format=",.0f"),
+        bqplot.Axis(scale=across, label="tokens a row", **_ticks(across.max, 6)),
+        bqplot.Axis(scale=scales["y"], side="left", label="rows", **_ticks(most, 4)),
     ]
     figure = bqplot.Figure(
         marks=[bars, line] if near else [bars],
         axes=axes,
+        padding_x=0,
+        padding_y=0,
         fig_margin={"top": 8, "bottom": 40, "left": 60, "right": 16},
         background_style={"fill": "transparent"},
         layout={"width": "100%", "max_width": "640px", "height": "200px", "min_width": "0"},

@@ -90,7 +90,7 @@ class RunsPanel(Panel):
         self.words = _field(ipywidgets.Text, "Find", placeholder="name, method, status …")
         self.column = _field(ipywidgets.Dropdown, "Sort by", options=list(listing.COLUMNS), value=listing.NEWEST)
         self.order = _field(ipywidgets.Dropdown, "Order", options=ORDERS, value=True)
-        self.choice = _field(ipywidgets.SelectMultiple, "Choose runs", rows=LISTED)
+        self.choice = _field(ipywidgets.SelectMultiple, "Choose runs, several with Shift or Ctrl", rows=LISTED)
         self.choice.add_class("peft-nb-choice")
         self.table, self.place, self.opened = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.VBox()
         self.table.add_class("peft-nb-listing")
@@ -279,4 +279,4 @@ class RunsPanel(Panel):
 def _field(kind: type[ipywidgets.Widget], label: str, **options: Any) -> Any:
     """Make a field whose label is never cut off, and which takes the width there is."""
     style = {"description_width": "initial"}
-    return kind(description=label, style=style, layout={"width": "auto", "max_width": "100%"}, **options)
+    return kind(description=label, style=style, layout={"width": "auto", "max_width": "calc(100% - 4px)"}, **options)
