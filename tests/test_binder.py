@@ -64,8 +64,8 @@ print(json.dumps([answer, *shown]))
 def test_the_quickstart_trains_and_answers_within_two_gigabytes(tmp_path: Path) -> None:
     notebook = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4)
     (cell,) = [one.source for one in notebook.cells if one.source.startswith("%%peft lora --data support-desk")]
-    # Fewer steps to wait for; what is held at once stays the same.
-    fields = {**notation.read_cell(cell).fields, "max_steps": 8, "judge": "off"}
+    # Few steps to wait for; each holds about as much at once.
+    fields = {**notation.read_cell(cell).fields, "max_steps": 2, "judge": "off"}
     # pyarrow's usual allocator sets aside 1 GB that it never uses, which this limit counts and a container's does not.
     own = {"PEFT_NB_STORE": str(tmp_path), "PYTHONPATH": str(ROOT), "ARROW_DEFAULT_MEMORY_POOL": "system"}
     told = subprocess.run(
@@ -80,4 +80,4 @@ def test_the_quickstart_trains_and_answers_within_two_gigabytes(tmp_path: Path) 
     assert answer
     assert budget < 2048  # the run takes less at once where memory is short
     assert after < before - 1
-    assert peak < LIMIT / 1e6 + 700  # files that are mapped, such as libraries and weights, are the kernel's to drop
+    assert peak < LIMIT / 1e6
