@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import ipywidgets
 
-from peft_nb import notation, run
+from peft_nb import notation, recipes, run
 from peft_nb.data.sources import at_hand
 from peft_nb.errors import DataError, RunError
 from peft_nb.events import Listener
@@ -29,8 +29,8 @@ from peft_nb.ui.view import RunView
 
 
 def named(word: str) -> dict[str, Any]:
-    """Give the fields that a YAML file holds, not yet checked."""
-    return notation.parse_train([word])
+    """Give the fields of a recipe, or of a YAML file, not yet checked."""
+    return recipes.get(word) if word in recipes.names() else notation.parse_train([word])
 
 
 class ConfigPanel(Panel):
@@ -70,7 +70,9 @@ class ConfigPanel(Panel):
         offers = form.offered(self._namespace)
         self.controls = {name: Control(entry, offers, self._changed) for name, entry in self.form.entries.items()}
 
-        self.recipe = ipywidgets.Text(description="recipe or file", placeholder="spec.yaml")
+        self.recipe = ipywidgets.Combobox(
+            description="recipe or file", placeholder="spec.yaml", options=recipes.names()
+        )
         fill = button("Fill in", lambda: self.attempt(self._fill_in), help="Fill in what a recipe or a YAML file says")
         self.goal = choice(get_args(Goal), "not said", description="goal")
         self.advise = button("Advise", self._advise, help="Say which methods fit the data and the goal best")
