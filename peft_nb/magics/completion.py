@@ -93,8 +93,8 @@ def _command(words: list[str], fragment: str, namespace: Mapping[str, Any]) -> F
         return Found(fragment, _runs(namespace))
     if usage.split()[len(given) : len(given) + 1] == ["ALIAS"]:
         return Found(fragment, _aliases(of_run=bool(given)))
-    if usage == "[RECIPE]" and not given:
-        return Found(fragment, names())
+    if usage.startswith("[RECIPE") and not given:
+        return Found(fragment, names(), files="FILE" in usage)
     if usage.startswith(("NAME", "[DATA")) and not given:
         return _values(FIELDS["data"], fragment, namespace)
     if usage.startswith("[MODEL]") and not given:
