@@ -10,13 +10,14 @@ from typing import Any, get_args
 
 import ipywidgets
 
-from peft_nb import notation, recipes, run
+from peft_nb import notation, run
 from peft_nb.data.sources import at_hand
 from peft_nb.errors import DataError, RunError
 from peft_nb.events import Listener
 from peft_nb.methods.advise import CHOICES, Advice, advise
 from peft_nb.methods.rules import Goal
 from peft_nb.models import Progress
+from peft_nb.recipes import get, names
 from peft_nb.run import Run
 from peft_nb.spec import RunSpec
 from peft_nb.ui import check, forecast, form, progress, summary
@@ -30,7 +31,7 @@ from peft_nb.ui.view import RunView
 
 def named(word: str) -> dict[str, Any]:
     """Give the fields of a recipe, or of a YAML file, not yet checked."""
-    return recipes.get(word) if word in recipes.names() else notation.parse_train([word])
+    return get(word) if word in names() else notation.parse_train([word])
 
 
 class ConfigPanel(Panel):
@@ -70,9 +71,7 @@ class ConfigPanel(Panel):
         offers = form.offered(self._namespace)
         self.controls = {name: Control(entry, offers, self._changed) for name, entry in self.form.entries.items()}
 
-        self.recipe = ipywidgets.Combobox(
-            description="recipe or file", placeholder="spec.yaml", options=recipes.names()
-        )
+        self.recipe = ipywidgets.Combobox(description="recipe or file", placeholder="spec.yaml", options=names())
         fill = button("Fill in", lambda: self.attempt(self._fill_in), help="Fill in what a recipe or a YAML file says")
         self.goal = choice(get_args(Goal), "not said", description="goal")
         self.advise = button("Advise", self._advise, help="Say which methods fit the data and the goal best")
