@@ -231,12 +231,12 @@ def test_a_stopped_run_opens_from_disk_resumes_stops_and_is_compared(
 
     press(panel, "Resume")
     (page,) = panel.opened.children
-    wait_for(lambda: "tokens/s" in page.value)
+    wait_for(lambda: len(load(id, store=store).history) > steps)
+    assert "tokens/s" in page.value
     assert 'data-label="status">stopped' not in panel.table.value
     press(panel, "Stop")
     assert "stops after its current step" in said(panel)
     wait_for(lambda: "stopped: after step" in page.value)
-    assert len(load(id, store=store).history) > steps
     wait_for(lambda: "stopped" in panel.table.value)
 
     press(panel, "Compare")
