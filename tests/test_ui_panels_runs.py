@@ -232,7 +232,7 @@ def test_a_stopped_run_opens_from_disk_resumes_stops_and_is_compared(
     press(panel, "Resume")
     (page,) = panel.opened.children
     wait_for(lambda: len(load(id, store=store).history) > steps)
-    assert "tokens/s" in page.value
+    wait_for(lambda: "tokens/s" in page.value)
     assert 'data-label="status">stopped' not in panel.table.value
     press(panel, "Stop")
     assert "stops after its current step" in said(panel)
