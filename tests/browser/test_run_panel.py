@@ -104,7 +104,7 @@ def test_after_a_restart_the_run_is_reopened_with_its_curves(page: Page) -> None
     output = run_next(page, SHOW)
     panel = output.locator(".peft-nb").first
     expect(panel).to_contain_text("stopped", timeout=SECONDS)
-    assert len(drawn(panel)) > 1000
+    assert drawn(panel).count("L") > 5
     expect(panel.get_by_role("button", name="Resume")).to_be_enabled()
     expect(output.locator("img")).to_be_visible()
     shot(page, panel, "run-panel-reopened")
