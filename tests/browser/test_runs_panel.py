@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -63,8 +64,7 @@ def choose(page: Page, panel: Locator, words: str) -> None:
     page.keyboard.press("Control+a")
     page.keyboard.type(words)
     options = panel.locator(".peft-nb-choice option")
-    expect(options).to_have_count(1)
-    expect(options).to_contain_text(words[:6])
+    expect(options).to_have_text([re.compile(re.escape(words[:6]))])
     panel.get_by_role("listbox").focus()
     page.keyboard.press("Home")
     expect(panel.locator(".peft-nb-tick")).to_have_count(1)
@@ -127,6 +127,6 @@ def test_the_store_is_searched_and_its_runs_are_worked_with(page: Page, store: S
     press(page, panel, "Resume")
     expect(panel).to_contain_text("tokens/s", timeout=SECONDS)
     press(page, panel, "Stop")
-    expect(panel).to_contain_text("stopped: after step", timeout=SECONDS)
+    expect(panel).to_contain_text(re.compile("stopped: (after step|before the first step)"), timeout=SECONDS)
     shot(page, output, "runs-panel-open", (1200, 480))
     assert violations(page, ".peft-nb") == []
