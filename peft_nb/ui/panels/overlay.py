@@ -10,11 +10,11 @@ from typing import NamedTuple
 import bqplot
 import ipywidgets
 import numpy
-from tsdownsample import MinMaxLTTBDownsampler
 
 from peft_nb.comparison import Points
 from peft_nb.plots import COLOURS, running_mean
 from peft_nb.ui.differences import clean
+from peft_nb.ui.view import thin
 
 DASHES = {"solid": "none", "dashed": "9 5", "dotted": "2 5", "dash_dotted": "9 4 2 4"}  # bqplot's, as SVG has them
 MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down")
@@ -36,7 +36,7 @@ def lines(names: Sequence[str]) -> dict[str, Line]:
 
 
 def thinned(points: Points) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Leave so many points of a curve that it still looks the same.
+    """Leave so many points of a curve that it still looks the same, see :func:`peft_nb.ui.view.thin`.
 
     Parameters
     ----------
@@ -47,15 +47,9 @@ def thinned(points: Points) -> tuple[numpy.ndarray, numpy.ndarray]:
     -------
     tuple of numpy.ndarray
         Steps and losses, at most `MOST_POINTS` of each.
-
-    References
-    ----------
-    Van Der Donckt et al. (2023), "MinMaxLTTB: Leveraging MinMax-Preselection to Scale LTTB", IEEE VIS.
     """
-    x, y = numpy.array(points, dtype=float).reshape(-1, 2).T
-    if len(x) <= MOST_POINTS:
-        return x, y
-    kept = MinMaxLTTBDownsampler().downsample(x.copy(), y.copy(), n_out=MOST_POINTS)
+    x, y = numpy.array(points, dtype=float).reshape(-1, 2).T.copy()
+    kept = thin(x, y, MOST_POINTS)
     return x[kept], y[kept]
 
 
