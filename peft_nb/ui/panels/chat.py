@@ -16,13 +16,11 @@ from peft_nb.errors import CommandError
 from peft_nb.run import Run
 from peft_nb.ui import wording
 from peft_nb.ui.chat import Chat, Turn, chat, html
-from peft_nb.ui.panels.frame import Panel, Tell, button, row
+from peft_nb.ui.panels.frame import FIELD, LABEL, Panel, Tell, button, row
 from peft_nb.ui.progress import MUTED
 from peft_nb.ui.train import variables
 
 SETTLE_S = 0.15  # the front end says that Enter was pressed just before it says what was written
-LABEL = {"description_width": "initial"}
-FIELD = {"width": "auto", "max_width": "calc(100% - 4px)"}  # 2 px of margin on both sides
 NUMBER = {"width": "150px"}
 
 

@@ -14,7 +14,7 @@ from peft_nb.run import Run
 from peft_nb.store import Store
 from peft_nb.ui import lineage, side_by_side, votes
 from peft_nb.ui.differences import clean
-from peft_nb.ui.panels.frame import Panel, Tell, button, row
+from peft_nb.ui.panels.frame import FIELD, LABEL, Panel, Tell, button, row
 from peft_nb.ui.panels.overlay import overlay
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 ALIASES = ("production", "candidate")
 LONGEST = 60  # letters of a prompt in the list of them
-FIELD = {"width": "auto", "max_width": "calc(100% - 4px)"}  # 2 px of margin on both sides
-LABEL = {"description_width": "initial"}
 
 
 class ComparePanel(Panel):

@@ -21,6 +21,9 @@ from peft_nb.errors import PeftNbError
 from peft_nb.models.quiet import first_line
 
 TICK_S = 0.2
+# A field whose label is never cut off, and which takes the width there is.
+LABEL = {"description_width": "initial"}
+FIELD = {"width": "auto", "max_width": "calc(100% - 4px)"}  # 2 px of margin on both sides
 Tell = Callable[[str], None]
 Work = Callable[[Tell], str]
 

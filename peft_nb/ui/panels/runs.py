@@ -17,7 +17,7 @@ from peft_nb.store import Record, Store
 from peft_nb.ui import lineage, live, progress, summary, wording
 from peft_nb.ui import runs as listing
 from peft_nb.ui.compare import OPTIONS, Comparison
-from peft_nb.ui.panels.frame import Panel, Tell, button, row
+from peft_nb.ui.panels.frame import FIELD, LABEL, Panel, Tell, button, row
 from peft_nb.ui.train import variables
 from peft_nb.ui.view import RunView
 
@@ -278,5 +278,4 @@ class RunsPanel(Panel):
 
 def _field(kind: type[ipywidgets.Widget], label: str, **options: Any) -> Any:
     """Make a field whose label is never cut off, and which takes the width there is."""
-    style = {"description_width": "initial"}
-    return kind(description=label, style=style, layout={"width": "auto", "max_width": "calc(100% - 4px)"}, **options)
+    return kind(description=label, style=LABEL, layout=FIELD, **options)
