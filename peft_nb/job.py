@@ -57,8 +57,8 @@ class Job:
         Takes each event.
     stop : StopFlag
         What the user asked for meanwhile.
-    data, model, score : object, optional
-        What was passed instead of a name: a table, a ``(model, tokenizer)`` pair, a function.
+    data, eval_data, model, score : object, optional
+        What was passed instead of a name: two tables, a ``(model, tokenizer)`` pair, a function.
     namespace : mapping
         The notebook's variables.
     history : list of dict
@@ -72,6 +72,7 @@ class Job:
     publish: Callable[[Event], None] = lambda event: None
     stop: StopFlag = field(default_factory=StopFlag)
     data: Any = None
+    eval_data: Any = None
     model: Any = None
     namespace: Mapping[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -87,9 +88,8 @@ class Job:
 
     def __post_init__(self) -> None:
         self.spec = complete(self.spec)
-        self.rows = RunData(
-            self.spec, self.data, self.namespace, self.metrics, lambda event: self.publish(event), self._progress
-        )
+        given = (self.data, self.eval_data, self.namespace, self.metrics)
+        self.rows = RunData(self.spec, *given, lambda event: self.publish(event), self._progress)
 
     def perform(self, *, resume: bool) -> bool:
         """Load, train, save.

@@ -579,6 +579,7 @@ def begin(
     spec: RunSpec,
     *,
     data: object = None,
+    eval_data: object = None,
     model: object = None,
     score: object = None,
     namespace: Mapping[str, Any] | None = None,
@@ -591,8 +592,8 @@ def begin(
     ----------
     spec : RunSpec
         What to do.
-    data, model, score : object, optional
-        A table, a ``(model, tokenizer)`` pair and a function in place of the names in the spec.
+    data, eval_data, model, score : object, optional
+        Two tables, a ``(model, tokenizer)`` pair and a function in place of the names in the spec.
     namespace : mapping, optional
         The notebook's variables, where names are looked up first.
     listeners : sequence of callable
@@ -612,7 +613,7 @@ def begin(
     """
     if wrong := problems(spec):
         raise SpecError(wrong)
-    job = Job(spec, data=data, model=model, score=score, namespace=namespace or {})
+    job = Job(spec, data=data, eval_data=eval_data, model=model, score=score, namespace=namespace or {})
     job.rows.read()
     judging.check(spec, job.rows, score, job.namespace)
     store = store or Store()

@@ -45,6 +45,8 @@ class RunData:
         What to do.
     given : object
         Rows passed instead of a name, or None.
+    held_out : object
+        Held-out rows passed instead of a name, or None.
     namespace : mapping
         The notebook's variables.
     metrics : dict
@@ -61,6 +63,7 @@ class RunData:
 
     spec: RunSpec
     given: Any
+    held_out: Any
     namespace: Mapping[str, Any]
     metrics: dict[str, Any]
     publish: Callable[[Event], None]
@@ -79,8 +82,8 @@ class RunData:
         self.rows, self.eval_rows = source.train, source.eval
         self._fingerprints = [source.fingerprint] * 2
         if spec.eval_data is not None:
-            given = sources.read(spec.eval_data, self.namespace)
-            self.eval_rows, self._fingerprints[1] = given.train, given.fingerprint
+            apart = sources.read(spec.eval_data if self.held_out is None else self.held_out, self.namespace)
+            self.eval_rows, self._fingerprints[1] = apart.train, apart.fingerprint
         if spec.regression is not None:
             self._own = sources.read(spec.regression, self.namespace)
             self._own_layout = formats.detect(self._own.train, "auto", {})
@@ -141,8 +144,8 @@ class RunData:
         atomic_text(folder / "data.json", json.dumps(told, ensure_ascii=False, indent=1))
         serious = [finding.title for finding in checked.findings if finding.level != "note"]
         if serious:
-            beside = f" --eval-data {self.spec.eval_data}" if self.spec.eval_data else ""
-            more = "peft_nb.check(data)" if self.spec.data == IN_MEMORY else f"%peft data {self.spec.data}{beside}"
+            named = [name for name in (self.spec.data, self.spec.eval_data) if name]
+            more = "peft_nb.check" if IN_MEMORY in named else f"%peft data {' --eval-data '.join(named)}"
             self.publish(Notice(f"{'; '.join(serious)}; {more} shows more"))
 
     def examples(self, folder: Path, tokenizer: Any, resume: bool) -> tuple[Examples, Examples]:
@@ -286,13 +289,8 @@ class RunData:
     def sides(self, folder: Path, tokenizer: Any, namespace: Mapping[str, Any]) -> tuple[Side, Side]:
         """The training and held-out examples of a run that began, each with its rows where they are still to be had."""
         train, held_out = self.examples(folder, tokenizer, resume=True)
-        found = (
-            self
-            if hasattr(self, "rows")
-            else RunData(
-                self.spec, self.given, namespace, dict(self.metrics), lambda event: None, lambda share, what: None
-            )
-        )
+        given = (self.given, self.held_out, namespace, dict(self.metrics))
+        found = self if hasattr(self, "rows") else RunData(self.spec, *given, lambda event: None, lambda *told: None)
         try:
             if found is not self:
                 found._read_again()

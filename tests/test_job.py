@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import peft_nb
+from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import ModelError
 from peft_nb.events import Event, Notice, StatusChanged
 from peft_nb.run import Run, begin, load
@@ -24,6 +25,7 @@ Start = Callable[..., Run]
 MISTAKES = """
 import json, sys
 import peft_nb
+from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import PeftNbError
 rows = [{"question": "a", "answer": "b"}] * 4
 for fields in (
@@ -123,6 +125,15 @@ def test_held_out_rows_come_from_where_the_spec_says(plain: Run, start: Start, r
     assert (plain.metrics["examples"], plain.metrics["eval_examples"]) == (21, 2)
 
 
+def test_held_out_rows_may_be_given_without_a_name(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store, rows_file: Path
+) -> None:
+    named = begin(spec(eval_data=str(rows_file), max_steps=2), data=rows, store=store).wait()
+    run = begin(spec(eval_data=IN_MEMORY, max_steps=2), data=rows, eval_data=rows, store=store).wait()
+    assert run.metrics["eval_loss"] == named.metrics["eval_loss"]
+    assert "23 rows also in the evaluation, or nearly; peft_nb.check shows more" in notices(run)
+
+
 def test_plain_text_is_continued_as_it_stands(spec: Callable[..., RunSpec], rows: list[Any], store: Store) -> None:
     texts = [{"text": row["answer"]} for row in rows]
     run = begin(spec(max_steps=20), data=texts, store=store).wait()
@@ -180,7 +191,7 @@ def test_what_the_check_finds_is_told_before_the_first_step_and_kept_with_the_ru
 ) -> None:
     heard: list[Event] = []
     run = begin(spec(max_steps=1), data=[*rows, rows[3]], store=store, listeners=[heard.append]).wait()
-    told = Notice("1 row repeating an earlier one; peft_nb.check(data) shows more")
+    told = Notice("1 row repeating an earlier one; peft_nb.check shows more")
     assert heard.index(told) < heard.index(StatusChanged("training"))
     kept = json.loads((run.folder / "data.json").read_text())
     assert kept["rows"] == 24

@@ -47,10 +47,8 @@ def check(data: Any, *, eval_data: Any = None, model: Any = None, **fields: Any)
     PeftNbError
         What is wrong, in one line, when the data cannot be read or recognised.
     """
-    if isinstance(eval_data, str | Path):
-        fields["eval_data"], eval_data = str(eval_data), None
-    spec, data, model, _ = described(None, data, model, fields)
-    return look(spec, data=data, eval_data=eval_data, model=model, namespace=variables())
+    spec, live = described(None, fields, data=data, eval_data=eval_data, model=model)
+    return look(spec, **live, namespace=variables())
 
 
 def look(

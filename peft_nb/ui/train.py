@@ -17,6 +17,7 @@ def train(
     spec: RunSpec | None = None,
     *,
     data: Any = None,
+    eval_data: Any = None,
     model: Any = None,
     score: Any = None,
     background: bool = False,
@@ -27,9 +28,11 @@ def train(
     Parameters
     ----------
     spec : RunSpec, optional
-        A ready description; beside it only live ``data``, ``model`` and ``score`` may be given.
+        A ready description; beside it only live ``data``, ``eval_data``, ``model`` and ``score`` may be given.
     data : str, DataFrame, list of dict, Dataset or DatasetDict
         What to train on, or its name.
+    eval_data : str, DataFrame, list of dict or Dataset, optional
+        Held-out rows, or their name; by default a share of the rows (``eval_fraction``).
     model : str or tuple, optional
         A name, a folder, a GGUF file, or a live ``(model, tokenizer)`` pair; default ``smollm2-135m``.
     score : str or callable, optional
@@ -50,43 +53,39 @@ def train(
     PeftNbError
         What is wrong, in one line.
     """
-    spec, data, model, score = described(spec, data, model, fields, score)
+    spec, live = described(spec, fields, data=data, eval_data=eval_data, model=model, score=score)
     return watch(
-        lambda listeners: begin(spec, data=data, model=model, score=score, namespace=variables(), listeners=listeners),
-        background=background,
+        lambda listeners: begin(spec, **live, namespace=variables(), listeners=listeners), background=background
     )
 
 
-def described(
-    spec: RunSpec | None, data: Any, model: Any, fields: dict[str, Any], score: Any = None
-) -> tuple[RunSpec, object, object, object]:
+def described(spec: RunSpec | None, fields: dict[str, Any], **given: Any) -> tuple[RunSpec, dict[str, Any]]:
     """Separate what a spec can say from live objects.
 
     Parameters
     ----------
     spec : RunSpec or None
         A ready spec.
-    data, model, score : object
-        A name or a live object.
     fields : dict
-        Other fields.
+        Its fields, where there is none.
+    **given
+        For fields such as ``data`` a name, a live object or None.
 
     Returns
     -------
     tuple
-        The spec, and the live data, model and score or ``None`` where they were names.
+        The spec, and what was given live.
     """
     if spec is not None and fields:
         raise SpecError([f"{name}: give it in the spec or beside it, not both" for name in fields])
-    given = (("data", data), ("model", model), ("score", score))
-    named = {name: value for name, value in given if isinstance(value, str | Path)}
-    live = {name: value for name, value in given if value is not None and name not in named}
-    said = {**{name: str(value) for name, value in named.items()}, **dict.fromkeys(live, IN_MEMORY)}
+    named = {name: str(value) for name, value in given.items() if isinstance(value, str | Path)}
+    live = {name: value for name, value in given.items() if value is not None and name not in named}
+    said = {**named, **dict.fromkeys(live, IN_MEMORY)}
     if spec is None:
         spec = RunSpec(**fields, **said)
     elif said:
         spec = RunSpec(**{**spec.to_kwargs(), **said})
-    return spec, live.get("data"), live.get("model"), live.get("score")
+    return spec, live
 
 
 def variables() -> dict[str, Any]:
