@@ -1,23 +1,19 @@
-"""The README says what the code says; ``python tests/test_readme.py`` writes its tables anew."""
+"""The README says what the code says; ``python tests/test_readme.py`` writes its table anew."""
 
 from __future__ import annotations
 
 import ast
 import re
-from itertools import groupby
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-import peft_nb.methods  # noqa: F401  (registers the methods)
 from peft_nb import RunSpec, notation
 from peft_nb.data import formats
-from peft_nb.fields import FieldInfo
 from peft_nb.magics.line import COMMANDS
 from peft_nb.models import ALIASES
-from peft_nb.spec import METHODS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -31,53 +27,29 @@ def commands() -> str:
     return table(("command", "what it does"), rows)
 
 
-def fields() -> str:
-    sections = groupby(RunSpec.describe(), key=lambda field: field.section)
-    return "\n\n".join(table((section, "default", ""), [row(field) for field in group]) for section, group in sections)
-
-
-def row(field: FieldInfo) -> tuple[str, str, str]:
-    choices = [f"`{choice}`" for choice in field.choices]
-    if field.name == "method":
-        choices = [f"`{name}`: {help}" for name, help in METHODS.items()]
-    aliases = [f"also `{alias}`" for alias in field.aliases]
-    default = notation.write_yaml({"": field.default}).partition(":")[2].strip()
-    facts = "; ".join(filter(None, [field.unit, field.bounds, *aliases]))
-    words = [field.help, f"({facts})" if facts else "", " · ".join(choices)]
-    return f"`{field.name}`", "required" if field.required else f"`{default}`", " ".join(filter(None, words))
-
-
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
-def with_tables(text: str) -> str:
-    for name, made in (("commands", commands()), ("fields", fields())):
-        begin, end = f"<!-- {name}, written by: python tests/test_readme.py -->", f"<!-- end of {name} -->"
-        before, _, rest = text.partition(begin)
-        _, found, after = rest.partition(end)
-        assert found, f"the README has lost its mark {begin} or {end}"
-        text = f"{before}{begin}\n\n{made}\n\n{end}{after}"
-    return text
+def with_commands(text: str) -> str:
+    begin, end = "<!-- commands, written by: python tests/test_readme.py -->", "<!-- end of commands -->"
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    assert found, f"the README has lost its mark {begin} or {end}"
+    return f"{before}{begin}\n\n{commands()}\n\n{end}{after}"
 
 
 def blocks(language: str, containing: str = "") -> list[str]:
     return [body for kind, body in BLOCKS if kind == language and containing in body]
 
 
-def test_the_tables_are_those_of_the_code() -> None:
-    assert with_tables(TEXT) == TEXT, "python tests/test_readme.py writes them anew"
+def test_the_commands_are_those_of_the_code() -> None:
+    assert with_commands(TEXT) == TEXT, "python tests/test_readme.py writes it anew"
 
 
-@pytest.mark.parametrize("flag", sorted(notation.flags(cell=True)))
-def test_every_flag_is_documented(flag: str) -> None:
-    name = flag.removeprefix("--no-").removeprefix("--").replace("-", "_")
-    assert re.search(rf"`(--)?{name}\b", TEXT)
-
-
-@pytest.mark.parametrize("name", [*METHODS, *formats.FORMATS, *(n for n, a in ALIASES.items() if a.kind == "causal")])
-def test_every_method_layout_and_model_is_documented(name: str) -> None:
+@pytest.mark.parametrize("name", [*formats.FORMATS, *(n for n, a in ALIASES.items() if a.kind == "causal")])
+def test_every_layout_and_model_is_documented(name: str) -> None:
     assert f"`{name}`" in TEXT
 
 
@@ -107,7 +79,10 @@ def test_every_make_target_and_script_exists() -> None:
     targets = re.findall(r"\bmake ([a-z]+)\b", TEXT)
     assert set(targets) >= {"demo", "lab", "test", "bench"}
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
-    assert all((ROOT / script).is_file() for script in re.findall(r"python (\S+\.py)", TEXT))
+    measured = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    scripts = re.findall(r"python (\S+\.py)", TEXT + measured)
+    assert len(scripts) > 8
+    assert all((ROOT / script).is_file() for script in scripts)
     assert all((ROOT / link).exists() for link in re.findall(r"\]\(([^)#:]+)\)", TEXT))
 
 
@@ -152,4 +127,4 @@ def test_every_other_python_block_parses() -> None:
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(TEXT), encoding="utf-8")
+    README.write_text(with_commands(TEXT), encoding="utf-8")
