@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
+import peft_nb
 from peft_nb.data import support_desk
 from peft_nb.events import Event, StepLogged
 from peft_nb.run import Run, active, begin
@@ -110,6 +112,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(tmp_path: Path) -> Store:
     """An empty store."""
     return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
+    """IPython with the extension, in an empty folder and with a store of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PEFT_NB_STORE", str(tmp_path / "store"))
+    shell = InteractiveShell.instance()
+    peft_nb.load_ipython_extension(shell)
+    yield shell
+    peft_nb.unload_ipython_extension(shell)
+    InteractiveShell.clear_instance()
 
 
 @pytest.fixture(scope="session")

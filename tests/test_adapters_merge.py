@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peft_nb.adapters import merge as merging
@@ -20,6 +21,7 @@ from peft_nb.spec import METHODS, RunSpec
 from peft_nb.store import Store
 from tests import tiny
 from tests.conftest import file_size_limit
+from tests.shell import refused
 
 IDS = torch.tensor([[1, 60, 7, 100, 9, 300, 12, 2]])
 
@@ -334,19 +336,9 @@ def test_a_classifier_that_transformers_has_no_class_for_says_what_works(
 
 
 def test_the_command_merges_and_shows_the_table(
-    learn: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shell: InteractiveShell, learn: Callable[..., Run], tmp_path: Path
 ) -> None:
-    from IPython.core.interactiveshell import InteractiveShell
-
-    from peft_nb.magics import load_ipython_extension, unload_ipython_extension
-
-    monkeypatch.setenv("PEFT_NB_STORE", str(tmp_path / "store"))
-    shell = InteractiveShell.instance()
-    load_ipython_extension(shell)
     shell.user_ns["run"] = learn()
     found = shell.run_line_magic("peft", f"merge run {tmp_path / 'merged'} --dtype=bfloat16 --max-kl 0.1")
     assert (found.dtype, found.folder) == ("bfloat16", tmp_path / "merged")
-    refused = shell.run_cell(f"%peft merge run {tmp_path / 'other'} --dtype bfloat16 --max-kl 1e-12").error_in_exec
-    assert isinstance(refused, MergeError)
-    unload_ipython_extension(shell)
-    InteractiveShell.clear_instance()
+    refused(shell, f"%peft merge run {tmp_path / 'other'} --dtype bfloat16 --max-kl 1e-12", MergeError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from peft_nb import load_ipython_extension, unload_ipython_extension
 from peft_nb.errors import DataError, MethodError, RunError
 from peft_nb.methods import REGISTRY, attach, problems
 from peft_nb.methods.estimate import estimate
@@ -178,15 +177,6 @@ def test_a_method_that_does_not_fit_is_refused_before_the_base_is_loaded(
     with pytest.raises(MethodError, match="adaption-prompt does not fit GPTNeoXForCausalLM: .*; lora does"):
         run.wait()
     assert "base" not in run.metrics
-
-
-@pytest.fixture
-def shell() -> Iterator[InteractiveShell]:
-    shell = InteractiveShell.instance()
-    load_ipython_extension(shell)
-    yield shell
-    unload_ipython_extension(shell)
-    InteractiveShell.clear_instance()
 
 
 def test_the_magic_takes_data_or_a_file(shell: InteractiveShell, spec: Spec, rows: Table, tmp_path: Path) -> None:
