@@ -10,8 +10,9 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def pytest_configure() -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+def few(values: Iterable[Any], *quick: Any) -> list[Any]:
+    """Parameters of a test, of which only some take part in ``make quick``."""
+    every = {one: one if isinstance(one, tuple) else (one,) for one in values}
+    return [one if one in quick else pytest.param(*parts, marks=pytest.mark.exhaustive) for one, parts in every.items()]
 
 
 def stop_at(step: int) -> Callable[[Event], None]:
@@ -67,10 +74,12 @@ def rows_file(rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random Llama with a tokenizer trained on the support desk's questions and answers."""
-    import peft  # noqa: F401
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    for name in ("datasets", "peft", "peft_nb.plots", "peft_nb.training.trainer"):  # what runs import, before gc.freeze
+        import_module(name)
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -104,6 +113,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    gc.collect()
     gc.freeze()  # every run collects garbage, and would look through all that the libraries have made
     return folder
 

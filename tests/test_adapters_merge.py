@@ -20,7 +20,7 @@ from peft_nb.run import Run, begin, load
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.store import Store
 from tests import tiny
-from tests.conftest import file_size_limit
+from tests.conftest import few, file_size_limit
 from tests.shell import refused
 
 IDS = torch.tensor([[1, 60, 7, 100, 9, 300, 12, 2]])
@@ -120,7 +120,7 @@ TIED = {
 }
 
 
-@pytest.mark.parametrize("what", TIED)
+@pytest.mark.parametrize("what", few(TIED, "all-linear", "the head"))
 def test_tied_embeddings_stay_tied_only_where_they_are_still_equal(
     folders: Callable[..., Path], learn: Callable[..., Run], what: str, tmp_path: Path
 ) -> None:
@@ -133,7 +133,7 @@ def test_tied_embeddings_stay_tied_only_where_they_are_still_equal(
     assert (again.lm_head.weight is again.model.embed_tokens.weight) == (not one_end)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", few([True, False], True))
 def test_modules_that_are_saved_whole_are_merged_too(
     folders: Callable[..., Path], learn: Callable[..., Run], tied: bool, tmp_path: Path
 ) -> None:
@@ -149,6 +149,7 @@ def test_modules_that_are_saved_whole_are_merged_too(
     assert not torch.equal(again.lm_head.weight, again.model.embed_tokens.weight)
 
 
+@pytest.mark.exhaustive
 def test_a_quantized_base_is_merged_into_what_its_quantization_left_of_it(
     base: Path, learn: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_a_live_quantized_pair_that_has_run_before_is_merged_all_the_same(
         assert (logits(naive) - logits(bare(run.model))).abs().max() > 1
 
 
+@pytest.mark.exhaustive
 def test_int8_has_its_own_round_trip(learn: Callable[..., Run], tmp_path: Path) -> None:
     run = learn(quantization="8bit")
     result = run.merge(tmp_path / "merged")
@@ -295,9 +297,11 @@ def test_what_fails_leaves_nothing_behind(
         run.merge(tmp_path / "merged", dtype="bfloat")
 
 
-@pytest.mark.parametrize("method", ["prompt", "prefix", "p-tuning", "adaption-prompt", "bottleneck", "bitfit"])
+@pytest.mark.parametrize(
+    "method", few(["prompt", "prefix", "p-tuning", "adaption-prompt", "bottleneck", "bitfit"], "prefix", "bottleneck")
+)
 def test_a_method_that_cannot_merge_says_what_works(learn: Callable[..., Run], method: str, tmp_path: Path) -> None:
-    run = learn(method=method)
+    run = learn(method=method, max_steps=1)
     with pytest.raises(MethodError) as refused:
         run.merge(tmp_path / "merged")
     assert "\n" not in str(refused.value)
@@ -306,6 +310,7 @@ def test_a_method_that_cannot_merge_says_what_works(learn: Callable[..., Run], m
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.exhaustive
 def test_classifiers_with_a_head_of_transformers_are_merged(
     plain_encoder: Path, labelled: list[dict[str, str]], spec: Callable[..., RunSpec], store: Store, tmp_path: Path
 ) -> None:
