@@ -147,7 +147,8 @@ def columns() -> str:
 
 def python() -> str:
     rows = [(f"`{name}`", first(getattr(peft_nb, name))) for name in peft_nb.__all__]
-    own = {name: member for name, member in vars(Run).items() if not name.startswith("_")}
+    kinds = [kind for kind in reversed(Run.__mro__) if kind is not object]
+    own = {name: member for kind in kinds for name, member in vars(kind).items() if not name.startswith("_")}
     members = [(f"`run.{name}`", first(member)) for name, member in own.items() if getdoc(member)]
     return table(("`peft_nb.`", "what it does"), rows) + "\n\n" + table(("of a run", "what it is or does"), members)
 
