@@ -259,7 +259,8 @@ def test_a_second_run_on_a_base_knows_what_the_base_can_do(start: Start) -> None
 
 @pytest.mark.parametrize("method", few(["prompt", "prefix", "full", "ia3", "dora", "bottleneck"], "prefix", "full"))
 def test_any_method_is_judged_against_the_bare_base(start: Start, untrained: Run, method: str) -> None:
-    run = start(judge="quick", method=method, max_steps=2, learning_rate=None).wait()
+    accept = untrained.spec.accept  # so that as many texts are read
+    run = start(judge="quick", method=method, max_steps=2, learning_rate=None, accept=accept).wait()
     assert run.metrics["base_regression_loss"] == pytest.approx(untrained.metrics["base_regression_loss"], rel=1e-5)
     assert run.metrics["forgetting"] != 0
 
