@@ -26,10 +26,8 @@ def cgroup_cores(root: Path) -> float:
     """
     quotas = [math.inf]
     for group in _cgroups("cpu", root):
-        limit = (
-            text_of(group / "cpu.max")
-            or f"{text_of(group / 'cpu.cfs_quota_us')} {text_of(group / 'cpu.cfs_period_us')}"
-        )
+        version_1 = (text_of(group / f"cpu.cfs_{what}_us") for what in ("quota", "period"))
+        limit = text_of(group / "cpu.max") or " ".join(version_1)
         if numbers := re.fullmatch(r"(\d+)\s+(\d+)\s*", limit):  # "max" and -1 mean no quota
             quotas.append(int(numbers[1]) / int(numbers[2]))
     return min(quotas)
