@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+# Each process that only drives the workers would take seconds to import nbval.
+PARALLEL := -p no:nbval -n logical --maxprocesses 4 --dist loadfile
 
 # Forked data workers would otherwise warn, and deadlock, after the tokenizer's threads have started.
 export TOKENIZERS_PARALLELISM := false
@@ -24,7 +25,7 @@ test: lint chromium
 	$(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 900 $(ALONE) notebooks
 
 quick: lint
-	$(BIN)/pytest $(PARALLEL) -m "not notebook and not browser and not exhaustive"
+	$(BIN)/pytest $(PARALLEL) -m "not notebook and not browser and not exhaustive" tests --ignore tests/browser
 
 bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py

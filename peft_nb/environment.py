@@ -1,26 +1,25 @@
 """Where the code runs: which frontend, how many cores, how much memory, which device.
 
-Host memory is not container memory and host cores are not container cores: the limits of the control groups
-(Linux cgroups, version 1 and 2) that hold this process count as well, and those of ``ulimit``.
+Host memory is not container memory and host cores are not container cores: what :mod:`peft_nb.limits` reads counts
+as well.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import math
 import os
 import re
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import psutil
 
 from peft_nb.errors import RunError
+from peft_nb.limits import cgroup_cores, cgroup_memory, own_memory, text_of
 
 MB = 1_000_000
 
@@ -164,7 +163,7 @@ def peak_memory_mb() -> float:
         In MB (10^6 bytes).
     """
     # On Linux ru_maxrss survives exec, so a small process would report the peak of its parent.
-    if sys.platform == "linux" and (peak := re.search(r"VmHWM:\s+(\d+) kB", _text(ROOT / "proc/self/status"))):
+    if sys.platform == "linux" and (peak := re.search(r"VmHWM:\s+(\d+) kB", text_of(ROOT / "proc/self/status"))):
         return int(peak[1]) * 1024 / MB
     import resource
 
@@ -240,99 +239,3 @@ def device(name: str = "auto") -> str:
     if name not in there:
         raise RunError(f"device: there is no {name!r} here, only {', '.join(there)}; set device to auto")
     return name
-
-
-def cgroup_cores(root: Path) -> float:
-    """Read the CPU quota of the control groups that hold this process.
-
-    Parameters
-    ----------
-    root : Path
-        Where ``proc`` and ``sys`` are mounted.
-
-    Returns
-    -------
-    float
-        Cores' worth of time, infinite without a quota.
-    """
-    quotas = [math.inf]
-    for group in _cgroups("cpu", root):
-        limit = _text(group / "cpu.max") or f"{_text(group / 'cpu.cfs_quota_us')} {_text(group / 'cpu.cfs_period_us')}"
-        if numbers := re.fullmatch(r"(\d+)\s+(\d+)\s*", limit):  # "max" and -1 mean no quota
-            quotas.append(int(numbers[1]) / int(numbers[2]))
-    return min(quotas)
-
-
-def cgroup_memory(root: Path) -> tuple[float, float]:
-    """Read the memory limits of the control groups that hold this process.
-
-    Parameters
-    ----------
-    root : Path
-        Where ``proc`` and ``sys`` are mounted.
-
-    Returns
-    -------
-    tuple of float
-        The tightest limit, and what is left of the one that is nearest to being used up, in bytes; infinite
-        without a limit.
-    """
-    limits, left = [math.inf], [math.inf]
-    for group in _cgroups("memory", root):
-        files = ("memory.max", "memory.high", "memory.limit_in_bytes")
-        limit = min(
-            (int(text) for text in (_text(group / file) for file in files) if text.strip().isdigit()),
-            default=0,
-        )
-        used = _text(group / "memory.current") or _text(group / "memory.usage_in_bytes")
-        if limit and used:
-            limits.append(limit)
-            left.append(limit - int(used) + _reclaimable(_text(group / "memory.stat")))
-    return min(limits), min(left)
-
-
-def own_memory() -> tuple[float, float]:
-    """Read the limits of this process alone, as ``ulimit -d`` and ``ulimit -v`` set them on Linux.
-
-    Returns
-    -------
-    tuple of float
-        The tighter limit, and what is left of the one that is nearer to being used up, in bytes; infinite without a
-        limit.
-    """
-    limits, left = [math.inf], [math.inf]
-    if sys.platform == "linux":
-        process = psutil.Process()
-        held = process.memory_info()
-        for kind, used in ((psutil.RLIMIT_DATA, held.data), (psutil.RLIMIT_AS, held.vms)):
-            if (limit := process.rlimit(kind)[0]) != psutil.RLIM_INFINITY:
-                limits.append(limit)
-                left.append(limit - used)
-    return min(limits), min(left)
-
-
-def _reclaimable(stat: str) -> int:
-    # Version 1 counts nested groups in total_* only; version 2 has no such names and always counts them.
-    prefix = "total_" if "total_inactive_file" in stat else ""
-    return sum(int(n) for n in re.findall(rf"^{prefix}(?:in)?active_file (\d+)$", stat, re.MULTILINE))
-
-
-def _cgroups(controller: str, root: Path) -> Iterator[Path]:
-    """List the groups that hold this process, innermost first: each of them can limit it."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        mount = root / "sys/fs/cgroup"
-        if controller in controllers.split(","):
-            mount /= controller
-        elif controllers:
-            continue
-        # A container may see its path as the host does, or as "/../..": the levels it cannot see are absent.
-        inner = PurePosixPath("" if ".." in path else path.lstrip("/"))
-        yield from (mount / level for level in (inner, *inner.parents))
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text()
-    except OSError:
-        return ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from html import escape
 from io import BytesIO
 from itertools import accumulate
 from typing import Any
@@ -35,6 +37,12 @@ class Picture(Figure):
         out = BytesIO()
         self.savefig(out, format="png", dpi=2 * self.dpi, transparent=True)
         return out.getvalue()
+
+    def html(self, alt: str, style: str = "max-width:100%;height:auto") -> str:
+        """Write it as an ``<img>`` that carries its pixels, with what it shows in words."""
+        pixels, shown = self._repr_png_()
+        source = f"data:image/png;base64,{b64encode(pixels).decode()}"
+        return f'<img alt="{escape(alt)}" width="{shown["width"]}" style="{style}" src="{source}">'
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         width, height = self.get_size_inches() * self.dpi

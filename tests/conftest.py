@@ -10,13 +10,16 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
+import peft_nb
 from peft_nb.data import support_desk
 from peft_nb.events import Event, StepLogged
 from peft_nb.run import Run, active, begin
@@ -35,6 +38,12 @@ def pytest_configure() -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+def few(values: Iterable[Any], *quick: Any) -> list[Any]:
+    """Parameters of a test, of which only some take part in ``make quick``."""
+    every = {one: one if isinstance(one, tuple) else (one,) for one in values}
+    return [one if one in quick else pytest.param(*parts, marks=pytest.mark.exhaustive) for one, parts in every.items()]
 
 
 def stop_at(step: int) -> Callable[[Event], None]:
@@ -65,10 +74,12 @@ def rows_file(rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random Llama with a tokenizer trained on the support desk's questions and answers."""
-    import peft  # noqa: F401
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    for name in ("datasets", "peft", "peft_nb.plots", "peft_nb.training.trainer"):  # what runs import, before gc.freeze
+        import_module(name)
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -102,6 +113,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    gc.collect()
     gc.freeze()  # every run collects garbage, and would look through all that the libraries have made
     return folder
 
@@ -110,6 +122,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(tmp_path: Path) -> Store:
     """An empty store."""
     return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
+    """IPython with the extension, in an empty folder and with a store of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PEFT_NB_STORE", str(tmp_path / "store"))
+    shell = InteractiveShell.instance()
+    peft_nb.load_ipython_extension(shell)
+    yield shell
+    peft_nb.unload_ipython_extension(shell)
+    InteractiveShell.clear_instance()
 
 
 @pytest.fixture(scope="session")

@@ -137,6 +137,7 @@ for folder, base in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.exhaustive
 def test_the_lines_of_the_card_do_what_the_run_does(
     spec: Callable[..., RunSpec],
     rows: list[Any],

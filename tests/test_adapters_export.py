@@ -63,6 +63,7 @@ ACCUMULATED = {"gradient_accumulation_steps": 2, "batch_size": 3, "weight_decay"
 TURNS = {"lr_scheduler_type": "cosine", "system": "Be brief.", "loss_on": "all", "gradient_checkpointing": True}
 
 
+@pytest.mark.exhaustive
 def test_scripts_have_the_losses_of_their_runs(
     trained: Begin, rows: list[dict[str, str]], tmp_path: Path, python: Python
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peft_nb.adapters import merge as merging
@@ -19,7 +20,8 @@ from peft_nb.run import Run, begin, load
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.store import Store
 from tests import tiny
-from tests.conftest import file_size_limit
+from tests.conftest import few, file_size_limit
+from tests.shell import refused
 
 IDS = torch.tensor([[1, 60, 7, 100, 9, 300, 12, 2]])
 
@@ -118,7 +120,7 @@ TIED = {
 }
 
 
-@pytest.mark.parametrize("what", TIED)
+@pytest.mark.parametrize("what", few(TIED, "all-linear", "the head"))
 def test_tied_embeddings_stay_tied_only_where_they_are_still_equal(
     folders: Callable[..., Path], learn: Callable[..., Run], what: str, tmp_path: Path
 ) -> None:
@@ -131,7 +133,7 @@ def test_tied_embeddings_stay_tied_only_where_they_are_still_equal(
     assert (again.lm_head.weight is again.model.embed_tokens.weight) == (not one_end)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", few([True, False], True))
 def test_modules_that_are_saved_whole_are_merged_too(
     folders: Callable[..., Path], learn: Callable[..., Run], tied: bool, tmp_path: Path
 ) -> None:
@@ -147,6 +149,7 @@ def test_modules_that_are_saved_whole_are_merged_too(
     assert not torch.equal(again.lm_head.weight, again.model.embed_tokens.weight)
 
 
+@pytest.mark.exhaustive
 def test_a_quantized_base_is_merged_into_what_its_quantization_left_of_it(
     base: Path, learn: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -187,6 +190,7 @@ def test_a_live_quantized_pair_that_has_run_before_is_merged_all_the_same(
         assert (logits(naive) - logits(bare(run.model))).abs().max() > 1
 
 
+@pytest.mark.exhaustive
 def test_int8_has_its_own_round_trip(learn: Callable[..., Run], tmp_path: Path) -> None:
     run = learn(quantization="8bit")
     result = run.merge(tmp_path / "merged")
@@ -293,9 +297,11 @@ def test_what_fails_leaves_nothing_behind(
         run.merge(tmp_path / "merged", dtype="bfloat")
 
 
-@pytest.mark.parametrize("method", ["prompt", "prefix", "p-tuning", "adaption-prompt", "bottleneck", "bitfit"])
+@pytest.mark.parametrize(
+    "method", few(["prompt", "prefix", "p-tuning", "adaption-prompt", "bottleneck", "bitfit"], "prefix", "bottleneck")
+)
 def test_a_method_that_cannot_merge_says_what_works(learn: Callable[..., Run], method: str, tmp_path: Path) -> None:
-    run = learn(method=method)
+    run = learn(method=method, max_steps=1)
     with pytest.raises(MethodError) as refused:
         run.merge(tmp_path / "merged")
     assert "\n" not in str(refused.value)
@@ -304,6 +310,7 @@ def test_a_method_that_cannot_merge_says_what_works(learn: Callable[..., Run], m
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.exhaustive
 def test_classifiers_with_a_head_of_transformers_are_merged(
     plain_encoder: Path, labelled: list[dict[str, str]], spec: Callable[..., RunSpec], store: Store, tmp_path: Path
 ) -> None:
@@ -334,19 +341,9 @@ def test_a_classifier_that_transformers_has_no_class_for_says_what_works(
 
 
 def test_the_command_merges_and_shows_the_table(
-    learn: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shell: InteractiveShell, learn: Callable[..., Run], tmp_path: Path
 ) -> None:
-    from IPython.core.interactiveshell import InteractiveShell
-
-    from peft_nb.magics import load_ipython_extension, unload_ipython_extension
-
-    monkeypatch.setenv("PEFT_NB_STORE", str(tmp_path / "store"))
-    shell = InteractiveShell.instance()
-    load_ipython_extension(shell)
     shell.user_ns["run"] = learn()
     found = shell.run_line_magic("peft", f"merge run {tmp_path / 'merged'} --dtype=bfloat16 --max-kl 0.1")
     assert (found.dtype, found.folder) == ("bfloat16", tmp_path / "merged")
-    refused = shell.run_cell(f"%peft merge run {tmp_path / 'other'} --dtype bfloat16 --max-kl 1e-12").error_in_exec
-    assert isinstance(refused, MergeError)
-    unload_ipython_extension(shell)
-    InteractiveShell.clear_instance()
+    refused(shell, f"%peft merge run {tmp_path / 'other'} --dtype bfloat16 --max-kl 1e-12", MergeError)

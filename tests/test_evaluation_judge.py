@@ -17,7 +17,7 @@ from peft_nb.events import Event, Notice, Preparing
 from peft_nb.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
-from tests.conftest import stop_at
+from tests.conftest import few, stop_at
 
 Start = Callable[..., Run]
 
@@ -32,6 +32,15 @@ def full(spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_fact
     store = Store(tmp_path_factory.mktemp("full"))
     accept = {"eval_loss": "< 99", "forgetting": "< -9", "score": ">= 0", "micro_f1": "> 0.5"}
     return begin(spec(judge="full", accept=accept, eval_fraction=0.4), data=rows, store=store).wait()
+
+
+@pytest.fixture(scope="module")
+def untrained(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """A run that learned nothing."""
+    described = spec(judge="quick", max_steps=2, learning_rate=1e-12, accept={"forgetting": "<= 1e-6"})
+    return begin(described, data=rows, store=Store(tmp_path_factory.mktemp("untrained"))).wait()
 
 
 def test_everything_is_measured_and_on_disk(full: Run) -> None:
@@ -96,12 +105,11 @@ def test_quick_is_the_default_and_what_is_accepted_is_measured_beside_it() -> No
     assert parts(RunSpec(data="x", task="classification")) == ["latency", "answers"]
 
 
-def test_an_adapter_that_learned_nothing_has_forgotten_nothing(start: Start) -> None:
-    run = start(judge="quick", learning_rate=1e-12, accept={"forgetting": "<= 1e-6"}).wait()
-    assert run.metrics["forgetting"] == pytest.approx(0, abs=1e-6)
-    assert run.metrics["verdict"].startswith("passed: forgetting ")
-    assert run.metrics.get("score") is None
-    assert run.judgement["missing"]["score"] == "judge is quick"
+def test_an_adapter_that_learned_nothing_has_forgotten_nothing(untrained: Run) -> None:
+    assert untrained.metrics["forgetting"] == pytest.approx(0, abs=1e-6)
+    assert untrained.metrics["verdict"].startswith("passed: forgetting ")
+    assert untrained.metrics.get("score") is None
+    assert untrained.judgement["missing"]["score"] == "judge is quick"
 
 
 def test_the_losses_are_those_of_the_model_itself(full: Run) -> None:
@@ -166,26 +174,12 @@ def test_a_function_can_be_passed_from_python(base: Path, rows: list[Any], tmp_p
     assert run.spec.score == "(in memory)"
 
 
-@pytest.mark.parametrize(
-    ("result", "told"),
-    [
-        ("1", "the function for score gave a str; it has to give a number"),
-        (float("nan"), "the function for score gave nan; it has to give a number"),
-        (None, "the function for score gave a NoneType; it has to give a number"),
-        (ZeroDivisionError("so"), "the function for score failed on an answer: ZeroDivisionError: so"),
-    ],
-    ids=str,
-)
 def test_a_function_that_fails_costs_its_score_and_no_run(
-    spec: Callable[..., RunSpec], rows: list[Any], store: Store, result: object, told: str
+    spec: Callable[..., RunSpec], rows: list[Any], store: Store
 ) -> None:
-    def marks(prompt: str, answer: str, reference: str) -> Any:
-        if isinstance(result, Exception):
-            raise result
-        return result
-
     wanted = spec(accept={"score": "> 0"}, max_steps=1)
-    run = begin(wanted, data=rows, score=marks, store=store).wait()
+    run = begin(wanted, data=rows, score=lambda prompt, answer, reference: 1 / 0, store=store).wait()
+    told = "the function for score failed on an answer: ZeroDivisionError: division by zero"
     assert run.status == "finished"
     assert run.metrics["verdict"] == f"failed: score was not measured ({told}), wanted > 0"
     assert f"judging: answers could not be measured: {told}" in notices(run)
@@ -263,11 +257,11 @@ def test_a_second_run_on_a_base_knows_what_the_base_can_do(start: Start) -> None
     assert second.metrics["forgetting"] != first.metrics["forgetting"]
 
 
-@pytest.mark.parametrize("method", ["prompt", "prefix", "full", "ia3", "dora", "bottleneck"])
-def test_any_method_is_judged_against_the_bare_base(start: Start, method: str) -> None:
-    run = start(judge="quick", method=method, max_steps=2, learning_rate=None).wait()
-    plain = start(judge="quick", max_steps=1, learning_rate=1e-12).wait()
-    assert run.metrics["base_regression_loss"] == pytest.approx(plain.metrics["base_regression_loss"], rel=1e-5)
+@pytest.mark.parametrize("method", few(["prompt", "prefix", "full", "ia3", "dora", "bottleneck"], "prefix", "full"))
+def test_any_method_is_judged_against_the_bare_base(start: Start, untrained: Run, method: str) -> None:
+    accept = untrained.spec.accept  # so that as many texts are read
+    run = start(judge="quick", method=method, max_steps=2, learning_rate=None, accept=accept).wait()
+    assert run.metrics["base_regression_loss"] == pytest.approx(untrained.metrics["base_regression_loss"], rel=1e-5)
     assert run.metrics["forgetting"] != 0
 
 

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import numpy
 import pytest
 
+from peft_nb.errors import DataError
 from peft_nb.evaluation import scores
 
 
@@ -83,3 +85,9 @@ def test_the_bootstrap_is_seeded_and_as_wide_as_the_standard_error_says() -> Non
     assert mean == pytest.approx(values.mean())
     assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
     assert scores.bootstrap([0.5]) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(("result", "kind"), [("1", "a str"), (math.nan, "nan"), (None, "a NoneType")], ids=str)
+def test_a_function_of_the_user_has_to_give_a_number(result: Any, kind: str) -> None:
+    with pytest.raises(DataError, match=f"^the function for score gave {kind}; it has to give a number$"):
+        scores.mark(lambda prompt, answer, reference: result, "a", "b", "c")

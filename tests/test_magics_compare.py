@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -12,9 +11,9 @@ from IPython.utils.capture import capture_output
 
 from peft_nb import Comparison, Run, RunSpec
 from peft_nb.errors import CommandError, PeftNbError, RunError, StoreError
-from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.run import begin
 from peft_nb.store import Store
+from tests.shell import refused, run
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +25,10 @@ def runs(
 
 
 @pytest.fixture
-def shell(runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
-    monkeypatch.chdir(tmp_path)
+def shell(shell: InteractiveShell, runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> InteractiveShell:
     monkeypatch.setenv("PEFT_NB_STORE", str(runs[0].folder.parents[1]))
-    shell = InteractiveShell.instance()
-    load_ipython_extension(shell)
     shell.user_ns |= {"a": runs[0], "asked": ["Hello", "Bye"], "number": 7}
-    yield shell
-    unload_ipython_extension(shell)
-    InteractiveShell.clear_instance()
-
-
-def run(shell: InteractiveShell, source: str) -> Any:
-    result = shell.run_cell(source)
-    result.raise_error()
-    return result.result
+    return shell
 
 
 def test_variables_names_and_the_base_are_compared_shown_and_kept(shell: InteractiveShell, tmp_path: Path) -> None:
@@ -80,10 +68,7 @@ def test_without_prompts_the_held_out_rows_are_asked(shell: InteractiveShell) ->
 )
 def test_a_mistake_is_one_line(shell: InteractiveShell, tmp_path: Path, line: str, kind: type, said: str) -> None:
     (tmp_path / "there.html").touch()
-    error = shell.run_cell(f"%peft compare {line}").error_in_exec
-    assert isinstance(error, kind)
-    assert said in str(error)
-    assert "\n" not in str(error)
+    assert said in refused(shell, f"%peft compare {line}", kind)
 
 
 def test_the_help_says_it(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas
@@ -106,13 +105,10 @@ def test_tab_makes_no_store() -> None:
 
 
 @pytest.fixture
-def shell() -> Iterator[InteractiveShell]:
-    shell = InteractiveShell.instance()
+def shell(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> InteractiveShell:
+    monkeypatch.delenv("PEFT_NB_STORE")
     shell.user_ns.update(NAMESPACE)
-    load_ipython_extension(shell)
-    yield shell
-    unload_ipython_extension(shell)
-    InteractiveShell.clear_instance()
+    return shell
 
 
 @pytest.mark.parametrize(

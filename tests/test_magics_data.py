@@ -1,46 +1,27 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from peft_nb.errors import CommandError, DataError, PeftNbError, SpecError
-from peft_nb.magics import load_ipython_extension, unload_ipython_extension
+from peft_nb.errors import CommandError, DataError, SpecError
 from peft_nb.ui.report import Report
 from peft_nb.ui.tokens import TokenView
+from tests.shell import refused, run
 from tests.templates import tokenizer
 from tests.test_data_checks import sound
 
 
 @pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
-    monkeypatch.chdir(tmp_path)
+def shell(shell: InteractiveShell, tmp_path: Path) -> InteractiveShell:
     tokenizer().save_pretrained(tmp_path / "base")
-    shell = InteractiveShell.instance()
-    load_ipython_extension(shell)
     rows = sound()
     rows[3]["completion"] = None
     rows[9] = dict(rows[2])
     shell.user_ns["tickets"] = pandas.DataFrame(rows)
-    yield shell
-    unload_ipython_extension(shell)
-    InteractiveShell.clear_instance()
-
-
-def run(shell: InteractiveShell, source: str) -> Any:
-    result = shell.run_cell(source)
-    result.raise_error()
-    return result.result
-
-
-def refused(shell: InteractiveShell, source: str) -> BaseException:
-    error = shell.run_cell(source).error_in_exec
-    assert isinstance(error, PeftNbError)
-    return error
+    return shell
 
 
 def test_a_check_is_shown_and_can_be_kept(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +71,7 @@ def test_the_fields_of_a_spec_are_flags(shell: InteractiveShell) -> None:
         ("tickets other", CommandError, "%peft data takes one name; write %peft data NAME"),
         ("tickets --row two", CommandError, "--row two: not the number of a row; write one such as 0"),
         ("tickets --row 99 --model base", DataError, "row 99: there are 60 rows, numbered from 0"),
-        ("tickets --fix --out 2x", CommandError, "--out 2x: not a name for a variable"),
+        ("tickets --fix --out 2x", CommandError, "--out '2x': not a name for a variable"),
         ("tickets --epochs 2", CommandError, "no such flag: '--epochs'"),
         ("tickets --max-length 3", SpecError, "max_length: 3 is below the smallest allowed value 8"),
         ("numbers", DataError, "fit no known layout"),
@@ -98,7 +79,6 @@ def test_the_fields_of_a_spec_are_flags(shell: InteractiveShell) -> None:
 )
 def test_a_mistake_is_one_line(shell: InteractiveShell, line: str, kind: type, said: str) -> None:
     shell.user_ns["numbers"] = pandas.DataFrame({"x": [1], "y": [2]})
-    error = refused(shell, f"%peft data {line}")
-    assert isinstance(error, kind)
-    assert said in str(error)
-    assert "\n" not in str(error)
+    told = refused(shell, f"%peft data {line}", kind)
+    assert said in told
+    assert "\n" not in told

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,6 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.errors import CommandError
-from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.magics.completion import complete
 from peft_nb.run import Run, begin
 from peft_nb.spec import RunSpec
@@ -22,15 +21,10 @@ def trained(spec: Callable[..., RunSpec], rows: list[Any], tmp_path_factory: pyt
 
 
 @pytest.fixture
-def shell(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
-    monkeypatch.chdir(tmp_path)
+def shell(shell: InteractiveShell, trained: Run, monkeypatch: pytest.MonkeyPatch) -> InteractiveShell:
     monkeypatch.setenv("PEFT_NB_STORE", str(trained.folder.parent.parent))
-    shell = InteractiveShell.instance()
-    load_ipython_extension(shell)
     shell.user_ns["run"] = trained
-    yield shell
-    unload_ipython_extension(shell)
-    del shell.user_ns["run"]
+    return shell
 
 
 @pytest.mark.parametrize(

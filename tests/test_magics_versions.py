@@ -1,21 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 import peft_nb
-from peft_nb.errors import CommandError, PeftNbError, RunError, StoreError
+from peft_nb.errors import CommandError, RunError, StoreError
 from peft_nb.events import StatusChanged
-from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.magics.completion import complete
 from peft_nb.spec import RunSpec
 from peft_nb.store import Evaluation, Store
 from tests.conftest import Python
+from tests.shell import refused, run
 from tests.stores import finish
 
 SPEC = RunSpec(data="tickets.csv").to_yaml()
@@ -23,32 +21,8 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 @pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PEFT_NB_STORE", str(tmp_path / "store"))
-    shell = InteractiveShell.instance()
-    load_ipython_extension(shell)
-    yield shell
-    unload_ipython_extension(shell)
-    InteractiveShell.clear_instance()
-
-
-@pytest.fixture
 def store(shell: InteractiveShell) -> Store:
     return Store()
-
-
-def run(shell: InteractiveShell, source: str) -> Any:
-    result = shell.run_cell(source)
-    result.raise_error()
-    return result.result
-
-
-def refused(shell: InteractiveShell, source: str) -> str:
-    error = shell.run_cell(source).error_in_exec
-    assert isinstance(error, PeftNbError)
-    assert "\n" not in str(error)
-    return f"{type(error).__name__}: {error}"
 
 
 def tags(html: str) -> set[str]:
@@ -104,13 +78,13 @@ def test_a_failed_verdict_needs_force_and_a_reason(
     shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     id = finish(store, "tickets", SPEC, verdict="failed: forgets 0.4 nats")
-    said = refused(shell, "%peft promote tickets production --why 'I like it'")
+    said = refused(shell, "%peft promote tickets production --why 'I like it'", RunError)
     assert said == (
-        f"RunError: run {id} was not promoted: its verdict is: failed: forgets 0.4 nats; "
+        f"run {id} was not promoted: its verdict is: failed: forgets 0.4 nats; "
         "add --force (force=True) to promote it all the same"
     )
-    assert refused(shell, "%peft promote tickets production --force").startswith(
-        "StoreError: a promotion needs a reason"
+    assert refused(shell, "%peft promote tickets production --force", StoreError).startswith(
+        "a promotion needs a reason"
     )
     run(shell, "%peft promote tickets production --force --why demo")
     assert list(run(shell, "%peft log").forced)[:1] == ["its verdict is: failed: forgets 0.4 nats"]
@@ -121,7 +95,7 @@ def test_removed_only_without_an_alias(
 ) -> None:
     id = finish(store, "tickets", SPEC)
     run(shell, "%peft promote tickets production --why y")
-    assert refused(shell, "%peft rm tickets@v1").startswith(f"RunError: run {id} is tickets@production and stays; ")
+    assert refused(shell, "%peft rm tickets@v1", RunError).startswith(f"run {id} is tickets@production and stays; ")
     run(shell, "%peft rollback tickets@production")
     run(shell, "%peft rm tickets --why 'nobody uses it'")
     assert capsys.readouterr().out.splitlines()[-2:] == ["tickets@production: v1 → nothing", "tickets v1 is removed"]
@@ -213,8 +187,8 @@ def test_a_name_means_its_run_in_progress_where_that_is_meant(shell: Interactive
     finish(store, "tickets", SPEC)
     stopped = store.create(SPEC, method="lora", model="m", name="tickets")
     store.record(stopped, StatusChanged("stopped"))
-    assert refused(shell, "%peft stop tickets").startswith(
-        f"RunError: run {stopped} is stopped, and this kernel is not"
+    assert refused(shell, "%peft stop tickets", RunError).startswith(
+        f"run {stopped} is stopped, and this kernel is not"
     )
     assert peft_nb.load("tickets").version == "tickets v1"
     assert peft_nb.load(stopped).version is None
@@ -240,9 +214,7 @@ def test_a_name_means_its_run_in_progress_where_that_is_meant(shell: Interactive
 )
 def test_a_mistake_is_one_line(shell: InteractiveShell, store: Store, line: str, kind: type, said: str) -> None:
     finish(store, "tickets", SPEC)
-    told = refused(shell, f"%peft {line}")
-    assert told.startswith(f"{kind.__name__}: ")
-    assert said in told
+    assert said in refused(shell, f"%peft {line}", kind)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.errors import ModelError
-from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.methods import REGISTRY, Stages, attach, complete, methods, options
 from peft_nb.methods.table import COLUMNS, table
 from peft_nb.spec import METHODS, RunSpec
@@ -131,15 +129,6 @@ def test_a_config_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="config.json") as error:
         table(tmp_path)
     assert "\n" not in str(error.value)
-
-
-@pytest.fixture
-def shell() -> Iterator[InteractiveShell]:
-    shell = InteractiveShell.instance()
-    load_ipython_extension(shell)
-    yield shell
-    unload_ipython_extension(shell)
-    InteractiveShell.clear_instance()
 
 
 def test_the_magic_shows_whole_texts(shell: InteractiveShell, base: Path, made: pandas.DataFrame) -> None:

@@ -223,7 +223,7 @@ def test_quotes_group_and_backslashes_stay() -> None:
         ),
         ("lora", "out: run", "out: belongs in the first line, as --out"),
         ("lora", "background: true", "background: belongs in the first line, as --background"),
-        ("--system 'open", "", 'a quotation mark is not closed in "--system \'open"'),
+        ("--system 'open", "", "a quotation mark is not closed in: --system 'open"),
         ("--otu run", "", "no such flag: '--otu'; did you mean '--out'?"),
         *(
             (f"--out={name}", "", f"--out {name!r}: not a name for a variable; write one such as run")

@@ -41,7 +41,9 @@ def test_every_public_name_exists_and_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize("cls", [peft_nb.Chat, peft_nb.Comparison, peft_nb.Run, peft_nb.RunSpec, peft_nb.Switchboard])
 def test_every_public_member_is_documented(cls: type) -> None:
-    own = {name: member for name, member in vars(cls).items() if not name.startswith("_") and callable(member)}
+    kinds = [kind for kind in cls.__mro__ if kind.__module__.startswith("peft_nb")]
+    every = {name: member for kind in kinds for name, member in vars(kind).items() if not name.startswith("_")}
+    own = {name: member for name, member in every.items() if callable(member)}
     assert own
     assert not [name for name, member in own.items() if not inspect.getdoc(member)]
 

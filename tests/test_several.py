@@ -110,11 +110,16 @@ def test_rslora_keeps_its_scale(learn: Callable[..., Run], two: tuple[Run, Run])
     ("fields", "how", "said"),
     [
         ({"method": "dora"}, "cat", "'cat' cannot combine dora-.*: at weight 1.0 alone .*; no other how does; lora,"),
-        ({"method_options": {"lora_bias": True}}, "svd", "'svd' cannot combine lora-.*: at weight 1.0 alone"),
-        ({"method": "ia3", "r": None}, "cat", "'cat' cannot combine ia3-.*; how='linear' does"),
-        ({"method": "full", "r": None}, "cat", "PEFT cannot combine adapters of the kind full; lora"),
-        ({"method": "adalora"}, "cat", "PEFT cannot combine adapters of the kind adalora"),
         ({"method": "prefix", "r": None}, "cat", "PEFT cannot combine adapters of the kind prefix_tuning"),
+        *(
+            pytest.param(*case, marks=pytest.mark.exhaustive)
+            for case in (
+                ({"method_options": {"lora_bias": True}}, "svd", "'svd' cannot combine lora-.*: at weight 1.0 alone"),
+                ({"method": "ia3", "r": None}, "cat", "'cat' cannot combine ia3-.*; how='linear' does"),
+                ({"method": "full", "r": None}, "cat", "PEFT cannot combine adapters of the kind full; lora"),
+                ({"method": "adalora"}, "cat", "PEFT cannot combine adapters of the kind adalora"),
+            )
+        ),
     ],
 )
 def test_what_peft_gets_wrong_is_refused_and_leaves_no_run(

@@ -238,6 +238,7 @@ def test_one_thread_records_while_others_read(store: Store) -> None:
     assert len(store.history(id)) == len(store.events(id)) == 300
 
 
+@pytest.mark.exhaustive
 def test_processes_on_one_folder_lose_nothing(tmp_path: Path) -> None:
     # All open the same new store at once, record into one shared run and into one of their own.
     shared = new(Store(tmp_path / "other"))

@@ -447,6 +447,7 @@ def test_processes_at_once_lose_and_double_no_number(store: Store, python: Pytho
     assert_sound(store)
 
 
+@pytest.mark.exhaustive
 def test_killed_at_any_moment_the_store_opens_clean(store: Store, python: Python) -> None:
     draw, ended = random.Random(0), 0
     for _ in range(6):

@@ -15,7 +15,7 @@ from peft_nb.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from peft_nb.training.best import Best
-from tests.conftest import file_size_limit, stop_at
+from tests.conftest import few, file_size_limit, stop_at
 
 Start = Callable[..., Run]
 # Soon the few rows are known by heart, and what is held out gets worse.
@@ -80,8 +80,15 @@ def test_the_adapter_with_the_lowest_held_out_loss_is_saved(start: Start) -> Non
     assert run.generate(prompt, max_new_tokens=12) == load(run.id, store=run._store).generate(prompt, max_new_tokens=12)
 
 
-def test_training_ends_when_the_held_out_loss_has_not_fallen_for_long(start: Start) -> None:
-    run = start(**OVERFITS, early_stopping_patience=2).wait()
+@pytest.fixture(scope="module")
+def patient(spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that ends when the held-out loss has not fallen for long."""
+    store = Store(tmp_path_factory.mktemp("patient"))
+    return begin(spec(**OVERFITS, early_stopping_patience=2), data=rows, store=store).wait()
+
+
+def test_training_ends_when_the_held_out_loss_has_not_fallen_for_long(patient: Run) -> None:
+    run = patient
     found = evals(run)
     assert run.status == "finished"
     assert run.metrics["steps"] == run.metrics["best_step"] + 4 < 24
@@ -92,9 +99,8 @@ def test_training_ends_when_the_held_out_loss_has_not_fallen_for_long(start: Sta
 
 
 @pytest.mark.parametrize("step", [3, 9])
-def test_stopping_and_resuming_changes_neither_the_best_nor_the_end(start: Start, step: int) -> None:
-    whole = start(**OVERFITS, early_stopping_patience=3).wait()
-    run = start(stop_at(step), **OVERFITS, early_stopping_patience=3).wait()
+def test_stopping_and_resuming_changes_neither_the_best_nor_the_end(start: Start, patient: Run, step: int) -> None:
+    whole, run = patient, start(stop_at(step), **OVERFITS, early_stopping_patience=2).wait()
     assert run.status == "stopped"
     run.resume()
     assert (run.status, run.metrics["steps"]) == ("finished", whole.metrics["steps"])
@@ -103,7 +109,7 @@ def test_stopping_and_resuming_changes_neither_the_best_nor_the_end(start: Start
     assert equal(run, whole)
 
 
-@pytest.mark.parametrize("method", ["adalora", "pissa"])
+@pytest.mark.parametrize("method", few(["adalora", "pissa"], "adalora"))
 def test_methods_that_keep_more_than_their_weights_go_back_whole(start: Start, method: str) -> None:
     options = OVERFITS | {"method": method, "max_steps": 12}
     run = start(**options, load_best_model_at_end=True).wait()

@@ -15,6 +15,8 @@ from peft_nb.training.paths import Padded, PaddingFree
 
 CPU = torch.device("cpu")
 
+pytestmark = pytest.mark.exhaustive
+
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[PeftModel, list[encoding.Example]]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb import Chat, Run, RunSpec, chat, environment, load
 from peft_nb.errors import CommandError, RunError
-from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.run import begin
 from peft_nb.store import Store
 from peft_nb.ui.chat import Turn, html
 from peft_nb.ui.differences import clean
 from peft_nb.ui.panels.chat import ChatPanel
+from tests.shell import refused
 from tests.test_comparison import HOSTILE, Page
 from tests.test_ui_panels_compare import outcome, press, settled
 
@@ -199,14 +199,10 @@ def test_hostile_text_stays_text() -> None:
 
 
 @pytest.fixture
-def shell(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
+def shell(shell: InteractiveShell, runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> InteractiveShell:
     monkeypatch.setenv("PEFT_NB_STORE", str(runs[0].folder.parents[1]))
-    shell = InteractiveShell.instance()
-    load_ipython_extension(shell)
     shell.user_ns |= {"a": runs[0]}
-    yield shell
-    unload_ipython_extension(shell)
-    InteractiveShell.clear_instance()
+    return shell
 
 
 def test_the_command_talks_and_keeps(shell: InteractiveShell, runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +210,7 @@ def test_the_command_talks_and_keeps(shell: InteractiveShell, runs: list[Run], m
     assert isinstance(talk, Chat)
     assert shell.user_ns["talk"] is talk
     assert list(talk.runs) == ["a", "short"]
-    error = shell.run_cell("%peft chat a nobody").error_in_exec
-    assert "nobody" in str(error)
+    assert "nobody" in refused(shell, "%peft chat a nobody")
     assert list(shell.display_formatter.format(talk)[0]) == ["text/plain", "text/html"]
     monkeypatch.setattr(environment, "frontend", lambda: "vscode")
     assert "application/vnd.jupyter.widget-view+json" in shell.display_formatter.format(talk)[0]

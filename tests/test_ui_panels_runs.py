@@ -25,16 +25,6 @@ EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)> مرحبا 👩‍
 SPEC = "data: rows\n"
 
 
-@pytest.fixture
-def shell(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
-    monkeypatch.setenv("PEFT_NB_STORE", str(store.folder))
-    shell = InteractiveShell.instance()
-    peft_nb.load_ipython_extension(shell)
-    yield shell
-    peft_nb.unload_ipython_extension(shell)
-    InteractiveShell.clear_instance()
-
-
 def trained(store: Store, name: str | None = None, loss: float = 1.0, **metrics: Any) -> str:
     id = store.create(SPEC, method="lora", model="smollm2-135m", name=name)
     for step in range(1, 11):

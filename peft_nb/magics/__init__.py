@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from peft_nb.magics import cell, completion, line, templates, versions  # noqa: F401  (registers its commands)
+from peft_nb.magics import cell, completion, line
+
+from peft_nb.magics import describe, runs, choose, templates, versions  # noqa: F401  # isort: skip  (%peft help's order)
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

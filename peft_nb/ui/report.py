@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -244,11 +243,8 @@ class Report:
         from peft_nb import plots
 
         label = "tokens a row (estimated)" if self.checked.estimated else "tokens a row"
-        png = plots.histogram(self.lengths, self.spec.max_length, label, (WIDTH / 100, HEIGHT / 100)).png()
-        return (
-            f'<img alt="{escape(self.lengths_said)}" width="{WIDTH}" style="display:block;max-width:100%;height:auto" '
-            f'src="data:image/png;base64,{b64encode(png).decode()}">'
-        )
+        drawn = plots.histogram(self.lengths, self.spec.max_length, label, (WIDTH / 100, HEIGHT / 100))
+        return drawn.html(self.lengths_said, "display:block;max-width:100%;height:auto")
 
 
 def _places(finding: Finding) -> str:

@@ -5,7 +5,6 @@ What colour says is also said by a sign or a line, and all that comes from data 
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from textwrap import indent
@@ -193,13 +192,8 @@ def _picture(found: Compared) -> str:
         return ""
     from peft_nb.plots import loss_curves
 
-    drawn = loss_curves(found.curves)
-    return (
-        f'<div {SCROLLED} aria-label="loss curves"><img alt="{escape(told)}" '
-        f'width="{int(drawn.get_figwidth() * drawn.dpi)}" '
-        'style="display:block;min-width:640px;max-width:100%;height:auto;margin:12px 0" '
-        f'src="data:image/png;base64,{b64encode(drawn.png()).decode()}"></div>'
-    )
+    style = "display:block;min-width:640px;max-width:100%;height:auto;margin:12px 0"
+    return f'<div {SCROLLED} aria-label="loss curves">{loss_curves(found.curves).html(told, style)}</div>'
 
 
 def _answers(found: Compared) -> str:

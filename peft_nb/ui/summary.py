@@ -5,7 +5,6 @@ It must survive saving, nbconvert and GitHub, which strips styles: a table, a pi
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -204,10 +203,12 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> 
 
 
 def _image(view: RunView) -> str:
-    drawn = picture(view)
-    if not drawn:
+    if len(view.losses) < 2:
         return ""
-    return _embedded(drawn, curve_told(view), WIDTH)
+    from peft_nb.plots import loss_curve
+
+    drawn = loss_curve(view.losses.points(), view.evals.points(), size=(WIDTH / 100, HEIGHT / 100))
+    return drawn.html(curve_told(view))
 
 
 def curve_told(view: RunView) -> str:
@@ -228,32 +229,4 @@ def _matrix(metrics: Mapping[str, Any]) -> str:
     alt = f"Confusion matrix of {len(names)} classes; " + (
         f"most often {most}" if wrong else "no text is taken wrongly"
     )
-    drawn = confusion(names, counts)
-    return _embedded(drawn.png(), alt, int(drawn.get_figwidth() * drawn.dpi))
-
-
-def _embedded(png: bytes, alt: str, width: int) -> str:
-    return (
-        f'<img alt="{escape(alt)}" width="{width}" style="max-width:100%;height:auto" '
-        f'src="data:image/png;base64,{b64encode(png).decode()}">'
-    )
-
-
-def picture(view: RunView) -> bytes:
-    """Draw the loss curve as a picture that reads on white and on black.
-
-    Parameters
-    ----------
-    view : RunView
-        What is known about the run.
-
-    Returns
-    -------
-    bytes
-        A PNG; empty when there are fewer than two points to draw.
-    """
-    if len(view.losses) < 2:
-        return b""
-    from peft_nb.plots import loss_curve
-
-    return loss_curve(view.losses.points(), view.evals.points(), size=(WIDTH / 100, HEIGHT / 100)).png()
+    return confusion(names, counts).html(alt)
