@@ -299,7 +299,7 @@ def runs(store: Store | None = None) -> pandas.DataFrame:
             "method": record.method,
             "model": record.model,
             "status": record.status,
-            "created": record.created,
+            "created": record.created.replace(microsecond=0),
             **{name: record.metrics.get(name) for name in shown},
         }
         for record in (store or Store()).all()

@@ -126,7 +126,9 @@ def log(entries: Iterable[Entry]) -> Listing:
     Listing
         One row an entry: when (UTC), who, the action, what it did, why, and what it overruled.
     """
-    rows = [(one.at.replace(microsecond=0), one.who, one.action, said(one), one.why, one.forced or "") for one in entries]
+    rows = [
+        (one.at.replace(microsecond=0), one.who, one.action, said(one), one.why, one.forced or "") for one in entries
+    ]
     return Listing(rows, columns=COLUMNS)
 
 

@@ -65,7 +65,8 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
             change += f", {wording.loss(view.latest.loss)} at last"
         found += [("training loss", change)]
     if view.total_steps:
-        epochs = f" ({view.latest.epoch:.3g} epochs)" if view.latest else ""
+        passed = view.latest.epoch if view.latest else 0
+        epochs = f" ({passed:.3g} {'epoch' if passed == 1 else 'epochs'})" if view.latest else ""
         found += [("steps", f"{view.step:,} of {view.total_steps:,}{epochs}")]
     if seconds is not None:
         found += [("training time", _forecast(wording.duration, seconds, metrics.get("forecast_seconds")))]
