@@ -81,6 +81,31 @@ def test_a_run_is_described_and_started(page: Page) -> None:
     expect(inserted).to_contain_text("r: 4")
 
 
+def test_what_is_pressed_in_the_panel_stays_there(page: Page) -> None:
+    panel, cells = page.locator(".peft-nb"), page.locator(".jp-Cell")
+    number = cells.count()
+    method = panel.get_by_label("method", exact=True)
+    method.focus()
+    before = method.input_value()
+    page.keyboard.press("ArrowDown")
+    expect(method).not_to_have_value(before)
+    page.keyboard.type("bit")
+    expect(panel.get_by_label("the same as a cell")).to_have_value(re.compile("%%peft bitfit"))
+    for control in (method, panel.get_by_role("button", name="Start"), panel.get_by_role("checkbox").first):
+        control.focus()
+        for key in ("b", "a", "d", "d", "x", "m"):
+            page.keyboard.press(key)
+    page.wait_for_timeout(500)
+    expect(cells).to_have_count(number)
+    page.keyboard.press("Control+s")
+    page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty")
+    page.keyboard.press("Escape")
+    expect(cells.nth(1)).to_be_focused()
+    expect(cells.nth(1)).to_have_class(re.compile("jp-mod-active"))
+    page.keyboard.press("ArrowDown")
+    expect(cells.nth(2)).to_have_class(re.compile("jp-mod-active"))
+
+
 def test_hostile_words_change_nothing_but_text(page: Page) -> None:
     panel = page.locator(".peft-nb")
     system = panel.get_by_label("system", exact=True)

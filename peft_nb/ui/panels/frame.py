@@ -30,7 +30,8 @@ Work = Callable[[Tell], str]
 
 @cache
 def _style() -> str:
-    return f"<style>{files('peft_nb.ui.panels').joinpath('panel.css').read_text()}</style>"
+    style, keys = (files("peft_nb.ui.panels").joinpath(name).read_text("utf-8") for name in ("panel.css", "keys.js"))
+    return f'<style onload="{escape(keys)}">{style}</style>'
 
 
 class Panel:
