@@ -172,6 +172,23 @@ class Run:
         """Everything the run has told so far, in order."""
         return self._on_disk().events(self.id)
 
+    def listen(self, listener: Listener) -> list[Event]:
+        """Have what an active run tells from now on told to one more listener.
+
+        Parameters
+        ----------
+        listener : callable
+            Told every event from now on until the run ends, in the run's thread.
+
+        Returns
+        -------
+        list of Event
+            Everything the run has told before, in order.
+        """
+        with self._writing:
+            self._listeners.append(listener)
+            return self.events()
+
     @overload
     def generate(self, prompt: str, *, adapter: bool = True, **options: Any) -> str: ...
     @overload
@@ -505,8 +522,10 @@ class Run:
         threading.Thread(target=self._work, args=(resume,), name=f"peft_nb-{self.id}", daemon=True).start()
 
     def _publish(self, event: Event) -> None:
-        self._record(event)
-        self._tell(event)
+        with self._writing:  # whoever begins to listen meanwhile shall hear it once
+            self._record(event)
+            listeners = list(self._listeners)
+        self._tell(event, listeners)
 
     def _record(self, event: Event) -> None:
         self._write(partial(self._store.record, self.id, event))
@@ -531,8 +550,8 @@ class Run:
         self._write()
         return self._store
 
-    def _tell(self, event: Event) -> None:
-        for listener in list(self._listeners):
+    def _tell(self, event: Event, listeners: Sequence[Listener] | None = None) -> None:
+        for listener in list(self._listeners) if listeners is None else listeners:
             try:
                 listener(event)
             except Exception as error:

@@ -172,6 +172,16 @@ class Live:
             self._view = _identified(self._view, run)
         self._surface.attach(run, partial(self.resume, run))
 
+    def join(self, run: Run) -> None:
+        """Follow a run that is at work already."""
+        with self._lock:
+            self._view = replay(run.listen(self), self._view)
+            if not self._view.active:  # it has told its end just before
+                self._ended.set()
+        self.attach(run)
+        self.refresh()
+        self.follow(run)
+
     def refresh(self) -> None:
         """Draw the running state if it is due and anything has changed."""
         clock = time.monotonic() - self._began
@@ -285,8 +295,8 @@ def look(run: Run) -> RunView:
     return replace(view, status=run.status, reason=run.reason)  # type: ignore[arg-type]
 
 
-def show(run: Run, name: str | None = None) -> None:
-    """Show once how a run stands, or its summary when it has ended.
+def show(run: Run, name: str | None = None, on: Surface | None = None) -> None:
+    """Show how a run stands, or its summary when it has ended; where widgets are shown, go on until it has.
 
     Parameters
     ----------
@@ -294,8 +304,15 @@ def show(run: Run, name: str | None = None) -> None:
         A run of this process or from the store.
     name : str, optional
         The variable that holds it, for the next steps of the summary.
+    on : Surface, optional
+        Where to show it; by default in the output of the cell, or the terminal.
     """
-    live = Live(look(run), name)
+    from peft_nb.run import active
+
+    if run in active() and environment.widgets():
+        Live(name=name, on=on).join(run)
+        return
+    live = Live(look(run), name, on)
     live.attach(run)
     live.refresh() if live.view.active else live.close(run.metrics)
 

@@ -197,6 +197,13 @@ def button(label: str, act: Callable[[], None], *, help: str = "", primary: bool
     return made
 
 
+def put(box: ipywidgets.Box, *children: ipywidgets.Widget) -> None:
+    """Show these, and nothing else, in a box that may be on display already."""
+    for child in children:
+        _let_through(child)
+    box.children = children
+
+
 def row(*children: ipywidgets.Widget) -> ipywidgets.Box:
     """Put widgets beside each other, on as many lines as the width needs."""
     box = ipywidgets.Box(children)
