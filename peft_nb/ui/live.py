@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from peft_nb.ui.panels.run import RunPanel
 
 LAST_WORD_S = 0.5  # how long after its end a run may take to say how it ended
+# In place of a panel whose kernel is gone JupyterLab only says "model not found", while the summary says all there is.
+GONE = (
+    "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child .peft-nb-stays) > .jupyter-widgets:not(:has(*))"
+    " { display: none }</style>"
+)
 LAST_DRAWING_S = 5.0  # how long a background run waits at its end for its summary to be drawn
 
 
@@ -98,6 +103,9 @@ class Widgets(Notebook):
         """Bring the panel up to date and put the summary below it."""
         self._panel.draw(view)
         super().ended(view, metrics, name)
+
+    def _show(self, html: str, text: str) -> None:
+        super()._show(f'<div class="peft-nb-stays">{GONE}{html}</div>' if html else "", text)
 
 
 class Terminal(Surface):

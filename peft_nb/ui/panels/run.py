@@ -61,12 +61,17 @@ class RunPanel(Panel):
         unheard = [] if environment.comms_while_busy() else [ipywidgets.HTML(f"<p>{escape(UNHEARD)}</p>")]
         # What a button does is said right below it, not below the chart.
         above = [style, self._facts, row(*buttons, self.called), self._outcome, *unheard]
-        self.box.children = [*above, self.chart.box, self._samples, self._summary, self._below]
+        self._samples.add_class("peft-nb-samples")
+        beside = ipywidgets.Box([self.chart.box, self._samples])
+        beside.add_class("peft-nb-beside")
+        self.box.children = [*above, beside, self._summary, self._below]
+        self.box.add_class("peft-nb-run")
 
     def draw(self, view: RunView, clock_s: float | None = None) -> None:
         """Show what is known; parameters as of :func:`peft_nb.ui.progress.html`."""
         self._facts.value = progress.html(view, clock_s if view.active else None, spark=False)
         self._samples.value = progress.samples(view)
+        self._samples.layout.display = None if view.samples else "none"
         self.chart.draw(view.losses, view.evals)
         if view.status == self._status:
             return
