@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from peft_nb.run import Run
     from peft_nb.ui.compare import Comparison
 
+CHART_S = 1.0  # between two drawings: a browser that cannot keep up would show presses of buttons late
 UNHEARD = (
     "While a cell is running, no button of a panel reaches the kernel here. To stop the run, press the notebook's own "
     "interrupt button (■): the run ends after its current step, saved and usable."
@@ -38,7 +40,7 @@ class RunPanel(Panel):
 
     def __init__(self, run: Run, resume: Callable[[], None]) -> None:
         self._run, self._go_on = run, resume
-        self._status = ""
+        self._status, self._charted = "", 0.0
         self._comparison: Comparison | None = None
         self._facts, self._samples, self._summary = (ipywidgets.HTML() for _ in range(3))
         self.chart = LossChart()
@@ -72,7 +74,9 @@ class RunPanel(Panel):
         self._facts.value = progress.html(view, clock_s if view.active else None, spark=False)
         self._samples.value = progress.samples(view)
         self._samples.layout.display = None if view.samples else "none"
-        self.chart.draw(view.losses, view.evals)
+        if not view.active or time.monotonic() - self._charted >= CHART_S:
+            self._charted = time.monotonic()
+            self.chart.draw(view.losses, view.evals)
         if view.status == self._status:
             return
         self._status = view.status
