@@ -119,7 +119,8 @@ def thin(steps: numpy.ndarray, values: numpy.ndarray, most: int) -> numpy.ndarra
         return numpy.arange(len(steps))
     from tsdownsample import MinMaxLTTBDownsampler
 
-    return MinMaxLTTBDownsampler().downsample(steps, values, n_out=most)
+    # Its places are unsigned; together with signed ones numpy would make fractions of them.
+    return MinMaxLTTBDownsampler().downsample(steps, values, n_out=most).astype(numpy.int64)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ CELLS = [
     f"evil = {EVIL!r}\n"
     "tickets = [{'question': f'{evil} How much is {n} and {n}?', 'answer': f'It is <b>{2 * n}</b>.'}"
     " for n in range(40)]",
-    "%%peft lora --data tickets --out run\nmodel: {base}\nmax_steps: 100000\nlearning_rate: 0.01\neval_steps: 50\n"
+    "%%peft lora --data tickets --out run\nmodel: {base}\nmax_steps: 100000\nlearning_rate: 0.001\neval_steps: 50\n"
     "judge: off",
     "%load_ext peft_nb",
     "%peft show",
