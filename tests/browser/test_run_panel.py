@@ -154,6 +154,5 @@ def test_without_its_kernel_the_notebook_shows_the_summary_alone(page: Page) -> 
     output = page.locator(".jp-Cell").nth(SHOW)
     expect(output.locator("img")).to_be_visible(timeout=SECONDS)
     page.wait_for_timeout(5000)
-    print("WIDGETS", page.locator(".jupyter-widgets").all_inner_texts())
     expect(output.get_by_text("model not found")).to_be_hidden()
     shot(page, output, "run-panel-dead")
