@@ -50,7 +50,7 @@ def drawn(panel: Locator) -> str:
 
 def hover(page: Page, panel: Locator) -> None:
     """Rest the pointer on the curve, until the values there are shown."""
-    panel.locator(".bqplot .dot_grp path").nth(5).hover(force=True)
+    panel.locator(".bqplot .object_grp path.dot").nth(5).hover(force=True)
     tip = page.locator(".bqplot_tooltip_div")
     expect(tip).to_be_visible()
     expect(tip).to_contain_text(re.compile(r"step\s*[\d,]+\s*loss\s*\d\.\d{4}"))
