@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,6 +106,23 @@ class Recorded:
         """Everything the run has told so far, in order."""
         return self._on_disk().events(self.id)
 
+    def listen(self, listener: Listener) -> list[Event]:
+        """Have what an active run tells from now on told to one more listener.
+
+        Parameters
+        ----------
+        listener : callable
+            Told every event from now on until the run ends, in the run's thread.
+
+        Returns
+        -------
+        list of Event
+            Everything the run has told before, in order.
+        """
+        with self._writing:
+            self._listeners.append(listener)
+            return self.events()
+
     def plot(self, what: Literal["loss", "confusion"] = "loss") -> Figure:
         """Draw the loss and the held-out loss over the steps, or what a classifier takes for what.
 
@@ -143,8 +160,10 @@ class Recorded:
         return []
 
     def _publish(self, event: Event) -> None:
-        self._record(event)
-        self._tell(event)
+        with self._writing:  # whoever begins to listen meanwhile shall hear it once
+            self._record(event)
+            listeners = list(self._listeners)
+        self._tell(event, listeners)
 
     def _record(self, event: Event) -> None:
         self._write(partial(self._store.record, self.id, event))
@@ -169,8 +188,8 @@ class Recorded:
         self._write()
         return self._store
 
-    def _tell(self, event: Event) -> None:
-        for listener in list(self._listeners):
+    def _tell(self, event: Event, listeners: Sequence[Listener] | None = None) -> None:
+        for listener in list(self._listeners) if listeners is None else listeners:
             try:
                 listener(event)
             except Exception as error:

@@ -101,3 +101,14 @@ def test_a_hundred_thousand_steps_are_drawn_in_a_blink_with_a_thousand_points() 
         chart.draw(long, Curve())
     assert (time.perf_counter() - began) / 5 < 0.1
     assert max(len(mark.x) for mark in chart.figure.marks) <= POINTS
+
+
+def test_curves_of_any_length_are_drawn_whole_and_in_part() -> None:
+    for length in (3, 499, 501, 512, 749, 751, 1_001, 5_000):
+        steps = numpy.arange(1, length + 1)
+        values = 1 / steps
+        for low, high in ((0.0, numpy.inf), (length / 2, length), (length / 3, length / 2)):
+            places = drawn(steps, values, low, high)
+            assert len(values[places]) == len(places) <= POINTS
+            assert places[0] == 0
+            assert places[-1] == length - 1

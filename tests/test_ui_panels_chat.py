@@ -11,10 +11,11 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb import Chat, Run, RunSpec, chat, environment, load
+from peft_nb.data.rendering import Renderer
 from peft_nb.errors import CommandError, RunError
 from peft_nb.run import begin
 from peft_nb.store import Store
-from peft_nb.ui.chat import Turn, html
+from peft_nb.ui.chat import Turn, fitting, html
 from peft_nb.ui.differences import clean
 from peft_nb.ui.panels.chat import ChatPanel
 from tests.shell import refused
@@ -66,6 +67,33 @@ def test_both_sides_answer_with_their_own_history(runs: list[Run]) -> None:
     assert f"  calm: {first.answer}" in repr(talk)
     talk.clear()
     assert talk.messages() == []
+
+
+def test_the_oldest_turns_are_left_out_once_the_model_cannot_hold_them(
+    runs: list[Run], panel: ChatPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs[0]
+    monkeypatch.setattr(run.model.config, "max_position_embeddings", 90)
+    turn = [{"role": "user", "content": "How do I pay?"}, {"role": "assistant", "content": "Open invoices."}]
+    said = [*turn * 10, turn[0]]
+    kept = fitting(run, said, 10)
+    length = len(Renderer(run.tokenizer).render(kept, system="Be kind.", generation=True))
+    more = len(Renderer(run.tokenizer).render([*turn, *kept], system="Be kind.", generation=True))
+    assert length <= 80 < more
+    assert said[-len(kept) :] == kept
+    assert fitting(run, said[-1:], 10_000) == said[-1:]
+
+    for _ in range(5):
+        enter(panel, "How do I pay for a parcel that was lost?")
+        settled(panel)
+        if panel.talk.forgotten:
+            break
+    assert "no longer fit into the model" in outcome(panel)
+    enter(panel, "Hello")
+    settled(panel)
+    assert "answered after" in outcome(panel)
+    assert "no longer fit" not in outcome(panel)  # which has been said
+    assert len(panel.talk.messages()) == 2 * len(panel.talk.turns)  # nothing is lost of what is kept
 
 
 def test_what_grows_can_be_heard_and_ended(runs: list[Run]) -> None:

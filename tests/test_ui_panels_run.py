@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from peft_nb import environment
-from peft_nb.events import Event, Notice, Sampled, StatusChanged
+from peft_nb.events import Event, Notice, Sampled, StatusChanged, StepLogged
 from peft_nb.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -105,6 +105,23 @@ def test_a_run_of_another_process_is_reopened_with_its_curves(
     assert "Resume" in enabled(panel)
     assert [event for event in events if isinstance(event, Sampled)]
     assert "expected" in panel._samples.value
+
+
+def test_a_run_at_work_is_shown_alive_beside_the_panel_of_its_cell(
+    start: Callable[..., Run], shown: list[RunPanel]
+) -> None:
+    run = live.watch(lambda listeners: start(*listeners, max_steps=100_000), background=True)
+    live.show(run, "run")
+    own, shown_too = shown
+    until(lambda: len(shown_too.chart.figure.marks[0].x) > 2)
+    before = len(shown_too.chart.figure.marks[0].x)
+    until(lambda: len(shown_too.chart.figure.marks[0].x) > before)
+    shown_too.stop.click()
+    run.wait()
+    steps = [event.step for event in run.events() if isinstance(event, StepLogged)]
+    for panel in (own, shown_too):
+        until(lambda panel=panel: "stopped: after step" in outcome(panel))
+        assert panel.chart.figure.marks[0].x.tolist() == steps  # none is lost, none comes twice
 
 
 def test_what_cannot_be_done_is_said_in_the_panel(finished: Run, shown: list[RunPanel]) -> None:

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ipywidgets
 import pandas
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -20,6 +19,7 @@ from peft_nb.ui import runs as listing
 from peft_nb.ui.panels.runs import RunsPanel
 from tests.conftest import stop_at
 from tests.stores import finish
+from tests.widgets import button_of, words_of
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)> مرحبا 👩‍🔧 " + "w" * 300
 SPEC = "data: rows\n"
@@ -49,18 +49,7 @@ def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def press(panel: RunsPanel, label: str) -> None:
-    found = [
-        one
-        for one in walk(panel.box)
-        if isinstance(one, ipywidgets.Button) and one.description.removesuffix(" …") == label
-    ]
-    found[0].click()
-
-
-def walk(box: Any) -> Iterator[Any]:
-    for child in getattr(box, "children", ()):
-        yield child
-        yield from walk(child)
+    button_of(panel.box, label).click()
 
 
 # ---- the table ---------------------------------------------------------------------------------
@@ -213,25 +202,47 @@ def test_a_stopped_run_opens_from_disk_resumes_stops_and_is_compared(
     panel = RunsPanel(Store(store.folder))  # as after a restart: nothing but the disk
     panel.choice.value = [id]
     press(panel, "Open")
-    (page,) = panel.opened.children
-    assert f"stopped: {run.reason}" in page.value
-    assert "data:image/png;base64," in page.value
+    assert f"stopped: {run.reason}" in words_of(panel.opened)
+    assert f"%peft load {id}" in words_of(panel.opened)
+    assert not button_of(panel.opened, "Resume").disabled
     steps = len(run.history)
     assert f"{id} is open below" in said(panel)
 
     press(panel, "Resume")
-    (page,) = panel.opened.children
     wait_for(lambda: len(load(id, store=store).history) > steps)
-    wait_for(lambda: "tokens/s" in page.value)
+    wait_for(lambda: "tokens/s" in words_of(panel.opened))
     assert 'data-label="status">stopped' not in panel.table.value
     press(panel, "Stop")
     assert "stops after its current step" in said(panel)
-    wait_for(lambda: "stopped: after step" in page.value)
+    wait_for(lambda: "stopped: after step" in words_of(panel.opened))
     wait_for(lambda: "stopped" in panel.table.value)
 
     press(panel, "Compare")
     wait_for(lambda: "compared below" in said(panel))
-    wait_for(lambda: "held-out" in panel.opened.children[0].value)
+    wait_for(lambda: "held-out" in words_of(panel.opened))
+    assert button_of(panel.opened, "Reveal")  # who compares can also vote
+
+
+def test_a_run_at_work_is_open_alive_and_goes_on_where_it_was_opened(
+    start: Callable[..., Run], store: Store, shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "frontend", lambda: "jupyterlab")
+    run = start(max_steps=100_000, save_steps=1)
+    panel = RunsPanel(store)
+    panel.choice.value = [run.id]
+    press(panel, "Open")
+    wait_for(lambda: re.search("step [1-9]", words_of(panel.opened)) is not None)
+    before = words_of(panel.opened)
+    wait_for(lambda: words_of(panel.opened) != before)
+    button_of(panel.opened, "Stop").click()
+    run.wait()
+    wait_for(lambda: "stopped: after step" in words_of(panel.opened))
+    wait_for(lambda: 'data-label="status">stopped' in panel.table.value)
+    button_of(panel.opened, "Resume").click()
+    wait_for(lambda: not button_of(panel.opened, "Stop").disabled)
+    button_of(panel.opened, "Stop").click()
+    wait_for(lambda: not button_of(panel.opened, "Resume").disabled)
+    assert run.status == "stopped"
 
 
 def test_the_command_gives_the_table_and_where_widgets_are_shown_the_panel(

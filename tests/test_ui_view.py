@@ -105,13 +105,13 @@ def test_a_spike_among_many_steps_is_drawn() -> None:
 
 def test_a_hundred_thousand_steps_are_folded_and_thinned_in_no_time() -> None:
     events = [logged(step, 3 + math.sin(step)) for step in range(1, 100_001)]
-    began = time.perf_counter()
+    began = time.process_time()
     view = replay(events)
-    folded = time.perf_counter() - began
-    began = time.perf_counter()
+    folded = time.process_time() - began
+    began = time.process_time()
     points = view.losses.points(1000)
     assert len(points) <= 1000
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1
     assert folded < 8  # 30 µs a step on a machine that has nothing else to do; training takes milliseconds
 
 

@@ -75,11 +75,14 @@ class Chat:
         Who can answer, by name; each is loaded when it first does, and stays.
     turns : list of Turn
         What was said so far.
+    forgotten : int
+        How many of the oldest turns did not fit into the model when it was last asked, and were not sent along.
     """
 
     def __init__(self, runs: dict[str, Run]) -> None:
         self.runs = dict(runs)
         self.turns: list[Turn] = []
+        self.forgotten = 0
         if not runs:
             raise RunError("there is nobody to talk to; name a run")
         bases = {name: run.metrics.get("base", run.spec.model) for name, run in runs.items()}
@@ -131,7 +134,7 @@ class Chat:
             raise RunError(f"{name} does not take part{nearest(name, self.runs) or '; choose ' + ', '.join(self.runs)}")
         if not prompt.strip():
             raise RunError("nothing was said; write something to be answered")
-        asked, turn, ended = self.runs[name], Turn(prompt, name), False
+        asked, turn, ended, self.forgotten = self.runs[name], Turn(prompt, name), False, 0
         for side in ("answer", "base"):
 
             def heard(answers: Sequence[str], side: str = side, turn: Turn = turn) -> bool:
@@ -140,7 +143,10 @@ class Chat:
                 return ended
 
             plain = asked.metrics.get("layout") == "text"
-            said = prompt if plain else [*self.messages(base=side == "base"), {"role": "user", "content": prompt}]
+            before = [] if plain else self.messages(base=side == "base")
+            kept = fitting(asked, [*before, {"role": "user", "content": prompt}], max_new_tokens)
+            self.forgotten = max(self.forgotten, (len(before) + 1 - len(kept)) // 2)
+            said = prompt if plain else kept
             options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
             answer = asked.generate([said], adapter=side == "answer", listen=heard, **options)[0]
             turn = replace(turn, **{side: answer})
@@ -174,6 +180,7 @@ class Chat:
     def clear(self) -> None:
         """Forget what was said."""
         self.turns.clear()
+        self.forgotten = 0
 
     @cached_property
     def panel(self) -> ChatPanel:
@@ -195,6 +202,32 @@ class Chat:
 
     def _repr_html_(self) -> str:
         return html(self.turns) or f"<p>{escape(repr(self))}</p>"
+
+
+def fitting(run: Run, messages: list[Message], longest: int) -> list[Message]:
+    """Leave the oldest turns out of a conversation that is too long for the model.
+
+    Parameters
+    ----------
+    run : Run
+        Who is asked; its system prompt always stays.
+    messages : list of dict
+        The user's and the assistant's in turn, the user's last, which always stays as well.
+    longest : int
+        Longest answer, in tokens, for which room is kept; at most half of what the model can hold.
+
+    Returns
+    -------
+    list of dict
+        What fits into as many tokens as the model has positions for.
+    """
+    from peft_nb.data.rendering import Renderer
+
+    places = getattr(run.model.config.get_text_config(), "max_position_embeddings", None)
+    renderer, room = Renderer(run.tokenizer), places and places - min(longest, places // 2)
+    while room and len(messages) > 2 and len(renderer.render(messages, system=run.spec.system, generation=True)) > room:
+        messages = messages[2:]
+    return messages
 
 
 def html(turns: Sequence[Turn]) -> str:

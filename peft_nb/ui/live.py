@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from peft_nb.ui.panels.run import RunPanel
 
 LAST_WORD_S = 0.5  # how long after its end a run may take to say how it ended
+# In place of a panel whose kernel is gone JupyterLab only says "model not found", while the summary says all there is.
+GONE = (
+    "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child .peft-nb-stays) > .jupyter-widgets:not(:has(*))"
+    " { display: none }</style>"
+)
 LAST_DRAWING_S = 5.0  # how long a background run waits at its end for its summary to be drawn
 
 
@@ -99,6 +104,9 @@ class Widgets(Notebook):
         self._panel.draw(view)
         super().ended(view, metrics, name)
 
+    def _show(self, html: str, text: str) -> None:
+        super()._show(f'<div class="peft-nb-stays">{GONE}{html}</div>' if html else "", text)
+
 
 class Terminal(Surface):
     """Plain lines: what happens goes to stderr, the summary to stdout."""
@@ -171,6 +179,16 @@ class Live:
         with self._lock:
             self._view = _identified(self._view, run)
         self._surface.attach(run, partial(self.resume, run))
+
+    def join(self, run: Run) -> None:
+        """Follow a run that is at work already."""
+        with self._lock:
+            self._view = replay(run.listen(self), self._view)
+            if not self._view.active:  # it has told its end just before
+                self._ended.set()
+        self.attach(run)
+        self.refresh()
+        self.follow(run)
 
     def refresh(self) -> None:
         """Draw the running state if it is due and anything has changed."""
@@ -285,8 +303,8 @@ def look(run: Run) -> RunView:
     return replace(view, status=run.status, reason=run.reason)  # type: ignore[arg-type]
 
 
-def show(run: Run, name: str | None = None) -> None:
-    """Show once how a run stands, or its summary when it has ended.
+def show(run: Run, name: str | None = None, on: Surface | None = None) -> None:
+    """Show how a run stands, or its summary when it has ended; where widgets are shown, go on until it has.
 
     Parameters
     ----------
@@ -294,8 +312,15 @@ def show(run: Run, name: str | None = None) -> None:
         A run of this process or from the store.
     name : str, optional
         The variable that holds it, for the next steps of the summary.
+    on : Surface, optional
+        Where to show it; by default in the output of the cell, or the terminal.
     """
-    live = Live(look(run), name)
+    from peft_nb.run import active
+
+    if run in active() and environment.widgets():
+        Live(name=name, on=on).join(run)
+        return
+    live = Live(look(run), name, on)
     live.attach(run)
     live.refresh() if live.view.active else live.close(run.metrics)
 

@@ -20,8 +20,10 @@ MUTED = "opacity:.75"
 NUMBERS = "font-variant-numeric:tabular-nums"
 TRACK = "height:8px;border-radius:4px;overflow:hidden;margin:6px 0 8px;background:rgba(128,128,128,.3)"
 FILL = "height:100%;border-radius:4px;background:var(--jp-brand-color1,#1976d2)"
-GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(132px,1fr));gap:4px 16px"
+GRID = "display:grid;grid-template-columns:repeat(auto-fit,minmax(132px,1fr));gap:8px 20px;margin-bottom:4px"
 SPARK = (150, 36)  # pixels
+TILE = (120, 22)
+TILE_POINTS = 60
 
 
 def title(view: RunView) -> str:
@@ -93,13 +95,14 @@ def html(view: RunView, clock_s: float | None = None, *, spark: bool = True) -> 
     str
         An HTML fragment.
     """
+    far = f" · epoch {view.latest.epoch:.2f} after {wording.duration(view.latest.elapsed_s)}" if view.latest else ""
     left = f" · {wording.duration(view.eta_s)} left" if view.eta_s is not None else ""
     percent = f"{100 * view.fraction:.0f}"
     now = f'aria-valuenow="{percent}" ' if view.total_steps else ""
     head = (
         '<div style="display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 16px">'
         f"<strong>{escape(title(view))}</strong>"
-        f'<span style="{NUMBERS}">{escape(stage(view, clock_s))}{left}</span></div>'
+        f'<span style="{NUMBERS}">{escape(stage(view, clock_s))}{far}{left}</span></div>'
     )
     bar = (
         f'<div role="progressbar" aria-label="Training progress" aria-valuemin="0" aria-valuemax="100" {now}'
@@ -117,22 +120,46 @@ def _cells(view: RunView, latest: StepLogged, spark: bool) -> list[str]:
     if spark:
         cells.append(f'<div style="align-self:center">{sparkline(view.losses, view.evals)}</div>')
     if view.eval_loss is not None:
-        base = f"base {wording.loss(view.base_eval_loss)}" if view.base_eval_loss is not None else ""
-        cells.append(_cell("held-out loss", wording.loss(view.eval_loss), base))
+        cells.append(_cell("held-out loss", wording.loss(view.eval_loss), _best(view), view.evals))
     used, limit = _memory(view, latest)
     return [
         *cells,
-        _cell("speed", f"{view.tokens_per_second:,.0f}", "tokens/s"),
-        _cell("memory", used, limit),
-        _cell("learning rate", f"{latest.learning_rate:.2g}", ""),
-        _cell("epoch", f"{latest.epoch:.2f}", f"after {wording.duration(latest.elapsed_s)}"),
+        _cell("speed", f"{view.tokens_per_second:,.0f}", "tokens/s", view.speeds),
+        _cell("memory", used, limit, view.memories),
+        _cell("learning rate", f"{latest.learning_rate:.2g}", "", view.rates),
+        _cell("gradient norm", f"{latest.grad_norm:.2g}", "", view.norms),
     ]
 
 
-def _cell(label: str, value: str, aside: str) -> str:
+def _best(view: RunView) -> str:
+    """What the held-out loss was before: at its lowest, once it rises again, else of the base."""
+    steps, values = view.evals.arrays()
+    lowest = values.argmin() if len(values) else 0
+    if lowest + 1 < len(values):
+        return f"best {wording.loss(values[lowest])} at {steps[lowest]:,}"
+    return f"base {wording.loss(view.base_eval_loss)}" if view.base_eval_loss is not None else ""
+
+
+def _cell(label: str, value: str, aside: str, curve: Curve | None = None) -> str:
     return (
         f'<div style="white-space:nowrap;{NUMBERS}"><div style="{MUTED}">{label}</div>'
-        f'<strong>{value}</strong> <span style="{MUTED}">{aside}</span></div>'
+        f'<strong style="font-size:1.25em">{value}</strong> <span style="{MUTED}">{aside}</span>'
+        f"{_tile(curve) if curve else ''}</div>"
+    )
+
+
+def _tile(curve: Curve) -> str:
+    """Draw how a number has moved, from its lowest to its highest value; the numbers beside it say the rest."""
+    points, (wide, tall) = curve.points(TILE_POINTS), TILE
+    if len(points) < 2:
+        return ""
+    steps, values = zip(*points, strict=True)
+    low, across, down = min(values), wide / (steps[-1] - steps[0] or 1), (tall - 4) / (max(values) - min(values) or 1)
+    path = " ".join(f"{(step - steps[0]) * across:.1f},{tall - 2 - (value - low) * down:.1f}" for step, value in points)
+    return (
+        f'<svg aria-hidden="true" viewBox="0 0 {wide} {tall}" preserveAspectRatio="none" fill="none" '
+        f'style="display:block;width:100%;height:{tall}px"><polyline points="{path}" stroke-width="1.5" '
+        'stroke="var(--jp-brand-color1,#1976d2)" vector-effect="non-scaling-stroke"/></svg>'
     )
 
 

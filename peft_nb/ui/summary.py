@@ -168,7 +168,7 @@ def text(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> 
     )
 
 
-def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> str:
+def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None, *, whole: bool = True) -> str:
     """Draw the summary.
 
     Parameters
@@ -179,6 +179,8 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> 
         ``run.metrics``; may be empty.
     name : str, optional
         The variable that holds the run, for the next steps.
+    whole : bool, default True
+        Whether headline and curve are part of it; the panel of a run shows them itself.
 
     Returns
     -------
@@ -195,11 +197,12 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> 
     following = f'<p style="margin:8px 0 4px">Next:</p><pre style="margin:0"><code>{code}</code></pre>' if code else ""
     verdict = judged.verdict(metrics)
     last = f'<p style="margin:8px 0 0"><strong>{escape(verdict)}</strong></p>' if verdict else ""
+    head, curve = (f"<p><strong>{escape(headline(view))}</strong></p>", _image(view)) if whole else ("", "")
     return (
-        f'<div style="{BOX}"><p><strong>{escape(headline(view))}</strong></p>'
+        f'<div style="{BOX}">{head}'
         '<div style="display:flex;flex-wrap:wrap;gap:8px 24px;align-items:flex-start">'
         f'<table style="margin:0;flex:1 1 300px;color:inherit;font-size:inherit">{body}</table>'
-        f"{_image(view)}{_matrix(metrics)}</div>{following}{last}</div>"
+        f"{curve}{_matrix(metrics)}</div>{following}{last}</div>"
     )
 
 

@@ -119,7 +119,8 @@ def thin(steps: numpy.ndarray, values: numpy.ndarray, most: int) -> numpy.ndarra
         return numpy.arange(len(steps))
     from tsdownsample import MinMaxLTTBDownsampler
 
-    return MinMaxLTTBDownsampler().downsample(steps, values, n_out=most)
+    # Its places are unsigned; together with signed ones numpy would make fractions of them.
+    return MinMaxLTTBDownsampler().downsample(steps, values, n_out=most).astype(numpy.int64)
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,10 @@ class RunView:
     peak_memory_mb: float = 0.0
     losses: Curve = field(default_factory=Curve)
     evals: Curve = field(default_factory=Curve)
+    speeds: Curve = field(default_factory=Curve)
+    memories: Curve = field(default_factory=Curve)
+    rates: Curve = field(default_factory=Curve)
+    norms: Curve = field(default_factory=Curve)
     samples: tuple[Sampled, ...] = ()
     notices: tuple[str, ...] = ()
 
@@ -241,6 +246,10 @@ def advance(view: RunView, event: Event) -> RunView:
                 latest=None,
                 losses=view.losses.until(step),
                 evals=kept,
+                speeds=view.speeds.until(step),
+                memories=view.memories.until(step),
+                rates=view.rates.until(step),
+                norms=view.norms.until(step),
                 samples=tuple(one for one in view.samples if one.step <= step),
                 eval_loss=kept.last if kept else None,
             )
@@ -262,6 +271,10 @@ def _stepped(view: RunView, event: StepLogged) -> RunView:
         tokens_per_second=(1 - SMOOTHING) * before + SMOOTHING * event.tokens_per_second,
         peak_memory_mb=max(view.peak_memory_mb, event.memory_mb),
         losses=view.losses.add(event.step, event.loss),
+        speeds=view.speeds.add(event.step, event.tokens_per_second),
+        memories=view.memories.add(event.step, event.memory_mb),
+        rates=view.rates.add(event.step, event.learning_rate),
+        norms=view.norms.add(event.step, event.grad_norm),
     )
 
 

@@ -39,7 +39,7 @@ def retype(page: Page, control: Locator, text: str) -> None:
 def test_a_run_is_described_and_started(page: Page) -> None:
     run_next(page, 0)
     output = run_next(page, 1)
-    panel = output.locator(".peft-nb")
+    panel = output.locator(".peft-nb").first
     cell = panel.get_by_label("the same as a cell")
     expect(cell).to_have_value(re.compile("%%peft lora --data tickets\nmodel: "), timeout=SECONDS)
     expect(panel).to_contain_text("columns question, answer", timeout=SECONDS)
@@ -61,13 +61,16 @@ def test_a_run_is_described_and_started(page: Page) -> None:
         page.keyboard.press("Enter")
         expect(panel.get_by_role("button", name=f"Hide {fold}")).to_be_visible()
     shot(page, output, "config", height=4500)
-    assert violations(page, ".peft-nb") == []
+    for theme in ("Light", "Dark"):
+        page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+        page.wait_for_timeout(400)
+        assert violations(page, ".peft-nb") == []
 
     panel.get_by_role("button", name="Start").focus()
     page.keyboard.press("Space")
     expect(panel).to_contain_text("has begun", timeout=SECONDS)
     expect(panel).to_contain_text("%peft save run", timeout=SECONDS)
-    expect(panel.get_by_role("status").filter(has_text="finished")).to_be_visible()
+    expect(panel.get_by_role("status").filter(has_text="finished").first).to_be_visible()
     shot(page, output, "config-ended", height=4500)
     assert violations(page, ".peft-nb") == []
 
@@ -81,8 +84,33 @@ def test_a_run_is_described_and_started(page: Page) -> None:
     expect(inserted).to_contain_text("r: 4")
 
 
+def test_what_is_pressed_in_the_panel_stays_there(page: Page) -> None:
+    panel, cells = page.locator(".peft-nb").first, page.locator(".jp-Cell")
+    number = cells.count()
+    method = panel.get_by_label("method", exact=True)
+    method.focus()
+    before = method.input_value()
+    page.keyboard.press("ArrowDown")
+    expect(method).not_to_have_value(before)
+    page.keyboard.type("bit")
+    expect(panel.get_by_label("the same as a cell")).to_have_value(re.compile("%%peft bitfit"))
+    for control in (method, panel.get_by_role("button", name="Start"), panel.get_by_role("checkbox").first):
+        control.focus()
+        for key in ("b", "a", "d", "d", "x", "m"):
+            page.keyboard.press(key)
+    page.wait_for_timeout(500)
+    expect(cells).to_have_count(number)
+    page.keyboard.press("Control+s")
+    page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty")
+    page.keyboard.press("Escape")
+    expect(cells.nth(1)).to_be_focused()
+    expect(cells.nth(1)).to_have_class(re.compile("jp-mod-active"))
+    page.keyboard.press("ArrowDown")
+    expect(cells.nth(2)).to_have_class(re.compile("jp-mod-active"))
+
+
 def test_hostile_words_change_nothing_but_text(page: Page) -> None:
-    panel = page.locator(".peft-nb")
+    panel = page.locator(".peft-nb").first
     system = panel.get_by_label("system", exact=True)
     retype(page, system, HOSTILE)
     retype(page, panel.get_by_label("out", exact=True), HOSTILE)

@@ -19,7 +19,8 @@ CELLS = [
     f"evil = {EVIL!r}\n"
     "tickets = [{'question': f'{evil} How much is {n} and {n}?', 'answer': f'It is <b>{2 * n}</b>.'}"
     " for n in range(40)]",
-    "%%peft lora --data tickets --out run\nmodel: {base}\nmax_steps: 100000\nlearning_rate: 0.01\neval_steps: 50",
+    "%%peft lora --data tickets --out run\nmodel: {base}\nmax_steps: 100000\nlearning_rate: 0.001\neval_steps: 50\n"
+    "judge: off",
     "%load_ext peft_nb",
     "%peft show",
     "1 + 1",
@@ -45,6 +46,28 @@ def back_to(page: Page, name: str, role: str = "button") -> None:
 def drawn(panel: Locator) -> str:
     """What the line of the smoothed training loss looks like."""
     return panel.locator(".bqplot path.line").nth(1).get_attribute("d") or ""
+
+
+def hover(page: Page, panel: Locator) -> None:
+    """Rest the pointer on the curve, until the values there are shown."""
+    panel.locator(".bqplot .object_grp path.dot").nth(5).hover(force=True)
+    tip = page.locator(".bqplot_tooltip_div")
+    expect(tip).to_be_visible()
+    expect(tip).to_contain_text(re.compile(r"step\s*[\d,]+\s*loss\s*\d\.\d{4}"))
+    page.mouse.move(0, 0)
+
+
+def check(page: Page, panel: Locator, name: str, widths: tuple[int, ...]) -> None:
+    """Take pictures; nothing is beyond the edge of the narrowest, and axe finds nothing in either theme."""
+    shot(page, panel, name, widths, 1600)
+    page.set_viewport_size({"width": min(widths), "height": 900})
+    page.wait_for_timeout(400)
+    assert panel.evaluate("panel => panel.scrollWidth <= panel.clientWidth")
+    page.set_viewport_size({"width": 1200, "height": 900})
+    for theme in ("Light", "Dark"):
+        page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+        page.wait_for_timeout(400)
+        assert violations(page, ".peft-nb") == []
 
 
 def step(panel: Locator) -> int:
@@ -87,10 +110,23 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
     back_to(page, "Log scale", "checkbox")
     page.keyboard.press("Space")
     expect(panel.get_by_role("checkbox", name="Log scale")).to_be_checked()
-    back_to(page, "Save")
+    hover(page, panel)
+    said = panel.get_by_role("status").first
+    for name, told in (("Save", "saved in"), ("Merge", "merged into"), ("Compare", "compared with its bare base")):
+        back_to(page, name)
+        page.keyboard.press("Enter")
+        expect(said).to_contain_text(told, timeout=SECONDS)
+        page.keyboard.press("Tab")
+    expect(panel.get_by_role("checkbox", name="Blind vote")).to_be_visible()
+    check(page, panel, "run-panel-compare", (1600, 480))
+    back_to(page, "Chat")
     page.keyboard.press("Enter")
-    expect(panel.get_by_role("status").first).to_contain_text("saved in", timeout=SECONDS)
-    shot(page, panel, "run-panel-stopped")
+    message = panel.get_by_role("textbox", name="Message")
+    message.focus()
+    page.keyboard.type(EVIL)
+    page.keyboard.press("Enter")
+    expect(panel.get_by_role("status").last).to_contain_text("answered after", timeout=SECONDS)
+    check(page, panel, "run-panel-chat", (1600, 480))
     assert page.title().startswith("desk")
     assert output.locator('img[src="x"]').count() == 0
 
@@ -108,3 +144,15 @@ def test_after_a_restart_the_run_is_reopened_with_its_curves(page: Page) -> None
     expect(panel.get_by_role("button", name="Resume")).to_be_enabled()
     expect(output.locator("img")).to_be_visible()
     shot(page, panel, "run-panel-reopened")
+
+
+def test_without_its_kernel_the_notebook_shows_the_summary_alone(page: Page) -> None:
+    page.keyboard.press("Control+s")
+    page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty")
+    page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.reload()
+    output = page.locator(".jp-Cell").nth(SHOW)
+    expect(output.locator("img")).to_be_visible(timeout=SECONDS)
+    page.wait_for_timeout(5000)
+    expect(output.get_by_text("model not found")).to_be_hidden()
+    shot(page, output, "run-panel-dead")

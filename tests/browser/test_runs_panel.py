@@ -55,7 +55,7 @@ def page(opened: Open, store: Store) -> Page:
 
 
 def press(page: Page, panel: Locator, label: str) -> None:
-    panel.get_by_role("button", name=label).focus()
+    panel.get_by_role("button", name=label).first.focus()  # an open run has buttons of its own, further down
     page.keyboard.press("Space")
 
 
@@ -73,7 +73,7 @@ def choose(page: Page, panel: Locator, words: str) -> None:
 def test_the_store_is_searched_and_its_runs_are_worked_with(page: Page, store: Store) -> None:
     run_next(page, 0)
     output = run_next(page, 1)
-    panel = output.locator(".peft-nb")
+    panel = output.locator(".peft-nb").first
     expect(panel.get_by_role("table")).to_contain_text("broken-off", timeout=SECONDS)
     expect(panel.get_by_role("row")).to_have_count(21)
     assert panel.get_by_role("columnheader").count() == 8
@@ -100,7 +100,8 @@ def test_the_store_is_searched_and_its_runs_are_worked_with(page: Page, store: S
     choose(page, panel, "broken-off")
     press(page, panel, "Open")
     expect(panel).to_contain_text("stopped: after step 2", timeout=SECONDS)
-    expect(panel.locator("img")).to_be_visible()
+    expect(panel.locator(".bqplot path.line").first).to_be_visible()
+    expect(panel.get_by_role("button", name="Chat")).to_be_enabled()
 
     choose(page, panel, "desk-0@production")
     press(page, panel, "Remove")

@@ -47,6 +47,7 @@ class ChatPanel(Panel):
         self._stopped = threading.Event()
         self._turn: Turn | None = None  # as far as it has grown
         self._taken = ""  # what is being answered
+        self._cut = False  # whether it was said that not all is sent along
         names = list(self.talk.runs)
         self.adapter = ipywidgets.Dropdown(options=names, description="Adapter", style=LABEL, layout=FIELD)
         self.temperature = ipywidgets.BoundedFloatText(
@@ -119,7 +120,9 @@ class ChatPanel(Panel):
         self.talk.ask(self._taken, run=self.adapter.value, listen=heard, **how)
         self._taken = ""
         word = "stopped" if self._stopped.is_set() else "answered"
-        return f"{word} after {wording.duration(time.monotonic() - began)}"
+        cut, self._cut = not self._cut and self.talk.forgotten > 0, self.talk.forgotten > 0
+        lost = "; the oldest turns no longer fit into the model and are not sent along any more" if cut else ""
+        return f"{word} after {wording.duration(time.monotonic() - began)}{lost}"
 
     def _grow(self) -> None:
         """Show the answers so far; what is being answered leaves the field, for what is said next."""

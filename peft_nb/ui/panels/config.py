@@ -20,11 +20,12 @@ from peft_nb.models import Progress
 from peft_nb.recipes import get, names
 from peft_nb.run import Run
 from peft_nb.spec import RunSpec
-from peft_nb.ui import check, forecast, form, progress, summary
-from peft_nb.ui.live import Surface, watch
-from peft_nb.ui.panels.frame import TICK_S, Panel, Tell, button, row
+from peft_nb.ui import check, forecast, form
+from peft_nb.ui.live import watch
+from peft_nb.ui.panels.frame import Panel, Tell, button, row
 from peft_nb.ui.panels.latest import Check, Latest
 from peft_nb.ui.panels.parts import Control, Fold, Followed, choice, grid, heading, prose
+from peft_nb.ui.panels.run import Inside
 from peft_nb.ui.train import variables
 from peft_nb.ui.view import RunView
 
@@ -76,22 +77,20 @@ class ConfigPanel(Panel):
         self.goal = choice(get_args(Goal), "not said", description="goal")
         self.advise = button("Advise", self._advise, help="Say which methods fit the data and the goal best")
         self.takes = [button("", partial(self.attempt, partial(self._take, rank))) for rank in range(CHOICES)]
-        self._reasons, self._insertion, self.shown = prose(), ipywidgets.HTML(), prose()
+        self._reasons, self._insertion, self.shown = prose(), ipywidgets.HTML(), ipywidgets.VBox()
         self.folds = {"advice": Fold("the advice", [self._reasons, row(*self.takes)], hidden=True)}
         self.checked, self.expected = Followed("the whole report on the data"), Followed("the whole forecast")
         self.cell = ipywidgets.Textarea(description="the same as a cell", rows=6, continuous_update=False)
         self.cell.add_class("peft-nb-wide")
         self.cell.observe(lambda _: self.attempt(self._read_cell), "value")
         self.start = button("Start", self._start, help="Start the run; the kernel stays free", primary=True)
-        self.stop = button("Stop", lambda: self.attempt(self._stop), help="End the run after its current step")
-        self.stop.disabled = True
         super().__init__(
             "config panel",
             [
                 row(self.recipe, fill),
                 *self._sections(),
                 *(heading("forecast"), self.expected.box, heading("run")),
-                *(grid([self.controls["out"].box]), self.cell, row(self.start, self.stop, self._insertion), self.shown),
+                *(grid([self.controls["out"].box]), self.cell, row(self.start, self._insertion), self.shown),
             ],
         )
         self.fill({**form.blank(), "data": offers["data"][0], **given})
@@ -240,38 +239,12 @@ class ConfigPanel(Panel):
                     self._namespace[out] = begun
                 return begun
 
-            self.run = watch(start, background=True, name=out or None, on=Inside(self))
+            self.run = watch(start, background=True, name=out or None, on=Inside(self.shown, self.ended))
             return f"{self.run.id} has begun; the kernel is free meanwhile"
 
         self.aside("starting", work)
 
-    def _stop(self) -> str:
-        if self.run is None or self.run not in run.active():
-            raise RunError("nothing that was started here is at work")
-        self.run.stop()
-        return f"{self.run.id} stops after its current step"
-
     def ended(self, view: RunView) -> None:
         """Say how a run ended; now there is time for a forecast again."""
-        self.stop.disabled = True
         self.say(" ".join((view.id, view.status, view.reason)).strip())
         self._examine()
-
-
-class Inside(Surface):
-    """Shows a run in the panel that started it."""
-
-    interval_s = TICK_S
-
-    def __init__(self, panel: ConfigPanel) -> None:
-        self._panel = panel
-
-    def running(self, view: RunView, clock_s: float) -> None:
-        """Show how far the run is."""
-        self._panel.stop.disabled = False
-        self._panel.shown.value = progress.html(view, clock_s)
-
-    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
-        """Show the summary."""
-        self._panel.shown.value = summary.html(view, metrics, name)
-        self._panel.ended(view)

@@ -30,7 +30,8 @@ Work = Callable[[Tell], str]
 
 @cache
 def _style() -> str:
-    return f"<style>{files('peft_nb.ui.panels').joinpath('panel.css').read_text()}</style>"
+    style, keys = (files("peft_nb.ui.panels").joinpath(name).read_text("utf-8") for name in ("panel.css", "keys.js"))
+    return f'<style onload="{escape(keys)}">{style}</style>'
 
 
 class Panel:
@@ -194,6 +195,13 @@ def button(label: str, act: Callable[[], None], *, help: str = "", primary: bool
     made = ipywidgets.Button(description=label, tooltip=help or label, button_style="primary" if primary else "")
     made.on_click(lambda _: act())
     return made
+
+
+def put(box: ipywidgets.Box, *children: ipywidgets.Widget) -> None:
+    """Show these, and nothing else, in a box that may be on display already."""
+    for child in children:
+        _let_through(child)
+    box.children = children
 
 
 def row(*children: ipywidgets.Widget) -> ipywidgets.Box:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
 from peft_nb import environment
 from peft_nb.ui import progress, summary
+from peft_nb.ui.live import Surface
 from peft_nb.ui.panels.chart import LossChart
-from peft_nb.ui.panels.frame import Panel, Tell, button, row
+from peft_nb.ui.panels.frame import TICK_S, Panel, Tell, button, put, row
 from peft_nb.ui.view import RunView
 
 if TYPE_CHECKING:
     from peft_nb.run import Run
     from peft_nb.ui.compare import Comparison
 
+CHART_S = 1.0  # between two drawings: a browser that cannot keep up would show presses of buttons late
 UNHEARD = (
     "While a cell is running, no button of a panel reaches the kernel here. To stop the run, press the notebook's own "
     "interrupt button (■): the run ends after its current step, saved and usable."
@@ -37,9 +40,9 @@ class RunPanel(Panel):
 
     def __init__(self, run: Run, resume: Callable[[], None]) -> None:
         self._run, self._go_on = run, resume
-        self._status = ""
+        self._status, self._charted = "", 0.0
         self._comparison: Comparison | None = None
-        self._facts, self._samples = ipywidgets.HTML(), ipywidgets.HTML()
+        self._facts, self._samples, self._summary = (ipywidgets.HTML() for _ in range(3))
         self.chart = LossChart()
         self.stop = button("Stop", self._stop, help="End the run after its current step; what it learned is kept")
         self.resume = button("Resume", self._resume, help="Go on from the last checkpoint")
@@ -60,13 +63,20 @@ class RunPanel(Panel):
         unheard = [] if environment.comms_while_busy() else [ipywidgets.HTML(f"<p>{escape(UNHEARD)}</p>")]
         # What a button does is said right below it, not below the chart.
         above = [style, self._facts, row(*buttons, self.called), self._outcome, *unheard]
-        self.box.children = [*above, self.chart.box, self._samples, self._below]
+        self._samples.add_class("peft-nb-samples")
+        beside = ipywidgets.Box([self.chart.box, self._samples])
+        beside.add_class("peft-nb-beside")
+        self.box.children = [*above, beside, self._summary, self._below]
+        self.box.add_class("peft-nb-run")
 
     def draw(self, view: RunView, clock_s: float | None = None) -> None:
         """Show what is known; parameters as of :func:`peft_nb.ui.progress.html`."""
         self._facts.value = progress.html(view, clock_s if view.active else None, spark=False)
         self._samples.value = progress.samples(view)
-        self.chart.draw(view.losses, view.evals)
+        self._samples.layout.display = None if view.samples else "none"
+        if not view.active or time.monotonic() - self._charted >= CHART_S:
+            self._charted = time.monotonic()
+            self.chart.draw(view.losses, view.evals)
         if view.status == self._status:
             return
         self._status = view.status
@@ -76,6 +86,10 @@ class RunPanel(Panel):
         for made in (self.save, self.merge, self.compare, self.chat):
             made.disabled = not usable
         self.say(summary.headline(view))
+
+    def sum_up(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
+        """Show what came of the run, where no static summary stands below; parameters as of `summary.html`."""
+        self._summary.value = summary.html(view, metrics, name, whole=False)
 
     def _stop(self) -> None:
         self.attempt(self._ask_to_stop)
@@ -118,7 +132,7 @@ class RunPanel(Panel):
         from peft_nb.ui.panels.compare import ComparePanel
 
         if self._comparison:
-            self._below.children = [ComparePanel(self._comparison).box]
+            put(self._below, ComparePanel(self._comparison).box)
 
     def _chat(self) -> None:
         self.attempt(self._show_chat)
@@ -126,4 +140,36 @@ class RunPanel(Panel):
     def _show_chat(self) -> None:
         from peft_nb.ui.panels.chat import ChatPanel
 
-        self._below.children = [ChatPanel(self._run).box]
+        put(self._below, ChatPanel(self._run).box)
+
+
+class Inside(Surface):
+    """Shows a run, by a panel of its own, in the panel of something else.
+
+    Parameters
+    ----------
+    box : ipywidgets.Box
+        Where.
+    ended : callable
+        Called with what is known once the run has ended.
+    """
+
+    interval_s = TICK_S
+
+    def __init__(self, box: ipywidgets.Box, ended: Callable[[RunView], None]) -> None:
+        self._box, self._ended = box, ended
+
+    def attach(self, run: Run, resume: Callable[[], None]) -> None:
+        """Make the panel."""
+        self._panel = RunPanel(run, resume)
+        put(self._box, self._panel.box)
+
+    def running(self, view: RunView, clock_s: float) -> None:
+        """Show how far the run is."""
+        self._panel.draw(view, clock_s)
+
+    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
+        """Show what came of it."""
+        self._panel.draw(view)
+        self._panel.sum_up(view, metrics, name)
+        self._ended(view)

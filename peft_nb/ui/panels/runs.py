@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
 from typing import Any
@@ -14,34 +14,17 @@ from peft_nb.errors import RunError
 from peft_nb.events import Listener
 from peft_nb.run import Run, active
 from peft_nb.store import Record, Store
-from peft_nb.ui import lineage, live, progress, summary, wording
+from peft_nb.ui import lineage, live, wording
 from peft_nb.ui import runs as listing
 from peft_nb.ui.compare import OPTIONS, Comparison
-from peft_nb.ui.panels.frame import FIELD, LABEL, Panel, Tell, button, row
+from peft_nb.ui.panels.compare import ComparePanel
+from peft_nb.ui.panels.frame import FIELD, LABEL, Panel, Tell, button, put, row
+from peft_nb.ui.panels.run import Inside
 from peft_nb.ui.train import variables
 from peft_nb.ui.view import RunView
 
 ORDERS = {"rising": False, "falling": True}
 LISTED = 5  # lines of the list to choose from
-
-
-class Place(live.Surface):
-    """A widget in which a run is shown, as an output area shows it."""
-
-    interval_s = 0.2
-
-    def __init__(self, ended: Callable[[], None]) -> None:
-        self.widget = ipywidgets.HTML()
-        self._ended = ended
-
-    def running(self, view: RunView, clock_s: float) -> None:
-        """Show a run that works."""
-        self.widget.value = progress.html(view, clock_s)
-
-    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
-        """Show a run that has ended, and let the panel know."""
-        self.widget.value = summary.html(view, metrics, name)
-        self._ended()
 
 
 class Question:
@@ -188,25 +171,23 @@ class RunsPanel(Panel):
 
     def _open(self) -> str:
         run, name = self._one()
-        view, place = live.look(run), Place(lambda: None)
-        if view.active:
-            place.running(view, 0.0)
-        else:
-            place.ended(view, run.metrics, name)
-        self.opened.children = [place.widget]
+        live.show(run, name, Inside(self.opened, self._ended))
         return f"{run.id} is open below; in a cell: %peft show {name or run.id}"
 
     def _resume(self) -> str:
         run, name = self._one()
-        view, place = live.look(run), Place(self.refresh)
+        view, place = live.look(run), Inside(self.opened, self._ended)
 
         def start(listeners: Sequence[Listener]) -> Run:
             return run.resume(background=True, listeners=listeners)
 
         live.watch(start, background=True, view=view, name=name, on=place)
-        self.opened.children = [place.widget]
         self.refresh()
         return f"{run.id} goes on, shown below; Stop ends it. In a cell: %peft resume {name or run.id}"
+
+    def _ended(self, view: RunView) -> None:
+        if any(record.id == view.id and record.status != view.status for record in self._records):
+            self.refresh()
 
     def _stop(self) -> str:
         run, _ = self._one()
@@ -218,18 +199,18 @@ class RunsPanel(Panel):
     def _compare(self) -> None:
         runs: list[Run | None] = [listing.opened(record.id, self._store, variables())[0] for record in self._chosen()]
         asked = named(runs if len(runs) > 1 else [*runs, None])
-        page = ipywidgets.HTML()
-        made: list[str] = []
+        made: list[Comparison] = []
 
         def work(tell: Tell) -> str:
             found = gather(asked, None, lambda share, what: tell(f"comparing: {what}, {100 * share:.0f} %"), **OPTIONS)
-            made.append(Comparison(found)._repr_html_())
+            made.append(Comparison(found))
             return f"compared below; in a cell: %peft compare {' '.join(run.id for run in runs if run)}"
 
         def then() -> None:
-            page.value = "".join(made)
+            for comparison in made:
+                put(self.opened, ComparePanel(comparison).box)
 
-        self.opened.children = [page]
+        put(self.opened)
         self.aside("comparing", work, then)
 
     def _promote(self) -> None:
