@@ -122,7 +122,7 @@ class LossChart:
             padding_x=0.0,
         )
         self.log = ipywidgets.Checkbox(description="Log scale", indent=False, layout=NARROW["layout"])
-        self.smoothing = ipywidgets.Dropdown(description="Smoothing", options=list(SMOOTHING), value="medium", **NARROW)
+        self.smoothing = ipywidgets.Dropdown(description="Smoothing", options=list(SMOOTHING), value="light", **NARROW)
         self.shown = ipywidgets.Dropdown(description="Show", options=list(SHOWN), **NARROW)
         self.pan = ipywidgets.Checkbox(description="Pan and zoom by pointer", indent=False, layout=NARROW["layout"])
         self.reset = button("Reset view", self._reset, help="Show all steps again")

@@ -80,7 +80,7 @@ def overlay(curves: Mapping[str, tuple[Points, Points]]) -> list[ipywidgets.Widg
     ]
     if not charts:
         return []
-    beside = ipywidgets.Box(charts, layout={"flex_flow": "row wrap", "width": "100%"})
+    beside = ipywidgets.Box(charts, layout={"flex_flow": "row wrap", "width": "100%", "overflow": "visible"})
     return [ipywidgets.HTML(legend(looks)), beside]
 
 
