@@ -56,7 +56,7 @@ def finished(spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_
 
 def test_the_shortest_prompts_are_asked_while_that_is_cheap(finished: Run) -> None:
     events: list[Event] = []
-    ask = sampler(finished, events.append)
+    ask = sampler(finished, events.append, expected_s=None)
     ask(0, 0.0)
     assert [event.prompt for event in events if isinstance(event, Sampled)] == ["Why?", "How?"]
     ask(10, 0.1)

@@ -58,7 +58,7 @@ def test_one_cell_takes_parameters_and_what_varies_is_not_compared(path: Path) -
 def test_the_quickstart_shows_the_curve_as_a_picture_and_the_run_as_text_too() -> None:
     cells = {cell.source: cell for cell in code_cells(FOLDER / "quickstart.ipynb")}
     assert "image/png" in cells["run.plot()"].outputs[0].data
-    (training,) = [cell for source, cell in cells.items() if source.startswith("%%peft lora --data support-desk")]
+    (training,) = [cell for source, cell in cells.items() if source.startswith("%%peft lora --data train")]
     (summary,) = training.outputs
     assert "finished" in summary.data["text/plain"]
     assert "data:image/png;base64," in summary.data["text/html"]

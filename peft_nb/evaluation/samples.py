@@ -14,7 +14,7 @@ from peft_nb.events import Event, Notice, Sampled
 
 ASKED = 2
 TOKENS = 24  # of an answer
-SHARE = 0.03  # of the training time, at most
+SHARE = 0.1  # of the training time, at most, beside the bare base's answers
 SHOWN = 200  # characters of a prompt or reference that are told
 BANDWIDTH, OVERHEAD_S = 1e10, 0.005  # bytes of weights read a second, and seconds a token takes beside: a first guess
 
@@ -54,7 +54,7 @@ class Sampler:
         self._next_s = TOKENS * (self.model.get_base_model().get_memory_footprint() / BANDWIDTH + OVERHEAD_S)
 
     def __call__(self, step: int, trained_s: float) -> None:
-        """Publish the answers after a step, unless that would take more than `SHARE` of the training time.
+        """Publish the answers after a step, unless that would take more than `SHARE` of all training.
 
         Parameters
         ----------
@@ -63,8 +63,9 @@ class Sampler:
         trained_s : float
             Seconds of training so far.
         """
-        whole = trained_s if step else self.expected_s
-        if not self.asked or (whole is not None and self._spent_s + self._next_s > SHARE * whole):
+        known = step > 0 or self.expected_s is not None
+        whole = max(trained_s, self.expected_s or 0.0)
+        if not self.asked or (known and self._spent_s + self._next_s > SHARE * whole):
             return
         began = time.perf_counter()
         try:
@@ -74,7 +75,7 @@ class Sampler:
             self.publish(Notice(f"no sample answers while this run trains: {type(error).__name__}: {error}"))
             return
         self._next_s = time.perf_counter() - began
-        self._spent_s += self._next_s
+        self._spent_s += self._next_s if step else 0.0
         for one, answer in zip(self.asked, answers, strict=True):
             said = one.prompt if isinstance(one.prompt, str) else one.prompt[-1]["content"]
             self.publish(Sampled(step, _short(said), _short(one.reference), answer))
