@@ -155,8 +155,8 @@ def criterion(metric: str, comparison: str) -> Criterion:
         What is wrong, in one line that does not name the field.
     """
     if metric not in MEASURES:
-        shown = metric if metric.isprintable() and len(metric) < 60 else repr(metric[:60])
-        mend = nearest(metric, MEASURES) or "; it knows " + ", ".join(MEASURES)
+        shown = metric if metric.isprintable() and len(metric) < 60 else repr(metric)[:60]
+        mend = nearest(metric, MEASURES) or "; such are " + ", ".join(sorted(MEASURES)[:12]) + ", …: see REFERENCE.md"
         raise ValueError(f"nothing is measured as {shown}{mend}")
     read = re.fullmatch(r"\s*(<=|>=|<|>)\s*(\S+)\s*", comparison)
     bound = math.nan

@@ -28,7 +28,7 @@ def test_a_value_is_compared_with_the_bound(comparison: str, value: float, met: 
     ("metric", "comparison", "told"),
     [
         ("evalloss", "< 1", "nothing is measured as evalloss; did you mean 'eval_loss'?"),
-        ("qqqq", "< 1", "nothing is measured as qqqq; it knows accuracy, adapter_mb, "),
+        ("qqqq", "< 1", "nothing is measured as qqqq; such are accuracy, adapter_mb, "),
         ("score", "0.8", 'score is to be \'0.8\', which is no comparison; write one such as "< 1.2" or ">= 0.8"'),
         ("score", "=> 0.8", "score is to be '=> 0.8', which is no comparison"),
         ("score", "> high", "score is to be '> high', which is no comparison"),

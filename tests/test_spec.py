@@ -133,6 +133,7 @@ def refusal(read: Callable[[], RunSpec]) -> list[str]:
 
 
 @given(st.dictionaries(names, anything, max_size=6))
+@example({"accept": {"\\" * 60: "< 1"}})
 def test_any_values_give_a_spec_or_one_line_each(values: dict[str, Any]) -> None:
     lines = refusal(lambda: RunSpec(**values))
     assert not any("\n" in line or len(line) > 300 for line in lines)

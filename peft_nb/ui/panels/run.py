@@ -137,10 +137,11 @@ class RunPanel(Panel):
     def _chat(self) -> None:
         self.attempt(self._show_chat)
 
-    def _show_chat(self) -> None:
+    def _show_chat(self) -> str:
         from peft_nb.ui.panels.chat import ChatPanel
 
         put(self._below, ChatPanel(self._run).box)
+        return "talk to it below"
 
 
 class Inside(Surface):
