@@ -87,7 +87,7 @@ def full(train: list[dict[str, str]], held_out: list[dict[str, str]], epochs: fl
 
 def lora(train: list[dict[str, str]], held_out: list[dict[str, str]], epochs: float) -> dict[str, float]:
     """Fine-tune with peft_nb: LoRA of rank 16 on all linear layers, and the head."""
-    from peft_nb.run import begin
+    from peft_nb.runs.run import begin
     from peft_nb.store import Store
 
     with tempfile.TemporaryDirectory() as scratch:

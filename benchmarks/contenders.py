@@ -85,7 +85,7 @@ def base(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def batches(job: Job) -> list[list[Example]]:
     """Encode the rows as peft_nb does, in the batches and the order in which it will take them."""
     from peft_nb.data import encoding, formats
-    from peft_nb.training.steps import plan
+    from peft_nb.training.packing import plan
 
     _, tokenizer = base(job.model)
     encoded = encoding.encode(
@@ -252,7 +252,7 @@ def necessary_flops(steps: list[list[Example]], shapes: Counter[tuple[int, int]]
     attention and everything elementwise count nothing. One number serves all contenders: a share of the
     matmul rate tells how much of what the machine can do went into necessary work.
     """
-    from peft_nb.training.steps import common_prefix, supervised_targets
+    from peft_nb.training.packing import common_prefix, supervised_targets
 
     tokens = supervised = 0
     for examples in steps:

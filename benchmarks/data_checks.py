@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from planted import FLAWS, Corpus, Row, chats, labelled, text
 from planted_values import PERSONAL
 
-from peft_nb.data import checks, duplicates, formats, hygiene, privacy, sources
-from peft_nb.data.measuring import Options
-from peft_nb.data.secrets import secrets
+from peft_nb.data import formats, sources
+from peft_nb.data.quality import characters, checks, duplicates, pii
+from peft_nb.data.quality.lengths import Options
+from peft_nb.data.quality.secrets import secrets
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Score:
 
 
 def flawed(corpus: Corpus) -> dict[str, set[int]]:
-    """Rows with a message of which `peft_nb.data.hygiene` says so, by kind."""
+    """Rows with a message of which `peft_nb.data.quality.characters` says so, by kind."""
     found: dict[str, set[int]] = {kind: set() for kind in FLAWS}
     for number, row in enumerate(corpus.rows):
         for message in row["messages"]:
-            for kind in hygiene.flaws(message["content"]):
+            for kind in characters.flaws(message["content"]):
                 found[kind].add(number)
     return found
 
@@ -54,7 +55,7 @@ def personal(corpus: Corpus) -> dict[str, set[int]]:
     """Rows with personal data, by kind."""
     found: dict[str, set[int]] = {kind: set() for kind in PERSONAL}
     for number, row in enumerate(corpus.rows):
-        for match in privacy.personal(text(row)):
+        for match in pii.personal(text(row)):
             found[match.kind].add(number)
     return found
 
@@ -111,7 +112,7 @@ DETECTORS: Sequence[Callable[[Corpus], dict[str, set[int]]]] = (flawed, personal
 def measure(each: int, seed: int) -> list[Score]:
     """Let every detector look at the corpora with `each` problems of a kind that follow from `seed`."""
     corpus, scores = chats(each, seed), []
-    privacy.personal("")  # loading spaCy once is not the speed of a row
+    pii.personal("")  # loading spaCy once is not the speed of a row
     for detector in DETECTORS:
         began = time.perf_counter()
         found = detector(corpus)

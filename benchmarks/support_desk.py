@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from peft_nb import Run, RunSpec, notation, train
+from peft_nb import Run, RunSpec, train
 from peft_nb.data.support_desk import judge, load
 from peft_nb.errors import PeftNbError
+from peft_nb.spec import notation
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "quickstart.ipynb"
 

@@ -21,13 +21,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from peft_nb import Switchboard
-from peft_nb.environment import process_memory_mb
 from peft_nb.evaluation.generate import generate
 from peft_nb.models import ALIASES, bundled
 from peft_nb.models.load import load
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import resolve
 from peft_nb.models.share import share
+from peft_nb.system.resources import process_memory_mb
 
 DEFAULT, ROWS, TOKENS, RELOADED = "smollm2-135m", 32, 16, 3
 PROMPT = "Where is my order number {}?"

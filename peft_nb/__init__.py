@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from peft_nb.adapters.switchboard import Switchboard
 from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.methods import methods
 from peft_nb.models import models
-from peft_nb.recipes import recipes
-from peft_nb.run import Run, load, runs
-from peft_nb.several import combine
+from peft_nb.runs.combine import combine
+from peft_nb.runs.run import Run, load, runs
+from peft_nb.serving.switchboard import Switchboard
 from peft_nb.spec import RunSpec
+from peft_nb.spec.recipes import recipes
 from peft_nb.ui.chat import Chat, chat
 from peft_nb.ui.check import check
 from peft_nb.ui.compare import Comparison, compare

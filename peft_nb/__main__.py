@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from peft_nb import environment, notation
 from peft_nb.errors import CommandError, PeftNbError, nearest
-from peft_nb.job import Job
-from peft_nb.spec import RunSpec
+from peft_nb.runs.pipeline import Job
+from peft_nb.spec import RunSpec, notation
+from peft_nb.system import resources
 from peft_nb.ui.train import train
 
 USAGE = """usage: python -m peft_nb train [spec.yaml] [flags]
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         if argv[0] != "train":
             raise CommandError(f"no command {argv[0]!r}{nearest(argv[0], ['train', 'help'])}")
         spec = RunSpec(**notation.parse_train(argv[1:]))
-        if environment.rank() == 0:
+        if resources.rank() == 0:
             train(spec)
         else:
             job = Job(spec)  # process 0 shows and stores what all do together

@@ -22,7 +22,7 @@ from IPython.core.interactiveshell import InteractiveShell
 import peft_nb
 from peft_nb.data import support_desk
 from peft_nb.events import Event, StepLogged
-from peft_nb.run import Run, active, begin
+from peft_nb.runs.run import Run, active, begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 

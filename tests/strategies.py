@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from peft_nb.acceptance import MEASURES
-from peft_nb.fields import FieldInfo
 from peft_nb.spec import RunSpec
+from peft_nb.spec.criteria import MEASURES
+from peft_nb.spec.fields import FieldInfo
 
 # A machine that is busy with something else makes no test fail.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])

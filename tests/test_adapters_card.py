@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 
 from peft_nb.adapters.card import Facts, card, fenced, local
 from peft_nb.adapters.usage import usage
-from peft_nb.run import Run, begin, load
+from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import KINDS, Python

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from peft_nb.errors import RunError, StoreError
-from peft_nb.run import Run, begin, load
+from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import Python

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from peft_nb.adapters import merge as merging
 from peft_nb.errors import MergeError, MethodError, ModelError, StoreError
 from peft_nb.models.plain import bare, copied
-from peft_nb.run import Run, begin, load
+from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.store import Store
 from tests import tiny

@@ -10,7 +10,7 @@ import pytest
 
 from peft_nb.errors import StoreError
 from peft_nb.events import Notice
-from peft_nb.run import Run, begin
+from peft_nb.runs.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import Python, file_size_limit, stop_at

@@ -13,8 +13,8 @@ import nbformat
 import pytest
 import yaml
 
-from peft_nb import notation
 from peft_nb.models import ALIASES, bundled
+from peft_nb.spec import notation
 
 ROOT = Path(__file__).parents[1]
 BINDER = ROOT / "binder"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from peft_nb.errors import DataError, RunError
-from peft_nb.run import Run, begin, load
+from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import KINDS, Python, stop_at

@@ -13,7 +13,7 @@ import pytest
 
 from peft_nb.__main__ import main
 from peft_nb.methods import complete
-from peft_nb.run import Run, load
+from peft_nb.runs.run import Run, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 

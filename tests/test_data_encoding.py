@@ -246,7 +246,7 @@ def test_for_the_completion_alone_as_many_last_exchanges_are_kept_as_fit(chatml:
 
 
 def test_the_end_is_learned_even_where_it_is_also_what_fills_up(chatml: Any) -> None:
-    from peft_nb.training.steps import pad
+    from peft_nb.training.packing import pad
 
     short, long = encoded(chatml, [ROW, {**ROW, "answer": "hm " * 9}]).examples
     batch = pad([short, long], chatml.pad_token_id)

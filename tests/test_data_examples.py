@@ -20,7 +20,7 @@ from peft_nb.data.examples import Example, gather, key, load
 from peft_nb.data.formats import detect
 from peft_nb.errors import DataError, StoreError
 from peft_nb.events import Notice, Preparing
-from peft_nb.run import Run, begin
+from peft_nb.runs.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import file_size_limit, stop_at
@@ -215,7 +215,7 @@ Start = Callable[..., Run]
 @pytest.fixture
 def encodings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The numbers of rows that were encoded to be trained on, a call at a time; not those of forecasts."""
-    from peft_nb.methods import workload
+    from peft_nb.planning import workload
 
     calls: list[int] = []
     encode = encoding.encode
@@ -283,7 +283,7 @@ def test_a_run_finds_its_examples_without_its_data(start: Start, store: Store) -
 
 
 def test_progress_is_told_and_a_run_can_be_stopped_meanwhile(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peft_nb.job.PROGRESS_S", 0)
+    monkeypatch.setattr("peft_nb.runs.pipeline.PROGRESS_S", 0)
     monkeypatch.setattr(encoding, "BATCH", 5)
     run = start(max_steps=1).wait()
     told = [event.what for event in run.events() if isinstance(event, Preparing) and "encoding" in event.what]

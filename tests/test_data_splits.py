@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_nb.data import duplicates
 from peft_nb.data.formats import detect
+from peft_nb.data.quality import duplicates
 from peft_nb.data.splits import Texts, split
 
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "haven", "inlet", "jetty", "knoll", "lemon")

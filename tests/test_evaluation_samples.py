@@ -10,7 +10,7 @@ from peft_nb.data.prompts import Asked
 from peft_nb.evaluation import samples
 from peft_nb.evaluation.samples import Sampler
 from peft_nb.events import Event, Notice, Sampled
-from peft_nb.run import Run, begin
+from peft_nb.runs.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 

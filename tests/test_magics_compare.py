@@ -11,7 +11,7 @@ from IPython.utils.capture import capture_output
 
 from peft_nb import Comparison, Run, RunSpec
 from peft_nb.errors import CommandError, PeftNbError, RunError, StoreError
-from peft_nb.run import begin
+from peft_nb.runs.run import begin
 from peft_nb.store import Store
 from tests.shell import refused, run
 

@@ -9,7 +9,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.errors import CommandError
 from peft_nb.magics.completion import complete
-from peft_nb.run import Run, begin
+from peft_nb.runs.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 

@@ -20,9 +20,9 @@ import pytest
 from peft_nb.data.support_desk import load as load_desk
 from peft_nb.errors import RunError
 from peft_nb.events import Evaluated, Event, Notice, Preparing, StatusChanged
-from peft_nb.job import Job
 from peft_nb.models.plain import bare
-from peft_nb.run import Run, begin
+from peft_nb.runs.pipeline import Job
+from peft_nb.runs.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests import tiny

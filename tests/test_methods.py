@@ -14,7 +14,7 @@ import pytest
 
 from peft_nb.errors import MethodError, PeftNbError, SpecError
 from peft_nb.methods import REGISTRY, attach, complete, methods
-from peft_nb.run import Run, begin, load
+from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import METHODS, OTHER_METHODS, RunSpec
 from peft_nb.store import Store
 from tests.conftest import Python, stop_at

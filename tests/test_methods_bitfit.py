@@ -22,8 +22,8 @@ from peft_nb.methods.bitfit.config import BitFitConfig
 from peft_nb.methods.bitfit.layer import BitFitLayer
 from peft_nb.models.share import keep_unpacked, share
 from peft_nb.spec import RunSpec
-from peft_nb.training import paths
-from peft_nb.training.paths import Padded, PaddingFree
+from peft_nb.training import objectives
+from peft_nb.training.objectives import Padded, PaddingFree
 from tests import tiny
 from tests.conftest import Python
 
@@ -127,8 +127,8 @@ def test_it_trains_what_plain_pytorch_trains(family: str) -> None:
 def test_padding_free_equals_padded(family: str, prefix: int) -> None:
     model, batch = adapted(tiny.base(family), shift=0.1), tiny.examples(prefix=prefix)
     for shared in (False, True):
-        assert max(paths.disagreement(model, PaddingFree(shared), Padded(0), batch, CPU)) < 1e-4
-    assert isinstance(paths.choose(model, batch, 0, CPU, fast=True, supported=True), PaddingFree)
+        assert max(objectives.disagreement(model, PaddingFree(shared), Padded(0), batch, CPU)) < 1e-4
+    assert isinstance(objectives.choose(model, batch, 0, CPU, fast=True, supported=True), PaddingFree)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -33,9 +33,9 @@ from peft_nb.methods.bottleneck.config import BottleneckConfig
 from peft_nb.methods.bottleneck.layer import ACTIVATIONS
 from peft_nb.models.share import keep_unpacked, share
 from peft_nb.spec import RunSpec
-from peft_nb.training import paths
+from peft_nb.training import objectives
 from peft_nb.training.classification import Classifying
-from peft_nb.training.paths import Padded, PaddingFree
+from peft_nb.training.objectives import Padded, PaddingFree
 from tests import tiny
 
 pytestmark = pytest.mark.exhaustive
@@ -328,15 +328,15 @@ def test_padding_free_equals_padded(family: str, placement: str) -> None:
     model = adapted(tiny.base(family), placement=placement)
     for prefix in (0, 12):
         batch = tiny.examples(prefix=prefix)
-        assert max(paths.disagreement(model, PaddingFree(True), Padded(0), batch, CPU)) < 1e-4
-    assert isinstance(paths.choose(model, tiny.examples(), 0, CPU, fast=True, supported=True), PaddingFree)
+        assert max(objectives.disagreement(model, PaddingFree(True), Padded(0), batch, CPU)) < 1e-4
+    assert isinstance(objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=True), PaddingFree)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_classifier_without_padding_learns_the_same(placement: str) -> None:
     model = adapted(base("bert"), placement=placement, modules_to_save=["classifier"])
     texts = [Labelled(ids, (label,)) for ids, label in (([2, 5, 6, 3], 0), ([2, 7, 3], 2), ([2, 9, 8, 4, 1, 3], 1))]
-    loss, gradient = paths.disagreement(
+    loss, gradient = objectives.disagreement(
         model, Classifying(0, False, padded=False), Classifying(0, False, padded=True), texts, CPU
     )
     assert loss < 1e-5

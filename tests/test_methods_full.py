@@ -21,12 +21,12 @@ from peft_nb.methods.full import config_class
 from peft_nb.methods.full.config import FullConfig
 from peft_nb.methods.full.layer import FullLayer
 from peft_nb.models.share import share
-from peft_nb.run import Run, load
+from peft_nb.runs.run import Run, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
-from peft_nb.training import classification, paths
+from peft_nb.training import classification, objectives
 from peft_nb.training.classification import Classifying
-from peft_nb.training.paths import Padded, PaddingFree
+from peft_nb.training.objectives import Padded, PaddingFree
 from tests import tiny
 from tests.conftest import stop_at
 
@@ -257,7 +257,7 @@ def test_gradient_checkpointing_gives_the_same_training(family: str) -> None:
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_trained_head_takes_the_padded_path(tied: bool) -> None:
     adapted = full(tiny.base("llama", tie_word_embeddings=tied))
-    path = paths.choose(adapted, tiny.examples(), 0, CPU, fast=True, supported=True)
+    path = objectives.choose(adapted, tiny.examples(), 0, CPU, fast=True, supported=True)
     assert isinstance(path, Padded)
     assert "output head" in path.reason
 
@@ -267,9 +267,9 @@ def test_a_trained_head_takes_the_padded_path(tied: bool) -> None:
 def test_parts_below_a_frozen_head_train_padding_free(family: str, prefix: int) -> None:
     adapted = full(tiny.base(family, tie_word_embeddings=False), target_modules=HEADLESS)
     batch = tiny.examples(prefix=prefix)
-    assert isinstance(paths.choose(adapted, batch, 0, CPU, fast=True, supported=True), PaddingFree)
+    assert isinstance(objectives.choose(adapted, batch, 0, CPU, fast=True, supported=True), PaddingFree)
     for sharing in (False, True):
-        assert max(paths.disagreement(adapted, PaddingFree(sharing), Padded(0), batch, CPU)) < 1e-4
+        assert max(objectives.disagreement(adapted, PaddingFree(sharing), Padded(0), batch, CPU)) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_excluding_one_end_of_a_tie_freezes_the_other() -> None:
     adapted = full(base, exclude_modules=["lm_head"])
     trainable, _ = adapted.get_nb_trainable_parameters()
     assert trainable == sum(one.numel() for one in base.parameters()) - base.lm_head.weight.numel()
-    assert isinstance(paths.choose(adapted, tiny.examples(), 0, CPU, fast=True, supported=True), PaddingFree)
+    assert isinstance(objectives.choose(adapted, tiny.examples(), 0, CPU, fast=True, supported=True), PaddingFree)
 
 
 class Nested(nn.Module):
@@ -354,7 +354,7 @@ def test_a_new_head_is_trained_once_and_saved(encoder: PreTrainedModel, tmp_path
     batch = [Text([5, 6, 7], [0]), Text([8, 9, 10, 11, 12], [2])]
     path = classification.choose(adapted, batch, 0, CPU, multi=False, fast=True, supported=True)
     assert not path.padded
-    assert max(paths.disagreement(adapted, path, Classifying(0, False), batch, CPU)) < 1e-4
+    assert max(objectives.disagreement(adapted, path, Classifying(0, False), batch, CPU)) < 1e-4
 
     labels = torch.tensor([0, 2])
     optimizer = torch.optim.AdamW([one for one in adapted.parameters() if one.requires_grad], lr=1e-3)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from peft_nb import files
 from peft_nb.errors import ModelError, StoreError
 from peft_nb.models import ALIASES, bundled, cache
+from peft_nb.system import files
 
 pytestmark = pytest.mark.exhaustive
 

@@ -12,10 +12,9 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from peft_nb import notation
 from peft_nb.magics.line import COMMANDS
-from peft_nb.recipes import names
-from peft_nb.spec import RunSpec
+from peft_nb.spec import RunSpec, notation
+from peft_nb.spec.recipes import names
 
 ROOT = Path(__file__).parents[1]
 STARTERS = sorted((ROOT / "templates" / "notebooks").glob("*.ipynb"))
@@ -40,7 +39,7 @@ def test_a_wheel_brings_recipes_and_notebooks(tmp_path: Path) -> None:
         wheel.extractall(tmp_path / "installed")
     data = next(name for name in held if ".data/data/" in name).partition("/")[0] + "/data/"
     assert {f"{data}{INSTALLED}/{path.name}" for path in STARTERS} <= held
-    code = "from peft_nb.recipes import FOLDER, names; print(FOLDER, *names())"
+    code = "from peft_nb.spec.recipes import FOLDER, names; print(FOLDER, *names())"
     paths = [str(tmp_path / "installed"), *filter(None, sys.path)]
     found = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:] = {paths!r}; {code}"],

@@ -10,10 +10,11 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from peft_nb import RunSpec, notation
+from peft_nb import RunSpec
 from peft_nb.data import formats
 from peft_nb.magics.line import COMMANDS
 from peft_nb.models import ALIASES
+from peft_nb.spec import notation
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

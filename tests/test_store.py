@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from peft_nb import files
 from peft_nb.errors import StoreError
 from peft_nb.events import (
     Checkpointed,
@@ -30,6 +29,7 @@ from peft_nb.events import (
     StepLogged,
 )
 from peft_nb.store import HISTORY, Store, runs, schema
+from peft_nb.system import files
 
 REPO = Path(files.__file__).parents[1]
 PRELUDE = """if True:
@@ -326,7 +326,7 @@ def test_a_run_at_work_in_another_process_cannot_be_claimed(store: Store) -> Non
 
 def test_a_run_whose_process_died_can_be_claimed_and_its_leftovers_go(store: Store) -> None:
     code = """
-        from peft_nb.files import atomic_folder
+        from peft_nb.system.files import atomic_folder
         id = store.create("", method="lora", model="m")
         store.record(id, StatusChanged("training"))
         with atomic_folder(store.folder_of(id) / "adapter"):

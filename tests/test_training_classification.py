@@ -16,7 +16,7 @@ from peft_nb.models import classify
 from peft_nb.models.load import load
 from peft_nb.models.resolve import resolve
 from peft_nb.spec import RunSpec
-from peft_nb.training import classification, paths
+from peft_nb.training import classification, objectives
 from peft_nb.training.classification import Classifying
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
 def test_without_padding_the_losses_and_gradients_are_the_same(folder: Path, multi: bool) -> None:
     model = adapted(folder, multi)
     padded = Classifying(0, multi)
-    loss, gradient = paths.disagreement(model, replace(padded, padded=False), padded, examples(multi), CPU)
+    loss, gradient = objectives.disagreement(model, replace(padded, padded=False), padded, examples(multi), CPU)
     assert loss < 1e-5
     assert gradient < 1e-4
 

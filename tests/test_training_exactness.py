@@ -10,8 +10,8 @@ from peft_nb.data import encoding, formats, support_desk
 from peft_nb.models.load import load
 from peft_nb.models.resolve import resolve
 from peft_nb.models.share import share
-from peft_nb.training import fused, paths
-from peft_nb.training.paths import Padded, PaddingFree
+from peft_nb.training import fused, objectives
+from peft_nb.training.objectives import Padded, PaddingFree
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def trained() -> tuple[PeftModel, list[encoding.Example]]:
 @pytest.mark.parametrize("share_prefix", [False, True])
 def test_losses_and_gradients_agree(trained: tuple[PeftModel, list[encoding.Example]], share_prefix: bool) -> None:
     model, examples = trained
-    assert max(paths.disagreement(model, PaddingFree(share_prefix), Padded(2), examples, CPU)) < 1e-4
+    assert max(objectives.disagreement(model, PaddingFree(share_prefix), Padded(2), examples, CPU)) < 1e-4
 
 
 def test_every_adapted_layer_runs_as_one_function(trained: tuple[PeftModel, list[encoding.Example]]) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import pandas
 import pytest
 from test_ui_progress import EVIL, Balanced
+from tests.test_data_checks import KEY, sound
 
 from peft_nb.errors import DataError, ModelError, SpecError
 from peft_nb.ui import check as module
 from peft_nb.ui.check import check
 from peft_nb.ui.report import Report
 from tests.templates import tokenizer
-from tests.test_data_checks import KEY, sound
 
 NOWHERE = "nobody/has-this-model"
 
@@ -207,7 +207,7 @@ def test_a_live_pair_lends_its_tokenizer() -> None:
     ("frontend", "bars"), [("jupyterlab", True), ("notebook-headless", False), ("terminal", False)]
 )
 def test_bars_are_for_people(monkeypatch: pytest.MonkeyPatch, frontend: str, bars: bool) -> None:
-    monkeypatch.setattr(module.environment, "frontend", lambda: frontend)
+    monkeypatch.setattr(module.frontend, "frontend", lambda: frontend)
     with module.shown_progress() as progress:
         assert (progress is not None) == bars
         if progress:

@@ -9,17 +9,18 @@ from collections.abc import Callable
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from tests.test_comparison import HOSTILE, Page
 
-from peft_nb import Chat, Run, RunSpec, chat, environment, load
+from peft_nb import Chat, Run, RunSpec, chat, load
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import CommandError, RunError
-from peft_nb.run import begin
+from peft_nb.runs.run import begin
 from peft_nb.store import Store
+from peft_nb.system import frontend
 from peft_nb.ui.chat import Turn, fitting, html
 from peft_nb.ui.differences import clean
 from peft_nb.ui.panels.chat import ChatPanel
 from tests.shell import refused
-from tests.test_comparison import HOSTILE, Page
 from tests.test_ui_panels_compare import outcome, press, settled
 
 Rows = list[dict[str, str]]
@@ -240,7 +241,7 @@ def test_the_command_talks_and_keeps(shell: InteractiveShell, runs: list[Run], m
     assert list(talk.runs) == ["a", "short"]
     assert "nobody" in refused(shell, "%peft chat a nobody")
     assert list(shell.display_formatter.format(talk)[0]) == ["text/plain", "text/html"]
-    monkeypatch.setattr(environment, "frontend", lambda: "vscode")
+    monkeypatch.setattr(frontend, "frontend", lambda: "vscode")
     assert "application/vnd.jupyter.widget-view+json" in shell.display_formatter.format(talk)[0]
 
     talk.ask("Hello", max_new_tokens=3)

@@ -11,20 +11,21 @@ from typing import Any
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from ipywidgets import Button, Widget
+from tests.test_comparison import HOSTILE, Page, hostile
 
-from peft_nb import Comparison, Run, RunSpec, compare, environment
-from peft_nb.comparison import Compared
+from peft_nb import Comparison, Run, RunSpec, compare
 from peft_nb.data.prompts import Asked
 from peft_nb.errors import RunError
 from peft_nb.plots import running_mean
-from peft_nb.run import begin
+from peft_nb.runs.compare import Compared
+from peft_nb.runs.run import begin
 from peft_nb.store import Store
+from peft_nb.system import frontend
 from peft_nb.ui import votes
 from peft_nb.ui.differences import clean
 from peft_nb.ui.panels.compare import ComparePanel
 from peft_nb.ui.panels.frame import Panel
 from peft_nb.ui.panels.overlay import MOST_POINTS, lines, overlay, thinned
-from tests.test_comparison import HOSTILE, Page, hostile
 
 Rows = list[dict[str, str]]
 
@@ -220,7 +221,7 @@ def test_a_front_end_with_widgets_gets_them_beside_the_page(
     view = "application/vnd.jupyter.widget-view+json"
     plain, _ = DisplayFormatter().format(three)
     assert set(plain) == {"text/plain", "text/html"}
-    monkeypatch.setattr(environment, "frontend", lambda: "jupyterlab")
+    monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
     shown, _ = DisplayFormatter().format(three)
     assert shown["text/plain"] == plain["text/plain"]
     assert shown["text/html"] == plain["text/html"]

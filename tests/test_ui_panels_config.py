@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from peft_nb import notation
 from peft_nb.data.sources import BUILTIN
 from peft_nb.errors import CommandError, SpecError
 from peft_nb.magics.line import COMMANDS, Call
 from peft_nb.methods import REGISTRY, complete
-from peft_nb.run import Run, active
-from peft_nb.spec import METHODS, RunSpec
+from peft_nb.runs.run import Run, active
+from peft_nb.spec import METHODS, RunSpec, notation
 from peft_nb.ui import form
 from peft_nb.ui.panels.config import ConfigPanel, named
 from peft_nb.ui.panels.latest import Check, Latest

@@ -8,14 +8,14 @@ import bqplot
 import pandas
 import pytest
 from IPython.core.formatters import DisplayFormatter
+from tests.test_data_checks import KEY, sound
 
-from peft_nb import environment
 from peft_nb.errors import DataError
+from peft_nb.system import frontend
 from peft_nb.ui.check import check
 from peft_nb.ui.panels.data import DataPanel
 from peft_nb.ui.report import Report, bins
 from tests.templates import tokenizer
-from tests.test_data_checks import KEY, sound
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)> مرحبا 👩‍🔧 " + "w" * 300
 
@@ -182,7 +182,7 @@ def test_the_static_report_stands_in_where_there_are_no_widgets(
     assert static["text/plain"] == repr(report)
     assert "data:image/png;base64," in static["text/html"]
     assert set(static) == {"text/plain", "text/html"}
-    monkeypatch.setattr(environment, "frontend", lambda: "jupyterlab")
+    monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
     bundle = formatter.format(report)[0]
     assert bundle.pop("application/vnd.jupyter.widget-view+json")["model_id"]
     assert bundle == static

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from peft_nb import environment
 from peft_nb.events import Event, Notice, Sampled, StatusChanged, StepLogged
-from peft_nb.run import Run, begin, load
+from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
+from peft_nb.system import frontend
 from peft_nb.ui import live
 from peft_nb.ui.panels.run import UNHEARD, RunPanel
 from tests.conftest import stop_at
@@ -23,7 +23,7 @@ EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[RunPanel]:
     """The panels that a front end with widgets was given."""
     panels: list[RunPanel] = []
-    monkeypatch.setattr(environment, "frontend", lambda: "jupyterlab")
+    monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
     monkeypatch.setattr("IPython.display.display", panels.append)
     return panels
 
@@ -137,7 +137,7 @@ def test_where_no_button_is_heard_while_a_cell_runs_the_panel_names_the_one_that
     finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for heard in (True, False):
-        monkeypatch.setattr(environment, "comms_while_busy", lambda heard=heard: heard)
+        monkeypatch.setattr(frontend, "comms_while_busy", lambda heard=heard: heard)
         panel = RunPanel(finished, lambda: None)
         assert any(UNHEARD[:30] in getattr(child, "value", "") for child in panel.box.children) != heard
 

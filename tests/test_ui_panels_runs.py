@@ -11,10 +11,10 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 import peft_nb
-from peft_nb import environment
 from peft_nb.events import Evaluated, StatusChanged, StepLogged
-from peft_nb.run import Run, load
+from peft_nb.runs.run import Run, load
 from peft_nb.store import Store
+from peft_nb.system import frontend
 from peft_nb.ui import runs as listing
 from peft_nb.ui.panels.runs import RunsPanel
 from tests.conftest import stop_at
@@ -226,7 +226,7 @@ def test_a_stopped_run_opens_from_disk_resumes_stops_and_is_compared(
 def test_a_run_at_work_is_open_alive_and_goes_on_where_it_was_opened(
     start: Callable[..., Run], store: Store, shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "frontend", lambda: "jupyterlab")
+    monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
     run = start(max_steps=100_000, save_steps=1)
     panel = RunsPanel(store)
     panel.choice.value = [run.id]
@@ -257,7 +257,7 @@ def test_the_command_gives_the_table_and_where_widgets_are_shown_the_panel(
         formatter.enabled = True
     assert format(table)[0] == format(plain)[0]
     assert set(format(table)[0]) == {"text/plain", "text/html"}
-    monkeypatch.setattr(environment, "frontend", lambda: "jupyterlab")
+    monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
     bundle = format(table)[0]
     assert bundle.pop("application/vnd.jupyter.widget-view+json")["model_id"]
     assert bundle == format(plain)[0]

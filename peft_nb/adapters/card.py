@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from peft_nb.data.secrets import secrets
+from peft_nb.data.quality.secrets import secrets
 from peft_nb.methods import REGISTRY
 from peft_nb.models import ALIASES
 from peft_nb.models.resolve import HUB_NAME

@@ -16,12 +16,12 @@ from peft_nb.data.examples import Example, Examples
 from peft_nb.data.formats import Layout
 from peft_nb.data.rendering import Renderer, prepare
 from peft_nb.errors import RunError
-from peft_nb.files import atomic_folder
 from peft_nb.methods import REGISTRY
 from peft_nb.models import ALIASES, bundled
 from peft_nb.models.load import Base
 from peft_nb.spec import METHODS, RunSpec
-from peft_nb.training.stages import Stages
+from peft_nb.system.files import atomic_folder
+from peft_nb.training.hooks import Stages
 
 SCRIPT = Path(__file__).with_name("script.py")
 BEGIN, END = "# --- settings ---\n", "# --- end of settings ---\n"
@@ -100,7 +100,7 @@ def script(folder: Path, spec: RunSpec, base: Base, train: Side, held_out: Side)
     StoreError
         If the disk refuses; nothing half-written stays.
     """
-    from peft_nb.training.steps import plan
+    from peft_nb.training.packing import plan
 
     (model, revision), model_config = _found_by(base), base.model.config
     batch = spec.batch_size * spec.gradient_accumulation_steps

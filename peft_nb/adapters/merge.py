@@ -18,17 +18,17 @@ import torch
 from peft import PeftModel
 
 from peft_nb.adapters.card import escaped, local, measured, settings
-from peft_nb.adapters.fold import bases, cannot, folded
+from peft_nb.adapters.merge_weights import bases, cannot, folded
 from peft_nb.data.rendering import Renderer
-from peft_nb.environment import MB
 from peft_nb.errors import MergeError, MethodError, ModelError, StoreError, nearest
 from peft_nb.evaluation.agreement import Agreement, agreement
-from peft_nb.files import LITTER, atomic_folder
 from peft_nb.methods import REGISTRY
 from peft_nb.models.load import DTYPES
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import ModelSource
 from peft_nb.spec import RunSpec
+from peft_nb.system.files import LITTER, atomic_folder
+from peft_nb.system.resources import MB
 
 if TYPE_CHECKING:
     import pandas

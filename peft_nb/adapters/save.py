@@ -10,10 +10,10 @@ from peft import PeftModel
 
 from peft_nb.adapters.card import Facts, card, local
 from peft_nb.adapters.usage import usage
-from peft_nb.files import atomic_folder
 from peft_nb.models.resolve import HUB_NAME
 from peft_nb.plots import loss_curve
 from peft_nb.spec import RunSpec
+from peft_nb.system.files import atomic_folder
 
 WEIGHTS = "adapter_model.safetensors"
 

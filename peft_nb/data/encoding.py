@@ -14,7 +14,7 @@ from peft_nb.data.examples import Encoded, Example, Report, gather, key, load, s
 from peft_nb.data.formats import Layout, Message
 from peft_nb.data.rendering import Lesson, LossOn, Renderer, prepare, sound
 from peft_nb.errors import DataError, StoreError
-from peft_nb.files import atomic_folder, remove_leftovers
+from peft_nb.system.files import atomic_folder, remove_leftovers
 
 BATCH = 512  # rows rendered and tokenised at a time
 DOING = "encoding the data"

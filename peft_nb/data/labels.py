@@ -12,7 +12,7 @@ from peft_nb.data import RowProblem, refusal
 from peft_nb.data.conversations import unpacked
 from peft_nb.data.formats import Layout
 from peft_nb.errors import DataError, nearest
-from peft_nb.files import writing
+from peft_nb.system.files import writing
 
 BATCH = 512  # texts tokenised at a time
 SHOWN = 6  # classes named in a notice

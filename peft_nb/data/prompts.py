@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from peft_nb.data.conversations import Message
 from peft_nb.data.layouts import Layout
 from peft_nb.data.rendering import prepare
-from peft_nb.files import atomic_text
+from peft_nb.system.files import atomic_text
 
 FILE = "prompts.json"
 KEPT = 6

@@ -19,7 +19,7 @@ def split(
 ) -> tuple[list[int], list[int]]:
     """Set rows aside for evaluation, the same ones on any machine.
 
-    Rows whose texts are equal or nearly so (:func:`peft_nb.data.duplicates.groups`) stay on one side. Groups are
+    Rows whose texts are equal or nearly so (:func:`.quality.duplicates.groups`) stay on one side. Groups are
     taken in random order as long as they fit into the share asked for; one more follows where that comes closer.
 
     Parameters
@@ -44,7 +44,7 @@ def split(
     """
     import numpy
 
-    from peft_nb.data.duplicates import groups
+    from peft_nb.data.quality.duplicates import groups
 
     total = len(texts)
     wanted = min(max(1, round(total * fraction)), total - 1) if fraction > 0 and total > 1 else 0

@@ -11,7 +11,7 @@ import torch
 
 from peft_nb.data.labels import Classes, Labelled, tokens
 from peft_nb.training.classification import Classifying
-from peft_nb.training.steps import micro_batches
+from peft_nb.training.packing import micro_batches
 
 if TYPE_CHECKING:
     import pandas

@@ -11,7 +11,7 @@ import numpy
 import torch
 import torch.nn.functional as F
 
-from peft_nb.training.steps import IGNORE, Encoded, micro_batches, pad
+from peft_nb.training.packing import IGNORE, Encoded, micro_batches, pad
 
 LOGITS_BYTES = 2**28  # of the scores of one micro-batch
 LATENCY_PROMPT = "Tell me in a few sentences what a harbour is."

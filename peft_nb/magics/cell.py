@@ -6,15 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from peft_nb import notation
 from peft_nb.errors import CommandError, nearest
 from peft_nb.events import Listener
-from peft_nb.spec import RunSpec
+from peft_nb.spec import RunSpec, notation
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from peft_nb.run import Run
+    from peft_nb.runs.run import Run
 
 UNFILLED = re.compile(r"\{([A-Za-z_]\w*)\}|\$([A-Za-z_]\w*)")
 
@@ -53,7 +52,7 @@ def begin(shell: InteractiveShell, fields: dict[str, object], out: str | None, b
     import peft_nb.methods  # noqa: F401  (registers the methods)
 
     spec = RunSpec(**fields)  # before anything that takes time to import
-    from peft_nb import run
+    from peft_nb.runs import run
     from peft_nb.ui.live import watch
 
     def start(listeners: Sequence[Listener]) -> Run:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft_nb import notation
 from peft_nb.errors import CommandError, nearest
-from peft_nb.fields import info
 from peft_nb.magics.line import COMMANDS, Call, command, usage
-from peft_nb.methods.rules import Situation
+from peft_nb.planning.rules import Situation
+from peft_nb.spec import notation
+from peft_nb.spec.fields import info
 
 
 @command()
@@ -38,7 +38,7 @@ ADVICE = [info(name, field) for name, field in Situation.model_fields.items() if
 )
 def advise(call: Call) -> Any:
     """Say which three methods fit a job best, with a ready cell for each, and when not to fine-tune at all."""
-    from peft_nb.methods.advise import advise
+    from peft_nb.planning.advise import advise
 
     words, known = notation.parse_flags(call.words, COMMANDS["advise"].flags)
     if len(words) > 1:

@@ -9,11 +9,10 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from peft_nb import notation
-from peft_nb.fields import FieldInfo
 from peft_nb.magics.line import COMMANDS
-from peft_nb.recipes import names
-from peft_nb.spec import ALIASES, RunSpec
+from peft_nb.spec import ALIASES, RunSpec, notation
+from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.recipes import names
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, Matcher, SimpleMatcherResult
@@ -166,7 +165,7 @@ def _is_texts(value: object) -> bool:
 
 
 def _is_run(value: object) -> bool:
-    return (type(value).__module__, type(value).__name__) == ("peft_nb.run", "Run")
+    return (type(value).__module__, type(value).__name__) == ("peft_nb.runs.run", "Run")
 
 
 def _runs(namespace: Mapping[str, Any]) -> list[str]:

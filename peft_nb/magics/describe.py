@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peft_nb import notation
 from peft_nb.errors import CommandError
 from peft_nb.magics import cell
 from peft_nb.magics.line import COMMANDS, Call, command
-from peft_nb.spec import RunSpec
+from peft_nb.spec import RunSpec, notation
 
 
 @command("[FILE] [--FLAG VALUE ...] [--out NAME] [--background]", most=1000)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any
 
-from peft_nb import notation
 from peft_nb.errors import CommandError, nearest
-from peft_nb.fields import FieldInfo
 from peft_nb.magics import cell
+from peft_nb.spec import notation
+from peft_nb.spec.fields import FieldInfo
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
-from peft_nb import notation
 from peft_nb.adapters import Form
 from peft_nb.errors import CommandError, PeftNbError, RunError, nearest
 from peft_nb.events import Listener
-from peft_nb.fields import FieldInfo
 from peft_nb.magics.line import COMMANDS, Call, command
 from peft_nb.models.load import DTYPES
+from peft_nb.spec import notation
+from peft_nb.spec.fields import FieldInfo
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from peft_nb.run import Run
+    from peft_nb.runs.run import Run
 
 
 @command()
@@ -43,7 +43,7 @@ def show(call: Call) -> None:
 @command("[RUN]", most=1)
 def stop(call: Call) -> None:
     """End a run after its current step and keep what it learned; by default the only active one."""
-    from peft_nb import run
+    from peft_nb.runs import run
 
     active = run.active()
     if call.words:
@@ -134,7 +134,7 @@ def load(call: Call) -> Any:
 @command("RUN [RUN ...] [base] [--prompts VAR] [--html FILE] [--out VAR]", 1, 1000)
 def compare(call: Call) -> Any:
     """Ask runs and their bare base the same, by default held-out rows, and show all side by side; --html keeps it."""
-    from peft_nb.comparison import BASE
+    from peft_nb.runs.compare import BASE
     from peft_nb.ui import compare
 
     names = call.shell.user_ns
@@ -165,7 +165,7 @@ def chat(call: Call) -> Any:
 
 def _find(shell: InteractiveShell, word: str, unfinished: bool = False) -> tuple[Run, str | None]:
     """Find a run by the variable that holds it, or as the store does; also tell the variable."""
-    from peft_nb import run
+    from peft_nb.runs import run
     from peft_nb.store import Store
 
     held = {name: value for name, value in shell.user_ns.items() if isinstance(value, run.Run)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from peft_nb.magics.line import Call, command
-from peft_nb.recipes import cell, recipes
+from peft_nb.spec.recipes import cell, recipes
 
 
 @command("[RECIPE]", most=1)

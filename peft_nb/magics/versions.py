@@ -77,7 +77,7 @@ def rm(call: Call) -> None:
 
 def _named(call: Call, word: str) -> tuple[Store, str, str | None]:
     """The store and id of the run that a variable holds, and its name; else the default store and the word."""
-    from peft_nb.run import Run
+    from peft_nb.runs.run import Run
     from peft_nb.store import Store
 
     value = call.shell.user_ns.get(word)

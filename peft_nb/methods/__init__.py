@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError, nearest
 from peft_nb.spec import METHODS, RunSpec, register_method
-from peft_nb.training.stages import Stages
+from peft_nb.training.hooks import Stages
 
 if TYPE_CHECKING:
     import pandas
@@ -328,4 +328,3 @@ def from_peft(name: str) -> Callable[[], type[PeftConfig]]:
 # In the order in which they are listed.
 from peft_nb.methods import lora, lowrank, orthogonal, scaling, tokens, bitfit, bottleneck, full  # noqa: E402, F401, I001
 from peft_nb.methods import others  # noqa: E402, F401
-from peft_nb.methods.advise import advise  # noqa: E402, F401

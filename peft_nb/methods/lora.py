@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.methods import Method, from_peft, register
 from peft_nb.spec import RunSpec
-from peft_nb.training.stages import Stages
+from peft_nb.training.hooks import Stages
 
 if TYPE_CHECKING:
     import torch

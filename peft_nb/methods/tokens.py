@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.methods import Method, from_peft, register
-from peft_nb.training.stages import Stages
+from peft_nb.training.hooks import Stages
 
 if TYPE_CHECKING:
     import torch

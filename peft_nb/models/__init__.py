@@ -126,7 +126,7 @@ def models() -> pd.DataFrame:
     """
     import pandas as pd
 
-    from .resolve import resolve
+    from peft_nb.models.resolve import resolve
 
     rows = [
         {

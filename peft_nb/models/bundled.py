@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from ..errors import ModelError
-from . import Alias, Progress, Wheel
-from .cache import folder, prepared
-from .convert import convert
+from peft_nb.errors import ModelError
+from peft_nb.models import Alias, Progress, Wheel
+from peft_nb.models.cache import folder, prepared
+from peft_nb.models.convert import convert
 
 DOWNLOAD = 0.6  # share of the progress bar
 

@@ -13,10 +13,10 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..errors import ModelError
-from .load import Base
-from .plain import MARKS
-from .share import share
+from peft_nb.errors import ModelError
+from peft_nb.models.load import Base
+from peft_nb.models.plain import MARKS
+from peft_nb.models.share import share
 
 
 class MeanPooled(PreTrainedModel):

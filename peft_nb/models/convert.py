@@ -17,10 +17,10 @@ from unittest.mock import patch
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ..errors import ModelError
-from . import Progress
-from .cache import prepared
-from .quiet import first_line, quiet
+from peft_nb.errors import ModelError
+from peft_nb.models import Progress
+from peft_nb.models.cache import prepared
+from peft_nb.models.quiet import first_line, quiet
 
 UNREADABLE = (ImportError, LookupError, OSError, RuntimeError, StrictDataclassError, TypeError, ValueError)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from ..errors import ModelError
-from . import Progress
-from .quiet import first_line
+from peft_nb.errors import ModelError
+from peft_nb.models import Progress
+from peft_nb.models.quiet import first_line
 
 DEADLINE_S = 2.5
 """How long to wait for the hub's first answer, all retries and name look-ups included."""

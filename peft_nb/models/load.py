@@ -12,12 +12,12 @@ from threading import RLock
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ..errors import ModelError, nearest
-from . import ALIASES, Kind, Progress, bundled, hub, quantize
-from .convert import converted
-from .quantize import Quantization
-from .quiet import first_line, quiet
-from .resolve import ModelSource
+from peft_nb.errors import ModelError, nearest
+from peft_nb.models import ALIASES, Kind, Progress, bundled, hub, quantize
+from peft_nb.models.convert import converted
+from peft_nb.models.quantize import Quantization
+from peft_nb.models.quiet import first_line, quiet
+from peft_nb.models.resolve import ModelSource
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -197,7 +197,7 @@ def _load(folder: Path, source: ModelSource, dtype: str, quantization: Quantizat
     import torch
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-    from .share import keep_unpacked
+    from peft_nb.models.share import keep_unpacked
 
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
     options: dict[str, Any] = {"dtype": wanted, "use_safetensors": True, **_LOCAL}
@@ -248,7 +248,7 @@ def _live(source: ModelSource, dtype: str, quantization: Quantization, device: s
 
     import torch
 
-    from .share import share
+    from peft_nb.models.share import share
 
     given, tokenizer = source.pair  # type: ignore[misc]
     _check_kind(given.config, source.name, kind)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .share import share
+from peft_nb.models.share import share
 
 # What transformers leaves on a model that it has quantized, and on its configuration.
 MARKS = ("hf_quantizer", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized", "quantization_method")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
-from ..errors import ModelError
-from .quiet import first_line, quiet
+from peft_nb.errors import ModelError
+from peft_nb.models.quiet import first_line, quiet
 
 Quantization = Literal["none", "4bit", "8bit"]
 

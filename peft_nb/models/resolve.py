@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ModelError, nearest
-from . import ALIASES, Alias, bundled, hub
+from peft_nb.errors import ModelError, nearest
+from peft_nb.models import ALIASES, Alias, bundled, hub
 
 KINDS = "an alias, a folder, a .gguf file, a name on the hub or a (model, tokenizer) pair"
 

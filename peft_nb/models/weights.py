@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .load import Base
+from peft_nb.models.load import Base
 
 BLOCKS, BLOCK = 64, 1 << 16  # read of a file: the whole of one up to 4 MB
 VALUES = 1024  # read of a tensor in memory

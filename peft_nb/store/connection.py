@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from peft_nb import files
 from peft_nb.errors import StoreError
 from peft_nb.store import schema
+from peft_nb.system import files
 
 BUSY_S = 10.0
 

@@ -16,21 +16,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from peft_nb import files
 from peft_nb.errors import StoreError, nearest
-from peft_nb.events import (
-    ACTIVE,
-    Evaluated,
-    Event,
-    Resumed,
-    Status,
-    StatusChanged,
-    StepLogged,
-    from_json,
-    to_json,
-)
+from peft_nb.events import ACTIVE, Evaluated, Event, Resumed, Status, StatusChanged, StepLogged, from_json, to_json
 from peft_nb.store import contents, lineage
 from peft_nb.store.connection import Index
+from peft_nb.system import files
 
 HISTORY = "step, epoch, loss, eval_loss, learning_rate, grad_norm, tokens_per_second, memory_mb, elapsed_s"
 

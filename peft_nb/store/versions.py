@@ -7,12 +7,12 @@ import shutil
 import time
 from pathlib import Path
 
-from peft_nb import files
 from peft_nb.errors import RunError, StoreError, nearest
 from peft_nb.store import audit, contents, lineage
 from peft_nb.store.audit import Entry
 from peft_nb.store.provenance import Provenance
 from peft_nb.store.runs import NUMBER, Record, check_name, held
+from peft_nb.system import files
 
 ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 

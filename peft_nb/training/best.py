@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from peft_nb.files import atomic_folder
+from peft_nb.system.files import atomic_folder
 
 STATE = "best.json"
 

@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-from peft_nb.training import attention, fused, paths
+from peft_nb.training import attention, fused, objectives
 
 
 class Labelled(Protocol):
@@ -154,10 +154,10 @@ def choose(
         The path, the padded one with the reason for it.
     """
     body = model.get_base_model().base_model
-    reason = paths.unwanted(body, fast, supported)
+    reason = objectives.unwanted(body, fast, supported)
     if not reason:
         probe = [end(examples, key=lambda one: len(one.ids)) for end in (min, max)]
         path = Classifying(pad_id, multi, padded=False)
         dtype = body.get_input_embeddings().weight.dtype
-        reason = paths.fault(model, path, Classifying(pad_id, multi), probe, device, dtype)
+        reason = objectives.fault(model, path, Classifying(pad_id, multi), probe, device, dtype)
     return Classifying(pad_id, multi, padded=bool(reason), reason=reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from threading import Event as Flag
 
-from peft_nb.environment import processes
+from peft_nb.system.resources import processes
 
 
 class Abandoned(Exception):

@@ -27,16 +27,16 @@ from transformers import (
     TrainingArguments,
 )
 
-from peft_nb.environment import memory_available_mb, process_memory_mb, processes
 from peft_nb.errors import RunError, StoreError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
-from peft_nb.files import flush
 from peft_nb.spec import RunSpec
+from peft_nb.system.files import flush
+from peft_nb.system.resources import memory_available_mb, process_memory_mb, processes
 from peft_nb.training import checkpoint, probe
 from peft_nb.training.best import Best
-from peft_nb.training.paths import Path as LossPath
-from peft_nb.training.stages import Stages
-from peft_nb.training.steps import micro_batches, share_of
+from peft_nb.training.hooks import Stages
+from peft_nb.training.objectives import Path as LossPath
+from peft_nb.training.packing import micro_batches, share_of
 from peft_nb.training.stop import Abandoned, StopFlag, agreed
 
 CHECKPOINT_SECONDS = 60.0
@@ -61,7 +61,7 @@ class PlannedTrainer(Trainer):
     examples, eval_examples : sequence of Encoded or Labelled
         Training and held-out examples.
     steps : list of list of int
-        What :func:`peft_nb.training.steps.plan` returned.
+        What :func:`peft_nb.training.packing.plan` returned.
     folder : Path
         Where checkpoints go.
     publish : callable

@@ -8,10 +8,10 @@ from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.comparison import BASE, named
 from peft_nb.data.conversations import Message
 from peft_nb.errors import RunError, nearest
-from peft_nb.run import Run, load
+from peft_nb.runs.compare import BASE, named
+from peft_nb.runs.run import Run, load
 from peft_nb.store import Store
 from peft_nb.ui import side_by_side
 from peft_nb.ui.differences import clean

@@ -8,16 +8,17 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from peft_nb import environment
-from peft_nb.data import checks, formats, sources
-from peft_nb.data.duplicates import Progress
-from peft_nb.data.measuring import CHARACTERS_A_TOKEN, Options
+from peft_nb.data import formats, sources
+from peft_nb.data.quality import checks
+from peft_nb.data.quality.duplicates import Progress
+from peft_nb.data.quality.lengths import CHARACTERS_A_TOKEN, Options
 from peft_nb.errors import ModelError
 from peft_nb.methods import REGISTRY
 from peft_nb.models import ALIASES, bundled, hub
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import HUB_NAME, resolve
 from peft_nb.spec import RunSpec
+from peft_nb.system import frontend
 from peft_nb.ui.report import Report
 from peft_nb.ui.tokens import TokenView, of_row
 from peft_nb.ui.train import described, variables
@@ -120,8 +121,8 @@ def _tokenizer(spec: RunSpec, model: Any, namespace: Mapping[str, Any]) -> Any:
 @contextmanager
 def shown_progress(delay: float = 2) -> Iterator[Progress | None]:
     """Show a bar while something takes longer than `delay` seconds, where a person looks on."""
-    frontend = environment.frontend()
-    if frontend == "notebook-headless" or (frontend == "terminal" and not sys.stderr.isatty()):
+    shown_in = frontend.frontend()
+    if shown_in == "notebook-headless" or (shown_in == "terminal" and not sys.stderr.isatty()):
         yield None
         return
     from tqdm.auto import tqdm

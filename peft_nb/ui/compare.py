@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.comparison import BASE, MEASURES, Compared, gather, named
 from peft_nb.data.prompts import Prompt
 from peft_nb.errors import DataError, RunError, StoreError, nearest
-from peft_nb.files import atomic_text
-from peft_nb.run import Run, load
+from peft_nb.runs.compare import BASE, MEASURES, Compared, gather, named
+from peft_nb.runs.run import Run, load
 from peft_nb.store import Store
+from peft_nb.system.files import atomic_text
 from peft_nb.ui import side_by_side, votes
 from peft_nb.ui.check import shown_progress
 

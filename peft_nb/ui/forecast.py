@@ -9,12 +9,12 @@ from typing import Any
 
 from peft_nb.data import sources
 from peft_nb.errors import ForecastError
-from peft_nb.methods.estimate import estimate, foresee
-from peft_nb.methods.forecast import Forecast
-from peft_nb.methods.workload import Table
 from peft_nb.models import Progress
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import resolve
+from peft_nb.planning.estimate import estimate, foresee
+from peft_nb.planning.forecast import Forecast
+from peft_nb.planning.workload import Table
 from peft_nb.spec import RunSpec
 from peft_nb.ui import wording
 from peft_nb.ui.methods import importing
@@ -35,13 +35,13 @@ class Shown:
 
 
 def made(spec: RunSpec, namespace: Mapping[str, Any]) -> Shown:
-    """Forecast a run; parameters and errors as for :func:`peft_nb.methods.estimate.estimate`."""
+    """Forecast a run; parameters and errors as for :func:`peft_nb.planning.estimate.estimate`."""
     with importing() as progress:
         return Shown(estimate(spec, namespace=namespace, progress=progress))
 
 
 def ahead(spec: RunSpec, namespace: Mapping[str, Any], progress: Progress) -> Forecast:
-    """Forecast a run as :func:`peft_nb.methods.estimate.estimate` does, and fetch nothing for it.
+    """Forecast a run as :func:`peft_nb.planning.estimate.estimate` does, and fetch nothing for it.
 
     Raises
     ------

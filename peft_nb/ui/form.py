@@ -12,14 +12,13 @@ from importlib.resources import files
 from types import FunctionType
 from typing import Any
 
-from peft_nb import notation
 from peft_nb.data.sources import BUILTIN, data_variables
 from peft_nb.errors import CommandError, SpecError
-from peft_nb.fields import FieldInfo
 from peft_nb.methods import FIELDS as OPTIONAL
 from peft_nb.methods import REGISTRY, Method, problems
 from peft_nb.models import ALIASES
-from peft_nb.spec import METHODS, RunSpec
+from peft_nb.spec import METHODS, RunSpec, notation
+from peft_nb.spec.fields import FieldInfo
 
 Raw = Mapping[str, str | bool]
 """What stands in the form, by field: text, where nothing takes the default, or whether a box is ticked."""

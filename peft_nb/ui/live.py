@@ -15,13 +15,13 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from peft_nb import environment
 from peft_nb.events import ACTIVE, Event, Listener, StatusChanged
+from peft_nb.system import frontend, resources
 from peft_nb.ui import progress, summary
 from peft_nb.ui.view import RunView, advance, replay
 
 if TYPE_CHECKING:
-    from peft_nb.run import Run
+    from peft_nb.runs.run import Run
     from peft_nb.ui.panels.run import RunPanel
 
 LAST_WORD_S = 0.5  # how long after its end a run may take to say how it ended
@@ -131,7 +131,7 @@ class Terminal(Surface):
 def surface() -> Surface:
     """Choose where to show runs: a panel where widgets work, an output area in other kernels, else the terminal."""
     kinds: dict[str, type[Surface]] = {"terminal": Terminal, "notebook-headless": Notebook}
-    return kinds.get(environment.frontend(), Widgets)()
+    return kinds.get(frontend.frontend(), Widgets)()
 
 
 class Live:
@@ -148,7 +148,7 @@ class Live:
     """
 
     def __init__(self, view: RunView | None = None, name: str | None = None, on: Surface | None = None) -> None:
-        self._view = replace(view or RunView(), memory_limit_mb=environment.memory_limit_mb())
+        self._view = replace(view or RunView(), memory_limit_mb=resources.memory_limit_mb())
         self._name = name
         self._surface = on or surface()
         self._lock = threading.Lock()
@@ -298,7 +298,7 @@ def watch(
 
 def look(run: Run) -> RunView:
     """Read what is known about a run from the events that the store kept."""
-    view = replay(run.events(), _identified(RunView(memory_limit_mb=environment.memory_limit_mb()), run))
+    view = replay(run.events(), _identified(RunView(memory_limit_mb=resources.memory_limit_mb()), run))
     # A process that died could not tell its end; the store knows of it.
     return replace(view, status=run.status, reason=run.reason)  # type: ignore[arg-type]
 
@@ -315,9 +315,9 @@ def show(run: Run, name: str | None = None, on: Surface | None = None) -> None:
     on : Surface, optional
         Where to show it; by default in the output of the cell, or the terminal.
     """
-    from peft_nb.run import active
+    from peft_nb.runs.run import active
 
-    if run in active() and environment.widgets():
+    if run in active() and frontend.widgets():
         Live(name=name, on=on).join(run)
         return
     live = Live(look(run), name, on)

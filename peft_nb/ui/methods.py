@@ -11,8 +11,8 @@ from typing import Any
 import pandas
 
 from peft_nb.methods import Method, methods, options
-from peft_nb.methods.table import table
 from peft_nb.models import Progress
+from peft_nb.planning.table import table
 from peft_nb.ui.check import shown_progress
 
 
@@ -41,7 +41,7 @@ def listed(model: str | None, namespace: Mapping[str, Any]) -> Listing:
     Returns
     -------
     Listing
-        What :func:`peft_nb.methods.methods` or :func:`peft_nb.methods.table.table` gives.
+        What :func:`peft_nb.methods.methods` or :func:`peft_nb.planning.table.table` gives.
     """
     if model is None:
         return Listing(methods())

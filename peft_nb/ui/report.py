@@ -10,13 +10,14 @@ from html import escape
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.data import checks, mending, sources
-from peft_nb.data.findings import KINDS, LEVELS, MENDED, Finding
-from peft_nb.data.mending import Change, Mended
+from peft_nb.data import sources
+from peft_nb.data.quality import checks, fixes
+from peft_nb.data.quality.findings import KINDS, LEVELS, MENDED, Finding
+from peft_nb.data.quality.fixes import Change, Mended
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError, nearest
-from peft_nb.notation import write_flags
 from peft_nb.spec import RunSpec
+from peft_nb.spec.notation import write_flags
 from peft_nb.ui import wording
 from peft_nb.ui.progress import BOX, MUTED
 from peft_nb.ui.tokens import TokenView, of_row
@@ -97,10 +98,10 @@ class Report:
             hint = "" if kind in KINDS else nearest(kind, MENDED)
             raise DataError(f"{kind}: no kind that is mended by itself{hint or f'; choose of {known}'}")
         done = self.checked.mended if chosen == MENDED else self.checked.mend(chosen)
-        mended = mending.rebuilt(self.data, self.source.train, done)
+        mended = fixes.rebuilt(self.data, self.source.train, done)
         self._mended, self._done, self.mended_kinds = name or "", done, chosen
         if done.changes and done.kept:
-            mending.remember(sources.read(mended).fingerprint, done.changes)
+            fixes.remember(sources.read(mended).fingerprint, done.changes)
         return mended
 
     def tokens(self, row: int = 0) -> TokenView:

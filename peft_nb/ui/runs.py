@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas
 
-from peft_nb.run import Run, load, runs
+from peft_nb.runs.run import Run, load, runs
 from peft_nb.store import Record, Store
 from peft_nb.ui import wording
 from peft_nb.ui.panels.frame import Panel, shown

@@ -10,8 +10,8 @@ from html import escape
 from textwrap import indent
 from typing import Any, NamedTuple
 
-from peft_nb.comparison import MEASURES, Compared
 from peft_nb.data.prompts import Prompt
+from peft_nb.runs.compare import MEASURES, Compared
 from peft_nb.ui import wording
 from peft_nb.ui.differences import MARK, clean, marked
 from peft_nb.ui.progress import BOX, MUTED, NUMBERS

@@ -10,7 +10,7 @@ from typing import Any
 
 from peft_nb.data import RowProblem
 from peft_nb.data.layouts import Layout
-from peft_nb.data.measuring import Options, lessons
+from peft_nb.data.quality.lengths import Options, lessons
 from peft_nb.data.rendering import sound
 from peft_nb.errors import DataError, ModelError
 from peft_nb.spec import RunSpec

@@ -8,7 +8,7 @@ from typing import Any
 
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import SpecError
-from peft_nb.run import Run, begin
+from peft_nb.runs.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.ui.live import watch
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from peft_nb.data import support_desk
 from peft_nb.events import StatusChanged, StepLogged
-from peft_nb.run import begin
+from peft_nb.runs.run import begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.browser.conftest import Open

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import ipywidgets
 
-from peft_nb.comparison import BASE
 from peft_nb.errors import CommandError
-from peft_nb.run import Run
+from peft_nb.runs.compare import BASE
+from peft_nb.runs.run import Run
 from peft_nb.ui import wording
 from peft_nb.ui.chat import Chat, Turn, chat, html
 from peft_nb.ui.panels.frame import FIELD, LABEL, Panel, Tell, button, row

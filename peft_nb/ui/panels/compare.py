@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import ipywidgets
 
 from peft_nb.errors import RunError
-from peft_nb.run import Run
+from peft_nb.runs.run import Run
 from peft_nb.store import Store
 from peft_nb.ui import lineage, side_by_side, votes
 from peft_nb.ui.differences import clean

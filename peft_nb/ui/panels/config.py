@@ -10,16 +10,16 @@ from typing import Any, get_args
 
 import ipywidgets
 
-from peft_nb import notation, run
 from peft_nb.data.sources import at_hand
 from peft_nb.errors import DataError, RunError
 from peft_nb.events import Listener
-from peft_nb.methods.advise import CHOICES, Advice, advise
-from peft_nb.methods.rules import Goal
 from peft_nb.models import Progress
-from peft_nb.recipes import get, names
-from peft_nb.run import Run
-from peft_nb.spec import RunSpec
+from peft_nb.planning.advise import CHOICES, Advice, advise
+from peft_nb.planning.rules import Goal
+from peft_nb.runs import run
+from peft_nb.runs.run import Run
+from peft_nb.spec import RunSpec, notation
+from peft_nb.spec.recipes import get, names
 from peft_nb.ui import check, forecast, form
 from peft_nb.ui.live import watch
 from peft_nb.ui.panels.frame import Panel, Tell, button, row

@@ -16,9 +16,9 @@ from typing import Any
 
 import ipywidgets
 
-from peft_nb import environment
 from peft_nb.errors import PeftNbError
 from peft_nb.models.quiet import first_line
+from peft_nb.system import frontend
 
 TICK_S = 0.2
 # A field whose label is never cut off, and which takes the width there is.
@@ -172,7 +172,7 @@ def shown(panel: Callable[[], Panel]) -> dict[str, Any]:
     dict
         For ``_repr_mimebundle_``.
     """
-    if not environment.widgets():
+    if not frontend.widgets():
         return {}
     bundle = panel()._repr_mimebundle_()
     return {kind: value for kind, value in bundle.items() if kind != "text/plain"}

@@ -11,8 +11,8 @@ import bqplot
 import ipywidgets
 import numpy
 
-from peft_nb.comparison import Points
 from peft_nb.plots import COLOURS, running_mean
+from peft_nb.runs.compare import Points
 from peft_nb.ui.differences import clean
 from peft_nb.ui.view import thin
 

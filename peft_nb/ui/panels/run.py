@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from peft_nb import environment
+from peft_nb.system import frontend
 from peft_nb.ui import progress, summary
 from peft_nb.ui.live import Surface
 from peft_nb.ui.panels.chart import LossChart
@@ -17,7 +17,7 @@ from peft_nb.ui.panels.frame import TICK_S, Panel, Tell, button, put, row
 from peft_nb.ui.view import RunView
 
 if TYPE_CHECKING:
-    from peft_nb.run import Run
+    from peft_nb.runs.run import Run
     from peft_nb.ui.compare import Comparison
 
 CHART_S = 1.0  # between two drawings: a browser that cannot keep up would show presses of buttons late
@@ -60,7 +60,7 @@ class RunPanel(Panel):
         super().__init__(f"panel of run {run.id}", [])
         buttons = (self.stop, self.resume, self.save, self.merge, self.compare, self.chat)
         style, *_ = self.box.children
-        unheard = [] if environment.comms_while_busy() else [ipywidgets.HTML(f"<p>{escape(UNHEARD)}</p>")]
+        unheard = [] if frontend.comms_while_busy() else [ipywidgets.HTML(f"<p>{escape(UNHEARD)}</p>")]
         # What a button does is said right below it, not below the chart.
         above = [style, self._facts, row(*buttons, self.called), self._outcome, *unheard]
         self._samples.add_class("peft-nb-samples")
@@ -116,7 +116,7 @@ class RunPanel(Panel):
         self.aside("merging", lambda tell: str(self._run.merge(folder)).splitlines()[0])
 
     def _compare(self) -> None:
-        from peft_nb.comparison import BASE, gather
+        from peft_nb.runs.compare import BASE, gather
         from peft_nb.ui.compare import OPTIONS, Comparison
 
         def ask(tell: Tell) -> str:

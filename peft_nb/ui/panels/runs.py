@@ -9,10 +9,10 @@ from typing import Any
 
 import ipywidgets
 
-from peft_nb.comparison import gather, named
 from peft_nb.errors import RunError
 from peft_nb.events import Listener
-from peft_nb.run import Run, active
+from peft_nb.runs.compare import gather, named
+from peft_nb.runs.run import Run, active
 from peft_nb.store import Record, Store
 from peft_nb.ui import lineage, live, wording
 from peft_nb.ui import runs as listing

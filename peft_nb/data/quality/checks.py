@@ -1,0 +1,314 @@
+"""What is wrong with a table before anything is trained on it, and how it can be mended."""
+
+from __future__ import annotations
+
+import unicodedata
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from peft_nb.data import RowProblem
+from peft_nb.data.formats import Layout
+from peft_nb.data.quality import characters, duplicates, pii, secrets
+from peft_nb.data.quality.duplicates import Progress
+from peft_nb.data.quality.findings import DROP, EXAMPLES, KINDS, LEVELS, MENDED, Finding, Findings, shown
+from peft_nb.data.quality.fixes import Change, Mended, Patches, overlaid, repaired, strings
+from peft_nb.data.quality.lengths import BATCH, Options, lengths
+from peft_nb.data.quality.reading import Reading, read, trouble
+from peft_nb.errors import nearest
+
+Table = Sequence[Mapping[str, Any]]
+
+PERSONAL_ROWS = 20_000  # rows looked at for personal data, the slowest check by far
+# A rule of thumb: SetFit (Tunstall et al., 2022) and other work on few examples begin at 8 a class.
+USUAL_ROWS_A_LABEL = 8
+IMBALANCE = 10  # a rule of thumb as well: the largest class over the smallest
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """What was found.
+
+    Attributes
+    ----------
+    rows : sequence of mapping
+        The table.
+    layout : Layout
+        How it was read.
+    findings : list of Finding
+        What is wrong, worst first.
+    lengths : array of int
+        Tokens of each row that can be read, in order.
+    estimated : bool
+        Whether they are estimated from characters.
+    labels : dict of str to int
+        Rows of each label, most frequent first; empty where there are none.
+    notes : list of str
+        What was not looked at, and why.
+    """
+
+    rows: Table
+    layout: Layout
+    findings: list[Finding]
+    lengths: array[int]
+    estimated: bool
+    labels: dict[str, int]
+    notes: list[str]
+    mend: Callable[[Collection[str]], Mended] = field(repr=False)
+    """What is left when findings of some kinds of `MENDED` are mended, and the list of changes."""
+
+    @cached_property
+    def mended(self) -> Mended:
+        """What is left when everything is mended that needs no decision, and the list of changes."""
+        return self.mend(MENDED)
+
+    @property
+    def verdict(self) -> str:
+        """Say in one line how the data are."""
+        if not self.findings:
+            return "clean: nothing to mend"
+        counts = Counter(finding.level for finding in self.findings)
+        said = ", ".join(f"{LEVELS[level]} {counts[level]}" for level in LEVELS if counts[level])
+        return f"{len(self.findings)} finding{'s' * (len(self.findings) != 1)}: {said}"
+
+    @property
+    def spread(self) -> dict[str, int]:
+        """The shortest, median and longest row, in tokens; empty where no row can be read."""
+        if not self.lengths:
+            return {}
+        return {"shortest": min(self.lengths), "median": round(median(self.lengths)), "longest": max(self.lengths)}
+
+    def told(self) -> dict[str, Any]:
+        """Say what was found without any text of the data, as JSON can hold it."""
+        return {
+            "layout": self.layout.why,
+            "rows": len(self.rows),
+            "verdict": self.verdict,
+            "findings": [
+                {name: value for name, value in asdict(finding).items() if name != "examples"}
+                for finding in self.findings
+            ],
+            "lengths": {"estimated": self.estimated, **self.spread},
+            "notes": self.notes,
+        }
+
+
+def check(
+    rows: Table,
+    layout: Layout,
+    eval_rows: Table | None = None,
+    eval_layout: Layout | None = None,
+    *,
+    tokenizer: Any = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Checked:
+    """Look for everything that spoils training.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Training rows.
+    layout : Layout
+        What their columns mean.
+    eval_rows, eval_layout : optional
+        Held-out rows and their layout.
+    tokenizer : transformers.PreTrainedTokenizerBase, optional
+        The model's; without one lengths are estimated from characters.
+    options : Options
+        What is planned.
+    progress : callable, optional
+        Called with the share that is done (0 to 1) and what is being done.
+
+    Returns
+    -------
+    Checked
+        Findings, lengths, and on demand what mending changes.
+    """
+    options = options or Options()
+    found, notes = Findings(), []
+    held = dict(_readings(eval_rows or (), eval_layout or layout, found, "evaluation"))
+    readings = _structure(rows, layout, held, found, progress)
+    spellings = _label_findings(readings, held, found) if layout.kind == "labelled" else {}
+    _text_findings(rows, layout, readings, found, options, progress)
+    tokens = lengths(rows, layout, readings, tokenizer, options, found, progress)
+    if layout.kind == "preference":
+        title, _, mend = str(layout.untrained(rows[next(iter(readings), 0)])).partition("; ")
+        found.say("task", title=title, mend=mend)
+    elif options.task == "classification" and layout.kind != "labelled":
+        mend = "set format: text_label and columns: {text: …, label: …}"
+        found.say("task", title=f"task: classification needs labels, and the rows are {layout.name}", mend=mend)
+    if layout.kind != "labelled" and len(rows) < options.usual_rows:
+        found.say(
+            "few",
+            title=f"{len(rows)} rows, where {options.method} usually needs {options.usual_rows:,} (rule of thumb)",
+        )
+    if not pii.available():
+        notes.append("personal data were not looked for: pip install 'peft_nb[privacy]'")
+    elif len(rows) > PERSONAL_ROWS:
+        notes.append(f"personal data were looked for in the first {PERSONAL_ROWS:,} rows; mending looks at all")
+    if len(rows) + len(held) > duplicates.NEAR_ROWS:
+        notes.append(f"above {duplicates.NEAR_ROWS:,} rows only exact duplicates are looked for")
+
+    mending = partial(_mend, rows, layout, held, found, spellings)
+    counts = Counter(label for reading in readings.values() for label in reading.labels)
+    return Checked(rows, layout, found.all(), tokens, tokenizer is None, dict(counts.most_common()), notes, mending)
+
+
+def _readings(rows: Table, layout: Layout, found: Findings, kind: str = "") -> Iterator[tuple[int, Reading]]:
+    """Read all rows; those that cannot be read become findings, of `kind` or of that which they are."""
+    for number, row in enumerate(rows):
+        try:
+            yield number, read(row, layout)
+        except RowProblem as problem:
+            found.add(kind or trouble(row, layout), number, problem.reason)
+
+
+def _structure(
+    rows: Table, layout: Layout, held: Mapping[int, Reading], found: Findings, progress: Progress | None
+) -> dict[int, Reading]:
+    """Find what concerns whole rows: unreadable, empty, repeated, contradicting, also in the evaluation."""
+    readings = {}
+    for number, reading in _readings(rows, layout, found):
+        flaws = {flaw for part in reading.parts if part for flaw in characters.flaws(part)}
+        if "empty" in flaws:
+            found.add("empty", number, "nothing but characters that cannot be seen")
+            continue
+        if "near_empty" in flaws:
+            found.add("near_empty", number, reading.text)
+        if any(role == following != "tool" for role, following in pairwise(reading.roles)):
+            found.add("turns", number, reading.text)
+        readings[number] = reading
+        if progress and number % BATCH == 0:
+            progress(number / len(rows), "reading")
+    texts = [reading.text for reading in (*readings.values(), *held.values())]
+    groups = duplicates.groups(texts, progress=progress)
+    leaked = dict(zip(reversed(groups[len(readings) :]), reversed(list(held)), strict=True))
+    first: dict[tuple[int, str], int] = {}
+    exact: dict[tuple[str, str], int] = {}
+    for (number, reading), group in zip(readings.items(), groups, strict=False):
+        if group in leaked:
+            why = f"like evaluation row {leaked[group]}"
+            found.add("leak", number, f"{why}: {reading.text}", why)
+            continue
+        labels = reading.answer if reading.labels else ""
+        same, near = exact.setdefault((_same(reading.text), labels), number), first.setdefault((group, labels), number)
+        if same != number:
+            found.add("duplicate", number, f"repeats row {same}: {reading.text}", f"repeats row {same}")
+        elif near != number:
+            found.add(
+                "near_duplicate", number, f"nearly repeats row {near}: {reading.text}", f"nearly repeats row {near}"
+            )
+    repeated = {*found.rows["leak"], *found.rows["duplicate"], *found.rows["near_duplicate"]}
+    _contradictions({number: one for number, one in readings.items() if number not in repeated}, found)
+    return readings
+
+
+def _contradictions(readings: Mapping[int, Reading], found: Findings) -> None:
+    answers: dict[str, tuple[int, str]] = {}
+    for number, reading in readings.items():
+        if reading.prompt:
+            other, answer = answers.setdefault(_same(reading.prompt), (number, _same(reading.answer)))
+            if answer != _same(reading.answer):
+                said = {} if reading.labels else {"level": "note", "mend": "keep both only if both are right"}
+                found.add("contradiction", number, f"not as row {other}: {reading.prompt}", **said)
+
+
+def _same(text: str) -> str:
+    """Equal for texts that differ only in case, white space or the form of their characters."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _label_findings(readings: Mapping[int, Reading], held: Mapping[int, Reading], found: Findings) -> dict[str, str]:
+    """Look at the labels; gives the usual spelling of each that is spelt in another way."""
+    counts = Counter(label for reading in readings.values() for label in reading.labels)
+    usual: dict[str, str] = {}
+    for label, _ in counts.most_common():
+        usual.setdefault(_same(label), label)
+    spellings = {label: usual[_same(label)] for label in counts if usual[_same(label)] != label}
+    for number, reading in readings.items():
+        for label in reading.labels:
+            if label in spellings:
+                found.add("label_spelling", number, f"{label!r}, usually {spellings[label]!r}")
+    for number, reading in held.items():
+        for label in reading.labels:
+            if label not in counts:
+                found.add("unknown_label", number, f"{label!r}{nearest(label, counts)}")
+    merged = Counter(spellings.get(label, label) for label in counts.elements()).most_common()
+    if len(merged) == 1:
+        found.say("one_label", title=f"a single label, {shown(merged[0][0])!r}: there is nothing to tell apart")
+    rare = [f"{shown(label)!r} {count}" for label, count in reversed(merged) if count < USUAL_ROWS_A_LABEL]
+    if rare:
+        more = f" and {len(rare) - EXAMPLES:,} more labels" if len(rare) > EXAMPLES else ""
+        title = f"few rows of {', '.join(rare[:EXAMPLES])}{more}; {USUAL_ROWS_A_LABEL} of each are a rule of thumb"
+        found.say("few", title=title)
+    if merged and merged[0][1] >= IMBALANCE * merged[-1][1]:
+        (most, many), (least, few) = merged[0], merged[-1]
+        found.say(
+            "imbalance", title=f"labels out of balance: {shown(most)!r} has {many:,} rows, {shown(least)!r} {few:,}"
+        )
+    return spellings
+
+
+def _text_findings(
+    rows: Table, layout: Layout, sound: Container[int], found: Findings, options: Options, progress: Progress | None
+) -> None:
+    """Look at the letters of every text that can be read: encoding, control characters, secrets, personal data."""
+    people = pii.available()
+    said: dict[str, Any] = {"level": "stops"} if options.personal_data == "refuse" else {}
+    for number, row in enumerate(rows):
+        if number not in sound:
+            continue
+        for text in (text for column in layout.columns.values() for text in strings(row.get(column))):
+            for kind in dict.fromkeys(FLAWS[flaw] for flaw in characters.flaws(text) if flaw in FLAWS):
+                found.add(kind, number, text)
+            if matches := secrets.secrets(text):
+                found.add("secret", number, _named(text, matches))
+            if people and number < PERSONAL_ROWS and (matches := pii.personal(text)):
+                found.add("personal", number, _named(text, matches), **said)
+        if progress and number % 64 == 0:
+            progress(number / len(rows), "looking at every text")
+
+
+FLAWS = {"mojibake": "encoding", "replacement": "replacement", "control": "control", "invisible": "control"}
+
+
+def _named(text: str, matches: Sequence[pii.Match]) -> str:
+    return ", ".join(f"{match.kind} {pii.masked(text, match)}" for match in matches)
+
+
+def _mend(
+    rows: Table,
+    layout: Layout,
+    held: Mapping[int, Reading],
+    found: Findings,
+    spellings: Mapping[str, str],
+    kinds: Collection[str],
+) -> Mended:
+    """Repair cells, then leave out what is still unreadable, empty, repeated or in the evaluation too."""
+    touched = {number for kind in REPAIRED if kind in kinds for number in found.rows.get(kind, ())}
+    patches: Patches = {}
+    done: dict[int, list[str]] = {}
+    for number, row in enumerate(rows):
+        if number in touched or ("personal" in kinds and number >= PERSONAL_ROWS):
+            patch, what = repaired(row, layout, spellings, kinds)
+            if patch:
+                patches[number], done[number] = patch, what
+    again = Findings()
+    _structure(overlaid(rows, patches), layout, held, again, None)
+    measured = [kind for kind in ("malformed", "nothing") if kind in kinds]
+    why = {number: found.why[kind, number] for kind in measured for number in found.rows.get(kind, ())}
+    dropped = [kind for kind in KINDS if kind in kinds and KINDS[kind].fix == DROP]
+    why |= {number: again.why[kind, number] for kind in dropped for number in again.rows[kind]}
+    done |= {number: [f"dropped: {reason}"] for number, reason in why.items()}
+    changes = [Change(number, what) for number in sorted(done) for what in done[number]]
+    kept = [number for number in range(len(rows)) if number not in why]
+    return Mended(kept, {number: patch for number, patch in patches.items() if number not in why}, changes)
+
+
+REPAIRED = ("encoding", "control", "secret", "personal", "label_spelling")

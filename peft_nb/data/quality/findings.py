@@ -1,0 +1,148 @@
+"""What can be wrong with a table: the kinds, how bad each is, its mend, and how findings are collected."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from peft_nb.data.quality import pii, secrets
+
+Level = Literal["stops", "harms", "note"]
+LEVELS: dict[Level, str] = {"stops": "stops training", "harms": "harms the result", "note": "worth knowing"}
+
+EXAMPLES = 3
+SHOWN = 90  # characters of an example
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of finding: how bad it is, what is said of the rows, the mend, and what `fix` does."""
+
+    level: Level
+    title: str
+    mend: str
+    fix: str = ""
+
+
+DROP = "drops the row"
+KINDS = {  # what breaks training comes first
+    "task": Kind("stops", "rows of another kind than the task learns from", "choose another task or other columns"),
+    "malformed": Kind("stops", "{rows} that cannot be read", "mend or drop them", DROP),
+    "empty": Kind("stops", "{rows} empty where text is needed", "fill or drop them", DROP),
+    "roles": Kind("stops", "{rows} with messages in an order that cannot be learned", "mend or drop them", DROP),
+    "nothing": Kind("stops", "{rows} in which nothing is learned", "add the answer, or raise max_length", DROP),
+    "evaluation": Kind("stops", "{rows} for evaluation that cannot be read", "mend or drop them there"),
+    "one_label": Kind("stops", "a single label: there is nothing to tell apart", "add rows with other labels"),
+    "unknown_label": Kind("stops", "{rows} for evaluation with labels that training lacks", "add rows, or correct it"),
+    "secret": Kind("harms", "{rows} with keys or passwords", "remove them, and revoke what is real", "redacts it"),
+    "leak": Kind("harms", "{rows} also in the evaluation, or nearly", "keep each on one side", DROP),
+    "turns": Kind("harms", "{rows} with two messages of one role in a row", "join them, or add what is missing"),
+    "label_spelling": Kind("harms", "{rows} with a label spelt in another way", "spell it alike", "spells it alike"),
+    "contradiction": Kind("harms", "{rows} with another answer to an earlier question", "decide for one answer"),
+    "duplicate": Kind("harms", "{rows} repeating an earlier one", "keep one of each", DROP),
+    "near_duplicate": Kind("harms", "{rows} nearly repeating an earlier one", "keep one of each", DROP),
+    "encoding": Kind("harms", "{rows} with broken encoding", "read the source as UTF-8", "repairs it"),
+    "replacement": Kind("harms", "{rows} with lost letters (�)", "decode the source anew"),
+    "control": Kind("harms", "{rows} with control or invisible characters", "remove them", "removes them"),
+    "personal": Kind("harms", "{rows} with personal data", "redact it, or personal_data: redact", "redacts it"),
+    "near_empty": Kind("harms", "{rows} with next to no text", "fill or drop them", DROP),
+    "long": Kind("note", "{rows} over max_length", "raise max_length, or too_long: split"),
+    "imbalance": Kind("note", "labels out of balance", "add rows for the rare ones"),
+    "few": Kind("note", "few rows", "add more"),
+}
+MENDED = frozenset(kind for kind, usual in KINDS.items() if usual.fix)
+"""The kinds that are mended without a decision."""
+WHY = {  # a row is dropped
+    "malformed": "cannot be read",
+    "empty": "empty",
+    "roles": "messages out of order",
+    "nothing": "nothing to learn",
+    "near_empty": "next to no text",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes
+    ----------
+    kind : str
+        A key of `KINDS`.
+    level : {"stops", "harms", "note"}
+        Whether it stops training, harms its result, or is worth knowing.
+    title : str
+        What is wrong, with the count.
+    count : int
+        Number of rows.
+    rows : tuple of int
+        Their numbers, from 0; of the evaluation rows where the title says so.
+    examples : tuple of str
+        At most three, shortened, personal data and secrets masked.
+    mend : str
+        What to do.
+    fix : str
+        What mending does to each row by itself; empty where a person has to decide.
+    """
+
+    kind: str
+    level: Level
+    title: str
+    count: int
+    rows: tuple[int, ...]
+    examples: tuple[str, ...]
+    mend: str
+    fix: str
+
+
+class Findings:
+    """Collects rows by kind."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[int]] = defaultdict(list)
+        self.examples: dict[str, list[str]] = defaultdict(list)
+        self.why: dict[tuple[str, int], str] = {}
+        self.changed: dict[str, dict[str, Any]] = defaultdict(dict)
+
+    def add(self, kind: str, row: int, example: str, why: str = "", **said: Any) -> None:
+        """Note a row, once a kind; `why` is for the list of changes, `said` overrides what `KINDS` says."""
+        if (kind, row) not in self.why:
+            self.rows[kind].append(row)
+            self.why[kind, row] = why or WHY.get(kind, "")
+            if len(self.examples[kind]) < EXAMPLES:
+                self.examples[kind].append(f"row {row}: {shown(example)}")
+        self.changed[kind] |= said
+
+    def say(self, kind: str, **said: Any) -> None:
+        """Note something about the whole table."""
+        self.rows[kind] = []
+        self.changed[kind] |= said
+
+    def all(self) -> list[Finding]:
+        """List them, worst first."""
+        found = []
+        for kind, usual in KINDS.items():
+            if kind in self.rows and (self.rows[kind] or kind in self.changed):
+                said = replace(usual, **self.changed[kind])
+                rows = sorted(self.rows[kind])
+                title = said.title.replace("{rows}", f"{len(rows):,} row{'s' * (len(rows) != 1)}")
+                examples = tuple(self.examples[kind])
+                found += [Finding(kind, said.level, title, len(rows), tuple(rows), examples, said.mend, said.fix)]
+        return sorted(found, key=lambda finding: list(LEVELS).index(finding.level))
+
+
+def shown(text: str) -> str:
+    """Shorten a text to one line and mask the personal data and secrets in it."""
+    begin = _veiled(text, secrets.secrets(text))[: 8 * SHOWN]
+    if pii.available():
+        begin = _veiled(begin, pii.personal(begin))
+    line = " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in begin).split())
+    return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
+
+
+def _veiled(text: str, matches: Sequence[pii.Match]) -> str:
+    for match in sorted(matches, key=lambda match: match.start, reverse=True):
+        text = text[: match.start] + pii.masked(text, match) + text[match.stop :]
+    return text

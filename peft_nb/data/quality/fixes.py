@@ -1,0 +1,199 @@
+"""Mended tables: cells replaced, rows left out, and a list of both; the original stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peft_nb.data import Rows
+from peft_nb.data.formats import Layout
+from peft_nb.data.quality import characters, pii, secrets
+from peft_nb.data.quality.findings import MENDED
+
+Patches = dict[int, dict[str, Any]]  # row → column → new cell
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that was mended: the row's number in the original, and what was done to it."""
+
+    row: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"row {self.row}: {self.what}"
+
+
+_lists: dict[str, list[Change]] = {}
+
+
+def remember(fingerprint: str, changes: list[Change]) -> None:
+    """Keep in mind what was changed to make a data set, so that a run on it can store the list.
+
+    Parameters
+    ----------
+    fingerprint : str
+        Of the mended data set, :attr:`peft_nb.data.sources.Source.fingerprint`: after another change it is not known.
+    changes : list of Change
+        What was done.
+    """
+    _lists[fingerprint] = changes
+
+
+def remembered(fingerprint: str) -> list[Change]:
+    """Give the list of changes that made a data set in this process; empty for any other data set."""
+    return _lists.get(fingerprint, [])
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A table after mending, in terms of the original.
+
+    Attributes
+    ----------
+    kept : list of int
+        Numbers of the rows that are left, ascending.
+    patches : dict
+        New cells by row and column.
+    changes : list of Change
+        All that was done, by row.
+    """
+
+    kept: list[int]
+    patches: Patches
+    changes: list[Change]
+
+
+def strings(cell: Any) -> Iterator[str]:
+    """Go through all texts in a cell, whatever lists and mappings hold them."""
+    if isinstance(cell, str):
+        yield cell
+    elif isinstance(cell, Mapping | list | tuple):
+        for part in cell.values() if isinstance(cell, Mapping) else cell:
+            yield from strings(part)
+
+
+def altered(cell: Any, change: Callable[[str], str]) -> Any:
+    """Rebuild a cell with all its texts changed."""
+    if isinstance(cell, str):
+        return change(cell)
+    if isinstance(cell, Mapping):
+        return {key: altered(part, change) for key, part in cell.items()}
+    if isinstance(cell, list | tuple):
+        return type(cell)(altered(part, change) for part in cell)
+    return cell
+
+
+def overlaid(rows: Sequence[Mapping[str, Any]], patches: Patches) -> Rows:
+    """Lay new cells over a table, whose rows are still read only when they are needed.
+
+    Parameters
+    ----------
+    rows : Rows or sequence of mapping
+        The original.
+    patches : dict
+        New cells by row and column.
+
+    Returns
+    -------
+    Rows
+        As many rows in the same order.
+    """
+    columns = rows.columns if isinstance(rows, Rows) else tuple(dict.fromkeys(name for row in rows for name in row))
+
+    def fetch(start: int, stop: int) -> Iterator[list[Any]]:
+        for number, row in enumerate(rows[start:stop], start):
+            new = patches.get(number, {})
+            yield [new[column] if column in new else row.get(column) for column in columns]
+
+    return Rows(columns, len(rows), fetch)
+
+
+def rebuilt(data: Any, rows: Rows, mended: Mended) -> Any:
+    """Make a mended data set of the kind that was given.
+
+    Parameters
+    ----------
+    data : DataFrame, Dataset, DatasetDict, list of dict, mapping of splits, or other
+        The original; it is not touched.
+    rows : Rows
+        Its training rows as they were read.
+    mended : Mended
+        What was done to them.
+
+    Returns
+    -------
+    object
+        A DataFrame with its index, a Dataset with its features, splits with the others unchanged, a list of dicts
+        with their own keys; for anything else, such as a file, a list of dicts.
+    """
+    if isinstance(data, Mapping):
+        splits: Any = type(data)
+        return splits({**data, "train": rebuilt(data["train"], rows, mended)})
+    kind = (type(data).__module__.partition(".")[0], type(data).__name__)
+    if kind == ("pandas", "DataFrame"):
+        return _frame(data, mended)
+    if kind == ("datasets", "Dataset"):
+        table = data.with_format(None)
+        if mended.patches:
+            whole = list(overlaid(rows, mended.patches))
+            table = type(data).from_list(whole, features=data.features)
+        return table.select(mended.kept)
+    if isinstance(data, list | tuple):
+        return [_patched(data[number], mended.patches.get(number, {})) for number in mended.kept]
+    kept = set(mended.kept)
+    return [row for number, row in enumerate(overlaid(rows, mended.patches)) if number in kept]
+
+
+def _patched(row: Mapping[Any, Any], patch: Mapping[str, Any]) -> dict[Any, Any]:
+    return {key: patch.get(str(key), cell) for key, cell in row.items()}
+
+
+def _frame(frame: Any, mended: Mended) -> Any:
+    copy = frame.copy()
+    for place, name in enumerate(map(str, frame.columns)):
+        cells = {number: patch[name] for number, patch in mended.patches.items() if name in patch}
+        if cells:
+            column = copy.iloc[:, place].astype(object)  # a category or a number cannot hold any text
+            for number, cell in cells.items():
+                column.iat[number] = cell
+            strings = str(frame.dtypes.iloc[place]) in ("str", "string")
+            copy.isetitem(place, column.astype(frame.dtypes.iloc[place]) if strings else column)
+    return copy.iloc[mended.kept]
+
+
+def repaired(
+    row: Mapping[str, Any], layout: Layout, spellings: Mapping[str, str], kinds: Container[str] = MENDED
+) -> tuple[dict[str, Any], list[str]]:
+    """Repair what is of some kinds in the texts of one row; gives the new cells and what was done."""
+    done: dict[str, None] = {}
+    letters = "encoding" in kinds or "control" in kinds  # together: of broken encoding, control characters are a part
+    finders = [secrets.secrets] * ("secret" in kinds)
+    finders += [pii.personal] * ("personal" in kinds and pii.available())
+
+    def mend(text: str) -> str:
+        flaws, mended = characters.flaws(text), characters.repair(text) if letters else text
+        if mended != text:
+            done.update({"repaired encoding": None} if "mojibake" in flaws else {})
+            done.update({"removed control characters": None} if {"control", "invisible"} & set(flaws) else {})
+        for find in finders:
+            if matches := find(mended):
+                done.update(dict.fromkeys(f"redacted {match.kind}" for match in matches))
+                mended = pii.redact(mended, matches)
+        return mended
+
+    def spell(text: str) -> str:
+        usual = spellings.get(text.strip(), text)
+        done.update({f"label {text!r} → {usual!r}": None} if usual != text else {})
+        return usual
+
+    patch = {}
+    for role, column in layout.columns.items():
+        cell = row.get(column)
+        new = altered(cell, mend)
+        if role == "label" and "label_spelling" in kinds:
+            new = altered(new, spell)
+        if new != cell:
+            patch[column] = new
+    return patch, list(done)

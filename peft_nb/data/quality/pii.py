@@ -1,0 +1,263 @@
+"""Personal data in texts: e-mail addresses, phone, card and account numbers, IP addresses, national ids.
+
+The recognisers are presidio-analyzer's (extra ``privacy``), on a blank spaCy pipeline that needs no model and no
+network. Only patterns are looked for, most with a checksum, no names of people. What is digits alone and could as well
+be an order number (ids of ten digits, phone numbers without separators) counts only near a word that says what it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from peft_nb.errors import DataError
+
+if TYPE_CHECKING:
+    from presidio_analyzer import AnalyzerEngine, RecognizerResult
+
+
+@dataclass(frozen=True)
+class Match:
+    """One find: what it is, such as ``EMAIL``, and where it begins and stops in the text."""
+
+    kind: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class _Recognizer:
+    """A recogniser of presidio's by the name of its class; ``told`` ones count only near a word of ``context``."""
+
+    name: str
+    kind: str
+    context: str = ""
+    told: bool = False
+
+
+_ID = "NATIONAL_ID"
+_DIAL = "phone telephone tel mobile cell cellphone call calling dial ring fax sms text whatsapp telefon handy teléfono"
+_RECOGNIZERS = (
+    _Recognizer("EmailRecognizer", "EMAIL", "email mail"),
+    _Recognizer("PhoneRecognizer", "PHONE", _DIAL),
+    _Recognizer("CreditCardRecognizer", "CARD", "credit card visa mastercard amex"),
+    _Recognizer("IbanRecognizer", "IBAN", "iban account"),
+    _Recognizer("IpRecognizer", "IP", "ip ipv4 ipv6 address"),
+    _Recognizer("UsSsnRecognizer", _ID, "ssn social security"),
+    _Recognizer("UsItinRecognizer", _ID, "itin taxpayer tax", told=True),
+    _Recognizer("UkNinoRecognizer", _ID, "nino insurance ni"),
+    _Recognizer("NhsRecognizer", _ID, "nhs health", told=True),
+    _Recognizer("EsNifRecognizer", _ID, "dni nif identidad"),
+    _Recognizer("EsNieRecognizer", _ID, "nie extranjero"),
+    _Recognizer("ItFiscalCodeRecognizer", _ID, "codice fiscale cf"),
+    _Recognizer("PlPeselRecognizer", _ID, "pesel", told=True),
+    _Recognizer("FiPersonalIdentityCodeRecognizer", _ID, "hetu henkilötunnus"),
+    _Recognizer("InAadhaarRecognizer", _ID, "aadhaar uidai", told=True),
+    _Recognizer("InPanRecognizer", _ID, "pan"),
+    _Recognizer("SgFinRecognizer", _ID, "nric fin", told=True),
+    _Recognizer("AuTfnRecognizer", _ID, "tfn tax", told=True),
+    _Recognizer("AuMedicareRecognizer", _ID, "medicare", told=True),
+)
+_LEAST_SCORE = 0.4  # presidio's for a phone number, and for a weak pattern beside a word of its context
+# What all finds have one of; to ask presidio about every text would be slow, and slowest for phone numbers.
+_POSSIBLE = re.compile(
+    r"@|:[0-9a-f]{0,4}:|\.\d{1,3}\.|\d(?:[\s().\-/:]{0,3}\d){5}|[A-Z]{5}\d{4}"
+    r"|[A-Z]{6}(?:[\dL-V]{2}[A-Z]){2}[\dL-V]{3}[A-Z]",  # the Italian tax number, whose digits may be written as letters
+    re.IGNORECASE,
+)
+_DIALLED = re.compile(r"(?<!\d)(?!\d{4}-\d\d-\d\d|\d\d?[./]\d\d?[./]\d{4})\+?\d(?:[\s().\-/]{0,3}\d){6}")
+_DIAL_WORDS = re.compile(rf"\b(?:{'|'.join(_DIAL.split())})\b", re.IGNORECASE)
+_REGIONS = ("US", "GB", "DE", "FR", "IN")  # whose national ways to write a phone number are known; with a + all are
+_LOGIN = re.compile(r"://[^\s/@]*$")  # before the @ of an address such as postgres://user:password@host
+_DOTTED = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
+_VERSION = re.compile(r"(?:\bv|version|release|firmware|build)[\s:.]*$", re.IGNORECASE)
+
+
+def available() -> bool:
+    """Tell whether the extra ``privacy`` is installed."""
+    return find_spec("presidio_analyzer") is not None
+
+
+def personal(text: str) -> list[Match]:
+    """Find personal data in a text.
+
+    Parameters
+    ----------
+    text : str
+        One text, such as a message or a cell.
+
+    Returns
+    -------
+    list of Match
+        By place, without overlaps; kinds are ``EMAIL, PHONE, CARD, IBAN, IP, NATIONAL_ID``.
+
+    Raises
+    ------
+    DataError
+        When the extra ``privacy`` is not installed.
+    """
+    if not _POSSIBLE.search(text):
+        return []
+    engine, kinds, told = _engine()
+    entities = [entity for entity in kinds if entity != "PHONE_NUMBER" or _may_be_dialled(text)]
+    found = engine.analyze(
+        text.encode("utf-8", "replace").decode("utf-8"),  # spaCy refuses halves of surrogate pairs
+        language="en",
+        entities=entities,
+        score_threshold=_LEAST_SCORE,
+        return_decision_process=True,
+    )
+    found.sort(key=lambda one: -one.score)
+    return apart(
+        Match(kinds[one.entity_type], one.start, one.end)
+        for one in found
+        if (one.entity_type not in told or _is_told(one)) and not _is_other(text, one)
+    )
+
+
+def redact(text: str, matches: Iterable[Match]) -> str:
+    """Put ``<KIND>`` in the place of every match.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    matches : iterable of Match
+        Finds in this text of :func:`personal` or of `.secrets.secrets`, in any order; they may overlap.
+
+    Returns
+    -------
+    str
+        The text without them.
+    """
+    for match in reversed(apart(matches)):
+        text = f"{text[: match.start]}<{match.kind}>{text[match.stop :]}"
+    return text
+
+
+def masked(text: str, match: Match) -> str:
+    """Show a match by its first letter alone; of an e-mail address, by the first letters of both its halves.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    match : Match
+        A find in it.
+
+    Returns
+    -------
+    str
+        Such as ``a…@e…`` or ``4…``.
+    """
+    found = text[match.start : match.stop]
+    return "@".join(f"{half[:1]}…" for half in found.split("@")) if match.kind == "EMAIL" else f"{found[:1]}…"
+
+
+def apart(matches: Iterable[Match]) -> list[Match]:
+    """Join matches that overlap, so that no letter of any stays in clear when they are redacted.
+
+    Parameters
+    ----------
+    matches : iterable of Match
+        Finds in one text, the more certain first.
+
+    Returns
+    -------
+    list of Match
+        By place; what was joined has the kind of its longest part, of the first among equals.
+    """
+    joined: list[tuple[int, Match]] = []
+    for match in sorted(matches, key=lambda match: match.start):
+        length = match.stop - match.start
+        if joined and match.start < joined[-1][1].stop:
+            longest, before = joined.pop()
+            kind = match.kind if length > longest else before.kind
+            match = Match(kind, before.start, max(before.stop, match.stop))
+            length = max(length, longest)
+        joined.append((length, match))
+    return [match for _, match in joined]
+
+
+def _may_be_dialled(text: str) -> bool:
+    runs = _DIALLED.findall(text)
+    return any(not run.isdigit() for run in runs) or (bool(runs) and bool(_DIAL_WORDS.search(text)))
+
+
+def _is_told(one: RecognizerResult) -> bool:
+    return bool(one.analysis_explanation.supportive_context_word)
+
+
+def _is_other(text: str, one: RecognizerResult) -> bool:
+    """Tell addresses and phone numbers from what looks like them."""
+    found = text[one.start : one.end]
+    if one.entity_type == "EMAIL_ADDRESS":
+        return found.startswith("git@") or bool(_LOGIN.search(text[: one.start]))
+    if one.entity_type == "PHONE_NUMBER":
+        bare = found.removeprefix("+ ").isdigit()  # "+ 6291070513" is of a sum
+        return (bare and not _is_told(one)) or bool(_DOTTED.fullmatch(found))
+    if one.entity_type == "IP_ADDRESS":
+        nobody = found.startswith(("127.", "0.", "255.")) or found.strip("0:") in ("", "1")
+        return nobody or bool(_VERSION.search(text[: one.start]))
+    return False
+
+
+@cache
+def _engine() -> tuple[AnalyzerEngine, dict[str, str], frozenset[str]]:
+    """Build the analyzer once; with it the kind of each of presidio's entities, and which need a word beside them."""
+    if not available():
+        raise DataError("personal data: presidio-analyzer is not installed; run: pip install 'peft_nb[privacy]'")
+    import spacy
+    import tldextract
+    from presidio_analyzer import AnalyzerEngine, Pattern, RecognizerRegistry, predefined_recognizers
+    from presidio_analyzer.context_aware_enhancers import LemmaContextAwareEnhancer
+    from presidio_analyzer.nlp_engine import SpacyNlpEngine
+    from spacy.language import Language
+
+    # presidio checks addresses with tldextract.extract, which fetches the list of suffixes from the network at its
+    # first use; this one reads the list that comes with the package and writes no cache.
+    suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+
+    class OfflineEmail(predefined_recognizers.EmailRecognizer):
+        def validate_result(self, pattern_text: str) -> bool:
+            return bool(suffixes(pattern_text).fqdn)
+
+    @Language.component("peft_nb_lower_case")
+    def lower_case(doc: Any) -> Any:  # context is looked for among lemmas, and a blank pipeline writes none
+        for token in doc:
+            token.lemma_ = token.lower_
+        return doc
+
+    pipeline = spacy.blank("en")
+    pipeline.add_pipe("peft_nb_lower_case")
+    pipeline.vocab["call"].is_stop = False
+    nlp = SpacyNlpEngine()
+    nlp.nlp = {"en": pipeline}
+
+    own: dict[str, Any] = {
+        "EmailRecognizer": OfflineEmail,
+        "PhoneRecognizer": partial(predefined_recognizers.PhoneRecognizer, supported_regions=_REGIONS),
+        # Its weaker patterns take any word of ten letters and digits for an id.
+        "InPanRecognizer": partial(
+            predefined_recognizers.InPanRecognizer,
+            patterns=[Pattern("PAN", r"\b[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4}[A-Z]\b", 0.5)],
+        ),
+    }
+    kinds, told, recognizers = {}, set(), []
+    for entry in _RECOGNIZERS:
+        make = own.get(entry.name) or getattr(predefined_recognizers, entry.name)
+        recognizer = make(context=entry.context.split(), supported_language="en")
+        (entity,) = recognizer.supported_entities
+        kinds[entity] = entry.kind
+        told |= {entity} if entry.told else set()
+        recognizers.append(recognizer)
+    engine = AnalyzerEngine(
+        registry=RecognizerRegistry(recognizers),
+        nlp_engine=nlp,
+        context_aware_enhancer=LemmaContextAwareEnhancer(context_suffix_count=3, context_matching_mode="whole_word"),
+    )
+    return engine, kinds, frozenset(told)

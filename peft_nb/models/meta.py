@@ -1,0 +1,136 @@
+"""A base without its weights: the shapes of all its tensors, and one layer of them filled at random."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from peft_nb.models import Kind, Progress, quantize
+from peft_nb.models.load import _LOCAL, Base, _cannot_load, _check_kind, _config, _located, dtype_of, made_for
+from peft_nb.models.quiet import quiet
+from peft_nb.models.resolve import ModelSource
+
+VOCABULARY = 1024  # tokens of a single layer's model, whose embeddings nobody needs
+
+
+def outline(
+    source: ModelSource,
+    *,
+    dtype: Any = "float32",
+    quantization: quantize.Quantization = "none",
+    kind: Kind | None = "causal",
+    progress: Progress | None = None,
+) -> Base:
+    """Read a base's configuration and tokenizer, and nothing of its weights.
+
+    Parameters
+    ----------
+    source, dtype, quantization, kind, progress
+        As for :func:`peft_nb.models.load.load`. A live model keeps its own quantization.
+
+    Returns
+    -------
+    Base
+        Its model lies on the meta device: tensors with shapes and no memory. Nothing is quantized in it.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be fetched, read or used as asked.
+    """
+    from transformers import AutoTokenizer
+
+    folder = None
+    if source.pair:
+        model, tokenizer = source.pair
+        config, quantization = copy.deepcopy(model.config), quantize.stored(model)
+        dtype = dtype_of(model) if callable(dtype) or quantization != "none" else dtype
+    else:
+        folder = _located(source, progress or (lambda share, text: None), [])
+        config = _config(folder, source.name)
+        dtype = dtype(config) if callable(dtype) else dtype
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+        except Exception as error:
+            raise _cannot_load(source.name, error) from error
+    kind = kind or made_for(config)
+    _check_kind(config, source.name, kind)
+    if tokenizer.pad_token is None:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.pad_token = tokenizer.eos_token
+    model = _from_config(config, kind, dtype, "meta")
+    return Base(model, tokenizer, source, dtype, quantization, "meta", "", folder=folder)
+
+
+def shapes_alone() -> AbstractContextManager[Any]:
+    """Make tensors without memory in a block, and let PEFT read numbers out of them, which it does for permutations."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Blank(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+                return 0
+            if func is torch.ops.aten._to_copy.default and args[0].is_meta:
+                kwargs = {**kwargs, "device": torch.device("meta")}
+            return func(*args, **kwargs)
+
+    block = ExitStack()
+    block.enter_context(torch.device("meta"))
+    block.enter_context(Blank())
+    return block
+
+
+def single_layer(base: Base) -> Base:
+    """Make a base of one layer of real size, filled at random and quantized as the whole one would be.
+
+    Parameters
+    ----------
+    base : Base
+        What :func:`outline` returned.
+
+    Returns
+    -------
+    Base
+        On the CPU, with a vocabulary of `VOCABULARY` tokens at most.
+    """
+    config = copy.deepcopy(base.model.config)
+    text = config.get_text_config()
+    for name, value in vars(text).items():
+        if isinstance(value, list) and len(value) == text.num_hidden_layers:
+            setattr(text, name, value[:1])
+    text.num_hidden_layers, text.vocab_size = 1, min(text.vocab_size, VOCABULARY)
+    text.pad_token_id = text.bos_token_id = text.eos_token_id = 0
+    kind: Kind = "causal" if base.model.get_output_embeddings() is not None else "encoder"
+    model = _from_config(config, kind, base.dtype, "cpu")
+    if base.quantization != "none":
+        model = _quantized(model, base)
+    return replace(base, model=model, device="cpu")
+
+
+def _quantized(model: Any, base: Base) -> Any:
+    """Send a model through a file: quantizing while it loads is the only way that transformers has."""
+    import torch
+
+    from peft_nb.models.share import keep_unpacked
+
+    settings = quantize.config(base.quantization, getattr(torch, base.dtype))
+    with TemporaryDirectory() as folder, quiet():
+        model.save_pretrained(folder)
+        options = {"quantization_config": settings, "device_map": {"": "cpu"}, "dtype": getattr(torch, base.dtype)}
+        model = keep_unpacked(type(model).from_pretrained(folder, **options, **_LOCAL))
+    quantize.stored(model)
+    return model.requires_grad_(False).eval()
+
+
+def _from_config(config: Any, kind: Kind, dtype: str, device: str) -> Any:
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    auto = AutoModelForCausalLM if kind == "causal" else AutoModel
+    with quiet(), torch.device(device):
+        return auto.from_config(config, dtype=getattr(torch, dtype)).requires_grad_(False).eval()

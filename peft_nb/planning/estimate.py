@@ -1,0 +1,141 @@
+"""What a run will take: memory from the shapes of its tensors, time from one layer that is trained for a moment.
+
+No weight is read and nothing large is allocated: the base and its adapter are built on the meta device, where a
+tensor is a shape without memory, and the rows are tokenised, or some hundreds of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from peft_nb.errors import ForecastError, PeftNbError
+from peft_nb.methods import REGISTRY, complete
+from peft_nb.models import Progress
+from peft_nb.models.meta import outline
+from peft_nb.models.quiet import first_line, quiet
+from peft_nb.models.resolve import ModelSource, resolve
+from peft_nb.planning import memory
+from peft_nb.planning.forecast import Forecast
+from peft_nb.planning.plan import Plan
+from peft_nb.planning.workload import Table
+from peft_nb.spec import RunSpec
+from peft_nb.system import resources
+
+
+def estimate(
+    spec: RunSpec,
+    *,
+    data: Any = None,
+    model: Any = None,
+    namespace: Mapping[str, Any] | None = None,
+    room_mb: float | None = None,
+    progress: Progress | None = None,
+) -> Forecast:
+    """Forecast memory and time of a run on this machine's CPU.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        What to do.
+    data, model : object, optional
+        What is passed instead of a name: a table, a ``(model, tokenizer)`` pair.
+    namespace : mapping, optional
+        The notebook's variables.
+    room_mb : float, optional
+        Memory that the process can have, in MB (10^6 bytes); by default what it has and what is free.
+    progress : callable, optional
+        Told how far it is.
+
+    Returns
+    -------
+    Forecast
+        Memory, seconds, whether it fits, and what would make it fit.
+
+    Raises
+    ------
+    DataError, ModelError, MethodError
+        What would keep the run itself from starting.
+    ForecastError
+        It would not train on the CPU, or its model or method cannot be taken apart into layers.
+    """
+    table = Table.read(spec, data, namespace)
+    source = resolve(spec.model if model is None else model, spec.revision, namespace)
+    with quiet():
+        return foresee(spec, source, table, room_mb, progress)
+
+
+def foresee(
+    spec: RunSpec,
+    source: ModelSource,
+    table: Table,
+    room_mb: float | None = None,
+    progress: Progress | None = None,
+) -> Forecast:
+    """Forecast a run whose model and rows have been found; parameters and errors as for :func:`estimate`."""
+    tell = progress or (lambda share, what: None)
+    tell(0.0, "importing PyTorch and PEFT")
+    spec = complete(spec)
+    import torch
+
+    import peft_nb.training.trainer  # noqa: F401  (the memory of what it imports counts as the process's own)
+    from peft_nb.training.probe import fastest_dtype
+
+    if resources.device(spec.device) != "cpu":
+        raise ForecastError("device: forecasts are made for the CPU only; set device to cpu")
+    with torch.random.fork_rng(devices=[]):
+        tell(0.6, "reading the shapes")
+        base = outline(
+            source,
+            dtype=(lambda config: fastest_dtype(config, "cpu")) if spec.dtype == "auto" else spec.dtype,
+            quantization=REGISTRY[spec.method].quantization(spec),  # type: ignore[arg-type]
+            kind=None if spec.task == "classification" else "causal",
+            progress=progress,
+        )
+        here = resources.process_memory_mb()
+        room = here + resources.memory_available_mb() if room_mb is None else room_mb
+        live = sum(one.nbytes for one in source.pair[0].parameters()) if source.pair else 0
+        process = max(0.0, (memory.process() - live) / resources.MB)
+        tell(0.8, "trying a layer")
+        plan = Plan(spec, base, table, room, process)
+        try:
+            forecast = plan.forecast()
+            return replace(forecast, mends=tuple(_mends(plan))) if forecast.tight else forecast
+        except PeftNbError:
+            raise
+        except Exception as error:  # an unusual model may train well and yet not be taken apart into layers
+            raise ForecastError(f"the model cannot be taken apart: {first_line(error)}") from error
+
+
+def _mends(plan: Plan) -> Iterable[tuple[str, float]]:
+    """Settings that fit, from those that change least of what is learned; each first alone, then all so far."""
+    spec, together = plan.spec, dict[str, Any]()
+    found = 0
+    for setting in _changes(plan):
+        for changes in (setting, together | setting) if together else (setting,):
+            other = plan.under(spec.model_copy(update=changes)).forecast()
+            if not other.tight:
+                found += 1
+                yield ", ".join(f"{name}: {str(value).lower()}" for name, value in changes.items()), other.memory_mb
+                break
+        if found == 3:
+            return
+        together |= setting
+
+
+def _changes(plan: Plan) -> Iterable[dict[str, Any]]:
+    spec, budget = plan.spec, plan.budget
+    if not spec.gradient_checkpointing:
+        yield {"gradient_checkpointing": True}
+    for tokens in (1024, 512, 256):
+        if tokens < budget:
+            yield {"token_budget": tokens}
+    if plan.base.quantization == "none" and "4bit" in REGISTRY[spec.method].quantizations and not plan.base.source.pair:
+        yield {"quantization": "4bit"}
+    for length in (512, 256, 128):
+        if length < plan.work.longest:
+            yield {"max_length": length}
+    for r in (8, 4):
+        if spec.r and r < spec.r:
+            yield {"r": r}

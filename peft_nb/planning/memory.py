@@ -1,0 +1,98 @@
+"""What a run keeps in memory, in bytes, told from the shapes of its tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from peft_nb.models.load import loaded_bytes
+from peft_nb.planning.workload import Load
+from peft_nb.system import resources
+from peft_nb.system.resources import MB
+
+FLOAT = 4  # bytes of what is trained, whatever the base is in
+# By which libraries and the allocator grow, at once and with the first micro-batches of ever new lengths: oneDNN, which
+# multiplies in bfloat16, compiles and keeps up to 1,024 kernels, each for one shape. Measured on models of many sizes.
+GROWTH, LATER, LATER_BATCHES, LATER_ACTIVATIONS = 60e6, {"float32": 140e6, "bfloat16": 560e6}, 4, 40e6
+COMPILED = 140e6  # bytes of that growth a second: while it lasts, steps take longer
+_grown = 0.0  # by earlier runs of this process, which need not grow again
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The sizes of a model that decide what it keeps.
+
+    Attributes
+    ----------
+    layers, hidden, inner, words : int
+        Number of layers, width, width inside the feed-forward part, entries of the vocabulary.
+    size : int
+        Bytes of a number of the base.
+    """
+
+    layers: int
+    hidden: int
+    inner: int
+    words: int
+    size: int
+
+    @classmethod
+    def of(cls, config: Any, dtype: str) -> Shapes:
+        """Read them from a model's configuration."""
+        text = config.get_text_config()
+        inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+        return cls(text.num_hidden_layers, text.hidden_size, inner, text.vocab_size, 4 if dtype == "float32" else 2)
+
+    @property
+    def kept(self) -> float:
+        """About what one layer keeps of one token for its backward pass."""
+        return self.size * (12 * self.hidden + 5 * self.inner)
+
+    def activations(self, tokens: float, kept: float, checkpointing: bool) -> float:
+        """What the backward pass needs of so many tokens, of which a layer keeps ``kept`` bytes each."""
+        inputs = tokens * self.hidden * self.size
+        ends = 4 * inputs  # embeddings, last norm, and the gradients there
+        return ends + (self.layers * inputs + tokens * kept if checkpointing else self.layers * tokens * kept)
+
+    def loss(self, micro: Load, padded: bool) -> float:
+        """What the loss of a micro-batch needs beside that: by the chunk, or as whole logits where it is padded."""
+        from peft_nb.training.loss import CHUNK_BYTES
+
+        if padded:  # logits and their gradient twice, as a slice and whole; of what is predicted in float32
+            return self.words * (2 * micro.positions * self.size + 2 * FLOAT * micro.predicted)
+        chunk = min(micro.predicted, max(16, CHUNK_BYTES // (4 * self.words))) * self.words
+        return chunk * (2 * FLOAT + 2 * (self.size == 2)) + 2 * micro.predicted * self.hidden * self.size
+
+
+def weights(model: Any, quantization: str, size: int) -> float:
+    """Of a base, quantized as it will be."""
+    import torch
+
+    total: float = sum(one.numel() for one in model.parameters()) * size
+    if quantization == "none":
+        return total
+    linear = [part.weight for part in model.modules() if isinstance(part, torch.nn.Linear)]
+    head = model.get_output_embeddings()
+    inner = sum(one.numel() for one in linear if head is None or one is not head.weight)
+    # NF4 with double quantization: 4 bits a weight, 8 a block of 64, 32 a block of 256 of those.
+    each = 0.5 + 1 / 64 + 4 / 64 / 256 if quantization == "4bit" else 1.0
+    return total + inner * (each - size)
+
+
+def growth(dtype: str, activations: float, batches: float) -> float:
+    """By how much libraries and the allocator will grow while so many micro-batches are computed."""
+    later = LATER.get(dtype, 0) * (1 - math.exp(-activations / LATER_ACTIVATIONS))
+    return max(0.0, GROWTH + later * (1 - math.exp(-batches / LATER_BATCHES)) - _grown)
+
+
+def process() -> float:
+    """Of this process, without the bases it holds and without what it has freed."""
+    resources.give_back_memory()
+    return resources.process_memory_mb() * MB - loaded_bytes()
+
+
+def settle(before: float) -> None:
+    """Note by how much a run has left the process larger, which was so large before it."""
+    global _grown
+    _grown += max(0.0, process() - before)

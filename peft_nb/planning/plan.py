@@ -1,0 +1,178 @@
+"""A run laid out on shapes: what each part of it keeps in memory, and how long its steps take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from peft_nb.errors import ForecastError, MethodError
+from peft_nb.methods import REGISTRY, attach
+from peft_nb.models.load import Base
+from peft_nb.models.meta import shapes_alone, single_layer
+from peft_nb.planning import memory
+from peft_nb.planning.forecast import Forecast
+from peft_nb.planning.workload import Load, Table, Workload, shortened
+from peft_nb.spec import RunSpec
+from peft_nb.system import resources
+from peft_nb.system.resources import MB
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from peft_nb.planning.layer_benchmark import Costs
+
+REHEARSED = 3e10  # multiplications that one pass of the rehearsal may take
+STEP_S = 0.03  # of every optimizer step, for what is neither the model nor the optimizer: measured on small models
+
+
+@dataclass
+class Plan:
+    """A run laid out on shapes: what it keeps and computes."""
+
+    spec: RunSpec
+    base: Base
+    table: Table
+    room: float
+    process: float
+    costs: Costs | None = None
+
+    def under(self, spec: RunSpec) -> Plan:
+        """The same with other settings; what a token costs has been measured already."""
+        base = replace(self.base, quantization=REGISTRY[spec.method].quantization(spec))  # type: ignore[arg-type]
+        return Plan(spec, base, self.table, self.room, self.process, self.costs)
+
+    def forecast(self) -> Forecast:
+        """Add everything up."""
+        spec, shapes, work = self.spec, self.shapes, self.work
+        trained = sum(one.numel() for one in self.adapted.parameters() if one.requires_grad)
+        costs = self.costs = self.costs or self._rehearsed()
+        kept = costs.kept_bytes if costs else shapes.kept
+        micro, aside = work.largest, work.widest_held_out
+        activations = shapes.activations(micro.tokens, kept, spec.gradient_checkpointing)
+        moment = max(self._loss(micro), micro.tokens * kept / 2)
+        moment += max(0.0, aside.tokens * kept + self._loss(aside) - activations - moment)
+        batches = work.steps * sum(map(len, work.cut)) / len(work.cut)
+        growth = memory.growth(self.base.dtype, activations, batches)
+        # Kernels are compiled for as many shapes, however little is kept of what they compute.
+        compiled = memory.growth(self.base.dtype, shapes.activations(micro.tokens, kept, False), batches)
+        seconds, evaluating = self._seconds(costs, trained, compiled) if costs else (None, None)
+        return Forecast(
+            self.weights / MB,
+            2 * memory.FLOAT * trained / MB,
+            2 * memory.FLOAT * trained / MB,
+            activations / MB,
+            moment / MB,
+            self.process + growth / MB,
+            self.room,
+            seconds,
+            evaluating,
+            work.steps,
+            round(work.steps * work.mean.tokens),
+            trained,
+            self.budget,
+            self.base.dtype,
+            str(self.path),
+        )
+
+    def _seconds(self, costs: Costs, trained: int, compiled: float) -> tuple[float, float]:
+        """Of training with the evaluations between its steps, and of all evaluations."""
+        spec, shapes, work = self.spec, self.shapes, self.work
+        head = shapes.words * costs.head_s * (spec.task == "generation")
+        token = shapes.layers * (costs.both_s + costs.forward_s * spec.gradient_checkpointing)
+        step = token * work.mean.tokens + head * work.mean.predicted + costs.optimizer_s * trained + STEP_S
+        all_steps = work.steps * step + compiled / memory.COMPILED
+        if not work.held_out.tokens:
+            return all_steps, 0.0
+        once = shapes.layers * costs.forward_s * work.held_out.tokens + head / 2 * work.held_out.predicted
+        between = (work.steps - 1) // (spec.eval_steps or work.steps_per_epoch)
+        return all_steps + between * once, (between + 2) * once
+
+    def _loss(self, micro: Load) -> float:
+        return 0.0 if self.spec.task == "classification" else self.shapes.loss(micro, self.path.padded)
+
+    @cached_property
+    def shapes(self) -> memory.Shapes:
+        """The base's sizes."""
+        return memory.Shapes.of(self.base.model.config, self.base.dtype)
+
+    @cached_property
+    def weights(self) -> float:
+        """Bytes of the frozen base."""
+        return memory.weights(self.base.model, self.base.quantization, self.shapes.size)
+
+    def _bare(self, base: Base) -> tuple[Any, list[str]]:
+        if self.spec.task == "classification":
+            from peft_nb.models import classify
+
+            return classify.build(base, self.table.classes.names, self.table.classes.multi)
+        from peft_nb.models.share import share
+
+        return share(base.model), []
+
+    def _attached(self, base: Base) -> PeftModel:
+        bare, whole = self._bare(base)
+        if base.device != "meta":
+            return attach(bare, self.spec, "", whole)
+        try:
+            with shapes_alone():
+                return attach(bare, self.spec, "", whole)
+        except MethodError as error:
+            if "meta" in str(error).lower():  # a tuner that computes with the base's weights, which are not there
+                raise ForecastError(f"{self.spec.method} computes with the base's weights when it begins") from None
+            raise
+
+    @cached_property
+    def adapted(self) -> PeftModel:
+        """The whole model with its adapter, without memory."""
+        return self._attached(self.base)
+
+    @cached_property
+    def budget(self) -> int:
+        """Most tokens in a micro-batch."""
+        from peft_nb.training.probe import token_budget
+
+        free = self.room - self.process - self.weights / MB
+        return self.spec.token_budget or token_budget(self.base.model, max(0.0, free))
+
+    @cached_property
+    def path(self) -> Any:
+        """How micro-batches become losses, as far as shapes tell."""
+        from peft_nb.training import classification, objectives
+
+        spec, pad = self.spec, self.base.tokenizer.pad_token_id
+        model, supported = self.adapted.get_base_model(), REGISTRY[spec.method].padding_free
+        if spec.task == "classification":
+            reason = objectives.unwanted(model.base_model, spec.fast, supported)
+            return classification.Classifying(pad, self.table.classes.multi, bool(reason), reason)
+        if reason := objectives.unwanted(model, spec.fast, supported) or objectives.obstacle(self.adapted):
+            return objectives.Padded(pad, reason)
+        return objectives.PaddingFree(share_prefix=spec.dropout == 0)
+
+    @cached_property
+    def work(self) -> Workload:
+        """What the rows make the model compute."""
+        virtual = getattr(self.adapted.peft_config["default"], "num_virtual_tokens", None) or 0
+        places = getattr(self.base.model.config.get_text_config(), "max_position_embeddings", None)
+        return Workload(self.spec, self.table, self.base.tokenizer, places, virtual, self.path, self.budget)
+
+    def _rehearsed(self) -> Costs | None:
+        """Train one layer for a moment, where a twentieth of the free memory holds it."""
+        import torch
+
+        from peft_nb.planning.layer_benchmark import rehearse
+        from peft_nb.training.packing import pad
+
+        layer = next(part for part in self.base.model.modules() if isinstance(part, torch.nn.ModuleList))[0]
+        parameters = sum(one.numel() for one in layer.parameters())
+        if parameters * memory.FLOAT * 5 > resources.memory_available_mb() * MB:
+            return None
+        micro = self.work.micro(self.work.drawn[0])
+        rows = shortened(micro[len(micro) // 2], max(64, int(REHEARSED / parameters)))
+        single = single_layer(self.base)
+        words = single.model.get_input_embeddings().num_embeddings
+        rows = [replace(one, ids=type(one.ids)(one.ids.typecode, (i % words for i in one.ids))) for one in rows]
+        path = replace(self.path, pad_id=0) if self.path.padded else self.path
+        model = self._attached(single)
+        REGISTRY[self.spec.method].stages(self.spec).begin(model, (pad(some, 0) for some in [rows]))
+        return rehearse(model, path, rows, self.work.load(rows).tokens, torch.device("cpu"))

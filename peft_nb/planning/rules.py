@@ -1,0 +1,315 @@
+"""What speaks for and against the methods, and when fine-tuning is the wrong tool: two tables, read from the top.
+
+A rule names methods by what the registry knows of them, and by name only where a paper is about that very method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from peft_nb.methods import Method
+from peft_nb.spec.fields import Number, Switch, Whole, Word, field
+
+Goal = Literal[
+    "style", "format", "classification", "domain", "reasoning", "language", "knowledge", "common", "unclear"
+]  # fmt: skip
+
+FEW, MANY, SHORT_MINUTES = 200, 20_000, 15
+LONG = 1024  # tokens: what RunSpec keeps of a row by default
+
+
+class Situation(BaseModel):
+    """What is known about a fine-tuning job before it begins; null is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    task: Literal["generation", "classification"] | None = field(None, "advice")
+    """What is learned; null follows from the goal and the data."""
+    goal: Goal | None = field(None, "advice")
+    """What shall change: how it writes, an output that programs read, labels, a field's texts, steps to a result, a
+    language, facts; common is what chat models do already, such as a summary; unclear is not settled yet."""
+    data: Word | None = field(None, "advice")
+    """Name of the training rows, which are counted and measured."""
+    rows: Whole | None = field(None, "advice", "rows", ge=0, le=10**12)
+    """How many training rows there are."""
+    classes: Whole | None = field(None, "advice", "classes", ge=1, le=10**9)
+    """How many classes there are to tell apart."""
+    tokens: Whole | None = field(None, "advice", "tokens", ge=1, le=10**9)
+    """Length that 19 of 20 rows keep to."""
+    model: Word | None = field(None, "advice")
+    """The base, if it is chosen already."""
+    parameters: Number | None = field(None, "advice", "parameters", gt=0, le=10**14)
+    """Size of the base; null looks at the model if that is on this machine."""
+    memory_gb: Number | None = field(None, "advice", "GB", gt=0, le=10**6)
+    """Memory that training may take."""
+    minutes: Number | None = field(None, "advice", "minutes", gt=0, le=10**6)
+    """Time that training may take."""
+    must_merge: Switch = field(False, "advice")
+    """The adapter has to be folded into the base's weights."""
+    many_adapters: Switch = field(False, "advice")
+    """Many adapters shall serve side by side on one base."""
+
+    @property
+    def classifies(self) -> bool:
+        """Whether texts get labels."""
+        return self.task == "classification"
+
+    @property
+    def few(self) -> bool:
+        """Whether there are few rows."""
+        return self.rows is not None and self.rows < FEW
+
+    @property
+    def many(self) -> bool:
+        """Whether there are many rows."""
+        return self.rows is not None and self.rows >= MANY
+
+    @property
+    def hurried(self) -> bool:
+        """Whether there is little time."""
+        return self.minutes is not None and self.minutes < SHORT_MINUTES
+
+    @property
+    def capacity(self) -> bool:
+        """Whether much has to be learned."""
+        return self.many or self.goal in ("knowledge", "language", "reasoning")
+
+    def short_of(self, bytes_a_weight: float, besides_gb: float) -> bool:
+        """Whether weights of this size, and what a run takes besides, are known not to fit."""
+        if self.memory_gb is None or self.parameters is None:
+            return False
+        return self.memory_gb < self.parameters * bytes_a_weight / 1e9 + besides_gb
+
+    @property
+    def tight(self) -> bool:
+        """Whether the base in float32 does not fit, with the 3 GB measured besides it on the default model."""
+        return self.short_of(4, 1.5 if self.classifies else 3)
+
+    @property
+    def too_tight(self) -> bool:
+        """Whether not even 4 bits a weight fit; 0.75 bytes are QLoRA's 65 billion in 48 GB."""
+        return self.short_of(0.75, 0.75 if self.classifies else 1.5)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Points for or against methods, with the reason, its evidence and the fields of the spec it sets."""
+
+    when: Callable[[Situation], bool]
+    methods: Callable[[Method], bool]
+    points: int
+    reason: str
+    evidence: str
+    sets: Callable[[Situation, Method], Mapping[str, Any]] = lambda situation, method: {}
+
+
+@dataclass(frozen=True)
+class Detour:
+    """When fine-tuning is the wrong tool, or not yet the right one, and what to do instead."""
+
+    when: Callable[[Situation], bool]
+    problem: str
+    instead: str
+    evidence: str
+
+
+def named(*names: str) -> Callable[[Method], bool]:
+    """Choose methods by name; those that are not registered are no mistake."""
+    return lambda method: method.name in names
+
+
+def every(method: Method) -> bool:
+    """Choose all methods."""
+    return True
+
+
+def always(situation: Situation) -> bool:
+    """Hold in every situation."""
+    return True
+
+
+THUMB = "rule of thumb"
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        always, named("lora"), 4,
+        "on all linear layers it did as well as full fine-tuning", "Dettmers et al., 2023, section 4",
+    ),
+    Rule(always, named("dora"), 1, "a little better than LoRA at the same rank, and slower", "Liu et al., 2024"),
+    Rule(
+        always, lambda method: not method.padding_free, -2,
+        "takes virtual tokens, so every batch is padded, which is slower", "this project's benchmarks",
+    ),
+    Rule(
+        always, named("prompt", "p-tuning"), -2,
+        "reaches other methods only on bases of about ten billion parameters", "Lester et al., 2021, figure 1",
+    ),
+    Rule(
+        lambda s: not s.tight, named("qlora"), -3,
+        "saves memory, not time, and the weights are rounded; the base fits as it is, for all that is known",
+        "this project's benchmarks",
+    ),
+    Rule(
+        lambda s: s.tight, named("qlora"), 8,
+        "keeps the frozen weights in 4 bits, an eighth of float32", "Dettmers et al., 2023, section 3",
+    ),
+    Rule(
+        lambda s: s.tight, lambda method: "4bit" not in method.quantizations, -8,
+        "the base cannot be quantized under it, and does not fit otherwise", THUMB,
+    ),
+    Rule(
+        lambda s: s.tight, lambda method: "4bit" in method.quantizations, 0,
+        "quantized to 4 bits, activations computed twice instead of kept", "Chen et al., 2016, arXiv:1604.06174",
+        lambda s, method: {"quantization": "4bit", "gradient_checkpointing": True},
+    ),
+    Rule(
+        lambda s: s.must_merge, lambda method: method.mergeable and "none" in method.quantizations, 1,
+        "folds into the exact weights it was trained over; nothing is slower afterwards", "Hu et al., 2021, section 4",
+    ),
+    Rule(
+        lambda s: s.must_merge, named("qlora"), -2,
+        "trained over rounded weights; merged into the exact ones it answers a little differently",
+        "measured with this project",
+    ),
+    Rule(
+        lambda s: s.many_adapters, lambda method: method.swappable, 2,
+        "adapters of this kind are swapped in place on one base, even within a batch", "Sheng et al., 2023, S-LoRA",
+    ),
+    Rule(
+        lambda s: s.many_adapters, named("vera"), 4,
+        "shares its matrices between adapters: a tenth of LoRA's parameters", "Kopiczko et al., 2023",
+    ),
+    Rule(
+        lambda s: s.many_adapters, named("ia3"), 4,
+        "a few thousand numbers an adapter, made for many tasks on one base", "Liu et al., 2022, section 3.3",
+    ),
+    Rule(
+        lambda s: s.many_adapters, named("prefix", "prompt", "lokr"), 2,
+        "a small file each", "Li and Liang, 2021; Lester et al., 2021; Yeh et al., 2023",
+    ),
+    Rule(
+        lambda s: s.few, named("ia3"), 3,
+        "with few rows it beat examples in the prompt at a fraction of the cost", "Liu et al., 2022, section 4",
+    ),
+    Rule(
+        lambda s: s.few, named("bitfit", "ln-tuning"), 2,
+        "few parameters learn little by heart", "Ben Zaken et al., 2021; Zhao et al., 2023",
+    ),
+    Rule(
+        lambda s: s.few, lambda method: method.defaults.get("r") == 16, 0,
+        "a small rank is enough for few rows", THUMB, lambda s, method: {"r": 8, "alpha": method.defaults["alpha"] / 2},
+    ),
+    Rule(
+        lambda s: s.many, every, 0,
+        "one pass is enough for many rows", THUMB, lambda s, method: {"epochs": 1.0},
+    ),
+    Rule(
+        lambda s: s.capacity, named("rslora"), 4,
+        "much is to be learned: it puts high ranks to use, where LoRA's scale wastes them", "Kalajdzievski, 2023",
+        lambda s, method: {"r": 64, "alpha": 16.0},
+    ),
+    Rule(
+        lambda s: s.capacity, named("lora"), -1,
+        "of a low rank it learns less than full fine-tuning from much that is new", "Biderman et al., 2024",
+    ),
+    Rule(
+        lambda s: s.capacity and not s.hurried and not s.tight, named("full"), 2,
+        "learns more than LoRA from much that is new, and forgets more", "Biderman et al., 2024",
+    ),
+    Rule(
+        lambda s: s.goal == "language", named("bottleneck"), 3,
+        "adapters between the layers taught languages well", "Pfeiffer et al., 2020, MAD-X; Yong et al., 2023",
+    ),
+    Rule(
+        lambda s: s.goal == "reasoning", named("dora"), 2,
+        "ahead of LoRA on commonsense reasoning", "Liu et al., 2024, table 1",
+    ),
+    Rule(
+        lambda s: s.goal == "style", named("ln-tuning"), 3,
+        "the norms alone were enough to adapt chat models to a new kind of input", "Zhao et al., 2023",
+    ),
+    Rule(
+        lambda s: s.goal in ("style", "format", "domain"), named("lora"), 1,
+        "what a base can already do is only to be brought out: a thousand good rows suffice", "Zhou et al., 2023, LIMA",
+    ),
+    Rule(
+        lambda s: s.goal in ("format", "domain"), named("pissa"), 1,
+        "learns faster than LoRA at first, and a form is quickly learned", "Meng et al., 2024",
+    ),
+    Rule(
+        lambda s: s.classifies, named("bitfit", "ia3"), 2,
+        "near to full fine-tuning on classification with small data", "Ben Zaken et al., 2021; Liu et al., 2022",
+    ),
+    Rule(
+        lambda s: s.classifies and s.model is None, every, 0,
+        "an encoder classifies faster than a model that writes", "Reimers and Gurevych, 2019",
+        lambda s, method: {"model": "minilm-l6"},
+    ),
+    Rule(
+        lambda s: s.hurried, named("pissa"), 3, "learns faster than LoRA in the first steps", "Meng et al., 2024",
+    ),
+    Rule(
+        lambda s: s.hurried, named("lora-plus"), 2,
+        "up to twice as fast to the same loss", "Hayou et al., 2024, section 5",
+    ),
+    Rule(
+        lambda s: s.hurried, named("adalora", "boft", "dora", "full", "p-tuning", "prefix", "prompt"), -2,
+        "needs more time a step, or many more steps", THUMB,
+    ),
+    Rule(
+        lambda s: s.hurried and not s.many, every, 0, "little time: one pass", THUMB, lambda s, method: {"epochs": 1.0},
+    ),
+    Rule(
+        lambda s: (s.tokens or 0) > LONG, every, 0, "rows are long: keep 19 of 20 whole", "the data",
+        lambda s, method: {"max_length": min(-(-(s.tokens or LONG) // 256) * 256, 1_000_000)},
+    ),
+)  # fmt: skip
+
+DETOURS: tuple[Detour, ...] = (
+    Detour(
+        lambda s: s.goal == "unclear" or (s.goal is None and not s.rows and not s.classifies),
+        "it is not settled yet what a good answer is",
+        "write 20 examples with right answers and a score for wrong ones first; then ask again with --goal and --rows",
+        THUMB,
+    ),
+    Detour(
+        lambda s: s.goal == "knowledge",
+        "fine-tuning is a poor way to teach broad new facts, and makes a model invent more",
+        "put the documents into the prompt by retrieval; fine-tune for how to answer from them",
+        "Ovadia et al., 2023, arXiv:2312.05934; Gekhman et al., 2024, arXiv:2405.05904",
+    ),
+    Detour(
+        lambda s: s.rows is not None and not s.classifies and 0 < s.rows < 20,
+        "these are too few rows to learn from and to measure with",
+        "put them into the prompt as examples (few-shot), and collect a hundred",
+        "Brown et al., 2020, arXiv:2005.14165",
+    ),
+    Detour(
+        lambda s: s.rows is not None and s.classifies and s.rows < 8 * (s.classes or 2),
+        "these are too few rows for the classes: fewer than eight each",
+        "put them into the prompt of a chat model as examples, and label more",
+        "Tunstall et al., 2022, arXiv:2209.11055, where eight a class were enough",
+    ),
+    Detour(
+        lambda s: s.goal == "common",
+        "chat models do this already",
+        "measure the base on 50 held-out rows first, with a good prompt; fine-tune only what it gets wrong",
+        "Wei et al., 2021, arXiv:2109.01652",
+    ),
+    Detour(
+        lambda s: s.goal == "language" and s.rows is not None and s.rows < 10_000,
+        "a language is not learned from so few rows",
+        "take a base that speaks it, or first train on plain text of it, ten thousand passages and more",
+        "rule of thumb; on teaching a base a language: Yong et al., 2023, arXiv:2212.09535",
+    ),
+    Detour(
+        lambda s: s.too_tight,
+        "the base does not fit into this memory, not even in 4 bits",
+        "take a smaller base",
+        "rule of thumb: 0.75 bytes a weight, and 1.5 GB besides",
+    ),
+)

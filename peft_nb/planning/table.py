@@ -1,0 +1,236 @@
+"""What every method would train on a given model, counted on its architecture without a single weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft_nb.errors import MethodError, ModelError
+from peft_nb.methods import REGISTRY, Method, attach, problems
+from peft_nb.models import Progress
+from peft_nb.models.meta import shapes_alone
+from peft_nb.models.quiet import first_line, quiet
+from peft_nb.models.resolve import ModelSource, resolve
+from peft_nb.planning import memory
+from peft_nb.planning.workload import Load
+from peft_nb.spec import METHODS, RunSpec
+from peft_nb.system import resources
+from peft_nb.system.resources import MB
+from peft_nb.training.hooks import Stages
+
+if TYPE_CHECKING:
+    import pandas
+    from transformers import PreTrainedConfig
+
+CLASSES = ("one", "other")  # what a classifier is counted with
+MICRO = Load(tokens=2048, positions=2048, predicted=1024)  # 8 rows of 256 tokens, half of them answers
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A method on a model: what it trains there, or why it cannot.
+
+    Attributes
+    ----------
+    method : Method
+        The method.
+    parts : str
+        The parts of the model that it works on.
+    trained : int, optional
+        Trainable parameters; None when it does not fit.
+    total : int
+        Parameters of the model and what was added.
+    saved_bytes : int, optional
+        Size of what is saved, in float32, without the file's header of some kilobytes.
+    memory_mb : float, optional
+        About what a run with the defaults takes at its peak, :data:`MICRO` being its largest micro-batch; in MB
+        (10^6 bytes). ``%peft estimate`` knows it better, for it knows the rows.
+    why_not : str
+        Why it does not fit.
+    """
+
+    method: Method
+    parts: str = ""
+    trained: int | None = None
+    total: int = 1
+    saved_bytes: int | None = None
+    memory_mb: float | None = None
+    why_not: str = ""
+
+
+# A column is its name and what it says of a method on a model; None where there is nothing to say.
+COLUMNS: dict[str, Callable[[Fitted], Any]] = {
+    "what is trained": lambda fitted: fitted.parts or fitted.why_not,
+    "parameters": lambda fitted: fitted.trained,
+    "% of the model": lambda fitted: None if fitted.trained is None else round(100 * fitted.trained / fitted.total, 4),
+    "adapter MB": lambda fitted: None if fitted.saved_bytes is None else round(fitted.saved_bytes / MB, 3),
+    "memory MB": lambda fitted: None if fitted.memory_mb is None else round(fitted.memory_mb),
+    "mergeable": lambda fitted: fitted.method.mergeable,
+    "swappable": lambda fitted: fitted.method.swappable,
+    "quantization": lambda fitted: ", ".join(fitted.method.quantizations),
+    "path": lambda fitted: "padding-free" if fitted.method.padding_free else "padded",
+    "tasks": lambda fitted: ", ".join(fitted.method.tasks),
+    "when": lambda fitted: fitted.method.when,
+    "source": lambda fitted: fitted.method.source,
+}
+
+
+def table(
+    model: Any,
+    *,
+    revision: str | None = None,
+    namespace: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> pandas.DataFrame:
+    """List the methods with what each would train on a model.
+
+    Parameters
+    ----------
+    model : str, path or tuple
+        What ``RunSpec.model`` names, or a folder with a ``config.json`` alone. Weights are neither loaded nor fetched.
+    revision : str, optional
+        Branch, tag or commit of a model from the hub.
+    namespace : mapping, optional
+        The notebook's variables.
+    progress : callable, optional
+        Told how far it is.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a method, in the columns of :data:`COLUMNS`. A method that does not fit has its reason in place of
+        what is trained, and no numbers. Encoders are counted with a classifier of two classes.
+
+    Raises
+    ------
+    ModelError
+        When the model is not on this machine or of no kind that can be trained.
+    """
+    import pandas
+
+    from peft_nb.training.probe import fastest_dtype
+
+    source = _source(model, revision, namespace)
+    tell = progress or (lambda share, what: None)
+    tell(0.0, "importing PyTorch and PEFT")
+    with quiet():
+        config = _config(source)
+        dtype = fastest_dtype(config, resources.device("auto"))
+        rows = []
+        for done, name in enumerate(METHODS):
+            tell(done / len(METHODS), name)
+            rows.append(fitted(REGISTRY[name], source, config, dtype))
+    cells = {column: [say(one) for one in rows] for column, say in COLUMNS.items()}
+    found = pandas.DataFrame(cells, index=pandas.Index([one.method.name for one in rows], name="method"))
+    return found.convert_dtypes()  # whole numbers stay whole beside those that are missing
+
+
+def fitted(method: Method, source: ModelSource, config: PreTrainedConfig, dtype: str = "float32") -> Fitted:
+    """Put a method on a model's architecture and count.
+
+    Parameters
+    ----------
+    method : Method
+        With its defaults.
+    source : ModelSource
+        The model.
+    config : transformers.PreTrainedConfig
+        Its architecture.
+    dtype : str
+        What it would be computed in.
+
+    Returns
+    -------
+    Fitted
+        Exact counts, or why the method does not fit.
+    """
+    from peft import get_peft_model_state_dict
+
+    from peft_nb.models.load import made_for
+
+    task = "generation" if made_for(config) == "causal" else "classification"
+    spec = RunSpec(data="rows", method=method.name, task=task)
+    if cannot := problems(spec):
+        return Fitted(method, why_not="; ".join(one.removeprefix("method: ") for one in cannot))
+    try:
+        with shapes_alone():
+            bare, whole = _bare(source, config, task)
+            weights = memory.weights(bare, method.quantization(spec), 4 if dtype == "float32" else 2)
+            model = attach(bare, spec, source.name, whole)
+            trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+            total = sum(one.numel() for one in model.parameters())
+            parts = _parts(model)
+            stages = method.stages(spec)
+            if type(stages).end is not Stages.end:  # it saves something else than it trains
+                stages.begin(model, ())
+                stages.end(model)
+            saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    except MethodError as error:
+        return Fitted(method, why_not=str(error).removeprefix("method: "))
+    shapes = memory.Shapes.of(config, dtype)
+    activations = shapes.activations(MICRO.tokens, shapes.kept, spec.gradient_checkpointing)
+    loss = 0.0 if task == "classification" else shapes.loss(MICRO, not method.padding_free)
+    held = weights + 4 * memory.FLOAT * trained + activations + loss
+    peak = (held + memory.process() + memory.growth(dtype, activations, math.inf)) / MB
+    return Fitted(method, parts, trained, total, 4 * sum(one.numel() for one in saved.values()), peak)
+
+
+def _source(model: Any, revision: str | None, namespace: Mapping[str, Any] | None) -> ModelSource:
+    if isinstance(model, str | Path) and (Path(model).expanduser() / "config.json").is_file():
+        return ModelSource(str(model), "folder", path=Path(model).expanduser())
+    source = resolve(model, revision, namespace)
+    if not source.pair and source.path is None:
+        mend = "a run on it fetches it, and a folder with its config.json is enough here"
+        raise ModelError(f"no model {source.name!r} on this machine yet; {mend}")
+    return source
+
+
+def _config(source: ModelSource) -> PreTrainedConfig:
+    import copy
+
+    from transformers import AutoConfig
+
+    if source.pair:
+        return copy.deepcopy(source.pair[0].config)
+    file = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    try:
+        return AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False, **file)
+    except Exception as error:  # transformers raises whatever it likes at files it cannot use
+        raise ModelError(f"the config.json of {source.name} cannot be read: {first_line(error)}") from None
+
+
+def _bare(source: ModelSource, config: PreTrainedConfig, task: str) -> tuple[Any, list[str]]:
+    """Make the frozen model, and name the parts that are trained in full."""
+    from types import SimpleNamespace
+
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    from peft_nb.models import classify
+    from peft_nb.models.load import Base
+
+    auto = AutoModelForCausalLM if task == "generation" else AutoModel
+    try:
+        model = auto.from_config(config, dtype=torch.float32).requires_grad_(False)
+    except ValueError as error:
+        raise ModelError(f"{source.name} is of no kind that can be trained here: {first_line(error)}") from None
+    if task == "generation":
+        return model, []
+    pad = SimpleNamespace(pad_token_id=getattr(config, "pad_token_id", None))  # all that is asked of a tokenizer
+    base = Base(model, pad, source, "float32", "none", "meta", source.name, folder=source.path)
+    return classify.build(base, CLASSES, multi=False)
+
+
+def _parts(model: Any) -> str:
+    """Name the parts of a model that have trainable parameters, each kind once, and count them."""
+    layers = getattr(model.base_model, "targeted_module_names", None) or _owners(model)
+    kinds = list(dict.fromkeys(layer.rpartition(".")[2] for layer in layers))
+    return f"{', '.join(kinds)} ({len(layers):,})"
+
+
+def _owners(model: Any) -> list[str]:
+    names = (name.split(".")[:-1] for name, one in model.named_parameters() if one.requires_grad)
+    return list(dict.fromkeys(".".join(one for one in name if not one.isdecimal()) for name in names))

@@ -1,0 +1,262 @@
+"""Several runs and their bare base side by side: what was measured, how they learned, what they answer."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from peft_nb.data import prompts as shelf
+from peft_nb.data.prompts import Asked, Prompt
+from peft_nb.errors import RunError
+from peft_nb.runs.run import Run
+
+BASE = "base"
+Progress = Callable[[float, str], None]
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number that runs are compared by.
+
+    Attributes
+    ----------
+    title, unit : str
+        What it is called, and how it is said; the units are the keys of :data:`peft_nb.ui.side_by_side.SAID`.
+    better : {"low", "high"}
+        Which way is better.
+    base : str
+        The metric of a run that holds the value of its bare base, if any does.
+    on : str
+        What two values have to be measured on alike to be comparable: the held-out ``rows``, the ``tokens`` of one
+        tokenizer, both or nothing.
+    """
+
+    title: str
+    unit: str
+    better: Literal["low", "high"]
+    base: str = ""
+    on: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> Callable[..., Any]:
+        """Chooses the best of several values, as :func:`min` and :func:`max` do."""
+        return min if self.better == "low" else max
+
+
+MEASURES = {
+    "eval_loss": Measure("held-out loss", "loss", "low", "base_eval_loss", ("rows", "tokens")),
+    "perplexity": Measure("perplexity", "score", "low", "", ("rows", "tokens")),
+    "token_accuracy": Measure("held-out tokens right", "share", "high", "", ("rows", "tokens")),
+    "score": Measure("score", "score", "high", "base_score", ("rows",)),
+    "exact_match": Measure("exact answers", "share", "high", "", ("rows",)),
+    "rouge_l": Measure("ROUGE-L", "score", "high", "", ("rows",)),
+    "accuracy": Measure("accuracy", "share", "high", "", ("rows",)),
+    "macro_f1": Measure("macro-F1", "score", "high", "", ("rows",)),
+    "micro_f1": Measure("micro-F1", "score", "high", "", ("rows",)),
+    "forgetting": Measure("forgetting", "rise", "low", "", ("tokens",)),
+    "regression_score": Measure("base's questions right", "share", "high", "base_regression_score"),
+    "train_loss": Measure("training loss", "loss", "low", "", ("rows", "tokens")),
+    "trainable_parameters": Measure("parameters", "count", "low"),
+    "trainable_share": Measure("share of the model", "share", "low"),
+    "train_seconds": Measure("training time", "s", "low"),
+    "peak_memory_mb": Measure("peak memory", "MB", "low"),
+    "adapter_mb": Measure("adapter on disk", "MB", "low"),
+    "latency_ms": Measure("time a token", "ms", "low", "base_latency_ms"),
+}
+"""What runs can be compared by, under the name of the metric; only what was measured is shown."""
+
+
+@dataclass
+class Compared:
+    """What :func:`gather` found; plain values, so that no model is held.
+
+    Attributes
+    ----------
+    runs : dict of str to Run or None
+        By the names they are shown with; None is the bare base.
+    facts : dict of str to dict
+        For each of them what is known: ``method``, ``model``, ``data``, ``verdict`` and keys of `MEASURES`.
+    curves : dict of str to tuple
+        Training and held-out losses by step, of the runs.
+    asked : list of Asked
+        The prompts.
+    answers : dict of str to list of str
+        One answer a prompt; without those that cannot answer.
+    unranked : dict of str to str
+        Measures whose values say nothing about which is better here, and why.
+    notes : list of str
+        What a reader has to know.
+    """
+
+    runs: dict[str, Run | None]
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    curves: dict[str, tuple[Points, Points]] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    unranked: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def gather(
+    runs: Mapping[str, Run | None], prompts: Sequence[Prompt] | None, progress: Progress, **options: Any
+) -> Compared:
+    """Compare runs.
+
+    Parameters
+    ----------
+    runs : mapping of str to Run or None
+        By the names to show them with; None is the bare base, asked as the first run was taught.
+    prompts : sequence of str or of list of dict, or None
+        What to ask; None takes held-out prompts of the first run that has kept any.
+    progress : callable
+        Called with the share that is done (0 to 1) and what is being done.
+    **options
+        All of :meth:`Run.generate`: ``max_new_tokens``, ``temperature`` and ``seed``.
+
+    Returns
+    -------
+    Compared
+        Every model that was not in memory before has left it again.
+
+    Raises
+    ------
+    RunError
+        If there is no run, answers are wanted of runs on different bases, or one has no adapter to ask.
+    """
+    trained = {name: run for name, run in runs.items() if run}
+    if not trained:
+        raise RunError("a comparison needs a run; name one or more, beside base")
+    found = Compared(dict(runs))
+    found.asked = _kept(found, trained) if prompts is None else [Asked(one) for one in prompts]
+    _check_bases(found, trained)
+    for name, run in trained.items():
+        metrics, history = run.metrics, run.history
+        measured = {key: metrics[key] for key in MEASURES if metrics.get(key) is not None}
+        told = {"method": run.spec.method, "model": run.spec.model, "data": metrics.get("data", run.spec.data)}
+        verdict = {"verdict": str(metrics["verdict"])} if metrics.get("verdict") is not None else {}
+        found.facts[name] = told | measured | verdict
+        steps = history.set_index("step")
+        found.curves[name] = (_points(steps["loss"]), _points(steps["eval_loss"]))
+    found.facts |= {name: _bare(list(trained.values())) for name, run in runs.items() if run is None}
+    found.facts = {name: found.facts[name] for name in runs}
+    _check_rows(found, trained)
+    if found.asked:
+        _ask(found, trained, progress, options)
+    return found
+
+
+def _kept(found: Compared, trained: Mapping[str, Run]) -> list[Asked]:
+    """Held-out prompts that a run has kept."""
+    for name, run in trained.items():
+        if kept := shelf.kept(run.folder):
+            found.notes.append(f"prompts: held-out rows of {name}")
+            return kept
+    found.notes.append("no answers: no run has held-out prompts; pass prompts=[…]")
+    return []
+
+
+def _check_bases(found: Compared, trained: Mapping[str, Run]) -> None:
+    """Refuse to ask runs on different bases; their metrics alone may be compared, but not those that count tokens."""
+    bases = {name: run.metrics.get("base", run.spec.model) for name, run in trained.items()}
+    (first, one), *others = bases.items()
+    for name, other in others:
+        if other == one:
+            continue
+        if found.asked:
+            mend = "to compare their metrics alone, pass prompts=[]"
+            raise RunError(f"{first} is on {one} and {name} is on {other}: answers are compared on one base; {mend}")
+        why = "the bases differ, and with them what a token is"
+        found.unranked |= {key: why for key, measure in MEASURES.items() if "tokens" in measure.on}
+        found.notes.append(f"{first} is on {one}, {name} on {other}: losses do not compare")
+
+
+def _check_rows(found: Compared, trained: Mapping[str, Run]) -> None:
+    """Where runs were not measured on the same held-out rows or in one way, say so, and rank nothing by that."""
+    kept = {name: rows for name, run in trained.items() if (rows := shelf.kept(run.folder))}
+    (first, one), *others = kept.items() or [("", [])]
+    if differing := [name for name, rows in others if rows != one]:
+        why = f"{first} and {differing[0]} were measured on different held-out rows"
+        found.unranked |= {key: why for key, measure in MEASURES.items() if "rows" in measure.on}
+        found.notes.append(f"{why}: held-out numbers do not compare")
+    ways = {name: run.spec.score or "rouge_l" for name, run in trained.items() if "score" in run.metrics}
+    if len({*ways.values()}) > 1:
+        told = ", ".join(f"{name} by {way}" for name, way in ways.items())
+        found.unranked["score"] = f"answers were scored in different ways: {told}"
+
+
+def _bare(trained: Sequence[Run]) -> dict[str, Any]:
+    """What is known of the bare base: what the first run that measured it found."""
+    known: dict[str, Any] = {"model": trained[0].spec.model}
+    for key, measure in MEASURES.items():
+        values = (run.metrics.get(measure.base) for run in trained if measure.base)
+        if (value := next((value for value in values if value is not None), None)) is not None:
+            known[key] = value
+    return known
+
+
+def _points(column: Any) -> Points:
+    return [(float(step), float(value)) for step, value in column.dropna().items()]
+
+
+def _ask(found: Compared, trained: Mapping[str, Run], progress: Progress, options: Mapping[str, Any]) -> None:
+    """Ask all of them, one model at a time."""
+    asked = [one.prompt for one in found.asked]
+    first = next(iter(trained.values()))
+    for place, (name, run) in enumerate(trained.items()):
+        progress(place / len(trained), f"asking {name}")
+        with _borrowed(run):
+            found.answers[name] = _answers(run, asked, **options)
+            if run is first:
+                bare = [other for other, held in found.runs.items() if held is None]
+                if bare and run.spec.task == "classification":
+                    found.notes.append("the bare base of a classifier knows no classes and gives no answers")
+                    bare = []
+                found.answers |= {other: _answers(run, asked, adapter=False, **options) for other in bare}
+    found.answers = {name: found.answers[name] for name in found.runs if name in found.answers}
+    drawn = f"drawn at temperature {options['temperature']}, seed {options['seed']}"
+    how = drawn if options["temperature"] else "the likeliest tokens"
+    found.notes.append(f"answers: {how}, at most {options['max_new_tokens']:,} of them")
+    systems = {run.spec.system for run in trained.values()}
+    if len(systems) > 1:
+        found.notes.append("each run is asked with its own system prompt, the base with the first run's")
+
+
+def _answers(run: Run, asked: list[Prompt], **options: Any) -> list[str]:
+    if run.spec.task != "classification":
+        return run.generate(asked, **options)
+    given = run.predict(asked)  # type: ignore[arg-type]
+    return [_label(label, share) for label, share in zip(given["label"], given["probability"], strict=True)]
+
+
+def _label(label: Any, share: Any) -> str:
+    """One class, or each of several, with its probability."""
+    pairs = zip(label, share, strict=True) if isinstance(label, list) else [(label, share)]
+    return ", ".join(f"{name} ({probability:.0%})" for name, probability in pairs)
+
+
+@contextmanager
+def _borrowed(run: Run) -> Iterator[None]:
+    """Give back the memory of a model that was not loaded before; the base stays for the next one."""
+    held = run._job.adapted is not None
+    try:
+        yield
+    finally:
+        if not held:
+            run._job.adapted = None
+            gc.collect()  # modules and hooks hold each other in cycles
+
+
+def named(runs: Sequence[Run | None]) -> dict[str, Run | None]:
+    """Name runs for people: by the name each was given, or by its id where there is none or several have it."""
+    given = Counter(run.spec.name for run in runs if run)
+    found: dict[str, Run | None] = {}
+    for run in runs:
+        name = run.spec.name if run else None
+        usable = name and name != BASE and given[name] == 1
+        found[BASE if run is None else str(name if usable else run.id)] = run
+    return found

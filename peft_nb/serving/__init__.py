@@ -1,0 +1,1 @@
+"""Trained adapters at work beside one base."""

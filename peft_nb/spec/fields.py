@@ -1,0 +1,197 @@
+"""What a field of a spec can be: how its value is read from an object or from text, and how it describes itself.
+
+YAML and flags deliver text, Python delivers objects; the field alone decides what the text means.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from numbers import Integral, Real
+from reprlib import Repr
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field
+from pydantic.fields import FieldInfo as PydanticField
+
+from peft_nb.spec.criteria import criterion
+
+_short = Repr()
+_short.maxstring = _short.maxother = 60
+
+
+def show(value: Any) -> str:
+    """Write a value for a message, shortened."""
+    text = " ".join(_short.repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{show(value)} is not text; give a name, or text in quotes")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{show(value)} holds a character that no file can keep; remove it")
+    return str.__str__(value)
+
+
+def _word(value: Any) -> str:
+    if not (text := _text(value)).strip():
+        raise ValueError(f"{show(text)} is empty; write a name or leave the field out")
+    return text
+
+
+def _real(value: Any) -> float:
+    number = math.nan
+    if isinstance(value, (str, Real)) and not isinstance(value, bool):
+        with suppress(OverflowError, ValueError):
+            number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{show(value)} is not a finite number; write digits, such as 3 or 2e-4")
+    return number + 0.0  # turns -0.0, which is written differently, into 0.0
+
+
+def _whole(value: Any) -> int:
+    number = _real(value)
+    if not number.is_integer():
+        raise ValueError(f"{show(value)} is not a whole number; the nearest is {round(number)}")
+    return int(number)
+
+
+def _switch(value: Any) -> bool:
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    switch = words.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(switch, bool):
+        raise ValueError(f"{show(value)} is neither true nor false")
+    return switch
+
+
+def _mapping(value: Any, key: str, content: str) -> dict[Any, Any]:
+    if isinstance(value, str):
+        pairs = [[side.strip() for side in pair.split("=", 1)] for pair in value.split(",")]
+        if all(len(pair) == 2 for pair in pairs) and len({name for name, _ in pairs}) == len(pairs):
+            value = dict(pairs)
+    if not isinstance(value, dict):
+        raise ValueError(f"{show(value)} is no mapping; write {key}: {content}, or {key}={content},{key}={content}")
+    return value
+
+
+def _columns(value: Any) -> dict[str, str]:
+    return {_word(role): _word(column) for role, column in _mapping(value, "role", "column").items()}
+
+
+def _options(value: Any) -> dict[str, Any]:
+    return {_word(name): _plain(one) for name, one in _mapping(value, "name", "value").items()}
+
+
+def _criteria(value: Any) -> dict[str, str]:
+    given = _mapping(value, "metric", '"< 1.2"')
+    return {_word(metric): str(criterion(metric, _word(wanted))) for metric, wanted in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Read what JSON could hold; text that reads as a number, true, false or null is one."""
+    if isinstance(value, dict):
+        return {_word(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, str):
+        text = _text(value)
+        words = {"true": True, "false": False, "null": None, "": None}
+        if text.lower() in words:
+            return words[text.lower()]
+        if re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
+            return int(text)
+        if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII):
+            return _real(text)
+        return text
+    if value is None or isinstance(value, bool):
+        return value
+    number = _real(value)
+    return int(number) if isinstance(value, Integral) else number
+
+
+def _modules(value: Any) -> str | list[str]:
+    # PEFT takes text as a regular expression over full names, which a layer's plain name would never match.
+    if isinstance(value, str) and re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)*", value):
+        value = re.split(r"\s*,\s*", value)
+    if not isinstance(value, (list, tuple)):
+        return _word(value)
+    if not value:
+        raise ValueError("the list is empty; name at least one layer, or write all-linear")
+    return [_word(name) for name in value]
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Word = Annotated[str, BeforeValidator(_word)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Number = Annotated[float, BeforeValidator(_real)]
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
+Options = Annotated[dict[str, Any], BeforeValidator(_options)]
+Criteria = Annotated[dict[str, str], BeforeValidator(_criteria)]
+Modules = Annotated[str | list[str], BeforeValidator(_modules)]
+
+Kind = Literal["text", "integer", "number", "switch", "choice", "mapping", "list"]
+
+_KINDS: dict[Any, Kind]
+_KINDS = {str: "text", int: "integer", float: "number", bool: "switch", dict: "mapping", Literal: "choice"}
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """All there is to know about one field; a ``list`` may also be text, and a bound of None is none."""
+
+    name: str
+    type: Kind
+    help: str
+    section: str
+    unit: str = ""
+    default: Any = None
+    required: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    bounds: str = ""
+    choices: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        """The flag that sets the field, such as ``--learning-rate``."""
+        return "--" + self.name.replace("_", "-")
+
+
+def field(default: Any, section: str, unit: str = "", aliases: tuple[str, ...] = (), **bounds: Any) -> Any:
+    """Declare a field of a spec: its default, where it stands in forms and help, its unit, other names, bounds."""
+    extra: Any = {"section": section, "unit": unit, "aliases": aliases}
+    return Field(default, json_schema_extra=extra, **bounds)
+
+
+def info(name: str, field: PydanticField) -> FieldInfo:
+    """Gather what a field made by :func:`field` says about itself."""
+    annotation: Any = field.annotation
+    if NoneType in get_args(annotation):
+        annotation = next(part for part in get_args(annotation) if part is not NoneType)
+    kind = _KINDS.get(getattr(annotation, "__origin__", annotation), "list")
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    bounds = {sign: getattr(rule, sign) for rule in field.metadata for sign in words if hasattr(rule, sign)}
+    extra: Any = field.json_schema_extra
+    return FieldInfo(
+        name=name,
+        type=kind,
+        help=" ".join((field.description or "").split()),
+        section=extra["section"],
+        unit=extra["unit"],
+        default=None if field.is_required() else field.default,
+        required=field.is_required(),
+        minimum=bounds.get("ge", bounds.get("gt")),
+        maximum=bounds.get("le", bounds.get("lt")),
+        bounds=", ".join(f"{words[sign]} {bound:,.10g}" for sign, bound in bounds.items()),
+        choices=get_args(annotation) if kind == "choice" else (),
+        aliases=extra["aliases"],
+    )

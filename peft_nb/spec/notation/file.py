@@ -1,0 +1,84 @@
+"""What a YAML file, flags or both say of one run or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft_nb import spec
+from peft_nb.errors import CommandError, SpecError
+from peft_nb.spec.notation.flags import flags, parse_flags
+from peft_nb.spec.notation.yaml import read_yaml
+
+
+def parse_train(argv: list[str]) -> dict[str, Any]:
+    """Read the arguments of ``python -m peft_nb train``.
+
+    Parameters
+    ----------
+    argv : list of str
+        A YAML file, flags, or both; a flag overrides what the file says.
+
+    Returns
+    -------
+    dict
+        Fields, not yet checked.
+
+    Raises
+    ------
+    CommandError
+        If a flag is unknown, given twice or lacks its value, or the file cannot be read or describes several runs.
+    SpecError
+        If the file is not a YAML mapping of fields.
+    """
+    first, *others = parse_runs(argv)
+    if others:
+        mend = "%peft train in a notebook trains them one after the other"
+        raise CommandError(f"the file describes {1 + len(others)} runs where one is wanted; {mend}")
+    return first
+
+
+def parse_runs(argv: list[str]) -> list[dict[str, Any]]:
+    """Read the same of one run or of several, as :func:`parse_train` and :func:`several` do."""
+    words, values = parse_flags(argv, flags())
+    if len(words) > 1:
+        raise CommandError(f"{words[0]!r} and {words[1]!r} cannot both be the file; write values behind flags")
+    if not words:
+        return [values]
+    try:
+        found = several(read_yaml(Path(words[0]).read_text("utf-8")))
+    except OSError as error:
+        raise CommandError(f"{words[0]!r}: {error.strerror}; give the path of a YAML file") from None
+    except ValueError:
+        raise CommandError(f"{words[0]!r}: not a text file in UTF-8; give the path of a YAML file") from None
+    except SpecError as error:
+        raise SpecError(f"{words[0]}: {problem}" for problem in error.problems) from None
+    return [
+        {name: v for name, v in one.items() if spec.ALIASES.get(name, name) not in values} | values for one in found
+    ]
+
+
+def several(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Take apart what a file says of several runs: under ``runs`` each has its own fields, and all share the rest.
+
+    Parameters
+    ----------
+    fields : mapping
+        As :func:`read_yaml` gives them.
+
+    Returns
+    -------
+    list of dict
+        The fields of each run; of one without ``runs``.
+
+    Raises
+    ------
+    SpecError
+        If ``runs`` is no list of mappings.
+    """
+    shared = {name: value for name, value in fields.items() if name != "runs"}
+    runs = fields.get("runs", [{}])
+    if not isinstance(runs, list) or not runs or not all(isinstance(one, dict) for one in runs):
+        raise SpecError(["runs: not a list of runs; write one '- {method: lora, r: 8}' a line"])
+    return [shared | one for one in runs]

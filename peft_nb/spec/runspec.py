@@ -1,0 +1,342 @@
+"""One validated description of a run, behind flags, YAML, form, Python call and saved file alike.
+
+A field says everything about itself (help, unit, bounds, default, section), so that flags, completion, forms
+and reference are generated from :meth:`RunSpec.describe`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
+
+from peft_nb.errors import SpecError, nearest
+from peft_nb.spec import notation
+from peft_nb.spec.fields import (
+    Columns,
+    Criteria,
+    FieldInfo,
+    Modules,
+    Number,
+    Options,
+    Switch,
+    Text,
+    Whole,
+    Word,
+    field,
+    info,
+    show,
+)
+
+METHODS: dict[str, str] = {}
+"""Known methods and their one-line help, filled by :func:`register_method`."""
+
+OTHER_METHODS: set[str] = set()
+"""Methods that are known but named in no list."""
+
+ALIASES: dict[str, str] = {}
+"""Other accepted names of fields, and the field each one stands for."""
+
+# Names used elsewhere that are spelt like the wrong field or like none; only ever suggested.
+_SYNONYMS = {"dataset": "data", "lora_r": "r", "lora_rank": "r", "lr": "learning_rate", "rank": "r"}
+
+_MANY = 10**9
+
+
+def register_method(name: str, help: str | None) -> None:
+    """Make a method known to specs; once any is known, all others are refused.
+
+    Parameters
+    ----------
+    name : str
+        What the user writes, such as ``lora``.
+    help : str, optional
+        One line saying what the method does; without one it is named in no list.
+    """
+    if help is None:
+        OTHER_METHODS.add(name)
+    else:
+        METHODS[name] = help
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Suggest the known name that a misspelt or foreign one stands for, as ``errors.nearest`` does."""
+    return nearest(_SYNONYMS.get(name, name), known)
+
+
+Layout = Literal[
+    "auto", "prompt_completion", "instruction", "question_answer", "messages", "sharegpt", "text", "text_label",
+    "preference",
+]  # fmt: skip
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+
+
+class RunSpec(BaseModel):
+    """A run, described: what to train, on which data, how. Immutable; equal when all fields are equal.
+
+    Parameters
+    ----------
+    **fields
+        Values by the names or aliases of :meth:`describe`, as objects or as text; only ``data`` is required.
+
+    Raises
+    ------
+    SpecError
+        With one line for every field that is unknown, missing, out of bounds or at odds with another.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    model: Word = field("smollm2-135m", "model")
+    """Base model: an alias such as smollm2-135m, a name on the Hugging Face hub, a local folder or a GGUF
+    file."""
+    revision: Word | None = field(None, "model")
+    """Branch, tag or commit of a model from the hub; null takes its main branch."""
+
+    task: Literal["generation", "classification"] = field("generation", "data")
+    """What is learned: to write texts, or to give a text one or several labels."""
+    data: Word = field(..., "data")
+    """Training rows: a notebook variable, a built-in set such as support-desk, a csv, json, jsonl or
+    parquet file, or a data set on the hub."""
+    eval_data: Word | None = field(None, "data")
+    """Held-out rows, named like data; null sets a share of the training rows aside (eval_fraction)."""
+    format: Layout = field("auto", "data")
+    """Layout of the rows; auto recognises it by the columns' names and cells and says what it
+    found."""
+    columns: Columns = field({}, "data")
+    """Which column plays which role where the data use other names, as role: column, such as prompt: ask."""
+    system: Text | None = field(None, "data")
+    """System prompt for every example that brings none; null leaves it to the model's chat template."""
+    loss_on: Literal["assistant", "completion", "all"] = field("assistant", "data")
+    """Which tokens are learned: every answer of the assistant, the completion (the last answer) alone, or all of
+    them, prompts included."""
+    max_length: Whole = field(1024, "data", "tokens", ("max_seq_length",), ge=8, le=1_000_000)
+    """Longest example kept whole; too_long says what becomes of longer ones."""
+    too_long: Literal["truncate", "drop", "split"] = field("truncate", "data")
+    """What becomes of examples over max_length: cut at it, left out, or split into several; always counted and
+    reported."""
+    personal_data: Literal["warn", "redact", "refuse"] = field("warn", "data")
+    """What happens when the rows hold e-mail addresses, phone, card or account numbers and the like: say so,
+    replace them, or train nothing."""
+    eval_fraction: Number = field(0.1, "data", "share of rows", ge=0, le=0.5)
+    """Share of the training rows held out for evaluation when eval_data is not given; 0 holds out none."""
+
+    method: Word = field("lora", "method")
+    """How trainable parameters are added to the frozen base."""
+    r: Whole | None = field(None, "method", ge=1, le=4096)
+    """Rank of a low-rank update; a higher one can learn more and has more parameters. null takes what is usual for
+    the method, 16 for LoRA."""
+    alpha: Number | None = field(None, "method", "", ("lora_alpha",), gt=0, le=65_536)
+    """Scale of a low-rank update, which is multiplied by alpha / r; null takes what is usual for the method, 32 for
+    LoRA."""
+    dropout: Number = field(0.0, "method", "share of inputs", ("lora_dropout",), ge=0, lt=1)
+    """Share of the adapter's inputs zeroed at random in training; 0 trains fastest."""
+    target_modules: Modules | None = field(None, "method")
+    """Layers that get an adapter: all-linear, a list of names such as q_proj,v_proj, or a regular
+    expression over full names; null takes what is usual for the method, all-linear for LoRA."""
+    num_virtual_tokens: Whole | None = field(None, "method", "tokens", ge=1, le=4096)
+    """Trained tokens that a soft prompt or prefix puts before every text; null takes what is usual for the method."""
+    method_options: Options = field({}, "method")
+    """What a method can be told beyond these fields, as option: value, such as reduction_factor: 8; %peft help METHOD
+    lists its options."""
+    quantization: Literal["none", "4bit", "8bit"] | None = field(None, "method")
+    """How the frozen base is held in memory: 4bit (NF4) and 8bit are smaller, none is exact; null leaves
+    it to the method."""
+
+    epochs: Number = field(3.0, "training", "epochs", ("num_train_epochs",), gt=0, le=1000)
+    """Passes over the training rows; max_steps, when given, decides instead."""
+    max_steps: Whole | None = field(None, "training", "steps", ge=1, le=_MANY)
+    """Number of optimizer steps, whatever epochs says; null trains for all epochs."""
+    batch_size: Whole = field(8, "training", "examples", ("per_device_train_batch_size",), ge=1, le=_MANY)
+    """Examples per optimizer step over all processes, before gradient_accumulation_steps multiplies them."""
+    gradient_accumulation_steps: Whole = field(1, "training", "batches", ge=1, le=_MANY)
+    """Batches whose gradients are added up before the weights change."""
+    learning_rate: Number | None = field(None, "training", gt=0, le=10)
+    """Size of the optimizer's steps at its highest point; null takes what is usual for the method, 2e-4 for LoRA."""
+    lr_scheduler_type: Schedule = field("linear", "training")
+    """How the learning rate goes on after the warm-up: down to 0 along a line or a cosine, or constant."""
+    warmup_steps: Whole = field(0, "training", "steps", ge=0, le=_MANY)
+    """Steps over which the learning rate rises from 0 to learning_rate."""
+    weight_decay: Number = field(0.0, "training", ge=0, le=10)
+    """Strength with which AdamW pulls the trained weights towards 0."""
+    max_grad_norm: Number = field(1.0, "training", ge=0, le=1_000_000)
+    """Gradients with a larger norm are scaled down to it; 0 leaves all as they are."""
+    early_stopping_patience: Whole | None = field(None, "training", "evaluations", ge=1, le=_MANY)
+    """Evaluations in a row that may pass without a lower held-out loss before training ends, with the best adapter
+    kept; null trains to the last step."""
+    load_best_model_at_end: Switch = field(False, "training")
+    """Keep the adapter of the evaluation with the lowest held-out loss instead of the last one."""
+    seed: Whole = field(42, "training", ge=0, le=2**32 - 1)
+    """Fixes the order of the data, the new parameters' first values and dropout."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = field("auto", "engine")
+    """Number format of the computation; auto times them on this machine and takes the fastest safe one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = field("auto", "engine")
+    """Where to compute; auto takes a GPU when there is one."""
+    fast: Switch = field(True, "engine")
+    """Train without padding wherever that gives exactly the same result; off always pads."""
+    token_budget: Whole | None = field(None, "engine", "tokens", ge=8, le=_MANY)
+    """Most tokens computed at once, which bounds the memory; null chooses it from the free memory."""
+    gradient_checkpointing: Switch = field(False, "engine")
+    """Compute activations twice instead of keeping them: less memory, about a third slower."""
+
+    judge: Literal["quick", "full", "off"] = field("quick", "judging")
+    """What is measured after training: quick takes losses, forgetting and latency, full has the model answer questions
+    too, off nothing; what accept names is always measured."""
+    accept: Criteria = field({}, "judging")
+    """What the run has to reach, as metric: comparison, such as forgetting: "< 0.05"; its summary ends with the
+    verdict."""
+    score: Word | None = field(None, "judging")
+    """How an answer is scored against the held-out one: exact_match, rouge_l, or a function of the notebook, called
+    with prompt, answer and reference; null takes rouge_l."""
+    regression: Word | None = field(None, "judging")
+    """Own rows that the model must not get worse at, named like data; they join the built-in regression texts."""
+
+    logging_steps: Whole = field(1, "reporting", "steps", ge=1, le=_MANY)
+    """Steps between two rows of the history."""
+    eval_steps: Whole | None = field(None, "reporting", "steps", ge=1, le=_MANY)
+    """Steps between two evaluations on the held-out rows; null evaluates once an epoch."""
+    save_steps: Whole | None = field(None, "reporting", "steps", ge=1, le=_MANY)
+    """Steps between two checkpoints; null saves about once a minute."""
+    name: Word | None = field(None, "reporting")
+    """Name to find the run by: up to 64 letters a-z, digits, dots, hyphens and underscores; null uses its
+    id."""
+
+    def __init__(self, /, **fields: Any) -> None:
+        twice = [alias for alias, name in ALIASES.items() if alias in fields and name in fields]
+        problems = [f"{alias}: stands for {ALIASES[alias]}, which is given too; keep one" for alias in twice]
+        fields = {ALIASES.get(name, name): value for name, value in fields.items() if name not in twice}
+        try:
+            super().__init__(**fields)
+        except ValidationError as refused:
+            problems += [explain(one, RunSpec, ALIASES) for one in refused.errors(include_url=False)]
+        if problems:
+            raise SpecError(problems)
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, method: str) -> str:
+        if METHODS and method not in METHODS and method not in OTHER_METHODS:
+            mend = nearest(method, [*METHODS, *OTHER_METHODS]) or "; known are " + ", ".join(METHODS)
+            raise ValueError(f"no method is called {show(method)}{mend}")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", method):
+            raise ValueError(f"{show(method)} is not the name of a method; write one such as lora")
+        return method
+
+    @field_validator("warmup_steps")
+    @classmethod
+    def _warmup_happens(cls, steps: int, info: ValidationInfo) -> int:
+        if (last := info.data.get("max_steps")) and steps > last:
+            raise ValueError(f"{steps} is more than max_steps, {last}; lower it")
+        if steps and info.data.get("lr_scheduler_type") == "constant":
+            raise ValueError(f"{steps} does nothing on a constant schedule; take constant_with_warmup")
+        return steps
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"\w([\w.-]{0,62}[\w-])?", name, re.ASCII):
+            mend = "use up to 64 of a-z, A-Z, 0-9, '_', '-' and '.', beginning with neither '-' nor '.'"
+            raise ValueError(f"{show(name)} cannot name a folder; {mend}")
+        return name
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise SpecError([f"{name}: a spec never changes; make another, RunSpec(**spec.changed() | changes)"])
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_dict(), sort_keys=True))
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        return list(self.changed().items())
+
+    @classmethod
+    def describe(cls) -> list[FieldInfo]:
+        """Describe every field, in order: what flags, completion, forms and help are generated from."""
+        return [info(name, field) for name, field in cls.model_fields.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields by name, in order."""
+        return self.model_dump()
+
+    def changed(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, in order; ``data`` is always among them."""
+        fields = RunSpec.model_fields
+        return {name: value for name, value in self.to_dict().items() if value != fields[name].default}
+
+    def to_kwargs(self) -> dict[str, Any]:
+        """Return the shortest keyword arguments from which ``RunSpec`` or ``train`` rebuild this spec."""
+        return self.changed()
+
+    def to_yaml(self) -> str:
+        """Write the changed fields as YAML, in order, a blank line between sections."""
+        section = {field.name: field.section for field in self.describe()}
+        groups = groupby(self.changed().items(), key=lambda item: section[item[0]])
+        return "\n".join(notation.write_yaml(dict(group)) for _, group in groups)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> RunSpec:
+        """Read a spec from YAML, a mapping of fields; SpecError names the line or lists what is wrong."""
+        if not (fields := notation.read_yaml(text)):
+            raise SpecError(["the YAML sets no field; write at least data: NAME"])
+        return cls(**fields)
+
+    def to_magic(self) -> str:
+        """Write the notebook cell that describes this run."""
+        return notation.write_cell(self)
+
+    @classmethod
+    def from_magic(cls, text: str) -> RunSpec:
+        """Read the spec out of a ``%%peft`` cell; ``--out`` and ``--background`` are no part of it."""
+        return cls(**notation.read_cell(text).fields)
+
+    def to_argv(self) -> list[str]:
+        """Write the changed fields as arguments of ``python -m peft_nb train``."""
+        return notation.write_flags(self.changed())
+
+    @classmethod
+    def from_argv(cls, argv: list[str]) -> RunSpec:
+        """Read the arguments of ``python -m peft_nb train``: a YAML file, flags, or both."""
+        return cls(**notation.parse_train(argv))
+
+
+def explain(error: ErrorDetails, model: type[BaseModel], aliases: Iterable[str] = ()) -> str:
+    """Say in one line what is wrong with a field of a model whose fields :func:`.fields.field` made.
+
+    Parameters
+    ----------
+    error : dict
+        One of pydantic's errors.
+    model : type
+        The model that refused.
+    aliases : iterable of str
+        Other names its fields go by.
+
+    Returns
+    -------
+    str
+        The field, its value and how to mend it.
+    """
+    given, context = error["input"], error.get("ctx", {})
+    # A number that may be left open reaches its bounds as it was written.
+    name, value = str(error["loc"][0]), given if isinstance(given, str) and "_than" in error["type"] else show(given)
+    if error["type"] == "extra_forbidden":
+        known = [*model.model_fields, *aliases]
+        return f"{name if name.isprintable() else repr(name)}: no such field{suggest(name, known)}"
+    field = info(name, model.model_fields[name])
+    words = {
+        "missing": f"missing; give {field.help[0].lower()}{field.help[1:]}",
+        "literal_error": f"{value} is not one of {', '.join(field.choices)}{nearest(value, field.choices)}",
+        "greater_than_equal": f"{value} is below the smallest allowed value {field.minimum}",
+        "greater_than": f"{value} is not above {field.minimum}",
+        "less_than_equal": f"{value} is above the largest allowed value {field.maximum}",
+        "less_than": f"{value} is not below {field.maximum}",
+    }
+    return f"{name}: {words.get(error['type']) or context.get('error', error['msg'])}"
+
+
+ALIASES |= {alias: field.name for field in RunSpec.describe() for alias in field.aliases}

@@ -1,0 +1,1 @@
+"""The machine and the process: what shows the output, cores, memory, devices, files."""

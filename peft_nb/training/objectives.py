@@ -1,0 +1,318 @@
+"""The two ways from a micro-batch to its loss: padding-free where that is exact, padded everywhere else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import nn
+
+from peft_nb.training import attention, fused
+from peft_nb.training.loss import FrozenHeadLoss
+from peft_nb.training.packing import IGNORE, Encoded, pack, pad, supervised_targets
+
+# Relative differences of the loss and of the gradients that rounding explains; a token that sees another example,
+# or is predicted from the wrong place, changes both many times more.
+TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (1e-2, 1e-1), torch.float16: (1e-3, 1e-2)}
+
+RESHAPED_LOGITS = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+class Path(Protocol):
+    """A way from a micro-batch to its loss."""
+
+    @property
+    def padded(self) -> bool:
+        """Whether every example is padded to the longest of its micro-batch."""
+
+    @property
+    def share_prefix(self) -> bool:
+        """Whether leading tokens that all examples of a micro-batch share are computed once."""
+
+    def targets(self, examples: Sequence[Any]) -> int:
+        """What the mean loss of some examples is divided by."""
+
+    def loss(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+        """Summed loss of the examples, in nats."""
+
+    def installed(self, model: PeftModel) -> AbstractContextManager[None]:
+        """Make the model ready for this path while the context lasts."""
+
+
+class Installed:
+    """A context in which a model is ready for a path, and out of which the path can be taken for a while.
+
+    Parameters
+    ----------
+    path : Path
+        What to install.
+    model : PeftModel
+        Where.
+    """
+
+    def __init__(self, path: Path, model: PeftModel) -> None:
+        self._path, self._model = path, model
+
+    def __enter__(self) -> Installed:
+        self._context = self._path.installed(self._model)
+        self._context.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._context.__exit__(*raised)
+
+    @contextmanager
+    def taken_out(self) -> Iterator[None]:
+        """Give the model its own forward pass back while this context lasts."""
+        self.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            self.__enter__()
+
+
+class Tokenwise:
+    """Losses of tokens, as generation learns them."""
+
+    def targets(self, examples: Sequence[Encoded]) -> int:
+        """Number of supervised tokens."""
+        return sum(len(supervised_targets(one)) for one in examples)
+
+
+@dataclass(frozen=True)
+class Padded(Tokenwise):
+    """Rows padded to equal length through the model's own forward pass; right for every model and method."""
+
+    pad_id: int
+    reason: str = ""
+    padded: bool = True
+    share_prefix: bool = False
+
+    def __str__(self) -> str:
+        return f"padded ({self.reason})" if self.reason else "padded"
+
+    def loss(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
+        """Summed negative log-likelihood of the supervised tokens, in nats."""
+        inputs = {name: tensor.to(device) for name, tensor in pad(examples, self.pad_id).items()}
+        labels = inputs.pop("labels")
+        logits = model(**inputs, use_cache=False).logits
+        logits = logits[:, -labels.shape[1] : -1]
+        labels = labels[:, 1:]
+        wanted = labels != IGNORE
+        return F.cross_entropy(logits[wanted].float(), labels[wanted], reduction="sum")
+
+    @contextmanager
+    def installed(self, model: PeftModel) -> Iterator[None]:
+        """Nothing to install: the model is used as it is."""
+        yield
+
+
+@dataclass(frozen=True)
+class PaddingFree(Tokenwise):
+    """Examples end to end in one row, a loss without logits, fused layers, and shared prefixes run once."""
+
+    share_prefix: bool
+    padded: bool = False
+
+    def __str__(self) -> str:
+        return "padding-free, shared prefixes" if self.share_prefix else "padding-free"
+
+    def loss(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
+        """Summed negative log-likelihood of the supervised tokens, in nats."""
+        return model(**pack(examples, self.share_prefix).inputs(device))
+
+    @contextmanager
+    def installed(self, model: PeftModel) -> Iterator[None]:
+        """Give the model the padding-free forward pass while the context lasts.
+
+        The loss sits in the forward of the causal language model, inside whatever DDP or FSDP wraps.
+        """
+        causal = model.get_base_model()
+        with ExitStack() as stack:
+            stack.enter_context(attention.installed(causal))
+            stack.enter_context(fused.installed(model))
+            causal.forward = _forward_to_loss(causal)
+            stack.callback(causal.__dict__.pop, "forward")
+            yield
+
+
+def _forward_to_loss(causal: Any) -> Callable[..., torch.Tensor]:
+    decoder, head = getattr(causal, causal.base_model_prefix), causal.get_output_embeddings()
+
+    def forward(
+        sources: torch.Tensor,
+        targets: torch.Tensor,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        segments: list[int],
+        shared_prefix: bool,
+        **ignored: Any,
+    ) -> torch.Tensor:
+        hidden = decoder(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            segments=segments,
+            shared_prefix=shared_prefix,
+            use_cache=False,
+        ).last_hidden_state
+        return FrozenHeadLoss.apply(hidden[0, sources], head.weight, getattr(head, "bias", None), targets)
+
+    return forward
+
+
+def choose(
+    model: PeftModel,
+    examples: Sequence[Encoded],
+    pad_id: int,
+    device: torch.device,
+    *,
+    fast: bool,
+    supported: bool,
+) -> Padded | PaddingFree:
+    """Pick the padding-free path if it gives this model's losses and gradients, the padded one otherwise.
+
+    Both paths are run on two short examples before the first step.
+
+    Parameters
+    ----------
+    model : PeftModel
+        The base with the adapter that will be trained.
+    examples : sequence of Encoded
+        Training examples; the two shortest are used.
+    pad_id : int
+        Token to pad with.
+    device : torch.device
+        Where the model is.
+    fast : bool
+        Whether the user wants the padding-free path.
+    supported : bool
+        Whether the method can use it: it must add no virtual tokens.
+
+    Returns
+    -------
+    Padded or PaddingFree
+        The path, the padded one with the reason for it.
+    """
+    if reason := unwanted(model.get_base_model(), fast, supported) or obstacle(model):
+        return Padded(pad_id, reason)
+    path = PaddingFree(share_prefix=not _drops_out(model))
+    probe = sorted(examples, key=lambda one: len(one.ids))[:2]
+    dtype = model.get_base_model().get_output_embeddings().weight.dtype
+    reason = fault(model, path, Padded(pad_id), probe, device, dtype)
+    return Padded(pad_id, reason) if reason else path
+
+
+def unwanted(model: Any, fast: bool, supported: bool) -> str:
+    """Why no padding-free path can be used with a model, whatever is learned, or an empty string."""
+    if not fast:
+        return "fast is off"
+    if not supported:
+        return "the method adds virtual tokens"
+    if not getattr(model, "_supports_attention_backend", False) and not getattr(model, "_supports_sdpa", False):
+        return f"{type(model).__name__} does not take another attention function"
+    return ""
+
+
+def obstacle(model: PeftModel) -> str:
+    """Why a causal model cannot use the padding-free path, or an empty string."""
+    causal = model.get_base_model()
+    head = causal.get_output_embeddings()
+    if head is not None and any(parameter.requires_grad for parameter in head.parameters()):
+        return "the output head is trained"
+    if not isinstance(head, nn.Linear) or type(head) is not nn.Linear:
+        return "the output head is not a plain linear layer"
+    for name in RESHAPED_LOGITS:
+        if getattr(causal.config, name, None) not in (None, 1, 1.0):
+            return f"{type(causal).__name__} reshapes its scores ({name})"
+    return ""
+
+
+def fault(
+    model: PeftModel, path: Path, padded: Path, examples: Sequence[Any], device: torch.device, dtype: torch.dtype
+) -> str:
+    """Say in what a path fails to give what the padded one gives, beyond what rounding in ``dtype`` explains.
+
+    Parameters
+    ----------
+    model : PeftModel
+        The model.
+    path, padded : Path
+        What to try, and what is right.
+    examples : sequence of Encoded or Labelled
+        One micro-batch.
+    device : torch.device
+        Where the model is.
+    dtype : torch.dtype
+        What the base computes in.
+
+    Returns
+    -------
+    str
+        Empty when the two agree.
+    """
+    try:
+        loss, gradient = disagreement(model, path, padded, examples, device)
+    except Exception as error:
+        return f"the padding-free path does not fit {type(model.get_base_model()).__name__}: {error}"
+    most_loss, most_gradient = TOLERANCE[dtype]
+    if loss <= most_loss and gradient <= most_gradient:
+        return ""
+    differed = f"its loss by {loss:.1e} and its gradients by {gradient:.1e}"
+    return f"the padding-free path differed on two examples, {differed}"
+
+
+def disagreement(
+    model: PeftModel, path: Path, other: Path, examples: Sequence[Any], device: torch.device
+) -> tuple[float, float]:
+    """Relative difference between two paths: of the loss, and of the gradients by the norm of their difference.
+
+    Parameters
+    ----------
+    model : PeftModel
+        The model; dropout is switched off for the comparison and its gradients are cleared.
+    path, other : Path
+        What to compare.
+    examples : sequence of Encoded or Labelled
+        One micro-batch.
+    device : torch.device
+        Where the model is.
+
+    Returns
+    -------
+    tuple of float
+        Both 0 when the two agree to the last bit.
+    """
+    results: list[tuple[float, torch.Tensor]] = []
+    training = model.training
+    model.eval()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for one in (path, other):
+            with one.installed(model):
+                loss = one.loss(model, examples, device)
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            flat = torch.cat([g.flatten().float() for g in gradients if g is not None])
+            results.append((loss.item(), flat))
+    finally:
+        model.train(training)
+    (mine, gradient), (other_loss, other_gradient) = results
+    if gradient.shape != other_gradient.shape:
+        return math.inf, math.inf
+    return (
+        abs(mine - other_loss) / max(abs(other_loss), 1e-8),
+        float((gradient - other_gradient).norm() / other_gradient.norm().clamp_min(1e-8)),
+    )
+
+
+def _drops_out(model: PeftModel) -> bool:
+    """Whether training is random: one prefix run once for all segments would share its dropout."""
+    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        return True
+    config = model.get_base_model().config
+    return any((getattr(config, name, 0) or 0) > 0 for name in ("attention_dropout", "attn_pdrop"))

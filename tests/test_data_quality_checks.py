@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+
+from peft_nb.data import formats, sources
+from peft_nb.data.quality import checks, fixes, pii
+from peft_nb.data.quality.checks import Checked, check
+from peft_nb.data.quality.fixes import Change
+from peft_nb.data.quality.lengths import Options
+from tests.templates import tokenizer
+
+TOPICS = (
+    "invoice", "password", "parcel", "refund", "voucher", "coupon", "address", "battery", "charger", "warranty",
+    "newsletter", "basket",
+)  # fmt: skip
+VERBS = ("find", "print", "cancel", "change", "archive", "export", "share", "recover")
+KEY = "sk-proj-9fKqT2vLx7RbZ3mWc8Yd4HsJ6nPg5Qa1Ue0Bt"
+
+
+def sound(count: int = 60) -> list[dict[str, Any]]:
+    """Rows with nothing wrong, no two of them alike."""
+    said = [(verb, topic) for verb in VERBS for topic in TOPICS][:count]
+    return [
+        {"prompt": f"how can i {verb} my {topic}", "completion": f"{topic}: choose {verb} under {verb}-{topic}"}
+        for verb, topic in said
+    ]
+
+
+def checked(rows: Any, held: Any = None, tokenizer: Any = None, **options: Any) -> Checked:
+    train = sources.read(rows).train
+    layout = formats.detect(train)
+    held = sources.read(held).train if held is not None else None
+    return check(train, layout, held, tokenizer=tokenizer, options=Options(**options))
+
+
+def found(result: Checked) -> dict[str, tuple[int, ...]]:
+    return {finding.kind: finding.rows for finding in result.findings}
+
+
+def again(rows: Any, result: Checked, held: Any = None, **options: Any) -> Checked:
+    """Mend and check once more."""
+    return checked(fixes.rebuilt(rows, sources.read(rows).train, result.mended), held, **options)
+
+
+def test_sound_rows_have_no_findings() -> None:
+    result = checked(sound())
+    assert result.findings == []
+    assert result.notes == []
+    assert result.mended.changes == []
+    assert result.mended.kept == list(range(60))
+
+
+def test_a_messy_frame_gives_exactly_these_findings_and_mending_leaves_none_of_them() -> None:
+    rows = sound()
+    rows[3] = {"prompt": "  ", "completion": "x"}
+    rows[5]["completion"] = None
+    rows[8] = dict(rows[2])
+    rows[9] = {"prompt": rows[4]["prompt"].upper(), "completion": rows[4]["completion"] + "  "}
+    rows[11]["completion"] = "The cafÃ© opens at nine, naÃ¯ve as it sounds"
+    rows[12]["completion"] = "ring\x07 the bell\u200b twice"
+    rows[13]["completion"] = "ask anna.berg@example.org about this"
+    rows[14]["completion"] = f"api_key = {KEY}"
+    rows[15]["completion"] = "???"
+    rows[16] = {"prompt": rows[17]["prompt"], "completion": "No."}
+    rows[18]["completion"] = "\u200b\u2060"
+    rows[20]["completion"] = "lost l\ufffdtters here"
+    frame = pandas.DataFrame(rows)
+    before = frame.copy(deep=True)
+    result = checked(frame)
+    assert found(result) == {
+        "empty": (3, 5, 18),
+        "secret": (14,),
+        "duplicate": (8, 9),
+        "encoding": (11,),
+        "replacement": (20,),
+        "control": (12,),
+        "personal": (13,),
+        "near_empty": (15,),
+        "contradiction": (17,),
+    }
+    shown = [example for finding in result.findings for example in finding.examples]
+    assert not [example for example in shown if "anna.berg" in example or KEY in example or len(example) > 100]
+    assert result.mended.changes == [
+        Change(3, "dropped: empty"),
+        Change(5, "dropped: empty"),
+        Change(8, "dropped: repeats row 2"),
+        Change(9, "dropped: repeats row 4"),
+        Change(11, "repaired encoding"),
+        Change(12, "removed control characters"),
+        Change(13, "redacted EMAIL"),
+        Change(14, "redacted OPENAI_KEY"),
+        Change(15, "dropped: next to no text"),
+        Change(18, "dropped: empty"),
+    ]
+    mended = fixes.rebuilt(frame, sources.read(frame).train, result.mended)
+    assert mended.loc[11, "completion"] == "The café opens at nine, naïve as it sounds"
+    assert mended.loc[12, "completion"] == "ring the bell twice"
+    assert mended.loc[13, "completion"] == "ask <EMAIL> about this"
+    assert KEY not in mended.loc[14, "completion"]
+    assert set(found(checked(mended))) == {"contradiction", "replacement"}
+    pandas.testing.assert_frame_equal(frame, before)
+
+
+def test_near_duplicates_are_told_from_exact_ones() -> None:
+    rows = sound()
+    long = "Please open the settings of your account, choose the tab called security, and follow what is written there."
+    rows[7]["completion"] = long
+    rows[30] = {**rows[7], "completion": long.replace("Please", "please kindly")}
+    result = checked(rows)
+    assert found(result) == {"near_duplicate": (30,)}
+    assert result.mended.changes == [Change(30, "dropped: nearly repeats row 7")]
+
+
+def test_rows_of_the_evaluation_are_left_out_of_training() -> None:
+    rows, held = sound(), sound(70)[60:]
+    held[4] = {key: text.title() for key, text in rows[9].items()}
+    held[6] = {"prompt": "", "completion": "x"}
+    result = checked(rows, held)
+    assert found(result) == {"evaluation": (6,), "leak": (9,)}
+    assert result.mended.changes == [Change(9, "dropped: like evaluation row 4")]
+    assert set(found(again(rows, result, held))) == {"evaluation"}
+
+
+def test_conversations_in_the_wrong_order_and_without_an_answer() -> None:
+    def turns(*roles: str, number: int) -> dict[str, Any]:
+        topic = TOPICS[number % len(TOPICS)]
+        return {"messages": [{"role": role, "content": f"{role} {VERBS[number % 7]} {topic}"} for role in roles]}
+
+    rows = [turns("user", "assistant", number=number) for number in range(56)]
+    rows[10] = turns("assistant", "user", number=10)
+    rows[11] = turns("user", number=11)
+    rows[12]["messages"][1]["content"] = ""
+    rows[13]["messages"][0] = "hello"
+    rows[14] = {"messages": None}
+    rows[15]["messages"][1]["role"] = "asistant"
+    rows[16] = turns("user", "user", "assistant", number=16)
+    rows[17] = turns("user", "assistant", "tool", "tool", "assistant", number=17)
+    rows[18] = turns("user", "assistant", "assistant", number=18)
+    result = checked(rows)
+    stops = {"malformed": (13, 15), "empty": (12, 14), "roles": (10,), "nothing": (11,)}
+    assert found(result) == {**stops, "turns": (16, 18)}
+    assert [finding.level for finding in result.findings] == ["stops"] * 4 + ["harms"]
+    assert set(found(again(rows, result))) == {"turns"}
+
+
+def test_labels() -> None:
+    rows = [{"text": f"{row['prompt']}, please", "label": "pay"} for row in sound(80)]
+    for number in range(8):
+        rows[number]["label"] = "ship"
+    rows[20]["label"], rows[21]["label"] = "Pay", "rare"
+    rows[22] = {**rows[30], "label": "ship"}
+    held = [{"text": "what is this about then", "label": "other"}, {"text": "where is all of it now", "label": "ship"}]
+    result = checked(rows, held)
+    assert found(result) == {
+        "unknown_label": (0,),
+        "label_spelling": (20,),
+        "contradiction": (30,),
+        "imbalance": (),
+        "few": (),
+    }
+    titles = [finding.title for finding in result.findings]
+    assert "labels out of balance: 'pay' has 70 rows, 'rare' 1" in titles
+    assert result.labels == {"pay": 69, "ship": 9, "Pay": 1, "rare": 1}
+    assert result.mended.changes == [Change(20, "label 'Pay' → 'pay'")]
+
+
+def test_a_single_label_stops_training() -> None:
+    assert found(checked([{"text": row["prompt"], "label": 1} for row in sound()])) == {"one_label": ()}
+
+
+def test_braces_in_labels_are_only_text() -> None:
+    rows = [
+        {"text": row["prompt"], "label": "{rows}{x" if number % 2 else "{0}"} for number, row in enumerate(sound(4))
+    ]
+    assert found(checked(rows)) == {"few": ()}
+
+
+def test_pairs_are_not_trained_on_yet() -> None:
+    rows = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "No idea."} for row in sound()]
+    rows[4]["rejected"] = rows[4]["chosen"]
+    result = checked(rows)
+    assert found(result) == {"task": (), "nothing": (4,)}
+    assert "format='prompt_completion'" in result.findings[0].mend
+
+
+def test_classification_needs_labels() -> None:
+    assert found(checked(sound(), task="classification")) == {"task": ()}
+
+
+def test_lengths_by_the_tokenizer_and_estimated() -> None:
+    rows = sound()
+    rows[5]["completion"] = "word " * 200
+    rows[6]["prompt"] = "word " * 300
+    estimated = checked(rows, max_length=100)
+    assert estimated.estimated
+    assert found(estimated) == {"long": (5, 6)}
+    measured = checked(rows, tokenizer=tokenizer(), max_length=100)
+    assert not measured.estimated
+    assert found(measured) == {"nothing": (6,), "long": (5,)}
+    assert len(measured.lengths) == 60
+    assert measured.mended.changes == [Change(6, "dropped: nothing to learn")]
+
+
+def test_an_answer_with_an_end_token_cannot_be_trained_on() -> None:
+    rows = sound()
+    rows[1]["completion"] += "<|im_end|>"
+    result = checked(rows, tokenizer=tokenizer())
+    assert found(result) == {"malformed": (1,)}
+    assert "<|im_end|>" in result.findings[0].examples[0]
+
+
+def test_few_rows_are_worth_knowing() -> None:
+    (finding,) = checked(sound(20)).findings
+    assert (finding.kind, finding.level, finding.fix) == ("few", "note", "")
+    assert finding.title == "20 rows, where lora usually needs 50 (rule of thumb)"
+    (more,) = checked(sound(60), method="prompt", usual_rows=200).findings
+    assert more.title == "60 rows, where prompt usually needs 200 (rule of thumb)"
+
+
+def test_without_the_extra_personal_data_are_not_looked_for_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pii, "available", lambda: False)
+    rows = sound()
+    rows[3]["completion"] = "write to anna.berg@example.org for this one"
+    result = checked(rows)
+    assert found(result) == {}
+    assert "pip install 'peft_nb[privacy]'" in result.notes[0]
+
+
+def test_personal_data_stop_a_run_that_refuses_them() -> None:
+    rows = sound()
+    rows[3]["completion"] = "write to anna.berg@example.org for this one"
+    (finding,) = checked(rows, personal_data="refuse").findings
+    assert (finding.kind, finding.level) == ("personal", "stops")
+
+
+def test_mending_redacts_rows_that_the_check_did_not_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "PERSONAL_ROWS", 10)
+    rows = sound()
+    rows[40]["completion"] = "write to anna.berg@example.org for this one"
+    result = checked(rows)
+    assert found(result) == {}
+    assert result.notes == ["personal data were looked for in the first 10 rows; mending looks at all"]
+    assert result.mended.changes == [Change(40, "redacted EMAIL")]
+
+
+def test_progress_goes_from_nothing_to_all() -> None:
+    said: list[tuple[float, str]] = []
+    train = sources.read(sound()).train
+    check(train, formats.detect(train), progress=lambda share, what: said.append((share, what)))
+    assert {what for _, what in said} >= {"reading", "looking at every text"}
+    assert all(0 <= share <= 1 for share, _ in said)
+
+
+def test_the_support_desk_is_clean() -> None:
+    desk = sources.read("support-desk")
+    layout = formats.detect(desk.train)
+    assert check(desk.train, layout, desk.eval).findings == []
+
+
+def test_it_reads_files_too(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    pandas.DataFrame(sound()).to_csv(file, index=False)
+    assert checked(file).findings == []

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import importlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from peft_nb.data.quality import pii
+from peft_nb.data.quality.pii import Match, apart, available, masked, personal, redact
+from peft_nb.errors import DataError
+
+pytest.importorskip("presidio_analyzer")
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("Write to anna@example.com or bob.k+x@mail.co.uk.", "Write to <EMAIL> or <EMAIL>."),
+        ("Call me on 415-555-0132!", "Call me on <PHONE>!"),
+        ("It is +44 20 7946 0958, mostly", "It is <PHONE>, mostly"),
+        ("call 4155550132", "call <PHONE>"),
+        ("card 4111 1111 1111 1111", "card <CARD>"),
+        ("IBAN DE89 3704 0044 0532 0130 00", "IBAN <IBAN>"),
+        ("to GB82WEST12345698765432.", "to <IBAN>."),
+        ("from 203.0.113.7 and 2001:db8::1f", "from <IP> and <IP>"),
+        ("536-22-1234", "<NATIONAL_ID>"),
+        ("my ssn is 536221234", "my ssn is <NATIONAL_ID>"),
+        ("NHS number 943 476 5919", "NHS number <NATIONAL_ID>"),
+        ("NINO AB123456C", "NINO <NATIONAL_ID>"),
+        ("DNI 12345678Z", "DNI <NATIONAL_ID>"),
+        ("NIE X1234567L", "NIE <NATIONAL_ID>"),
+        ("cf RSSMRA85M01H501Q", "cf <NATIONAL_ID>"),
+        ("PESEL 44051401359", "PESEL <NATIONAL_ID>"),
+        ("aadhaar 2345 6789 0124", "aadhaar <NATIONAL_ID>"),
+        ("PAN ABCPE1234F", "PAN <NATIONAL_ID>"),
+        ("NRIC S1234567D", "NRIC <NATIONAL_ID>"),
+        ("TFN 876 543 210", "TFN <NATIONAL_ID>"),
+        ("medicare 2123 45670 1", "medicare <NATIONAL_ID>"),
+        ("hetu 131052-308T", "hetu <NATIONAL_ID>"),
+        ("half \ud83d pair, anna@example.com", "half \ud83d pair, <EMAIL>"),
+    ],
+)
+def test_found(offline: None, text: str, redacted: str) -> None:
+    assert redact(text, personal(text)) == redacted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "mail me@localhost now",
+        "git@github.com:anna/boats.git",
+        "postgres://shop:hunter2@db.example.com/orders",
+        "order number 4155550132",
+        "order 536221234",
+        "card 4111 1111 1111 1112",
+        "IBAN DE89 3704 0044 0532 0130 01",
+        "version 10.0.1.2, v1.2.3.4",
+        "since release 22.2.25.29 of 2022-12-19",
+        "127.0.0.1 and ::1",
+        "at 12:30:45 on 2026-11-22, or 22.11.2026",
+        "What is 4456 + 6291070513?",
+        "ISBN 978-3-16-148410-0",
+        "550e8400-e29b-41d4-a716-446655440000",
+        "9fceb02d0ae598e95dc970b74767f19372d61af8",
+        "A::B::C and 10 000 000 pieces",
+        "9434765919 parcels",
+        "44051401359 grains",
+    ],
+)
+def test_left_alone(offline: None, text: str) -> None:
+    assert personal(text) == []
+
+
+def test_no_network_and_no_cache(offline: None) -> None:
+    pii._engine.cache_clear()
+    assert [match.kind for match in personal("anna@some.example.co.uk")] == ["EMAIL"]
+
+
+def test_most_texts_never_reach_presidio(monkeypatch: pytest.MonkeyPatch) -> None:
+    personal("")
+
+    class Refuses:
+        def analyze(self, *_: object, **__: object) -> None:
+            raise AssertionError
+
+    monkeypatch.setattr(pii, "_engine", lambda: (Refuses(), {}, frozenset()))
+    assert personal("We open at 7:20 in 2026, from pier 12.") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "found", "shown"),
+    [("EMAIL", "anna@example.com", "a…@e…"), ("CARD", "4111 1111 1111 1111", "4…"), ("PHONE", "+44 20 7946", "+…")],
+)
+def test_masked_shows_first_letters_only(kind: str, found: str, shown: str) -> None:
+    text = f"It is {found}."
+    assert masked(text, Match(kind, 6, 6 + len(found))) == shown
+
+
+def test_what_overlaps_goes_as_one() -> None:
+    text = "see 0123456789 there"
+    matches = [Match("SHORT", 4, 9), Match("LONG", 7, 14)]
+    assert apart(matches) == [Match("LONG", 4, 14)]
+    assert redact(text, matches) == "see <LONG> there"
+    assert redact(text, reversed(matches)) == "see <LONG> there"
+    assert apart([Match("A", 4, 9), Match("B", 4, 9), Match("C", 9, 10)]) == [Match("A", 4, 9), Match("C", 9, 10)]
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    script = (
+        "import sys; from peft_nb.data.quality import characters, duplicates, pii, secrets;"
+        "print([name for name in ('spacy', 'presidio_analyzer', 'torch', 'datasketch') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pii, "find_spec", lambda name: None)
+    pii._engine.cache_clear()
+    assert not available()
+    with pytest.raises(DataError, match=r"pip install 'peft_nb\[privacy\]'"):
+        personal("write to anna.berg@example.org")
+    monkeypatch.undo()
+    assert available() == bool(importlib.util.find_spec("presidio_analyzer"))
