@@ -11,7 +11,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.errors import ModelError
-from peft_nb.methods import REGISTRY, Stages, attach, complete, methods, options
+from peft_nb.methods import REGISTRY, Hooks, attach, complete, methods, options
 from peft_nb.planning.table import COLUMNS, table
 from peft_nb.spec import METHODS, RunSpec
 
@@ -82,10 +82,10 @@ def test_numbers_are_those_of_a_model_really_attached_and_saved(
     model = attach(AutoModelForCausalLM.from_pretrained(base).requires_grad_(False), spec, str(base))
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
     total = sum(one.numel() for one in model.parameters())
-    stages = REGISTRY[name].stages(spec)
-    if type(stages).end is not Stages.end:
-        stages.begin(model, ())
-        stages.end(model)
+    hooks = REGISTRY[name].hooks(spec)
+    if type(hooks).end is not Hooks.end:
+        hooks.begin(model, ())
+        hooks.end(model)
     model.save_pretrained(str(tmp_path), save_embedding_layers=False)
     (file,) = tmp_path.glob("*.safetensors")
     with safe_open(file, "np") as saved:

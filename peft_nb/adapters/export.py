@@ -21,13 +21,13 @@ from peft_nb.models import ALIASES, bundled
 from peft_nb.models.load import Base
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.system.files import atomic_folder
-from peft_nb.training.hooks import Stages
+from peft_nb.training.hooks import Hooks
 
 SCRIPT = Path(__file__).with_name("script.py")
 BEGIN, END = "# --- settings ---\n", "# --- end of settings ---\n"
 # What PEFT writes into a config by itself.
 WRITTEN = {"peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"}
-STAGES = ("begin", "penalty", "faster", "stepped", "end")  # those that change what is trained
+HOOKS = ("begin", "penalty", "faster", "stepped", "end")  # those that change what is trained
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def obstacle(spec: RunSpec) -> str:
 def _plain(spec: RunSpec) -> bool:
     """Whether PEFT alone trains a method."""
     method = REGISTRY[spec.method]
-    stages = type(method.stages(spec))
-    own = any(getattr(stages, name) is not getattr(Stages, name) for name in STAGES)
+    hooks = type(method.hooks(spec))
+    own = any(getattr(hooks, name) is not getattr(Hooks, name) for name in HOOKS)
     quantized = "none" not in method.quantizations
     return not own and not quantized and not method.config_class().__module__.startswith("peft_nb.")
 

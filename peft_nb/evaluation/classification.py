@@ -22,7 +22,7 @@ COLUMNS = ("text", "label", "probability")
 
 
 def probabilities(
-    model: torch.nn.Module, path: Classifying, examples: Sequence[Any], device: torch.device, budget: int = BUDGET
+    model: torch.nn.Module, objective: Classifying, examples: Sequence[Any], device: torch.device, budget: int = BUDGET
 ) -> numpy.ndarray:
     """Compute the probability of every class for every text.
 
@@ -30,7 +30,7 @@ def probabilities(
     ----------
     model : torch.nn.Module
         A classifier in evaluation mode, with the path installed.
-    path : Classifying
+    objective : Classifying
         How a micro-batch becomes logits.
     examples : sequence of Labelled
         The texts; their labels are not looked at.
@@ -46,10 +46,10 @@ def probabilities(
         several classes.
     """
     order = sorted(range(len(examples)), key=lambda number: -len(examples[number].ids))
-    cut = micro_batches([examples[number] for number in order], budget, path.padded)
+    cut = micro_batches([examples[number] for number in order], budget, objective.padded)
     with torch.inference_mode():
-        logits = torch.cat([path.logits(model, micro, device) for micro in cut])
-        found = (logits.sigmoid() if path.multi else logits.softmax(-1)).cpu().numpy()
+        logits = torch.cat([objective.logits(model, micro, device) for micro in cut])
+        found = (logits.sigmoid() if objective.multi else logits.softmax(-1)).cpu().numpy()
     return found[numpy.argsort(order)]
 
 
@@ -118,10 +118,10 @@ def predict(model: Any, tokenizer: Any, texts: Sequence[str], classes: Classes, 
     import pandas
 
     encoded = [Labelled(ids, ()) for ids in tokens(tokenizer, texts, max_length)]  # type: ignore[arg-type]
-    path = Classifying(tokenizer.pad_token_id, classes.multi)
+    objective = Classifying(tokenizer.pad_token_id, classes.multi)
     found = numpy.zeros((0, len(classes.names)), dtype=numpy.float32)
     if encoded:
-        found = probabilities(model, path, encoded, model.device)
+        found = probabilities(model, objective, encoded, model.device)
     if classes.multi:
         marked = [numpy.flatnonzero(row >= THRESHOLD) for row in found]
         label: list[Any] = [[classes.names[number] for number in own] for own in marked]

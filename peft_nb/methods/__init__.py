@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError, nearest
 from peft_nb.spec import METHODS, RunSpec, register_method
-from peft_nb.training.hooks import Stages
+from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
     import pandas
@@ -68,8 +68,8 @@ class Method:
         Whether PEFT can swap such an adapter for another one in place.
     tasks : tuple of str
         What it can learn: ``generation``, ``classification``.
-    stages : callable
-        Gives what is to be done besides the usual in a run, see :class:`Stages`; imports PyTorch itself.
+    hooks : callable
+        Gives what is to be done besides the usual in a run, see :class:`Hooks`; imports PyTorch itself.
     note : callable
         Says in a line what was done to a model, where that is not what one would think.
     """
@@ -92,7 +92,7 @@ class Method:
     mergeable: bool = True
     swappable: bool = False
     tasks: tuple[str, ...] = ("generation", "classification")
-    stages: Callable[[RunSpec], Stages] = lambda spec: Stages()
+    hooks: Callable[[RunSpec], Hooks] = lambda spec: Hooks()
     note: Callable[[PeftModel], str] = lambda model: ""
 
     def quantization(self, spec: RunSpec) -> str:

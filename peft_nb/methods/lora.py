@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.methods import Method, from_peft, register
 from peft_nb.spec import RunSpec
-from peft_nb.training.hooks import Stages
+from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FINITE_ITERATIONS = 16  # of the randomised SVD; the paper on PiSSA finds 4 to 16 close to the exact one
 
 
-class Principal(Stages):
+class Principal(Hooks):
     """Begin with the part of the weights that a factorisation picks, and leave plain LoRA of twice the rank.
 
     PEFT's own way changes the base's weights for good, which other runs share and which a saved adapter would need.
@@ -81,7 +81,7 @@ def _orthonormal(weight: torch.Tensor, r: int, scale: float) -> tuple[torch.Tens
     return q[:, :r].contiguous(), triangle[:r].contiguous()
 
 
-class Explained(Stages):
+class Explained(Hooks):
     """Begin with the directions in which the layers' inputs vary most, by PEFT (Paischer et al., 2024)."""
 
     def begin(self, model: PeftModel, batches: Iterable[dict[str, Any]]) -> None:
@@ -91,7 +91,7 @@ class Explained(Stages):
         initialize_lora_eva_weights(model, list(batches), show_progress_bar=False)
 
 
-class Plus(Stages):
+class Plus(Hooks):
     """Train the second matrix with a higher learning rate (Hayou et al., 2024)."""
 
     def __init__(self, spec: RunSpec) -> None:
@@ -157,7 +157,7 @@ register(
         # Alpha as large as r, as in the paper: the factors themselves have the right size.
         defaults={**LORA.defaults, "alpha": 16.0},
         quantizations=("none",),
-        stages=Principal,
+        hooks=Principal,
     )
 )
 register(
@@ -170,7 +170,7 @@ register(
         # Alpha as large as r: the product taken out of the weights is then exactly the decomposition's.
         defaults={**LORA.defaults, "alpha": 16.0},
         quantizations=("none",),
-        stages=Principal,
+        hooks=Principal,
     )
 )
 register(
@@ -183,7 +183,7 @@ register(
         options={"init_lora_weights": "eva"},
         swappable=False,  # each adapter has ranks and scales of its own
         tasks=("generation",),
-        stages=lambda spec: Explained(),
+        hooks=lambda spec: Explained(),
     )
 )
 LORA_PLUS = replace(
@@ -194,6 +194,6 @@ LORA_PLUS = replace(
     source="Hayou et al., 2024, arXiv:2402.12354",
     own={"lr_ratio": 16.0},  # the paper's, section 5
     defaults={**LORA.defaults, "learning_rate": 1e-4},  # half of LoRA's, as PEFT's documentation advises
-    stages=Plus,
+    hooks=Plus,
 )
 register(LORA_PLUS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from peft_nb.errors import MethodError
 from peft_nb.methods import Method, from_peft, register
 from peft_nb.spec import RunSpec
-from peft_nb.training.hooks import Stages
+from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ QUANTIZED = ("none", "8bit")
 ALL_LINEAR = {"target_modules": "all-linear"}
 
 
-class MovingRanks(Stages):
+class MovingRanks(Hooks):
     """Take ranks from layers that need few and give them to others, by PEFT (Zhang et al., 2023)."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ register(
         defaults={"r": 8, "alpha": 32.0, "learning_rate": 1e-3, **ALL_LINEAR},
         fitted=budget,
         quantizations=("none", "4bit", "8bit"),
-        stages=lambda spec: MovingRanks(),
+        hooks=lambda spec: MovingRanks(),
     )
 )
 register(

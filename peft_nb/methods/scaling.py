@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.methods import Method, Stages, from_peft, register
+from peft_nb.methods import Hooks, Method, from_peft, register
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
 
-class Rounded(Stages):
+class Rounded(Hooks):
     """Norms in float32 on a base in bfloat16: what they give goes on in the base's dtype, as its own norms give it."""
 
     def begin(self, model: PeftModel, batches: Iterable[dict[str, Any]]) -> None:
@@ -52,6 +52,6 @@ register(
         # By the names of norms everywhere: PEFT knows them for some families alone.
         defaults={"target_modules": r".*(norm|LayerNorm|ln_\w+)", "learning_rate": 1e-3},
         quantizations=("none", "4bit", "8bit"),
-        stages=lambda spec: Rounded(),
+        hooks=lambda spec: Rounded(),
     )
 )

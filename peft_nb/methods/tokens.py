@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.methods import Method, from_peft, register
-from peft_nb.training.hooks import Stages
+from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
 
-class Written(Stages):
+class Written(Hooks):
     """Virtual tokens that a network may write: PEFT saves what it has written, and training goes on with itself."""
 
     def state(self, model: PeftModel) -> dict[str, torch.Tensor]:
@@ -26,7 +26,7 @@ class Written(Stages):
         model.prompt_encoder["default"].load_state_dict(state)
 
 
-class Rounded(Stages):
+class Rounded(Hooks):
     """A prompt and a gate in float32 in the attention of a base in bfloat16: each is used in the base's dtype."""
 
     def begin(self, model: PeftModel, batches: Iterable[dict[str, Any]]) -> None:
@@ -86,7 +86,7 @@ register(
         options={"encoder_hidden_size": 128},
         rows=FEW_SHOT,
         **SOFT,
-        stages=lambda spec: Written(),
+        hooks=lambda spec: Written(),
     )
 )
 register(
@@ -100,7 +100,7 @@ register(
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-2},
         rows=FEW_SHOT,
         **SOFT,
-        stages=lambda spec: Written(),
+        hooks=lambda spec: Written(),
     )
 )
 register(
@@ -114,7 +114,7 @@ register(
         defaults={"num_virtual_tokens": 10, "learning_rate": 9e-3},  # the paper's, section 4.1
         # The paper's 30 of 32 layers.
         fitted=lambda spec, model_config, steps: {"adapter_layers": max(1, model_config.num_hidden_layers - 2)},
-        stages=lambda spec: Rounded(),
+        hooks=lambda spec: Rounded(),
         **SOFT,
     )
 )

@@ -43,14 +43,16 @@ class Costs:
     optimizer_s: float
 
 
-def rehearse(model: PeftModel, path: Any, batch: Sequence[Any], tokens: float, device: torch.device) -> Costs:
+def benchmark_layer(
+    model: PeftModel, objective: Any, batch: Sequence[Any], tokens: float, device: torch.device
+) -> Costs:
     """Measure one layer forward and backward.
 
     Parameters
     ----------
     model : PeftModel
         A model of one layer with its adapter.
-    path : Path
+    objective : Objective
         How the run turns rows into a loss.
     batch : sequence of Encoded or Labelled
         One micro-batch; its ids have to be in the model's vocabulary.
@@ -65,8 +67,8 @@ def rehearse(model: PeftModel, path: Any, batch: Sequence[Any], tokens: float, d
         The least of some tries each: whatever else the machine does makes them longer, never shorter.
     """
     model.train()
-    with path.installed(model):
-        layer, call = _layer(model, path, batch, device)
+    with objective.installed(model):
+        layer, call = _layer(model, objective, batch, device)
         kept = _kept(layer, call)
         rounds = _repeated(lambda: _round(call), SECONDS)
     forward, both = (min(seconds) / DEPTH / tokens for seconds in zip(*rounds, strict=True))
@@ -75,7 +77,7 @@ def rehearse(model: PeftModel, path: Any, batch: Sequence[Any], tokens: float, d
 
 
 def _layer(
-    model: PeftModel, path: Any, batch: Sequence[Any], device: torch.device
+    model: PeftModel, objective: Any, batch: Sequence[Any], device: torch.device
 ) -> tuple[nn.Module, Callable[[int], tuple[torch.Tensor, torch.Tensor]]]:
     """Find the layer, and a way to run it as the model does on a batch, some times after itself."""
     (layer,) = next(part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == 1)
@@ -83,7 +85,7 @@ def _layer(
     with layer.register_forward_pre_hook(
         lambda part, args, named: seen.append((args, _afresh(named))), with_kwargs=True
     ):
-        path.loss(model, batch, device).backward()
+        objective.loss(model, batch, device).backward()
     (hidden, *others), named = seen[0]
 
     def call(depth: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from peft_nb.planning.layer_benchmark import Costs
 
-REHEARSED = 3e10  # multiplications that one pass of the rehearsal may take
+LAYER_PASS = 3e10  # multiplications that one pass of the rehearsal may take
 STEP_S = 0.03  # of every optimizer step, for what is neither the model nor the optimizer: measured on small models
 
 
@@ -46,7 +46,7 @@ class Plan:
         """Add everything up."""
         spec, shapes, work = self.spec, self.shapes, self.work
         trained = sum(one.numel() for one in self.adapted.parameters() if one.requires_grad)
-        costs = self.costs = self.costs or self._rehearsed()
+        costs = self.costs = self.costs or self._layer_costs()
         kept = costs.kept_bytes if costs else shapes.kept
         micro, aside = work.largest, work.widest_held_out
         activations = shapes.activations(micro.tokens, kept, spec.gradient_checkpointing)
@@ -72,7 +72,7 @@ class Plan:
             trained,
             self.budget,
             self.base.dtype,
-            str(self.path),
+            str(self.objective),
         )
 
     def _seconds(self, costs: Costs, trained: int, compiled: float) -> tuple[float, float]:
@@ -89,7 +89,7 @@ class Plan:
         return all_steps + between * once, (between + 2) * once
 
     def _loss(self, micro: Load) -> float:
-        return 0.0 if self.spec.task == "classification" else self.shapes.loss(micro, self.path.padded)
+        return 0.0 if self.spec.task == "classification" else self.shapes.loss(micro, self.objective.padded)
 
     @cached_property
     def shapes(self) -> memory.Shapes:
@@ -136,7 +136,7 @@ class Plan:
         return self.spec.token_budget or token_budget(self.base.model, max(0.0, free))
 
     @cached_property
-    def path(self) -> Any:
+    def objective(self) -> Any:
         """How micro-batches become losses, as far as shapes tell."""
         from peft_nb.training import classification, objectives
 
@@ -154,13 +154,13 @@ class Plan:
         """What the rows make the model compute."""
         virtual = getattr(self.adapted.peft_config["default"], "num_virtual_tokens", None) or 0
         places = getattr(self.base.model.config.get_text_config(), "max_position_embeddings", None)
-        return Workload(self.spec, self.table, self.base.tokenizer, places, virtual, self.path, self.budget)
+        return Workload(self.spec, self.table, self.base.tokenizer, places, virtual, self.objective, self.budget)
 
-    def _rehearsed(self) -> Costs | None:
+    def _layer_costs(self) -> Costs | None:
         """Train one layer for a moment, where a twentieth of the free memory holds it."""
         import torch
 
-        from peft_nb.planning.layer_benchmark import rehearse
+        from peft_nb.planning.layer_benchmark import benchmark_layer
         from peft_nb.training.packing import pad
 
         layer = next(part for part in self.base.model.modules() if isinstance(part, torch.nn.ModuleList))[0]
@@ -168,11 +168,11 @@ class Plan:
         if parameters * memory.FLOAT * 5 > resources.memory_available_mb() * MB:
             return None
         micro = self.work.micro(self.work.drawn[0])
-        rows = shortened(micro[len(micro) // 2], max(64, int(REHEARSED / parameters)))
+        rows = shortened(micro[len(micro) // 2], max(64, int(LAYER_PASS / parameters)))
         single = single_layer(self.base)
         words = single.model.get_input_embeddings().num_embeddings
         rows = [replace(one, ids=type(one.ids)(one.ids.typecode, (i % words for i in one.ids))) for one in rows]
-        path = replace(self.path, pad_id=0) if self.path.padded else self.path
+        objective = replace(self.objective, pad_id=0) if self.objective.padded else self.objective
         model = self._attached(single)
-        REGISTRY[self.spec.method].stages(self.spec).begin(model, (pad(some, 0) for some in [rows]))
-        return rehearse(model, path, rows, self.work.load(rows).tokens, torch.device("cpu"))
+        REGISTRY[self.spec.method].hooks(self.spec).begin(model, (pad(some, 0) for some in [rows]))
+        return benchmark_layer(model, objective, rows, self.work.load(rows).tokens, torch.device("cpu"))

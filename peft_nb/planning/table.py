@@ -19,7 +19,7 @@ from peft_nb.planning.workload import Load
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.system import resources
 from peft_nb.system.resources import MB
-from peft_nb.training.hooks import Stages
+from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
     import pandas
@@ -163,10 +163,10 @@ def fitted(method: Method, source: ModelSource, config: PreTrainedConfig, dtype:
             trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
             total = sum(one.numel() for one in model.parameters())
             parts = _parts(model)
-            stages = method.stages(spec)
-            if type(stages).end is not Stages.end:  # it saves something else than it trains
-                stages.begin(model, ())
-                stages.end(model)
+            hooks = method.hooks(spec)
+            if type(hooks).end is not Hooks.end:  # it saves something else than it trains
+                hooks.begin(model, ())
+                hooks.end(model)
             saved = get_peft_model_state_dict(model, save_embedding_layers=False)
     except MethodError as error:
         return Fitted(method, why_not=str(error).removeprefix("method: "))

@@ -88,7 +88,7 @@ class Workload:
         Positions that the model has.
     virtual : int
         Tokens that the method puts before every row.
-    path : Path
+    objective : Objective
         How a micro-batch becomes a loss.
     budget : int
         Most tokens in a micro-batch.
@@ -99,7 +99,7 @@ class Workload:
     tokenizer: Any
     places: int | None
     virtual: int
-    path: Any
+    objective: Any
     budget: int
 
     @cached_property
@@ -153,7 +153,7 @@ class Workload:
         """Cut rows into micro-batches as the engine does."""
         from peft_nb.training.packing import micro_batches
 
-        return micro_batches(examples, self.budget, self.path.padded, self.path.share_prefix)
+        return micro_batches(examples, self.budget, self.objective.padded, self.objective.share_prefix)
 
     def load(self, micro: Sequence[Any]) -> Load:
         """What a micro-batch makes the model compute."""
@@ -161,10 +161,10 @@ class Workload:
 
         lengths = [len(one.ids) for one in micro]
         predicted = 0 if self.spec.task == "classification" else sum(len(supervised_targets(one)) for one in micro)
-        if self.path.padded:
+        if self.objective.padded:
             width = max(lengths) + self.virtual
             return Load(len(micro) * width, len(micro) * width, predicted)
-        shared = common_prefix(micro) if self.path.share_prefix and len(micro) > 1 else 0
+        shared = common_prefix(micro) if self.objective.share_prefix and len(micro) > 1 else 0
         return Load(sum(lengths) - shared * (len(micro) - 1), predicted, predicted)
 
     @cached_property

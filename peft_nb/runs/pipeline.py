@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from peft_nb.training.objectives import Installed
-    from peft_nb.training.objectives import Path as LossPath
+    from peft_nb.training.objectives import Installed, Objective
     from peft_nb.training.trainer import PlannedTrainer
 
 PREPARED_STEPS = 4  # batches shown to a method that looks at the data before it begins
@@ -184,20 +183,20 @@ class Job:
         self.adapted = model = attach(bare, spec, _public_name(base.source), whole, len(plan))
         if note := method.note(model):
             self.publish(Notice(note))
-        stages = method.stages(spec)
-        stages.begin(model, self._batches(train, plan[:PREPARED_STEPS], pad_id, device))
+        hooks = method.hooks(spec)
+        hooks.begin(model, self._batches(train, plan[:PREPARED_STEPS], pad_id, device))
         wanted = {"fast": spec.fast, "supported": method.padding_free}
-        path: LossPath
+        objective: Objective
         if self.rows.classifies:
-            path = classification.choose(model, train, pad_id, device, multi=self.rows.classes.multi, **wanted)
+            objective = classification.choose(model, train, pad_id, device, multi=self.rows.classes.multi, **wanted)
         else:
-            path = objectives.choose(model, train.shortest(2), pad_id, device, **wanted)
+            objective = objectives.choose(model, train.shortest(2), pad_id, device, **wanted)
         if spec.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         folder = self.folder / "checkpoints"
-        self._announce(base, train, held_out, len(plan), str(path))
+        self._announce(base, train, held_out, len(plan), str(objective))
         return PlannedTrainer(
-            model, spec, path, train, held_out, plan, folder, self.publish, self.stop, base.device, stages
+            model, spec, objective, train, held_out, plan, folder, self.publish, self.stop, base.device, hooks
         )
 
     def _batches(
@@ -225,7 +224,7 @@ class Job:
             self.publish(Resumed(done))
         model = trainer.model
         try:
-            with Installed(trainer.path, model) as installed, resources.PeakMemory() as peak:
+            with Installed(trainer.objective, model) as installed, resources.PeakMemory() as peak:
                 if not self.rows.classifies and resources.processes() == 1:
                     trainer.sample = self._sampler(installed)
                 if trainer.eval_examples and not done:
@@ -259,7 +258,7 @@ class Job:
             self.metrics["gpu_seconds"] = trainer.elapsed_s * resources.processes()
         if trainer.best and trainer.best.step:
             self.metrics |= {"eval_loss": trainer.best.loss, "best_step": trainer.best.step}
-        trainer.stages.end(model)
+        trainer.hooks.end(model)
         if trainer.is_world_process_zero():
             self._save_adapter(model)
         return trainer.finished
@@ -285,8 +284,8 @@ class Job:
         from peft_nb.evaluation.classification import probabilities, scores
 
         examples: list[Labelled] = list(trainer.eval_examples)
-        path: Any = trainer.path
-        found = probabilities(trainer.model.eval(), path, examples, trainer.args.device, trainer.budget)
+        objective: Any = trainer.objective
+        found = probabilities(trainer.model.eval(), objective, examples, trainer.args.device, trainer.budget)
         self.metrics |= scores(examples, found, self.rows.classes)
 
     def _meet(self) -> None:

@@ -157,7 +157,7 @@ def choose(
     reason = objectives.unwanted(body, fast, supported)
     if not reason:
         probe = [end(examples, key=lambda one: len(one.ids)) for end in (min, max)]
-        path = Classifying(pad_id, multi, padded=False)
+        objective = Classifying(pad_id, multi, padded=False)
         dtype = body.get_input_embeddings().weight.dtype
-        reason = objectives.fault(model, path, Classifying(pad_id, multi), probe, device, dtype)
+        reason = objectives.fault(model, objective, Classifying(pad_id, multi), probe, device, dtype)
     return Classifying(pad_id, multi, padded=bool(reason), reason=reason)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-class Stages:
+class Hooks:
     """What a method wants done at certain points of a run; nothing, unless it is overridden."""
 
     def begin(self, model: PeftModel, batches: Iterable[dict[str, Any]]) -> None:

@@ -24,7 +24,7 @@ TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (1e-2, 1e-1), torch.fl
 RESHAPED_LOGITS = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
 
 
-class Path(Protocol):
+class Objective(Protocol):
     """A way from a micro-batch to its loss."""
 
     @property
@@ -50,17 +50,17 @@ class Installed:
 
     Parameters
     ----------
-    path : Path
+    objective : Objective
         What to install.
     model : PeftModel
         Where.
     """
 
-    def __init__(self, path: Path, model: PeftModel) -> None:
-        self._path, self._model = path, model
+    def __init__(self, objective: Objective, model: PeftModel) -> None:
+        self._objective, self._model = objective, model
 
     def __enter__(self) -> Installed:
-        self._context = self._path.installed(self._model)
+        self._context = self._objective.installed(self._model)
         self._context.__enter__()
         return self
 
@@ -201,11 +201,11 @@ def choose(
     """
     if reason := unwanted(model.get_base_model(), fast, supported) or obstacle(model):
         return Padded(pad_id, reason)
-    path = PaddingFree(share_prefix=not _drops_out(model))
+    objective = PaddingFree(share_prefix=not _drops_out(model))
     probe = sorted(examples, key=lambda one: len(one.ids))[:2]
     dtype = model.get_base_model().get_output_embeddings().weight.dtype
-    reason = fault(model, path, Padded(pad_id), probe, device, dtype)
-    return Padded(pad_id, reason) if reason else path
+    reason = fault(model, objective, Padded(pad_id), probe, device, dtype)
+    return Padded(pad_id, reason) if reason else objective
 
 
 def unwanted(model: Any, fast: bool, supported: bool) -> str:
@@ -234,7 +234,12 @@ def obstacle(model: PeftModel) -> str:
 
 
 def fault(
-    model: PeftModel, path: Path, padded: Path, examples: Sequence[Any], device: torch.device, dtype: torch.dtype
+    model: PeftModel,
+    objective: Objective,
+    padded: Objective,
+    examples: Sequence[Any],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> str:
     """Say in what a path fails to give what the padded one gives, beyond what rounding in ``dtype`` explains.
 
@@ -242,7 +247,7 @@ def fault(
     ----------
     model : PeftModel
         The model.
-    path, padded : Path
+    objective, padded : Objective
         What to try, and what is right.
     examples : sequence of Encoded or Labelled
         One micro-batch.
@@ -257,7 +262,7 @@ def fault(
         Empty when the two agree.
     """
     try:
-        loss, gradient = disagreement(model, path, padded, examples, device)
+        loss, gradient = disagreement(model, objective, padded, examples, device)
     except Exception as error:
         return f"the padding-free path does not fit {type(model.get_base_model()).__name__}: {error}"
     most_loss, most_gradient = TOLERANCE[dtype]
@@ -268,7 +273,7 @@ def fault(
 
 
 def disagreement(
-    model: PeftModel, path: Path, other: Path, examples: Sequence[Any], device: torch.device
+    model: PeftModel, objective: Objective, other: Objective, examples: Sequence[Any], device: torch.device
 ) -> tuple[float, float]:
     """Relative difference between two paths: of the loss, and of the gradients by the norm of their difference.
 
@@ -276,7 +281,7 @@ def disagreement(
     ----------
     model : PeftModel
         The model; dropout is switched off for the comparison and its gradients are cleared.
-    path, other : Path
+    objective, other : Objective
         What to compare.
     examples : sequence of Encoded or Labelled
         One micro-batch.
@@ -293,7 +298,7 @@ def disagreement(
     model.eval()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        for one in (path, other):
+        for one in (objective, other):
             with one.installed(model):
                 loss = one.loss(model, examples, device)
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -34,8 +34,8 @@ from peft_nb.system.files import flush
 from peft_nb.system.resources import memory_available_mb, process_memory_mb, processes
 from peft_nb.training import checkpoint, probe
 from peft_nb.training.best import Best
-from peft_nb.training.hooks import Stages
-from peft_nb.training.objectives import Path as LossPath
+from peft_nb.training.hooks import Hooks
+from peft_nb.training.objectives import Objective
 from peft_nb.training.packing import micro_batches, share_of
 from peft_nb.training.stop import Abandoned, StopFlag, agreed
 
@@ -56,7 +56,7 @@ class PlannedTrainer(Trainer):
         The base with the adapter to train.
     spec : RunSpec
         The run's settings.
-    path : Path
+    objective : Objective
         How a micro-batch becomes a loss; it must be installed around :meth:`train`.
     examples, eval_examples : sequence of Encoded or Labelled
         Training and held-out examples.
@@ -70,7 +70,7 @@ class PlannedTrainer(Trainer):
         Read after every step and micro-batch.
     device : str
         ``cpu``, ``cuda`` or ``mps``.
-    stages : Stages
+    hooks : Hooks
         What the method wants done besides.
 
     Attributes
@@ -85,7 +85,7 @@ class PlannedTrainer(Trainer):
         self,
         model: PeftModel,
         spec: RunSpec,
-        path: LossPath,
+        objective: Objective,
         examples: Sequence[Any],
         eval_examples: Sequence[Any],
         steps: list[list[int]],
@@ -93,10 +93,10 @@ class PlannedTrainer(Trainer):
         publish: Callable[[Event], None],
         stop: StopFlag,
         device: str,
-        stages: Stages,
+        hooks: Hooks,
     ) -> None:
-        self.stages = stages
-        self.spec, self.path, self.examples, self.eval_examples = spec, path, examples, eval_examples
+        self.hooks = hooks
+        self.spec, self.objective, self.examples, self.eval_examples = spec, objective, examples, eval_examples
         self.steps, self.folder, self.publish, self.stop = steps, folder, publish, stop
         self.elapsed_before = self.elapsed_s = 0.0
         self.steps_per_epoch = math.ceil(len(examples) / (spec.batch_size * spec.gradient_accumulation_steps))
@@ -142,7 +142,7 @@ class PlannedTrainer(Trainer):
         for group in groups:
             by_speed: dict[float, list[torch.nn.Parameter]] = {}
             for parameter in group["params"]:
-                by_speed.setdefault(self.stages.faster(names[parameter]), []).append(parameter)
+                by_speed.setdefault(self.hooks.faster(names[parameter]), []).append(parameter)
             for speed, parameters in by_speed.items():
                 optimizer.param_groups.append({**group, "params": parameters, "lr": speed * group["lr"]})
         return optimizer
@@ -172,7 +172,7 @@ class PlannedTrainer(Trainer):
         start = time.perf_counter()
         model.train()
         batch = [self.examples[row] for row in inputs]
-        scale = self.args.world_size / self.path.targets(batch)
+        scale = self.args.world_size / self.objective.targets(batch)
         mine = share_of(batch, self.args.process_index, self.args.world_size)
         # A process without a row of its own still has to take part in the exchange of gradients.
         weight, mine = (scale, mine) if mine else (0.0, batch[:1])
@@ -193,8 +193,8 @@ class PlannedTrainer(Trainer):
                     raise Abandoned
                 last = index == len(cut) - 1
                 with nullcontext() if last else self.accelerator.no_sync(model):
-                    loss = self.path.loss(model, micro, self.args.device) * weight
-                    penalty = self.stages.penalty(self.model) if last else None
+                    loss = self.objective.loss(model, micro, self.args.device) * weight
+                    penalty = self.hooks.penalty(self.model) if last else None
                     self.accelerator.backward(loss if penalty is None else loss + penalty)
                 total += loss.detach()
         except RuntimeError as error:
@@ -205,7 +205,7 @@ class PlannedTrainer(Trainer):
         return None
 
     def _cut(self, batch: Sequence[Any]) -> list[list[Any]]:
-        return micro_batches(batch, self.budget, self.path.padded, self.path.share_prefix)
+        return micro_batches(batch, self.budget, self.objective.padded, self.objective.share_prefix)
 
     def _halve_budget(self, error: RuntimeError, cut: list[list[Any]]) -> None:
         """Make room for another try after memory ran out on a cut, or raise what cannot be mended so."""
@@ -233,7 +233,7 @@ class PlannedTrainer(Trainer):
         with torch.no_grad():
             loss = self._summed_loss(mine)
         self.model.train()
-        targets = self.path.targets(mine)
+        targets = self.objective.targets(mine)
         sums = torch.tensor([loss, targets], dtype=torch.float64).to(self.args.device)
         if self.args.world_size > 1:
             dist.all_reduce(sums)
@@ -258,7 +258,7 @@ class PlannedTrainer(Trainer):
 
     def _save_best(self, folder: Path) -> None:
         self._save(str(folder))
-        checkpoint.save_method(self.stages.state(self.model), folder)
+        checkpoint.save_method(self.hooks.state(self.model), folder)
 
     @property
     def finished(self) -> bool:
@@ -270,7 +270,7 @@ class PlannedTrainer(Trainer):
         """Go back to the adapter of the lowest held-out loss, where it is kept and is not the present one."""
         if self.best and self.best.step not in (0, self.state.global_step):
             self._load_from_checkpoint(str(self.best.folder))
-            self.stages.restore(self.model, checkpoint.load_method(self.best.folder))
+            self.hooks.restore(self.model, checkpoint.load_method(self.best.folder))
 
     def _summed_loss(self, batch: Sequence[Any]) -> float:
         total = 0.0
@@ -279,7 +279,7 @@ class PlannedTrainer(Trainer):
                 raise Abandoned
             loss = None
             try:
-                loss = self.path.loss(self.model, micro, self.args.device).item()
+                loss = self.objective.loss(self.model, micro, self.args.device).item()
             except RuntimeError as error:
                 self._halve_budget(error, [micro])
             # Only here has the error gone, and with it what it held of the memory that was short.
@@ -322,7 +322,7 @@ class PlannedTrainer(Trainer):
         if self.args.should_save:
             checkpoint.save_optimizer(self.optimizer.state_dict(), Path(output_dir))
             checkpoint.save_schedule(self.lr_scheduler.state_dict(), Path(output_dir))
-            checkpoint.save_method(self.stages.state(self.model), Path(output_dir))
+            checkpoint.save_method(self.hooks.state(self.model), Path(output_dir))
         return None
 
     def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
@@ -330,7 +330,7 @@ class PlannedTrainer(Trainer):
             return super()._load_optimizer_and_scheduler(folder)
         self.optimizer.load_state_dict(checkpoint.load_optimizer(Path(folder)))
         self.lr_scheduler.load_state_dict(checkpoint.load_schedule(Path(folder)))
-        self.stages.restore(self.model, checkpoint.load_method(Path(folder)))
+        self.hooks.restore(self.model, checkpoint.load_method(Path(folder)))
         return None
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -369,7 +369,7 @@ class _Conductor(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.trainer.stages.stepped(self.trainer.model, state.global_step + 1)
+        self.trainer.hooks.stepped(self.trainer.model, state.global_step + 1)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         trainer, spec = self.trainer, self.trainer.spec
