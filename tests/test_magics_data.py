@@ -5,13 +5,13 @@ from pathlib import Path
 import pandas
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from tests.test_data_checks import sound
 
 from peft_nb.errors import CommandError, DataError, SpecError
 from peft_nb.ui.report import Report
 from peft_nb.ui.tokens import TokenView
 from tests.shell import refused, run
 from tests.templates import tokenizer
+from tests.test_data_quality_checks import sound
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from typing import Any
 import pandas
 import pytest
 from test_ui_progress import EVIL, Balanced
-from tests.test_data_checks import KEY, sound
 
 from peft_nb.errors import DataError, ModelError, SpecError
 from peft_nb.ui import check as module
 from peft_nb.ui.check import check
 from peft_nb.ui.report import Report
 from tests.templates import tokenizer
+from tests.test_data_quality_checks import KEY, sound
 
 NOWHERE = "nobody/has-this-model"
 

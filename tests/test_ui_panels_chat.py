@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from tests.test_comparison import HOSTILE, Page
 
 from peft_nb import Chat, Run, RunSpec, chat, load
 from peft_nb.data.rendering import Renderer
@@ -21,6 +20,7 @@ from peft_nb.ui.chat import Turn, fitting, html
 from peft_nb.ui.differences import clean
 from peft_nb.ui.panels.chat import ChatPanel
 from tests.shell import refused
+from tests.test_runs_compare import HOSTILE, Page
 from tests.test_ui_panels_compare import outcome, press, settled
 
 Rows = list[dict[str, str]]

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from ipywidgets import Button, Widget
-from tests.test_comparison import HOSTILE, Page, hostile
 
 from peft_nb import Comparison, Run, RunSpec, compare
 from peft_nb.data.prompts import Asked
@@ -26,6 +25,7 @@ from peft_nb.ui.differences import clean
 from peft_nb.ui.panels.compare import ComparePanel
 from peft_nb.ui.panels.frame import Panel
 from peft_nb.ui.panels.overlay import MOST_POINTS, lines, overlay, thinned
+from tests.test_runs_compare import HOSTILE, Page, hostile
 
 Rows = list[dict[str, str]]
 

@@ -8,7 +8,6 @@ import bqplot
 import pandas
 import pytest
 from IPython.core.formatters import DisplayFormatter
-from tests.test_data_checks import KEY, sound
 
 from peft_nb.errors import DataError
 from peft_nb.system import frontend
@@ -16,6 +15,7 @@ from peft_nb.ui.check import check
 from peft_nb.ui.panels.data import DataPanel
 from peft_nb.ui.report import Report, bins
 from tests.templates import tokenizer
+from tests.test_data_quality_checks import KEY, sound
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)> مرحبا 👩‍🔧 " + "w" * 300
 
