@@ -66,7 +66,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-from peft_nb.run import load
+from peft_nb.runs.run import load
 from peft_nb.store import Store
 
 store, base, file, *ids = sys.argv[1:]

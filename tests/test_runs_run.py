@@ -62,7 +62,7 @@ CHILD = """
 import sys
 from peft_nb.errors import RunError
 from peft_nb.events import Notice, Preparing, StepLogged
-from peft_nb.run import begin
+from peft_nb.runs.run import begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 
