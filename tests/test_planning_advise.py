@@ -11,7 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from peft_nb.errors import DataError
 from peft_nb.magics.line import COMMANDS
 from peft_nb.methods import problems
-from peft_nb.planning import advise
+from peft_nb.planning.advise import advise
 from peft_nb.planning.rules import DETOURS, RULES, Situation
 from peft_nb.spec import METHODS, RunSpec
 from tests.shell import refused

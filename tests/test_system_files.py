@@ -13,7 +13,7 @@ import pytest
 from peft_nb.errors import StoreError
 from peft_nb.system import files
 
-REPO = Path(files.__file__).parents[1]
+REPO = Path(__file__).parents[1]
 
 
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
