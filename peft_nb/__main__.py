@@ -6,7 +6,9 @@ import os
 import sys
 
 from peft_nb.errors import CommandError, PeftNbError, nearest
-from peft_nb.runs.pipeline import Job
+from peft_nb.methods import complete
+from peft_nb.runs import pipeline, rows
+from peft_nb.runs.context import Context, Inputs
 from peft_nb.spec import RunSpec, notation
 from peft_nb.system import resources
 from peft_nb.ui.train import train
@@ -40,9 +42,9 @@ def main(argv: list[str]) -> int:
         if resources.rank() == 0:
             train(spec)
         else:
-            job = Job(spec)  # process 0 shows and stores what all do together
-            job.rows.read()
-            job.perform(resume=False)
+            spec, inputs = complete(spec), Inputs()
+            table, facts = rows.read(spec, inputs)  # process 0 shows and stores what all do together
+            pipeline.train(Context(spec, inputs, facts=facts), table)
     except PeftNbError as error:
         print(error, file=sys.stderr)
         return 1

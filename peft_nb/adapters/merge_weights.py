@@ -18,20 +18,20 @@ from torch import nn
 
 from peft_nb.errors import MethodError
 from peft_nb.methods import REGISTRY
-from peft_nb.models import classify, quantize
+from peft_nb.models import quantize
 from peft_nb.models.load import fresh, made_for
 from peft_nb.models.plain import bare, copied, dequantize
 from peft_nb.models.quiet import first_line
 from peft_nb.models.resolve import ModelSource
 from peft_nb.spec import METHODS, RunSpec
+from peft_nb.store import Facts
+from peft_nb.tasks import TASKS
 
 ORIGINAL = "original weights"
 ROUND_TRIP = {"4bit": "NF4 round trip", "8bit": "int8 round trip"}
 
 
-def bases(
-    model: PeftModel, source: ModelSource, spec: RunSpec, metrics: dict[str, Any]
-) -> dict[str, Callable[[], Any]]:
+def bases(model: PeftModel, source: ModelSource, spec: RunSpec, facts: Facts) -> dict[str, Callable[[], Any]]:
     """Name the bases that an adapter could be folded into.
 
     Parameters
@@ -40,7 +40,7 @@ def bases(
         The live model.
     source : ModelSource
         Where the base's original weights are.
-    spec, metrics
+    spec, facts
         The run's.
 
     Returns
@@ -53,11 +53,9 @@ def bases(
         return copied(bare(model))
 
     def original() -> Any:
-        if spec.task == "generation":
-            return dequantize(fresh(source, device=model.device.type).model)
-        kind = made_for(model.get_base_model().config)
-        base = fresh(source, device=model.device.type, kind=kind)
-        return classify.build(base, metrics["classes"], metrics["multi_label"])[0]
+        task = TASKS[spec.task]
+        base = fresh(source, device=model.device.type, kind=task.base or made_for(model.get_base_model().config))
+        return dequantize(task.build(base, dict(facts.task))[0])
 
     stored = quantize.stored(model.get_base_model())
     if source.pair:  # the files it may have come from can be others by now
@@ -144,7 +142,9 @@ def _tie(plain: Any) -> None:
 
 def cannot(spec: RunSpec, why: str) -> MethodError:
     """Say that and why a method does not merge, and what works."""
-    able = [name for name in METHODS if REGISTRY[name].mergeable and spec.task in REGISTRY[name].tasks][:4]
+    able = [name for name in METHODS if REGISTRY[name].mergeable and REGISTRY[name].serves(TASKS[spec.task].peft_type)][
+        :4
+    ]
     return MethodError(
         f"{spec.method} cannot be merged: {why}; save(path) keeps the adapter beside its base, and for a merged model "
         f"train with one that can, such as {', '.join(able)}"

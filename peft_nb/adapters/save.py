@@ -8,12 +8,14 @@ from typing import Any
 
 from peft import PeftModel
 
-from peft_nb.adapters.card import Facts, card, local
+from peft_nb.adapters.card import CardInput, card, local
 from peft_nb.adapters.usage import usage
 from peft_nb.models.resolve import HUB_NAME
 from peft_nb.plots import loss_curve
 from peft_nb.spec import RunSpec
+from peft_nb.store import Facts
 from peft_nb.system.files import atomic_folder
+from peft_nb.tasks import TASKS
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -22,6 +24,7 @@ def save(
     model: PeftModel,
     folder: Path,
     spec: RunSpec,
+    facts: Facts,
     metrics: Mapping[str, Any],
     *,
     tokenizer: Any,
@@ -39,6 +42,8 @@ def save(
         Where the folder shall appear.
     spec : RunSpec
         The run's settings, written beside the weights as ``spec.yaml`` and told in the model card.
+    facts : Facts
+        What it takes to open the run again.
     metrics : mapping
         What the run measured, for the card.
     tokenizer : transformers.PreTrainedTokenizerBase
@@ -62,14 +67,14 @@ def save(
     """
     with atomic_folder(folder, overwrite=overwrite) as staging:
         model.save_pretrained(str(staging), save_embedding_layers=False)
-        if spec.task == "classification":  # the names of the classes have no place in PEFT's own file
-            model.get_base_model().config.save_pretrained(str(staging))
+        if (config := TASKS[spec.task].saved_config(model)) is not None:
+            config.save_pretrained(str(staging))
         losses, eval_losses = (
             [(row["step"], row[name]) for row in history if row[name] is not None] for name in ("loss", "eval_loss")
         )
         if losses or eval_losses:
             (staging / "curves.png").write_bytes(loss_curve(losses, eval_losses).png())
-        told = readme(model, spec, metrics, tokenizer, data or {}, curves=bool(losses or eval_losses))
+        told = readme(model, spec, facts, metrics, tokenizer, data or {}, curves=bool(losses or eval_losses))
         (staging / "README.md").write_text(told, encoding="utf-8")
         (staging / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     return Path(folder)
@@ -78,6 +83,7 @@ def save(
 def readme(
     model: PeftModel,
     spec: RunSpec,
+    facts: Facts,
     metrics: Mapping[str, Any],
     tokenizer: Any,
     data: Mapping[str, Any],
@@ -86,4 +92,4 @@ def readme(
     """Write the model card of a live adapter; parameters as of :func:`save`, and whether there is a picture."""
     base = str(model.peft_config[model.active_adapter].base_model_name_or_path)
     found = base if HUB_NAME.fullmatch(base) else f"path/to/{local(base)}"
-    return card(Facts(base, spec, metrics, usage(found, spec, metrics, tokenizer), data, curves))
+    return card(CardInput(base, spec, facts, metrics, usage(found, spec, facts, tokenizer), data, curves))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
-from peft_nb.data.labels import Labelled, tokens
 from peft_nb.data.rendering import Renderer
 
 if TYPE_CHECKING:
@@ -30,11 +29,26 @@ PROMPTS = (
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Answered:
     """A text as token ids; ``supervised[i]`` is true where ``ids[i]`` counts for the loss."""
 
     ids: Sequence[int]
     supervised: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one text adds: predictions compared, their KL divergence, how many were equal, losses, and targets."""
+
+    places: float
+    kl: float
+    equal: float
+    loss: float
+    targets: float
+
+
+Compare = Callable[[torch.Tensor, torch.Tensor, Any], Counts]
+"""The logits of two models for one example, of shape ``(tokens, vocabulary)`` or ``(outputs,)``, and the example."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ def some(examples: Sequence[Any]) -> list[Any]:
 
 def answered(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Iterable[str], *, chat: bool, system: str | None
-) -> list[Lesson]:
+) -> list[Answered]:
     """Let a model answer prompts greedily, and take its answers for what is right.
 
     Parameters
@@ -83,10 +97,10 @@ def answered(
 
     Returns
     -------
-    list of Lesson
+    list of Answered
         Prompts with their answers, of which the answers count for the loss.
     """
-    renderer, lessons = Renderer(tokenizer), []
+    renderer, found = Renderer(tokenizer), []
     for prompt in prompts:
         turn: Any = [{"role": "user", "content": prompt}] if chat else prompt
         ids = renderer.render(turn, system=system, generation=True)[-LONGEST + ANSWER :]
@@ -94,71 +108,55 @@ def answered(
         options = {"max_new_tokens": ANSWER, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
         with torch.inference_mode():
             made = model.generate(input_ids=given, attention_mask=torch.ones_like(given), **options)[0].tolist()
-        lessons.append(Lesson(made, [place >= len(ids) for place in range(len(made))]))
-    return lessons
-
-
-def classified(
-    model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, multi: bool, longest: int
-) -> list[Labelled]:
-    """Let a model classify texts, and take its classes for what is right; parameters as of :func:`answered`."""
-    found = []
-    for ids in tokens(tokenizer, texts, longest):
-        logits = _logits(model, ids)[0]
-        labels = (logits > 0).nonzero()[:, 0].tolist() if multi else [int(logits.argmax())]
-        found.append(Labelled(ids, tuple(labels)))  # type: ignore[arg-type]
+        found.append(Answered(made, [place >= len(ids) for place in range(len(made))]))
     return found
 
 
-def agreement(model: Any, other: Any, examples: Sequence[Any], multi: bool | None = None) -> Agreement:
+def agreement(model: Any, other: Any, examples: Sequence[Any], compare: Compare) -> Agreement:
     """Measure a model against another one, text by text, so that no predictions are kept.
 
     Parameters
     ----------
     model, other : torch.nn.Module
-        Two causal language models or two classifiers, in evaluation mode.
-    examples : sequence of Lesson or Labelled
+        Two causal language models, or two models with a head, in evaluation mode.
+    examples : sequence of Answered or Example
         The texts, cut at 256 tokens.
-    multi : bool, optional
-        Of classifiers, whether a text can have several classes; None for language models.
+    compare : callable
+        What one example adds, such as :func:`by_token`.
 
     Returns
     -------
     Agreement
-        Over all tokens of all texts (all texts of classifiers).
+        Over all predictions of all texts.
     """
-    places = kl = equal = loss = targets = 0.0
-    for example in examples:
-        ids = list(example.ids)[:LONGEST]
-        ours, theirs = _logits(model, ids)[0], _logits(other, ids)[0]
-        if multi is None:
-            ours, theirs = ours[:-1], theirs[:-1]
-            wanted = torch.tensor([bool(one) for one in example.supervised[1 : len(ids)]], device=ours.device)
-            right = torch.tensor(ids[1:], device=ours.device)
-            losses = [F.cross_entropy(one[wanted], right[wanted], reduction="sum") for one in (ours, theirs)]
-            targets += int(wanted.sum())
-        else:
-            marked = torch.zeros(len(ours), device=ours.device)
-            marked[list(example.labels)] = 1.0
-            if multi:  # each class is a question of its own: yes or no
-                ours, theirs = (torch.stack([one, torch.zeros_like(one)], -1) for one in (ours, theirs))
-                truth = torch.stack([marked, 1 - marked], -1)
-            else:
-                ours, theirs, truth = ours[None], theirs[None], marked[None]
-            losses = [-(truth * one.log_softmax(-1)).sum() for one in (ours, theirs)]
-            targets += 1
-        divergence = F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="sum", log_target=True)
-        kl += float(divergence)
-        same = ours.argmax(-1) == theirs.argmax(-1)
-        equal += float(same.sum() if multi is None else same.all())
-        places += len(ours) if multi is None else 1
-        loss += float(losses[0] - losses[1])
-    mean = kl / max(places, 1)
-    return Agreement(mean if math.isfinite(mean) else math.inf, equal / max(places, 1), loss / max(targets, 1))
+    found = [compare(logits(model, one.ids), logits(other, one.ids), one) for one in examples]
+    places, targets = (max(1.0, sum(getattr(one, name) for one in found)) for name in ("places", "targets"))
+    kl, equal, loss = (sum(getattr(one, name) for one in found) for name in ("kl", "equal", "loss"))
+    mean = kl / places
+    return Agreement(mean if math.isfinite(mean) else math.inf, equal / places, loss / targets)
 
 
-def _logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
-    given = torch.tensor([list(ids)], device=model.device)
+def by_token(ours: torch.Tensor, theirs: torch.Tensor, example: Any) -> Counts:
+    """Compare what is predicted after every token of a text; the loss counts its supervised tokens."""
+    ids = list(example.ids)[:LONGEST]
+    ours, theirs = ours[:-1], theirs[:-1]
+    wanted = torch.tensor([bool(one) for one in example.supervised[1 : len(ids)]], device=ours.device)
+    right = torch.tensor(ids[1:], device=ours.device)
+    losses = [F.cross_entropy(one[wanted], right[wanted], reduction="sum") for one in (ours, theirs)]
+    same = ours.argmax(-1) == theirs.argmax(-1)
+    return Counts(
+        len(ours), divergence(ours, theirs), float(same.sum()), float(losses[0] - losses[1]), int(wanted.sum())
+    )
+
+
+def divergence(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """KL divergence of softmax distributions over the last dimension, summed over all others, in nats."""
+    return float(F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="sum", log_target=True))
+
+
+def logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    """What a model says of one text, cut at 256 tokens, as float32."""
+    given = torch.tensor([list(ids)[:LONGEST]], device=model.device)
     with torch.inference_mode():
-        logits: torch.Tensor = model(input_ids=given, attention_mask=torch.ones_like(given)).logits
-    return logits.float()
+        found: torch.Tensor = model(input_ids=given, attention_mask=torch.ones_like(given)).logits[0]
+    return found.float()

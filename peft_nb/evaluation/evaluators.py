@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy
@@ -33,7 +33,6 @@ PARTS = {
 }
 """The parts of a judgement, and what each of them measures of what can be demanded."""
 
-QUICK = ("tokens", "forgetting", "latency")
 SOME_TEXTS = 3  # every third text of the suite, where nothing hangs on it
 TOKENS = 1_024  # of held-out examples, for the share of tokens found right
 ANSWERED = 64  # held-out rows at most that are answered: about one batch
@@ -59,14 +58,6 @@ class Asked:
         return next((turn["content"] for turn in reversed(self.messages) if turn["role"] == "user"), "")
 
 
-def parts(spec: RunSpec) -> list[str]:
-    """Name the parts that a spec wants measured: those of ``judge``, and those that ``accept`` needs."""
-    # How often a classifier is right is known anyway.
-    quick = ("latency", "answers") if spec.task == "classification" else QUICK
-    chosen = {"quick": quick, "full": tuple(PARTS), "off": ()}[spec.judge]
-    return [name for name, measured in PARTS.items() if name in chosen or spec.accept.keys() & set(measured)]
-
-
 _known: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 
 
@@ -76,8 +67,8 @@ def known(base: Any) -> dict[str, Any]:
 
 
 @dataclass
-class Judge:
-    """Measures one trained model of a run that generates.
+class Evaluator:
+    """Measures one trained model that writes texts.
 
     Attributes
     ----------
@@ -85,13 +76,13 @@ class Judge:
         A `PeftModel` in evaluation mode, and its tokenizer.
     spec : RunSpec
         The run's.
-    held_out : sequence of Encoded
+    held_out : sequence of Example
         Held-out examples.
     metrics : dict
         The run's; what is measured goes there.
     asked : sequence of Asked
         Held-out rows to be answered; empty where the data have no answers.
-    own : sequence of (str, Encoded)
+    own : sequence of (str, Example)
         The user's own regression rows with their names.
     find_score : callable
         Gives ``score(prompt, answer, reference) -> float``.
@@ -102,6 +93,8 @@ class Judge:
     details, missing : dict
         What the numbers are made of, and why a measure has none.
     """
+
+    QUICK: ClassVar[tuple[str, ...]] = ("tokens", "forgetting", "latency")
 
     model: Any
     tokenizer: Any
@@ -117,7 +110,13 @@ class Judge:
     details: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
-    def judge(self, unable: str = "") -> None:
+    @classmethod
+    def parts(cls, spec: RunSpec) -> list[str]:
+        """Name the parts that a spec wants measured: those of ``judge``, and those that ``accept`` needs."""
+        chosen = {"quick": cls.QUICK, "full": tuple(PARTS), "off": ()}[spec.judge]
+        return [name for name, measured in PARTS.items() if name in chosen or spec.accept.keys() & set(measured)]
+
+    def evaluate(self, unable: str = "") -> None:
         """Measure all parts that the spec wants; one that cannot be measured spoils no other.
 
         Parameters
@@ -125,7 +124,7 @@ class Judge:
         unable : str
             Why nothing can be measured, if so.
         """
-        wanted = [] if unable else parts(self.spec)
+        wanted = [] if unable else self.parts(self.spec)
         for part, names in PARTS.items():
             why = "judging was stopped" if part in wanted else unable or f"judge is {self.spec.judge}"
             self.missing |= dict.fromkeys(names, why)
@@ -283,12 +282,15 @@ class Judge:
             self.missing |= dict.fromkeys(("accuracy", "macro_f1"), "the answers are no classes")
 
 
-class ClassifierJudge(Judge):
-    """Measures one trained model of a run that classifies; `metrics` holds what was found out about it before."""
+class TextEvaluator(Evaluator):
+    """Measures one trained model that says something of whole texts; `metrics` holds what its task measured."""
+
+    QUICK = ("latency", "answers")
+    WRITES_NONE: ClassVar[str] = "the model writes no texts"
 
     def tokens(self) -> None:
-        """A classifier writes no tokens."""
-        raise Unmeasured("a classifier writes no texts")
+        """No tokens are written."""
+        raise Unmeasured(self.WRITES_NONE)
 
     forgetting = questions = tokens
 
@@ -301,8 +303,10 @@ class ClassifierJudge(Judge):
 
     def answers(self) -> None:
         """How sure the accuracy on the held-out texts is."""
-        if self.metrics.get("accuracy") is None:
+        if not self.held_out:
             raise Unmeasured("no row is held out")
+        if self.metrics.get("accuracy") is None:
+            raise Unmeasured("what the model says is no class")
         right = round(self.metrics["accuracy"] * len(self.held_out))
         marks = [1.0] * right + [0.0] * (len(self.held_out) - right)
         mean, low, high = scores.bootstrap(marks, self.spec.seed)

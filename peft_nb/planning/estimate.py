@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from peft_nb.data import table as tables
+from peft_nb.data.table import Table
 from peft_nb.errors import ForecastError, PeftNbError
 from peft_nb.methods import REGISTRY, complete
 from peft_nb.models import Progress
@@ -19,9 +21,9 @@ from peft_nb.models.resolve import ModelSource, resolve
 from peft_nb.planning import memory
 from peft_nb.planning.forecast import Forecast
 from peft_nb.planning.plan import Plan
-from peft_nb.planning.workload import Table
 from peft_nb.spec import RunSpec
 from peft_nb.system import resources
+from peft_nb.tasks import TASKS, Facts, inspect
 
 
 def estimate(
@@ -60,16 +62,17 @@ def estimate(
     ForecastError
         It would not train on the CPU, or its model or method cannot be taken apart into layers.
     """
-    table = Table.read(spec, data, namespace)
+    table = tables.read(spec, data, namespace=namespace)
     source = resolve(spec.model if model is None else model, spec.revision, namespace)
     with quiet():
-        return foresee(spec, source, table, room_mb, progress)
+        return foresee(spec, source, table, inspect(spec, table), room_mb, progress)
 
 
 def foresee(
     spec: RunSpec,
     source: ModelSource,
     table: Table,
+    facts: Facts,
     room_mb: float | None = None,
     progress: Progress | None = None,
 ) -> Forecast:
@@ -90,7 +93,7 @@ def foresee(
             source,
             dtype=(lambda config: fastest_dtype(config, "cpu")) if spec.dtype == "auto" else spec.dtype,
             quantization=REGISTRY[spec.method].quantization(spec),  # type: ignore[arg-type]
-            kind=None if spec.task == "classification" else "causal",
+            kind=TASKS[spec.task].base,
             progress=progress,
         )
         here = resources.process_memory_mb()
@@ -98,7 +101,9 @@ def foresee(
         live = sum(one.nbytes for one in source.pair[0].parameters()) if source.pair else 0
         process = max(0.0, (memory.process() - live) / resources.MB)
         tell(0.8, "trying a layer")
-        plan = Plan(spec, base, table, room, process)
+        known = dict(facts)  # a shape of the base may bound them; the run itself finds that out anew
+        TASKS[spec.task].limit(base, spec, known)
+        plan = Plan(spec, base, table, known, room, process)
         try:
             forecast = plan.forecast()
             return replace(forecast, mends=tuple(_mends(plan))) if forecast.tight else forecast

@@ -6,16 +6,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from peft_nb.data.table import Table
 from peft_nb.errors import ForecastError, MethodError
 from peft_nb.methods import REGISTRY, attach
 from peft_nb.models.load import Base
 from peft_nb.models.meta import shapes_alone, single_layer
 from peft_nb.planning import memory
 from peft_nb.planning.forecast import Forecast
-from peft_nb.planning.workload import Load, Table, Workload, shortened
+from peft_nb.planning.workload import Load, Workload, shortened
 from peft_nb.spec import RunSpec
 from peft_nb.system import resources
 from peft_nb.system.resources import MB
+from peft_nb.tasks import TASKS, Facts
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -33,6 +35,7 @@ class Plan:
     spec: RunSpec
     base: Base
     table: Table
+    facts: Facts
     room: float
     process: float
     costs: Costs | None = None
@@ -40,7 +43,7 @@ class Plan:
     def under(self, spec: RunSpec) -> Plan:
         """The same with other settings; what a token costs has been measured already."""
         base = replace(self.base, quantization=REGISTRY[spec.method].quantization(spec))  # type: ignore[arg-type]
-        return Plan(spec, base, self.table, self.room, self.process, self.costs)
+        return Plan(spec, base, self.table, self.facts, self.room, self.process, self.costs)
 
     def forecast(self) -> Forecast:
         """Add everything up."""
@@ -78,7 +81,7 @@ class Plan:
     def _seconds(self, costs: Costs, trained: int, compiled: float) -> tuple[float, float]:
         """Of training with the evaluations between its steps, and of all evaluations."""
         spec, shapes, work = self.spec, self.shapes, self.work
-        head = shapes.words * costs.head_s * (spec.task == "generation")
+        head = shapes.words * costs.head_s * TASKS[spec.task].tokenwise
         token = shapes.layers * (costs.both_s + costs.forward_s * spec.gradient_checkpointing)
         step = token * work.mean.tokens + head * work.mean.predicted + costs.optimizer_s * trained + STEP_S
         all_steps = work.steps * step + compiled / memory.COMPILED
@@ -89,7 +92,7 @@ class Plan:
         return all_steps + between * once, (between + 2) * once
 
     def _loss(self, micro: Load) -> float:
-        return 0.0 if self.spec.task == "classification" else self.shapes.loss(micro, self.objective.padded)
+        return self.shapes.loss(micro, self.objective.padded) if TASKS[self.spec.task].tokenwise else 0.0
 
     @cached_property
     def shapes(self) -> memory.Shapes:
@@ -101,22 +104,14 @@ class Plan:
         """Bytes of the frozen base."""
         return memory.weights(self.base.model, self.base.quantization, self.shapes.size)
 
-    def _bare(self, base: Base) -> tuple[Any, list[str]]:
-        if self.spec.task == "classification":
-            from peft_nb.models import classify
-
-            return classify.build(base, self.table.classes.names, self.table.classes.multi)
-        from peft_nb.models.share import share
-
-        return share(base.model), []
-
     def _attached(self, base: Base) -> PeftModel:
-        bare, whole = self._bare(base)
+        task = TASKS[self.spec.task]
+        bare, new = task.build(base, self.facts)
         if base.device != "meta":
-            return attach(bare, self.spec, "", whole)
+            return attach(bare, self.spec, "", new, peft_type=task.peft_type)
         try:
             with shapes_alone():
-                return attach(bare, self.spec, "", whole)
+                return attach(bare, self.spec, "", new, peft_type=task.peft_type)
         except MethodError as error:
             if "meta" in str(error).lower():  # a tuner that computes with the base's weights, which are not there
                 raise ForecastError(f"{self.spec.method} computes with the base's weights when it begins") from None
@@ -138,23 +133,15 @@ class Plan:
     @cached_property
     def objective(self) -> Any:
         """How micro-batches become losses, as far as shapes tell."""
-        from peft_nb.training import classification, objectives
-
-        spec, pad = self.spec, self.base.tokenizer.pad_token_id
-        model, supported = self.adapted.get_base_model(), REGISTRY[spec.method].padding_free
-        if spec.task == "classification":
-            reason = objectives.unwanted(model.base_model, spec.fast, supported)
-            return classification.Classifying(pad, self.table.classes.multi, bool(reason), reason)
-        if reason := objectives.unwanted(model, spec.fast, supported) or objectives.obstacle(self.adapted):
-            return objectives.Padded(pad, reason)
-        return objectives.PaddingFree(share_prefix=spec.dropout == 0)
+        supported = REGISTRY[self.spec.method].padding_free
+        pad_id = self.base.tokenizer.pad_token_id
+        return TASKS[self.spec.task].foreseen(self.adapted, pad_id, self.spec, self.facts, supported=supported)
 
     @cached_property
     def work(self) -> Workload:
         """What the rows make the model compute."""
         virtual = getattr(self.adapted.peft_config["default"], "num_virtual_tokens", None) or 0
-        places = getattr(self.base.model.config.get_text_config(), "max_position_embeddings", None)
-        return Workload(self.spec, self.table, self.base.tokenizer, places, virtual, self.objective, self.budget)
+        return Workload(self.spec, self.table, self.facts, self.base.tokenizer, virtual, self.objective, self.budget)
 
     def _layer_costs(self) -> Costs | None:
         """Train one layer for a moment, where a twentieth of the free memory holds it."""

@@ -19,13 +19,13 @@ from peft_nb.planning.workload import Load
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.system import resources
 from peft_nb.system.resources import MB
+from peft_nb.tasks import Task, for_base
 from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
     import pandas
     from transformers import PreTrainedConfig
 
-CLASSES = ("one", "other")  # what a classifier is counted with
 MICRO = Load(tokens=2048, positions=2048, predicted=1024)  # 8 rows of 256 tokens, half of them answers
 
 
@@ -151,15 +151,15 @@ def fitted(method: Method, source: ModelSource, config: PreTrainedConfig, dtype:
 
     from peft_nb.models.load import made_for
 
-    task = "generation" if made_for(config) == "causal" else "classification"
-    spec = RunSpec(data="rows", method=method.name, task=task)
+    task = for_base(made_for(config))
+    spec = RunSpec(data="rows", method=method.name, task=task.name)
     if cannot := problems(spec):
         return Fitted(method, why_not="; ".join(one.removeprefix("method: ") for one in cannot))
     try:
         with shapes_alone():
             bare, whole = _bare(source, config, task)
             weights = memory.weights(bare, method.quantization(spec), 4 if dtype == "float32" else 2)
-            model = attach(bare, spec, source.name, whole)
+            model = attach(bare, spec, source.name, whole, peft_type=task.peft_type)
             trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
             total = sum(one.numel() for one in model.parameters())
             parts = _parts(model)
@@ -172,7 +172,7 @@ def fitted(method: Method, source: ModelSource, config: PreTrainedConfig, dtype:
         return Fitted(method, why_not=str(error).removeprefix("method: "))
     shapes = memory.Shapes.of(config, dtype)
     activations = shapes.activations(MICRO.tokens, shapes.kept, spec.gradient_checkpointing)
-    loss = 0.0 if task == "classification" else shapes.loss(MICRO, not method.padding_free)
+    loss = shapes.loss(MICRO, not method.padding_free) if task.tokenwise else 0.0
     held = weights + 4 * memory.FLOAT * trained + activations + loss
     peak = (held + memory.process() + memory.growth(dtype, activations, math.inf)) / MB
     return Fitted(method, parts, trained, total, 4 * sum(one.numel() for one in saved.values()), peak)
@@ -202,26 +202,23 @@ def _config(source: ModelSource) -> PreTrainedConfig:
         raise ModelError(f"the config.json of {source.name} cannot be read: {first_line(error)}") from None
 
 
-def _bare(source: ModelSource, config: PreTrainedConfig, task: str) -> tuple[Any, list[str]]:
+def _bare(source: ModelSource, config: PreTrainedConfig, task: Task) -> tuple[Any, list[str]]:
     """Make the frozen model, and name the parts that are trained in full."""
     from types import SimpleNamespace
 
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
 
-    from peft_nb.models import classify
     from peft_nb.models.load import Base
 
-    auto = AutoModelForCausalLM if task == "generation" else AutoModel
+    auto = AutoModelForCausalLM if task.base == "causal" else AutoModel
     try:
         model = auto.from_config(config, dtype=torch.float32).requires_grad_(False)
     except ValueError as error:
         raise ModelError(f"{source.name} is of no kind that can be trained here: {first_line(error)}") from None
-    if task == "generation":
-        return model, []
     pad = SimpleNamespace(pad_token_id=getattr(config, "pad_token_id", None))  # all that is asked of a tokenizer
     base = Base(model, pad, source, "float32", "none", "meta", source.name, folder=source.path)
-    return classify.build(base, CLASSES, multi=False)
+    return task.build(base, task.counted())
 
 
 def _parts(model: Any) -> str:

@@ -4,56 +4,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from peft_nb.data import Rows, encoding, formats, labels, sources
-from peft_nb.data.labels import Classes
+from peft_nb.data import Rows
+from peft_nb.data.layouts import Layout
+from peft_nb.data.table import Table
 from peft_nb.errors import DataError
 from peft_nb.spec import RunSpec
+from peft_nb.tasks import TASKS, Facts
 
 SAMPLE = 256  # rows that are tokenised
 STEPS = 64  # optimizer steps that are laid out to see how large their micro-batches get
-
-
-@dataclass(frozen=True)
-class Table:
-    """The rows of a run, recognised.
-
-    Attributes
-    ----------
-    rows, held_out : sequence of mapping
-        Training rows; rows of ``eval_data``, or None where a share of the training rows is set aside.
-    layout, held_layout : Layout
-        What their columns mean.
-    classes : Classes
-        What a text can be, in a run that classifies.
-    """
-
-    rows: Rows
-    held_out: Rows | None
-    layout: formats.Layout
-    held_layout: formats.Layout
-    classes: Classes
-
-    @classmethod
-    def read(cls, spec: RunSpec, data: Any = None, namespace: Mapping[str, Any] | None = None) -> Table:
-        """Find and recognise the rows of a spec; parameters as for :func:`peft_nb.planning.estimate.estimate`."""
-        source = sources.read(spec.data if data is None else data, namespace)
-        held_out = source.eval if spec.eval_data is None else sources.read(spec.eval_data, namespace).train
-        return cls.of(spec, source.train, held_out)
-
-    @classmethod
-    def of(cls, spec: RunSpec, rows: Rows, held_out: Rows | None) -> Table:
-        """Recognise the rows of a spec."""
-        layout = held_layout = formats.detect(rows, spec.format, spec.columns)
-        if held_out is not None:
-            held_layout = formats.detect(held_out, spec.format, spec.columns)
-        labels.check_task(spec.task, layout, spec.too_long)
-        classes = labels.find(rows, layout) if spec.task == "classification" else Classes((), False)
-        return cls(rows, held_out, layout, held_layout, classes)
 
 
 @dataclass(frozen=True)
@@ -82,10 +46,10 @@ class Workload:
         What to do.
     table : Table
         Its rows.
+    facts : dict
+        What its task found out about them.
     tokenizer : transformers.PreTrainedTokenizerBase
         The base's.
-    places : int or None
-        Positions that the model has.
     virtual : int
         Tokens that the method puts before every row.
     objective : Objective
@@ -96,8 +60,8 @@ class Workload:
 
     spec: RunSpec
     table: Table
+    facts: Facts
     tokenizer: Any
-    places: int | None
     virtual: int
     objective: Any
     budget: int
@@ -107,31 +71,23 @@ class Workload:
         """The first rows as examples."""
         return self._encode(self.table.rows, self.table.layout, "row")
 
-    def _encode(self, rows: Rows, layout: formats.Layout, name: str) -> Sequence[Any]:
+    def _encode(self, rows: Rows, layout: Layout, name: str) -> Sequence[Any]:
+        task, given = TASKS[self.spec.task], (layout, self.tokenizer, self.spec, self.facts)
         try:
-            return self._tokens([*rows[:SAMPLE]], layout, name)
+            return list(task.encode([*rows[:SAMPLE]], *given, row_name=name)[1].examples)
         except DataError:  # which counts the bad rows among those it was given
-            return self._tokens(rows, layout, name)
-
-    def _tokens(self, rows: Sequence[Mapping[str, Any]], layout: formats.Layout, name: str) -> Sequence[Any]:
-        spec, tokenizer = self.spec, self.tokenizer
-        options: dict[str, Any] = {"too_long": spec.too_long, "row_name": name}
-        if spec.task == "classification":
-            longest = min(spec.max_length, tokenizer.model_max_length, self.places or spec.max_length)
-            return labels.encode(rows, layout, self.table.classes, tokenizer, max_length=longest, **options).examples
-        options |= {"loss_on": spec.loss_on, "system": spec.system, "max_length": spec.max_length}
-        return list(encoding.encode(rows, layout, tokenizer, **options).examples)
+            return list(task.encode(rows, *given, row_name=name)[1].examples)
 
     @cached_property
     def longest(self) -> int:
         """Tokens of the longest example."""
-        return max(len(one.ids) for one in self.encoded)
+        return max(one.cost for one in self.encoded)
 
     @property
     def examples(self) -> int:
         """Number of training examples."""
         per_row = len(self.encoded) / min(SAMPLE, len(self.table.rows))
-        share = 1 - self.spec.eval_fraction if self.table.held_out is None else 1
+        share = 1 - self.spec.eval_fraction if self.table.eval_rows is None else 1
         return max(1, round(len(self.table.rows) * per_row * share))
 
     @property
@@ -159,8 +115,8 @@ class Workload:
         """What a micro-batch makes the model compute."""
         from peft_nb.training.packing import common_prefix, supervised_targets
 
-        lengths = [len(one.ids) for one in micro]
-        predicted = 0 if self.spec.task == "classification" else sum(len(supervised_targets(one)) for one in micro)
+        lengths = [one.cost for one in micro]
+        predicted = sum(len(supervised_targets(one)) for one in micro) if TASKS[self.spec.task].tokenwise else 0
         if self.objective.padded:
             width = max(lengths) + self.virtual
             return Load(len(micro) * width, len(micro) * width, predicted)
@@ -200,9 +156,9 @@ class Workload:
     def aside(self) -> tuple[list[Load], float]:
         """Micro-batches of held-out rows, and how many times as many an evaluation has."""
         rows, count = self.encoded, len(self.table.rows) * self.spec.eval_fraction
-        if self.table.held_out is not None:
-            rows = self._encode(self.table.held_out, self.table.held_layout, "held-out row")
-            count = len(self.table.held_out)
+        if self.table.eval_rows is not None:
+            rows = self._encode(self.table.eval_rows, self.table.eval_layout, "held-out row")
+            count = len(self.table.eval_rows)
         some = rows[: round(count)]
         return [self.load(micro) for micro in self.micro(some)], count / max(1, len(some))
 
@@ -222,8 +178,8 @@ def shortened(rows: Sequence[Any], tokens: int) -> list[Any]:
     """The first rows of a micro-batch that together have about so many tokens, at least one."""
     found: list[Any] = []
     for row in rows:
-        if found and tokens < len(row.ids):
+        if found and tokens < row.cost:
             break
         found.append(row)
-        tokens -= len(row.ids)
+        tokens -= row.cost
     return found

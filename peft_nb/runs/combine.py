@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
 from peft_nb.errors import MethodError, RunError, nearest
 from peft_nb.events import StatusChanged
 from peft_nb.methods import REGISTRY
-from peft_nb.runs.pipeline import Job
+from peft_nb.runs.context import Inputs
 from peft_nb.runs.run import Run, active, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from peft_nb.system.files import atomic_text
-
-# What a combined run has in common with those that it is made of.
-INHERITED = ("base", "data", "device", "dtype", "fingerprint", "layout", "total_parameters")
 
 
 def combine(
@@ -75,28 +73,29 @@ def combine(
         first_model, tokenizer, folders, list(parents.values()), how, density, seed=first.spec.seed
     )
     spec = _spec(first, model.peft_config[model.active_adapter], name)
-    store = store or first._store
+    store = store or first.store
     id = store.create(
         spec.to_yaml(), method=spec.method, model=spec.model, name=name, parents=[run.id for run in parents]
     )
     folder = store.get(id).folder
-    told = first.metrics
-    metrics: dict[str, Any] = {key: told[key] for key in INHERITED if key in told}
+    facts, told = replace(first.facts, base_hash=None), first.metrics
+    metrics: dict[str, Any] = {key: told[key] for key in ("total_parameters",) if key in told}
     metrics |= {"parents": {run.id: weight for run, weight in parents.items()}, "how": how}
     try:
-        saved = save(model, folder / "adapter", spec, metrics, tokenizer=tokenizer, overwrite=True)
+        saved = save(model, folder / "adapter", spec, facts, metrics, tokenizer=tokenizer, overwrite=True)
         if not adapters.same(model, saved, tokenizer):
             raise MethodError(f"{how!r}: the combination does not read back as it was; combine these runs by 'cat'")
         metrics["adapter_mb"] = (saved / WEIGHTS).stat().st_size / MB
         _keep_examples(parents, folder.parent, id)
         store.set_metrics(id, metrics)
+        store.set_facts(id, facts)
         store.record(id, StatusChanged("finished"))
     except BaseException as error:
         store.record(id, StatusChanged("failed", str(error) or type(error).__name__))
         raise
-    job = Job(spec, folder, model=first._job.model, metrics=metrics)
-    job.adapted, job.tokenizer = model, tokenizer
-    return Run(store.get(id), store, job)
+    combined = Run(store.get(id), store, spec, Inputs(model=first.inputs.model))
+    combined.adapter.hold(model, tokenizer)
+    return combined
 
 
 def _weight(weight: Any) -> float:
@@ -117,9 +116,9 @@ def _check(parents: list[Run], how: str, density: float) -> None:
     for run in parents:
         if run in active():
             raise RunError(f"run {run.id} is {run.status}; call wait() or stop() before combining it")
-        if run.spec.task == "classification":
+        if not run.adapter.task.generates:
             raise MethodError(f"run {run.id} has a classifier of its own, which cannot be combined with another one")
-    bases = {run.metrics.get("base"): run.id for run in parents}
+    bases = {run.facts.base: run.id for run in parents}
     if len(bases) > 1:
         told = "; ".join(f"{id} on {base}" for base, id in bases.items())
         raise RunError(f"only adapters of one base can be combined, and these have several: {told}")

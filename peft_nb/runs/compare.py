@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -137,7 +135,7 @@ def gather(
     for name, run in trained.items():
         metrics, history = run.metrics, run.history
         measured = {key: metrics[key] for key in MEASURES if metrics.get(key) is not None}
-        told = {"method": run.spec.method, "model": run.spec.model, "data": metrics.get("data", run.spec.data)}
+        told = {"method": run.spec.method, "model": run.spec.model, "data": run.facts.data or run.spec.data}
         verdict = {"verdict": str(metrics["verdict"])} if metrics.get("verdict") is not None else {}
         found.facts[name] = told | measured | verdict
         steps = history.set_index("step")
@@ -162,7 +160,7 @@ def _kept(found: Compared, trained: Mapping[str, Run]) -> list[Asked]:
 
 def _check_bases(found: Compared, trained: Mapping[str, Run]) -> None:
     """Refuse to ask runs on different bases; their metrics alone may be compared, but not those that count tokens."""
-    bases = {name: run.metrics.get("base", run.spec.model) for name, run in trained.items()}
+    bases = {name: run.facts.base or run.spec.model for name, run in trained.items()}
     (first, one), *others = bases.items()
     for name, other in others:
         if other == one:
@@ -209,14 +207,14 @@ def _ask(found: Compared, trained: Mapping[str, Run], progress: Progress, option
     first = next(iter(trained.values()))
     for place, (name, run) in enumerate(trained.items()):
         progress(place / len(trained), f"asking {name}")
-        with _borrowed(run):
-            found.answers[name] = _answers(run, asked, **options)
+        with run.adapter.borrowed():
+            found.answers[name] = run.adapter.said(asked, **options)
             if run is first:
                 bare = [other for other, held in found.runs.items() if held is None]
-                if bare and run.spec.task == "classification":
+                if bare and not run.adapter.task.generates:
                     found.notes.append("the bare base of a classifier knows no classes and gives no answers")
                     bare = []
-                found.answers |= {other: _answers(run, asked, adapter=False, **options) for other in bare}
+                found.answers |= {other: run.generate(asked, adapter=False, **options) for other in bare}
     found.answers = {name: found.answers[name] for name in found.runs if name in found.answers}
     drawn = f"drawn at temperature {options['temperature']}, seed {options['seed']}"
     how = drawn if options["temperature"] else "the likeliest tokens"
@@ -224,31 +222,6 @@ def _ask(found: Compared, trained: Mapping[str, Run], progress: Progress, option
     systems = {run.spec.system for run in trained.values()}
     if len(systems) > 1:
         found.notes.append("each run is asked with its own system prompt, the base with the first run's")
-
-
-def _answers(run: Run, asked: list[Prompt], **options: Any) -> list[str]:
-    if run.spec.task != "classification":
-        return run.generate(asked, **options)
-    given = run.predict(asked)  # type: ignore[arg-type]
-    return [_label(label, share) for label, share in zip(given["label"], given["probability"], strict=True)]
-
-
-def _label(label: Any, share: Any) -> str:
-    """One class, or each of several, with its probability."""
-    pairs = zip(label, share, strict=True) if isinstance(label, list) else [(label, share)]
-    return ", ".join(f"{name} ({probability:.0%})" for name, probability in pairs)
-
-
-@contextmanager
-def _borrowed(run: Run) -> Iterator[None]:
-    """Give back the memory of a model that was not loaded before; the base stays for the next one."""
-    held = run._job.adapted is not None
-    try:
-        yield
-    finally:
-        if not held:
-            run._job.adapted = None
-            gc.collect()  # modules and hooks hold each other in cycles
 
 
 def named(runs: Sequence[Run | None]) -> dict[str, Run | None]:

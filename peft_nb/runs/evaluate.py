@@ -1,28 +1,34 @@
-"""How a run is judged: refused before it begins where that cannot work, measured when it is over, and told."""
+"""What a run is worth: refused before it begins where that cannot be measured, measured when it is over, and told."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peft_nb.data.table import Table
 from peft_nb.errors import SpecError, StoreError
-from peft_nb.events import Event, Notice
-from peft_nb.runs.data import RunData
+from peft_nb.events import Notice
+from peft_nb.runs import rows
+from peft_nb.runs.context import Context, Inputs
 from peft_nb.spec import RunSpec, criteria
 from peft_nb.store import Evaluation
 from peft_nb.system.files import atomic_text
+from peft_nb.system.resources import MB
+from peft_nb.tasks import TASKS
 
 if TYPE_CHECKING:
-    from peft_nb.evaluation.evaluators import Judge
+    from peft import PeftModel
+
+    from peft_nb.data.examples import Example
+    from peft_nb.evaluation.evaluators import Asked, Evaluator
     from peft_nb.models.load import Base
     from peft_nb.training.trainer import PlannedTrainer
 
-JUDGEMENT = "judgement.json"
+EVALUATION = "judgement.json"
 MEASURES = {
     "held-out": (
         "eval_loss", "perplexity", "token_accuracy", "score", "exact_match", "rouge_l", "accuracy", "macro_f1",
@@ -33,19 +39,17 @@ MEASURES = {
 """What the store keeps of a run's metrics, by suite."""
 
 
-def check(spec: RunSpec, rows: RunData, score: object, namespace: Mapping[str, Any]) -> None:
+def refuse(spec: RunSpec, table: Table, inputs: Inputs) -> None:
     """Refuse what cannot be measured as the spec says; imports no PyTorch.
 
     Parameters
     ----------
     spec : RunSpec
         The run's.
-    rows : RunData
+    table : Table
         Its rows, found and recognised.
-    score : object
-        A function passed instead of a name, or None.
-    namespace : mapping
-        The notebook's variables.
+    inputs : Inputs
+        What was passed in place of names.
 
     Raises
     ------
@@ -54,87 +58,93 @@ def check(spec: RunSpec, rows: RunData, score: object, namespace: Mapping[str, A
     """
     from peft_nb.evaluation.scores import scorer
 
-    wrong = []
-    if rows.classifies:
-        given = [name for name in ("score", "regression") if getattr(spec, name) is not None]
-        wrong += [f"{name}: a classifier is judged by its accuracy; leave it out" for name in given]
-    else:
-        scorer(spec.score, score, namespace)
-    if not spec.eval_fraction and rows.eval_rows is None:
+    task = TASKS[spec.task]
+    wrong = [f"{name}: {why}; leave it out" for name, why in task.unused.items() if getattr(spec, name) is not None]
+    if "score" not in task.unused:
+        scorer(spec.score, inputs.score, inputs.namespace)
+    if not spec.eval_fraction and table.eval_rows is None:
         given = [name for name in ("early_stopping_patience", "load_best_model_at_end") if getattr(spec, name)]
         wrong += [f"{name}: needs held-out rows; give eval_data or eval_fraction" for name in given]
     if wrong:
         raise SpecError(wrong)
 
 
-def judge(
+def save(context: Context, adapted: PeftModel, tokenizer: Any, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write the adapter of a run into its folder."""
+    from peft_nb.adapters.save import WEIGHTS, save
+
+    folder = save(
+        adapted,
+        context.folder / "adapter",
+        context.spec,
+        context.facts,
+        context.metrics,
+        tokenizer=tokenizer,
+        history=history,
+        data=rows.told(context.folder),
+        overwrite=True,
+    )
+    context.metrics["adapter_mb"] = (folder / WEIGHTS).stat().st_size / MB
+
+
+def evaluate(
+    context: Context,
     trainer: PlannedTrainer,
     base: Base,
-    rows: RunData,
-    score: object,
-    publish: Callable[[Event], None],
-    stopped: Callable[[], bool],
-) -> Judge:
+    asked: Sequence[Asked],
+    own: Sequence[tuple[str, Example]],
+) -> Evaluator:
     """Measure what a trained model is worth.
 
     Parameters
     ----------
+    context : Context
+        The run; what is measured goes into its metrics.
     trainer : PlannedTrainer
         What trained it.
     base : Base
         What it was trained on.
-    rows : RunData
-        The run's rows; what is measured goes into its metrics.
-    score : object
-        A function passed instead of a name, or None.
-    publish : callable
-        Takes each event.
-    stopped : callable
-        Whether the user wants this to end.
+    asked, own : sequence
+        Held-out rows to be answered; the user's own regression rows with their names.
 
     Returns
     -------
-    Judge
+    Evaluator
         What was found.
     """
-    from peft_nb.evaluation.evaluators import ClassifierJudge, Judge, known
+    from peft_nb.evaluation.evaluators import known
     from peft_nb.evaluation.scores import perplexity, scorer
 
-    began, spec, metrics = time.perf_counter(), rows.spec, rows.metrics
-    kind = ClassifierJudge if rows.classifies else Judge
-    found = kind(
+    began, spec, metrics, inputs = time.perf_counter(), context.spec, context.metrics, context.inputs
+    found = context.task.evaluator()(
         trainer.model,
         base.tokenizer,
         spec,
         trainer.eval_examples,
         metrics,
-        asked=rows.asked,
-        own=rows.own,
-        find_score=partial(scorer, spec.score, score, rows.namespace),
+        asked=asked,
+        own=own,
+        find_score=partial(scorer, spec.score, inputs.score, inputs.namespace),
         known=known(base),
-        publish=publish,
-        stopped=stopped,
+        publish=context.publish,
+        stopped=context.stop.soon.is_set,
     )
-    if not rows.classifies and metrics["eval_loss"] is not None:
+    if context.task.tokenwise and metrics["eval_loss"] is not None:
         metrics["perplexity"] = perplexity(metrics["eval_loss"])
-    found.judge("the model is spread over several processes" if trainer.is_fsdp_enabled else "")
+    found.evaluate("the model is spread over several processes" if trainer.is_fsdp_enabled else "")
     metrics["judge_seconds"] = time.perf_counter() - began
     return found
 
 
-def conclude(found: Judge, folder: Path, publish: Callable[[Event], None], data: Mapping[str, Any]) -> dict[str, Any]:
+def conclude(context: Context, found: Evaluator) -> dict[str, Any]:
     """Hold what was measured against what was demanded, and write both beside the run.
 
     Parameters
     ----------
-    found : Judge
-        What :func:`judge` gave; the verdict goes into its metrics.
-    folder : Path
-        The run's.
-    publish : callable
-        Takes each event.
-    data : mapping
-        What the check of the data told, for the adapter's README.
+    context : Context
+        The run; the verdict goes into its metrics.
+    found : Evaluator
+        What :func:`evaluate` gave.
 
     Returns
     -------
@@ -143,21 +153,22 @@ def conclude(found: Judge, folder: Path, publish: Callable[[Event], None], data:
     """
     from peft_nb.adapters.save import readme
 
-    spec, metrics, model = found.spec, found.metrics, found.model
+    spec, metrics, facts = context.spec, context.metrics, context.facts
     missing = dict.fromkeys(("eval_loss", "perplexity"), "no row is held out") | found.missing
     if spec.accept:
         verdict = criteria.verdict(spec.accept, metrics, missing)
         metrics |= {"verdict": str(verdict), "criteria": [asdict(line) for line in verdict.lines]}
-    judgement = {"metrics": metrics, **found.details}
-    judgement["missing"] = {name: why for name, why in missing.items() if metrics.get(name) is None}
-    adapter = folder / "adapter"
-    told = readme(model, spec, metrics, found.tokenizer, data, (adapter / "curves.png").exists())
+    evaluation = {"metrics": metrics, **found.details}
+    evaluation["missing"] = {name: why for name, why in missing.items() if metrics.get(name) is None}
+    adapter = context.folder / "adapter"
+    told, curves = rows.told(context.folder), (adapter / "curves.png").exists()
+    text = readme(found.model, spec, facts, metrics, found.tokenizer, told, curves)
     try:
-        atomic_text(folder / JUDGEMENT, json.dumps(judgement, ensure_ascii=False, indent=1))
-        atomic_text(adapter / "README.md", told)
+        atomic_text(context.folder / EVALUATION, json.dumps(evaluation, ensure_ascii=False, indent=1))
+        atomic_text(adapter / "README.md", text)
     except StoreError as error:
-        publish(Notice(f"the judgement is kept in memory only: {error}"))
-    return judgement
+        context.publish(Notice(f"the judgement is kept in memory only: {error}"))
+    return evaluation
 
 
 def evaluations(metrics: Mapping[str, Any]) -> list[Evaluation]:

@@ -1,36 +1,50 @@
-"""The life of one run: a worker thread, stop, wait, resume."""
+"""One run, as a notebook holds it: started, watched, stopped, asked, saved."""
 
 from __future__ import annotations
 
+import json
 import shutil
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from peft_nb.errors import PeftNbError, RunError, SpecError
-from peft_nb.events import ACTIVE, Listener, Notice, Preparing, Status, StatusChanged
-from peft_nb.methods import problems
-from peft_nb.runs import evaluate
-from peft_nb.runs.pipeline import Job
-from peft_nb.runs.trained import Trained
+from peft_nb.adapters import Form
+from peft_nb.data.prompts import Prompt
+from peft_nb.data.table import Table
+from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
+from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Status, StatusChanged
+from peft_nb.methods import complete, problems
+from peft_nb.runs import evaluate, pipeline, rows
+from peft_nb.runs.adapter import Adapter
+from peft_nb.runs.context import Context, Inputs
+from peft_nb.runs.executors import EXECUTORS
+from peft_nb.runs.record import RunRecord
 from peft_nb.spec import RunSpec
-from peft_nb.store import Record, Store
+from peft_nb.store import HISTORY, Facts, Record, Store
+from peft_nb.system.files import atomic_text
 from peft_nb.training.stop import Abandoned, StopFlag
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+    from peft_nb.adapters.merge import Merged
 
 TICK_S = 0.1
 
 _running: dict[str, Run] = {}
 
 
-class Run(Trained):
+class Run:
     """One execution of a spec; made by :func:`peft_nb.train`, ``%%peft`` or :func:`peft_nb.load`.
+
+    It holds its record in the store, its adapter, and what executes it.
 
     Attributes
     ----------
@@ -40,13 +54,149 @@ class Run(Trained):
         What was asked for.
     folder : Path
         Its folder in the store.
+    record : RunRecord
+        What is known of it.
+    adapter : Adapter
+        What it has learned.
     """
 
-    def __init__(self, record: Record, store: Store, job: Job) -> None:
-        super().__init__(record, store, job)
-        self._over = threading.Event()
-        self._over.set()
+    def __init__(self, record: Record, store: Store, spec: RunSpec, inputs: Inputs | None = None) -> None:
+        self.id, self.folder, self.spec = record.id, record.folder, complete(spec)
+        self.inputs = inputs or Inputs()
+        self.record = RunRecord(record, store)
+        self.adapter = Adapter(self.spec, self.inputs, self.record, lambda: self.at_work)
+        self.at_work = False  # this process, on this run
+        self._executor = EXECUTORS["thread"]()
         self._error: PeftNbError | None = None
+        self._evaluation: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id} {self.status}>"
+
+    # ---- what is known
+
+    @property
+    def store(self) -> Store:
+        """The store it lives in."""
+        return self.record.store
+
+    @property
+    def status(self) -> str:
+        """``created``, ``preparing``, ``training``, ``finished``, ``stopped`` or ``failed``."""
+        return self.record.status
+
+    @property
+    def reason(self) -> str:
+        """Why the run was stopped or failed; empty otherwise."""
+        return self.record.now.reason
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What was measured; the same numbers are on disk.
+
+        Losses are in nats per supervised token, times in seconds, memory and sizes in MB.
+        """
+        return self.record.metrics
+
+    @property
+    def facts(self) -> Facts:
+        """What it takes to open the run again: base, data, layout, number format, and what its task found out."""
+        return self.record.facts
+
+    @property
+    def judgement(self) -> dict[str, Any]:
+        """What the numbers of the judgement are made of, as in ``judgement.json``; empty while there is none.
+
+        ``texts`` (per topic, and the worst hit), ``answers`` (held-out rows, the worst first), ``questions`` (those
+        lost), ``missing`` (why a metric has no value), ``metrics``.
+        """
+        file = self.folder / evaluate.EVALUATION
+        if not self._evaluation and file.exists():
+            self._evaluation = json.loads(file.read_text(encoding="utf-8"))
+        return self._evaluation
+
+    @property
+    def history(self) -> pandas.DataFrame:
+        """One row a logged step: loss, held-out loss, learning rate, gradient norm, speed, memory, time."""
+        import pandas
+
+        found = pandas.DataFrame(self.store.history(self.id), columns=HISTORY.split(", "), dtype=float)
+        return found.astype({"step": int})
+
+    @property
+    def version(self) -> str | None:
+        """Which version of which name it is, such as ``tickets v2``; None for a run that is none."""
+        record = self.record.now
+        return record.title if record.version else None
+
+    def promote(self, alias: str, *, why: str, name: str | None = None, force: bool = False) -> None:
+        """Let ``name@alias`` stand for this run from now on.
+
+        Parameters
+        ----------
+        alias : str
+            What it becomes, such as ``production`` or ``candidate``.
+        why : str
+            The reason, for the log.
+        name : str, optional
+            Of which name it becomes a version, for a run that has none.
+        force : bool, default False
+            Promote it although its verdict is a failure or its files are not what they were; logged.
+
+        Raises
+        ------
+        RunError
+            If it has no adapter or no name, or must not be promoted unless forced.
+        """
+        self.store.promote(self.id, alias, why=why, name=name, force=force)
+
+    def events(self) -> list[Event]:
+        """Everything the run has told so far, in order."""
+        return self.store.events(self.id)
+
+    def listen(self, listener: Listener) -> list[Event]:
+        """Have what an active run tells from now on told to one more listener.
+
+        Parameters
+        ----------
+        listener : callable
+            Told every event from now on until the run ends, in the run's thread.
+
+        Returns
+        -------
+        list of Event
+            Everything the run has told before, in order.
+        """
+        return self.record.listen(listener)
+
+    def plot(self, what: Literal["loss", "confusion"] = "loss") -> Figure:
+        """Draw the loss and the held-out loss over the steps, or what a classifier takes for what.
+
+        Parameters
+        ----------
+        what : {"loss", "confusion"}, default "loss"
+            Which picture.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Shown by a notebook as it is.
+
+        Raises
+        ------
+        RunError
+            If the run has no confusion matrix.
+        """
+        from peft_nb.plots import confusion, loss_curve
+
+        if what == "confusion":
+            if not (counts := self.metrics.get("confusion")):
+                mend = "one comes of task: classification with held-out rows and one label a text"
+                raise RunError(f"run {self.id} has no confusion matrix; {mend}")
+            return confusion(self.facts.task["classes"], counts)
+        return loss_curve(*([*losses] for losses in _curves(self.store.history(self.id))))
+
+    # ---- its life
 
     def stop(self, *, now: bool = False) -> None:
         """Ask the run to end; it does so after the current step, saved and usable.
@@ -61,11 +211,9 @@ class Run(Trained):
         RunError
             If another process is at work on it.
         """
-        if not self._at_work and (status := self.status) in ACTIVE:
+        if not self.at_work and (status := self.status) in ACTIVE:
             raise RunError(f"run {self.id} is {status} in another process; stop it there")
-        self._job.stop.soon.set()
-        if now:
-            self._job.stop.now.set()
+        self._executor.stop(now=now)
 
     def wait(self, timeout: float | None = None, tick: Callable[[], None] | None = None) -> Run:
         """Block until the run is over.
@@ -96,14 +244,14 @@ class Run(Trained):
                 if interrupted:
                     interrupted = False
                     self._heed_interrupt()
-                over = self._over.wait(TICK_S)
+                over = self._executor.wait(TICK_S)
                 if tick:
                     tick()
                 if over:
                     break
             except KeyboardInterrupt:
                 interrupted = True
-        if self._over.is_set() and self._error is not None:
+        if self._executor.wait(0) and self._error is not None:
             raise self._error
         return self
 
@@ -134,38 +282,228 @@ class Run(Trained):
             raise RunError(f"run {self.id} is {status} already")
         if status == "finished":
             raise RunError(f"run {self.id} has finished; for more training start a new run with more epochs")
-        self._store.claim(self.id)
-        self._job.history = self._store.history(self.id)
-        self._start(listeners, resume=True)
+        self.store.claim(self.id)
+        self.start(listeners)
         return self if background else self.wait()
 
+    def start(self, listeners: Sequence[Listener], table: Table | None = None, facts: Facts | None = None) -> None:
+        """Have the run executed: from its beginning with its rows and what they say, else from its last checkpoint."""
+        record = self.record
+        context = Context(self.spec, self.inputs, self.folder, facts or record.facts, record.metrics)
+        context.history = [] if table else self.store.history(self.id)
+
+        def publish(event: Event) -> None:
+            record.publish(event)
+            if isinstance(event, Planned):  # what was chosen, such as the data type, outlives a killed process
+                record.set(context.metrics, context.facts)
+
+        record.hear(listeners)
+        self._error = None
+        for other in active():
+            record.publish(Notice(f"run {other.id} is training in this kernel too; both will be much slower"))
+        _running[self.id], self.at_work = self, True
+        self._executor.start(partial(self._work, context, table), publish, f"peft_nb-{self.id}")
+
+    # ---- what it learned
+
+    @property
+    def adapter_dir(self) -> Path:
+        """Folder of the adapter, which plain PEFT can load.
+
+        Raises
+        ------
+        RunError
+            If no adapter has been written yet.
+        """
+        return self.adapter.folder
+
+    @property
+    def model(self) -> PeftModel:
+        """The base with the trained adapter; loaded from disk when the run was.
+
+        Raises
+        ------
+        RunError
+            If the run is still training, or never got as far as an adapter.
+        """
+        return self.adapter.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer."""
+        return self.adapter.tokenizer
+
+    @overload
+    def generate(self, prompt: str, *, adapter: bool = True, **options: Any) -> str: ...
+    @overload
+    def generate(self, prompt: Sequence[Prompt], *, adapter: bool = True, **options: Any) -> list[str]: ...
+    def generate(self, prompt: str | Sequence[Prompt], *, adapter: bool = True, **options: Any) -> str | list[str]:
+        """Answer one prompt or many.
+
+        Parameters
+        ----------
+        prompt : str or sequence
+            What to answer, rendered exactly as in training: a text, or several, each a text or the messages of a
+            conversation. While one call is answered another waits.
+        adapter : bool
+            ``False`` asks the bare base.
+        **options
+            ``max_new_tokens`` (default 128), ``temperature`` (default 0: always the likeliest token) and ``seed``;
+            ``listen``, a function that gets the list of answers so far after every token, and ends them by
+            returning True.
+
+        Returns
+        -------
+        str or list of str
+            One answer a prompt.
+
+        Raises
+        ------
+        RunError
+            If the run is still training, or its task writes no texts.
+        """
+        answers = self.adapter.generate([prompt] if isinstance(prompt, str) else list(prompt), adapter, **options)
+        return answers[0] if isinstance(prompt, str) else answers
+
+    def predict(self, texts: str | Sequence[str]) -> pandas.DataFrame:
+        """Say what the model says of texts; for a run whose task writes none, such as ``task: classification``.
+
+        Parameters
+        ----------
+        texts : str or sequence of str
+            What to ask about, cut as in training where it is too long.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a text. Of a classifier ``text``, ``label``, ``probability``, and a column with the probability of
+            each class; where a text can have several classes, ``label`` and ``probability`` list those with 0.5 or
+            more.
+
+        Raises
+        ------
+        RunError
+            If the run learned to write texts, or something is not a text.
+        """
+        return self.adapter.predict([texts] if isinstance(texts, str) else list(texts))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the adapter as a plain PEFT folder with safetensors, config, model card and curves.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder to make.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        StoreError
+            If the disk refuses; nothing half-written stays and the run keeps its model.
+        """
+        return self.adapter.save(Path(path).expanduser())
+
+    def export(self, path: str | Path, as_: Form = "script", namespace: Mapping[str, Any] | None = None) -> Path:
+        """Write the run in a form that others can use.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder to make; for ``yaml`` the file.
+        as_ : {"script", "yaml", "adapter", "merged"}, default "script"
+            A folder with ``train.py``, which trains the same adapter with PyTorch, transformers and PEFT alone, and
+            the data that it reads; the spec; the adapter, as :meth:`save` does; or the base with the adapter in it.
+        namespace : mapping, optional
+            The notebook's variables, where a script's rows may have to be found again; without the rows, their token
+            ids are written.
+
+        Returns
+        -------
+        Path
+            What was written; of a script its ``train.py``.
+
+        Raises
+        ------
+        RunError
+            If the run cannot be written so.
+        StoreError
+            If the disk refuses, or something else would be lost; nothing half-written stays.
+        """
+        from typing import get_args
+
+        target = Path(path).expanduser()
+        if as_ == "adapter":
+            return self.save(target)
+        if as_ == "merged":
+            self.merge(target)
+            return target
+        if as_ == "yaml":
+            text = self.spec.to_yaml()
+            if target.exists() and (target.is_dir() or target.read_text(encoding="utf-8", errors="replace") != text):
+                raise StoreError(f"cannot write {target}: it holds something else; choose another name")
+            atomic_text(target, text)
+            return target
+        if as_ != "script":
+            raise RunError(f"as_: {as_!r} is not one of {', '.join(get_args(Form))}")
+        return self.adapter.script(target, namespace or {})
+
+    def merge(
+        self, path: str | Path, *, dtype: str | None = None, max_kl: float = 0.005, prompts: Sequence[str] | None = None
+    ) -> Merged:
+        """Write a plain model with the adapter folded into its weights, once it is proven to do the same.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder to make: safetensors, configuration, tokenizer and README.
+        dtype : {"float32", "bfloat16", "float16"}, optional
+            Number format of the weights; by default the one the run computed in.
+        max_kl : float
+            Largest mean KL divergence from the live model, in nats per token (of a classifier, per text).
+        prompts : sequence of str, optional
+            What to compare answers to; by default held-out rows, else training rows, else built-in prompts.
+
+        Returns
+        -------
+        Merged
+            Shows itself as a table.
+
+        Raises
+        ------
+        MergeError
+            If no candidate is that near to the live model; nothing is kept.
+        MethodError
+            If what the method trains cannot be folded into weights.
+        StoreError
+            If the folder holds something, or the disk refuses; nothing half-written stays.
+        """
+        return self.adapter.merge(Path(path).expanduser(), dtype, max_kl, prompts)
+
+    # ---- at work
+
     def _heed_interrupt(self) -> None:
-        if self._job.stop.soon.is_set():
+        if self._executor.stopping:
             self.stop(now=True)
             kept = "its last checkpoint is kept, resume() goes on from there"
             raise RunError(f"run {self.id} was given up at once; {kept}")
         self.stop()
-        self._tell(Preparing("stopping after this step; interrupt again to give up at once"))
+        self.record.tell(Preparing("stopping after this step; interrupt again to give up at once"))
 
-    def _start(self, listeners: Sequence[Listener], *, resume: bool) -> None:
-        self._listeners = list(listeners)
-        self._error = None
-        self._job.stop = StopFlag()
-        self._over.clear()
-        for other in active():
-            self._publish(Notice(f"run {other.id} is training in this kernel too; both will be much slower"))
-        _running[self.id], self._at_work = self, True
-        threading.Thread(target=self._work, args=(resume,), name=f"peft_nb-{self.id}", daemon=True).start()
-
-    def _work(self, resume: bool) -> None:
+    def _work(self, context: Context, table: Table | None, stop: StopFlag, publish: Listener) -> None:
+        """Train, and put everything in place whatever happens."""
         status: Status = "failed"
         reason, story = "", self.folder / "error.txt"
+        context.stop, context.publish = stop, publish
         try:
-            self._publish(StatusChanged("preparing"))
-            if self._job.perform(resume=resume):
-                status = "finished"
-            else:
-                status, reason = "stopped", f"after step {self._job.metrics.get('steps', 0)}"
+            publish(StatusChanged("preparing"))
+            outcome = pipeline.train(context, table, hold=self.adapter.hold, curve=self.record.curve)
+            status = "finished" if outcome.finished else "stopped"
+            reason = "" if outcome.finished else f"after step {context.metrics.get('steps', 0)}"
+            self._evaluation = outcome.evaluation
         except Abandoned as error:
             status, reason = "stopped", str(error) or "given up at once"
         except PeftNbError as error:
@@ -178,20 +516,24 @@ class Run(Trained):
             self._error = RunError(f"{reason} (the whole story is in {story})")
             with suppress(OSError):
                 story.write_text(traceback.format_exc(), encoding="utf-8")
-        self._finish(status, reason)
+        self._finish(context, status, reason)
 
-    def _finish(self, status: Status, reason: str) -> None:
-        """Put everything in place, then tell the listeners, and last whoever waits."""
-        self._write(partial(self._store.set_metrics, self.id, dict(self._job.metrics)))
+    def _finish(self, context: Context, status: Status, reason: str) -> None:
+        """Put everything in place, and last tell the listeners; the executor then lets go whoever waits."""
+        record = self.record
+        record.set(context.metrics, context.facts)
         if status == "finished":
-            self._write(partial(self._store.evaluate, self.id, evaluate.evaluations(self._job.metrics)))
-        self._record(StatusChanged(status, reason))
+            record.write(partial(self.store.evaluate, self.id, evaluate.evaluations(context.metrics)))
+        record.keep(StatusChanged(status, reason))
         if status == "finished":  # and known to be: whoever is killed before can resume
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         _running.pop(self.id, None)
-        self._at_work = False
-        self._tell(StatusChanged(status, reason))
-        self._over.set()
+        self.at_work = False
+        record.tell(StatusChanged(status, reason))
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> list[list[tuple[int, float]]]:
+    return [[(row["step"], row[name]) for row in history if row[name] is not None] for name in ("loss", "eval_loss")]
 
 
 def begin(
@@ -232,15 +574,14 @@ def begin(
     """
     if wrong := problems(spec):
         raise SpecError(wrong)
-    job = Job(spec, data=data, eval_data=eval_data, model=model, score=score, namespace=namespace or {})
-    job.rows.read()
-    evaluate.check(spec, job.rows, score, job.namespace)
+    spec, inputs = complete(spec), Inputs(data, eval_data, model, score, namespace or {})
+    table, facts = rows.read(spec, inputs)
+    evaluate.refuse(spec, table, inputs)
     store = store or Store()
-    id = store.create(job.spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name)
-    record = store.get(id)
-    job.folder = record.folder
-    run = Run(record, store, job)
-    run._start(listeners, resume=False)
+    id = store.create(spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name)
+    store.set_facts(id, facts)
+    run = Run(store.get(id), store, spec, inputs)
+    run.start(listeners, table, facts)
     return run
 
 
@@ -270,8 +611,7 @@ def load(name: str, *, model: Any = None, store: Store | None = None) -> Run:
     record = store.get(name)
     if record.id in _running and _running[record.id].folder == record.folder:
         return _running[record.id]
-    spec = RunSpec.from_yaml(record.spec_yaml)
-    return Run(record, store, Job(spec, record.folder, model=model, metrics=record.metrics))
+    return Run(record, store, RunSpec.from_yaml(record.spec_yaml), Inputs(model=model))
 
 
 def runs(store: Store | None = None) -> pandas.DataFrame:
@@ -290,7 +630,7 @@ def runs(store: Store | None = None) -> pandas.DataFrame:
     import pandas
 
     shown = ("train_loss", "base_eval_loss", "eval_loss", "train_seconds")
-    rows = [
+    listed = [
         {
             "id": record.id,
             "name": record.name,
@@ -305,7 +645,7 @@ def runs(store: Store | None = None) -> pandas.DataFrame:
         for record in (store or Store()).all()
     ]
     columns = ["id", "name", "version", "aliases", "method", "model", "status", "created", *shown]
-    return pandas.DataFrame(rows, columns=columns).set_index("id")
+    return pandas.DataFrame(listed, columns=columns).set_index("id")
 
 
 def active() -> list[Run]:

@@ -58,7 +58,7 @@ class PlannedTrainer(Trainer):
         The run's settings.
     objective : Objective
         How a micro-batch becomes a loss; it must be installed around :meth:`train`.
-    examples, eval_examples : sequence of Encoded or Labelled
+    examples, eval_examples : sequence of Example
         Training and held-out examples.
     steps : list of list of int
         What :func:`peft_nb.training.packing.plan` returned.
@@ -179,7 +179,7 @@ class PlannedTrainer(Trainer):
         loss = self._forward_backward(model, mine, weight)
         while loss is None:
             loss = self._forward_backward(model, mine, weight)
-        self.tokens += sum(len(one.ids) for one in batch)
+        self.tokens += sum(one.cost for one in batch)
         self.busy_s += time.perf_counter() - start
         return loss
 
@@ -211,7 +211,7 @@ class PlannedTrainer(Trainer):
         """Make room for another try after memory ran out on a cut, or raise what cannot be mended so."""
         if not out_of_memory(error) or self.args.world_size > 1:
             raise error
-        tokens = max(sum(len(one.ids) for one in micro) for micro in cut)
+        tokens = max(sum(one.cost for one in micro) for micro in cut)
         if all(len(micro) == 1 for micro in cut):
             mend = "lower max_length, turn on gradient_checkpointing, or take a smaller model"
             raise RunError(f"memory ran out on a single example of {tokens:,} tokens; {mend}") from error

@@ -1,36 +1,26 @@
-"""From labelled texts to logits and their loss: padded, or with the padding taken out around the base."""
+"""From texts to what a head says of them, and its loss: padded, or with the padding taken out around the base."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft import PeftModel
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from peft_nb.training import attention, fused, objectives
 
-
-class Labelled(Protocol):
-    """A tokenised text and the numbers of its classes."""
-
-    @property
-    def ids(self) -> Sequence[int]:
-        """Token ids."""
-
-    @property
-    def labels(self) -> Sequence[int]:
-        """Numbers of the text's classes."""
+HeadLoss = Callable[[torch.Tensor, Sequence[Any]], torch.Tensor]
+"""The logits of some texts, shape ``(texts, outputs)``, float32, and the texts: their loss summed over the texts."""
 
 
 @dataclass(frozen=True)
-class Classifying:
-    """The path of a classifier.
+class TextObjective:
+    """What a head on top of a base learns about whole texts.
 
     Unpadded, the tokens of a micro-batch lie end to end in one row from the embeddings to the last hidden state;
     the head then finds them padded, and does what it always does.
@@ -39,8 +29,8 @@ class Classifying:
     ----------
     pad_id : int
         Token to pad with.
-    multi : bool
-        Whether a text can have several classes: a sigmoid for each, else one softmax over all.
+    head_loss : callable
+        From logits and examples to the summed loss.
     padded : bool
         Whether texts stay padded through the whole model.
     reason : str
@@ -48,7 +38,7 @@ class Classifying:
     """
 
     pad_id: int
-    multi: bool
+    head_loss: HeadLoss
     padded: bool = True
     reason: str = ""
     share_prefix: bool = False
@@ -56,12 +46,12 @@ class Classifying:
     def __str__(self) -> str:
         return "padding-free" if not self.padded else f"padded ({self.reason})" if self.reason else "padded"
 
-    def targets(self, examples: Sequence[Labelled]) -> int:
+    def targets(self, examples: Sequence[Any]) -> int:
         """What a mean loss is divided by: the texts."""
         return len(examples)
 
     def logits(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
-        """Logits of some texts, shape ``(texts, classes)``, float32."""
+        """Logits of some texts, shape ``(texts, outputs)``, float32."""
         width = max(len(one.ids) for one in examples)
         ids = torch.full((len(examples), width), self.pad_id)
         mask = torch.zeros_like(ids)
@@ -70,20 +60,13 @@ class Classifying:
             mask[row, : len(example.ids)] = 1
         return model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float()
 
-    def loss(self, model: nn.Module, examples: Sequence[Labelled], device: torch.device) -> torch.Tensor:
-        """Summed over the texts: cross-entropy in nats, for several classes a text its mean over the classes."""
-        logits = self.logits(model, examples, device)
-        if not self.multi:
-            wanted = torch.tensor([one.labels[0] for one in examples], device=device)
-            return F.cross_entropy(logits, wanted, reduction="sum")
-        own = torch.zeros_like(logits)
-        for row, example in enumerate(examples):
-            own[row, list(example.labels)] = 1
-        return F.binary_cross_entropy_with_logits(logits, own, reduction="none").mean(1).sum()
+    def loss(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+        """Summed over the texts."""
+        return self.head_loss(self.logits(model, examples, device), examples)
 
     @contextmanager
     def installed(self, model: PeftModel) -> Iterator[None]:
-        """Take the padding out around the base while the context lasts, unless this path is padded."""
+        """Take the padding out around the base while the context lasts, unless this objective is padded."""
         with ExitStack() as stack:
             if not self.padded:
                 body = model.get_base_model().base_model
@@ -117,32 +100,17 @@ def _unpadded(body: Any) -> Callable[..., BaseModelOutputWithPoolingAndCrossAtte
     return forward
 
 
-def choose(
-    model: PeftModel,
-    examples: Sequence[Labelled],
-    pad_id: int,
-    device: torch.device,
-    *,
-    multi: bool,
-    fast: bool,
-    supported: bool,
-) -> Classifying:
-    """Pick the padding-free path if it gives this classifier's losses and gradients, the padded one otherwise.
-
-    Both are run on the shortest and the longest text before the first step.
+def foresee(model: Any, pad_id: int, head_loss: HeadLoss, *, fast: bool, supported: bool) -> TextObjective:
+    """Pick the objective that :func:`choose` will pick unless its check finds a fault; computes nothing.
 
     Parameters
     ----------
     model : PeftModel
-        The classifier with the adapter that will be trained.
-    examples : sequence of Labelled
-        Training examples.
+        The model with its head and adapter; shapes are enough.
     pad_id : int
         Token to pad with.
-    device : torch.device
-        Where the model is.
-    multi : bool
-        Whether a text can have several classes.
+    head_loss : callable
+        See :data:`HeadLoss`.
     fast : bool
         Whether the user wants the padding-free path.
     supported : bool
@@ -150,14 +118,48 @@ def choose(
 
     Returns
     -------
-    Classifying
-        The path, the padded one with the reason for it.
+    TextObjective
+        Padding-free, or padded with the reason for it.
     """
-    body = model.get_base_model().base_model
-    reason = objectives.unwanted(body, fast, supported)
-    if not reason:
-        probe = [end(examples, key=lambda one: len(one.ids)) for end in (min, max)]
-        objective = Classifying(pad_id, multi, padded=False)
-        dtype = body.get_input_embeddings().weight.dtype
-        reason = objectives.fault(model, objective, Classifying(pad_id, multi), probe, device, dtype)
-    return Classifying(pad_id, multi, padded=bool(reason), reason=reason)
+    reason = objectives.unwanted(model.get_base_model().base_model, fast, supported)
+    return TextObjective(pad_id, head_loss, bool(reason), reason)
+
+
+def choose(
+    model: PeftModel,
+    examples: Sequence[Any],
+    pad_id: int,
+    device: torch.device,
+    head_loss: HeadLoss,
+    *,
+    fast: bool,
+    supported: bool,
+) -> TextObjective:
+    """Pick the padding-free path if it gives this model's losses and gradients, the padded one otherwise.
+
+    Both are run on the cheapest and the dearest text before the first step.
+
+    Parameters
+    ----------
+    model : PeftModel
+        The model with its head and the adapter that will be trained.
+    examples : sequence of Example
+        Training examples.
+    pad_id, head_loss, fast, supported
+        As for :func:`foresee`.
+    device : torch.device
+        Where the model is.
+
+    Returns
+    -------
+    TextObjective
+        Padding-free, or padded with the reason for it.
+    """
+    wanted = foresee(model, pad_id, head_loss, fast=fast, supported=supported)
+    if wanted.padded:
+        return wanted
+    probe = [end(examples, key=lambda one: one.cost) for end in (min, max)]
+    padded = replace(wanted, padded=True)
+    dtype = model.get_base_model().base_model.get_input_embeddings().weight.dtype
+    reason = objectives.fault(model, wanted, padded, probe, device, dtype)
+    return replace(padded, reason=reason) if reason else wanted

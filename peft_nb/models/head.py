@@ -1,4 +1,4 @@
-"""A base with a classifier on top: pooled as the base was trained where that is known, else transformers' own head."""
+"""A base with a head for whole texts: pooled as the base was trained where that is known, else transformers' own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,21 +18,23 @@ from peft_nb.models.load import Base
 from peft_nb.models.plain import MARKS
 from peft_nb.models.share import share
 
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+
 
 class MeanPooled(PreTrainedModel):
-    """An encoder and a linear classifier on the mean of a text's hidden states.
+    """An encoder and a linear head on the mean of a text's hidden states.
 
     The pooling of Sentence-BERT (Reimers and Gurevych, 2019, arXiv:1908.10084).
 
     Parameters
     ----------
     config : transformers.PreTrainedConfig
-        The encoder's, with the number of classes.
+        The encoder's, with the number of outputs.
 
     Attributes
     ----------
     encoder : transformers.PreTrainedModel
-        Set by whoever makes the classifier, as it has been loaded already.
+        Set by whoever makes the head, as it has been loaded already.
     """
 
     base_model_prefix = "encoder"
@@ -63,35 +65,35 @@ def pooling(base: Base) -> str:
     return "mean" if (modes or {told.get("pooling_mode")}) in ({"mean_tokens"}, {"mean"}) else ""
 
 
-def build(base: Base, classes: Sequence[str], multi: bool) -> tuple[PreTrainedModel, list[str]]:
-    """Put a fresh classifier on a base.
+def build(base: Base, names: Sequence[str], problem_type: ProblemType) -> tuple[PreTrainedModel, list[str]]:
+    """Put a fresh head on a base.
 
     Parameters
     ----------
     base : Base
         Any encoder or causal model; it stays as it is.
-    classes : sequence of str
-        Their names, kept in the configuration.
-    multi : bool
-        Whether a text can have several.
+    names : sequence of str
+        What the head's outputs are called, kept in the configuration.
+    problem_type : {"single_label_classification", "multi_label_classification", "regression"}
+        What transformers calls it, kept there too.
 
     Returns
     -------
     tuple of transformers.PreTrainedModel and list of str
-        The classifier, a module tree of its own that shares the base's tensors, and the names of its parts that are
+        The model, a module tree of its own that shares the base's tensors, and the names of its parts that are
         new: they are in float32, have to be trained in full and saved with the adapter.
 
     Raises
     ------
     ModelError
-        When transformers has no classifier for this kind of model.
+        When transformers has no head for this kind of model.
     """
     twin = share(base.model)
     body = twin.base_model
     config = copy.deepcopy(body.config)
-    config.id2label = dict(enumerate(classes))
-    config.label2id = {name: number for number, name in enumerate(classes)}
-    config.problem_type = "multi_label_classification" if multi else "single_label_classification"
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    config.problem_type = problem_type
     config.get_text_config().pad_token_id = config.pad_token_id = base.tokenizer.pad_token_id
     with torch.device("meta"):  # only what is new gets memory
         model: Any = MeanPooled(config) if pooling(base) == "mean" else _stock(config, base.source.name)

@@ -1,0 +1,181 @@
+"""The adapter of a run, in memory or on disk: asked, saved, merged and exported."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft_nb.data.prompts import Prompt
+from peft_nb.errors import RunError
+from peft_nb.events import ACTIVE
+from peft_nb.models.quiet import quiet
+from peft_nb.runs import model as models
+from peft_nb.runs import rows
+from peft_nb.runs.context import Context, Inputs
+from peft_nb.runs.record import RunRecord
+from peft_nb.spec import RunSpec
+from peft_nb.tasks import TASKS
+
+if TYPE_CHECKING:
+    import pandas
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+    from peft_nb.adapters.merge import Merged
+
+_answering = threading.RLock()  # a model without its adapter for the one must not answer the other
+
+
+class Adapter:
+    """What a run has learned.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        The run's, completed.
+    inputs : Inputs
+        What was passed in place of names.
+    record : RunRecord
+        The run in the store.
+    at_work : callable
+        Whether this process is training it now.
+    """
+
+    def __init__(self, spec: RunSpec, inputs: Inputs, record: RunRecord, at_work: Callable[[], bool]) -> None:
+        self.spec, self.inputs, self._record, self._at_work = spec, inputs, record, at_work
+        self.task = TASKS[spec.task]
+        self._model: PeftModel | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where it is on disk; RunError if none has been written yet."""
+        folder, status = self._record.folder / "adapter", self._record.status
+        if not folder.is_dir():
+            mend = "wait() for it" if status in ACTIVE else "resume() it"
+            raise RunError(f"run {self._record.id} is {status} and has written no adapter yet; {mend} first")
+        return folder
+
+    @property
+    def model(self) -> PeftModel:
+        """The base with the adapter, loaded when it is first needed."""
+        if self._at_work():
+            status = self._record.status
+            raise RunError(f"run {self._record.id} is {status}; call wait() or stop() before using its model")
+        if self._model is None:
+            folder, facts = str(self.folder), self._record.facts
+            with quiet():
+                base = models.load_base(self.spec, self._source(), facts, self._record.publish)
+                self.hold(models.adapted(self.spec, base, facts, folder), base.tokenizer)
+        return self._model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer."""
+        return self.model and self._tokenizer
+
+    @property
+    def held(self) -> bool:
+        """Whether the model is in memory."""
+        return self._model is not None
+
+    @property
+    def chat(self) -> bool:
+        """Whether the run learns from conversations rather than from plain texts."""
+        return self._record.facts.chat
+
+    def hold(self, model: PeftModel, tokenizer: Any) -> None:
+        """Take a live model for the run's own."""
+        self._model, self._tokenizer = model, tokenizer
+
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Give back the memory of a model that was not loaded before; the base stays for the next one."""
+        held = self.held
+        try:
+            yield
+        finally:
+            if not held:
+                self._model = None
+                gc.collect()  # modules and hooks hold each other in cycles
+
+    def generate(self, prompts: Sequence[Prompt], adapter: bool, **options: Any) -> list[str]:
+        """Answer prompts, one call at a time."""
+        if not self.task.generates:
+            raise RunError(f"run {self._record.id} {self.task.instead}")
+        from peft_nb.evaluation.generate import generate
+
+        with _answering, nullcontext() if adapter else self.model.disable_adapter():
+            return generate(self.model, self.tokenizer, prompts, chat=self.chat, system=self.spec.system, **options)
+
+    def predict(self, texts: Sequence[str]) -> pandas.DataFrame:
+        """Say what the model says of texts."""
+        if self.task.generates:
+            raise RunError(f"run {self._record.id} {self.task.instead}")
+        if wrong := [type(one).__name__ for one in texts if not isinstance(one, str)]:
+            raise RunError(f"predict() takes texts, and found a {wrong[0]} among them; turn it into text or drop it")
+        return self.task.predict(self.model, self.tokenizer, texts, self._record.facts.task)
+
+    def said(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+        """Answer prompts, or say in short texts what the model says of them."""
+        if self.task.generates:
+            return self.generate(prompts, True, **options)
+        return self.task.said(self.predict(prompts))  # type: ignore[arg-type]
+
+    def save(self, path: Path) -> Path:
+        """Write it as a plain PEFT folder."""
+        from peft_nb.adapters.save import save
+
+        record, told = self._record, rows.told(self._record.folder)
+        options: dict[str, Any] = {"tokenizer": self.tokenizer, "history": record.curve(), "data": told}
+        return save(self.model, path, self.spec, record.facts, record.metrics, **options)
+
+    def merge(self, folder: Path, dtype: str | None, max_kl: float, prompts: Sequence[str] | None) -> Merged:
+        """Write a plain model with the adapter in its weights, once it is proven to do the same."""
+        from peft_nb.adapters import merge
+
+        facts, metrics = self._record.facts, self._record.metrics
+        dtype = dtype or facts.dtype or "float32"
+        merge.check(self.spec, facts, folder, dtype, max_kl)
+        examples, compared_on = self._to_compare(prompts)
+        source, options = self._source(), {"dtype": dtype, "max_kl": max_kl}
+        return merge.merge(
+            self.model, self.tokenizer, folder, source, self.spec, facts, metrics, examples, compared_on, **options
+        )
+
+    def script(self, folder: Path, namespace: Mapping[str, Any]) -> Path:
+        """Write the run as a script with its data, see :func:`peft_nb.adapters.export.script`."""
+        from peft_nb.adapters import export
+
+        record = self._record
+        if self._at_work():
+            raise RunError(f"run {record.id} is {record.status}; call wait() or stop() before exporting it")
+        if why := export.obstacle(self.spec):
+            raise RunError(why)
+        inputs = replace(self.inputs, namespace=namespace or self.inputs.namespace)
+        context = Context(self.spec, inputs, record.folder, record.facts, publish=record.publish)
+        with quiet():
+            base = models.load_base(self.spec, self._source(), record.facts, record.publish)
+            train, held_out = rows.for_script(context, base)
+        return export.script(folder, self.spec, base, train, held_out)
+
+    def _source(self) -> Any:
+        return models.find(self.spec, self.inputs)
+
+    def _to_compare(self, prompts: Sequence[str] | None) -> tuple[list[Any], str]:
+        """Texts to compare another model with this one on: held-out rows, else learned ones, else built-in prompts."""
+        from peft_nb.evaluation import agreement
+
+        examples, name = ((), "") if prompts else rows.compared_on(self._record.folder)
+        if len(examples):
+            chosen = agreement.some(examples)
+            return chosen, f"{len(chosen)} {name}"
+        name, asked = ("prompts", list(prompts)) if prompts else ("built-in prompts", list(agreement.PROMPTS))
+        facts = self._record.facts
+        found = self.task.reference(self.model, self.tokenizer, asked, self.spec, facts.task, self.chat)
+        return found, f"{len(asked)} {name}"

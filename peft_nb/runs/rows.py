@@ -1,0 +1,292 @@
+"""The rows of a run on their way to examples: read, redacted, checked and encoded once, and found again on resuming.
+
+Beside the run lie ``data.json``, what the check told; ``examples.json``, which encoded rows are its own;
+``prompts.json``, a few held-out rows to ask later; and ``judging.json``, those to be answered at the end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peft_nb.adapters.export import Side
+from peft_nb.data import Rows, examples, prompts, splits, table
+from peft_nb.data.examples import Encoded, Example, Examples
+from peft_nb.data.formats import Layout
+from peft_nb.data.legacy import legacy_labelled
+from peft_nb.data.quality import checks, fixes, redaction
+from peft_nb.data.quality.fixes import Change
+from peft_nb.data.quality.lengths import Options
+from peft_nb.data.sources import IN_MEMORY
+from peft_nb.data.table import Table
+from peft_nb.errors import DataError, StoreError
+from peft_nb.evaluation.evaluators import ANSWERED, Asked
+from peft_nb.events import Notice
+from peft_nb.methods import REGISTRY
+from peft_nb.models.load import Base
+from peft_nb.runs.context import Context, Inputs
+from peft_nb.spec import RunSpec
+from peft_nb.store import Facts
+from peft_nb.system import resources
+from peft_nb.system.files import atomic_text
+from peft_nb.tasks import TASKS, inspect
+
+OWN = 200  # of the user's own regression rows, at most
+CHECKED_ROWS = 2_000  # rows that a run looks through before it trains; `%peft data` takes its time for all
+EXAMPLES, LABELLED, JUDGING, DATA = "examples.json", "labelled.safetensors", "judging.json", "data.json"
+
+
+class Sides(NamedTuple):
+    """The training and held-out examples of a run."""
+
+    train: Examples
+    held_out: Examples
+
+
+def read(spec: RunSpec, inputs: Inputs) -> tuple[Table, Facts]:
+    """Find the rows of a run, recognise them, and refuse what does not fit its task; imports no PyTorch.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        What to do.
+    inputs : Inputs
+        What was passed instead of names.
+
+    Returns
+    -------
+    tuple of Table and Facts
+        The rows, and what they say.
+
+    Raises
+    ------
+    DataError
+        In one line.
+    """
+    found = table.read(spec, inputs.data, inputs.eval_data, inputs.namespace)
+    told = inspect(spec, found)
+    if spec.regression is not None:
+        _regression(spec, inputs)
+    return found, Facts(data=found.origin, fingerprint=found.fingerprint, layout=found.layout.name, task=told)
+
+
+def read_again(context: Context) -> Table:
+    """Find the rows that a run began with, as it began with them.
+
+    Raises
+    ------
+    DataError
+        When they are gone, or not what they were.
+    """
+    spec, before = context.spec, context.facts.fingerprint
+    found, facts = read(spec, context.inputs)
+    if before not in (None, facts.fingerprint):
+        raise DataError(f"{spec.data} is not what the run began with; put it back, or start a new run")
+    context.note(data=facts.data, fingerprint=facts.fingerprint, layout=facts.layout)
+    context.facts.task.update(facts.task)
+    return redacted(context, found)[0]
+
+
+def redacted(context: Context, found: Table) -> tuple[Table, list[Change]]:
+    """Replace personal data in the rows, or refuse to train on them, where the spec says so."""
+    wanted, progress = context.spec.personal_data, context.progress
+    rows, changes = redaction.vet(found.rows, found.layout, wanted, progress)
+    eval_rows = found.eval_rows
+    if eval_rows is not None:
+        eval_rows, more = redaction.vet(eval_rows, found.eval_layout, wanted, progress)
+        changes += [Change(change.row, f"held-out row: {change.what}") for change in more]
+    if changes:
+        counts = Counter(change.what for change in changes)
+        context.publish(Notice("personal data: " + ", ".join(f"{what} ({n:,})" for what, n in counts.items())))
+    if wanted == "redact":  # or rows with and without personal data would be taken for the same
+        names = {name: f"{getattr(found, name)}, redacted" for name in ("fingerprint", "eval_fingerprint")}
+        found = replace(found, **names)
+    return replace(found, rows=rows, eval_rows=eval_rows), changes
+
+
+def check(context: Context, found: Table, changes: Sequence[Change], tokenizer: Any) -> None:
+    """Look for what spoils training, say it before the first step, and keep the report in the run's folder."""
+    if resources.rank():
+        return
+    spec = context.spec
+    rows, held_out = found.rows[:CHECKED_ROWS], found.eval_rows and found.eval_rows[:CHECKED_ROWS]
+    checked = checks.check(
+        rows,
+        found.layout,
+        held_out,
+        found.eval_layout if held_out else None,
+        tokenizer=tokenizer,
+        options=Options.of(spec, REGISTRY[spec.method].rows, context.task.accepts),
+        progress=context.progress,
+    )
+    if len(found.rows) > CHECKED_ROWS:
+        checked.notes.append(f"the first {CHECKED_ROWS:,} of {len(found.rows):,} rows were looked at")
+    # By the content before redaction, as what was fixed was remembered.
+    changes = [*fixes.remembered(str(context.facts.fingerprint)), *changes]
+    told = {"data": found.origin, **checked.told(), "changes": [asdict(change) for change in changes]}
+    atomic_text(context.folder / DATA, json.dumps(told, ensure_ascii=False, indent=1))
+    serious = [finding.title for finding in checked.findings if finding.level != "note"]
+    if serious:
+        named = [name for name in (spec.data, spec.eval_data) if name]
+        more = "peft_nb.check" if IN_MEMORY in named else f"%peft data {' --eval-data '.join(named)}"
+        context.publish(Notice(f"{'; '.join(serious)}; {more} shows more"))
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What the check of the data told before the first step; empty where there is nothing."""
+    try:
+        found: dict[str, Any] = json.loads((folder / DATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def encode(context: Context, found: Table, base: Base) -> Sides:
+    """Encode the rows of a run, and write beside it which examples are its own, so that it resumes without its data."""
+    context.task.limit(base, context.spec, context.facts.task)
+    key, train = _encoded(context, base.tokenizer, found.rows, found.layout, found.fingerprint, "row")
+    context.publish(Notice(f"{found.origin}: {train.report}"))
+    keys, numbers = [key], list[int]()
+    if found.eval_rows is not None:
+        aside = found.eval_rows, found.eval_layout, found.eval_fingerprint, "held-out row"
+        key, held_out = _encoded(context, base.tokenizer, *aside)
+        keys.append(key)
+        if held_out.report.long:
+            context.publish(Notice(f"held-out rows: {held_out.report}"))
+        sides = Sides(train.examples, held_out.examples)
+    else:
+        numbers = _set_aside(context, found, train.examples)
+        sides = Sides(*train.examples.parted(numbers))
+    if resources.rank() == 0:
+        atomic_text(context.folder / EXAMPLES, json.dumps({"keys": keys, "held_out": numbers}))
+        asked = sorted(set(sides.held_out.rows.tolist()))
+        prompts.keep(context.folder, context.task.prompts(*found.held_out, asked))
+    return sides
+
+
+def kept(folder: Path) -> Sides | None:
+    """Find the examples that a run began with; None where they are no longer complete."""
+    path, cache = folder / EXAMPLES, _cache(folder)
+    if path.exists():
+        own = json.loads(path.read_text(encoding="utf-8"))
+        found = [loaded.examples for key in own["keys"] if (loaded := examples.load(cache / key))]
+        if len(found) == len(own["keys"]):
+            return Sides(found[0], found[1]) if found[1:] else Sides(*found[0].parted(own["held_out"]))
+    elif (folder / LABELLED).exists():  # of a run that version 0.1 made
+        return Sides(*legacy_labelled(folder / LABELLED))
+    return None
+
+
+def to_evaluate(
+    context: Context, found: Table | None, sides: Sides, tokenizer: Any
+) -> tuple[list[Asked], list[tuple[str, Example]]]:
+    """Find the held-out rows to be answered and the user's own regression rows, and keep them beside the run.
+
+    Parameters
+    ----------
+    context : Context
+        The run.
+    found : Table or None
+        Its rows; None when it resumes.
+    sides : Sides
+        Its examples.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        The base's.
+
+    Returns
+    -------
+    tuple of list of Asked and list of (str, Example)
+        Conversations up to their last answer with that answer; regression rows with their names.
+    """
+    path, spec = context.folder / JUDGING, context.spec
+    if found is None and path.exists():
+        own = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        own = {"asked": [], "regression": None}
+        if "answers" in context.task.evaluator().parts(spec):
+            rows, layout = (found or read_again(context)).held_out
+            numbers = sorted(set(sides.held_out.rows.tolist()))
+            own["asked"] = context.task.conversations(rows, layout, numbers, spec, ANSWERED)
+        if spec.regression is not None:
+            source = _regression(spec, context.inputs)
+            parts = source.rows, source.layout, source.fingerprint, "regression row"
+            own["regression"], _ = _encoded(context, tokenizer, *parts)
+        if resources.rank() == 0:
+            atomic_text(path, json.dumps(own, ensure_ascii=False))
+    named: list[tuple[str, Example]] = []
+    if own["regression"] is not None and (encoded := examples.load(_cache(context.folder) / own["regression"])):
+        regression = encoded.examples
+        places = prompts.spread(range(len(regression)), OWN)
+        named = [(f"row {regression.rows[place]}", regression[place]) for place in places]
+    return [Asked(**one) for one in own["asked"]], named
+
+
+def compared_on(folder: Path) -> tuple[Sequence[Any], str]:
+    """Examples to compare a trained model with another on, and their name: the held-out ones, else the learned ones.
+
+    Only what was kept beside the run is looked at; the data may be gone.
+    """
+    sides = None
+    with suppress(DataError, StoreError):
+        sides = kept(folder)
+    train, held_out = sides or ((), ())
+    return (held_out, "held-out rows") if len(held_out) else (train, "training rows")
+
+
+def for_script(context: Context, base: Base) -> tuple[Side, Side]:
+    """The training and held-out examples of a run that began, each with its rows where they are still to be had."""
+    sides, found = kept(context.folder), None
+    with suppress(DataError):  # gone, or not what they were
+        found = read_again(context)
+    if sides is None:
+        sides = encode(context, found or read_again(context), base)
+    if found is None:
+        return Side(sides.train), Side(sides.held_out)
+    return Side(sides.train, found.rows, found.layout), Side(sides.held_out, *found.held_out)
+
+
+def _regression(spec: RunSpec, inputs: Inputs) -> Table:
+    """The user's own regression rows."""
+    found = table.read(RunSpec(data=spec.regression), namespace=inputs.namespace)
+    TASKS[spec.task].check(found.layout, spec)
+    return found
+
+
+def _cache(folder: Path) -> Path:
+    """Where encoded rows of all runs of a store lie."""
+    return folder.parent.parent / "examples"
+
+
+def _encoded(
+    context: Context, tokenizer: Any, rows: Rows, layout: Layout, fingerprint: str, row_name: str
+) -> tuple[str, Encoded]:
+    return context.task.encode(
+        rows,
+        layout,
+        tokenizer,
+        context.spec,
+        context.facts.task,
+        cache=_cache(context.folder),
+        fingerprint=fingerprint,
+        row_name=row_name,
+        progress=context.progress,
+    )
+
+
+def _set_aside(context: Context, found: Table, encoded: Examples) -> list[int]:
+    """Numbers of the rows to hold out, of those that became examples; by class where they have labels."""
+    spec = context.spec
+    if not spec.eval_fraction:
+        return []
+    numbers = sorted(set(encoded.rows.tolist()))
+    texts = splits.Texts(found.rows, found.layout, numbers)
+    labels = [one.labels for one in encoded] if encoded.labelled else None
+    _, aside = splits.split(texts, spec.eval_fraction, spec.seed, labels, context.progress)
+    if not aside and len(numbers) > 1:
+        context.publish(Notice("no row is held out: all of them are nearly the same; give eval_data"))
+    return [numbers[place] for place in aside]

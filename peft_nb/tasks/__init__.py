@@ -1,0 +1,72 @@
+"""What a run can learn: one file a task, one registry. Nothing else in the package knows which tasks there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peft_nb.tasks.base import Facts, Task
+from peft_nb.tasks.classification import Classification
+from peft_nb.tasks.generation import Generation
+
+if TYPE_CHECKING:
+    from peft_nb.data.layouts import Layout
+    from peft_nb.data.table import Table
+    from peft_nb.spec import RunSpec
+
+__all__ = ["TASKS", "Facts", "Task", "for_base", "for_layout", "inspect", "register"]
+
+TASKS: dict[str, Task] = {}
+
+
+def register(task: Task) -> None:
+    """Make a task known to specs, magics and help; the first that fits a layout or a base is taken for it.
+
+    Parameters
+    ----------
+    task : Task
+        The entry; its name must be new.
+    """
+    TASKS[task.name] = task
+
+
+def inspect(spec: RunSpec, table: Table) -> Facts:
+    """Check that rows fit the task of a spec, and find out what they say about it.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        The run's settings.
+    table : Table
+        Its rows, read and recognised.
+
+    Returns
+    -------
+    dict
+        The task's facts.
+
+    Raises
+    ------
+    DataError
+        In one line.
+    """
+    task = TASKS[spec.task]
+    task.check(table.layout, spec)
+    facts = task.inspect(table.rows, table.layout)
+    if table.eval_rows is not None:
+        task.check_eval(table.eval_rows, table.eval_layout, facts, "held-out row")
+    return facts
+
+
+def for_layout(layout: Layout) -> Task | None:
+    """The task that rows of a layout are for, or None."""
+    return next((task for task in TASKS.values() if layout.kind in task.accepts), None)
+
+
+def for_base(kind: str) -> Task:
+    """The task to count the methods with on a base that was made for ``causal`` or ``encoder``."""
+    fitting = (task for task in TASKS.values() if (task.base or "encoder") == kind)
+    return next(fitting, next(iter(TASKS.values())))
+
+
+for _task in (Generation(), Classification()):
+    register(_task)

@@ -1,0 +1,272 @@
+"""What a task is: everything about a run that depends on what it learns.
+
+Torch-free: methods import what is heavy when they are called. `facts` are what a task has found out about a run's rows
+and its head, such as the names of the classes: plain values that JSON holds, kept so that the run can be opened again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from peft_nb.data.prompts import Asked, Prompt
+from peft_nb.errors import DataError, RunError
+
+if TYPE_CHECKING:
+    import pandas
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    from peft_nb.data.examples import Encoded, Example
+    from peft_nb.data.layouts import Layout
+    from peft_nb.evaluation.agreement import Agreement
+    from peft_nb.evaluation.evaluators import Evaluator
+    from peft_nb.models.load import Base
+    from peft_nb.spec import RunSpec
+    from peft_nb.training.objectives import Objective
+
+Facts = dict[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Task:
+    """One thing that a run can learn; a new one is a subclass in a file of its own and one call of `register`.
+
+    What a subclass does not override is that of a model which writes texts.
+
+    Attributes
+    ----------
+    name, help, source : str
+        What ``task:`` says, what is learned in one line, and where it comes from.
+    accepts : tuple of str
+        Kinds of layouts whose rows it learns from: ``chat``, ``text``, ``labelled``.
+    wants : str
+        How the columns of other rows are to be named, for the message that refuses them.
+    unit : {"token", "text"}
+        What a mean loss is divided by.
+    tokenwise : bool
+        Whether every token is predicted, over the vocabulary.
+    generates : bool
+        Whether a trained model writes texts; else it says something of them, and ``Run.predict`` asks it.
+    learned, instead : str
+        What the model card says that is learned; what is said to who asks it for what it does not do.
+    pipeline_tag, auto_class, peft_type : str
+        As hubs, transformers and PEFT call it.
+    base : {"causal"} or None
+        What a base is loaded as; None takes what it was made for.
+    model : str or None
+        Base to begin with, where it is not the default of the spec.
+    unused : mapping of str to str
+        Fields of a spec that it has no use for, and why.
+    script : str
+        Why a run cannot be written as a script without peft_nb; empty where it can.
+    """
+
+    name: str
+    help: str
+    source: str = ""
+    accepts: tuple[str, ...] = ("chat", "text")
+    wants: str = ""
+    unit: Literal["token", "text"] = "token"
+    tokenwise: bool = True
+    generates: bool = True
+    learned: str = "to write texts"
+    instead: str = "writes texts and knows no classes; call generate() on it"
+    pipeline_tag: str = "text-generation"
+    auto_class: str = "AutoModelForCausalLM"
+    peft_type: str = "CAUSAL_LM"
+    base: Literal["causal"] | None = "causal"
+    model: str | None = None
+    unused: Mapping[str, str] = {}
+    script: str = ""
+
+    @property
+    def verb(self) -> str:
+        """The method of a run that asks its model."""
+        return "generate" if self.generates else "predict"
+
+    # ---- rows
+
+    def check(self, layout: Layout, spec: RunSpec) -> None:
+        """Refuse rows that do not fit the task, before anything is loaded.
+
+        Raises
+        ------
+        DataError
+            One line that says how to fix it.
+        """
+        if layout.kind not in self.accepts:
+            raise DataError(f"{layout.why}: task: {self.name} learns from other rows; {self.wants}")
+
+    def inspect(self, rows: Rows, layout: Layout) -> Facts:
+        """Find out what the training rows say about the task, such as the classes."""
+        return {}
+
+    def check_eval(self, rows: Rows, layout: Layout, facts: Facts, row_name: str) -> None:
+        """Refuse evaluation rows that the training rows do not explain, as a DataError."""
+
+    def encode(
+        self,
+        rows: Rows,
+        layout: Layout,
+        tokenizer: Any,
+        spec: RunSpec,
+        facts: Facts,
+        *,
+        cache: Path | None = None,
+        fingerprint: str = "",
+        row_name: str = "row",
+        progress: Callable[[float, str], None] | None = None,
+    ) -> tuple[str, Encoded]:
+        """Turn rows into examples.
+
+        Parameters
+        ----------
+        rows : sequence of mapping
+            The rows, all of one layout.
+        layout : Layout
+            What their columns mean.
+        tokenizer : transformers.PreTrainedTokenizerBase
+            The base's.
+        spec : RunSpec
+            The run's settings.
+        facts : dict
+            What :meth:`inspect` found.
+        cache : Path, optional
+            Folder of encoded rows, where the same rows are found again; without one they stay in memory.
+        fingerprint : str
+            Of the data that the rows are a part of.
+        row_name : str, default "row"
+            What errors call a row, such as ``held-out row``; also tells the part.
+        progress : callable, optional
+            Told how far it is.
+
+        Returns
+        -------
+        tuple of str and Encoded
+            The name in the cache (empty without one), and the examples with a report.
+
+        Raises
+        ------
+        DataError
+            When rows cannot be used: all of them counted, the first five named.
+        """
+        raise NotImplementedError(f"task {self.name} does not say how rows are encoded")
+
+    def prompts(self, rows: Rows, layout: Layout, numbers: Sequence[int]) -> list[Asked]:
+        """Choose a few rows, evenly spread, as prompts with what is right, to be asked later."""
+        from peft_nb.data import prompts
+
+        return prompts.of_rows(rows, layout, numbers)
+
+    def conversations(
+        self, rows: Rows, layout: Layout, numbers: Sequence[int], spec: RunSpec, most: int
+    ) -> list[dict[str, Any]]:
+        """Choose at most so many rows to be answered when training is over: ``messages`` and ``reference``."""
+        return []
+
+    # ---- model and loss
+
+    def limit(self, base: Base, spec: RunSpec, facts: Facts) -> None:
+        """Note in the facts what the base bounds, such as the longest text."""
+
+    def build(self, base: Base, facts: Facts) -> tuple[PreTrainedModel, list[str]]:
+        """Make the model to train: a module tree of its own over the base's tensors, and the names of its new parts."""
+        from peft_nb.models.share import share
+
+        return share(base.model), []
+
+    def counted(self) -> Facts:
+        """Facts of a typical run, with which the methods are counted on a model."""
+        return {}
+
+    def objective(
+        self,
+        model: PeftModel,
+        examples: Sequence[Example],
+        pad_id: int,
+        device: torch.device,
+        facts: Facts,
+        *,
+        fast: bool,
+        supported: bool,
+    ) -> Objective:
+        """Choose how a micro-batch becomes a loss, having checked it against the padded reference."""
+        from peft_nb.training import objectives
+
+        shortest = sorted(examples, key=lambda one: one.cost)[:2]
+        return objectives.choose(model, shortest, pad_id, device, fast=fast, supported=supported)
+
+    def foreseen(self, model: PeftModel, pad_id: int, spec: RunSpec, facts: Facts, *, supported: bool) -> Objective:
+        """Say which objective will be chosen, by shapes alone."""
+        from peft_nb.training import objectives
+
+        if reason := objectives.unwanted(model.get_base_model(), spec.fast, supported) or objectives.obstacle(model):
+            return objectives.Padded(pad_id, reason)
+        return objectives.PaddingFree(share_prefix=spec.dropout == 0)
+
+    # ---- the trained model
+
+    def measure(
+        self,
+        model: PeftModel,
+        objective: Objective,
+        examples: Sequence[Example],
+        device: torch.device,
+        budget: int,
+        facts: Facts,
+    ) -> dict[str, Any]:
+        """Measure the task's own metrics on the held-out examples, with the objective installed."""
+        return {}
+
+    def evaluator(self) -> type[Evaluator]:
+        """What measures a trained model."""
+        from peft_nb.evaluation.evaluators import Evaluator
+
+        return Evaluator
+
+    def predict(self, model: PeftModel, tokenizer: Any, texts: Sequence[str], facts: Facts) -> pandas.DataFrame:
+        """Say what the model says of texts: one row a text, in a column ``label`` what it says."""
+        raise RunError(self.instead)
+
+    def said(self, predicted: pandas.DataFrame) -> list[str]:
+        """Write predictions as short texts, one a row, to show them beside those of others."""
+        return [str(label) for label in predicted["label"]]
+
+    def reference(
+        self, model: PeftModel, tokenizer: Any, prompts: Sequence[Prompt], spec: RunSpec, facts: Facts, chat: bool
+    ) -> list[Any]:
+        """Let the model answer prompts, and take its answers for what is right."""
+        from peft_nb.evaluation import agreement
+
+        return agreement.answered(model, tokenizer, prompts, chat=chat, system=spec.system)
+
+    def agreement(self, model: Any, other: Any, examples: Sequence[Any], facts: Facts) -> Agreement:
+        """Measure how far a model says what another one says."""
+        from peft_nb.evaluation import agreement
+
+        return agreement.agreement(model, other, examples, agreement.by_token)
+
+    # ---- files
+
+    def saved_config(self, model: PeftModel) -> Any:
+        """The configuration to save beside the adapter, where it says what PEFT's own file does not; or None."""
+        return None
+
+    def unmergeable(self, facts: Facts) -> str:
+        """Why no class of transformers can hold the merged model, or an empty string."""
+        return ""
+
+    def usage(self, base: str, spec: RunSpec, facts: Facts, tokenizer: Any, *, chat: bool) -> str:
+        """Write the Python lines that use a saved adapter without peft_nb; `base` is a quoted name."""
+        raise NotImplementedError(f"task {self.name} does not say how its adapters are used")
+
+    def described(self, facts: Facts) -> Iterator[str]:
+        """Describe the facts in lines for the model card."""
+        yield from ()
+
+    def limits(self, metrics: Mapping[str, Any]) -> Iterator[str]:
+        """Say what the metrics leave open, for the model card."""
+        yield from ()

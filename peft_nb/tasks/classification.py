@@ -1,0 +1,317 @@
+"""Classification: a model learns to give texts labels, one or several a text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft_nb.data.labels import Classes
+from peft_nb.data.prompts import Asked
+from peft_nb.errors import DataError
+from peft_nb.tasks.base import Facts, Rows
+from peft_nb.tasks.texts import TextTask
+
+if TYPE_CHECKING:
+    import numpy
+    import pandas
+    import torch
+    from peft import PeftModel
+
+    from peft_nb.data.examples import Encoded, Example
+    from peft_nb.data.layouts import Layout
+    from peft_nb.evaluation.agreement import Agreement, Counts
+    from peft_nb.evaluation.evaluators import Evaluator
+    from peft_nb.spec import RunSpec
+
+THRESHOLD = 0.5  # of a probability, above which a text that can have several classes has one
+COLUMNS = ("text", "label", "probability")
+
+
+class Classification(TextTask):
+    """To give texts labels.
+
+    The facts also hold ``classes``, their names in the order of the head's outputs, and ``multi_label``, whether a text
+    can have several.
+    """
+
+    name = "classification"
+    help = "to give a text one or several labels"
+    source = "Devlin et al., 2019"
+    learned = "to classify texts"
+    instead = "gives texts labels and writes none; call predict() on it"
+    pipeline_tag = "text-classification"
+    unused = dict.fromkeys(("score", "regression"), "a classifier is judged by its accuracy")
+    script = "task: a script is written for generation alone; as adapter and as yaml serve classification too"
+
+    def check(self, layout: Layout, spec: RunSpec) -> None:
+        """Refuse rows without labels; parameters and errors as of :meth:`Task.check`."""
+        if layout.kind != "labelled":
+            say = "format: text_label and columns: {text: …, label: …}"
+            raise DataError(
+                f"{layout.why}: task: classification learns a text's label; say which columns hold them, {say}"
+            )
+        if spec.too_long == "split":  # parts of a text need not have its label
+            raise DataError(
+                "too_long: split would give each part of a text the label of the whole; take truncate or drop"
+            )
+
+    def inspect(self, rows: Rows, layout: Layout) -> Facts:
+        """Find the classes."""
+        from peft_nb.data import labels
+
+        classes = labels.find(rows, layout)
+        return {"classes": list(classes.names), "multi_label": classes.multi}
+
+    def check_eval(self, rows: Rows, layout: Layout, facts: Facts, row_name: str) -> None:
+        """Refuse labels that no training row has."""
+        from peft_nb.data import labels
+
+        labels.read(rows, layout, classes(facts), row_name)
+
+    def encode(
+        self,
+        rows: Rows,
+        layout: Layout,
+        tokenizer: Any,
+        spec: RunSpec,
+        facts: Facts,
+        *,
+        cache: Path | None = None,
+        fingerprint: str = "",
+        row_name: str = "row",
+        progress: Callable[[float, str], None] | None = None,
+    ) -> tuple[str, Encoded]:
+        """Tokenise texts, with the numbers of their classes; as of :meth:`Task.encode`."""
+        from peft_nb.data import labels
+
+        settings: dict[str, Any] = {"max_length": facts["max_tokens"], "too_long": spec.too_long}
+        told: dict[str, Any] = {"row_name": row_name, "progress": progress}
+        if cache is None:
+            return "", labels.encode(rows, layout, classes(facts), tokenizer, **settings, **told)
+        return labels.kept(cache, fingerprint, rows, layout, classes(facts), tokenizer, **settings, **told)
+
+    def prompts(self, rows: Rows, layout: Layout, numbers: Sequence[int]) -> list[Asked]:
+        """Choose a few texts and the names of their classes."""
+        from peft_nb.data.prompts import spread
+
+        return [Asked(layout.text(rows[number]), ", ".join(layout.labels(rows[number]))) for number in spread(numbers)]
+
+    def counted(self) -> Facts:
+        """Two classes, one a text."""
+        return {"classes": ["one", "other"], "multi_label": False}
+
+    def head(self, facts: Facts) -> tuple[Sequence[str], Any]:
+        """One output a class."""
+        return facts["classes"], f"{'multi' if facts['multi_label'] else 'single'}_label_classification"
+
+    def head_loss(self, facts: Facts) -> Callable[[torch.Tensor, Sequence[Example]], torch.Tensor]:
+        """Cross-entropy in nats; for several classes a text binary cross-entropy, its mean over the classes."""
+        return _binary_cross_entropy if facts["multi_label"] else _cross_entropy
+
+    def measure(
+        self,
+        model: PeftModel,
+        objective: Any,
+        examples: Sequence[Example],
+        device: torch.device,
+        budget: int,
+        facts: Facts,
+    ) -> dict[str, Any]:
+        """How often the model is right on the held-out texts."""
+        from peft_nb.evaluation.texts import logits
+
+        found = logits(model.eval(), objective, examples, device, budget)
+        return scores(examples, probabilities(found, classes(facts)), classes(facts))
+
+    def evaluator(self) -> type[Evaluator]:
+        """What measures a trained classifier."""
+        from peft_nb.evaluation.evaluators import TextEvaluator
+
+        class ClassifierEvaluator(TextEvaluator):
+            WRITES_NONE = "a classifier writes no texts"
+
+        return ClassifierEvaluator
+
+    def predict(self, model: PeftModel, tokenizer: Any, texts: Sequence[str], facts: Facts) -> pandas.DataFrame:
+        """Classify texts.
+
+        Parameters
+        ----------
+        model : peft.PeftModel
+            A classifier in evaluation mode.
+        tokenizer : transformers.PreTrainedTokenizerBase
+            The model's tokenizer.
+        texts : sequence of str
+            What to classify; a longer text is cut, as in training.
+        facts : dict
+            What :meth:`inspect` and :meth:`limit` found.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a text: ``text``, ``label``, ``probability``, and the probability of each class in a column of its
+            name, ``p(name)`` where that is one of the first three. Where a text can have several classes, ``label`` and
+            ``probability`` are lists of those with 0.5 or more.
+        """
+        import numpy
+        import pandas
+
+        found = probabilities(self.outputs(model, tokenizer, texts, facts), classes(facts))
+        names = facts["classes"]
+        if facts["multi_label"]:
+            marked = [numpy.flatnonzero(row >= THRESHOLD) for row in found]
+            label: list[Any] = [[names[number] for number in own] for own in marked]
+            probability: list[Any] = [row[own].tolist() for row, own in zip(found, marked, strict=True)]
+        else:
+            label, probability = [names[number] for number in found.argmax(1)], found.max(1).tolist()
+        each = [f"p({name})" if name in COLUMNS else name for name in names]
+        main = pandas.DataFrame(dict(zip(COLUMNS, (list(texts), label, probability), strict=True)))
+        return pandas.concat([main, pandas.DataFrame(found, columns=each)], axis=1)
+
+    def said(self, predicted: pandas.DataFrame) -> list[str]:
+        """One class, or each of several, with its probability."""
+        return [_with_share(*pair) for pair in zip(predicted["label"], predicted["probability"], strict=True)]
+
+    def reference(
+        self, model: PeftModel, tokenizer: Any, prompts: Sequence[Any], spec: RunSpec, facts: Facts, chat: bool
+    ) -> list[Any]:
+        """Let the model classify texts, and take its classes for what is right."""
+        from peft_nb.data.examples import Example
+        from peft_nb.data.labels import tokens
+        from peft_nb.evaluation.agreement import logits
+
+        found = []
+        for ids in tokens(tokenizer, prompts, facts["max_tokens"]):
+            given = logits(model, ids)
+            own = (given > 0).nonzero()[:, 0].tolist() if facts["multi_label"] else [int(given.argmax())]
+            found.append(Example(ids, b"", tuple(own)))  # type: ignore[arg-type]
+        return found
+
+    def agreement(self, model: Any, other: Any, examples: Sequence[Any], facts: Facts) -> Agreement:
+        """Measure how far a classifier says what another one says, per text."""
+        from peft_nb.evaluation import agreement
+
+        compare = _by_classes if facts["multi_label"] else _by_class
+        return agreement.agreement(model, other, examples, compare)
+
+    def shown(self, facts: Facts) -> str:
+        """The labels by their names."""
+        if facts["multi_label"]:
+            return "[[config.id2label[n] for n, on in enumerate(row) if on] for row in logits.sigmoid() >= 0.5]"
+        return "[config.id2label[best] for best in logits.argmax(-1).tolist()]"
+
+    def described(self, facts: Facts) -> Iterator[str]:
+        """How many classes there are."""
+        if names := facts.get("classes"):
+            yield f"{len(names):,} classes" + (", several a text" if facts.get("multi_label") else "")
+
+
+def classes(facts: Facts) -> Classes:
+    """The classes of a run by its facts."""
+    return Classes(tuple(facts.get("classes", ())), facts.get("multi_label", False))
+
+
+def probabilities(logits: torch.Tensor, classes: Classes) -> numpy.ndarray:
+    """Turn logits into the probability of every class.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        Shape ``(texts, classes)``.
+    classes : Classes
+        What a text can be.
+
+    Returns
+    -------
+    numpy.ndarray
+        The same shape, float32. A row adds up to 1 unless a text can have several classes.
+    """
+    found: numpy.ndarray = (logits.sigmoid() if classes.multi else logits.softmax(-1)).numpy()
+    return found
+
+
+def scores(examples: Sequence[Example], found: numpy.ndarray, classes: Classes) -> dict[str, Any]:
+    """Compare probabilities with the truth, by scikit-learn's metrics.
+
+    Parameters
+    ----------
+    examples : sequence of Example
+        What is true, at least one.
+    found : numpy.ndarray
+        What :func:`probabilities` gave for them.
+    classes : Classes
+        What a text can be.
+
+    Returns
+    -------
+    dict
+        ``accuracy`` (of several classes a text: the share of texts with all of them right and none wrong),
+        ``macro_f1`` over the classes that are true or were given anywhere, for several classes a text ``micro_f1``,
+        and otherwise ``confusion``: triples of true class, given class and number of texts.
+    """
+    import numpy
+    from sklearn.metrics import accuracy_score, f1_score
+
+    if not classes.multi:
+        truth, given = [one.labels[0] for one in examples], found.argmax(1).tolist()
+        return {
+            "accuracy": float(accuracy_score(truth, given)),
+            "macro_f1": float(f1_score(truth, given, average="macro", zero_division=0)),
+            "confusion": [[*pair, count] for pair, count in sorted(Counter(zip(truth, given, strict=True)).items())],
+        }
+    own, marked = numpy.zeros(found.shape, dtype=int), (found >= THRESHOLD).astype(int)
+    for row, example in enumerate(examples):
+        own[row, list(example.labels)] = 1
+    seen = numpy.flatnonzero((own | marked).any(0))
+    return {
+        "accuracy": float(accuracy_score(own, marked)),
+        "macro_f1": float(f1_score(own, marked, labels=seen, average="macro", zero_division=0)) if len(seen) else 1.0,
+        "micro_f1": float(f1_score(own, marked, average="micro", zero_division=1.0)),
+    }
+
+
+def _cross_entropy(logits: torch.Tensor, examples: Sequence[Example]) -> torch.Tensor:
+    import torch
+
+    wanted = torch.tensor([one.labels[0] for one in examples], device=logits.device)
+    return torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
+
+
+def _binary_cross_entropy(logits: torch.Tensor, examples: Sequence[Example]) -> torch.Tensor:
+    import torch
+
+    own = torch.zeros_like(logits)
+    for row, example in enumerate(examples):
+        own[row, list(example.labels)] = 1
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, own, reduction="none").mean(1).sum()
+
+
+def _by_class(ours: torch.Tensor, theirs: torch.Tensor, example: Any) -> Counts:
+    """Compare what two models say of a text that has one class."""
+    from peft_nb.evaluation.agreement import Counts, divergence
+
+    losses = [-one.log_softmax(-1)[list(example.labels)].sum() for one in (ours, theirs)]
+    same = float(ours.argmax() == theirs.argmax())
+    return Counts(1, divergence(ours, theirs), same, float(losses[0] - losses[1]), 1)
+
+
+def _by_classes(ours: torch.Tensor, theirs: torch.Tensor, example: Any) -> Counts:
+    """Compare what two models say of a text that can have several: each class is a question of its own, yes or no."""
+    import torch
+
+    from peft_nb.evaluation.agreement import Counts, divergence
+
+    marked = torch.zeros_like(ours)
+    marked[list(example.labels)] = 1.0
+    ours, theirs = (torch.stack([one, torch.zeros_like(one)], -1) for one in (ours, theirs))
+    truth = torch.stack([marked, 1 - marked], -1)
+    losses = [-(truth * one.log_softmax(-1)).sum() for one in (ours, theirs)]
+    same = float((ours.argmax(-1) == theirs.argmax(-1)).all())
+    return Counts(1, divergence(ours, theirs), same, float(losses[0] - losses[1]), 1)
+
+
+def _with_share(label: Any, share: Any) -> str:
+    pairs = zip(label, share, strict=True) if isinstance(label, list) else [(label, share)]
+    return ", ".join(f"{name} ({probability:.0%})" for name, probability in pairs)

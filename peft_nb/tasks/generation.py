@@ -1,0 +1,118 @@
+"""Generation: a model learns to write answers, or texts as they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft_nb.errors import DataError
+from peft_nb.tasks.base import Facts, Rows, Task
+
+if TYPE_CHECKING:
+    from peft_nb.data.examples import Encoded
+    from peft_nb.data.layouts import Layout
+    from peft_nb.spec import RunSpec
+
+USAGE = """
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder, base = "path/to/this/folder", BASE
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(base)
+INPUTS
+made = model.generate(**inputs, max_new_tokens=128, do_sample=False, eos_token_id=END)
+print(tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+"""
+CHAT = """\
+messages = MESSAGES
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")"""
+TEXT = """\
+inputs = tokenizer(TEXT, return_tensors="pt")  # written as in training"""
+
+
+class Generation(Task):
+    """To write texts; everything that :class:`Task` leaves to its subclasses is that of this one."""
+
+    name = "generation"
+    help = "to write texts: answers to prompts, or texts as they are"
+    source = "Radford et al., 2018"
+
+    def check(self, layout: Layout, spec: RunSpec) -> None:
+        """Refuse rows that have labels and no answers; parameters and errors as of :meth:`Task.check`."""
+        if layout.kind == "labelled":
+            raise DataError(f"{layout.why}: these rows have labels and no answers to learn; set task: classification")
+
+    def encode(
+        self,
+        rows: Rows,
+        layout: Layout,
+        tokenizer: Any,
+        spec: RunSpec,
+        facts: Facts,
+        *,
+        cache: Path | None = None,
+        fingerprint: str = "",
+        row_name: str = "row",
+        progress: Callable[[float, str], None] | None = None,
+    ) -> tuple[str, Encoded]:
+        """Render rows by the model's chat template and tokenise them; as of :meth:`Task.encode`."""
+        from peft_nb.data import encoding
+
+        settings: dict[str, Any] = {
+            "max_length": spec.max_length,
+            "loss_on": spec.loss_on,
+            "too_long": spec.too_long,
+            "system": spec.system,
+        }
+        told: dict[str, Any] = {"row_name": row_name, "progress": progress}
+        if cache is None:
+            return "", encoding.encode(rows, layout, tokenizer, **settings, **told)
+        return encoding.kept(cache, fingerprint, rows, layout, tokenizer, **settings, **told)
+
+    def conversations(
+        self, rows: Rows, layout: Layout, numbers: Sequence[int], spec: RunSpec, most: int
+    ) -> list[dict[str, Any]]:
+        """Some rows as conversations up to their last answer, and that answer."""
+        from peft_nb.data import prompts
+        from peft_nb.data.rendering import prepare
+
+        if layout.plain:
+            return []
+        found = []
+        for number in prompts.spread(numbers, most):
+            *before, answer = prepare(layout.messages(rows[number]), spec.system, generation=False)
+            if before and answer["content"].strip():
+                found.append({"messages": before, "reference": answer["content"]})
+        return found
+
+    def usage(self, base: str, spec: RunSpec, facts: Facts, tokenizer: Any, *, chat: bool) -> str:
+        """Write the Python lines that ask a saved adapter as it was trained."""
+        from peft_nb.data.rendering import Renderer, sound
+
+        renderer, end = Renderer(tokenizer), "tokenizer.eos_token_id"
+        messages = [{"role": "user", "content": "What can you do?"}]
+        if spec.system:
+            messages.insert(0, {"role": "system", "content": spec.system})
+        if not chat:
+            inputs = TEXT.replace("TEXT", _quoted("It begins"))
+        elif renderer.template:
+            inputs = TEXT.replace("TEXT", _quoted(sound(renderer.chats([messages], generation=True)[0])[0]))
+        else:
+            inputs = CHAT.replace("MESSAGES", _quoted(messages))
+        if chat and renderer.end != tokenizer.eos_token_id:
+            end = f"tokenizer.convert_tokens_to_ids({_quoted(renderer.end_text)})"
+        return USAGE.replace("END", end).replace("INPUTS", inputs).replace("BASE", base)
+
+    def limits(self, metrics: Mapping[str, Any]) -> Iterator[str]:
+        """Say what was not measured of what the model writes."""
+        if metrics.get("forgetting") is None:
+            yield "Not measured: what of the base's other abilities it has lost (forgetting)."
+        if metrics.get("score") is None:
+            yield "A loss says how likely the expected answers are to it, not whether its own answers are right."
+
+
+def _quoted(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,154 @@
+"""What tasks have in common whose models say something of whole texts, through a head on a base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from peft_nb.tasks.base import Facts, Task
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    from peft_nb.data.examples import Example
+    from peft_nb.evaluation.evaluators import Evaluator
+    from peft_nb.models.load import Base
+    from peft_nb.spec import RunSpec
+    from peft_nb.training.text_objective import TextObjective
+
+HEAD = """
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+folder, base, texts = "path/to/this/folder", BASE, ["a text", "another, somewhat longer one"]
+config = AutoConfig.from_pretrained(folder)  # with the names of the classes
+model = AutoModelForSequenceClassification.from_pretrained(base, config=config)
+model = PeftModel.from_pretrained(model, folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(base)
+tokenizer.pad_token_id = config.pad_token_id
+tokens = tokenizer(texts, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
+logits = model(**tokens).logits
+print(LABELS)
+"""
+# The head is no class of transformers, so its two parts are put together here.
+MEAN = """
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+folder, base, texts = "path/to/this/folder", BASE, ["a text", "another, somewhat longer one"]
+config = AutoConfig.from_pretrained(folder)  # with the names of the classes
+encoder = AutoModel.from_pretrained(base)
+encoder.pooler = None  # not used: the hidden states of a text are averaged
+classifier = torch.nn.Linear(config.hidden_size, config.num_labels)
+parts = torch.nn.ModuleDict({"encoder": encoder, "classifier": classifier})
+parts = PeftModel.from_pretrained(parts, folder).eval().get_base_model()
+tokenizer = AutoTokenizer.from_pretrained(base)
+tokens = tokenizer(texts, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
+hidden, seen = parts["encoder"](**tokens).last_hidden_state, tokens["attention_mask"][..., None]
+logits = parts["classifier"]((hidden * seen).sum(1) / seen.sum(1))
+print(LABELS)
+"""
+
+
+class TextTask(Task):
+    """What tasks have in common whose models say something of whole texts through a head.
+
+    The facts hold ``max_tokens``, the longest text that the model sees, and ``pooling``, how it makes one vector of a
+    text: ``mean``, or ``the model's own head``.
+    """
+
+    accepts = ("labelled",)
+    unit = "text"
+    tokenwise = generates = False
+    auto_class = "AutoModelForSequenceClassification"
+    peft_type = "SEQ_CLS"
+    base = None
+    model = "minilm-l6"
+
+    def limit(self, base: Base, spec: RunSpec, facts: Facts) -> None:
+        """Note the longest text: what the spec allows and the model has places for."""
+        places = getattr(base.model.config.get_text_config(), "max_position_embeddings", None) or spec.max_length
+        facts["max_tokens"] = min(spec.max_length, base.tokenizer.model_max_length, places)
+
+    def head(self, facts: Facts) -> tuple[Sequence[str], Any]:
+        """Names of the head's outputs, and transformers' name for the kind of problem."""
+        raise NotImplementedError(f"task {self.name} does not say what its head is")
+
+    def head_loss(self, facts: Facts) -> Callable[[torch.Tensor, Sequence[Example]], torch.Tensor]:
+        """From the logits of some texts to their summed loss."""
+        raise NotImplementedError(f"task {self.name} does not say what its loss is")
+
+    def build(self, base: Base, facts: Facts) -> tuple[PreTrainedModel, list[str]]:
+        """Put a fresh head on a base; as of :meth:`Task.build`."""
+        from peft_nb.models import head
+
+        facts["pooling"] = head.pooling(base) or "the model's own head"
+        return head.build(base, *self.head(facts))
+
+    def objective(
+        self,
+        model: PeftModel,
+        examples: Sequence[Example],
+        pad_id: int,
+        device: torch.device,
+        facts: Facts,
+        *,
+        fast: bool,
+        supported: bool,
+    ) -> TextObjective:
+        """As of :meth:`Task.objective`."""
+        from peft_nb.training import text_objective
+
+        wanted = {"fast": fast, "supported": supported}
+        return text_objective.choose(model, examples, pad_id, device, self.head_loss(facts), **wanted)
+
+    def foreseen(self, model: PeftModel, pad_id: int, spec: RunSpec, facts: Facts, *, supported: bool) -> TextObjective:
+        """As of :meth:`Task.foreseen`."""
+        from peft_nb.training import text_objective
+
+        return text_objective.foresee(model, pad_id, self.head_loss(facts), fast=spec.fast, supported=supported)
+
+    def evaluator(self) -> type[Evaluator]:
+        """What measures a trained model."""
+        from peft_nb.evaluation.evaluators import TextEvaluator
+
+        return TextEvaluator
+
+    def outputs(self, model: PeftModel, tokenizer: Any, texts: Sequence[str], facts: Facts) -> torch.Tensor:
+        """Logits for texts, cut as in training; shape ``(texts, outputs)``, float32, on the CPU."""
+        import torch
+
+        from peft_nb.data.examples import Example
+        from peft_nb.data.labels import tokens
+        from peft_nb.evaluation.texts import logits
+        from peft_nb.training.text_objective import TextObjective
+
+        encoded = [Example(ids, b"") for ids in tokens(tokenizer, texts, facts["max_tokens"])]  # type: ignore[arg-type]
+        if not encoded:
+            return torch.zeros(0, len(self.head(facts)[0]))
+        objective = TextObjective(tokenizer.pad_token_id, self.head_loss(facts))
+        return logits(model, objective, encoded, model.device)
+
+    def saved_config(self, model: PeftModel) -> Any:
+        """What the head's outputs are called has no place in PEFT's own file."""
+        return model.get_base_model().config
+
+    def unmergeable(self, facts: Facts) -> str:
+        """Why no class of transformers can hold the merged model, or an empty string."""
+        if facts.get("pooling") != "mean":
+            return ""
+        return "no class of transformers holds this classifier, which takes the mean over a text's hidden states"
+
+    def usage(self, base: str, spec: RunSpec, facts: Facts, tokenizer: Any, *, chat: bool) -> str:
+        """Write the Python lines that ask a saved adapter about texts."""
+        lines = MEAN if facts["pooling"] == "mean" else HEAD
+        return (
+            lines.replace("LENGTH", str(facts["max_tokens"])).replace("LABELS", self.shown(facts)).replace("BASE", base)
+        )
+
+    def shown(self, facts: Facts) -> str:
+        """The Python expression that makes of ``logits`` what is to be printed."""
+        return "logits.tolist()"
