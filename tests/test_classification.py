@@ -106,7 +106,7 @@ def test_several_classes_are_learned(multi: Run) -> None:
 IN_ANOTHER_PROCESS = """
 import json, sys
 import torch
-from peft_nb.run import load
+from peft_nb.runs.run import load
 from peft_nb.store import Store
 
 store, texts, names = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from peft_nb.data.labels import Labelled, tokens
+from peft_nb.data.examples import Example
+from peft_nb.data.labels import tokens
 from peft_nb.data.rendering import Renderer
 
 if TYPE_CHECKING:
@@ -100,13 +101,13 @@ def answered(
 
 def classified(
     model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, multi: bool, longest: int
-) -> list[Labelled]:
+) -> list[Example]:
     """Let a model classify texts, and take its classes for what is right; parameters as of :func:`answered`."""
     found = []
     for ids in tokens(tokenizer, texts, longest):
         logits = _logits(model, ids)[0]
         labels = (logits > 0).nonzero()[:, 0].tolist() if multi else [int(logits.argmax())]
-        found.append(Labelled(ids, tuple(labels)))  # type: ignore[arg-type]
+        found.append(Example.whole(ids, tuple(labels)))
     return found
 
 
@@ -117,7 +118,7 @@ def agreement(model: Any, other: Any, examples: Sequence[Any], multi: bool | Non
     ----------
     model, other : torch.nn.Module
         Two causal language models or two classifiers, in evaluation mode.
-    examples : sequence of Lesson or Labelled
+    examples : sequence of Lesson or Example
         The texts, cut at 256 tokens.
     multi : bool, optional
         Of classifiers, whether a text can have several classes; None for language models.

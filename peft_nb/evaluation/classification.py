@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
-from peft_nb.data.labels import Classes, Labelled, tokens
+from peft_nb.data.examples import Example
+from peft_nb.data.labels import Classes, tokens
 from peft_nb.training.classification import Classifying
 from peft_nb.training.packing import micro_batches
 
@@ -32,7 +33,7 @@ def probabilities(
         A classifier in evaluation mode, with the path installed.
     objective : Classifying
         How a micro-batch becomes logits.
-    examples : sequence of Labelled
+    examples : sequence of Example
         The texts; their labels are not looked at.
     device : torch.device
         Where the model is.
@@ -53,12 +54,12 @@ def probabilities(
     return found[numpy.argsort(order)]
 
 
-def scores(examples: Sequence[Labelled], found: numpy.ndarray, classes: Classes) -> dict[str, Any]:
+def scores(examples: Sequence[Example], found: numpy.ndarray, classes: Classes) -> dict[str, Any]:
     """Compare probabilities with the truth, by scikit-learn's metrics.
 
     Parameters
     ----------
-    examples : sequence of Labelled
+    examples : sequence of Example
         What is true, at least one.
     found : numpy.ndarray
         What :func:`probabilities` gave for them.
@@ -117,7 +118,7 @@ def predict(model: Any, tokenizer: Any, texts: Sequence[str], classes: Classes, 
     """
     import pandas
 
-    encoded = [Labelled(ids, ()) for ids in tokens(tokenizer, texts, max_length)]  # type: ignore[arg-type]
+    encoded = [Example.whole(ids) for ids in tokens(tokenizer, texts, max_length)]
     objective = Classifying(tokenizer.pad_token_id, classes.multi)
     found = numpy.zeros((0, len(classes.names)), dtype=numpy.float32)
     if encoded:

@@ -14,7 +14,8 @@ from peft_nb.adapters.export import Side
 from peft_nb.data import Rows, encoding, examples, formats, labels, prompts, sources, splits
 from peft_nb.data.examples import Encoded, Example, Examples
 from peft_nb.data.formats import Layout
-from peft_nb.data.labels import Classes, Labelled
+from peft_nb.data.labels import Classes
+from peft_nb.data.legacy import legacy_labelled
 from peft_nb.data.quality import checks, fixes, redaction
 from peft_nb.data.quality.duplicates import Progress
 from peft_nb.data.quality.fixes import Change
@@ -22,7 +23,7 @@ from peft_nb.data.quality.lengths import Options
 from peft_nb.data.rendering import prepare
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError, StoreError
-from peft_nb.events import Event, Notice, Preparing
+from peft_nb.events import Event, Notice
 from peft_nb.methods import REGISTRY
 from peft_nb.spec import RunSpec
 from peft_nb.system import resources
@@ -152,16 +153,13 @@ class RunData:
     def examples(self, folder: Path, tokenizer: Any, resume: bool) -> tuple[Examples, Examples]:
         """The encoded examples; which they are is written beside the run, so that it resumes without its data."""
         path, shelf = folder / "examples.json", folder.parent.parent / "examples"  # the shelf is of all runs
-        if resume and path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            found = [loaded.examples for key in kept["keys"] if (loaded := examples.load(shelf / key))]
-            if len(found) == len(kept["keys"]):
-                return (found[0], found[1]) if found[1:] else found[0].parted(kept["held_out"])
+        if resume and (stored := self._stored(folder)):
+            return stored
         if resume:
             self._read_again()
         key, train = self._encode(shelf, tokenizer, self.rows, self.layout, self._fingerprints[0], "row")
         self.publish(Notice(f"{self.metrics['data']}: {train.report}"))
-        kept = {"keys": [key], "held_out": []}
+        kept: dict[str, Any] = {"keys": [key], "held_out": []}
         if self.eval_rows is not None:
             key, held_out = self._encode(shelf, tokenizer, *self._held_out(), self._fingerprints[1], "held-out row")
             kept["keys"].append(key)
@@ -176,36 +174,52 @@ class RunData:
             prompts.keep(folder, prompts.of_rows(*self._held_out(), sorted(set(sides[1].rows.tolist()))))
         return sides
 
-    def labelled(self, folder: Path, base: Base, resume: bool) -> tuple[list[Labelled], list[Labelled]]:
-        """The encoded examples of a classifier; written beside the run, so that it resumes without its data."""
-        path, spec = folder / "labelled.safetensors", self.spec
-        if resume and self.classes.names and path.exists():
-            return labels.load(path)
+    def _stored(self, folder: Path) -> tuple[Examples, Examples] | None:
+        """The examples that a run began with, where they are still there."""
+        path, shelf = folder / "examples.json", folder.parent.parent / "examples"
+        if self.classifies and (folder / "labelled.safetensors").exists():
+            return legacy_labelled(folder / "labelled.safetensors")
+        if not path.exists():
+            return None
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        found = [loaded.examples for key in kept["keys"] if (loaded := examples.load(shelf / key))]
+        if len(found) < len(kept["keys"]):
+            return None
+        return (found[0], found[1]) if found[1:] else found[0].parted(kept["held_out"])
+
+    def labelled(self, folder: Path, base: Base, resume: bool) -> tuple[Examples, Examples]:
+        """The encoded examples of a classifier; which they are is written beside the run, as by :meth:`examples`."""
+        path, shelf, spec = folder / "examples.json", folder.parent.parent / "examples", self.spec
+        if resume and self.classes.names and (stored := self._stored(folder)):
+            return stored
         if resume:
             self._read_again()
-        self.publish(Preparing("encoding the data"))
         # What the spec allows and the model has places for.
         places = getattr(base.model.config.get_text_config(), "max_position_embeddings", None) or spec.max_length
         longest = min(spec.max_length, base.tokenizer.model_max_length, places)
         self.metrics["max_tokens"] = longest
-        options: dict[str, Any] = {"max_length": longest, "too_long": spec.too_long}
-        encoded = labels.encode(self.rows, self.layout, self.classes, base.tokenizer, **options)
+        options: dict[str, Any] = {"max_length": longest, "too_long": spec.too_long, "progress": self.progress}
+        given = self._fingerprints[0], self.rows, self.layout, self.classes, base.tokenizer
+        key, encoded = labels.cached(shelf, *given, **options)
         self.publish(Notice(f"{self.metrics['data']}: {encoded.report}"))
-        train = encoded.examples
+        kept: dict[str, Any] = {"keys": [key], "held_out": []}
         if self.eval_rows is not None:
-            options["row_name"] = "held-out row"
-            aside = labels.encode(*self._held_out(), self.classes, base.tokenizer, **options)
-            held_out, texts = aside.examples, aside.texts
+            given = self._fingerprints[1], *self._held_out(), self.classes, base.tokenizer
+            key, aside = labels.cached(shelf, *given, row_name="held-out row", **options)
+            kept["keys"].append(key)
+            sides = encoded.examples, aside.examples
         else:
-            kinds = [one.labels for one in train]
-            kept, taken = splits.split(encoded.texts, spec.eval_fraction, spec.seed, kinds, self.progress)
-            train, held_out = [train[row] for row in kept], [train[row] for row in taken]
-            texts = [encoded.texts[row] for row in taken]
+            rows = encoded.examples.rows.tolist()
+            texts = splits.Texts(self.rows, self.layout, rows)
+            _, taken = splits.split(texts, spec.eval_fraction, spec.seed, encoded.examples.labels, self.progress)
+            kept["held_out"] = [rows[place] for place in taken]
+            sides = encoded.examples.parted(kept["held_out"])
         if resources.rank() == 0:
-            labels.save(path, train, held_out)
-            told = [", ".join(self.classes.names[label] for label in one.labels) for one in held_out]
+            atomic_text(path, json.dumps(kept))
+            texts = splits.Texts(*self._held_out(), sides[1].rows.tolist())
+            told = [", ".join(self.classes.names[int(label)] for label in own) for own in sides[1].labels]
             prompts.keep(folder, prompts.spread(list(map(prompts.Asked, texts, told))))
-        return train, held_out
+        return sides
 
     def keep_for_judge(self, folder: Path, tokenizer: Any, held_out: Examples, resume: bool) -> None:
         """Find `asked` and `own`, and keep them beside the run as :meth:`examples` keeps those."""
@@ -250,9 +264,9 @@ class RunData:
         Only what was kept beside the run is looked at; the data may be gone.
         """
         sides: tuple[Sequence[Any], Sequence[Any]] = (), ()
-        if self.classifies and (folder / "labelled.safetensors").exists():
-            sides = labels.load(folder / "labelled.safetensors")
-        elif not self.classifies and (folder / "examples.json").exists():
+        if self.classifies:
+            sides = self._stored(folder) or sides
+        elif (folder / "examples.json").exists():
             with suppress(DataError, StoreError):
                 sides = self.examples(folder, tokenizer, resume=True)
         train, held_out = sides
@@ -262,7 +276,7 @@ class RunData:
         self, shelf: Path, tokenizer: Any, rows: Rows, layout: Layout, fingerprint: str, row_name: str
     ) -> tuple[str, Encoded]:
         spec = self.spec
-        return encoding.kept(
+        return encoding.cached(
             shelf,
             fingerprint,
             rows,

@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.data.labels import Labelled
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import ForecastError, ModelError, RunError
 from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
@@ -283,7 +282,7 @@ class Job:
         """How often the classifier is right on the held-out rows."""
         from peft_nb.evaluation.classification import probabilities, scores
 
-        examples: list[Labelled] = list(trainer.eval_examples)
+        examples = list(trainer.eval_examples)
         objective: Any = trainer.objective
         found = probabilities(trainer.model.eval(), objective, examples, trainer.args.device, trainer.budget)
         self.metrics |= scores(examples, found, self.rows.classes)
@@ -417,7 +416,7 @@ class Job:
 
     def _announce(self, base: Base, train: Any, held_out: Any, steps: int, path: str) -> None:
         trainable, total = self.adapted.get_nb_trainable_parameters()  # type: ignore[union-attr]
-        supervised = len(train) if self.rows.classifies else train.supervised_tokens
+        supervised = train.targets
         dtype, device = base.dtype, base.device
         self.metrics |= {
             "base": base.identity,
