@@ -5,6 +5,8 @@ import pickle
 import random
 import re
 import shutil
+import tempfile
+import zipfile
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,12 +16,16 @@ from typing import Any
 
 import numpy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
-from peft_nb.data import encoding, examples
+from peft_nb.data import encoding, examples, labels, sources
 from peft_nb.data.examples import Example, gather, key, load
 from peft_nb.data.formats import detect
 from peft_nb.errors import DataError, StoreError
 from peft_nb.events import Notice, Preparing
+from peft_nb.runs import pipeline
 from peft_nb.runs.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -44,6 +50,16 @@ def numbered(count: int, seed: int = 0) -> list[tuple[int, Example]]:
     return made
 
 
+numbers = st.integers(-(2**31), 2**31) | st.floats(allow_nan=False)
+examples_of_any_task = st.builds(
+    lambda tokens, labels: Example(
+        array("i", [id for id, _ in tokens]), bytes(target for _, target in tokens), tuple(labels)
+    ),
+    st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), min_size=1, max_size=6),
+    st.lists(numbers, max_size=3),
+)
+
+
 def encode(tok: Any, folder: Path, rows: list[dict[str, str]], **options: Any) -> examples.Encoded:
     return encoding.encode(rows, detect(rows), tok, max_length=1024, folder=folder, **options)
 
@@ -62,7 +78,7 @@ def test_examples_are_what_went_in() -> None:
     assert gathered.rows.tolist() == [row for row, _ in made]
     assert gathered.lengths.tolist() == [len(example.ids) for _, example in made]
     assert gathered.tokens == sum(len(example.ids) for _, example in made)
-    assert gathered.supervised_tokens == sum(sum(example.supervised) for _, example in made)
+    assert gathered.targets == sum(sum(example.supervised) or 1 for _, example in made)
     assert gathered[-1] == made[-1][1]
     with pytest.raises(IndexError):
         gathered[len(made)]
@@ -75,13 +91,50 @@ def test_slices_and_choices_are_views() -> None:
     assert list(all_of_them[::-1]) == wanted[::-1]
     chosen = all_of_them.take([5, 3, 3])
     assert list(chosen) == [wanted[5], wanted[3], wanted[3]]
-    assert chosen.supervised_tokens == sum(sum(wanted[place].supervised) for place in (5, 3, 3))
+    assert chosen.targets == sum(sum(wanted[place].supervised) or 1 for place in (5, 3, 3))
     even, odd = all_of_them.parted(range(1, 100, 2))
     assert list(even) == [example for row, example in made if row % 2 == 0]
     assert list(odd[:2]) == [example for row, example in made if row % 2][:2]
     assert odd._ids is all_of_them._ids
     assert all_of_them.shortest(2) == sorted(wanted, key=lambda one: len(one.ids))[:2]
     assert len(gather([])) == 0
+
+
+@given(st.lists(examples_of_any_task), st.integers(0, 3))
+def test_examples_of_any_task_come_back_from_memory_and_disk(made: list[Example], begin: int) -> None:
+    def report(count: int, tokens: int, supervised: int) -> examples.Report:
+        return examples.Report(len(made), count, tokens, supervised, (), "drop", 8, "template", "why")
+
+    inside = examples.collect(enumerate(made), report)
+    found = [inside.examples]
+    with tempfile.TemporaryDirectory() as folder:
+        if made:
+            outside = examples.collect(enumerate(made), report, Path(folder) / "set")
+            assert outside.report == inside.report
+            again = load(Path(folder) / "set")
+            assert again is not None
+            assert again.report == inside.report
+            found += [outside.examples, again.examples]
+            names = {path.name for path in (Path(folder) / "set").glob("*label*")}
+            assert names == ({"labels.npy", "label_ends.npy"} if any(one.labels for one in made) else set())
+        for one in found:
+            assert list(one) == made
+            assert [list(map(type, own)) for own in one.labels] == [
+                [int if float(label).is_integer() else float for label in example.labels] for example in made
+            ]
+            assert one.costs.tolist() == [example.cost for example in made]
+            assert one.targets == sum(example.targets for example in made)
+            assert list(one[begin:]) == made[begin:]
+            assert one.shortest(2) == sorted(made, key=lambda own: own.cost)[:2]
+            odd = range(1, len(made), 2)
+            assert list(map(list, one.parted(odd))) == [made[::2], made[1::2]]
+
+
+def test_an_example_without_targets_is_learned_as_a_whole() -> None:
+    example = Example.whole([3, 1, 4], (2, 0.5))
+    assert example == Example(array("i", [3, 1, 4]), bytes(3), (2, 0.5))
+    assert (example.cost, example.targets) == (3, 1)
+    assert Example(array("i", [3, 1, 4]), bytes([0, 1, 1])).targets == 2
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 4096])
@@ -115,7 +168,7 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path, monkeypatch: Any
 
     monkeypatch.setattr(examples, "Example", refuse)
     part = loaded.examples.take(loaded.examples.rows < 40)[5:]
-    assert (len(part), part.tokens > 0, part.supervised_tokens > 0) == (35, True, True)
+    assert (len(part), part.tokens > 0, part.targets > 0) == (35, True, True)
     with pytest.raises(AssertionError, match="an example was made"):
         part[0]
 
@@ -135,6 +188,35 @@ def test_what_is_missing_or_damaged_is_not_there(tmp_path: Path, chatml: Any) ->
         assert load(folder) is None, file
         encode(chatml, folder, questions(20))
         assert load(folder) is not None
+
+
+@pytest.mark.parametrize("file", ["labels.npy", "label_ends.npy"])
+def test_labels_that_are_missing_or_damaged_are_not_there(tmp_path: Path, file: str) -> None:
+    table = [{"text": text, "label": text} for text in ("a", "b")]
+    layout = detect(table)
+    labels.encode(table, layout, labels.find(table, layout), tokenizer(), max_length=8, folder=tmp_path / "set")
+    content = (tmp_path / "set" / file).read_bytes()
+    for broken in (None, content[:-4], content[:-8].replace(b"(2,)", b"(1,)")):
+        (tmp_path / "set" / file).unlink() if broken is None else (tmp_path / "set" / file).write_bytes(broken)
+        assert load(tmp_path / "set") is None
+    (tmp_path / "set" / file).write_bytes(content)
+    assert load(tmp_path / "set") is not None
+
+
+def test_examples_of_version_0_1_open_unchanged(tmp_path: Path) -> None:
+    with zipfile.ZipFile(Path(__file__).parent / "data" / "store-0.1.0.zip") as archive:
+        archive.extractall(tmp_path)
+    (folder,) = (tmp_path / "store" / "examples").iterdir()
+    encoded = load(folder)
+    assert encoded is not None
+    assert {one.labels for one in encoded.examples} == {()}
+    assert encoded.examples.targets == encoded.report.supervised_tokens == sum(one.targets for one in encoded.examples)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    tok = AutoTokenizer.from_pretrained(tmp_path / "base")
+    options = {"max_length": encoded.report.max_length, "loss_on": "assistant", "too_long": "truncate", "system": None}
+    fingerprint = sources.read(tmp_path / "rows.jsonl").fingerprint
+    name, again = encoding.cached(folder.parent, fingerprint, rows, detect(rows), tok, **options)
+    assert (name, list(again.examples)) == (folder.name, list(encoded.examples))
 
 
 def test_files_that_could_run_code_are_not_read(tmp_path: Path, chatml: Any) -> None:
@@ -283,7 +365,7 @@ def test_a_run_finds_its_examples_without_its_data(start: Start, store: Store) -
 
 
 def test_progress_is_told_and_a_run_can_be_stopped_meanwhile(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peft_nb.runs.pipeline.PROGRESS_S", 0)
+    monkeypatch.setattr(pipeline, "PROGRESS_S", 0)
     monkeypatch.setattr(encoding, "BATCH", 5)
     run = start(max_steps=1).wait()
     told = [event.what for event in run.events() if isinstance(event, Preparing) and "encoding" in event.what]

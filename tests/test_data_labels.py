@@ -9,8 +9,9 @@ import pytest
 
 from peft_nb.data import labels
 from peft_nb.data.formats import detect
-from peft_nb.data.labels import Classes, Labelled
+from peft_nb.data.labels import Classes
 from peft_nb.errors import DataError
+from tests.templates import tokenizer
 
 
 def rows(*given: Any) -> list[dict[str, Any]]:
@@ -106,19 +107,44 @@ def test_texts_keep_their_last_token_when_they_are_cut() -> None:
         ([1, 97, 98, 2], (0,)),
         ([1, 97, 98, 99, 2], (1,)),
     ]
-    assert cut.texts == ["ab", "abcdef"]
-    assert cut.report.endswith("2 classes: x, y; 2 rows, 9 tokens, 1 cut at 5")
+    assert str(cut.report).endswith("2 classes: x, y; 2 rows, 9 tokens, 1 cut at 5")
     dropped = labels.encode(table, detect(table), classes, Letters(), max_length=5, too_long="drop")
-    assert (len(dropped.examples), dropped.texts) == (1, ["ab"])
-    assert dropped.report.endswith("1 row, 4 tokens, 1 left out as longer than 5")
+    assert (dropped.examples.rows.tolist(), dropped.examples.labels) == ([0], [(0,)])
+    assert str(dropped.report).endswith("1 row, 4 tokens, 1 left out as longer than 5")
     with pytest.raises(DataError, match="every row is longer than 3 tokens; raise max_length or truncate"):
         labels.encode(table, detect(table), classes, Letters(), max_length=3, too_long="drop")
 
 
-def test_examples_are_read_back_as_they_were_written(tmp_path: Path) -> None:
-    from array import array
+def test_texts_are_encoded_a_batch_at_a_time_and_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, told = rows(*"abababa"), []
+    whole = labels.encode(table, detect(table), labels.find(table, detect(table)), Letters(), max_length=8)
+    monkeypatch.setattr(labels, "BATCH", 3)
+    parts = labels.encode(
+        table,
+        detect(table),
+        labels.find(table, detect(table)),
+        Letters(),
+        max_length=8,
+        progress=lambda share, what: told.append((round(share, 2), what)),
+    )
+    assert list(parts.examples) == list(whole.examples)
+    assert parts.report == whole.report
+    assert told == [(0.43, "encoding the data"), (0.86, "encoding the data"), (1.0, "encoding the data")]
 
-    train = [Labelled(array("i", [1, 5, 2]), (0,)), Labelled(array("i", [7]), ()), Labelled(array("i", [1, 2]), (0, 3))]
-    for held_out in ([Labelled(array("i", [9, 9]), (2,))], []):
-        labels.save(tmp_path / "labelled.safetensors", train, held_out)
-        assert labels.load(tmp_path / "labelled.safetensors") == (train, held_out)
+
+def test_labelled_texts_are_kept_for_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, tok = rows(["a", "b"], [], ["b"]), tokenizer()
+    layout, classes = detect(table), Classes(("a", "b"), True)
+
+    def cached(classes: Classes = classes, **options: Any) -> Any:
+        return labels.cached(tmp_path, "data", table, layout, classes, tok, **{"max_length": 8, **options})
+
+    name, first = cached()
+    assert first.examples.labels == [(0, 1), (), (1,)]
+    assert first.examples.targets == 3
+    others = [cached(max_length=9), cached(Classes(("b", "a"), True)), cached(row_name="held-out row")]
+    assert len({name, *(other for other, _ in others)}) == 4
+    monkeypatch.setattr(labels, "tokens", None)  # nothing is tokenised again
+    assert cached()[0] == name
+    assert list(cached()[1].examples) == list(first.examples)
+    assert cached()[1].report == first.report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +10,16 @@ import numpy
 import pytest
 import torch
 
-from peft_nb.data.labels import Classes, Labelled
+from peft_nb.data.examples import Example
+from peft_nb.data.labels import Classes
 from peft_nb.evaluation import classification
 from peft_nb.training.classification import Classifying
 
 CPU = torch.device("cpu")
 
 
-def text(*ids: int, labels: tuple[int, ...] = ()) -> Labelled:
-    return Labelled(array("i", ids), labels)
+def text(*ids: int, labels: tuple[int, ...] = ()) -> Example:
+    return Example.whole(ids, labels)
 
 
 class Echo(torch.nn.Module):

@@ -26,7 +26,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from peft_nb.data.labels import Labelled
+from peft_nb.data.examples import Example
 from peft_nb.errors import MethodError
 from peft_nb.methods import attach, problems
 from peft_nb.methods.bottleneck.config import BottleneckConfig
@@ -335,7 +335,9 @@ def test_padding_free_equals_padded(family: str, placement: str) -> None:
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_classifier_without_padding_learns_the_same(placement: str) -> None:
     model = adapted(base("bert"), placement=placement, modules_to_save=["classifier"])
-    texts = [Labelled(ids, (label,)) for ids, label in (([2, 5, 6, 3], 0), ([2, 7, 3], 2), ([2, 9, 8, 4, 1, 3], 1))]
+    texts = [
+        Example.whole(ids, (label,)) for ids, label in (([2, 5, 6, 3], 0), ([2, 7, 3], 2), ([2, 9, 8, 4, 1, 3], 1))
+    ]
     loss, gradient = objectives.disagreement(
         model, Classifying(0, False, padded=False), Classifying(0, False, padded=True), texts, CPU
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from peft_nb.data.labels import Labelled
+from peft_nb.data.examples import Example
 from peft_nb.methods import attach
 from peft_nb.models import classify
 from peft_nb.models.load import load
@@ -34,10 +33,10 @@ def adapted(folder: Path, multi: bool = False, dtype: str = "float32") -> torch.
     return model
 
 
-def examples(multi: bool = False) -> list[Labelled]:
+def examples(multi: bool = False) -> list[Example]:
     texts = [[2, 5, 6, 3], [2, 7, 3], [2, 9, 10, 11, 12, 5, 3], [2, 6, 6, 8, 3]]
     own = [(0, 2), (), (1,), (0, 1, 2)] if multi else [(0,), (2,), (1,), (2,)]
-    return [Labelled(array("i", ids), labels) for ids, labels in zip(texts, own, strict=True)]
+    return [Example.whole(ids, labels) for ids, labels in zip(texts, own, strict=True)]
 
 
 @pytest.fixture(params=["encoder", "plain_encoder", "base"])

@@ -49,6 +49,11 @@ class Tokens:
     ids: list[int]
     supervised: list[bool]
 
+    @property
+    def cost(self) -> int:
+        """Its tokens."""
+        return len(self.ids)
+
 
 def base(family: str, seed: int = 0, **changes: object) -> PreTrainedModel:
     """A frozen random model of a family, large weights so that differences would show."""

@@ -9,12 +9,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from peft_nb.data import RowProblem, refusal
-from peft_nb.data.examples import Encoded, Example, Report, gather, key, load, save_report, write
+from peft_nb.data import RowProblem, examples, refusal
+from peft_nb.data.examples import Encoded, Example, Report, collect
 from peft_nb.data.formats import Layout, Message
 from peft_nb.data.rendering import Lesson, LossOn, Renderer, prepare, sound
-from peft_nb.errors import DataError, StoreError
-from peft_nb.system.files import atomic_folder, remove_leftovers
+from peft_nb.errors import DataError
 
 BATCH = 512  # rows rendered and tokenised at a time
 DOING = "encoding the data"
@@ -83,21 +82,11 @@ def encode(
         When `folder` cannot be written.
     """
     work = _Work(rows, layout, Renderer(tokenizer), max_length, loss_on, too_long, system)
-    produced = work.examples(progress, row_name)
-    if folder is None:
-        return Encoded(gather(produced), work.report())
-    with atomic_folder(folder, overwrite=True) as staging:
-        write(staging, produced)
-        save_report(staging, work.report())
-        # Mapped before it gets its name: another process may put the same there at any moment.
-        encoded = load(staging)
-        if encoded is None:
-            raise StoreError(f"cannot read back what was written for {folder}; check the disk or choose another folder")
-    return encoded
+    return collect(work.examples(progress, row_name), work.report, folder)
 
 
-def kept(
-    shelf: Path,
+def cached(
+    root: Path,
     fingerprint: str,
     rows: Sequence[Mapping[str, Any]],
     layout: Layout,
@@ -111,7 +100,7 @@ def kept(
 
     Parameters
     ----------
-    shelf : Path
+    root : Path
         Folder of all that is kept.
     fingerprint : str
         Of the data that `rows` are a part of; `row_name` tells which part.
@@ -121,21 +110,21 @@ def kept(
     Returns
     -------
     tuple of str and Encoded
-        The name of its folder on the shelf, and what is in it.
+        The name of its folder in `root`, and what is in it.
 
     Raises
     ------
     DataError, StoreError
         As for :func:`encode`.
     """
-    name = key(fingerprint, tokenizer, {**options, "part": row_name, "layout": layout.name, "columns": layout.columns})
-    if encoded := load(shelf / name):
-        return name, encoded
-    if progress:
-        progress(0.0, DOING)
-    remove_leftovers(shelf)
-    options |= {"folder": shelf / name, "progress": progress, "row_name": row_name}
-    return name, encode(rows, layout, tokenizer, **options)
+
+    def work(folder: Path) -> Encoded:
+        if progress:
+            progress(0.0, DOING)
+        return encode(rows, layout, tokenizer, folder=folder, progress=progress, row_name=row_name, **options)
+
+    settings = {**options, "part": row_name, "layout": layout.name, "columns": layout.columns}
+    return examples.cached(root, fingerprint, tokenizer, settings, work)
 
 
 @dataclass
@@ -151,18 +140,17 @@ class _Work:
     system: str | None
 
     def __post_init__(self) -> None:
-        self.count = self.tokens = self.supervised = 0
         self.long: list[int] = []
 
-    def report(self) -> Report:
+    def report(self, examples: int, tokens: int, supervised: int) -> Report:
         note = "plain texts, no template" if self.layout.plain else self.renderer.note
-        counts = len(self.rows), self.count, self.tokens, self.supervised
+        counts = len(self.rows), examples, tokens, supervised
         return Report(*counts, tuple(self.long), self.too_long, self.max_length, note, self.layout.why)
 
     def examples(self, progress: Progress | None, row_name: str) -> Iterator[tuple[int, Example]]:
         """Every example with the number of its row; the rows that cannot be used are refused at the end."""
         problems: dict[int, RowProblem] = {}
-        total = len(self.rows)
+        total, some = len(self.rows), False
         for number, (content, lesson) in enumerate(self._lessons()):
             try:
                 if isinstance(lesson, RowProblem):
@@ -170,9 +158,7 @@ class _Work:
                 if len(lesson[0]) > self.max_length:
                     self.long.append(number)
                 for example in [self._example(one) for one in self._fitted(content, lesson)]:
-                    self.count += 1
-                    self.tokens += len(example.ids)
-                    self.supervised += example.supervised.count(1)
+                    some = True
                     yield number, example
             except RowProblem as problem:
                 problems[number] = problem
@@ -180,7 +166,7 @@ class _Work:
                 progress((number + 1) / total, DOING)
         if problems:
             raise refusal(problems, total, row_name)
-        if not self.count:
+        if not some:
             raise DataError(f"every {row_name} is over {self.max_length:,} tokens and left out; raise max_length")
 
     def _lessons(self) -> Iterator[tuple[Content, Lesson | RowProblem]]:

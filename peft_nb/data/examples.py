@@ -6,8 +6,10 @@ On disk they lie beside the runs of a store, in a folder named by all that went 
       ids.npy            token ids of all examples end to end
       supervised.npy     1 where the id is a target of the loss, else 0
       ends.npy           where each example ends
-      targets.npy        number of targets of each example
+      targets.npy        what a mean loss divides by, of each example
       rows.npy           the row each example comes from
+      labels.npy         labels of all examples end to end, where examples have labels
+      label_ends.npy     where the labels of each example end, likewise
       report.json        what encoding did
 
 The same rows are so tokenised once, and a run resumes without the data it was started on.
@@ -18,32 +20,67 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from peft_nb.errors import StoreError
+from peft_nb.system.files import atomic_folder, remove_leftovers
+
 if TYPE_CHECKING:
     import numpy
 
 VERSION = 1  # to be raised whenever the same rows are encoded otherwise or kept in other files
 CHUNK = 4096  # examples held in memory while they are written
-KINDS = {"ids": "<i4", "supervised": "|u1", "ends": "<i8", "targets": "<i4", "rows": "<i8"}
+ARRAYS = {"ids": "<i4", "supervised": "|u1", "ends": "<i8", "targets": "<i4", "rows": "<i8"}
+LABELS = {"labels": "<f8", "label_ends": "<i8"}
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One encoded example: token ids, and for each of them 1 where it is a target of the loss, else 0."""
+    """One encoded example of any task.
+
+    Attributes
+    ----------
+    ids : array of int
+        Token ids.
+    supervised : bytes
+        For each of them 1 where it is a target of the loss, else 0; all 0 where the example is learned as a whole.
+    labels : tuple of int or float
+        What is learned of the whole: numbers of classes, values of a regression.
+    """
 
     ids: array[int]
     supervised: bytes
+    labels: tuple[Any, ...] = ()
+
+    @classmethod
+    def whole(cls, ids: Iterable[int], labels: tuple[Any, ...] = ()) -> Example:
+        """Make an example that is learned as a whole."""
+        ids = array("i", ids)
+        return cls(ids, bytes(len(ids)), labels)
+
+    @property
+    def cost(self) -> int:
+        """What it costs a micro-batch: its tokens."""
+        return len(self.ids)
+
+    @property
+    def targets(self) -> int:
+        """What a mean loss divides by: its supervised tokens, or 1 where it is learned as a whole."""
+        return self.supervised.count(1) or 1
 
 
 @dataclass(frozen=True)
 class Report:
-    """What encoding did with ``rows`` rows; `long` holds the numbers of those over `max_length` tokens."""
+    """What encoding did with ``rows`` rows.
+
+    `long` holds the numbers of those over `max_length` tokens, `template` says how rows were written or, where they
+    are learned as a whole, what is learned of them.
+    """
 
     rows: int
     examples: int
@@ -56,6 +93,9 @@ class Report:
     why: str
 
     def __str__(self) -> str:
+        return f"{self.why}; {self.template}; {self._counts() if self.supervised_tokens else self._whole_counts()}"
+
+    def _counts(self) -> str:
         counts = f"{self.rows:,} rows, {self.tokens:,} tokens, {self.supervised_tokens:,} of them trained on"
         parts = self.examples - self.rows + len(self.long)
         done = {
@@ -63,8 +103,12 @@ class Report:
             "drop": f"over {self.max_length:,} tokens left out",
             "split": f"over {self.max_length:,} tokens split into {parts:,} examples",
         }[self.too_long]
-        long = f", {len(self.long):,} row{'s' if len(self.long) > 1 else ''} {done}" if self.long else ""
-        return f"{self.why}; {self.template}; {counts}{long}"
+        return counts + (f", {len(self.long):,} row{'s' if len(self.long) > 1 else ''} {done}" if self.long else "")
+
+    def _whole_counts(self) -> str:
+        done = f"{'left out as longer than' if self.too_long == 'drop' else 'cut at'} {self.max_length:,}"
+        over = f", {len(self.long):,} {done}" if self.long else ""
+        return f"{self.examples:,} row{'s' * (self.examples != 1)}, {self.tokens:,} tokens{over}"
 
 
 class Examples(Sequence[Example]):
@@ -72,19 +116,18 @@ class Examples(Sequence[Example]):
 
     Parameters
     ----------
-    ids, supervised : numpy.ndarray
+    ids, supervised, labels : numpy.ndarray
         Of all examples, end to end.
-    starts, stops, targets, rows : numpy.ndarray
-        Of each example: its place there, its number of targets, the row it comes from.
+    table : mapping of str to numpy.ndarray
+        Of each example: its ``start`` and ``stop`` in `ids`, ``label_start`` and ``label_stop`` in `labels`, its
+        ``targets``, and the ``row`` it comes from.
     """
 
-    def __init__(self, ids: Any, supervised: Any, starts: Any, stops: Any, targets: Any, rows: Any) -> None:
-        self._ids, self._supervised = ids, supervised
-        self._starts, self._stops, self._targets = starts, stops, targets
-        self.rows: numpy.ndarray = rows
+    def __init__(self, ids: Any, supervised: Any, labels: Any, table: Mapping[str, Any]) -> None:
+        self._ids, self._supervised, self._labels, self._table = ids, supervised, labels, table
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.rows)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -93,17 +136,37 @@ class Examples(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> Example | Examples:
         if isinstance(index, slice):
             return self.take(index)
-        start, stop = int(self._starts[index]), int(self._stops[index])
-        return Example(array("i", self._ids[start:stop].tobytes()), self._supervised[start:stop].tobytes())
+        own = slice(int(self._table["start"][index]), int(self._table["stop"][index]))
+        return Example(array("i", self._ids[own].tobytes()), self._supervised[own].tobytes(), self._labels_of(index))
 
     def __iter__(self) -> Iterator[Example]:
         return map(self.__getitem__, range(len(self)))
 
+    def _labels_of(self, index: int) -> tuple[Any, ...]:
+        own = self._labels[int(self._table["label_start"][index]) : int(self._table["label_stop"][index])]
+        return tuple(int(number) if number.is_integer() else number for number in own.tolist())
+
+    @property
+    def rows(self) -> numpy.ndarray:
+        """The row each example comes from."""
+        rows: numpy.ndarray = self._table["row"]
+        return rows
+
+    @property
+    def labels(self) -> list[tuple[Any, ...]]:
+        """Labels of each example; whole numbers are ints."""
+        return list(map(self._labels_of, range(len(self))))
+
     @property
     def lengths(self) -> numpy.ndarray:
         """Tokens of each example."""
-        lengths: numpy.ndarray = self._stops - self._starts
+        lengths: numpy.ndarray = self._table["stop"] - self._table["start"]
         return lengths
+
+    @property
+    def costs(self) -> numpy.ndarray:
+        """What each example costs a micro-batch, :attr:`Example.cost`."""
+        return self.lengths
 
     @property
     def tokens(self) -> int:
@@ -111,9 +174,9 @@ class Examples(Sequence[Example]):
         return int(self.lengths.sum())
 
     @property
-    def supervised_tokens(self) -> int:
-        """Targets of the loss in all examples."""
-        return int(self._targets.sum(dtype="int64"))
+    def targets(self) -> int:
+        """What a mean loss divides by, of all examples together, :attr:`Example.targets`."""
+        return int(self._table["targets"].sum(dtype="int64"))
 
     def take(self, places: Any) -> Examples:
         """Choose examples without copying them.
@@ -128,8 +191,8 @@ class Examples(Sequence[Example]):
         view : Examples
             Those examples in that order.
         """
-        columns = (self._starts, self._stops, self._targets, self.rows)
-        return Examples(self._ids, self._supervised, *(column[places] for column in columns))
+        table = {name: column[places] for name, column in self._table.items()}
+        return Examples(self._ids, self._supervised, self._labels, table)
 
     def parted(self, rows: Sequence[int]) -> tuple[Examples, Examples]:
         """Part the examples by the rows they come from.
@@ -165,6 +228,14 @@ class Examples(Sequence[Example]):
         return [self[int(place)] for place in self.lengths.argsort(kind="stable")[:count]]
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded rows in the order of the data, and what was done to them."""
+
+    examples: Examples
+    report: Report
+
+
 def gather(examples: Iterable[tuple[int, Example]]) -> Examples:
     """Lay examples end to end in memory.
 
@@ -178,24 +249,106 @@ def gather(examples: Iterable[tuple[int, Example]]) -> Examples:
     gathered : Examples
         In the same order.
     """
-    ids, supervised = array("i"), bytearray()
-    ends, targets, rows = array("q"), array("i"), array("q")
+    ids, supervised, labels = array("i"), bytearray(), array("d")
+    ends, targets, rows, label_ends = array("q"), array("i"), array("q"), array("q")
     for row, example in examples:
         ids += example.ids
         supervised += example.supervised
+        labels.extend(example.labels)
         ends.append(len(ids))
-        targets.append(example.supervised.count(1))
+        targets.append(example.targets)
         rows.append(row)
-    return _examples({"ids": ids, "supervised": supervised, "ends": ends, "targets": targets, "rows": rows})
+        label_ends.append(len(labels))
+    columns = (ids, supervised, ends, targets, rows, labels, label_ends)
+    return _examples(dict(zip([*ARRAYS, *LABELS], columns, strict=True)))
 
 
 def _examples(columns: dict[str, Any]) -> Examples:
     import numpy
 
-    arrays = {name: numpy.asarray(memoryview(columns[name])).view(kind) for name, kind in KINDS.items()}
-    ends = arrays["ends"]
-    starts = numpy.concatenate([[0], ends])[:-1]
-    return Examples(arrays["ids"], arrays["supervised"], starts, ends, arrays["targets"], arrays["rows"])
+    arrays = {name: numpy.asarray(memoryview(columns[name])).view(kind) for name, kind in (ARRAYS | LABELS).items()}
+    ends, label_ends = arrays["ends"], arrays["label_ends"]
+    table = {
+        "start": numpy.concatenate([[0], ends])[:-1],
+        "stop": ends,
+        "label_start": numpy.concatenate([[0], label_ends])[:-1],
+        "label_stop": label_ends,
+        "targets": arrays["targets"],
+        "row": arrays["rows"],
+    }
+    return Examples(arrays["ids"], arrays["supervised"], arrays["labels"], table)
+
+
+def collect(
+    examples: Iterable[tuple[int, Example]], report: Callable[[int, int, int], Report], folder: Path | None = None
+) -> Encoded:
+    """Gather examples as they are made, in memory or in a folder that appears whole or not at all.
+
+    Parameters
+    ----------
+    examples : iterable of (int, Example)
+        Row numbers and what became of them.
+    report : callable
+        Gives the report once all examples are made, from their number, their tokens and their supervised tokens.
+    folder : Path, optional
+        Where they are written; by default they stay in memory.
+
+    Returns
+    -------
+    Encoded
+        Mapped from `folder` where there is one.
+
+    Raises
+    ------
+    StoreError
+        When the folder cannot be written.
+    """
+    count = tokens = supervised = 0
+
+    def counted() -> Iterator[tuple[int, Example]]:
+        nonlocal count, tokens, supervised
+        for row, example in examples:
+            count += 1
+            tokens += len(example.ids)
+            supervised += example.supervised.count(1)
+            yield row, example
+
+    if folder is None:
+        return Encoded(gather(counted()), report(count, tokens, supervised))
+    with atomic_folder(folder, overwrite=True) as staging:
+        write(staging, counted())
+        save_report(staging, report(count, tokens, supervised))
+        # Mapped before it gets its name: another process may put the same there at any moment.
+        encoded = load(staging)
+        if encoded is None:
+            raise StoreError(f"cannot read back what was written for {folder}; check the disk or choose another folder")
+    return encoded
+
+
+def cached(
+    root: Path, fingerprint: str, tokenizer: Any, settings: dict[str, Any], encode: Callable[[Path], Encoded]
+) -> tuple[str, Encoded]:
+    """Find rows that were encoded before, or encode them and keep them for the next time.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of all that is kept.
+    fingerprint, tokenizer, settings
+        All that has an influence, as for :func:`key`.
+    encode : callable
+        Encodes the rows into the folder that it is given, by :func:`collect`.
+
+    Returns
+    -------
+    tuple of str and Encoded
+        The name of the folder in `root`, and what is in it.
+    """
+    name = key(fingerprint, tokenizer, settings)
+    if encoded := load(root / name):
+        return name, encoded
+    remove_leftovers(root)
+    return name, encode(root / name)
 
 
 def write(folder: Path, examples: Iterable[tuple[int, Example]]) -> None:
@@ -208,38 +361,37 @@ def write(folder: Path, examples: Iterable[tuple[int, Example]]) -> None:
     examples : iterable of (int, Example)
         Row numbers and what became of them.
     """
+    import numpy
     from numpy.lib import format
 
     def header(file: Any, kind: str, length: int) -> None:
         format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": (length,)})
 
-    remaining, written = iter(examples), dict.fromkeys(KINDS, 0)
+    remaining, written = iter(examples), dict.fromkeys(ARRAYS, 0)
+    labels, label_ends = array("d"), array("q")  # few beside the tokens: they stay in memory until the end
     with ExitStack() as stack:
-        files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in KINDS}
-        for name, kind in KINDS.items():
+        files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in ARRAYS}
+        for name, kind in ARRAYS.items():
             header(files[name], kind, 0)  # leaves room for any length
         while len(part := gather(islice(remaining, CHUNK))):
-            ends = part._stops + written["ids"]
-            columns = (part._ids, part._supervised, ends, part._targets, part.rows)
-            for (name, kind), column in zip(KINDS.items(), columns, strict=True):
+            label_ends.extend((part._table["label_stop"] + len(labels)).tolist())
+            labels.extend(part._labels.tolist())
+            ends = part._table["stop"] + written["ids"]
+            columns = (part._ids, part._supervised, ends, part._table["targets"], part.rows)
+            for (name, kind), column in zip(ARRAYS.items(), columns, strict=True):
                 files[name].write(column.astype(kind, copy=False).data)
                 written[name] += len(column)
-        for name, kind in KINDS.items():
+        for name, kind in ARRAYS.items():
             files[name].seek(0)
             header(files[name], kind, written[name])
+    if labels:
+        for (name, kind), numbers in zip(LABELS.items(), (labels, label_ends), strict=True):
+            numpy.save(folder / f"{name}.npy", numpy.asarray(numbers, kind))
 
 
 def save_report(folder: Path, report: Report) -> None:
     """Write a report beside its examples."""
     (folder / "report.json").write_text(json.dumps(asdict(report)), encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Encoded rows in the order of the data, and what was done to them."""
-
-    examples: Examples
-    report: Report
 
 
 def load(folder: Path) -> Encoded | None:
@@ -248,7 +400,7 @@ def load(folder: Path) -> Encoded | None:
     Parameters
     ----------
     folder : Path
-        What :func:`write` and :func:`save_report` filled.
+        What :func:`collect` filled.
 
     Returns
     -------
@@ -257,12 +409,20 @@ def load(folder: Path) -> Encoded | None:
     """
     import numpy
 
+    labelled = any((folder / f"{name}.npy").exists() for name in LABELS)
     try:
-        columns = {name: numpy.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in KINDS}
+        columns = {
+            name: numpy.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in (ARRAYS | LABELS if labelled else ARRAYS)
+        }
         told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         report = Report(**{**told, "long": tuple(told["long"])})
         whole = len(columns["ends"]) == report.examples and columns["ends"][-1] == report.tokens
         whole &= len(columns["ids"]) == len(columns["supervised"]) == report.tokens
+        if not labelled:
+            columns |= {"labels": numpy.zeros(0, "<f8"), "label_ends": numpy.zeros(report.examples, "<i8")}
+        whole &= len(columns["label_ends"]) == report.examples
+        whole &= columns["label_ends"][-1] == len(columns["labels"])
         return Encoded(_examples(columns), report) if whole else None
     except (OSError, ValueError, TypeError, LookupError):
         return None

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from peft_nb.data import RowProblem, refusal
 from peft_nb.data.conversations import unpacked
+from peft_nb.data.encoding import BATCH, DOING, Progress
+from peft_nb.data.examples import Encoded, Example, Report, collect
+from peft_nb.data.examples import cached as cached_examples
 from peft_nb.data.formats import Layout
 from peft_nb.errors import DataError, nearest
-from peft_nb.system.files import writing
 
-BATCH = 512  # texts tokenised at a time
 SHOWN = 6  # classes named in a notice
 
 
@@ -37,23 +37,6 @@ class Classes:
         more = f", … (and {len(self.names) - SHOWN:,} more)" if len(self.names) > SHOWN else ""
         several = ", several of them a text" if self.multi else ""
         return f"{len(self.names):,} classes{several}: {', '.join(self.names[:SHOWN])}{more}"
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """One encoded row: token ids, and the numbers of its classes in ascending order."""
-
-    ids: array[int]
-    labels: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Encoded rows in the order of the data, the texts they were made of, and what was done to them."""
-
-    examples: list[Labelled]
-    texts: list[str]
-    report: str
 
 
 def check_task(task: str, layout: Layout, too_long: str = "truncate") -> None:
@@ -183,9 +166,11 @@ def encode(
     *,
     max_length: int,
     too_long: Literal["truncate", "drop"] = "truncate",
+    folder: Path | None = None,
+    progress: Progress | None = None,
     row_name: str = "row",
 ) -> Encoded:
-    """Encode every row of a labelled table.
+    """Encode every row of a labelled table; the labels are numbers of classes, ascending.
 
     Parameters
     ----------
@@ -201,6 +186,10 @@ def encode(
         Most tokens of a text, special ones included.
     too_long : {"truncate", "drop"}, default "truncate"
         What becomes of longer ones.
+    folder : Path, optional
+        Where to write the examples; without one they stay in memory.
+    progress : callable, optional
+        Called about every `BATCH` rows with the share that is done (0 to 1) and what is being done.
     row_name : str, default "row"
         What errors call a row, such as ``held-out row``.
 
@@ -213,22 +202,55 @@ def encode(
     ------
     DataError
         As :func:`read` does, or when every text is too long and dropped.
+    StoreError
+        When `folder` cannot be written.
     """
     found = read(rows, layout, classes, row_name)
-    whole = tokens(tokenizer, [text for text, _ in found])
-    long = [number for number, ids in enumerate(whole) if len(ids) > max_length]
-    cut = dict(zip(long, tokens(tokenizer, [found[number][0] for number in long], max_length), strict=True))
-    dropped = cut if too_long == "drop" else {}
-    kept = [number for number in range(len(found)) if number not in dropped]
-    if not kept:
-        raise DataError(f"every {row_name} is longer than {max_length:,} tokens; raise max_length or truncate")
-    examples = [Labelled(array("i", cut.get(number, whole[number])), found[number][1]) for number in kept]
-    over = f", {len(long):,} {'left out as longer than' if dropped else 'cut at'} {max_length:,}" if long else ""
-    total = sum(len(one.ids) for one in examples)
-    report = (
-        f"{layout.why}; {classes}; {len(examples):,} {row_name}{'s' * (len(examples) != 1)}, {total:,} tokens{over}"
-    )
-    return Encoded(examples, [found[number][0] for number in kept], report)
+    long: list[int] = []
+
+    def produced() -> Iterator[tuple[int, Example]]:
+        for start in range(0, len(found), BATCH):
+            batch = found[start : start + BATCH]
+            whole = tokens(tokenizer, [text for text, _ in batch])
+            over = [place for place, ids in enumerate(whole) if len(ids) > max_length]
+            long.extend(start + place for place in over)
+            cut = dict(zip(over, tokens(tokenizer, [batch[place][0] for place in over], max_length), strict=True))
+            for place, (_, labels) in enumerate(batch):
+                if place not in cut or too_long != "drop":
+                    yield start + place, Example.whole(cut.get(place, whole[place]), labels)
+            if progress:
+                progress((start + len(batch)) / len(found), DOING)
+        if too_long == "drop" and len(long) == len(found):
+            raise DataError(f"every {row_name} is longer than {max_length:,} tokens; raise max_length or truncate")
+
+    def report(examples: int, total: int, supervised: int) -> Report:
+        counts = len(found), examples, total, supervised
+        return Report(*counts, tuple(long), too_long, max_length, str(classes), layout.why)
+
+    return collect(produced(), report, folder)
+
+
+def cached(
+    root: Path,
+    fingerprint: str,
+    rows: Sequence[Mapping[str, Any]],
+    layout: Layout,
+    classes: Classes,
+    tokenizer: Any,
+    *,
+    row_name: str = "row",
+    progress: Progress | None = None,
+    **options: Any,
+) -> tuple[str, Encoded]:
+    """Find labelled rows that were encoded before, or encode them and keep them; see :func:`.encoding.cached`."""
+
+    def work(folder: Path) -> Encoded:
+        if progress:
+            progress(0.0, DOING)
+        return encode(rows, layout, classes, tokenizer, folder=folder, progress=progress, row_name=row_name, **options)
+
+    settings = {**options, **asdict(classes), "part": row_name, "layout": layout.name, "columns": layout.columns}
+    return cached_examples(root, fingerprint, tokenizer, settings, work)
 
 
 def tokens(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
@@ -255,58 +277,3 @@ def tokens(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) 
         found += tokenizer(list(texts[start : start + BATCH]), **options)["input_ids"]
     # A vocabulary may have nothing for a text; a model cannot be asked about no token at all.
     return [ids or [tokenizer.pad_token_id] for ids in found]
-
-
-def save(path: Path, train: Sequence[Labelled], held_out: Sequence[Labelled]) -> None:
-    """Write training and held-out examples to one safetensors file, so that a run resumes without its data.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    train, held_out : sequence of Labelled
-        What to write.
-
-    Raises
-    ------
-    StoreError
-        If the disk refuses.
-    """
-    import numpy
-    from safetensors.numpy import save_file
-
-    both = [*train, *held_out]
-    tensors = {"train": numpy.array([len(train)])}
-    for name in ("ids", "labels"):
-        rows = [getattr(one, name) for one in both]
-        tensors[name] = numpy.fromiter((number for row in rows for number in row), dtype=numpy.int32)
-        tensors[f"{name}_lengths"] = numpy.array([len(row) for row in rows])
-    with writing(path):
-        staging = path.with_suffix(".new")
-        save_file(tensors, staging)
-        staging.replace(path)
-
-
-def load(path: Path) -> tuple[list[Labelled], list[Labelled]]:
-    """Read back the training and held-out examples that :func:`save` wrote.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    tuple of list of Labelled and list of Labelled
-        Equal to what was written.
-    """
-    import numpy
-    from safetensors.numpy import load_file
-
-    tensors = load_file(path)
-    ids, labels = (numpy.split(tensors[name], tensors[f"{name}_lengths"].cumsum()[:-1]) for name in ("ids", "labels"))
-    both = [
-        Labelled(array("i", own.tobytes()), tuple(numbers.tolist())) for own, numbers in zip(ids, labels, strict=True)
-    ]
-    count = int(tensors["train"][0])
-    return both[:count], both[count:]

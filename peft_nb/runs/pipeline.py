@@ -213,10 +213,10 @@ def announce(context: Context, base: Base, adapted: PeftModel, sides: Sides, ste
         "trainable_share": trainable / total,
         "examples": len(train),
         "eval_examples": len(held_out),
-        "supervised_tokens": train.supervised_tokens,
+        "supervised_tokens": train.targets,
         "path": path,
     }
-    counts = steps, len(train), len(held_out), train.supervised_tokens, trainable, total
+    counts = steps, len(train), len(held_out), train.targets, trainable, total
     context.publish(Planned(*counts, base.dtype, base.device, path))
 
 

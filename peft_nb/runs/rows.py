@@ -165,7 +165,7 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
     if resources.rank() == 0:
         atomic_text(context.folder / EXAMPLES, json.dumps({"keys": keys, "held_out": numbers}))
         asked = sorted(set(sides.held_out.rows.tolist()))
-        prompts.keep(context.folder, context.task.prompts(*found.held_out, asked))
+        prompts.keep(context.folder, context.task.prompts(*found.held_out, asked, context.facts.task))
     return sides
 
 
@@ -279,13 +279,13 @@ def _encoded(
 
 
 def _set_aside(context: Context, found: Table, encoded: Examples) -> list[int]:
-    """Numbers of the rows to hold out, of those that became examples; by class where they have labels."""
+    """Numbers of the rows to hold out, of those that became examples; by label where the task says so."""
     spec = context.spec
     if not spec.eval_fraction:
         return []
     numbers = sorted(set(encoded.rows.tolist()))
     texts = splits.Texts(found.rows, found.layout, numbers)
-    labels = [one.labels for one in encoded] if encoded.labelled else None
+    labels = encoded.labels if context.task.stratify else None
     _, aside = splits.split(texts, spec.eval_fraction, spec.seed, labels, context.progress)
     if not aside and len(numbers) > 1:
         context.publish(Notice("no row is held out: all of them are nearly the same; give eval_data"))

@@ -48,6 +48,8 @@ class Task:
         What a mean loss is divided by.
     tokenwise : bool
         Whether every token is predicted, over the vocabulary.
+    stratify : bool
+        Whether rows are held out in the share of their labels.
     generates : bool
         Whether a trained model writes texts; else it says something of them, and ``Run.predict`` asks it.
     learned, instead : str
@@ -71,6 +73,7 @@ class Task:
     wants: str = ""
     unit: Literal["token", "text"] = "token"
     tokenwise: bool = True
+    stratify: bool = False
     generates: bool = True
     learned: str = "to write texts"
     instead: str = "writes texts and knows no classes; call generate() on it"
@@ -155,7 +158,7 @@ class Task:
         """
         raise NotImplementedError(f"task {self.name} does not say how rows are encoded")
 
-    def prompts(self, rows: Rows, layout: Layout, numbers: Sequence[int]) -> list[Asked]:
+    def prompts(self, rows: Rows, layout: Layout, numbers: Sequence[int], facts: Facts) -> list[Asked]:
         """Choose a few rows, evenly spread, as prompts with what is right, to be asked later."""
         from peft_nb.data import prompts
 

@@ -42,6 +42,7 @@ class Classification(TextTask):
     learned = "to classify texts"
     instead = "gives texts labels and writes none; call predict() on it"
     pipeline_tag = "text-classification"
+    stratify = True
     unused = dict.fromkeys(("score", "regression"), "a classifier is judged by its accuracy")
     script = "task: a script is written for generation alone; as adapter and as yaml serve classification too"
 
@@ -90,13 +91,16 @@ class Classification(TextTask):
         told: dict[str, Any] = {"row_name": row_name, "progress": progress}
         if cache is None:
             return "", labels.encode(rows, layout, classes(facts), tokenizer, **settings, **told)
-        return labels.kept(cache, fingerprint, rows, layout, classes(facts), tokenizer, **settings, **told)
+        return labels.cached(cache, fingerprint, rows, layout, classes(facts), tokenizer, **settings, **told)
 
-    def prompts(self, rows: Rows, layout: Layout, numbers: Sequence[int]) -> list[Asked]:
-        """Choose a few texts and the names of their classes."""
+    def prompts(self, rows: Rows, layout: Layout, numbers: Sequence[int], facts: Facts) -> list[Asked]:
+        """Choose a few texts and the names of their classes, in the order of the classes."""
         from peft_nb.data.prompts import spread
 
-        return [Asked(layout.text(rows[number]), ", ".join(layout.labels(rows[number]))) for number in spread(numbers)]
+        chosen = [rows[number] for number in spread(numbers)]
+        given = ({*layout.labels(row)} for row in chosen)
+        told = (", ".join(name for name in facts["classes"] if name in own) for own in given)
+        return [Asked(layout.text(row), own) for row, own in zip(chosen, told, strict=True)]
 
     def counted(self) -> Facts:
         """Two classes, one a text."""
@@ -186,7 +190,7 @@ class Classification(TextTask):
         for ids in tokens(tokenizer, prompts, facts["max_tokens"]):
             given = logits(model, ids)
             own = (given > 0).nonzero()[:, 0].tolist() if facts["multi_label"] else [int(given.argmax())]
-            found.append(Example(ids, b"", tuple(own)))  # type: ignore[arg-type]
+            found.append(Example.whole(ids, tuple(own)))
         return found
 
     def agreement(self, model: Any, other: Any, examples: Sequence[Any], facts: Facts) -> Agreement:

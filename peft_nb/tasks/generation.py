@@ -70,7 +70,7 @@ class Generation(Task):
         told: dict[str, Any] = {"row_name": row_name, "progress": progress}
         if cache is None:
             return "", encoding.encode(rows, layout, tokenizer, **settings, **told)
-        return encoding.kept(cache, fingerprint, rows, layout, tokenizer, **settings, **told)
+        return encoding.cached(cache, fingerprint, rows, layout, tokenizer, **settings, **told)
 
     def conversations(
         self, rows: Rows, layout: Layout, numbers: Sequence[int], spec: RunSpec, most: int

@@ -126,7 +126,7 @@ class TextTask(Task):
         from peft_nb.evaluation.texts import logits
         from peft_nb.training.text_objective import TextObjective
 
-        encoded = [Example(ids, b"") for ids in tokens(tokenizer, texts, facts["max_tokens"])]  # type: ignore[arg-type]
+        encoded = list(map(Example.whole, tokens(tokenizer, texts, facts["max_tokens"])))
         if not encoded:
             return torch.zeros(0, len(self.head(facts)[0]))
         objective = TextObjective(tokenizer.pad_token_id, self.head_loss(facts))

@@ -26,6 +26,10 @@ class Encoded(Protocol):
     def supervised(self) -> Sequence[Any]:
         """Whether each token is a target."""
 
+    @property
+    def cost(self) -> int:
+        """What it costs a micro-batch, in tokens."""
+
 
 def plan(rows: int, batch_size: int, seed: int, epochs: float, max_steps: int | None = None) -> list[list[int]]:
     """Lay out a whole training run in advance, so that it can be resumed at any step and split over processes.
@@ -64,14 +68,14 @@ def share_of(step: Sequence[Item], rank: int, processes: int) -> Sequence[Item]:
 
 
 def micro_batches(examples: Sequence[Any], budget: int, padded: bool, share_prefix: bool = False) -> list[list[Any]]:
-    """Cut a step into micro-batches of at most ``budget`` tokens, similar lengths together.
+    """Cut a step into micro-batches that cost at most ``budget`` tokens, similar costs together.
 
     The sum over a step does not depend on the cut, so the optimizer sees the batch that was asked for.
 
     Parameters
     ----------
-    examples : sequence of Encoded or Labelled
-        The examples of one step; only their ``ids`` count.
+    examples : sequence of Example
+        The examples of one step; only their ``cost`` counts, and with `share_prefix` their ``ids``.
     budget : int
         Tokens in a micro-batch, padding included; a single longer example still gets one of its own.
     padded : bool
@@ -82,13 +86,13 @@ def micro_batches(examples: Sequence[Any], budget: int, padded: bool, share_pref
     Returns
     -------
     list of list
-        At least one example each, longest first.
+        At least one example each, the dearest first.
     """
     batches: list[list[Any]] = []
     room = 0
     before = common_prefix(examples) if share_prefix and len(examples) > 1 else 0
-    for example in sorted(examples, key=lambda one: -len(one.ids)):
-        own = len(example.ids) - before
+    for example in sorted(examples, key=lambda one: -one.cost):
+        own = example.cost - before
         if own > room:
             batches.append([])
             width = own
