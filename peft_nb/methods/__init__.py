@@ -103,7 +103,11 @@ class Method:
         """The options beyond the config's fields under a spec."""
         return {name: spec.method_options.get(name, value) for name, value in self.own.items()}
 
-    def config(self, spec: RunSpec, model_config: Any, steps: int) -> PeftConfig:
+    def serves(self, peft_type: str) -> bool:
+        """Whether it can learn what PEFT calls so."""
+        return "classification" in self.tasks or peft_type == "CAUSAL_LM"
+
+    def config(self, spec: RunSpec, model_config: Any, steps: int, peft_type: str = "CAUSAL_LM") -> PeftConfig:
         """Make PEFT's config from a completed spec, the model's config and the number of optimizer steps.
 
         Raises
@@ -115,9 +119,8 @@ class Method:
         values = {name: value for name, value in values.items() if value is not None}
         values |= {**self.options, **self.fitted(spec, model_config, steps)}
         values |= {name: value for name, value in spec.method_options.items() if name not in self.own}
-        task = "SEQ_CLS" if spec.task == "classification" else "CAUSAL_LM"
         try:
-            return self.config_class()(task_type=task, **values)
+            return self.config_class()(task_type=peft_type, **values)
         except (TypeError, ValueError) as error:
             said = ", ".join(f"{name}: {value}" for name, value in spec.method_options.items()) or "its options"
             raise MethodError(f"method_options: {self.name} does not take {said}: {error}") from None
@@ -235,7 +238,9 @@ def options(method: Method) -> dict[str, Any]:
     return dict(sorted({**found, **method.options, **method.own}.items()))
 
 
-def attach(model: Any, spec: RunSpec, base_name: str, whole: Sequence[str] = (), steps: int = 1) -> PeftModel:
+def attach(
+    model: Any, spec: RunSpec, base_name: str, whole: Sequence[str] = (), steps: int = 1, peft_type: str = "CAUSAL_LM"
+) -> PeftModel:
     """Put a fresh adapter into a model.
 
     Parameters
@@ -265,7 +270,7 @@ def attach(model: Any, spec: RunSpec, base_name: str, whole: Sequence[str] = (),
 
     spec = complete(spec)
     method = REGISTRY[spec.method]
-    config = method.config(spec, model.config, steps)
+    config = method.config(spec, model.config, steps, peft_type)
     if whole:
         config.modules_to_save = list(whole)
     try:

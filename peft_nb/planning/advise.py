@@ -17,6 +17,7 @@ from peft_nb.errors import ModelError, SpecError
 from peft_nb.methods import FIELDS, REGISTRY, Method, problems
 from peft_nb.planning.rules import DETOURS, RULES, Detour, Rule, Situation
 from peft_nb.spec import METHODS, RunSpec, explain
+from peft_nb.tasks import for_kind
 
 CHOICES = 3
 LOOKED = 2000  # rows that are measured
@@ -127,7 +128,8 @@ def advise(data: Any = None, *, namespace: Mapping[str, Any] | None = None, **kn
         found = _measured(situation.data if data is None else data, namespace)
         situation = situation.model_copy(update={**found, **_told(situation)})
     if situation.task is None:
-        task = "classification" if situation.goal == "classification" or situation.classes else "generation"
+        labelled = situation.goal == "classification" or situation.classes
+        task = for_kind("labelled" if labelled else "chat").name
         situation = situation.model_copy(update={"task": task})
     notes = []
     if situation.memory_gb is not None and situation.parameters is None:
@@ -175,7 +177,7 @@ def _measured(data: Any, namespace: Mapping[str, Any] | None) -> dict[str, Any]:
                 labels |= {*layout.labels(row)}
             except RowProblem:
                 continue
-        found |= {"classes": max(1, len(labels)), "task": "classification"}
+        found |= {"classes": max(1, len(labels)), "task": for_kind(layout.kind).name}
     return found
 
 
@@ -235,7 +237,7 @@ def _spec(situation: Situation, method: Method, rules: tuple[Rule, ...]) -> RunS
 
 
 def _default_model(situation: Situation) -> str:
-    return "minilm-l6" if situation.classifies else RunSpec.model_fields["model"].default
+    return situation.learned.model or RunSpec.model_fields["model"].default
 
 
 def _said(value: Any) -> str:

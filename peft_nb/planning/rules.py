@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from peft_nb.methods import Method
 from peft_nb.spec.fields import Number, Switch, Whole, Word, field
+from peft_nb.tasks import TASKS, Task
 
 Goal = Literal[
     "style", "format", "classification", "domain", "reasoning", "language", "knowledge", "common", "unclear"
@@ -27,7 +28,7 @@ class Situation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    task: Literal["generation", "classification"] | None = field(None, "advice")
+    task: Literal[*TASKS] | None = field(None, "advice")  # type: ignore[valid-type]
     """What is learned; null follows from the goal and the data."""
     goal: Goal | None = field(None, "advice")
     """What shall change: how it writes, an output that programs read, labels, a field's texts, steps to a result, a
@@ -54,9 +55,14 @@ class Situation(BaseModel):
     """Many adapters shall serve side by side on one base."""
 
     @property
-    def classifies(self) -> bool:
-        """Whether texts get labels."""
-        return self.task == "classification"
+    def learned(self) -> Task:
+        """What is to be learned."""
+        return TASKS[self.task] if self.task else next(iter(TASKS.values()))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether texts are to get labels."""
+        return not self.learned.generates
 
     @property
     def few(self) -> bool:
@@ -87,12 +93,12 @@ class Situation(BaseModel):
     @property
     def tight(self) -> bool:
         """Whether the base in float32 does not fit, with the 3 GB measured besides it on the default model."""
-        return self.short_of(4, 1.5 if self.classifies else 3)
+        return self.short_of(4, 1.5 if self.labelled else 3)
 
     @property
     def too_tight(self) -> bool:
         """Whether not even 4 bits a weight fit; 0.75 bytes are QLoRA's 65 billion in 48 GB."""
-        return self.short_of(0.75, 0.75 if self.classifies else 1.5)
+        return self.short_of(0.75, 0.75 if self.labelled else 1.5)
 
 
 @dataclass(frozen=True)
@@ -241,11 +247,11 @@ RULES: tuple[Rule, ...] = (
         "learns faster than LoRA at first, and a form is quickly learned", "Meng et al., 2024",
     ),
     Rule(
-        lambda s: s.classifies, named("bitfit", "ia3"), 2,
+        lambda s: s.labelled, named("bitfit", "ia3"), 2,
         "near to full fine-tuning on classification with small data", "Ben Zaken et al., 2021; Liu et al., 2022",
     ),
     Rule(
-        lambda s: s.classifies and s.model is None, every, 0,
+        lambda s: s.labelled and s.model is None, every, 0,
         "an encoder classifies faster than a model that writes", "Reimers and Gurevych, 2019",
         lambda s, method: {"model": "minilm-l6"},
     ),
@@ -271,7 +277,7 @@ RULES: tuple[Rule, ...] = (
 
 DETOURS: tuple[Detour, ...] = (
     Detour(
-        lambda s: s.goal == "unclear" or (s.goal is None and not s.rows and not s.classifies),
+        lambda s: s.goal == "unclear" or (s.goal is None and not s.rows and not s.labelled),
         "it is not settled yet what a good answer is",
         "write 20 examples with right answers and a score for wrong ones first; then ask again with --goal and --rows",
         THUMB,
@@ -283,13 +289,13 @@ DETOURS: tuple[Detour, ...] = (
         "Ovadia et al., 2023, arXiv:2312.05934; Gekhman et al., 2024, arXiv:2405.05904",
     ),
     Detour(
-        lambda s: s.rows is not None and not s.classifies and 0 < s.rows < 20,
+        lambda s: s.rows is not None and not s.labelled and 0 < s.rows < 20,
         "these are too few rows to learn from and to measure with",
         "put them into the prompt as examples (few-shot), and collect a hundred",
         "Brown et al., 2020, arXiv:2005.14165",
     ),
     Detour(
-        lambda s: s.rows is not None and s.classifies and s.rows < 8 * (s.classes or 2),
+        lambda s: s.rows is not None and s.labelled and s.rows < 8 * (s.classes or 2),
         "these are too few rows for the classes: fewer than eight each",
         "put them into the prompt of a chat model as examples, and label more",
         "Tunstall et al., 2022, arXiv:2209.11055, where eight a class were enough",

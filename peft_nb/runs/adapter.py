@@ -143,10 +143,8 @@ class Adapter:
         dtype = dtype or facts.dtype or "float32"
         merge.check(self.spec, facts, folder, dtype, max_kl)
         examples, compared_on = self._to_compare(prompts)
-        source, options = self._source(), {"dtype": dtype, "max_kl": max_kl}
-        return merge.merge(
-            self.model, self.tokenizer, folder, source, self.spec, facts, metrics, examples, compared_on, **options
-        )
+        live, source = (self.model, self.tokenizer, folder), self._source()
+        return merge.merge(*live, source, self.spec, facts, metrics, examples, compared_on, dtype, max_kl)
 
     def script(self, folder: Path, namespace: Mapping[str, Any]) -> Path:
         """Write the run as a script with its data, see :func:`peft_nb.adapters.export.script`."""

@@ -83,7 +83,7 @@ def train(
         What keeps the run from training, in one line.
     """
     began = time.perf_counter(), time.process_time()
-    changes = []
+    changes: list[rows.Change] = []
     if table is not None:
         table, changes = rows.redacted(context, table)
     context.publish(Preparing(f"finding {context.spec.model}"))

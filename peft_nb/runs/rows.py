@@ -104,8 +104,8 @@ def redacted(context: Context, found: Table) -> tuple[Table, list[Change]]:
         counts = Counter(change.what for change in changes)
         context.publish(Notice("personal data: " + ", ".join(f"{what} ({n:,})" for what, n in counts.items())))
     if wanted == "redact":  # or rows with and without personal data would be taken for the same
-        names = {name: f"{getattr(found, name)}, redacted" for name in ("fingerprint", "eval_fingerprint")}
-        found = replace(found, **names)
+        fingerprints = (f"{one}, redacted" for one in (found.fingerprint, found.eval_fingerprint))
+        found = replace(found, **dict(zip(("fingerprint", "eval_fingerprint"), fingerprints, strict=True)))  # type: ignore[arg-type]
     return replace(found, rows=rows, eval_rows=eval_rows), changes
 
 

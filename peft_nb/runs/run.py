@@ -194,7 +194,8 @@ class Run:
                 mend = "one comes of task: classification with held-out rows and one label a text"
                 raise RunError(f"run {self.id} has no confusion matrix; {mend}")
             return confusion(self.facts.task["classes"], counts)
-        return loss_curve(*([*losses] for losses in _curves(self.store.history(self.id))))
+        losses, eval_losses = _curves(self.store.history(self.id))
+        return loss_curve(losses, eval_losses)
 
     # ---- its life
 

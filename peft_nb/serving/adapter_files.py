@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from peft_nb.errors import MethodError, ModelError
 from peft_nb.spec import RunSpec
+from peft_nb.store import Facts, Store
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -38,8 +39,8 @@ class Adapted(Protocol):
         """The adapter on disk."""
 
     @property
-    def metrics(self) -> dict[str, Any]:
-        """What was measured."""
+    def facts(self) -> Facts:
+        """What it takes to open it again."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def is_run(one: Any) -> bool:
     return hasattr(one, "adapter_dir")
 
 
-def found(one: Any) -> tuple[str, Path, RunSpec | None, dict[str, Any]]:
+def found(one: Any) -> tuple[str, Path, RunSpec | None, Facts]:
     """Find an adapter.
 
     Parameters
@@ -78,7 +79,7 @@ def found(one: Any) -> tuple[str, Path, RunSpec | None, dict[str, Any]]:
     Returns
     -------
     tuple
-        Its name, its folder, and the spec and metrics of its run as far as they are known.
+        Its name, its folder, and the spec and facts of its run as far as they are known.
 
     Raises
     ------
@@ -86,16 +87,14 @@ def found(one: Any) -> tuple[str, Path, RunSpec | None, dict[str, Any]]:
         If there is no such run.
     """
     if is_run(one):
-        return one.spec.name or one.id, one.adapter_dir, one.spec, one.metrics
+        return one.spec.name or one.id, one.adapter_dir, one.spec, one.facts
     folder = Path(one).expanduser()
     if folder.is_dir():
         spec = folder / "spec.yaml"
         name = folder.parent.name if folder.name == "adapter" else folder.name
-        return name, folder, RunSpec.from_yaml(spec.read_text(encoding="utf-8")) if spec.is_file() else None, {}
-    from peft_nb.store import Store
-
+        return name, folder, RunSpec.from_yaml(spec.read_text(encoding="utf-8")) if spec.is_file() else None, Facts()
     record = Store().get(str(one))
-    return record.name or record.id, record.folder / "adapter", RunSpec.from_yaml(record.spec_yaml), record.metrics
+    return record.name or record.id, record.folder / "adapter", RunSpec.from_yaml(record.spec_yaml), record.facts
 
 
 def looked_at(name: str, folder: Path, spec: RunSpec | None, base: Iterable[str]) -> tuple[PeftConfig, float]:

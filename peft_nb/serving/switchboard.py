@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from peft_nb.errors import MethodError, ModelError, RunError, nearest
 from peft_nb.serving.adapter_files import Adapted, Adapter, found, is_run, looked_at
+from peft_nb.tasks import TASKS
 
 if TYPE_CHECKING:
     import pandas
@@ -119,17 +120,17 @@ class Switchboard:
         str
             Its name: the run's name or id, or that of the folder.
         """
-        name, folder, spec, metrics = found(adapter)
+        name, folder, spec, facts = found(adapter)
         if name in self._adapters:
             raise RunError(f"two adapters are called {name!r}; give one of the runs another name")
-        if spec and spec.task == "classification":
+        if spec and not TASKS[spec.task].generates:
             raise MethodError(f"{name} gives texts labels and writes none; call predict() on its run")
-        identity = metrics.get("base")
+        identity = facts.base
         if identity and (others := set(self._identities.values()) - {identity}):
             raise RunError(f"{name} stands on {identity}, and the others on {others.pop()}; make it a board of its own")
         if identity:
             self._identities[name] = identity
-        chat, system = metrics.get("layout") != "text", spec.system if spec else None
+        chat, system = facts.chat, spec.system if spec else None
         config, mb = looked_at(name, folder, spec, {key for key, _ in self._base.named_parameters()})
         self._adapters[name] = Adapter(name, f"a{len(self._adapters)}", folder, config, mb, chat, system)
         return name

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +20,7 @@ from peft_nb.errors import StoreError, nearest
 from peft_nb.events import ACTIVE, Evaluated, Event, Resumed, Status, StatusChanged, StepLogged, from_json, to_json
 from peft_nb.store import contents, lineage
 from peft_nb.store.connection import Index
+from peft_nb.store.facts import Facts
 from peft_nb.system import files
 
 HISTORY = "step, epoch, loss, eval_loss, learning_rate, grad_norm, tokens_per_second, memory_mb, elapsed_s"
@@ -59,6 +60,7 @@ class Record:
     version: int | None = None
     aliases: tuple[str, ...] = ()
     removed: datetime | None = None
+    facts: Facts = field(default_factory=Facts)
 
     @property
     def title(self) -> str:
@@ -157,6 +159,12 @@ class Runs(Index):
         with self._writing() as db:
             merged = json.dumps(json.loads(self._row(id)["metrics"]) | plain(metrics), allow_nan=False)
             db.execute("UPDATE runs SET metrics = ? WHERE id = ?", (merged, id))
+
+    def set_facts(self, id: str, facts: Facts) -> None:
+        """Keep what it takes to open a run again."""
+        with self._writing() as db:
+            self._row(id)
+            db.execute("UPDATE runs SET facts = ? WHERE id = ?", (facts.to_json(), id))
 
     def claim(self, id: str) -> None:
         """Make this process the owner of a run, to resume it; what a killed owner left half-written goes.
@@ -294,6 +302,7 @@ class Runs(Index):
             version=row["version"],
             aliases=tuple(sorted((row["aliases"] or "").split())),
             removed=row["removed"] and _time(row["removed"]),
+            facts=Facts.from_json(row["facts"]),
         )
 
 

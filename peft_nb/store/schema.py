@@ -77,6 +77,19 @@ MIGRATIONS = [
         json_extract(metrics, '$.fingerprint'), sha256(spec_yaml), package_versions
         FROM runs WHERE status IN ('finished', 'stopped', 'failed');
     """,
+    """
+    ALTER TABLE runs ADD COLUMN facts TEXT NOT NULL DEFAULT '{}';  -- what it takes to open a run again
+
+    UPDATE runs SET
+        facts = json_object(
+            'base', metrics ->> 'base', 'base_hash', metrics ->> 'base_hash', 'data', metrics ->> 'data',
+            'fingerprint', metrics ->> 'fingerprint', 'layout', metrics ->> 'layout', 'dtype', metrics ->> 'dtype',
+            'device', metrics ->> 'device', 'task', json(CASE WHEN metrics -> 'classes' IS NULL THEN '{}' ELSE
+                json_patch('{}', json_object('classes', metrics -> 'classes', 'multi_label', metrics -> 'multi_label',
+                    'max_tokens', metrics -> 'max_tokens', 'pooling', metrics -> 'pooling')) END)),
+        metrics = json_remove(metrics, '$.base', '$.base_hash', '$.data', '$.fingerprint', '$.layout', '$.dtype',
+            '$.device', '$.classes', '$.multi_label', '$.max_tokens', '$.pooling');
+    """,
 ]
 
 

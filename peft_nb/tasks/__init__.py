@@ -9,11 +9,10 @@ from peft_nb.tasks.classification import Classification
 from peft_nb.tasks.generation import Generation
 
 if TYPE_CHECKING:
-    from peft_nb.data.layouts import Layout
     from peft_nb.data.table import Table
     from peft_nb.spec import RunSpec
 
-__all__ = ["TASKS", "Facts", "Task", "for_base", "for_layout", "inspect", "register"]
+__all__ = ["TASKS", "Facts", "Task", "for_base", "for_kind", "inspect", "register"]
 
 TASKS: dict[str, Task] = {}
 
@@ -57,9 +56,9 @@ def inspect(spec: RunSpec, table: Table) -> Facts:
     return facts
 
 
-def for_layout(layout: Layout) -> Task | None:
-    """The task that rows of a layout are for, or None."""
-    return next((task for task in TASKS.values() if layout.kind in task.accepts), None)
+def for_kind(kind: str) -> Task:
+    """The task that rows of a kind of layout are for, such as ``labelled``; of several the first."""
+    return next((task for task in TASKS.values() if kind in task.accepts), next(iter(TASKS.values())))
 
 
 def for_base(kind: str) -> Task:

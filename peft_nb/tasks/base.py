@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from peft_nb.data.prompts import Asked, Prompt
+from peft_nb.data.prompts import Asked
 from peft_nb.errors import DataError, RunError
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ class Task:
         return [str(label) for label in predicted["label"]]
 
     def reference(
-        self, model: PeftModel, tokenizer: Any, prompts: Sequence[Prompt], spec: RunSpec, facts: Facts, chat: bool
+        self, model: PeftModel, tokenizer: Any, prompts: Sequence[str], spec: RunSpec, facts: Facts, chat: bool
     ) -> list[Any]:
         """Let the model answer prompts, and take its answers for what is right."""
         from peft_nb.evaluation import agreement

@@ -85,9 +85,9 @@ class Chat:
         self.forgotten = 0
         if not runs:
             raise RunError("there is nobody to talk to; name a run")
-        bases = {name: run.metrics.get("base", run.spec.model) for name, run in runs.items()}
+        bases = {name: run.facts.base or run.spec.model for name, run in runs.items()}
         for name, run in runs.items():
-            if run.spec.task == "classification":
+            if not run.adapter.task.generates:
                 raise RunError(f"{name} gives texts labels and does not talk; call predict() on it")
             if bases[name] != bases[first := next(iter(runs))]:
                 raise RunError(f"{first} is on {bases[first]} and {name} is on {bases[name]}: chat with one at a time")
@@ -142,7 +142,7 @@ class Chat:
                 ended = bool(listen and listen(replace(turn, **{side: answers[0]})))
                 return ended
 
-            plain = asked.metrics.get("layout") == "text"
+            plain = not asked.facts.chat
             before = [] if plain else self.messages(base=side == "base")
             kept = fitting(asked, [*before, {"role": "user", "content": prompt}], max_new_tokens)
             self.forgotten = max(self.forgotten, (len(before) + 1 - len(kept)) // 2)

@@ -19,6 +19,7 @@ from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import HUB_NAME, resolve
 from peft_nb.spec import RunSpec
 from peft_nb.system import frontend
+from peft_nb.tasks import TASKS
 from peft_nb.ui.report import Report
 from peft_nb.ui.tokens import TokenView, of_row
 from peft_nb.ui.train import described, variables
@@ -85,7 +86,7 @@ def look(
 
 def options(spec: RunSpec) -> Options:
     """What a check has to know of a spec."""
-    return Options.of(spec, REGISTRY[spec.method].rows)
+    return Options.of(spec, REGISTRY[spec.method].rows, TASKS[spec.task].accepts)
 
 
 def tokens(spec: RunSpec, row: int, namespace: Mapping[str, Any]) -> TokenView:

@@ -8,14 +8,15 @@ from html import escape
 from typing import Any
 
 from peft_nb.data import sources
+from peft_nb.data import table as tables
 from peft_nb.errors import ForecastError
 from peft_nb.models import Progress
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import resolve
 from peft_nb.planning.estimate import estimate, foresee
 from peft_nb.planning.forecast import Forecast
-from peft_nb.planning.workload import Table
 from peft_nb.spec import RunSpec
+from peft_nb.tasks import inspect
 from peft_nb.ui import wording
 from peft_nb.ui.methods import importing
 from peft_nb.ui.progress import BOX
@@ -54,9 +55,9 @@ def ahead(spec: RunSpec, namespace: Mapping[str, Any], progress: Progress) -> Fo
     source = resolve(spec.model, spec.revision, namespace)
     if source.pair is None and source.path is None:
         raise ForecastError(f"{spec.model} is not on this machine; the run fetches it, and so does %peft estimate")
-    table = Table.read(spec, None, namespace)
+    table = tables.read(spec, namespace=namespace)
     with quiet():
-        return foresee(spec, source, table, None, progress)
+        return foresee(spec, source, table, inspect(spec, table), progress=progress)
 
 
 def line(forecast: Forecast) -> str:

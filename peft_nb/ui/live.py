@@ -208,7 +208,7 @@ class Live:
     def settle(self, run: Run) -> None:
         """Draw the summary; of a run that was given up and still works, once it has ended."""
         if self._ended.wait(LAST_WORD_S):
-            self.close(run.metrics)
+            self.close(run.metrics | run.facts.task)
         else:
             self.follow(run)
 
@@ -243,7 +243,7 @@ class Live:
     def _pump(self, run: Run) -> None:
         while not self._ended.wait(self._surface.interval_s):
             self.refresh()
-        self.close(run.metrics)
+        self.close(run.metrics | run.facts.task)
 
 
 def watch(
@@ -322,7 +322,7 @@ def show(run: Run, name: str | None = None, on: Surface | None = None) -> None:
         return
     live = Live(look(run), name, on)
     live.attach(run)
-    live.refresh() if live.view.active else live.close(run.metrics)
+    live.refresh() if live.view.active else live.close(run.metrics | run.facts.task)
 
 
 def _identified(view: RunView, run: Run) -> RunView:

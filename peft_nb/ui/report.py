@@ -18,6 +18,7 @@ from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError, nearest
 from peft_nb.spec import RunSpec
 from peft_nb.spec.notation import write_flags
+from peft_nb.tasks import for_kind
 from peft_nb.ui import wording
 from peft_nb.ui.progress import BOX, MUTED
 from peft_nb.ui.tokens import TokenView, of_row
@@ -168,8 +169,8 @@ class Report:
         stopped = any(finding.level == "stops" and finding.kind not in mended for finding in self.findings)
         data = self._mended if mendable else named
         said = {name: value for name, value in self.spec.changed().items() if name not in ("data", "method")}
-        if self.checked.layout.kind == "labelled":
-            said["task"] = "classification"
+        if (task := for_kind(self.checked.layout.kind).name) != self.spec.task:
+            said["task"] = task
         flags = "".join(f" {quote(flag)}" for flag in write_flags(said) if not flag.endswith(IN_MEMORY))
         steps = []
         if mendable and self._mended is None:

@@ -130,7 +130,7 @@ def of_row(row: int, rows: Sequence[Mapping[str, Any]], layout: Layout, tokenize
         mend = "name one that is, or pass model=(model, tokenizer)"
         raise ModelError(f"tokens need the tokenizer of {spec.model}, which is not on this machine; {mend}")
     try:
-        ids, spans = sound(next(lessons([rows[row]], layout, tokenizer, Options.of(spec, 0))))
+        ids, spans = sound(next(lessons([rows[row]], layout, tokenizer, Options.of(spec, 0, ()))))
     except RowProblem as problem:
         raise DataError(f"row {row} (counting from 0): {problem}") from None
     added = tokenizer.added_tokens_decoder

@@ -140,9 +140,9 @@ def check(
     if layout.kind == "preference":
         title, _, mend = str(layout.untrained(rows[next(iter(readings), 0)])).partition("; ")
         found.say("task", title=title, mend=mend)
-    elif options.task == "classification" and layout.kind != "labelled":
+    elif "labelled" in options.accepts and layout.kind not in options.accepts:
         mend = "set format: text_label and columns: {text: …, label: …}"
-        found.say("task", title=f"task: classification needs labels, and the rows are {layout.name}", mend=mend)
+        found.say("task", title=f"task: {options.task} needs labels, and the rows are {layout.name}", mend=mend)
     if layout.kind != "labelled" and len(rows) < options.usual_rows:
         found.say(
             "few",

@@ -33,12 +33,14 @@ class Options:
     personal_data: str = "warn"
     method: str = "lora"
     usual_rows: int = 50
+    accepts: tuple[str, ...] = ("chat", "text")
 
     @classmethod
-    def of(cls, spec: RunSpec, usual_rows: int) -> Options:
-        """Take them from a spec, and the rows that its method usually needs."""
-        known = {field.name: getattr(spec, field.name) for field in fields(cls) if field.name != "usual_rows"}
-        return cls(**known, usual_rows=usual_rows)
+    def of(cls, spec: RunSpec, usual_rows: int, accepts: tuple[str, ...]) -> Options:
+        """Take them from a spec, the rows that its method usually needs, and the kinds of layouts its task accepts."""
+        others = ("usual_rows", "accepts")
+        known = {field.name: getattr(spec, field.name) for field in fields(cls) if field.name not in others}
+        return cls(**known, usual_rows=usual_rows, accepts=accepts)
 
 
 def lessons(
