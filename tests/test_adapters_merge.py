@@ -143,7 +143,7 @@ def test_modules_that_are_saved_whole_are_merged_too(
     config = LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens"], task_type="CAUSAL_LM")
     model = get_peft_model(bare(run.model), config).eval()
     model.get_input_embeddings().modules_to_save["default"].weight.data.mul_(1.5)
-    run._job.adapted = model
+    run.adapter.hold(model, run.tokenizer)
     again = merged(run, tmp_path / "merged")
     torch.testing.assert_close(logits(again), logits(model), atol=1e-4, rtol=1e-4)
     assert not torch.equal(again.lm_head.weight, again.model.embed_tokens.weight)
@@ -209,7 +209,7 @@ def test_a_live_pair_is_copied(base: Path, learn: Callable[..., Run], tmp_path: 
 
 def test_a_run_from_the_store_is_merged_on_its_held_out_rows(learn: Callable[..., Run], tmp_path: Path) -> None:
     run = learn()
-    again = load(run.id, store=run._store)
+    again = load(run.id, store=run.store)
     result = again.merge(tmp_path / "merged", dtype="bfloat16")
     assert result.judged_on == "2 held-out rows"
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").dtype == torch.bfloat16

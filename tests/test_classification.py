@@ -84,8 +84,8 @@ def test_classes_are_learned(name: str, request: pytest.FixtureRequest) -> None:
     assert metrics["accuracy"] > 0.9
     assert metrics["macro_f1"] > 0.9
     assert metrics["eval_loss"] < 0.5 * metrics["base_eval_loss"]
-    assert metrics["classes"] == sorted(KINDS)
-    assert (metrics["path"], metrics["pooling"] == "mean") == ("padding-free", name == "mean")
+    assert run.facts.task["classes"] == sorted(KINDS)
+    assert (metrics["path"], run.facts.task["pooling"] == "mean") == ("padding-free", name == "mean")
     assert sum(count for _, _, count in metrics["confusion"]) == metrics["eval_examples"] == 160
     found = run.predict(TEXTS)
     assert found.label.tolist() == ["fruit", "bird", "tool", "bird"]
@@ -95,7 +95,7 @@ def test_classes_are_learned(name: str, request: pytest.FixtureRequest) -> None:
 
 def test_several_classes_are_learned(multi: Run) -> None:
     metrics = multi.metrics
-    assert metrics["multi_label"] is True
+    assert multi.facts.task["multi_label"] is True
     assert metrics["micro_f1"] > 0.9
     assert metrics["accuracy"] > 0.8
     assert "confusion" not in metrics
@@ -113,14 +113,14 @@ store, texts, names = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
 for name in names:
     run = load(name, store=Store(store))
     found = run.predict(texts)
-    print(json.dumps(found[sorted(run.metrics["classes"])].values.tolist()))
+    print(json.dumps(found[sorted(run.facts.task["classes"])].values.tolist()))
     lines = (run.adapter_dir / "README.md").read_text().split("```python\\n")[1].split("```")[0]
     base = run.model.peft_config["default"].base_model_name_or_path
     lines = lines.replace("path/to/" + base.rpartition("/")[2], base).replace("path/to/this/folder", str(run.adapter_dir)).replace('["a text", "another, somewhat longer one"]', "GIVEN")
     said = {"GIVEN": texts}
     with torch.no_grad():
         exec(lines, said)
-    print(json.dumps((said["logits"].sigmoid() if run.metrics["multi_label"] else said["logits"].softmax(-1)).tolist()))
+    print(json.dumps((said["logits"].sigmoid() if run.facts.task["multi_label"] else said["logits"].softmax(-1)).tolist()))
 """  # noqa: E501
 
 
@@ -136,7 +136,7 @@ def test_another_process_finds_the_same_and_so_do_the_lines_of_the_readme(
         all_runs, zip(lines[::3], lines[1::3], lines[2::3], strict=True), strict=True
     ):
         here = run.predict(TEXTS)
-        known = here[run.metrics["classes"]].values
+        known = here[run.facts.task["classes"]].values
         assert json.loads(loaded) == known.tolist()
         assert abs(json.loads(plain) - known).max() < 1e-5
         assert labels == str(here.label.tolist())
@@ -257,7 +257,7 @@ def test_a_base_in_four_bits_learns_classes(classify: Classify, plain_encoder: P
 def test_texts_longer_than_the_model_has_places_for_are_cut(classify: Classify, labelled: list[Any]) -> None:
     long = [{**row, "text": row["text"] + " the red yard" * 10} for row in labelled]
     run = classify(data=long, max_steps=1).wait()
-    assert run.metrics["max_tokens"] == 16
+    assert run.facts.task["max_tokens"] == 16
     assert len(run.predict(["the red yard " * 30])) == 1
 
 

@@ -14,6 +14,7 @@ import peft_nb
 from peft_nb.errors import DataError, SpecError
 from peft_nb.evaluation.evaluators import PARTS, Asked, parts
 from peft_nb.events import Event, Notice, Preparing
+from peft_nb.runs.context import Inputs
 from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -93,7 +94,7 @@ def test_the_verdict_names_what_was_not_reached_or_not_measured(full: Run) -> No
 
 
 def test_a_run_from_the_store_still_knows_its_judgement(full: Run) -> None:
-    found = load(full.id, store=full._store)
+    found = load(full.id, store=full.store)
     assert found.judgement == json.loads(json.dumps(full.judgement))
 
 
@@ -142,7 +143,7 @@ def test_own_rows_join_the_regression_texts(spec: Callable[..., RunSpec], rows: 
     assert run.judgement == {}
     assert "verdict" not in run.metrics
     run = load(run.id, store=store)
-    run._job.data = rows
+    run.inputs = Inputs(data=rows)
     run.resume()
     told = run.judgement["texts"]
     assert told["count"] == 47  # every third of the built-in ones

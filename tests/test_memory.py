@@ -21,7 +21,7 @@ from peft_nb.data.support_desk import load as load_desk
 from peft_nb.errors import RunError
 from peft_nb.events import Evaluated, Event, Notice, Preparing, StatusChanged
 from peft_nb.models.plain import bare
-from peft_nb.runs.pipeline import Job
+from peft_nb.runs import pipeline
 from peft_nb.runs.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -69,7 +69,7 @@ needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="only Linux li
 def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
     spec: Callable[..., RunSpec], store: Store, moment: Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Job, "_foresee", lambda job, source: None)  # what it frees again would be enough to go on
+    monkeypatch.setattr(pipeline, "foresee", lambda *given: 0.0)  # what it frees again would be enough to go on
     names = {"namespace": {"many": [{"q": row["question"], "a": row["answer"]} for row in load_desk()["train"] * 2]}}
     large = {"data": "support-desk", "eval_data": "many", "batch_size": 300, "max_steps": 2, "eval_steps": 2}
     calm = begin(spec(**large, token_budget=1000), store=store, **names).wait()

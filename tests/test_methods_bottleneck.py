@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft_nb.training.classification import Classifying
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -34,7 +35,6 @@ from peft_nb.methods.bottleneck.layer import ACTIVATIONS
 from peft_nb.models.share import keep_unpacked, share
 from peft_nb.spec import RunSpec
 from peft_nb.training import objectives
-from peft_nb.training.classification import Classifying
 from peft_nb.training.objectives import Padded, PaddingFree
 from tests import tiny
 

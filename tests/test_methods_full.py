@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from peft_nb.training.classification import Classifying
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
@@ -25,7 +26,6 @@ from peft_nb.runs.run import Run, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from peft_nb.training import classification, objectives
-from peft_nb.training.classification import Classifying
 from peft_nb.training.objectives import Padded, PaddingFree
 from tests import tiny
 from tests.conftest import stop_at

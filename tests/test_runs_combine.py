@@ -88,7 +88,7 @@ def test_svd_with_room_for_both_is_the_same_sum(two: tuple[Run, Run]) -> None:
 @pytest.mark.parametrize("how", ["ties", "dare_ties"])
 def test_what_is_dropped_at_random_is_the_same_each_time(two: tuple[Run, Run], how: str) -> None:
     parents = {two[0].id: 0.5, two[1].id: 0.5}
-    combined = [peft_nb.combine(parents, how, store=two[0]._store) for _ in range(2)]
+    combined = [peft_nb.combine(parents, how, store=two[0].store) for _ in range(2)]
     assert torch.equal(*(logits(run.model) for run in combined))
 
 
@@ -145,7 +145,7 @@ def test_quantized_bases_are_combined_on_themselves(learn: Callable[..., Run]) -
     alone = peft_nb.combine({run: 1.0})
     assert alone.spec.quantization == "4bit"
     torch.testing.assert_close(logits(alone.model), logits(run.model), atol=1e-4, rtol=1e-4)
-    again = load(alone.id, store=alone._store)
+    again = load(alone.id, store=alone.store)
     assert torch.equal(logits(again.model), logits(alone.model))
 
 
@@ -165,8 +165,8 @@ def test_mistakes_are_one_line(two: tuple[Run, Run], learn: Callable[..., Run], 
             peft_nb.combine(runs, **options)
         assert said in str(refused.value)
         assert "\n" not in str(refused.value)
-    active = begin(two[0].spec, data=[{"text": "a b c d e f"}] * 50, store=two[0]._store)
+    active = begin(two[0].spec, data=[{"text": "a b c d e f"}] * 50, store=two[0].store)
     with pytest.raises(RunError, match="call wait"):
         peft_nb.combine({active: 1.0})
     active.stop(now=True)
-    active._over.wait(60)
+    active._executor.wait(60)

@@ -20,8 +20,8 @@ from peft_nb import Comparison, Run, RunSpec, compare, load
 from peft_nb.data.prompts import KEPT, Asked
 from peft_nb.errors import DataError, RunError, StoreError
 from peft_nb.models import load as bases
+from peft_nb.runs import model as run_model
 from peft_nb.runs.compare import MEASURES, Compared
-from peft_nb.runs.pipeline import Job
 from peft_nb.runs.run import begin
 from peft_nb.store import Store
 from peft_nb.ui.differences import clean
@@ -133,11 +133,11 @@ def test_best_knows_which_way_is_better(four: Comparison, runs: list[Run]) -> No
 
 def test_one_run_alone_is_compared_with_its_base_and_twice_the_same_is_once(runs: list[Run]) -> None:
     assert compare(runs[0], prompts=[]).names == ["calm", "base"]
-    assert compare(runs[0], runs[0], runs[0].id, "base", prompts=[], store=runs[0]._store).names == ["calm", "base"]
+    assert compare(runs[0], runs[0], runs[0].id, "base", prompts=[], store=runs[0].store).names == ["calm", "base"]
 
 
 def test_runs_of_one_name_are_called_by_their_ids(runs: list[Run], spec: Spec, rows: Rows) -> None:
-    again = begin(spec(name="calm", max_steps=1), data=rows, store=runs[0]._store).wait()
+    again = begin(spec(name="calm", max_steps=1), data=rows, store=runs[0].store).wait()
     assert compare(runs[0], again, runs[1], prompts=[]).names == [runs[0].id, again.id, "short"]
 
 
@@ -147,15 +147,16 @@ def test_models_are_released_one_by_one_and_a_loaded_one_stays(
     loaded: list[weakref.ref[Any]] = []
     alive: list[int] = []
     held: set[int] = set()
-    original = Job.load_adapter
+    original = run_model.adapted
 
-    def watched(self: Job, folder: Path) -> None:
+    def watched(*given: Any) -> Any:
         alive.append(sum(one() is not None for one in loaded))
-        original(self, folder)
-        loaded.append(weakref.ref(self.adapted))
+        model = original(*given)
+        loaded.append(weakref.ref(model))
         held.add(bases.loaded_bytes())
+        return model
 
-    monkeypatch.setattr(Job, "load_adapter", watched)
+    monkeypatch.setattr(run_model, "adapted", watched)
     mine = load("short", store=store)
     model = mine.model
     compare(*(run.id for run in runs[::2]), mine, prompts=["Hello"], max_new_tokens=2, store=store)
@@ -220,7 +221,7 @@ def test_answers_that_were_scored_differently_rank_nothing(spec: Spec, rows: Row
 
 
 def test_different_held_out_rows_are_told_and_rank_nothing(runs: list[Run], spec: Spec, rows: Rows) -> None:
-    other = begin(spec(max_steps=1, seed=4), data=rows, store=runs[0]._store).wait()
+    other = begin(spec(max_steps=1, seed=4), data=rows, store=runs[0].store).wait()
     shown = compare(runs[0], other, prompts=[])
     assert f"calm and {other.id} were measured on different held-out rows: held-out" in " ".join(shown.notes)
     with pytest.raises(RunError, match="^eval_loss does not tell .*: calm and .* on different held-out rows$"):

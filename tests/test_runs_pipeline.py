@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,8 @@ def test_a_live_pair_is_trained_beside_and_never_changed(
 
 def test_a_run_goes_on_in_the_data_type_it_began_with(start: Start, store: Store) -> None:
     run = start(dtype="auto", max_steps=2).wait()
-    other = "bfloat16" if run.metrics["dtype"] == "float32" else "float32"
-    store.set_metrics(run.id, {"dtype": other})
+    other = "bfloat16" if run.facts.dtype == "float32" else "float32"
+    store.set_facts(run.id, replace(run.facts, dtype=other))
     assert str(load(run.id, store=store).model.dtype) == f"torch.{other}"
 
 
@@ -231,7 +232,7 @@ def test_redacted_rows_are_listed_with_the_run(
 def test_of_many_rows_the_first_are_looked_through(
     spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peft_nb.runs.data.CHECKED_ROWS", 10)
+    monkeypatch.setattr("peft_nb.runs.rows.CHECKED_ROWS", 10)
     run = begin(spec(max_steps=1), data=[*rows, rows[3]], store=store).wait()
     kept = json.loads((run.folder / "data.json").read_text())
     assert (kept["rows"], kept["notes"]) == (10, ["the first 10 of 24 rows were looked at"])

@@ -42,13 +42,6 @@ METRICS = {
     "eval_examples",
     "supervised_tokens",
     "token_budget",
-    "data",
-    "fingerprint",
-    "layout",
-    "base",
-    "base_hash",
-    "dtype",
-    "device",
     "path",
     "perplexity",
     "judge_seconds",
@@ -129,7 +122,7 @@ def test_a_run_goes_through_its_stages_and_leaves_them_on_disk(finished: Run) ->
 
 
 def test_the_store_keeps_what_was_measured(finished: Run) -> None:
-    kept = {(one.suite, one.measure): one for one in finished._store.evaluations(finished.id)}
+    kept = {(one.suite, one.measure): one for one in finished.store.evaluations(finished.id)}
     metrics = finished.metrics
     assert kept["held-out", "eval_loss"].value == metrics["eval_loss"]
     assert kept["held-out", "eval_loss"].detail == {"base": metrics["base_eval_loss"]}
@@ -150,8 +143,8 @@ def test_metrics_say_what_was_measured(finished: Run) -> None:
     assert size > 4 * metrics["trainable_parameters"]
     assert 0 < metrics["train_seconds"] < 60
     assert metrics["peak_memory_mb"] >= history.memory_mb.max() > 100
-    assert metrics["data"] == "list, 23 rows"
-    assert metrics["layout"] == "question_answer"
+    assert finished.facts.data == "list, 23 rows"
+    assert finished.facts.layout == "question_answer"
 
 
 def test_the_history_has_a_row_for_the_base_and_for_every_step(finished: Run) -> None:
@@ -334,7 +327,7 @@ def test_a_killed_run_is_resumed_without_its_data_and_ends_as_an_undisturbed_one
     run = ended.killed
     assert (run.status, run.reason) == ("stopped", "its process ended")
     assert STEPS > len(losses(run)) >= 5
-    assert {"dtype", "layout", "fingerprint"} <= set(run.metrics)
+    assert None not in (run.facts.dtype, run.facts.layout, run.facts.fingerprint)
     run.resume()
     (resumed,) = (event.step for event in run.events() if isinstance(event, Resumed))
     assert 3 <= resumed < STEPS
@@ -343,13 +336,13 @@ def test_a_killed_run_is_resumed_without_its_data_and_ends_as_an_undisturbed_one
     assert losses(run) == pytest.approx(losses(finished), abs=1e-6)
     assert set(run.metrics) == METRICS
     assert run.generate("Hello", max_new_tokens=8) == finished.generate("Hello", max_new_tokens=8)
-    assert load("killed", store=run._store).id == run.id
+    assert load("killed", store=run.store).id == run.id
 
 
 def test_a_run_comes_back_from_the_store_without_a_warning(
     finished: Run, recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    copy = load(finished.id, store=finished._store)
+    copy = load(finished.id, store=finished.store)
     assert copy is not finished
     assert copy.generate("How?", max_new_tokens=4) == finished.generate("How?", max_new_tokens=4)
     assert not recwarn.list
@@ -363,7 +356,7 @@ def test_a_background_run_leaves_the_main_thread_free(start: Start) -> None:
     assert active() == [run]
     assert run.status == "training"
     assert run.wait(timeout=0.01) is run
-    assert load(run.id, store=run._store) is run
+    assert load(run.id, store=run.store) is run
     with pytest.raises(RunError, match=r"is training; call wait\(\) or stop\(\) before using its model$"):
         run.generate("Hello")
     with pytest.raises(RunError, match="is training already$"):
@@ -409,11 +402,11 @@ def test_when_listeners_hear_of_the_end_everything_is_in_place(start: Start) -> 
 
 
 def test_a_finished_run_is_a_version_and_knows_where_it_came_from(finished: Run, base: Path) -> None:
-    store, metrics = finished._store, finished.metrics
+    store, facts = finished.store, finished.facts
     assert (finished.version, runs(store).loc[finished.id, "version"]) == ("calm v1", "v1")
     found = store.lineage("calm@v1")
-    assert (found.base, found.base_hash) == (metrics["base"], metrics["base_hash"])
-    assert (found.data, found.data_fingerprint) == ("list, 23 rows", metrics["fingerprint"])
+    assert (found.base, found.base_hash) == (facts.base, facts.base_hash)
+    assert (found.data, found.data_fingerprint) == ("list, 23 rows", facts.fingerprint)
     assert found.spec_hash == sha256(finished.spec.to_yaml())
     assert set(found.files) == {path.name for path in finished.adapter_dir.iterdir()}
     assert found.damage == {}
@@ -438,7 +431,7 @@ def test_what_cannot_be_done_is_one_line(finished: Run, start: Start, store: Sto
     with pytest.raises(RunError, match="has finished; for more training start a new run with more epochs$"):
         finished.resume()
     with pytest.raises(StoreError, match="there is no run 'clam' in .*; did you mean 'calm'"):
-        load("clam", store=finished._store)
+        load("clam", store=finished.store)
     run = start(target_modules="no_such_layer")
     with pytest.raises(PeftNbError, match="^target_modules: .* fits no layer of LlamaForCausalLM") as raised:
         run.wait()
@@ -465,7 +458,7 @@ def test_what_the_store_refuses_does_not_end_a_run_and_is_written_later(finished
         run = start(heard.append, r=1, max_steps=STEPS).wait()
         assert run.generate("Hello", max_new_tokens=4) != run.generate("Hello", max_new_tokens=4, adapter=False)
     (told,) = (event.text for event in heard if isinstance(event, Notice) and "in memory" in event.text)
-    assert told.startswith(f"cannot use {run._store.folder / 'index.sqlite'}: ")
+    assert told.startswith(f"cannot use {run.store.folder / 'index.sqlite'}: ")
     assert told.endswith("choose another folder; the run goes on in memory")
     assert run.status == "finished"
     assert run.history.step.tolist() == finished.history.step.tolist()

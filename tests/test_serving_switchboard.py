@@ -124,7 +124,7 @@ def test_adapters_make_room_for_each_other(base: Path, runs: dict[str, Run]) -> 
 def test_runs_are_found_by_name_and_folders_by_path(
     base: Path, runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PEFT_NB_STORE", str(runs["plain"]._store.folder))
+    monkeypatch.setenv("PEFT_NB_STORE", str(runs["plain"].store.folder))
     saved = runs["legal"].save(tmp_path / "law")
     board = peft_nb.Switchboard(str(base), "plain", runs["other"].id, saved)
     assert board.names == ["plain", "other", "law"]

@@ -77,7 +77,7 @@ def test_the_adapter_with_the_lowest_held_out_loss_is_saved(start: Start) -> Non
     assert equal(run, start(**OVERFITS | {"max_steps": best}).wait())
     assert not equal(run, start(**OVERFITS).wait())
     prompt = "Where do your customers park?"
-    assert run.generate(prompt, max_new_tokens=12) == load(run.id, store=run._store).generate(prompt, max_new_tokens=12)
+    assert run.generate(prompt, max_new_tokens=12) == load(run.id, store=run.store).generate(prompt, max_new_tokens=12)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_methods_that_keep_more_than_their_weights_go_back_whole(start: Start, m
     run = start(**options, load_best_model_at_end=True).wait()
     prompt = "Where do your customers park?"
     assert run.metrics["best_step"] <= 12
-    assert run.generate(prompt, max_new_tokens=12) == load(run.id, store=run._store).generate(prompt, max_new_tokens=12)
+    assert run.generate(prompt, max_new_tokens=12) == load(run.id, store=run.store).generate(prompt, max_new_tokens=12)
 
 
 def test_a_classifier_is_scored_with_what_was_best(encoder: Path, labelled: list[dict[str, str]], store: Store) -> None:

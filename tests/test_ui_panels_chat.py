@@ -151,14 +151,14 @@ def test_who_cannot_talk_is_refused(
         talk.ask("Hello", run="clam")
     assert talk.turns == []
     fields = {"model": str(encoder), "data": "(in memory)", "task": "classification", "device": "cpu", "max_steps": 1}
-    labels = begin(RunSpec(**fields), data=labelled[:60], store=runs[0]._store).wait()
+    labels = begin(RunSpec(**fields), data=labelled[:60], store=runs[0].store).wait()
     with pytest.raises(RunError, match="gives texts labels and does not talk"):
         chat(labels)
 
 
 def test_a_run_on_plain_texts_continues_what_is_said(runs: list[Run], spec: Callable[..., RunSpec]) -> None:
     texts = [{"text": f"We count {n}, {n + 1}, {n + 2} and go on."} for n in range(20)]
-    plain = begin(spec(max_steps=1), data=texts, store=runs[0]._store).wait()
+    plain = begin(spec(max_steps=1), data=texts, store=runs[0].store).wait()
     talk = chat(plain)
     for prompt in ("We count", "Then"):
         assert talk.ask(prompt, max_new_tokens=4).answer == plain.generate(prompt, max_new_tokens=4)
@@ -209,7 +209,7 @@ def test_what_went_wrong_is_shown_and_the_text_comes_back(panel: ChatPanel, runs
     enter(panel, "")
     assert 'role="alert"' in settled(panel)
     assert "nothing was said" in outcome(panel)
-    broken = load(runs[0].id, store=runs[0]._store)
+    broken = load(runs[0].id, store=runs[0].store)
     broken.folder = broken.folder / "gone"
     panel.talk.runs["calm"] = broken
     enter(panel, "Hello")

@@ -113,14 +113,14 @@ def test_a_blind_vote_names_nobody_and_is_kept_with_the_runs(three: Comparison, 
     assert "short 2 votes of 2: 100 % (95 % interval 34 % to 100 %)" in told.text
     assert "base 0 votes of 2" in told.text
 
-    (kept,) = [one for one in runs[1]._store.evaluations(runs[1].id) if one.suite == "vote"]
+    (kept,) = [one for one in runs[1].store.evaluations(runs[1].id) if one.suite == "vote"]
     assert kept.measure == f"preferred to {runs[0].id}, base"
     assert (kept.value, kept.detail) == (1.0, {"won": 2, "of": 2, "undecided": 1})
     assert 0.3 < (kept.low or 0) < 0.4
-    (lost,) = [one for one in runs[0]._store.evaluations(runs[0].id) if one.suite == "vote"]
+    (lost,) = [one for one in runs[0].store.evaluations(runs[0].id) if one.suite == "vote"]
     assert (lost.value, lost.low) == (0.0, 0.0)
     three.vote(1, "calm")
-    (again,) = [one for one in runs[0]._store.evaluations(runs[0].id) if one.suite == "vote"]
+    (again,) = [one for one in runs[0].store.evaluations(runs[0].id) if one.suite == "vote"]
     assert again.value == 0.5
 
 
@@ -141,7 +141,7 @@ def test_letters_go_on_after_z() -> None:
 
 
 def test_a_run_is_promoted_and_a_failed_verdict_has_to_be_forced(runs: list[Run], three: Comparison) -> None:
-    store = runs[0]._store
+    store = runs[0].store
     store.set_metrics(runs[0].id, {"verdict": "failed: held-out loss"})
     panel = ComparePanel(three)
     assert panel.named.layout.display == "none"

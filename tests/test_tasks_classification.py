@@ -12,8 +12,9 @@ import torch
 
 from peft_nb.data.examples import Example
 from peft_nb.data.labels import Classes
-from peft_nb.evaluation import classification
-from peft_nb.training.classification import Classifying
+from peft_nb.evaluation.texts import logits
+from peft_nb.tasks import TASKS, classification
+from peft_nb.training.text_objective import TextObjective
 
 CPU = torch.device("cpu")
 
@@ -33,12 +34,13 @@ class Echo(torch.nn.Module):
 
 def test_probabilities_come_in_the_order_of_the_texts_whatever_the_cut() -> None:
     texts = [text(1, 2, 3), text(3, 2, 1, 9, 9), text(0, 5, 0, 9), text(4, 4, 4)]
-    logits = torch.tensor([[1.0, 2, 3], [3, 2, 1], [0, 5, 0], [4, 4, 4]])
+    wanted = torch.tensor([[1.0, 2, 3], [3, 2, 1], [0, 5, 0], [4, 4, 4]])
     for budget in (3, 8, 1000):
-        found = classification.probabilities(Echo(), Classifying(0, False), texts, CPU, budget)
-        numpy.testing.assert_allclose(found, logits.softmax(-1).numpy(), rtol=1e-6)
-        found = classification.probabilities(Echo(), Classifying(0, True), texts, CPU, budget)
-        numpy.testing.assert_allclose(found, logits.sigmoid().numpy(), rtol=1e-6)
+        found = logits(Echo(), TextObjective(0, lambda logits, texts: logits.sum()), texts, CPU, budget)
+        one = classification.probabilities(found, Classes(("a", "b", "c"), False))
+        numpy.testing.assert_allclose(one, wanted.softmax(-1).numpy(), rtol=1e-6)
+        several = classification.probabilities(found, Classes(("a", "b", "c"), True))
+        numpy.testing.assert_allclose(several, wanted.sigmoid().numpy(), rtol=1e-6)
 
 
 def test_scores_of_one_class_a_text() -> None:
@@ -68,9 +70,13 @@ class Letters:
         return {"input_ids": [[ord(letter) - ord("a") for letter in one] for one in texts]}
 
 
+def predict(texts: list[str], names: list[str], *, multi: bool) -> Any:
+    facts = {"classes": names, "multi_label": multi, "max_tokens": 8}
+    return TASKS["classification"].predict(Echo(), Letters(), texts, facts)
+
+
 def test_predictions_name_every_class_and_hide_no_column() -> None:
-    classes = Classes(("bug", "label", "text"), False)
-    table = classification.predict(Echo(), Letters(), ["abc", "cba"], classes, 8)
+    table = predict(["abc", "cba"], ["bug", "label", "text"], multi=False)
     assert list(table.columns) == ["text", "label", "probability", "bug", "p(label)", "p(text)"]
     assert table.text.tolist() == ["abc", "cba"]
     assert table.label.tolist() == ["text", "bug"]
@@ -79,9 +85,9 @@ def test_predictions_name_every_class_and_hide_no_column() -> None:
 
 
 def test_predictions_of_several_classes_are_lists() -> None:
-    table = classification.predict(Echo(), Letters(), ["aab", "bab"], Classes(("x", "y", "z"), True), 8)
+    table = predict(["aab", "bab"], ["x", "y", "z"], multi=True)
     assert table.label.tolist() == [["x", "y", "z"], ["x", "y", "z"]]
     assert [len(one) for one in table.probability] == [3, 3]
-    none = classification.predict(Echo(), Letters(), [], Classes(("x", "y", "z"), True), 8)
+    none = predict([], ["x", "y", "z"], multi=True)
     assert list(none.columns) == ["text", "label", "probability", "x", "y", "z"]
     assert len(none) == 0

@@ -11,22 +11,25 @@ import torch.nn.functional as F
 
 from peft_nb.data.examples import Example
 from peft_nb.methods import attach
-from peft_nb.models import classify
+from peft_nb.models import head as heads
 from peft_nb.models.load import load
 from peft_nb.models.resolve import resolve
 from peft_nb.spec import RunSpec
-from peft_nb.training import classification, objectives
-from peft_nb.training.classification import Classifying
+from peft_nb.tasks import TASKS
+from peft_nb.training import objectives, text_objective
+from peft_nb.training.text_objective import TextObjective
 
 CPU = torch.device("cpu")
 SPEC = RunSpec(data="x", task="classification", r=4)
+KINDS = {False: "single_label_classification", True: "multi_label_classification"}
+LOSS = {multi: TASKS["classification"].head_loss({"multi_label": multi}) for multi in (False, True)}
 
 
 def adapted(folder: Path, multi: bool = False, dtype: str = "float32") -> torch.nn.Module:
     """A classifier with LoRA whose B is not zero, so that every gradient has something to say."""
     torch.manual_seed(0)
-    bare, new = classify.build(load(resolve(str(folder)), kind=None, dtype=dtype), ("a", "b", "c"), multi)
-    model = attach(bare, SPEC, "base", new).eval()
+    bare, new = heads.build(load(resolve(str(folder)), kind=None, dtype=dtype), ("a", "b", "c"), KINDS[multi])
+    model = attach(bare, SPEC, "base", new, peft_type="SEQ_CLS").eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -48,14 +51,14 @@ def folder(request: pytest.FixtureRequest) -> Path:
 @pytest.mark.parametrize("multi", [False, True])
 def test_without_padding_the_losses_and_gradients_are_the_same(folder: Path, multi: bool) -> None:
     model = adapted(folder, multi)
-    padded = Classifying(0, multi)
+    padded = TextObjective(0, LOSS[multi])
     loss, gradient = objectives.disagreement(model, replace(padded, padded=False), padded, examples(multi), CPU)
     assert loss < 1e-5
     assert gradient < 1e-4
 
 
 def test_each_text_is_judged_as_if_it_were_alone(folder: Path) -> None:
-    model, path = adapted(folder), Classifying(0, False, padded=False)
+    model, path = adapted(folder), TextObjective(0, LOSS[False], padded=False)
     with path.installed(model), torch.no_grad():
         together = path.logits(model, examples(), CPU)
         alone = torch.cat([path.logits(model, [one], CPU) for one in examples()])
@@ -64,11 +67,11 @@ def test_each_text_is_judged_as_if_it_were_alone(folder: Path) -> None:
 
 def test_the_check_finds_a_text_that_sees_another(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, wanted = adapted(encoder), {"multi": False, "fast": True, "supported": True}
-    assert str(classification.choose(model, examples(), 0, CPU, **wanted)) == "padding-free"
-    inner = classification.attention.segment_attention
+    assert str(text_objective.choose(model, examples(), 0, CPU, LOSS[False], **wanted)) == "padding-free"
+    inner = text_objective.attention.segment_attention
     whole = lambda *a, segments, **options: inner(*a, segments=[sum(segments)], **options)  # noqa: E731
-    monkeypatch.setitem(classification.attention.AttentionInterface._global_mapping, "peft_nb_segments", whole)
-    chosen = str(classification.choose(model, examples(), 0, CPU, **wanted))
+    monkeypatch.setitem(text_objective.attention.AttentionInterface._global_mapping, "peft_nb_segments", whole)
+    chosen = str(text_objective.choose(model, examples(), 0, CPU, LOSS[False], **wanted))
     assert chosen.startswith("padded (the padding-free path differed on two examples")
 
 
@@ -77,7 +80,7 @@ def test_a_base_that_looks_one_way_only_would_be_found(encoder: Path) -> None:
     for module in model.modules():
         if hasattr(module, "is_causal"):
             module.is_causal = True  # stock attention has a mask for both ways and would still look both ways
-    chosen = classification.choose(model, examples(), 0, CPU, multi=False, fast=True, supported=True)
+    chosen = text_objective.choose(model, examples(), 0, CPU, LOSS[False], fast=True, supported=True)
     assert chosen.padded == ("differed" in chosen.reason)
     assert chosen.padded
 
@@ -87,14 +90,14 @@ def test_a_base_that_looks_one_way_only_would_be_found(encoder: Path) -> None:
     [(False, True, "fast is off"), (True, False, "the method adds virtual tokens")],
 )
 def test_the_padded_path_says_why(encoder: Path, fast: bool, supported: bool, reason: str) -> None:
-    chosen = classification.choose(adapted(encoder), examples(), 0, CPU, multi=False, fast=fast, supported=supported)
+    chosen = text_objective.choose(adapted(encoder), examples(), 0, CPU, LOSS[False], fast=fast, supported=supported)
     assert (chosen.padded, str(chosen)) == (True, f"padded ({reason})")
 
 
 def test_losses_are_sums_of_transformers_own(base: Path) -> None:
     for multi in (False, True):
         model, some = adapted(base, multi), examples(multi)
-        path = Classifying(0, multi)
+        path = TextObjective(0, LOSS[multi])
         logits = path.logits(model, some, CPU)
         if multi:
             wanted = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]])
@@ -106,13 +109,13 @@ def test_losses_are_sums_of_transformers_own(base: Path) -> None:
 
 def test_the_model_is_as_before_when_the_context_ends(encoder: Path) -> None:
     model = adapted(encoder)
-    before = Classifying(0, False).logits(model, examples(), CPU)
-    with Classifying(0, False, padded=False).installed(model):
+    before = TextObjective(0, LOSS[False]).logits(model, examples(), CPU)
+    with TextObjective(0, LOSS[False], padded=False).installed(model):
         pass
-    assert torch.equal(Classifying(0, False).logits(model, examples(), CPU), before)
+    assert torch.equal(TextObjective(0, LOSS[False]).logits(model, examples(), CPU), before)
 
 
 def test_bfloat16_takes_the_fast_path_too(encoder: Path) -> None:
     model = adapted(encoder, dtype="bfloat16")
-    chosen = classification.choose(model, examples(), 0, CPU, multi=False, fast=True, supported=True)
+    chosen = text_objective.choose(model, examples(), 0, CPU, LOSS[False], fast=True, supported=True)
     assert str(chosen) == "padding-free"
