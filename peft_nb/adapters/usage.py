@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from peft_nb.data.rendering import Renderer, sound
+from peft_nb.data.rendering import Renderer, unwrap
 from peft_nb.methods import REGISTRY
 from peft_nb.spec import RunSpec
 
@@ -95,7 +95,7 @@ def _generation(spec: RunSpec, metrics: Mapping[str, Any], tokenizer: Any) -> st
     if metrics.get("layout") == "text":
         inputs = TEXT.replace("TEXT", _quoted("It begins"))
     elif renderer.template:
-        inputs = TEXT.replace("TEXT", _quoted(sound(renderer.chats([messages], generation=True)[0])[0]))
+        inputs = TEXT.replace("TEXT", _quoted(unwrap(renderer.chats([messages], generation=True)[0])[0]))
     else:
         inputs = CHAT.replace("MESSAGES", _quoted(messages))
     if metrics.get("layout") != "text" and renderer.end != tokenizer.eos_token_id:

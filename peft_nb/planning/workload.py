@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from peft_nb.data import Rows, encoding, formats, labels, sources
+from peft_nb.data import Rows, detection, encoding, labels, layouts, sources
 from peft_nb.data.labels import Classes
 from peft_nb.errors import DataError
 from peft_nb.spec import RunSpec
@@ -34,8 +34,8 @@ class Table:
 
     rows: Rows
     held_out: Rows | None
-    layout: formats.Layout
-    held_layout: formats.Layout
+    layout: layouts.Layout
+    held_layout: layouts.Layout
     classes: Classes
 
     @classmethod
@@ -48,9 +48,9 @@ class Table:
     @classmethod
     def of(cls, spec: RunSpec, rows: Rows, held_out: Rows | None) -> Table:
         """Recognise the rows of a spec."""
-        layout = held_layout = formats.detect(rows, spec.format, spec.columns)
+        layout = held_layout = detection.detect(rows, spec.format, spec.columns)
         if held_out is not None:
-            held_layout = formats.detect(held_out, spec.format, spec.columns)
+            held_layout = detection.detect(held_out, spec.format, spec.columns)
         labels.check_task(spec.task, layout, spec.too_long)
         classes = labels.find(rows, layout) if spec.task == "classification" else Classes((), False)
         return cls(rows, held_out, layout, held_layout, classes)
@@ -107,13 +107,13 @@ class Workload:
         """The first rows as examples."""
         return self._encode(self.table.rows, self.table.layout, "row")
 
-    def _encode(self, rows: Rows, layout: formats.Layout, name: str) -> Sequence[Any]:
+    def _encode(self, rows: Rows, layout: layouts.Layout, name: str) -> Sequence[Any]:
         try:
             return self._tokens([*rows[:SAMPLE]], layout, name)
         except DataError:  # which counts the bad rows among those it was given
             return self._tokens(rows, layout, name)
 
-    def _tokens(self, rows: Sequence[Mapping[str, Any]], layout: formats.Layout, name: str) -> Sequence[Any]:
+    def _tokens(self, rows: Sequence[Mapping[str, Any]], layout: layouts.Layout, name: str) -> Sequence[Any]:
         spec, tokenizer = self.spec, self.tokenizer
         options: dict[str, Any] = {"too_long": spec.too_long, "row_name": name}
         if spec.task == "classification":

@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.adapters.export import Side
-from peft_nb.data import Rows, encoding, examples, formats, labels, prompts, sources, splits
+from peft_nb.data import Rows, detection, encoding, examples, labels, prompts, sources, splits
+from peft_nb.data.detection import Layout
 from peft_nb.data.examples import Encoded, Example, Examples
-from peft_nb.data.formats import Layout
 from peft_nb.data.labels import Classes
 from peft_nb.data.legacy import legacy_labelled
 from peft_nb.data.quality import checks, fixes, redaction
-from peft_nb.data.quality.duplicates import Progress
 from peft_nb.data.quality.fixes import Change
 from peft_nb.data.quality.lengths import Options
 from peft_nb.data.rendering import prepare
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError, StoreError
-from peft_nb.events import Event, Notice
+from peft_nb.events import Event, Notice, Progress
 from peft_nb.methods import REGISTRY
 from peft_nb.spec import RunSpec
 from peft_nb.system import resources
@@ -88,9 +87,9 @@ class RunData:
             self.eval_rows, self._fingerprints[1] = apart.train, apart.fingerprint
         if spec.regression is not None:
             self._own = sources.read(spec.regression, self.namespace)
-            self._own_layout = formats.detect(self._own.train, "auto", {})
+            self._own_layout = detection.detect(self._own.train, "auto", {})
             labels.check_task("generation", self._own_layout)
-        self.layout = formats.detect(self.rows, spec.format, spec.columns)
+        self.layout = detection.detect(self.rows, spec.format, spec.columns)
         self.metrics |= {"data": source.origin, "fingerprint": source.fingerprint, "layout": self.layout.name}
 
     def _recognise(self) -> None:
@@ -115,9 +114,9 @@ class RunData:
     def vet(self) -> None:
         """Replace personal data in the rows, or refuse to train on them, where the spec says so."""
         wanted = self.spec.personal_data
-        self.rows, self._redacted = redaction.vet(self.rows, self.layout, wanted, self.progress)
+        self.rows, self._redacted = redaction.redact_rows(self.rows, self.layout, wanted, self.progress)
         if self.eval_rows is not None:
-            self.eval_rows, more = redaction.vet(self.eval_rows, self._held_out()[1], wanted, self.progress)
+            self.eval_rows, more = redaction.redact_rows(self.eval_rows, self._held_out()[1], wanted, self.progress)
             self._redacted += [Change(change.row, f"held-out row: {change.what}") for change in more]
         if self._redacted:
             counts = Counter(change.what for change in self._redacted)
@@ -142,7 +141,7 @@ class RunData:
         if len(self.rows) > CHECKED_ROWS:
             checked.notes.append(f"the first {CHECKED_ROWS:,} of {len(self.rows):,} rows were looked at")
         changes = [*fixes.remembered(self.metrics["fingerprint"]), *self._redacted]
-        told = {"data": self.metrics["data"], **checked.told(), "changes": [asdict(change) for change in changes]}
+        told = {"data": self.metrics["data"], **checked.report(), "changes": [asdict(change) for change in changes]}
         atomic_text(folder / "data.json", json.dumps(told, ensure_ascii=False, indent=1))
         serious = [finding.title for finding in checked.findings if finding.level != "note"]
         if serious:
@@ -171,7 +170,7 @@ class RunData:
             sides = train.examples.parted(kept["held_out"])
         if resources.rank() == 0:
             atomic_text(path, json.dumps(kept))
-            prompts.keep(folder, prompts.of_rows(*self._held_out(), sorted(set(sides[1].rows.tolist()))))
+            prompts.save(folder, prompts.of_rows(*self._held_out(), sorted(set(sides[1].rows.tolist()))))
         return sides
 
     def _stored(self, folder: Path) -> tuple[Examples, Examples] | None:
@@ -218,7 +217,7 @@ class RunData:
             atomic_text(path, json.dumps(kept))
             texts = splits.Texts(*self._held_out(), sides[1].rows.tolist())
             told = [", ".join(self.classes.names[int(label)] for label in own) for own in sides[1].labels]
-            prompts.keep(folder, prompts.spread(list(map(prompts.Asked, texts, told))))
+            prompts.save(folder, prompts.spread(list(map(prompts.Asked, texts, told))))
         return sides
 
     def keep_for_judge(self, folder: Path, tokenizer: Any, held_out: Examples, resume: bool) -> None:
@@ -325,4 +324,4 @@ class RunData:
         """The table that held-out rows come from, and what its columns mean."""
         if self.eval_rows is None:
             return self.rows, self.layout
-        return self.eval_rows, formats.detect(self.eval_rows, self.spec.format, self.spec.columns)
+        return self.eval_rows, detection.detect(self.eval_rows, self.spec.format, self.spec.columns)

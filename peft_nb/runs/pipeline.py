@@ -270,7 +270,7 @@ class Job:
         return Sampler(
             self.adapted,
             self.tokenizer,
-            prompts.kept(self.folder),
+            prompts.load(self.folder),
             self.chat,
             self.spec.system,
             installed.taken_out,
