@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from planted import FLAWS, Corpus, Row, chats, labelled, text
 from planted_values import PERSONAL
 
-from peft_nb.data import formats, sources
+from peft_nb.data import detection, sources
 from peft_nb.data.quality import characters, checks, duplicates, pii
 from peft_nb.data.quality.lengths import Options
 from peft_nb.data.quality.secrets import secrets
@@ -92,7 +92,7 @@ def structure(corpus: Corpus) -> dict[str, set[int]]:
 def _check(rows: Sequence[Row], evaluation: Sequence[Row] | None, options: Options) -> dict[str, tuple[int, ...]]:
     train = sources.read(list(rows)).train
     held = sources.read(list(evaluation)).train if evaluation else None
-    checked = checks.check(train, formats.detect(train), held, options=options)
+    checked = checks.check(train, detection.detect(train), held, options=options)
     return {finding.kind: finding.rows for finding in checked.findings}
 
 

@@ -73,13 +73,13 @@ def tokenizer() -> Any:
 
 def run_peft_nb(path: Path, folder: Path, hold_out: float = 0) -> Iterator[tuple[int, int]]:
     """Read, recognise and encode as a run does; and set a share aside, near-duplicates together."""
-    from peft_nb.data import encoding, formats, sources, splits
+    from peft_nb.data import detection, encoding, sources, splits
 
     made = tokenizer()
     yield 0, 0
     source = sources.read(path)
     _ = source.fingerprint
-    layout = formats.detect(source.train)
+    layout = detection.detect(source.train)
     encoded = encoding.encode(source.train, layout, made, max_length=MAX_LENGTH, folder=folder / "examples")
     if hold_out:
         texts = splits.Texts(source.train, layout, encoded.examples.rows.tolist())

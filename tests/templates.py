@@ -8,9 +8,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from peft_nb.data.detection import detect
 from peft_nb.data.encoding import encode
 from peft_nb.data.examples import Encoded
-from peft_nb.data.formats import detect
 from peft_nb.errors import DataError
 
 CHATML = (

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from peft_nb.data import RowProblem
-from peft_nb.data.conversations import OPENAI, SHAREGPT, checked, compared, read, style, unpacked
+from peft_nb.data.conversations import OPENAI, SHAREGPT, parse_cell, read, split_pair, style, validated
 
 HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
 SHARED = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]
@@ -15,11 +15,11 @@ CALL = {"type": "function", "function": WEATHER}
 
 
 def openai(*messages: object) -> list[dict[str, Any]]:
-    return checked(read(list(messages), OPENAI))
+    return validated(read(list(messages), OPENAI))
 
 
 def sharegpt(*messages: tuple[str, object]) -> list[dict[str, Any]]:
-    return checked(read([{"from": who, "value": said} for who, said in messages], SHAREGPT))
+    return validated(read([{"from": who, "value": said} for who, said in messages], SHAREGPT))
 
 
 def refused(action: Any, *arguments: Any) -> RowProblem:
@@ -73,7 +73,7 @@ def test_a_list_may_be_written_as_text(write: Any) -> None:
     "cell", ["[1", "[INST] hi [/INST]", "[" * 10_000, "[__import__('os')]", "Human: 5", "", 7, None]
 )
 def test_text_that_is_no_list_stays_as_it_is(cell: object) -> None:
-    assert unpacked(cell) == cell
+    assert parse_cell(cell) == cell
     assert style(cell) is None
 
 
@@ -133,7 +133,7 @@ def test_a_call_without_arguments() -> None:
 def test_a_call_that_cannot_be_read_is_refused(call: dict[str, Any]) -> None:
     problem = refused(read, [call], OPENAI if "role" in call else SHAREGPT)
     assert "has a tool call that cannot be read" in problem.reason
-    assert '{"name": …, "arguments": {…}}' in problem.mend
+    assert '{"name": …, "arguments": {…}}' in problem.fix
 
 
 # ---- what is refused ---------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_a_call_that_cannot_be_read_is_refused(call: dict[str, Any]) -> None:
     ],
 )
 def test_malformed_conversations_are_refused(messages: object, reason: str) -> None:
-    assert reason in refused(lambda: checked(read(messages, OPENAI))).reason
+    assert reason in refused(lambda: validated(read(messages, OPENAI))).reason
 
 
 @pytest.mark.parametrize(
@@ -175,12 +175,12 @@ def test_malformed_conversations_are_refused(messages: object, reason: str) -> N
     ],
 )
 def test_malformed_sharegpt_is_refused(messages: object, reason: str) -> None:
-    assert reason in refused(lambda: checked(read(messages, SHAREGPT))).reason
+    assert reason in refused(lambda: validated(read(messages, SHAREGPT))).reason
 
 
 def test_the_other_style_is_named() -> None:
-    assert refused(read, SHARED, OPENAI).mend == "set format='sharegpt'"
-    assert refused(read, HELLO, SHAREGPT).mend == "set format='messages'"
+    assert refused(read, SHARED, OPENAI).fix == "set format='sharegpt'"
+    assert refused(read, HELLO, SHAREGPT).fix == "set format='messages'"
 
 
 # ---- pairs -------------------------------------------------------------------------------------
@@ -189,15 +189,15 @@ WORSE = {"role": "assistant", "content": "no"}
 
 
 def test_a_pair_is_a_prompt_and_two_answers() -> None:
-    assert compared(HELLO[:1], HELLO[1:], [WORSE]) == (HELLO[:1], HELLO[1:], [WORSE])
+    assert split_pair(HELLO[:1], HELLO[1:], [WORSE]) == (HELLO[:1], HELLO[1:], [WORSE])
 
 
 def test_conversations_share_their_prompt() -> None:
     longer = [*HELLO, {"role": "user", "content": "bye"}]
-    assert compared([], [*longer, HELLO[1]], [*longer, WORSE]) == (longer, HELLO[1:], [WORSE])
+    assert split_pair([], [*longer, HELLO[1]], [*longer, WORSE]) == (longer, HELLO[1:], [WORSE])
     system = {"role": "system", "content": "Be kind."}
-    assert compared([system, HELLO[0]], HELLO, [HELLO[0], WORSE])[0] == [system, HELLO[0]]
-    assert compared([system], [system, *HELLO], [system, HELLO[0], WORSE])[0] == [system, HELLO[0]]
+    assert split_pair([system, HELLO[0]], HELLO, [HELLO[0], WORSE])[0] == [system, HELLO[0]]
+    assert split_pair([system], [system, *HELLO], [system, HELLO[0], WORSE])[0] == [system, HELLO[0]]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_conversations_share_their_prompt() -> None:
     ],
 )
 def test_pairs_that_compare_nothing_are_refused(prompt: Any, chosen: Any, rejected: Any, reason: str) -> None:
-    assert reason in refused(compared, prompt, chosen, rejected).reason
+    assert reason in refused(split_pair, prompt, chosen, rejected).reason
 
 
 def test_an_answer_of_weight_0_is_kept_and_not_learned() -> None:

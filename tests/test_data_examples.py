@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from peft_nb.data import encoding, examples, labels, sources
+from peft_nb.data.detection import detect
 from peft_nb.data.examples import Example, gather, key, load
-from peft_nb.data.formats import detect
 from peft_nb.errors import DataError, StoreError
 from peft_nb.events import Notice, Preparing
 from peft_nb.runs import context

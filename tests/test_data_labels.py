@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from peft_nb.data import labels
-from peft_nb.data.formats import detect
+from peft_nb.data.detection import detect
 from peft_nb.data.labels import Classes
 from peft_nb.errors import DataError
 from tests.templates import tokenizer

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_nb.data import RowProblem
-from peft_nb.data.formats import FORMATS, Format, Layout, detect
+from peft_nb.data import RowProblem, detection, layouts
+from peft_nb.data.detection import detect
+from peft_nb.data.layouts import Layout, LayoutType
 from peft_nb.data.sources import read
 from peft_nb.errors import DataError
 
@@ -353,8 +354,8 @@ CELLS = st.recursive(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from(list(FORMATS.values())), st.data())
-def test_whatever_cells_hold_a_row_is_read_or_refused_in_one_line(entry: Format, data: st.DataObject) -> None:
+@given(st.sampled_from(list(layouts.LAYOUTS.values())), st.data())
+def test_whatever_cells_hold_a_row_is_read_or_refused_in_one_line(entry: LayoutType, data: st.DataObject) -> None:
     row = {role.name: data.draw(CELLS) for role in entry.roles}
     refusals = []
     try:
@@ -362,3 +363,15 @@ def test_whatever_cells_hold_a_row_is_read_or_refused_in_one_line(entry: Format,
     except DataError as refusal:
         refusals.append(str(refusal))
     assert "\n" not in "".join(refusals)
+
+
+def test_a_registered_layout_is_recognised_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    riddle = LayoutType("riddle", (layouts.Role("riddle"),), lambda cells: cells["riddle"], "text")
+    monkeypatch.setattr(layouts, "LAYOUTS", dict(layouts.LAYOUTS))
+    monkeypatch.setattr(detection, "LAYOUTS", layouts.LAYOUTS)
+    layouts.register(riddle)
+    rows = [{"riddle": "What has keys and opens nothing?"}]
+    found = detection.detect(rows)
+    assert (found.name, found.plain, found.text(rows[0])) == ("riddle", True, rows[0]["riddle"])
+    with pytest.raises(ValueError, match="^there is a layout 'riddle' already"):
+        layouts.register(LayoutType("riddle", (), str))

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from peft_nb.data import labels
-from peft_nb.data.formats import detect
+from peft_nb.data.detection import detect
 from peft_nb.data.labels import Classes
 from peft_nb.data.legacy import legacy_labelled
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peft_nb.data.formats import detect
-from peft_nb.data.prompts import BEGUN, KEPT, Asked, keep, kept, of_rows
+from peft_nb.data.detection import detect
+from peft_nb.data.prompts import BEGUN, KEPT, Asked, load, of_rows, save
 
 
 def asked(rows: list[dict[str, Any]]) -> list[Asked]:
@@ -44,7 +44,7 @@ def test_a_few_of_many_rows_are_taken_from_all_over() -> None:
 
 
 def test_what_was_kept_is_read_back_whatever_it_holds(tmp_path: Path) -> None:
-    assert kept(tmp_path) == []
+    assert load(tmp_path) == []
     some = [Asked("\ud800 مرحبا 👩🏽‍🚀", "a"), Asked([{"role": "user", "content": "?"}])]
-    keep(tmp_path, some)
-    assert kept(tmp_path) == some
+    save(tmp_path, some)
+    assert load(tmp_path) == some

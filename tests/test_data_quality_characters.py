@@ -60,7 +60,7 @@ def test_mojibake_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "flaw", "mended"),
+    ("text", "flaw", "fixed"),
     [
         ("x\x00y", "control", "xy"),
         ("\x1b[1;31mred\x1b[0m", "control", "red"),
@@ -75,9 +75,9 @@ def test_mojibake_twice() -> None:
         ("half \ud83d pair", "replacement", "half \ud83d pair"),
     ],
 )
-def test_characters_that_do_not_belong(text: str, flaw: str, mended: str) -> None:
+def test_characters_that_do_not_belong(text: str, flaw: str, fixed: str) -> None:
     assert flaws(text) == (flaw,)
-    assert repair(text) == mended
+    assert repair(text) == fixed
 
 
 def test_several_flaws_in_order() -> None:
@@ -87,8 +87,8 @@ def test_several_flaws_in_order() -> None:
 @given(st.text(alphabet=st.characters(codec="utf-8")))
 @example("Î\x1f¼")
 def test_repair_settles(text: str) -> None:
-    mended = repair(text)
-    assert repair(mended) == mended
+    fixed = repair(text)
+    assert repair(fixed) == fixed
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=0x7E, min_codepoint=0x20)))

@@ -6,7 +6,7 @@ from typing import Any
 import pandas
 import pytest
 
-from peft_nb.data import formats, sources
+from peft_nb.data import detection, sources
 from peft_nb.data.quality import checks, fixes, pii
 from peft_nb.data.quality.checks import Checked, check
 from peft_nb.data.quality.fixes import Change
@@ -32,7 +32,7 @@ def sound(count: int = 60) -> list[dict[str, Any]]:
 
 def checked(rows: Any, held: Any = None, tokenizer: Any = None, **options: Any) -> Checked:
     train = sources.read(rows).train
-    layout = formats.detect(train)
+    layout = detection.detect(train)
     held = sources.read(held).train if held is not None else None
     return check(train, layout, held, tokenizer=tokenizer, options=Options(**options))
 
@@ -43,15 +43,15 @@ def found(result: Checked) -> dict[str, tuple[int, ...]]:
 
 def again(rows: Any, result: Checked, held: Any = None, **options: Any) -> Checked:
     """Mend and check once more."""
-    return checked(fixes.rebuilt(rows, sources.read(rows).train, result.mended), held, **options)
+    return checked(fixes.rebuilt(rows, sources.read(rows).train, result.fixed), held, **options)
 
 
 def test_sound_rows_have_no_findings() -> None:
     result = checked(sound())
     assert result.findings == []
     assert result.notes == []
-    assert result.mended.changes == []
-    assert result.mended.kept == list(range(60))
+    assert result.fixed.changes == []
+    assert result.fixed.kept == list(range(60))
 
 
 def test_a_messy_frame_gives_exactly_these_findings_and_mending_leaves_none_of_them() -> None:
@@ -84,7 +84,7 @@ def test_a_messy_frame_gives_exactly_these_findings_and_mending_leaves_none_of_t
     }
     shown = [example for finding in result.findings for example in finding.examples]
     assert not [example for example in shown if "anna.berg" in example or KEY in example or len(example) > 100]
-    assert result.mended.changes == [
+    assert result.fixed.changes == [
         Change(3, "dropped: empty"),
         Change(5, "dropped: empty"),
         Change(8, "dropped: repeats row 2"),
@@ -96,12 +96,12 @@ def test_a_messy_frame_gives_exactly_these_findings_and_mending_leaves_none_of_t
         Change(15, "dropped: next to no text"),
         Change(18, "dropped: empty"),
     ]
-    mended = fixes.rebuilt(frame, sources.read(frame).train, result.mended)
-    assert mended.loc[11, "completion"] == "The café opens at nine, naïve as it sounds"
-    assert mended.loc[12, "completion"] == "ring the bell twice"
-    assert mended.loc[13, "completion"] == "ask <EMAIL> about this"
-    assert KEY not in mended.loc[14, "completion"]
-    assert set(found(checked(mended))) == {"contradiction", "replacement"}
+    fixed = fixes.rebuilt(frame, sources.read(frame).train, result.fixed)
+    assert fixed.loc[11, "completion"] == "The café opens at nine, naïve as it sounds"
+    assert fixed.loc[12, "completion"] == "ring the bell twice"
+    assert fixed.loc[13, "completion"] == "ask <EMAIL> about this"
+    assert KEY not in fixed.loc[14, "completion"]
+    assert set(found(checked(fixed))) == {"contradiction", "replacement"}
     pandas.testing.assert_frame_equal(frame, before)
 
 
@@ -112,7 +112,7 @@ def test_near_duplicates_are_told_from_exact_ones() -> None:
     rows[30] = {**rows[7], "completion": long.replace("Please", "please kindly")}
     result = checked(rows)
     assert found(result) == {"near_duplicate": (30,)}
-    assert result.mended.changes == [Change(30, "dropped: nearly repeats row 7")]
+    assert result.fixed.changes == [Change(30, "dropped: nearly repeats row 7")]
 
 
 def test_rows_of_the_evaluation_are_left_out_of_training() -> None:
@@ -121,7 +121,7 @@ def test_rows_of_the_evaluation_are_left_out_of_training() -> None:
     held[6] = {"prompt": "", "completion": "x"}
     result = checked(rows, held)
     assert found(result) == {"evaluation": (6,), "leak": (9,)}
-    assert result.mended.changes == [Change(9, "dropped: like evaluation row 4")]
+    assert result.fixed.changes == [Change(9, "dropped: like evaluation row 4")]
     assert set(found(again(rows, result, held))) == {"evaluation"}
 
 
@@ -165,7 +165,7 @@ def test_labels() -> None:
     titles = [finding.title for finding in result.findings]
     assert "labels out of balance: 'pay' has 70 rows, 'rare' 1" in titles
     assert result.labels == {"pay": 69, "ship": 9, "Pay": 1, "rare": 1}
-    assert result.mended.changes == [Change(20, "label 'Pay' → 'pay'")]
+    assert result.fixed.changes == [Change(20, "label 'Pay' → 'pay'")]
 
 
 def test_a_single_label_stops_training() -> None:
@@ -202,7 +202,7 @@ def test_lengths_by_the_tokenizer_and_estimated() -> None:
     assert not measured.estimated
     assert found(measured) == {"nothing": (6,), "long": (5,)}
     assert len(measured.lengths) == 60
-    assert measured.mended.changes == [Change(6, "dropped: nothing to learn")]
+    assert measured.fixed.changes == [Change(6, "dropped: nothing to learn")]
 
 
 def test_an_answer_with_an_end_token_cannot_be_trained_on() -> None:
@@ -244,20 +244,20 @@ def test_mending_redacts_rows_that_the_check_did_not_look_at(monkeypatch: pytest
     result = checked(rows)
     assert found(result) == {}
     assert result.notes == ["personal data were looked for in the first 10 rows; mending looks at all"]
-    assert result.mended.changes == [Change(40, "redacted EMAIL")]
+    assert result.fixed.changes == [Change(40, "redacted EMAIL")]
 
 
 def test_progress_goes_from_nothing_to_all() -> None:
     said: list[tuple[float, str]] = []
     train = sources.read(sound()).train
-    check(train, formats.detect(train), progress=lambda share, what: said.append((share, what)))
+    check(train, detection.detect(train), progress=lambda share, what: said.append((share, what)))
     assert {what for _, what in said} >= {"reading", "looking at every text"}
     assert all(0 <= share <= 1 for share, _ in said)
 
 
 def test_the_support_desk_is_clean() -> None:
     desk = sources.read("support-desk")
-    layout = formats.detect(desk.train)
+    layout = detection.detect(desk.train)
     assert check(desk.train, layout, desk.eval).findings == []
 
 

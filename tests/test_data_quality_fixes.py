@@ -5,10 +5,10 @@ import pandas
 import pytest
 
 from peft_nb.data import sources
-from peft_nb.data.quality.fixes import Mended, altered, overlaid, rebuilt, strings
+from peft_nb.data.quality.fixes import Fixed, altered, overlaid, rebuilt, strings
 
 ROWS = [{"a": "one", "n": 1}, {"a": "two", "n": 2}, {"a": "three", "n": 3}]
-MENDED = Mended([0, 2], {2: {"a": "THREE"}}, [])
+FIXABLE = Fixed([0, 2], {2: {"a": "THREE"}}, [])
 LEFT = [{"a": "one", "n": 1}, {"a": "THREE", "n": 3}]
 
 
@@ -31,37 +31,35 @@ def test_new_cells_lie_over_rows_of_any_number() -> None:
 def test_a_frame_keeps_its_index_and_types() -> None:
     frame = pandas.DataFrame(ROWS, index=["x", "y", "z"])
     frame["kind"] = pandas.Categorical(["p", "q", "p"])
-    mended = rebuilt(frame, sources.read(frame).train, MENDED)
-    assert list(mended.index) == ["x", "z"]
-    assert mended[["a", "n"]].to_dict("records") == LEFT
-    assert list(mended.dtypes) == list(frame.dtypes)
+    fixed = rebuilt(frame, sources.read(frame).train, FIXABLE)
+    assert list(fixed.index) == ["x", "z"]
+    assert fixed[["a", "n"]].to_dict("records") == LEFT
+    assert list(fixed.dtypes) == list(frame.dtypes)
     assert frame["a"].tolist() == ["one", "two", "three"]
 
 
 def test_a_frame_of_lists_and_categories_can_be_mended() -> None:
     frame = pandas.DataFrame({"a": pandas.Categorical(["one", "two", "three"]), "turns": [[1], [2], [3]]})
-    mended = rebuilt(
-        frame, sources.read(frame).train, Mended([2], {2: {"a": "THREE", "turns": [{"role": "user"}]}}, [])
-    )
-    assert mended.to_dict("records") == [{"a": "THREE", "turns": [{"role": "user"}]}]
+    fixed = rebuilt(frame, sources.read(frame).train, Fixed([2], {2: {"a": "THREE", "turns": [{"role": "user"}]}}, []))
+    assert fixed.to_dict("records") == [{"a": "THREE", "turns": [{"role": "user"}]}]
 
 
 def test_a_data_set_and_its_other_splits_keep_their_features() -> None:
     table = datasets.Dataset.from_list(ROWS)
     splits = datasets.DatasetDict(train=table, test=table)
-    mended = rebuilt(splits, sources.read(splits).train, MENDED)
-    assert isinstance(mended, datasets.DatasetDict)
-    assert mended["train"].features == table.features
-    assert mended["train"].to_list() == LEFT
-    assert mended["test"].to_list() == ROWS
+    fixed = rebuilt(splits, sources.read(splits).train, FIXABLE)
+    assert isinstance(fixed, datasets.DatasetDict)
+    assert fixed["train"].features == table.features
+    assert fixed["train"].to_list() == LEFT
+    assert fixed["test"].to_list() == ROWS
 
 
 def test_a_list_keeps_the_keys_of_its_rows() -> None:
     rows = [{"a": "one"}, {"a": "two", "n": 2}, {"a": "three", 5: "five"}]
-    assert rebuilt(rows, sources.read(rows).train, MENDED) == [{"a": "one"}, {"a": "THREE", 5: "five"}]
+    assert rebuilt(rows, sources.read(rows).train, FIXABLE) == [{"a": "one"}, {"a": "THREE", 5: "five"}]
     assert rows[2]["a"] == "three"
 
 
 @pytest.mark.parametrize("data", [None, "a file", pandas.Series])
 def test_anything_else_becomes_a_list(data: object) -> None:
-    assert rebuilt(data, sources.read(ROWS).train, MENDED) == LEFT
+    assert rebuilt(data, sources.read(ROWS).train, FIXABLE) == LEFT

@@ -4,10 +4,10 @@ import pytest
 
 pytest.importorskip("presidio_analyzer")
 
-from peft_nb.data import formats, sources
+from peft_nb.data import detection, sources
 from peft_nb.data.quality import pii
 from peft_nb.data.quality.fixes import Change
-from peft_nb.data.quality.redaction import vet
+from peft_nb.data.quality.redaction import redact_rows
 from peft_nb.errors import DataError
 
 ROWS = [{"prompt": f"Where is parcel {number}?", "completion": "On its way."} for number in range(60)]
@@ -16,17 +16,17 @@ PRIVATE = [
     for number, row in enumerate(ROWS)
 ]
 TABLE = sources.read(PRIVATE).train
-LAYOUT = formats.detect(TABLE)
+LAYOUT = detection.detect(TABLE)
 
 
 def test_with_a_warning_rows_stay_as_they_are() -> None:
-    rows, changes = vet(TABLE, LAYOUT, "warn")
+    rows, changes = redact_rows(TABLE, LAYOUT, "warn")
     assert rows is TABLE
     assert changes == []
 
 
 def test_personal_data_are_replaced_and_nothing_else() -> None:
-    rows, changes = vet(TABLE, LAYOUT, "redact")
+    rows, changes = redact_rows(TABLE, LAYOUT, "redact")
     assert changes == [Change(number, f"redacted {kind}") for number in (3, 40) for kind in ("EMAIL", "PHONE")]
     mended = {**ROWS[40], "completion": "write to <EMAIL> or <PHONE>"}
     assert rows[40] == mended
@@ -42,18 +42,18 @@ def test_personal_data_are_refused_without_showing_them() -> None:
         "redact them with personal_data: redact, or drop the rows"
     )
     with pytest.raises(DataError) as refused:
-        vet(TABLE, LAYOUT, "refuse")
+        redact_rows(TABLE, LAYOUT, "refuse")
     assert str(refused.value) == message
 
 
 def test_clean_rows_pass() -> None:
     clean = sources.read(ROWS).train
     for wanted in ("redact", "refuse"):
-        assert vet(clean, LAYOUT, wanted) == (clean, [])
+        assert redact_rows(clean, LAYOUT, wanted) == (clean, [])
 
 
 def test_what_cannot_be_looked_for_cannot_be_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pii, "available", lambda: False)
-    assert vet(TABLE, LAYOUT, "warn") == (TABLE, [])
+    assert redact_rows(TABLE, LAYOUT, "warn") == (TABLE, [])
     with pytest.raises(DataError, match=r"^personal_data: redact needs presidio-analyzer, .*'peft_nb\[privacy\]'"):
-        vet(TABLE, LAYOUT, "redact")
+        redact_rows(TABLE, LAYOUT, "redact")

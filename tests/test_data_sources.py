@@ -434,10 +434,10 @@ def test_data_variables_are_those_that_read_accepts() -> None:
 
 def test_looking_for_variables_and_reading_lists_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from peft_nb.data import sources, formats, encoding\n"
+        "import sys; from peft_nb.data import sources, detection, encoding\n"
         "rows = [{'question': 'a', 'answer': 'b'}]\n"
         "assert sources.data_variables({'rows': rows}) == ['rows']\n"
-        "formats.detect(sources.read('rows', {'rows': rows}).train)\n"
+        "detection.detect(sources.read('rows', {'rows': rows}).train)\n"
         "print({'torch', 'transformers', 'pandas', 'datasets', 'pyarrow'} & set(sys.modules))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_nb.data.formats import detect
+from peft_nb.data.detection import detect
 from peft_nb.data.quality import duplicates
 from peft_nb.data.splits import Texts, split
 

@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 from peft_nb import RunSpec
-from peft_nb.data import formats
+from peft_nb.data import layouts
 from peft_nb.magics.line import COMMANDS
 from peft_nb.models import ALIASES
 from peft_nb.spec import notation
@@ -49,13 +49,13 @@ def test_the_commands_are_those_of_the_code() -> None:
     assert with_commands(TEXT) == TEXT, "python tests/test_readme.py writes it anew"
 
 
-@pytest.mark.parametrize("name", [*formats.FORMATS, *(n for n, a in ALIASES.items() if a.kind == "causal")])
+@pytest.mark.parametrize("name", [*layouts.LAYOUTS, *(n for n, a in ALIASES.items() if a.kind == "causal")])
 def test_every_layout_and_model_is_documented(name: str) -> None:
     assert f"`{name}`" in TEXT
 
 
-@pytest.mark.parametrize("entry", formats.FORMATS.values(), ids=lambda entry: entry.name)
-def test_every_column_name_that_is_recognised_is_documented(entry: formats.Format) -> None:
+@pytest.mark.parametrize("entry", layouts.LAYOUTS.values(), ids=lambda entry: entry.name)
+def test_every_column_name_that_is_recognised_is_documented(entry: layouts.LayoutType) -> None:
     (line,) = [line for line in TEXT.splitlines() if line.startswith(f"| `{entry.name}` |")]
     names = {name for role in entry.roles if role.name != "system" for name in (role.name, *role.others)}
     assert names <= set(re.findall(r"\w+", line))

@@ -16,7 +16,7 @@ import pytest
 
 import peft_nb
 from peft_nb import errors, events
-from peft_nb.data.formats import FORMATS
+from peft_nb.data.layouts import LAYOUTS
 from peft_nb.magics.line import COMMANDS
 from peft_nb.methods import REGISTRY, Method, options
 from peft_nb.models import ALIASES
@@ -138,7 +138,7 @@ def metrics() -> str:
 
 def columns() -> str:
     rows = []
-    for entry in FORMATS.values():
+    for entry in LAYOUTS.values():
         roles = [f"{role.name}{'' if role.required else ' (optional)'}" for role in entry.roles]
         others = "; ".join(f"{role.name}: {', '.join(role.others)}" for role in entry.roles if role.others)
         rows.append((f"`{entry.name}`", ", ".join(roles), others))
@@ -201,7 +201,7 @@ def test_the_reference_is_that_of_the_code() -> None:
         *events.KINDS,
         *criteria.MEASURES,
         *names(),
-        *FORMATS,
+        *LAYOUTS,
         *peft_nb.__all__,
     ],
 )

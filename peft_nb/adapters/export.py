@@ -13,7 +13,7 @@ from typing import Any
 
 from peft_nb.data import RowProblem
 from peft_nb.data.examples import Example, Examples
-from peft_nb.data.formats import Layout
+from peft_nb.data.layouts import Layout
 from peft_nb.data.rendering import Renderer, prepare
 from peft_nb.errors import RunError
 from peft_nb.methods import REGISTRY

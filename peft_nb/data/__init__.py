@@ -1,4 +1,4 @@
-"""From the user's data to token ids: read it (sources), recognise it (formats), encode it (encoding)."""
+"""From the user's data to token ids: read it (sources), recognise it (detection, layouts), encode it (encoding)."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def plain(cell: Any) -> Any:
 class RowProblem(DataError):
     """One row cannot be used; the caller knows its number."""
 
-    def __init__(self, reason: str, mend: str = "fill it or drop the row") -> None:
+    def __init__(self, reason: str, fix: str = "fill it or drop the row") -> None:
         self.reason = reason
-        self.mend = mend
-        super().__init__(f"{reason}; {mend}")
+        self.fix = fix
+        super().__init__(f"{reason}; {fix}")
 
 
 def refusal(problems: Mapping[int, RowProblem], total: int, row_name: str = "row") -> DataError:
@@ -97,11 +97,11 @@ def refusal(problems: Mapping[int, RowProblem], total: int, row_name: str = "row
     Returns
     -------
     DataError
-        To be raised: the count, the first five rows and the mend.
+        To be raised: the count, the first five rows and the fix.
     """
     shown = sorted(problems.items())[:SHOWN]
     reasons = [f"{row_name} {number}: {problem.reason}" for number, problem in shown]
     more = [f"and {len(problems) - SHOWN:,} more"] if len(problems) > SHOWN else []
-    mends = dict.fromkeys(problem.mend for _, problem in shown)
+    fixes = dict.fromkeys(problem.fix for _, problem in shown)
     count = f"{len(problems):,} of {total:,} {row_name}{'s' if total > 1 else ''}"
-    return DataError(f"{count} cannot be used (counting from 0): {'; '.join([*reasons, *more, *mends])}")
+    return DataError(f"{count} cannot be used (counting from 0): {'; '.join([*reasons, *more, *fixes])}")

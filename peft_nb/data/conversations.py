@@ -42,7 +42,7 @@ def text(value: Any) -> str:
     raise RowProblem(f"holds a {type(value).__name__}, not text", "turn it into text or name another column")
 
 
-def unpacked(cell: Any) -> Any:
+def parse_cell(cell: Any) -> Any:
     """Give the list that a cell holds as text (JSON, Python or a transcript); any other cell as it is."""
     if not isinstance(cell, str):
         return cell
@@ -62,7 +62,7 @@ def unpacked(cell: Any) -> Any:
 
 def style(cell: Any) -> Style | None:
     """Tell in which style a cell holds messages, by the first of them; None where it holds none."""
-    turns = unpacked(cell)
+    turns = parse_cell(cell)
     first = turns[0] if isinstance(turns, (list, tuple)) and turns else turns
     if not isinstance(first, Mapping):
         return None
@@ -89,12 +89,12 @@ def read(cell: Any, keys: Style) -> list[Message]:
     RowProblem
         When it is no such list, or a message is malformed, empty or of an unknown role.
     """
-    turns = unpacked(cell)
+    turns = parse_cell(cell)
     if isinstance(turns, Mapping):
         turns = [turns]
     if not isinstance(turns, (list, tuple)):
-        mend = f"give a list such as [{{{keys[0]!r}: 'user', {keys[1]!r}: …}}, {{{keys[0]!r}: 'assistant', …}}]"
-        raise RowProblem(f"holds a {type(turns).__name__}, not a list of messages", mend)
+        fix = f"give a list such as [{{{keys[0]!r}: 'user', {keys[1]!r}: …}}, {{{keys[0]!r}: 'assistant', …}}]"
+        raise RowProblem(f"holds a {type(turns).__name__}, not a list of messages", fix)
     messages = [_message(number, turn, keys) for number, turn in enumerate(turns)]
     return [message for message in messages if message["role"] != "system" or message["content"].strip()]
 
@@ -103,19 +103,19 @@ def _message(number: int, message: Any, keys: Style) -> Message:
     named = isinstance(message, Mapping) and message.get(keys[0]) is not None
     if not named or not (keys[1] in message or {"tool_calls", *CALLS} & set(message)):
         other = next((name for name, own in {"messages": OPENAI, "sharegpt": SHAREGPT}.items() if own != keys), "")
-        mend = f"set format={other!r}" if style(message) not in (None, keys) else "mend or drop the row"
-        raise RowProblem(f"message {number} is not a dict with {keys[0]!r} and {keys[1]!r}", mend)
+        fix = f"set format={other!r}" if style(message) not in (None, keys) else "mend or drop the row"
+        raise RowProblem(f"message {number} is not a dict with {keys[0]!r} and {keys[1]!r}", fix)
     speaker = str(message[keys[0]]).strip().lower()
     if speaker not in SPEAKERS:
         hint = nearest(speaker, SPEAKERS)
-        mend = "roles are system, user, assistant, tool and their usual other names"
-        raise RowProblem(f"message {number} has the role {message[keys[0]]!r}{hint}", mend)
+        fix = "roles are system, user, assistant, tool and their usual other names"
+        raise RowProblem(f"message {number} has the role {message[keys[0]]!r}{hint}", fix)
     role, who = SPEAKERS[speaker], f"message {number} ({speaker})"
     try:
         content = _content(message.get(keys[1]))
         calls = _calls(content if speaker in CALLS else message.get("tool_calls") or message.get("function_call"))
     except RowProblem as problem:
-        raise RowProblem(f"{who} {problem.reason}", problem.mend) from None
+        raise RowProblem(f"{who} {problem.reason}", problem.fix) from None
     # OpenAI's way to leave an answer of a longer conversation out of what is learned.
     unlearned = {"weight": 0} if role == "assistant" and str(message.get("weight")) in ("0", "0.0") else {}
     if calls and role == "assistant":
@@ -161,7 +161,7 @@ def learned(message: Message) -> bool:
     return message["role"] == "assistant" and message.get("weight") != 0
 
 
-def checked(messages: list[Message]) -> list[Message]:
+def validated(messages: list[Message]) -> list[Message]:
     """Return a whole conversation; RowProblem when its roles come in an order that no model is asked in."""
     spoken = [message["role"] for message in messages]
     if "system" in spoken[1:]:
@@ -180,7 +180,7 @@ def checked(messages: list[Message]) -> list[Message]:
     return messages
 
 
-def compared(
+def split_pair(
     prompt: list[Message], chosen: list[Message], rejected: list[Message]
 ) -> tuple[list[Message], list[Message], list[Message]]:
     """Split a preference pair into what was asked and the two answers.
@@ -220,5 +220,5 @@ def compared(
         if not answer or answer[0]["role"] != "assistant":
             reason = f"{name} has no answer of its own to the prompt that both share"
             raise RowProblem(reason, "let both begin alike and differ in the answer, or drop the row")
-        checked([*prompt, *answer])
+        validated([*prompt, *answer])
     return prompt, chosen, rejected

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 from peft_nb.data import RowProblem, examples, refusal
+from peft_nb.data.conversations import Message
 from peft_nb.data.examples import Encoded, Example, Report, collect
-from peft_nb.data.formats import Layout, Message
-from peft_nb.data.rendering import Lesson, LossOn, Renderer, prepare, sound
+from peft_nb.data.layouts import Layout
+from peft_nb.data.rendering import Lesson, LossOn, Renderer, prepare, unwrap
 from peft_nb.errors import DataError
+from peft_nb.events import Progress
 
 BATCH = 512  # rows rendered and tokenised at a time
 DOING = "encoding the data"
 
 TooLong = Literal["truncate", "drop", "split"]
 Content = str | list[Message]
-Progress = Callable[[float, str], None]
 
 
 def encode(
@@ -215,7 +216,7 @@ class _Work:
 
         def lesson(start: int, stop: int) -> Lesson:
             turns = [*head, *chain.from_iterable(exchanges[start:stop])]
-            return sound(next(self.renderer.lessons([turns], self.loss_on)))
+            return unwrap(next(self.renderer.lessons([turns], self.loss_on)))
 
         last = len(exchanges)
         if self.loss_on == "completion":

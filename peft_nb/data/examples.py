@@ -415,8 +415,8 @@ def load(folder: Path) -> Encoded | None:
             name: numpy.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in (ARRAYS | LABELS if labelled else ARRAYS)
         }
-        told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        report = Report(**{**told, "long": tuple(told["long"])})
+        stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report = Report(**{**stored, "long": tuple(stored["long"])})
         whole = len(columns["ends"]) == report.examples and columns["ends"][-1] == report.tokens
         whole &= len(columns["ids"]) == len(columns["supervised"]) == report.tokens
         if not labelled:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peft_nb.data import RowProblem, refusal
-from peft_nb.data.conversations import unpacked
-from peft_nb.data.encoding import BATCH, DOING, Progress
+from peft_nb.data.conversations import parse_cell
+from peft_nb.data.encoding import BATCH, DOING
 from peft_nb.data.examples import Encoded, Example, Report, collect
 from peft_nb.data.examples import cached as cached_examples
-from peft_nb.data.formats import Layout
+from peft_nb.data.layouts import Layout
 from peft_nb.errors import DataError, nearest
+from peft_nb.events import Progress
 
 SHOWN = 6  # classes named in a notice
 
@@ -54,7 +55,7 @@ def check_task(task: str, layout: Layout, too_long: str = "truncate") -> None:
     Raises
     ------
     DataError
-        One line that says how to mend it.
+        One line that says how to fix it.
     """
     labelled = layout.kind == "labelled"
     if labelled and task == "generation":
@@ -99,7 +100,7 @@ def find(rows: Sequence[Mapping[str, Any]], layout: Layout) -> Classes:
             problems[number] = problem
         else:
             names.update(own)
-            multi |= len(own) != 1 or isinstance(unpacked(row[column]), list | tuple)
+            multi |= len(own) != 1 or isinstance(parse_cell(row[column]), list | tuple)
     if problems:
         raise refusal(problems, len(rows))
     if len(names) < 2:

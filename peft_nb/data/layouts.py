@@ -1,6 +1,6 @@
 """Layouts of training data: which columns hold what, and what a row becomes: a conversation, a text, labels or a pair.
 
-A layout is one entry of `FORMATS`; nothing else has to change when one is added.
+A layout is one entry of `LAYOUTS`, ours or one that a package registers; nothing else has to change when one is added.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any, Literal
 
 from peft_nb.data import RowProblem
-from peft_nb.data.conversations import OPENAI, SHAREGPT, Message, checked, compared, style, text, unpacked
+from peft_nb.data.conversations import OPENAI, SHAREGPT, Message, parse_cell, split_pair, style, text, validated
 from peft_nb.data.conversations import read as read_messages
 from peft_nb.errors import DataError
 
@@ -22,19 +22,19 @@ Kind = Literal["chat", "text", "labelled", "preference"]
 class Role:
     """One thing a layout needs, the column names that usually hold it, and how a cell is read.
 
-    ``looks`` tells a cell of this role from one of another layout; it is false of no cell that ``check`` can read.
+    ``looks`` tells a cell of this role from one of another layout; it is false of no cell that ``parse`` can read.
     """
 
     name: str
     others: tuple[str, ...] = ()
     required: bool = True
-    check: Callable[[Any], Any] = text
+    parse: Callable[[Any], Any] = text
     looks: Callable[[Any], bool] = lambda cell: True
 
 
 @dataclass(frozen=True)
-class Format:
-    """A layout of columns; ``write`` turns the checked cells, by role, into messages, a text or a pair."""
+class LayoutType:
+    """One kind of layout; ``write`` turns the parsed cells, by role, into messages, a text or a pair."""
 
     name: str
     roles: tuple[Role, ...]
@@ -74,17 +74,17 @@ def columns_for(role: Role, present: Sequence[str], given: Mapping[str, str]) ->
 def _said(speaker: str) -> Callable[[Any], list[Message]]:
     """Read a cell that holds messages or the words of one speaker."""
 
-    def check(cell: Any) -> list[Message]:
-        held = unpacked(cell)
+    def parse(cell: Any) -> list[Message]:
+        held = parse_cell(cell)
         keys = style(held)
         return read_messages(held, keys) if keys else [{"role": speaker, "content": text(cell)}]
 
-    return check
+    return parse
 
 
 def _answer(cell: Any) -> str:
     """Read an answer; of several (SQuAD, Natural Questions) the first."""
-    several = cell.get("text") if isinstance(cell, Mapping) else unpacked(cell)
+    several = cell.get("text") if isinstance(cell, Mapping) else parse_cell(cell)
     if isinstance(several, (list, tuple)):
         if not several:
             raise RowProblem("holds no answer", "drop the row, or say in words that there is none")
@@ -94,7 +94,7 @@ def _answer(cell: Any) -> str:
 
 def _labels(cell: Any) -> tuple[str, ...]:
     """Read the name of one class or a list of several."""
-    several = unpacked(cell)
+    several = parse_cell(cell)
     names = map(_label, several) if isinstance(several, (list, tuple)) else [_label(cell)]
     return tuple(dict.fromkeys(names))
 
@@ -128,113 +128,132 @@ def _opened(cells: dict[str, Any], messages: list[Message]) -> list[Message]:
 
 
 def _conversation(cells: dict[str, Any]) -> list[Message]:
-    return checked(_opened(cells, cells["messages"]))
+    return validated(_opened(cells, cells["messages"]))
 
 
 def _completed(cells: dict[str, Any]) -> list[Message]:
     if any(message["role"] != "assistant" for message in cells["completion"][:1]):
-        mend = "a column of whole conversations is format='messages', columns={'messages': …}"
-        raise RowProblem("the completion does not begin with the assistant's answer", mend)
-    return checked(_opened(cells, [*cells["prompt"], *cells["completion"]]))
+        fix = "a column of whole conversations is format='messages', columns={'messages': …}"
+        raise RowProblem("the completion does not begin with the assistant's answer", fix)
+    return validated(_opened(cells, [*cells["prompt"], *cells["completion"]]))
 
 
 def _pair(cells: dict[str, Any]) -> tuple[list[Message], list[Message], list[Message]]:
-    return compared(_opened(cells, cells.get("prompt", [])), cells["chosen"], cells["rejected"])
+    return split_pair(_opened(cells, cells.get("prompt", [])), cells["chosen"], cells["rejected"])
 
 
 SYSTEM = Role("system", ("system_prompt",), required=False)
 LABELLED = ("sentence", "review", "content", "comment", "tweet", "utterance", "message", "body", "description")
 
-FORMATS = {
-    entry.name: entry
-    for entry in (
-        Format(
-            "prompt_completion",
-            (
-                Role("prompt", ("query", "input", "source", "document", "article", "dialogue"), check=_said("user")),
-                Role(
-                    "completion",
-                    ("response", "reply", "output", "answer", "target", "summary", "highlights"),
-                    check=_said("assistant"),
-                ),
-                SYSTEM,
+LAYOUTS: dict[str, LayoutType] = {}
+"""All layouts by name."""
+
+
+def register(layout: LayoutType) -> None:
+    """Add a layout to `LAYOUTS`.
+
+    Parameters
+    ----------
+    layout : LayoutType
+        Its name is what users write as ``format``.
+
+    Raises
+    ------
+    ValueError
+        When another layout has this name.
+    """
+    if LAYOUTS.setdefault(layout.name, layout) is not layout:
+        raise ValueError(f"there is a layout {layout.name!r} already; choose another name")
+
+
+for _layout in (
+    LayoutType(
+        "prompt_completion",
+        (
+            Role("prompt", ("query", "input", "source", "document", "article", "dialogue"), parse=_said("user")),
+            Role(
+                "completion",
+                ("response", "reply", "output", "answer", "target", "summary", "highlights"),
+                parse=_said("assistant"),
             ),
-            _completed,
+            SYSTEM,
         ),
-        Format(
-            "instruction",
-            (
-                Role("instruction", ("instructions",)),
-                Role("input", ("context",), required=False),
-                Role("output", ("response", "reply", "answer", "completion")),
-                SYSTEM,
+        _completed,
+    ),
+    LayoutType(
+        "instruction",
+        (
+            Role("instruction", ("instructions",)),
+            Role("input", ("context",), required=False),
+            Role("output", ("response", "reply", "answer", "completion")),
+            SYSTEM,
+        ),
+        lambda cells: _turns(cells, "instruction", "input", answer="output"),
+    ),
+    LayoutType(
+        "question_answer",
+        (
+            Role("question", ("q", "ask")),
+            Role("context", ("passage", "document"), required=False),
+            Role("answer", ("a", "answers", "response", "reply", "output"), parse=_answer),
+            SYSTEM,
+        ),
+        lambda cells: _turns(cells, "context", "question", answer="answer"),
+    ),
+    LayoutType(
+        "messages",
+        (
+            Role(
+                "messages",
+                ("chat", "conversation", "conversations"),
+                parse=lambda cell: read_messages(cell, OPENAI),
+                looks=lambda cell: style(cell) != SHAREGPT and not isinstance(parse_cell(cell), str),
             ),
-            lambda cells: _turns(cells, "instruction", "input", answer="output"),
+            SYSTEM,
         ),
-        Format(
-            "question_answer",
-            (
-                Role("question", ("q", "ask")),
-                Role("context", ("passage", "document"), required=False),
-                Role("answer", ("a", "answers", "response", "reply", "output"), check=_answer),
-                SYSTEM,
+        _conversation,
+    ),
+    LayoutType(
+        "sharegpt",
+        (
+            Role(
+                "messages",
+                ("conversations", "conversation", "chat"),
+                parse=lambda cell: read_messages(cell, SHAREGPT),
+                looks=lambda cell: style(cell) == SHAREGPT,
             ),
-            lambda cells: _turns(cells, "context", "question", answer="answer"),
+            SYSTEM,
         ),
-        Format(
-            "messages",
-            (
-                Role(
-                    "messages",
-                    ("chat", "conversation", "conversations"),
-                    check=lambda cell: read_messages(cell, OPENAI),
-                    looks=lambda cell: style(cell) != SHAREGPT and not isinstance(unpacked(cell), str),
-                ),
-                SYSTEM,
+        _conversation,
+    ),
+    LayoutType("text", (Role("text", ("document",)),), lambda cells: cells["text"], "text"),
+    LayoutType(
+        "text_label",
+        (
+            Role("text", ("document", *LABELLED)),
+            Role(
+                "label",
+                ("labels", "class", "category", "target", "sentiment", "intent"),
+                parse=_labels,
+                looks=_is_label,
             ),
-            _conversation,
         ),
-        Format(
-            "sharegpt",
-            (
-                Role(
-                    "messages",
-                    ("conversations", "conversation", "chat"),
-                    check=lambda cell: read_messages(cell, SHAREGPT),
-                    looks=lambda cell: style(cell) == SHAREGPT,
-                ),
-                SYSTEM,
-            ),
-            _conversation,
+        lambda cells: cells["text"],
+        "labelled",
+    ),
+    LayoutType(
+        "preference",
+        (
+            Role("prompt", ("question", "query", "instruction", "input"), required=False, parse=_said("user")),
+            Role("chosen", parse=_said("assistant")),
+            Role("rejected", parse=_said("assistant")),
+            SYSTEM,
         ),
-        Format("text", (Role("text", ("document",)),), lambda cells: cells["text"], "text"),
-        Format(
-            "text_label",
-            (
-                Role("text", ("document", *LABELLED)),
-                Role(
-                    "label",
-                    ("labels", "class", "category", "target", "sentiment", "intent"),
-                    check=_labels,
-                    looks=_is_label,
-                ),
-            ),
-            lambda cells: cells["text"],
-            "labelled",
-        ),
-        Format(
-            "preference",
-            (
-                Role("prompt", ("question", "query", "instruction", "input"), required=False, check=_said("user")),
-                Role("chosen", check=_said("assistant")),
-                Role("rejected", check=_said("assistant")),
-                SYSTEM,
-            ),
-            _pair,
-            "preference",
-        ),
-    )
-}
+        _pair,
+        "preference",
+    ),
+):
+    register(_layout)
 
 
 @dataclass(frozen=True)
@@ -244,7 +263,7 @@ class Layout:
     Attributes
     ----------
     name : str
-        A key of `FORMATS`.
+        A key of `LAYOUTS`.
     columns : dict of str to str
         Which column plays which role.
     why : str
@@ -258,7 +277,7 @@ class Layout:
     @property
     def kind(self) -> Kind:
         """What rows become: "chat", "text", "labelled" (a text and its labels) or "preference"."""
-        return FORMATS[self.name].kind
+        return LAYOUTS[self.name].kind
 
     @property
     def plain(self) -> bool:
@@ -287,12 +306,12 @@ class Layout:
         """
         if self.kind == "preference":
             raise self.untrained(row)
-        messages: list[Message] = FORMATS[self.name].write(self._cells(row))
+        messages: list[Message] = LAYOUTS[self.name].write(self._cells(row))
         return messages
 
     def text(self, row: Mapping[str, Any]) -> str:
         """Turn a row of the kind "text" or "labelled" into its text; the counterpart of :meth:`messages`."""
-        written: str = FORMATS[self.name].write(self._cells(row))
+        written: str = LAYOUTS[self.name].write(self._cells(row))
         return written
 
     def labels(self, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -302,7 +321,7 @@ class Layout:
 
     def pair(self, row: Mapping[str, Any]) -> tuple[list[Message], list[Message], list[Message]]:
         """Turn a row of the kind "preference" into its prompt, the chosen answer and the rejected one."""
-        pair: tuple[list[Message], list[Message], list[Message]] = FORMATS[self.name].write(self._cells(row))
+        pair: tuple[list[Message], list[Message], list[Message]] = LAYOUTS[self.name].write(self._cells(row))
         return pair
 
     def untrained(self, row: Mapping[str, Any]) -> DataError:
@@ -325,19 +344,19 @@ class Layout:
         else:
             columns = {role: self.columns[role] for role in ("prompt", "system") if role in self.columns}
             name, columns = "prompt_completion", {**columns, "completion": self.columns["chosen"]}
-        mend = f"to train on the chosen answers alone, set format={name!r}, columns={columns}"
-        return DataError(f"rows are preference pairs, which are recognised but not trained on yet; {mend}")
+        fix = f"to train on the chosen answers alone, set format={name!r}, columns={columns}"
+        return DataError(f"rows are preference pairs, which are recognised but not trained on yet; {fix}")
 
     def _cells(self, row: Mapping[str, Any]) -> dict[str, Any]:
         cells = {}
-        for role in FORMATS[self.name].roles:
+        for role in LAYOUTS[self.name].roles:
             cell = row.get(self.columns.get(role.name, ""))
             if filled(cell):
                 try:
-                    cells[role.name] = role.check(cell)
+                    cells[role.name] = role.parse(cell)
                 except RowProblem as problem:
                     column = self.columns[role.name]
-                    raise RowProblem(f"column {column!r} {problem.reason}", problem.mend) from None
+                    raise RowProblem(f"column {column!r} {problem.reason}", problem.fix) from None
             elif role.required:
                 raise RowProblem(f"column {self.columns[role.name]!r} is empty")
         return cells

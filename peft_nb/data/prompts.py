@@ -65,12 +65,12 @@ def spread(items: Sequence[Item], most: int = KEPT) -> list[Item]:
     return [items[place * len(items) // count] for place in range(count)]
 
 
-def keep(folder: Path, asked: Sequence[Asked]) -> None:
-    """Write prompts into the folder of a run, for :func:`kept`; StoreError if the disk refuses."""
+def save(folder: Path, asked: Sequence[Asked]) -> None:
+    """Write prompts into the folder of a run, for :func:`load`; StoreError if the disk refuses."""
     atomic_text(folder / FILE, json.dumps([asdict(one) for one in asked], default=str))
 
 
-def kept(folder: Path) -> list[Asked]:
+def load(folder: Path) -> list[Asked]:
     """Read the prompts in the folder of a run; none where nothing was held out."""
     file = folder / FILE
     return [Asked(**one) for one in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []

@@ -11,8 +11,7 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 from peft_nb.data import RowProblem
-from peft_nb.data.conversations import learned
-from peft_nb.data.formats import Message
+from peft_nb.data.conversations import Message, learned
 from peft_nb.errors import ModelError
 
 # For models without a template of their own. No space ends the prompt: in most vocabularies an answer's first
@@ -177,7 +176,7 @@ class Renderer:
             before = [next(prompts) for _ in asked[number]]
             try:
                 self._check(turns, several=len(asked[number] or answers[number]) > 1)
-                yield self._lesson(sound(whole), map(sound, before), everything=first is None)
+                yield self._lesson(unwrap(whole), map(unwrap, before), everything=first is None)
             except RowProblem as problem:
                 yield problem
             except ValueError:  # no self.end among the ids
@@ -218,11 +217,11 @@ class Renderer:
             return self.texts([conversation], generation)[0]
         messages = prepare(conversation, system, generation)
         if generation:
-            return sound(self.chats([messages], generation)[0])[1]
-        return sound(next(self.lessons([messages], loss_on="all")))[0]
+            return unwrap(self.chats([messages], generation)[0])[1]
+        return unwrap(next(self.lessons([messages], loss_on="all")))[0]
 
 
-def sound(outcome: Outcome | RowProblem) -> Outcome:
+def unwrap(outcome: Outcome | RowProblem) -> Outcome:
     """Raise a problem, and pass on anything else."""
     if isinstance(outcome, RowProblem):
         raise outcome

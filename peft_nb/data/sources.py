@@ -145,8 +145,8 @@ def _source(name: str, data: object, origin: str, what: str) -> Source:
     splits = data if isinstance(data, Mapping) else {"train": data}
     if "train" not in splits:
         keys = ", ".join(map(repr, splits))
-        mend = "pass the part to train on, or pandas.DataFrame(…) of a dict of columns"
-        raise DataError(f"{what} is a {type(data).__name__} of {keys} without a split 'train'; {mend}")
+        fix = "pass the part to train on, or pandas.DataFrame(…) of a dict of columns"
+        raise DataError(f"{what} is a {type(data).__name__} of {keys} without a split 'train'; {fix}")
     held_out = next((split for split in HELD_OUT if split in splits), "")
     train = _table(splits["train"], what)
     held = _table(splits[held_out], what) if held_out else ()
@@ -167,8 +167,8 @@ def _table(data: object, what: str) -> Rows:
     if isinstance(data, (list, tuple)):
         return _list_rows(list(data), what)
     kind = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
-    mend = "; pass its .to_pandas()" if hasattr(data, "to_pandas") else ""
-    raise DataError(f"{what} is a {kind}; {ACCEPTED}{mend}")
+    fix = "; pass its .to_pandas()" if hasattr(data, "to_pandas") else ""
+    raise DataError(f"{what} is a {kind}; {ACCEPTED}{fix}")
 
 
 def _dataset_rows(table: Any) -> Rows:
@@ -208,8 +208,8 @@ def _list_rows(rows: list[Any], what: str) -> Rows:
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             place = f"{what}: row {number} (counting from 0)"
-            mend = "write [{'text': text} for text in …] for plain texts"
-            raise DataError(f"{place} is a {type(row).__name__}, not a dict; {mend}")
+            fix = "write [{'text': text} for text in …] for plain texts"
+            raise DataError(f"{place} is a {type(row).__name__}, not a dict; {fix}")
         columns.update(dict.fromkeys(row))
 
     def fetch(start: int, stop: int) -> Iterator[list[Any]]:
@@ -261,14 +261,14 @@ def _read_csv(path: Path) -> Rows:
         header = next(reader, [])
         for cells in reader:
             if cells and len(cells) != len(header):
-                mend = f"put quotes around text that contains {delimiter!r} or line breaks"
+                fix = f"put quotes around text that contains {delimiter!r} or line breaks"
                 counts = f"{len(cells)} fields where the header has {len(header)}"
-                raise DataError(f"{path} line {line + 1}: {counts}; {mend}")
+                raise DataError(f"{path} line {line + 1}: {counts}; {fix}")
             rows += [cells] if cells else []
             line = reader.line_num
     except csv.Error as error:
-        mend = 'write a quote inside quoted text as "" and close every quote'
-        raise DataError(f"{path} line {line + 1}: {error}; {mend}") from None
+        fix = 'write a quote inside quoted text as "" and close every quote'
+        raise DataError(f"{path} line {line + 1}: {error}; {fix}") from None
     if len(set(header)) < len(header):
         raise DataError(f"{path} line 1: two columns have the same name; rename one of them")
     return Rows(header, len(rows), lambda a, b: rows[a:b])
@@ -376,13 +376,13 @@ def _read_hub(name: str, missing: str) -> object:
             raise DataError(f"{missing}, the hub")
         if problem:
             reason = str(problem).partition("\n")[0]
-            mend = "pass a file or a variable, or set HF_HUB_OFFLINE=1 to use the hub's cache"
-            raise DataError(f"{missing}; the hub cannot be asked ({reason}); {mend}")
+            fix = "pass a file or a variable, or set HF_HUB_OFFLINE=1 to use the hub's cache"
+            raise DataError(f"{missing}; the hub cannot be asked ({reason}); {fix}")
     try:
         import datasets
 
         return datasets.load_dataset(name)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        mend = "load it with datasets.load_dataset(…) in a cell and pass the variable"
-        raise DataError(f"hub data set {name} cannot be loaded: {reason}; {mend}") from None
+        fix = "load it with datasets.load_dataset(…) in a cell and pass the variable"
+        raise DataError(f"hub data set {name} cannot be loaded: {reason}; {fix}") from None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
-from peft_nb.data.formats import Layout
+from peft_nb.data.layouts import Layout
+from peft_nb.events import Progress
 
 
 def split(
@@ -15,7 +16,7 @@ def split(
     fraction: float,
     seed: int,
     labels: Sequence[Hashable] | None = None,
-    progress: Callable[[float, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[int], list[int]]:
     """Set rows aside for evaluation, the same ones on any machine.
 

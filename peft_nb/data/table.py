@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peft_nb.data import Rows, formats, sources
-from peft_nb.data.formats import Layout
+from peft_nb.data import Rows, detection, sources
+from peft_nb.data.layouts import Layout
 from peft_nb.spec import RunSpec
 
 
@@ -68,7 +68,7 @@ def read(spec: RunSpec, data: Any = None, eval_data: Any = None, namespace: Mapp
     if spec.eval_data is not None:
         apart = sources.read(spec.eval_data if eval_data is None else eval_data, namespace)
         eval_rows, eval_fingerprint = apart.train, apart.fingerprint
-    layout = eval_layout = formats.detect(source.train, spec.format, spec.columns)
+    layout = eval_layout = detection.detect(source.train, spec.format, spec.columns)
     if eval_rows is not None:
-        eval_layout = formats.detect(eval_rows, spec.format, spec.columns)
+        eval_layout = detection.detect(eval_rows, spec.format, spec.columns)
     return Table(source.train, layout, eval_rows, eval_layout, source.origin, source.fingerprint, eval_fingerprint)

@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 
 import numpy
 
+from peft_nb.data.conversations import Message
 from peft_nb.data.examples import Example
-from peft_nb.data.formats import Message
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import PeftNbError
 from peft_nb.evaluation import measure, regression, scores

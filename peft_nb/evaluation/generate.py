@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from peft_nb.data.formats import Message
+from peft_nb.data.conversations import Message
 from peft_nb.data.rendering import Renderer
 
 if TYPE_CHECKING:

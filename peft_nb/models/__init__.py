@@ -6,7 +6,6 @@ folders of GGUF files, :mod:`.load` loads and quantizes, :mod:`.share` gives eve
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Kind = Literal["causal", "encoder"]
-
-Progress = Callable[[float, str], None]
-"""Called with the share done (0..1) and what is being done; an exception it raises ends the work cleanly."""
 
 
 @dataclass(frozen=True)

@@ -161,11 +161,11 @@ def _told(situation: Situation) -> dict[str, Any]:
 
 def _measured(data: Any, namespace: Mapping[str, Any] | None) -> dict[str, Any]:
     """Count the rows, and measure some of them spread over the table."""
-    from peft_nb.data import RowProblem, formats, sources
+    from peft_nb.data import RowProblem, detection, sources
     from peft_nb.data.quality.lengths import CHARACTERS_A_TOKEN
 
     rows = sources.read(data, namespace).train
-    layout = formats.detect(rows)
+    layout = detection.detect(rows)
     looked = [rows[place] for place in range(0, len(rows), -(-len(rows) // LOOKED))]
     lengths = sorted(sum(len(str(row.get(column) or "")) for column in layout.columns.values()) for row in looked)
     found: dict[str, Any] = {"rows": len(rows)}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError, ModelError
+from peft_nb.events import Progress
 from peft_nb.methods import REGISTRY, Method, attach, problems
-from peft_nb.models import Progress
 from peft_nb.models.meta import shapes_alone
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve

@@ -300,7 +300,7 @@ def sampler(context: Context, adapted: PeftModel, tokenizer: Any, installed: Ins
     from peft_nb.data import prompts
     from peft_nb.evaluation.samples import Sampler
 
-    asked, expected_s = prompts.kept(context.folder), context.metrics.get("forecast_seconds")
+    asked, expected_s = prompts.load(context.folder), context.metrics.get("forecast_seconds")
     how = context.facts.chat, context.spec.system
     return Sampler(adapted, tokenizer, asked, *how, installed.taken_out, context.publish, expected_s)
 

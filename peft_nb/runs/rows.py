@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from peft_nb.adapters.export import Side
 from peft_nb.data import Rows, examples, prompts, splits, table
 from peft_nb.data.examples import Encoded, Example, Examples
-from peft_nb.data.formats import Layout
+from peft_nb.data.layouts import Layout
 from peft_nb.data.legacy import legacy_labelled
 from peft_nb.data.quality import checks, fixes, redaction
 from peft_nb.data.quality.fixes import Change
@@ -95,10 +95,10 @@ def read_again(context: Context) -> Table:
 def redacted(context: Context, found: Table) -> tuple[Table, list[Change]]:
     """Replace personal data in the rows, or refuse to train on them, where the spec says so."""
     wanted, progress = context.spec.personal_data, context.progress
-    rows, changes = redaction.vet(found.rows, found.layout, wanted, progress)
+    rows, changes = redaction.redact_rows(found.rows, found.layout, wanted, progress)
     eval_rows = found.eval_rows
     if eval_rows is not None:
-        eval_rows, more = redaction.vet(eval_rows, found.eval_layout, wanted, progress)
+        eval_rows, more = redaction.redact_rows(eval_rows, found.eval_layout, wanted, progress)
         changes += [Change(change.row, f"held-out row: {change.what}") for change in more]
     if changes:
         counts = Counter(change.what for change in changes)
@@ -128,7 +128,7 @@ def check(context: Context, found: Table, changes: Sequence[Change], tokenizer: 
         checked.notes.append(f"the first {CHECKED_ROWS:,} of {len(found.rows):,} rows were looked at")
     # By the content before redaction, as what was fixed was remembered.
     changes = [*fixes.remembered(str(context.facts.fingerprint)), *changes]
-    told = {"data": found.origin, **checked.told(), "changes": [asdict(change) for change in changes]}
+    told = {"data": found.origin, **checked.report(), "changes": [asdict(change) for change in changes]}
     atomic_text(context.folder / DATA, json.dumps(told, ensure_ascii=False, indent=1))
     serious = [finding.title for finding in checked.findings if finding.level != "note"]
     if serious:
@@ -165,7 +165,7 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
     if resources.rank() == 0:
         atomic_text(context.folder / EXAMPLES, json.dumps({"keys": keys, "held_out": numbers}))
         asked = sorted(set(sides.held_out.rows.tolist()))
-        prompts.keep(context.folder, context.task.prompts(*found.held_out, asked, context.facts.task))
+        prompts.save(context.folder, context.task.prompts(*found.held_out, asked, context.facts.task))
     return sides
 
 

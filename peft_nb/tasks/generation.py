@@ -90,7 +90,7 @@ class Generation(Task):
 
     def usage(self, base: str, spec: RunSpec, facts: Facts, tokenizer: Any, *, chat: bool) -> str:
         """Write the Python lines that ask a saved adapter as it was trained."""
-        from peft_nb.data.rendering import Renderer, sound
+        from peft_nb.data.rendering import Renderer, unwrap
 
         renderer, end = Renderer(tokenizer), "tokenizer.eos_token_id"
         messages = [{"role": "user", "content": "What can you do?"}]
@@ -99,7 +99,7 @@ class Generation(Task):
         if not chat:
             inputs = TEXT.replace("TEXT", _quoted("It begins"))
         elif renderer.template:
-            inputs = TEXT.replace("TEXT", _quoted(sound(renderer.chats([messages], generation=True)[0])[0]))
+            inputs = TEXT.replace("TEXT", _quoted(unwrap(renderer.chats([messages], generation=True)[0])[0]))
         else:
             inputs = CHAT.replace("MESSAGES", _quoted(messages))
         if chat and renderer.end != tokenizer.eos_token_id:

@@ -8,11 +8,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from peft_nb.data import formats, sources
+from peft_nb.data import detection, sources
 from peft_nb.data.quality import checks
-from peft_nb.data.quality.duplicates import Progress
 from peft_nb.data.quality.lengths import CHARACTERS_A_TOKEN, Options
 from peft_nb.errors import ModelError
+from peft_nb.events import Progress
 from peft_nb.methods import REGISTRY
 from peft_nb.models import ALIASES, bundled, hub
 from peft_nb.models.quiet import first_line, quiet
@@ -67,12 +67,12 @@ def look(
     Where `progress` is told how far it is, no bar is shown.
     """
     source = sources.read(spec.data if data is None else data, namespace)
-    layout = formats.detect(source.train, spec.format, spec.columns)
+    layout = detection.detect(source.train, spec.format, spec.columns)
     held, held_layout = source.eval, layout
     if eval_data is not None or spec.eval_data is not None:
         held = sources.read(spec.eval_data if eval_data is None else eval_data, namespace).train
     if held is not None:
-        held_layout = formats.detect(held, spec.format, spec.columns)
+        held_layout = detection.detect(held, spec.format, spec.columns)
     with nullcontext(progress) if progress else shown_progress() as progress:
         tokenizer = _tokenizer(spec, model, namespace)
         checked = checks.check(
@@ -92,7 +92,7 @@ def options(spec: RunSpec) -> Options:
 def tokens(spec: RunSpec, row: int, namespace: Mapping[str, Any]) -> TokenView:
     """Show one row of what a spec describes as the model sees it, without a check; see :meth:`Report.tokens`."""
     rows = sources.read(spec.data, namespace).train
-    layout = formats.detect(rows, spec.format, spec.columns)
+    layout = detection.detect(rows, spec.format, spec.columns)
     return of_row(row, rows, layout, _tokenizer(spec, None, namespace), spec)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas
 
+from peft_nb.events import Progress
 from peft_nb.methods import Method, methods, options
-from peft_nb.models import Progress
 from peft_nb.planning.table import table
 from peft_nb.ui.check import shown_progress
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.data import sources
 from peft_nb.data.quality import checks, fixes
-from peft_nb.data.quality.findings import KINDS, LEVELS, MENDED, Finding
-from peft_nb.data.quality.fixes import Change, Mended
+from peft_nb.data.quality.findings import FIXABLE, KINDS, LEVELS, Finding
+from peft_nb.data.quality.fixes import Change, Fixed
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError, nearest
 from peft_nb.spec import RunSpec
@@ -60,12 +60,12 @@ class Report:
         self.notes = list(self.checked.notes)
         self.mended_kinds: frozenset[str] = frozenset()
         self._mended: str | None = None  # the variable that holds what was mended, or nothing
-        self._done: Mended | None = None
+        self._done: Fixed | None = None
 
     @property
     def changes(self) -> list[Change]:
         """What mending changes, by row."""
-        return (self._done or self.checked.mended).changes
+        return (self._done or self.checked.fixed).changes
 
     @property
     def mendable(self) -> list[Finding]:
@@ -93,12 +93,12 @@ class Report:
         DataError
             If a kind is none, or needs a person's decision.
         """
-        chosen = MENDED if kinds is None else frozenset([kinds] if isinstance(kinds, str) else kinds)
-        for kind in sorted(chosen - MENDED):
+        chosen = FIXABLE if kinds is None else frozenset([kinds] if isinstance(kinds, str) else kinds)
+        for kind in sorted(chosen - FIXABLE):
             known = ", ".join(finding.kind for finding in self.mendable) or "none here"
-            hint = "" if kind in KINDS else nearest(kind, MENDED)
+            hint = "" if kind in KINDS else nearest(kind, FIXABLE)
             raise DataError(f"{kind}: no kind that is mended by itself{hint or f'; choose of {known}'}")
-        done = self.checked.mended if chosen == MENDED else self.checked.mend(chosen)
+        done = self.checked.fixed if chosen == FIXABLE else self.checked.fix(chosen)
         mended = fixes.rebuilt(self.data, self.source.train, done)
         self._mended, self._done, self.mended_kinds = name or "", done, chosen
         if done.changes and done.kept:
@@ -130,7 +130,7 @@ class Report:
     def to_json(self) -> str:
         """Write the findings and the changes as JSON, without examples: no text of the data is in it."""
         changes = [asdict(change) for change in self.changes]
-        told = {"data": self.source.origin, **self.checked.told(), "changes": changes}
+        told = {"data": self.source.origin, **self.checked.report(), "changes": changes}
         return json.dumps(told, ensure_ascii=False)
 
     @property
@@ -165,7 +165,7 @@ class Report:
         """List the sensible next steps as code for a cell."""
         named = self.source.name if self.source.name != IN_MEMORY else ""
         mendable = bool(self.mendable)
-        mended = MENDED if self._mended is None else self.mended_kinds
+        mended = FIXABLE if self._mended is None else self.mended_kinds
         stopped = any(finding.level == "stops" and finding.kind not in mended for finding in self.findings)
         data = self._mended if mendable else named
         said = {name: value for name, value in self.spec.changed().items() if name not in ("data", "method")}

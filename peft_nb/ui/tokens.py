@@ -11,7 +11,7 @@ from typing import Any
 from peft_nb.data import RowProblem
 from peft_nb.data.layouts import Layout
 from peft_nb.data.quality.lengths import Options, lessons
-from peft_nb.data.rendering import sound
+from peft_nb.data.rendering import unwrap
 from peft_nb.errors import DataError, ModelError
 from peft_nb.spec import RunSpec
 from peft_nb.ui import wording
@@ -130,7 +130,7 @@ def of_row(row: int, rows: Sequence[Mapping[str, Any]], layout: Layout, tokenize
         mend = "name one that is, or pass model=(model, tokenizer)"
         raise ModelError(f"tokens need the tokenizer of {spec.model}, which is not on this machine; {mend}")
     try:
-        ids, spans = sound(next(lessons([rows[row]], layout, tokenizer, Options.of(spec, 0, ()))))
+        ids, spans = unwrap(next(lessons([rows[row]], layout, tokenizer, Options.of(spec, 0, ()))))
     except RowProblem as problem:
         raise DataError(f"row {row} (counting from 0): {problem}") from None
     added = tokenizer.added_tokens_decoder

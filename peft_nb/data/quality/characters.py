@@ -69,7 +69,7 @@ def flaws(text: str) -> tuple[str, ...]:
 
 
 def repair(text: str) -> str:
-    """Undo mojibake and take out control and invisible characters; what cannot be mended stays.
+    """Undo mojibake and take out control and invisible characters; what cannot be repaired stays.
 
     Parameters
     ----------
@@ -79,10 +79,10 @@ def repair(text: str) -> str:
     Returns
     -------
     str
-        The mended text; the same text where nothing was wrong.
+        The repaired text; the same text where nothing was wrong.
     """
-    while (mended := _INVISIBLE.sub("", _CONTROL.sub("", _undone(text)))) != text:
-        text = mended  # what stood apart may be mojibake now
+    while (fixed := _INVISIBLE.sub("", _CONTROL.sub("", _undone(text)))) != text:
+        text = fixed  # what stood apart may be mojibake now
     return text
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a table before anything is trained on it, and how it can be mended."""
+"""What is wrong with a table before anything is trained on it, and how it can be fixed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from statistics import median
 from typing import Any
 
 from peft_nb.data import RowProblem
-from peft_nb.data.formats import Layout
+from peft_nb.data.layouts import Layout
 from peft_nb.data.quality import characters, duplicates, pii, secrets
-from peft_nb.data.quality.duplicates import Progress
-from peft_nb.data.quality.findings import DROP, EXAMPLES, KINDS, LEVELS, MENDED, Finding, Findings, shown
-from peft_nb.data.quality.fixes import Change, Mended, Patches, overlaid, repaired, strings
+from peft_nb.data.quality.findings import DROP, EXAMPLES, FIXABLE, KINDS, LEVELS, Finding, Findings, shown
+from peft_nb.data.quality.fixes import Change, Fixed, Patches, overlaid, repaired, strings
 from peft_nb.data.quality.lengths import BATCH, Options, lengths
 from peft_nb.data.quality.reading import Reading, read, trouble
 from peft_nb.errors import nearest
+from peft_nb.events import Progress
 
 Table = Sequence[Mapping[str, Any]]
 
@@ -59,13 +59,13 @@ class Checked:
     estimated: bool
     labels: dict[str, int]
     notes: list[str]
-    mend: Callable[[Collection[str]], Mended] = field(repr=False)
-    """What is left when findings of some kinds of `MENDED` are mended, and the list of changes."""
+    fix: Callable[[Collection[str]], Fixed] = field(repr=False)
+    """What is left when findings of some kinds of `FIXABLE` are fixed, and the list of changes."""
 
     @cached_property
-    def mended(self) -> Mended:
-        """What is left when everything is mended that needs no decision, and the list of changes."""
-        return self.mend(MENDED)
+    def fixed(self) -> Fixed:
+        """What is left when everything is fixed that needs no decision, and the list of changes."""
+        return self.fix(FIXABLE)
 
     @property
     def verdict(self) -> str:
@@ -83,7 +83,7 @@ class Checked:
             return {}
         return {"shortest": min(self.lengths), "median": round(median(self.lengths)), "longest": max(self.lengths)}
 
-    def told(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """Say what was found without any text of the data, as JSON can hold it."""
         return {
             "layout": self.layout.why,
@@ -128,7 +128,7 @@ def check(
     Returns
     -------
     Checked
-        Findings, lengths, and on demand what mending changes.
+        Findings, lengths, and on demand what fixing changes.
     """
     options = options or Options()
     found, notes = Findings(), []
@@ -155,9 +155,9 @@ def check(
     if len(rows) + len(held) > duplicates.NEAR_ROWS:
         notes.append(f"above {duplicates.NEAR_ROWS:,} rows only exact duplicates are looked for")
 
-    mending = partial(_mend, rows, layout, held, found, spellings)
+    fix = partial(_fix, rows, layout, held, found, spellings)
     counts = Counter(label for reading in readings.values() for label in reading.labels)
-    return Checked(rows, layout, found.all(), tokens, tokenizer is None, dict(counts.most_common()), notes, mending)
+    return Checked(rows, layout, found.all(), tokens, tokenizer is None, dict(counts.most_common()), notes, fix)
 
 
 def _readings(rows: Table, layout: Layout, found: Findings, kind: str = "") -> Iterator[tuple[int, Reading]]:
@@ -256,13 +256,13 @@ def _label_findings(readings: Mapping[int, Reading], held: Mapping[int, Reading]
 
 
 def _text_findings(
-    rows: Table, layout: Layout, sound: Container[int], found: Findings, options: Options, progress: Progress | None
+    rows: Table, layout: Layout, readable: Container[int], found: Findings, options: Options, progress: Progress | None
 ) -> None:
     """Look at the letters of every text that can be read: encoding, control characters, secrets, personal data."""
     people = pii.available()
     said: dict[str, Any] = {"level": "stops"} if options.personal_data == "refuse" else {}
     for number, row in enumerate(rows):
-        if number not in sound:
+        if number not in readable:
             continue
         for text in (text for column in layout.columns.values() for text in strings(row.get(column))):
             for kind in dict.fromkeys(FLAWS[flaw] for flaw in characters.flaws(text) if flaw in FLAWS):
@@ -282,14 +282,14 @@ def _named(text: str, matches: Sequence[pii.Match]) -> str:
     return ", ".join(f"{match.kind} {pii.masked(text, match)}" for match in matches)
 
 
-def _mend(
+def _fix(
     rows: Table,
     layout: Layout,
     held: Mapping[int, Reading],
     found: Findings,
     spellings: Mapping[str, str],
     kinds: Collection[str],
-) -> Mended:
+) -> Fixed:
     """Repair cells, then leave out what is still unreadable, empty, repeated or in the evaluation too."""
     touched = {number for kind in REPAIRED if kind in kinds for number in found.rows.get(kind, ())}
     patches: Patches = {}
@@ -308,7 +308,7 @@ def _mend(
     done |= {number: [f"dropped: {reason}"] for number, reason in why.items()}
     changes = [Change(number, what) for number in sorted(done) for what in done[number]]
     kept = [number for number in range(len(rows)) if number not in why]
-    return Mended(kept, {number: patch for number, patch in patches.items() if number not in why}, changes)
+    return Fixed(kept, {number: patch for number, patch in patches.items() if number not in why}, changes)
 
 
 REPAIRED = ("encoding", "control", "secret", "personal", "label_spelling")

@@ -19,16 +19,16 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
+
+from peft_nb.events import Progress
 
 if TYPE_CHECKING:
     import numpy
 
     Array = numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.uint32]]
-
-Progress = Callable[[float, str], None]
 
 NEAR_ROWS = 50_000  # above this only exact duplicates are looked for
 PERMUTATIONS = 128  # hash values a text

@@ -52,8 +52,8 @@ KINDS = {  # what breaks training comes first
     "imbalance": Kind("note", "labels out of balance", "add rows for the rare ones"),
     "few": Kind("note", "few rows", "add more"),
 }
-MENDED = frozenset(kind for kind, usual in KINDS.items() if usual.fix)
-"""The kinds that are mended without a decision."""
+FIXABLE = frozenset(kind for kind, usual in KINDS.items() if usual.fix)
+"""The kinds that are fixed without a decision."""
 WHY = {  # a row is dropped
     "malformed": "cannot be read",
     "empty": "empty",
@@ -84,7 +84,7 @@ class Finding:
     mend : str
         What to do.
     fix : str
-        What mending does to each row by itself; empty where a person has to decide.
+        What fixing does to each row by itself; empty where a person has to decide.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Mended tables: cells replaced, rows left out, and a list of both; the original stays as it is."""
+"""Fixed tables: cells replaced, rows left out, and a list of both; the original stays as it is."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft_nb.data import Rows
-from peft_nb.data.formats import Layout
+from peft_nb.data.layouts import Layout
 from peft_nb.data.quality import characters, pii, secrets
-from peft_nb.data.quality.findings import MENDED
+from peft_nb.data.quality.findings import FIXABLE
 
 Patches = dict[int, dict[str, Any]]  # row → column → new cell
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that was mended: the row's number in the original, and what was done to it."""
+    """One thing that was fixed: the row's number in the original, and what was done to it."""
 
     row: int
     what: str
@@ -34,7 +34,7 @@ def remember(fingerprint: str, changes: list[Change]) -> None:
     Parameters
     ----------
     fingerprint : str
-        Of the mended data set, :attr:`peft_nb.data.sources.Source.fingerprint`: after another change it is not known.
+        Of the fixed data set, :attr:`peft_nb.data.sources.Source.fingerprint`: after another change it is not known.
     changes : list of Change
         What was done.
     """
@@ -47,8 +47,8 @@ def remembered(fingerprint: str) -> list[Change]:
 
 
 @dataclass(frozen=True)
-class Mended:
-    """A table after mending, in terms of the original.
+class Fixed:
+    """A table after fixing, in terms of the original.
 
     Attributes
     ----------
@@ -110,8 +110,8 @@ def overlaid(rows: Sequence[Mapping[str, Any]], patches: Patches) -> Rows:
     return Rows(columns, len(rows), fetch)
 
 
-def rebuilt(data: Any, rows: Rows, mended: Mended) -> Any:
-    """Make a mended data set of the kind that was given.
+def rebuilt(data: Any, rows: Rows, fixed: Fixed) -> Any:
+    """Make a fixed data set of the kind that was given.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def rebuilt(data: Any, rows: Rows, mended: Mended) -> Any:
         The original; it is not touched.
     rows : Rows
         Its training rows as they were read.
-    mended : Mended
+    fixed : Fixed
         What was done to them.
 
     Returns
@@ -130,41 +130,41 @@ def rebuilt(data: Any, rows: Rows, mended: Mended) -> Any:
     """
     if isinstance(data, Mapping):
         splits: Any = type(data)
-        return splits({**data, "train": rebuilt(data["train"], rows, mended)})
+        return splits({**data, "train": rebuilt(data["train"], rows, fixed)})
     kind = (type(data).__module__.partition(".")[0], type(data).__name__)
     if kind == ("pandas", "DataFrame"):
-        return _frame(data, mended)
+        return _frame(data, fixed)
     if kind == ("datasets", "Dataset"):
         table = data.with_format(None)
-        if mended.patches:
-            whole = list(overlaid(rows, mended.patches))
+        if fixed.patches:
+            whole = list(overlaid(rows, fixed.patches))
             table = type(data).from_list(whole, features=data.features)
-        return table.select(mended.kept)
+        return table.select(fixed.kept)
     if isinstance(data, list | tuple):
-        return [_patched(data[number], mended.patches.get(number, {})) for number in mended.kept]
-    kept = set(mended.kept)
-    return [row for number, row in enumerate(overlaid(rows, mended.patches)) if number in kept]
+        return [_patched(data[number], fixed.patches.get(number, {})) for number in fixed.kept]
+    kept = set(fixed.kept)
+    return [row for number, row in enumerate(overlaid(rows, fixed.patches)) if number in kept]
 
 
 def _patched(row: Mapping[Any, Any], patch: Mapping[str, Any]) -> dict[Any, Any]:
     return {key: patch.get(str(key), cell) for key, cell in row.items()}
 
 
-def _frame(frame: Any, mended: Mended) -> Any:
+def _frame(frame: Any, fixed: Fixed) -> Any:
     copy = frame.copy()
     for place, name in enumerate(map(str, frame.columns)):
-        cells = {number: patch[name] for number, patch in mended.patches.items() if name in patch}
+        cells = {number: patch[name] for number, patch in fixed.patches.items() if name in patch}
         if cells:
             column = copy.iloc[:, place].astype(object)  # a category or a number cannot hold any text
             for number, cell in cells.items():
                 column.iat[number] = cell
             strings = str(frame.dtypes.iloc[place]) in ("str", "string")
             copy.isetitem(place, column.astype(frame.dtypes.iloc[place]) if strings else column)
-    return copy.iloc[mended.kept]
+    return copy.iloc[fixed.kept]
 
 
 def repaired(
-    row: Mapping[str, Any], layout: Layout, spellings: Mapping[str, str], kinds: Container[str] = MENDED
+    row: Mapping[str, Any], layout: Layout, spellings: Mapping[str, str], kinds: Container[str] = FIXABLE
 ) -> tuple[dict[str, Any], list[str]]:
     """Repair what is of some kinds in the texts of one row; gives the new cells and what was done."""
     done: dict[str, None] = {}
@@ -172,16 +172,16 @@ def repaired(
     finders = [secrets.secrets] * ("secret" in kinds)
     finders += [pii.personal] * ("personal" in kinds and pii.available())
 
-    def mend(text: str) -> str:
-        flaws, mended = characters.flaws(text), characters.repair(text) if letters else text
-        if mended != text:
+    def fix(text: str) -> str:
+        flaws, fixed = characters.flaws(text), characters.repair(text) if letters else text
+        if fixed != text:
             done.update({"repaired encoding": None} if "mojibake" in flaws else {})
             done.update({"removed control characters": None} if {"control", "invisible"} & set(flaws) else {})
         for find in finders:
-            if matches := find(mended):
+            if matches := find(fixed):
                 done.update(dict.fromkeys(f"redacted {match.kind}" for match in matches))
-                mended = pii.redact(mended, matches)
-        return mended
+                fixed = pii.redact(fixed, matches)
+        return fixed
 
     def spell(text: str) -> str:
         usual = spellings.get(text.strip(), text)
@@ -191,7 +191,7 @@ def repaired(
     patch = {}
     for role, column in layout.columns.items():
         cell = row.get(column)
-        new = altered(cell, mend)
+        new = altered(cell, fix)
         if role == "label" and "label_spelling" in kinds:
             new = altered(new, spell)
         if new != cell:

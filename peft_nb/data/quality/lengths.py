@@ -10,11 +10,11 @@ from typing import Any
 
 from peft_nb.data import RowProblem
 from peft_nb.data.conversations import Message
-from peft_nb.data.formats import Layout
-from peft_nb.data.quality.duplicates import Progress
+from peft_nb.data.layouts import Layout
 from peft_nb.data.quality.findings import Findings
 from peft_nb.data.quality.reading import Reading
 from peft_nb.data.rendering import Lesson, LossOn, Renderer, prepare
+from peft_nb.events import Progress
 from peft_nb.spec import RunSpec
 
 BATCH = 512

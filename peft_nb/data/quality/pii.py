@@ -31,12 +31,12 @@ class Match:
 
 @dataclass(frozen=True)
 class _Recognizer:
-    """A recogniser of presidio's by the name of its class; ``told`` ones count only near a word of ``context``."""
+    """A recogniser of presidio's by its class; where it ``needs_context``, finds count only near a word of that."""
 
     name: str
     kind: str
     context: str = ""
-    told: bool = False
+    needs_context: bool = False
 
 
 _ID = "NATIONAL_ID"
@@ -48,19 +48,19 @@ _RECOGNIZERS = (
     _Recognizer("IbanRecognizer", "IBAN", "iban account"),
     _Recognizer("IpRecognizer", "IP", "ip ipv4 ipv6 address"),
     _Recognizer("UsSsnRecognizer", _ID, "ssn social security"),
-    _Recognizer("UsItinRecognizer", _ID, "itin taxpayer tax", told=True),
+    _Recognizer("UsItinRecognizer", _ID, "itin taxpayer tax", needs_context=True),
     _Recognizer("UkNinoRecognizer", _ID, "nino insurance ni"),
-    _Recognizer("NhsRecognizer", _ID, "nhs health", told=True),
+    _Recognizer("NhsRecognizer", _ID, "nhs health", needs_context=True),
     _Recognizer("EsNifRecognizer", _ID, "dni nif identidad"),
     _Recognizer("EsNieRecognizer", _ID, "nie extranjero"),
     _Recognizer("ItFiscalCodeRecognizer", _ID, "codice fiscale cf"),
-    _Recognizer("PlPeselRecognizer", _ID, "pesel", told=True),
+    _Recognizer("PlPeselRecognizer", _ID, "pesel", needs_context=True),
     _Recognizer("FiPersonalIdentityCodeRecognizer", _ID, "hetu henkilötunnus"),
-    _Recognizer("InAadhaarRecognizer", _ID, "aadhaar uidai", told=True),
+    _Recognizer("InAadhaarRecognizer", _ID, "aadhaar uidai", needs_context=True),
     _Recognizer("InPanRecognizer", _ID, "pan"),
-    _Recognizer("SgFinRecognizer", _ID, "nric fin", told=True),
-    _Recognizer("AuTfnRecognizer", _ID, "tfn tax", told=True),
-    _Recognizer("AuMedicareRecognizer", _ID, "medicare", told=True),
+    _Recognizer("SgFinRecognizer", _ID, "nric fin", needs_context=True),
+    _Recognizer("AuTfnRecognizer", _ID, "tfn tax", needs_context=True),
+    _Recognizer("AuMedicareRecognizer", _ID, "medicare", needs_context=True),
 )
 _LEAST_SCORE = 0.4  # presidio's for a phone number, and for a weak pattern beside a word of its context
 # What all finds have one of; to ask presidio about every text would be slow, and slowest for phone numbers.
@@ -102,7 +102,7 @@ def personal(text: str) -> list[Match]:
     """
     if not _POSSIBLE.search(text):
         return []
-    engine, kinds, told = _engine()
+    engine, kinds, needs_context = _engine()
     entities = [entity for entity in kinds if entity != "PHONE_NUMBER" or _may_be_dialled(text)]
     found = engine.analyze(
         text.encode("utf-8", "replace").decode("utf-8"),  # spaCy refuses halves of surrogate pairs
@@ -115,7 +115,7 @@ def personal(text: str) -> list[Match]:
     return apart(
         Match(kinds[one.entity_type], one.start, one.end)
         for one in found
-        if (one.entity_type not in told or _is_told(one)) and not _is_other(text, one)
+        if (one.entity_type not in needs_context or _has_context(one)) and not _is_other(text, one)
     )
 
 
@@ -188,7 +188,7 @@ def _may_be_dialled(text: str) -> bool:
     return any(not run.isdigit() for run in runs) or (bool(runs) and bool(_DIAL_WORDS.search(text)))
 
 
-def _is_told(one: RecognizerResult) -> bool:
+def _has_context(one: RecognizerResult) -> bool:
     return bool(one.analysis_explanation.supportive_context_word)
 
 
@@ -199,7 +199,7 @@ def _is_other(text: str, one: RecognizerResult) -> bool:
         return found.startswith("git@") or bool(_LOGIN.search(text[: one.start]))
     if one.entity_type == "PHONE_NUMBER":
         bare = found.removeprefix("+ ").isdigit()  # "+ 6291070513" is of a sum
-        return (bare and not _is_told(one)) or bool(_DOTTED.fullmatch(found))
+        return (bare and not _has_context(one)) or bool(_DOTTED.fullmatch(found))
     if one.entity_type == "IP_ADDRESS":
         nobody = found.startswith(("127.", "0.", "255.")) or found.strip("0:") in ("", "1")
         return nobody or bool(_VERSION.search(text[: one.start]))
@@ -247,17 +247,17 @@ def _engine() -> tuple[AnalyzerEngine, dict[str, str], frozenset[str]]:
             patterns=[Pattern("PAN", r"\b[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4}[A-Z]\b", 0.5)],
         ),
     }
-    kinds, told, recognizers = {}, set(), []
+    kinds, needs_context, recognizers = {}, set(), []
     for entry in _RECOGNIZERS:
         make = own.get(entry.name) or getattr(predefined_recognizers, entry.name)
         recognizer = make(context=entry.context.split(), supported_language="en")
         (entity,) = recognizer.supported_entities
         kinds[entity] = entry.kind
-        told |= {entity} if entry.told else set()
+        needs_context |= {entity} if entry.needs_context else set()
         recognizers.append(recognizer)
     engine = AnalyzerEngine(
         registry=RecognizerRegistry(recognizers),
         nlp_engine=nlp,
         context_aware_enhancer=LemmaContextAwareEnhancer(context_suffix_count=3, context_matching_mode="whole_word"),
     )
-    return engine, kinds, frozenset(told)
+    return engine, kinds, frozenset(needs_context)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peft_nb.data.conversations import SPEAKERS, Message, unpacked
-from peft_nb.data.formats import Layout
+from peft_nb.data.conversations import SPEAKERS, Message, parse_cell
+from peft_nb.data.layouts import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def _said(message: Message) -> str:
 
 def trouble(row: Mapping[str, Any], layout: Layout) -> str:
     """Tell which kind of finding a row is that its layout cannot read."""
-    cells = [unpacked(row.get(column)) for column in layout.columns.values()]
+    cells = [parse_cell(row.get(column)) for column in layout.columns.values()]
     turns = [turn for cell in cells if isinstance(cell, list | tuple) for turn in cell]
     if layout.kind == "preference" and row.get(layout.columns["chosen"]) == row.get(layout.columns["rejected"]):
         return "nothing"

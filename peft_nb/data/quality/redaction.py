@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 
 from peft_nb.data import Rows
-from peft_nb.data.formats import Layout
+from peft_nb.data.layouts import Layout
 from peft_nb.data.quality import pii
-from peft_nb.data.quality.duplicates import Progress
 from peft_nb.data.quality.fixes import Change, Patches, altered, overlaid
 from peft_nb.errors import DataError
+from peft_nb.events import Progress
 
 NAMED = 5  # rows named in a message
 
 
-def vet(rows: Rows, layout: Layout, personal_data: str, progress: Progress | None = None) -> tuple[Rows, list[Change]]:
+def redact_rows(
+    rows: Rows, layout: Layout, personal_data: str, progress: Progress | None = None
+) -> tuple[Rows, list[Change]]:
     """Replace personal data in rows, or refuse to train on them.
 
     Parameters
@@ -41,8 +43,8 @@ def vet(rows: Rows, layout: Layout, personal_data: str, progress: Progress | Non
     if personal_data == "warn":
         return rows, []
     if not pii.available():
-        mend = "pip install 'peft_nb[privacy]', or set personal_data: warn"
-        raise DataError(f"personal_data: {personal_data} needs presidio-analyzer, which is not installed; {mend}")
+        fix = "pip install 'peft_nb[privacy]', or set personal_data: warn"
+        raise DataError(f"personal_data: {personal_data} needs presidio-analyzer, which is not installed; {fix}")
     found: dict[int, set[str]] = {}
     patches: Patches = {}
 

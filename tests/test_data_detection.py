@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 
 from peft_nb.data import RowProblem, Rows, refusal
-from peft_nb.data.formats import FORMATS, LOOKED, detect
+from peft_nb.data.detection import LOOKED, detect
+from peft_nb.data.layouts import LAYOUTS
 from peft_nb.data.sources import read
 from peft_nb.errors import DataError
 from peft_nb.spec import RunSpec
@@ -36,7 +37,7 @@ def unclear(*rows: dict[str, object], **options: object) -> str:
 
 
 def test_every_layout_can_be_named_in_a_spec() -> None:
-    assert set(get_args(RunSpec.model_fields["format"].annotation)) == {"auto", *FORMATS}
+    assert set(get_args(RunSpec.model_fields["format"].annotation)) == {"auto", *LAYOUTS}
 
 
 @pytest.mark.parametrize(

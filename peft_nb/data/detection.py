@@ -8,11 +8,9 @@ from itertools import combinations
 from typing import Any
 
 from peft_nb.data import Rows
-from peft_nb.data.conversations import Message, style, unpacked
-from peft_nb.data.layouts import FORMATS, Format, Layout, columns_for, filled
+from peft_nb.data.conversations import parse_cell, style
+from peft_nb.data.layouts import LAYOUTS, Layout, LayoutType, columns_for, filled
 from peft_nb.errors import DataError, nearest
-
-__all__ = ["FORMATS", "Format", "Layout", "Message", "detect"]
 
 LOOKED = 100  # rows looked at to recognise a layout: half of them the first, half spread over the table
 
@@ -21,7 +19,7 @@ LOOKED = 100  # rows looked at to recognise a layout: half of them the first, ha
 class _Reading:
     """A layout that a table's columns allow, and the rows, of those looked at, that can be read so."""
 
-    format: Format
+    format: LayoutType
     columns: dict[str, str]
     used: frozenset[str]  # columns but the system prompt's, which any conversation may have
     named: int  # how many of them were given or have their role's very name
@@ -49,7 +47,7 @@ def detect(rows: Sequence[Mapping[str, Any]], format: str = "auto", columns: Map
     rows : sequence of mapping
         The table.
     format : str, default "auto"
-        A key of `FORMATS` to insist on.
+        A key of `LAYOUTS` to insist on.
     columns : mapping of str to str, optional
         Role to column, for columns of other names, such as ``{"prompt": "ask"}``.
 
@@ -66,21 +64,21 @@ def detect(rows: Sequence[Mapping[str, Any]], format: str = "auto", columns: Map
     """
     present = rows.columns if isinstance(rows, Rows) else tuple(dict.fromkeys(key for row in rows for key in row))
     given = columns or {}
-    formats = _allowed(format, given, present)
+    layouts = _allowed(format, given, present)
     looked = {place: rows[place] for place in _places(len(rows))}
-    found = [_reading(entry, one, given, looked) for entry in formats for one in entry.readings(present, given)]
+    found = [_reading(entry, one, given, looked) for entry in layouts for one in entry.readings(present, given)]
     able = [one for one in found if one.rows] or found
     best = [one for one in able if not any(other.beats(one) for other in able)]
     if not best:
         raise DataError(_unrecognised(present, format, given))
     if len(best) > 1 and best[0].rows:  # rows that fit nothing are refused one by one, with reasons
         raise DataError(_several(present, best))
-    why = _why(best[0], present, looked, told=format != "auto" or bool(given))
+    why = _why(best[0], present, looked, given=format != "auto" or bool(given))
     return Layout(best[0].format.name, best[0].columns, why)
 
 
 def _reading(
-    entry: Format, columns: dict[str, str], given: Mapping[str, str], looked: Mapping[int, Mapping[str, Any]]
+    entry: LayoutType, columns: dict[str, str], given: Mapping[str, str], looked: Mapping[int, Mapping[str, Any]]
 ) -> _Reading:
     telling = {role: column for role, column in columns.items() if role != "system"}
     named = sum(role in given or role == column.strip().casefold() for role, column in telling.items())
@@ -88,13 +86,13 @@ def _reading(
     return _Reading(entry, columns, frozenset(telling.values()), named, able)
 
 
-def _allowed(format: str, given: Mapping[str, str], present: Sequence[str]) -> list[Format]:
-    """The formats that `format` and the roles of `columns` leave; DataError when these name what is not there."""
-    if format not in ("auto", *FORMATS):
-        hint = nearest(format, FORMATS)
-        raise DataError(f"format {format!r} is not known{hint}; formats are auto, {', '.join(FORMATS)}")
-    formats = list(FORMATS.values()) if format == "auto" else [FORMATS[format]]
-    roles = list(dict.fromkeys(role.name for entry in formats for role in entry.roles))
+def _allowed(format: str, given: Mapping[str, str], present: Sequence[str]) -> list[LayoutType]:
+    """The layouts that `format` and the roles of `columns` leave; DataError when these name what is not there."""
+    if format not in ("auto", *LAYOUTS):
+        hint = nearest(format, LAYOUTS)
+        raise DataError(f"format {format!r} is not known{hint}; formats are auto, {', '.join(LAYOUTS)}")
+    layouts = list(LAYOUTS.values()) if format == "auto" else [LAYOUTS[format]]
+    roles = list(dict.fromkeys(role.name for entry in layouts for role in entry.roles))
     for role, column in given.items():
         if role not in roles:
             hint = nearest(role, roles)
@@ -104,7 +102,7 @@ def _allowed(format: str, given: Mapping[str, str], present: Sequence[str]) -> l
         if column not in present:
             hint = nearest(column, present)
             raise DataError(f"columns: there is no column {column!r} for {role}{hint}; there are {_listed(present)}")
-    return [entry for entry in formats if set(given) <= {role.name for role in entry.roles}]
+    return [entry for entry in layouts if set(given) <= {role.name for role in entry.roles}]
 
 
 def _places(total: int) -> list[int]:
@@ -113,19 +111,19 @@ def _places(total: int) -> list[int]:
     return sorted({*range(min(total, half)), *(total * part // half for part in range(half)), total - 1} - {-1})
 
 
-def _why(reading: _Reading, present: Sequence[str], looked: Mapping[int, Mapping[str, Any]], told: bool) -> str:
+def _why(reading: _Reading, present: Sequence[str], looked: Mapping[int, Mapping[str, Any]], given: bool) -> str:
     used = []
     for column in reading.columns.values():
         seen = _seen(next((row[column] for row in looked.values() if filled(row.get(column))), None))
         used.append(f"{column} ({seen})" if seen else column)
     unused = [column for column in present if column not in reading.columns.values()]
-    notes = ["as told"] * told + [f"not used: {', '.join(unused)}"] * bool(unused)
+    notes = ["as told"] * given + [f"not used: {', '.join(unused)}"] * bool(unused)
     return f"columns {', '.join(used)} → {reading.format.name}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _seen(cell: Any) -> str:
     """Say what a cell holds where that is more than its column's name tells."""
-    keys, held = style(cell), unpacked(cell)
+    keys, held = style(cell), parse_cell(cell)
     if not isinstance(held, (list, tuple, Mapping)):
         return ""
     written = " in text" if isinstance(cell, str) else ""
@@ -138,8 +136,8 @@ def _several(present: Sequence[str], best: Sequence[_Reading]) -> str:
         readings = " or ".join(map(str, best))
         return f"columns {_listed(present)} can be read in {len(best)} ways; say which: {readings}"
     each = ", ".join(f"row {min(one.rows)} is {one}" for one in sorted(best, key=lambda one: min(one.rows)))
-    mend = "keep the rows of one layout or write all of them in one"
-    return f"rows are of {len(best)} layouts (counting from 0): {each}; {mend}"
+    fix = "keep the rows of one layout or write all of them in one"
+    return f"rows are of {len(best)} layouts (counting from 0): {each}; {fix}"
 
 
 def _listed(present: Sequence[str]) -> str:
@@ -148,7 +146,7 @@ def _listed(present: Sequence[str]) -> str:
 
 def _unrecognised(present: Sequence[str], format: str, given: Mapping[str, str]) -> str:
     """Word the refusal of a table that fits no layout, with an example of how to say what is meant."""
-    entries = [FORMATS[format]] if format != "auto" else [FORMATS["text"]] if len(present) < 2 else FORMATS.values()
+    entries = [LAYOUTS[format]] if format != "auto" else [LAYOUTS["text"]] if len(present) < 2 else LAYOUTS.values()
     # The layout of which most is there: its columns stay, the others are filled in as they come.
     examples = [
         (entry, {role.name: columns_for(role, present, given)[:1] for role in entry.roles if role.required})
