@@ -52,7 +52,7 @@ def first(of: object) -> str:
 
 
 def cell() -> str:
-    own = [(f"`{flag}`", field.help) for flag, field in notation.flags(cell=True).items() if field.section == "cell"]
+    own = [(f"`{flag}`", field.help) for flag, field in notation.flags(notation.CELL).items()]
     flags = table(("flag", "what it does"), own)
     usage = "`%%peft [METHOD] [--flag value ...]`; the lines below set fields as YAML, one `field: value` a line."
     return f"{usage}\n\n{flags}"
@@ -67,9 +67,8 @@ def spec() -> str:
 
 
 def field_row(field: fields.FieldInfo) -> tuple[str, ...]:
-    flags = [flag for flag, one in notation.flags().items() if one.name == field.name]
-    choices = list(METHODS) if field.name == "method" else field.choices
-    value = " · ".join(f"`{one}`" for one in choices) or field.type
+    flags = list(notation.flags([field]))
+    value = " · ".join(f"`{one}`" for one in field.choices) or field.type
     facts = ", ".join(filter(None, [field.unit, field.bounds]))
     default = (
         "required" if field.required else f"`{notation.write_yaml({'': field.default}).partition(':')[2].strip()}`"
@@ -194,7 +193,7 @@ def test_the_reference_is_that_of_the_code() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *notation.flags(cell=True),
+        *notation.flags([*RunSpec.describe(), *notation.CELL]),
         *(field.name for field in RunSpec.describe()),
         *METHODS,
         *(f"%peft {name}" for name in COMMANDS),

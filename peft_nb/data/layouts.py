@@ -14,6 +14,7 @@ from peft_nb.data import RowProblem
 from peft_nb.data.conversations import OPENAI, SHAREGPT, Message, checked, compared, style, text, unpacked
 from peft_nb.data.conversations import read as read_messages
 from peft_nb.errors import DataError
+from peft_nb.spec.names import register_name
 
 Kind = Literal["chat", "text", "labelled", "preference"]
 
@@ -235,6 +236,8 @@ FORMATS = {
         ),
     )
 }
+for _name in ("auto", *FORMATS):
+    register_name("format", _name)
 
 
 @dataclass(frozen=True)
