@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from peft_nb.data import layouts as _layouts
 from peft_nb.magics import load_ipython_extension, unload_ipython_extension
+from peft_nb.methods import Method as _Method
 from peft_nb.methods import methods
+from peft_nb.methods import register as _register_method
 from peft_nb.models import models
 from peft_nb.runs.combine import combine
 from peft_nb.runs.run import Run, load, runs
 from peft_nb.serving.switchboard import Switchboard
 from peft_nb.spec import RunSpec
 from peft_nb.spec.recipes import recipes
+from peft_nb.system import plugins as _plugins
 from peft_nb.ui.chat import Chat, chat
 from peft_nb.ui.check import check
 from peft_nb.ui.compare import Comparison, compare
@@ -34,3 +38,9 @@ __all__ = [
     "train",
     "unload_ipython_extension",
 ]
+
+# Last of all, so that what other packages add can import whatever it needs.
+for _, _added in _plugins.load("peft_nb.layouts", _layouts.Format):
+    _layouts.register(_added)
+for _, _added in _plugins.load("peft_nb.methods", _Method):
+    _register_method(_added)

@@ -19,10 +19,10 @@ from peft_nb import errors, events
 from peft_nb.data.formats import FORMATS
 from peft_nb.magics.line import COMMANDS
 from peft_nb.methods import REGISTRY, Method, options
+from peft_nb.metrics import FACTS, METRICS, demandable
 from peft_nb.models import ALIASES
-from peft_nb.runs.compare import MEASURES
 from peft_nb.runs.run import Run
-from peft_nb.spec import METHODS, RunSpec, criteria, fields, notation
+from peft_nb.spec import METHODS, RunSpec, fields, notation
 from peft_nb.spec.recipes import names, purpose
 
 FILE = Path(__file__).parents[1] / "REFERENCE.md"
@@ -120,11 +120,9 @@ def told() -> str:
 
 
 def metrics() -> str:
-    rows = [
-        (f"`{name}`", help, MEASURES[name].better if name in MEASURES else "")
-        for name, help in criteria.MEASURES.items()
-    ]
-    facts = [(f"`{name}`", help) for name, help in criteria.FACTS.items()]
+    rows = [(f"`{name}`", metric.help, metric.better or "") for name, metric in sorted(demandable().items())]
+    told = {name: metric.help for name, metric in METRICS.items() if not metric.suite} | FACTS
+    facts = [(f"`{name}`", help) for name, help in sorted(told.items())]
     return "\n\n".join(
         [
             'What `accept` can demand, such as `accept: {forgetting: "< 0.05"}`:',
@@ -198,7 +196,7 @@ def test_the_reference_is_that_of_the_code() -> None:
         *METHODS,
         *(f"%peft {name}" for name in COMMANDS),
         *events.KINDS,
-        *criteria.MEASURES,
+        *METRICS,
         *names(),
         *FORMATS,
         *peft_nb.__all__,
@@ -212,7 +210,7 @@ def test_nothing_is_left_out(name: str) -> None:
 def test_every_metric_of_a_run_is_explained(start: Callable[..., Run]) -> None:
     run = start(max_steps=2, judge="full", accept={"eval_loss": "< 9"}, load_best_model_at_end=True).wait()
     assert len(run.metrics) > 30
-    assert run.metrics.keys() <= criteria.MEASURES.keys() | criteria.FACTS.keys()
+    assert run.metrics.keys() <= METRICS.keys() | FACTS.keys()
 
 
 def test_every_metric_of_a_classifier_is_explained(
@@ -224,12 +222,7 @@ def test_every_metric_of_a_classifier_is_explained(
     wanted = spec(model=str(encoder), task="classification", max_steps=2, judge="quick")
     run = begin(wanted, data=labelled[:60], store=Store(tmp_path)).wait()
     assert "confusion" in run.metrics
-    assert run.metrics.keys() <= criteria.MEASURES.keys() | criteria.FACTS.keys()
-
-
-def test_what_can_be_demanded_and_what_is_told_do_not_overlap() -> None:
-    assert not criteria.MEASURES.keys() & criteria.FACTS.keys()
-    assert list(criteria.FACTS) == sorted(criteria.FACTS)
+    assert run.metrics.keys() <= METRICS.keys() | FACTS.keys()
 
 
 if __name__ == "__main__":

@@ -236,6 +236,14 @@ FORMATS = {
         ),
     )
 }
+
+
+def register(entry: Format) -> None:
+    """Make a layout known to specs and to :func:`peft_nb.data.formats.detect`."""
+    FORMATS[entry.name] = entry
+    register_name("format", entry.name)
+
+
 for _name in ("auto", *FORMATS):
     register_name("format", _name)
 
