@@ -29,7 +29,7 @@ def taught() -> dict[str, object]:
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells]
     (cell,) = [source for source in sources if source.startswith("%%peft") and "support-desk" in source]
-    return notation.read_cell(cell).fields
+    return notation.read_cell(cell, RunSpec.describe()).fields
 
 
 def score(rows: Sequence[dict[str, str]], answers: Sequence[str]) -> str:
@@ -67,7 +67,7 @@ def report(run: Run) -> None:
 def main() -> None:
     """Train and report; one line for a mistake."""
     try:
-        spec = RunSpec(**{**taught(), **notation.parse_train(sys.argv[1:])})
+        spec = RunSpec(**{**taught(), **notation.parse_train(sys.argv[1:], RunSpec.describe())})
         with TemporaryDirectory() as folder:
             os.environ["PEFT_NB_STORE"] = folder
             report(train(spec))

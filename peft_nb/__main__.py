@@ -33,12 +33,12 @@ def main(argv: list[str]) -> int:
         0, or 1 after one line on standard error that says what is wrong.
     """
     if not argv or argv[0] in ("help", "-h", "--help"):
-        print(USAGE + notation.help_text())
+        print(USAGE + notation.help_text([*RunSpec.describe(), *notation.CELL]))
         return 0
     try:
         if argv[0] != "train":
             raise CommandError(f"no command {argv[0]!r}{nearest(argv[0], ['train', 'help'])}")
-        spec = RunSpec(**notation.parse_train(argv[1:]))
+        spec = RunSpec.from_argv(argv[1:])
         if resources.rank() == 0:
             train(spec)
         else:

@@ -24,6 +24,7 @@ from peft_nb.data import support_desk
 from peft_nb.events import Event, StepLogged
 from peft_nb.runs.run import Run, active, begin
 from peft_nb.spec import RunSpec
+from peft_nb.spec.names import NAMES
 from peft_nb.store import Store
 
 CHATML = (
@@ -238,3 +239,11 @@ def plain_encoder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("plain-encoder")
     shutil.copytree(encoder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("1_Pooling"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def any_method() -> Iterator[None]:
+    """Let specs name methods that are not registered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NAMES, "method", {})
+        yield

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from peft_nb.metrics import demandable
 from peft_nb.spec import RunSpec
-from peft_nb.spec.criteria import MEASURES
 from peft_nb.spec.fields import FieldInfo
 
 # A machine that is busy with something else makes no test fail.
@@ -109,7 +109,7 @@ _comparisons = st.builds(
 )
 
 _special: dict[str, st.SearchStrategy[Any]] = {
-    "accept": st.dictionaries(st.sampled_from(sorted(MEASURES)), _comparisons, max_size=3),
+    "accept": st.dictionaries(st.sampled_from(sorted(demandable())), _comparisons, max_size=3),
     "columns": st.dictionaries(words, words, max_size=3),
     "method_options": st.dictionaries(words, plain, max_size=3),
     "target_modules": words | st.lists(words, min_size=1, max_size=3),

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from peft_nb.models import ALIASES, bundled
-from peft_nb.spec import notation
+from peft_nb.spec import RunSpec, notation
 
 ROOT = Path(__file__).parents[1]
 BINDER = ROOT / "binder"
@@ -66,7 +66,7 @@ def test_the_quickstart_trains_and_answers_within_two_gigabytes(tmp_path: Path) 
     (cell,) = [one.source for one in notebook.cells if one.source.startswith("%%peft lora --data train")]
     # Few steps to wait for; each holds about as much at once.
     few = {"data": "support-desk", "eval_data": None, "max_steps": 2, "judge": "off"}
-    fields = {**notation.read_cell(cell).fields, **few}
+    fields = {**notation.read_cell(cell, RunSpec.describe()).fields, **few}
     # pyarrow's usual allocator sets aside 1 GB that it never uses, which this limit counts and a container's does not.
     own = {"PEFT_NB_STORE": str(tmp_path), "PYTHONPATH": str(ROOT), "ARROW_DEFAULT_MEMORY_POOL": "system"}
     told = subprocess.run(

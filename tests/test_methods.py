@@ -15,7 +15,8 @@ import pytest
 from peft_nb.errors import MethodError, PeftNbError, SpecError
 from peft_nb.methods import REGISTRY, attach, complete, methods
 from peft_nb.runs.run import Run, begin, load
-from peft_nb.spec import METHODS, OTHER_METHODS, RunSpec
+from peft_nb.spec import METHODS, RunSpec
+from peft_nb.spec.names import UNLISTED
 from peft_nb.store import Store
 from tests.conftest import Python, stop_at
 
@@ -436,7 +437,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(OTHER_METHODS))
+@pytest.mark.parametrize("name", sorted(UNLISTED["method"]))
 def test_every_other_method_of_peft_trains_and_is_found_again(
     learn: Callable[..., Run], runs: Store, name: str
 ) -> None:

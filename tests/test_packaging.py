@@ -69,7 +69,7 @@ def test_it_is_valid_and_was_never_run(path: Path) -> None:
 def test_every_cell_of_it_can_be_read(path: Path) -> None:
     for source in sources(path):
         if source.startswith("%%peft"):
-            assert RunSpec(**notation.read_cell(source).fields)
+            assert RunSpec(**notation.read_cell(source, RunSpec.describe()).fields)
         else:
             ast.parse(TransformerManager().transform_cell(source))
         for line in source.splitlines():

@@ -63,7 +63,7 @@ def test_every_column_name_that_is_recognised_is_documented(entry: layouts.Layou
 
 @pytest.mark.parametrize("cell", blocks("", "%%peft"))
 def test_every_cell_is_a_valid_spec(cell: str) -> None:
-    assert RunSpec(**notation.read_cell(cell).fields)
+    assert RunSpec(**notation.read_cell(cell, RunSpec.describe()).fields)
 
 
 def test_every_command_of_the_shell_is_valid() -> None:
@@ -72,7 +72,7 @@ def test_every_command_of_the_shell_is_valid() -> None:
     for line in lines:
         words = line.partition("peft_nb train ")[2].split()
         file = [word for word in words[:1] if word == "spec.yaml"]
-        assert RunSpec(**{"data": "spec.yaml's", **notation.parse_train(words[len(file) :])})
+        assert RunSpec(**{"data": "spec.yaml's", **notation.parse_train(words[len(file) :], RunSpec.describe())})
 
 
 def test_every_make_target_and_script_exists() -> None:

@@ -19,10 +19,10 @@ from peft_nb import errors, events
 from peft_nb.data.layouts import LAYOUTS
 from peft_nb.magics.line import COMMANDS
 from peft_nb.methods import REGISTRY, Method, options
+from peft_nb.metrics import FACTS, METRICS, demandable
 from peft_nb.models import ALIASES
-from peft_nb.runs.compare import MEASURES
 from peft_nb.runs.run import Run
-from peft_nb.spec import METHODS, RunSpec, criteria, fields, notation
+from peft_nb.spec import METHODS, RunSpec, fields, notation
 from peft_nb.spec.recipes import names, purpose
 
 FILE = Path(__file__).parents[1] / "REFERENCE.md"
@@ -52,7 +52,7 @@ def first(of: object) -> str:
 
 
 def cell() -> str:
-    own = [(f"`{flag}`", field.help) for flag, field in notation.flags(cell=True).items() if field.section == "cell"]
+    own = [(f"`{flag}`", field.help) for flag, field in notation.flags(notation.CELL).items()]
     flags = table(("flag", "what it does"), own)
     usage = "`%%peft [METHOD] [--flag value ...]`; the lines below set fields as YAML, one `field: value` a line."
     return f"{usage}\n\n{flags}"
@@ -67,9 +67,8 @@ def spec() -> str:
 
 
 def field_row(field: fields.FieldInfo) -> tuple[str, ...]:
-    flags = [flag for flag, one in notation.flags().items() if one.name == field.name]
-    choices = list(METHODS) if field.name == "method" else field.choices
-    value = " · ".join(f"`{one}`" for one in choices) or field.type
+    flags = list(notation.flags([field]))
+    value = " · ".join(f"`{one}`" for one in field.choices) or field.type
     facts = ", ".join(filter(None, [field.unit, field.bounds]))
     default = (
         "required" if field.required else f"`{notation.write_yaml({'': field.default}).partition(':')[2].strip()}`"
@@ -121,11 +120,9 @@ def told() -> str:
 
 
 def metrics() -> str:
-    rows = [
-        (f"`{name}`", help, MEASURES[name].better if name in MEASURES else "")
-        for name, help in criteria.MEASURES.items()
-    ]
-    facts = [(f"`{name}`", help) for name, help in criteria.FACTS.items()]
+    rows = [(f"`{name}`", metric.help, metric.better or "") for name, metric in sorted(demandable().items())]
+    told = {name: metric.help for name, metric in METRICS.items() if not metric.suite} | FACTS
+    facts = [(f"`{name}`", help) for name, help in sorted(told.items())]
     return "\n\n".join(
         [
             'What `accept` can demand, such as `accept: {forgetting: "< 0.05"}`:',
@@ -194,12 +191,12 @@ def test_the_reference_is_that_of_the_code() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *notation.flags(cell=True),
+        *notation.flags([*RunSpec.describe(), *notation.CELL]),
         *(field.name for field in RunSpec.describe()),
         *METHODS,
         *(f"%peft {name}" for name in COMMANDS),
         *events.KINDS,
-        *criteria.MEASURES,
+        *METRICS,
         *names(),
         *LAYOUTS,
         *peft_nb.__all__,
@@ -213,7 +210,7 @@ def test_nothing_is_left_out(name: str) -> None:
 def test_every_metric_of_a_run_is_explained(start: Callable[..., Run]) -> None:
     run = start(max_steps=2, judge="full", accept={"eval_loss": "< 9"}, load_best_model_at_end=True).wait()
     assert len(run.metrics) > 30
-    assert run.metrics.keys() <= criteria.MEASURES.keys() | criteria.FACTS.keys()
+    assert run.metrics.keys() <= METRICS.keys() | FACTS.keys()
 
 
 def test_every_metric_of_a_classifier_is_explained(
@@ -225,12 +222,7 @@ def test_every_metric_of_a_classifier_is_explained(
     wanted = spec(model=str(encoder), task="classification", max_steps=2, judge="quick")
     run = begin(wanted, data=labelled[:60], store=Store(tmp_path)).wait()
     assert "confusion" in run.metrics
-    assert run.metrics.keys() <= criteria.MEASURES.keys() | criteria.FACTS.keys()
-
-
-def test_what_can_be_demanded_and_what_is_told_do_not_overlap() -> None:
-    assert not criteria.MEASURES.keys() & criteria.FACTS.keys()
-    assert list(criteria.FACTS) == sorted(criteria.FACTS)
+    assert run.metrics.keys() <= METRICS.keys() | FACTS.keys()
 
 
 if __name__ == "__main__":

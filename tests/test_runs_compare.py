@@ -19,9 +19,10 @@ from matplotlib.image import imread
 from peft_nb import Comparison, Run, RunSpec, compare, load
 from peft_nb.data.prompts import KEPT, Asked
 from peft_nb.errors import DataError, RunError, StoreError
+from peft_nb.metrics import comparable
 from peft_nb.models import load as bases
 from peft_nb.runs import model as run_model
-from peft_nb.runs.compare import MEASURES, Compared
+from peft_nb.runs.compare import Compared
 from peft_nb.runs.run import begin
 from peft_nb.store import Store
 from peft_nb.ui.differences import clean
@@ -108,7 +109,7 @@ def test_the_table_has_a_row_a_run_and_a_column_for_what_was_measured(four: Comp
     table = four.table
     assert table.index.tolist() == ["calm", "short", "wide", "base"]
     assert list(table.columns)[:4] == ["method", "model", "data", "eval_loss"]
-    assert set(table.columns) <= {"method", "model", "data", *MEASURES}
+    assert set(table.columns) <= {"method", "model", "data", *comparable()}
     for run in runs:
         assert table.loc[run.spec.name, "eval_loss"] == run.metrics["eval_loss"]
         assert table.loc[run.spec.name, "adapter_mb"] == run.metrics["adapter_mb"]

@@ -4,7 +4,7 @@ import pytest
 
 from peft_nb import RunSpec
 from peft_nb.errors import SpecError
-from peft_nb.spec.criteria import MEASURES, Verdict, criterion, verdict
+from peft_nb.spec.criteria import Verdict, criterion, verdict
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,5 @@ def test_a_run_fails_by_what_it_did_not_reach_and_by_what_nobody_measured() -> N
     )
 
 
-def test_what_can_be_demanded_is_what_runs_measure() -> None:
-    assert {"eval_loss", "forgetting", "score", "latency_ms", "regression_score", "perplexity"} <= set(MEASURES)
-    assert isinstance(verdict({}, {}, {}), Verdict)
+def test_who_demands_nothing_gets_it() -> None:
+    assert verdict({}, {}, {}) == Verdict(True, ())

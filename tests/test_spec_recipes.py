@@ -98,7 +98,7 @@ def test_the_list_says_what_each_is_for() -> None:
 def test_the_cell_below_is_the_recipe_with_its_comment(shell: InteractiveShell, name: str) -> None:
     written = next_input(shell, f"%peft template {name}")
     assert written.startswith("%%peft --out run\n# ")
-    read = notation.read_cell(written)
+    read = notation.read_cell(written, RunSpec.describe())
     assert (RunSpec(**read.fields), read.out) == (RunSpec(**get(name)), "run")
 
 
@@ -168,7 +168,7 @@ def test_what_is_wrong_with_several_runs_is_one_line(
 
 def test_where_one_run_is_wanted_several_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="describes 4 runs where one is wanted"):
-        notation.parse_train([str(FOLDER / "method-shoot-out.yaml")])
+        notation.parse_train([str(FOLDER / "method-shoot-out.yaml")], RunSpec.describe())
 
 
 # ---- the data that the recipes bring -----------------------------------------------------------

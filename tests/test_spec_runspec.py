@@ -6,7 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import AWKWARD, specs, texts
 
-from peft_nb import spec as module
+import peft_nb
 from peft_nb.errors import PeftNbError, SpecError
-from peft_nb.spec import RunSpec
+from peft_nb.spec import ALIASES, RunSpec
 from peft_nb.spec.fields import FieldInfo
+
+pytestmark = pytest.mark.usefixtures("any_method")
 
 fields = RunSpec.describe()
 numeric = [field for field in fields if field.type in ("integer", "number")]
@@ -35,14 +37,6 @@ def problems(**values: Any) -> list[str]:
 
 def by_name(field: FieldInfo) -> str:
     return field.name
-
-
-@pytest.fixture(autouse=True, scope="module")
-def any_method() -> Iterator[None]:
-    """Forget the methods that other tests may have registered."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "METHODS", {})
-        yield
 
 
 # ---- round trips
@@ -101,7 +95,7 @@ def test_argv_survives_a_real_process() -> None:
     code = "import sys; from peft_nb.spec import RunSpec; print(ascii(RunSpec.from_argv(sys.argv[1:]).to_yaml()))"
     ran = subprocess.run(
         [sys.executable, "-c", code, *spec.to_argv()],
-        cwd=Path(module.__file__).parents[1],
+        cwd=Path(peft_nb.__file__).parents[1],
         check=True,
         capture_output=True,
         text=True,
@@ -121,7 +115,7 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=5,
 )
-names = st.sampled_from([field.name for field in fields] + list(module.ALIASES) + ["self", "r ", "a\nb", ""])
+names = st.sampled_from([field.name for field in fields] + list(ALIASES) + ["self", "r ", "a\nb", ""])
 
 
 def refusal(read: Callable[[], RunSpec]) -> list[str]:
@@ -266,7 +260,9 @@ def test_switches_take_nothing_else(value: Any) -> None:
         ({"data": " "}, "data: ' ' is empty; write a name or leave the field out"),
         ({"data": "a\0b"}, r"data: 'a\x00b' holds a character that no file can keep; remove it"),
         ({"system": "\ud800"}, r"system: '\ud800' holds a character that no file can keep; remove it"),
-        ({"format": "chatml"}, "format: 'chatml' is not one of auto, prompt_completion, instruction"),
+        ({"format": "message"}, "format: no format is called 'message'; did you mean 'messages'?"),
+        ({"format": "xxxx"}, "format: no format is called 'xxxx'; known are auto, prompt_completion, instruction"),
+        ({"task": "clasification"}, "task: no task is called 'clasification'; did you mean 'classification'?"),
         ({"quantization": 4}, "quantization: 4 is not one of none, 4bit, 8bit"),
         (
             {"dtype": "bf16"},
@@ -315,27 +311,17 @@ def test_a_plain_name_is_accepted(name: str | None) -> None:
     assert RunSpec(data="x", name=name).name == name
 
 
-def test_once_methods_are_known_others_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "METHODS", {})
-    assert RunSpec(data="x", method="lorra").method == "lorra"
-    module.register_method("lora", "Low-rank update of the weights.")
-    module.register_method("prefix", "Trained keys and values before each sequence.")
-    assert problems(data="x", method="lorra") == ["method: no method is called 'lorra'; did you mean 'lora'?"]
-    assert problems(data="x", method="zz") == ["method: no method is called 'zz'; known are lora, prefix"]
-    assert RunSpec(data="x", method="prefix").method == "prefix"
-
-
 # ---- what is accepted
 
 
-@pytest.mark.parametrize(("alias", "name"), module.ALIASES.items())
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
 def test_aliases_stand_for_their_fields(alias: str, name: str) -> None:
     value = 0.5 if name == "dropout" else 9
     assert RunSpec(data="x", **{alias: value}) == RunSpec(data="x", **{name: value})
 
 
 def test_the_aliases_are_those_of_peft_transformers_and_trl() -> None:
-    assert set(module.ALIASES) == {
+    assert set(ALIASES) == {
         *("lora_alpha", "lora_dropout", "num_train_epochs", "per_device_train_batch_size", "max_seq_length")
     }
 

@@ -12,6 +12,7 @@ import yaml
 
 from peft_nb.data.quality.secrets import secrets
 from peft_nb.methods import REGISTRY
+from peft_nb.metrics import METRICS, evaluated
 from peft_nb.models import ALIASES
 from peft_nb.models.resolve import HUB_NAME
 from peft_nb.spec import RunSpec
@@ -20,24 +21,6 @@ from peft_nb.tasks import TASKS
 
 HUB_DATA = "hub data set "  # how the origin of data from a hub begins
 LITTLE_DATA, LITTLE_TEST = 1000, 100  # examples below which a result says little; LIMA has 1,000 (Zhou et al., 2023)
-
-# What is compared: its name, the base's metric and the adapter's.
-HELD_OUT = (
-    ("held-out loss", "base_eval_loss", "eval_loss"),
-    ("perplexity", "base_perplexity", "perplexity"),
-    ("score", "base_score", "score"),
-    ("accuracy", "base_accuracy", "accuracy"),
-    ("macro F1", "base_macro_f1", "macro_f1"),
-    ("micro F1", "base_micro_f1", "micro_f1"),
-)
-REGRESSION = (
-    ("forgetting (rise of the loss on other texts)", "", "forgetting"),
-    ("regression score", "base_regression_score", "regression_score"),
-)
-TRAINING = (
-    "train_loss", "steps", "supervised_tokens", "trainable_parameters", "trainable_share", "dtype",
-    "device", "train_seconds", "tokens_per_second", "peak_memory_mb",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,7 +126,8 @@ def settings(spec: RunSpec) -> str:
 def measured(facts: Facts, metrics: Mapping[str, Any]) -> str:
     """What a run's training took, as a table."""
     rows = ["| | |\n| --- | --- |"]
-    for name in TRAINING:
+    training, cost = ([one.name for one in METRICS.values() if one.suite == suite] for suite in ("training", "cost"))
+    for name in (*training, "dtype", "device", *cost):
         if (value := getattr(facts, name, None) or metrics.get(name)) is not None:
             label = name.replace("_mb", " (MB)").replace("_seconds", " time (s)").replace("_", " ")
             rows.append(f"| {label} | {_shown(value)} |")
@@ -243,15 +227,16 @@ def _training(given: CardInput) -> Iterator[str]:
 
 
 def _results(given: CardInput) -> Iterator[str]:
-    rows = [row for row in (*HELD_OUT, *REGRESSION) if given.number(row[2]) is not None]
+    rows = [metric for metric in evaluated().values() if given.number(metric.name) is not None]
     if not rows:
         yield "Nothing was measured but the training loss."
         return
     yield "| | base | with the adapter |\n| --- | --- | --- |"
-    for name, before, after in rows:
-        yield f"| {name} | {_shown(given.number(before))} | {_shown(given.number(after))} |"
+    for metric in rows:
+        yield f"| {metric.title} | {_shown(given.number(metric.base))} | {_shown(given.number(metric.name))} |"
     unit = {"text": "labelled text", "token": "learned token"}[TASKS[given.spec.task].unit]
-    yield f"\nLosses are in nats per {unit}, lower is better."
+    rise = ", forgetting is the rise of the loss on other texts" if given.number("forgetting") is not None else ""
+    yield f"\nLosses are in nats per {unit}, lower is better{rise}."
 
 
 def _shown(value: Any) -> str:

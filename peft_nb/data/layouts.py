@@ -14,6 +14,7 @@ from peft_nb.data import RowProblem
 from peft_nb.data.conversations import OPENAI, SHAREGPT, Message, parse_cell, split_pair, style, text, validated
 from peft_nb.data.conversations import read as read_messages
 from peft_nb.errors import DataError
+from peft_nb.spec.names import register_name
 
 Kind = Literal["chat", "text", "labelled", "preference"]
 
@@ -164,8 +165,10 @@ def register(layout: LayoutType) -> None:
     """
     if LAYOUTS.setdefault(layout.name, layout) is not layout:
         raise ValueError(f"there is a layout {layout.name!r} already; choose another name")
+    register_name("format", layout.name)
 
 
+register_name("format", "auto")
 for _layout in (
     LayoutType(
         "prompt_completion",

@@ -22,7 +22,7 @@ def usage() -> str:
     """Write the help of ``%%peft``, generated from the fields of ``RunSpec`` and the registered methods."""
     import peft_nb.methods  # noqa: F401  (registers the methods)
 
-    return notation.help_text()
+    return notation.help_text([*RunSpec.describe(), *notation.CELL])
 
 
 def train(shell: InteractiveShell, line: str, body: str) -> None:
@@ -43,7 +43,7 @@ def train(shell: InteractiveShell, line: str, body: str) -> None:
         For whatever the user can mend, in one line.
     """
     refuse_unfilled(shell, line)
-    parsed = notation.parse_cell(line, body)
+    parsed = notation.parse_cell(line, body, RunSpec.describe())
     begin(shell, parsed.fields, parsed.out, parsed.background)
 
 

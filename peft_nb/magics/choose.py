@@ -7,7 +7,7 @@ from typing import Any
 from peft_nb.errors import CommandError, nearest
 from peft_nb.magics.line import COMMANDS, Call, command, usage
 from peft_nb.planning.rules import Situation
-from peft_nb.spec import notation
+from peft_nb.spec import RunSpec, notation
 from peft_nb.spec.fields import info
 
 
@@ -66,7 +66,7 @@ def help(call: Call) -> None:
         print(explained(REGISTRY[topic]))
     else:
         try:
-            print(notation.help_text(topic.replace("-", "_")))
+            print(notation.help_text([*RunSpec.describe(), *notation.CELL], topic.replace("-", "_")))
         except CommandError as unknown:
             hint = nearest(topic, [*COMMANDS, *METHODS])
             raise CommandError(f"{topic}: no such topic{hint}") if hint else unknown from None

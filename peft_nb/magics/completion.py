@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from peft_nb.magics.line import COMMANDS
 from peft_nb.spec import ALIASES, RunSpec, notation
 from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.names import NAMES
 from peft_nb.spec.recipes import names
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def complete(text: str, line: int, column: int, namespace: Mapping[str, Any]) ->
 
 
 def _first_line(words: list[str], fragment: str, namespace: Mapping[str, Any]) -> Found:
-    known = notation.flags(cell=True)
+    known = notation.flags([*RunSpec.describe(), *notation.CELL])
     if found := _flag(known, words, fragment, namespace):
         return found
     return Found(fragment, [*_methods(), *known] if not words else known)
@@ -144,7 +145,7 @@ def _values(field: FieldInfo, fragment: str, namespace: Mapping[str, Any]) -> Fo
         return Found(fragment, files=True)
     if field.name == "out":
         return Found(fragment, [name for name, value in namespace.items() if _is_run(value)])
-    return Found(fragment, ("true", "false") if field.type == "switch" else field.choices)
+    return Found(fragment, ("true", "false") if field.type == "switch" else NAMES.get(field.name) or field.choices)
 
 
 def _methods() -> Iterable[str]:

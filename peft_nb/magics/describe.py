@@ -14,7 +14,7 @@ from peft_nb.spec import RunSpec, notation
 @command("[FILE] [--FLAG VALUE ...] [--out NAME] [--background]", most=1000)
 def train(call: Call) -> None:
     """Train what a YAML file, flags or both describe; several runs, as a recipe may hold, one after the other."""
-    runs = notation.parse_runs(call.words)
+    runs = notation.parse_runs(call.words, RunSpec.describe())
     if len(runs) > 1 and call.background:
         raise CommandError(
             f"--background: the file describes {len(runs)} runs, which wait for each other; leave it out"
@@ -50,7 +50,7 @@ def estimate(call: Call) -> Any:
     if len(words) > 1 or (words and "data" in fields):
         raise CommandError(f"%peft estimate takes one name; write %peft estimate {COMMANDS['estimate'].usage}")
     if words and Path(words[0]).suffix in (".yaml", ".yml"):
-        spec = RunSpec(**notation.parse_train(call.words))
+        spec = RunSpec.from_argv(call.words)
     else:
         spec = RunSpec(**fields, **({"data": words[0]} if words else {}))
     from peft_nb.ui.forecast import made

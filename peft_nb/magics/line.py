@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import CommandError, nearest
 from peft_nb.magics import cell
-from peft_nb.spec import notation
+from peft_nb.spec import RunSpec, notation
 from peft_nb.spec.fields import FieldInfo
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Command:
     @property
     def flags(self) -> dict[str, FieldInfo]:
         """All flags it takes: its own, and those of the spec's `sections` where the usage ends with them."""
-        spec = notation.flags().items() if "--FLAG" in self.usage else ()
+        spec = notation.flags(RunSpec.describe()).items() if "--FLAG" in self.usage else ()
         chosen = {flag: field for flag, field in spec if self.sections is None or field.section in self.sections}
         own = [FieldInfo(name, "text" if value else "switch", "", "cell") for name, value in self.own.items()]
         return {field.flag: field for field in (*own, *self.fields)} | chosen

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError, nearest
-from peft_nb.spec import METHODS, RunSpec, register_method
+from peft_nb.spec import METHODS, RunSpec, register_name
 from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def register(method: Method, *, listed: bool = True) -> None:
         Whether it is named where all methods are.
     """
     REGISTRY[method.name] = method
-    register_method(method.name, method.help if listed else None)
+    register_name("method", method.name, method.help, listed=listed)
 
 
 def complete(spec: RunSpec) -> RunSpec:

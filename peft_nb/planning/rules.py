@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from peft_nb.methods import Method
-from peft_nb.spec.fields import Number, Switch, Whole, Word, field
+from peft_nb.spec.fields import Number, Switch, TaskName, Whole, Word, field
 from peft_nb.tasks import TASKS, Task
 
 Goal = Literal[
@@ -28,7 +28,7 @@ class Situation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    task: Literal[*TASKS] | None = field(None, "advice")  # type: ignore[valid-type]
+    task: TaskName | None = field(None, "advice")
     """What is learned; null follows from the goal and the data."""
     goal: Goal | None = field(None, "advice")
     """What shall change: how it writes, an output that programs read, labels, a field's texts, steps to a result, a

@@ -3,70 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from peft_nb.data import prompts as shelf
 from peft_nb.data.prompts import Asked, Prompt
 from peft_nb.errors import RunError
 from peft_nb.events import Progress
+from peft_nb.metrics import comparable
 from peft_nb.runs.run import Run
 
 BASE = "base"
 Points = list[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One number that runs are compared by.
-
-    Attributes
-    ----------
-    title, unit : str
-        What it is called, and how it is said; the units are the keys of :data:`peft_nb.ui.side_by_side.SAID`.
-    better : {"low", "high"}
-        Which way is better.
-    base : str
-        The metric of a run that holds the value of its bare base, if any does.
-    on : str
-        What two values have to be measured on alike to be comparable: the held-out ``rows``, the ``tokens`` of one
-        tokenizer, both or nothing.
-    """
-
-    title: str
-    unit: str
-    better: Literal["low", "high"]
-    base: str = ""
-    on: tuple[str, ...] = ()
-
-    @property
-    def best(self) -> Callable[..., Any]:
-        """Chooses the best of several values, as :func:`min` and :func:`max` do."""
-        return min if self.better == "low" else max
-
-
-MEASURES = {
-    "eval_loss": Measure("held-out loss", "loss", "low", "base_eval_loss", ("rows", "tokens")),
-    "perplexity": Measure("perplexity", "score", "low", "", ("rows", "tokens")),
-    "token_accuracy": Measure("held-out tokens right", "share", "high", "", ("rows", "tokens")),
-    "score": Measure("score", "score", "high", "base_score", ("rows",)),
-    "exact_match": Measure("exact answers", "share", "high", "", ("rows",)),
-    "rouge_l": Measure("ROUGE-L", "score", "high", "", ("rows",)),
-    "accuracy": Measure("accuracy", "share", "high", "", ("rows",)),
-    "macro_f1": Measure("macro-F1", "score", "high", "", ("rows",)),
-    "micro_f1": Measure("micro-F1", "score", "high", "", ("rows",)),
-    "forgetting": Measure("forgetting", "rise", "low", "", ("tokens",)),
-    "regression_score": Measure("base's questions right", "share", "high", "base_regression_score"),
-    "train_loss": Measure("training loss", "loss", "low", "", ("rows", "tokens")),
-    "trainable_parameters": Measure("parameters", "count", "low"),
-    "trainable_share": Measure("share of the model", "share", "low"),
-    "train_seconds": Measure("training time", "s", "low"),
-    "peak_memory_mb": Measure("peak memory", "MB", "low"),
-    "adapter_mb": Measure("adapter on disk", "MB", "low"),
-    "latency_ms": Measure("time a token", "ms", "low", "base_latency_ms"),
-}
-"""What runs can be compared by, under the name of the metric; only what was measured is shown."""
 
 
 @dataclass
@@ -78,7 +27,7 @@ class Compared:
     runs : dict of str to Run or None
         By the names they are shown with; None is the bare base.
     facts : dict of str to dict
-        For each of them what is known: ``method``, ``model``, ``data``, ``verdict`` and keys of `MEASURES`.
+        For each of them what is known: ``method``, ``model``, ``data``, ``verdict`` and metrics.
     curves : dict of str to tuple
         Training and held-out losses by step, of the runs.
     asked : list of Asked
@@ -134,7 +83,7 @@ def gather(
     _check_bases(found, trained)
     for name, run in trained.items():
         metrics, history = run.metrics, run.history
-        measured = {key: metrics[key] for key in MEASURES if metrics.get(key) is not None}
+        measured = {key: metrics[key] for key in comparable() if metrics.get(key) is not None}
         told = {"method": run.spec.method, "model": run.spec.model, "data": run.facts.data or run.spec.data}
         verdict = {"verdict": str(metrics["verdict"])} if metrics.get("verdict") is not None else {}
         found.facts[name] = told | measured | verdict
@@ -169,7 +118,7 @@ def _check_bases(found: Compared, trained: Mapping[str, Run]) -> None:
             mend = "to compare their metrics alone, pass prompts=[]"
             raise RunError(f"{first} is on {one} and {name} is on {other}: answers are compared on one base; {mend}")
         why = "the bases differ, and with them what a token is"
-        found.unranked |= {key: why for key, measure in MEASURES.items() if "tokens" in measure.on}
+        found.unranked |= {key: why for key, measure in comparable().items() if "tokens" in measure.on}
         found.notes.append(f"{first} is on {one}, {name} on {other}: losses do not compare")
 
 
@@ -179,7 +128,7 @@ def _check_rows(found: Compared, trained: Mapping[str, Run]) -> None:
     (first, one), *others = kept.items() or [("", [])]
     if differing := [name for name, rows in others if rows != one]:
         why = f"{first} and {differing[0]} were measured on different held-out rows"
-        found.unranked |= {key: why for key, measure in MEASURES.items() if "rows" in measure.on}
+        found.unranked |= {key: why for key, measure in comparable().items() if "rows" in measure.on}
         found.notes.append(f"{why}: held-out numbers do not compare")
     ways = {name: run.spec.score or "rouge_l" for name, run in trained.items() if "score" in run.metrics}
     if len({*ways.values()}) > 1:
@@ -190,7 +139,7 @@ def _check_rows(found: Compared, trained: Mapping[str, Run]) -> None:
 def _bare(trained: Sequence[Run]) -> dict[str, Any]:
     """What is known of the bare base: what the first run that measured it found."""
     known: dict[str, Any] = {"model": trained[0].spec.model}
-    for key, measure in MEASURES.items():
+    for key, measure in comparable().items():
         values = (run.metrics.get(measure.base) for run in trained if measure.base)
         if (value := next((value for value in values if value is not None), None)) is not None:
             known[key] = value

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from peft_nb.data.table import Table
 from peft_nb.errors import SpecError, StoreError
 from peft_nb.events import Notice
+from peft_nb.metrics import comparable
 from peft_nb.runs import rows
 from peft_nb.runs.context import Context, Inputs
 from peft_nb.spec import RunSpec, criteria
@@ -29,14 +30,6 @@ if TYPE_CHECKING:
     from peft_nb.training.trainer import PlannedTrainer
 
 EVALUATION = "judgement.json"
-MEASURES = {
-    "held-out": (
-        "eval_loss", "perplexity", "token_accuracy", "score", "exact_match", "rouge_l", "accuracy", "macro_f1",
-    ),
-    "regression": ("forgetting", "regression_score"),
-    "cost": ("train_seconds", "peak_memory_mb", "adapter_mb", "latency_ms"),
-}  # fmt: skip
-"""What the store keeps of a run's metrics, by suite."""
 
 
 def refuse(spec: RunSpec, table: Table, inputs: Inputs) -> None:
@@ -174,11 +167,10 @@ def conclude(context: Context, found: Evaluator) -> dict[str, Any]:
 def evaluations(metrics: Mapping[str, Any]) -> list[Evaluation]:
     """List what was measured as the store keeps it, each with its interval and the base's value where there are any."""
     found = []
-    for suite, names in MEASURES.items():
-        for name in names:
-            if metrics.get(name) is not None:
-                low, high = metrics.get(f"{name}_interval") or (None, None)
-                base = metrics.get(f"base_{name}")
-                detail = {} if base is None else {"base": base}
-                found.append(Evaluation(suite, name, metrics[name], low, high, detail))
+    for name, metric in comparable().items():
+        if metric.suite != "training" and metrics.get(name) is not None:
+            low, high = metrics.get(f"{name}_interval") or (None, None)
+            base = metrics.get(metric.base)
+            detail = {} if base is None else {"base": base}
+            found.append(Evaluation(metric.suite, name, metrics[name], low, high, detail))
     return found

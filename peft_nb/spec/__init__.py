@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from peft_nb.spec.runspec import (
-    ALIASES,
-    METHODS,
-    OTHER_METHODS,
-    Layout,
-    RunSpec,
-    Schedule,
-    explain,
-    register_method,
-    suggest,
-)
+from peft_nb.spec.fields import explain, suggest
+from peft_nb.spec.names import METHODS, register_name
+from peft_nb.spec.runspec import ALIASES, RunSpec
 
 __all__ = [
     "ALIASES",
     "METHODS",
-    "OTHER_METHODS",
-    "Layout",
     "RunSpec",
-    "Schedule",
     "explain",
-    "register_method",
+    "register_name",
     "suggest",
 ]

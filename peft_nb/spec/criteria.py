@@ -14,74 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft_nb.errors import nearest
-
-MEASURES = {
-    "accuracy": "share of the held-out texts whose labels, or answers, are right",
-    "adapter_mb": "size of the saved adapter, MB",
-    "cpu_seconds": "processor time of the whole run, s",
-    "eval_loss": "mean loss on the held-out rows, nats per token (per text when classifying)",
-    "exact_match": "share of the held-out answers equal to their reference",
-    "forgetting": "rise of the mean loss on the regression texts over the base's, nats per token",
-    "gpu_seconds": "time spent on training, times the number of GPUs, s",
-    "latency_ms": "median time for a token (for a text when classifying) with the adapter, ms",
-    "macro_f1": "mean F-measure over the classes",
-    "micro_f1": "F-measure over all labels, where a text has several",
-    "peak_memory_mb": "highest memory while training, MB",
-    "perplexity": "exponential of eval_loss",
-    "regression_score": "share of the regression questions answered rightly",
-    "rouge_l": "mean ROUGE-L of the held-out answers",
-    "score": "mean of the score that the spec names, over the held-out answers",
-    "token_accuracy": "share of the held-out tokens that the model would have chosen",
-    "train_loss": "mean training loss of the last epoch, nats per token",
-    "train_seconds": "time spent on training, s",
-    "trainable_share": "trained parameters over all, 0 to 1",
-    "wall_seconds": "time from start to verdict, s",
-}
-"""What can be demanded of a run: the name of the metric, and what it is."""
-
-FACTS = {
-    "base": "the base, by a name that finds it again",
-    "base_eval_loss": "eval_loss of the base, before the first step",
-    "base_hash": "fingerprint of the base's weights",
-    "base_latency_ms": "latency_ms of the base",
-    "base_regression_loss": "mean loss of the base on the regression texts, nats per token",
-    "base_regression_score": "regression_score of the base",
-    "base_regression_score_interval": "its 95 % interval",
-    "base_score": "score of the base",
-    "best_step": "step whose adapter was kept, where that is not the last one's",
-    "classes": "names of the classes, in the order of the classifier",
-    "confusion": "triples of true class, given class and number of texts",
-    "criteria": "what became of each demand of accept",
-    "data": "where the rows came from, and how many there are",
-    "device": "where was computed",
-    "dtype": "number format of the computation",
-    "eval_examples": "held-out examples",
-    "examples": "training examples",
-    "fingerprint": "SHA-256 of the rows",
-    "forecast_memory_mb": "peak memory that was expected, MB",
-    "forecast_seconds": "training time that was expected, s",
-    "forgetting_interval": "95 % interval of forgetting",
-    "how": "of a combined run: how its adapter was made of others",
-    "judge_seconds": "time spent on judging, s",
-    "layout": "how the rows were read",
-    "max_tokens": "longest text that the classifier sees, tokens",
-    "multi_label": "whether a text can have several classes",
-    "parents": "of a combined run: the runs it was made of, and their weights",
-    "path": "how batches were computed: padding-free or padded",
-    "pooling": "how a classifier makes one vector of a text",
-    "regression_loss": "mean loss on the regression texts with the adapter, nats per token",
-    "regression_score_interval": "95 % interval of regression_score",
-    "score_interval": "95 % interval of score",
-    "steps": "optimizer steps taken",
-    "supervised_tokens": "tokens that are learned, in one pass over the rows",
-    "token_budget": "most tokens computed at once",
-    "tokens_per_second": "tokens computed in a second of training",
-    "total_parameters": "parameters of base and adapter",
-    "trainable_parameters": "parameters that are trained",
-    "verdict": "passed or failed, and why",
-    "worst_hit": "regression texts that became less likely most, and by how much",
-}
-"""What else a run tells of itself among its metrics."""
+from peft_nb.metrics import demandable
 
 SIGNS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -140,7 +73,7 @@ def criterion(metric: str, comparison: str) -> Criterion:
     Parameters
     ----------
     metric : str
-        One of `MEASURES`.
+        One of :func:`peft_nb.metrics.demandable`.
     comparison : str
         ``<``, ``<=``, ``>`` or ``>=`` and a number.
 
@@ -154,9 +87,9 @@ def criterion(metric: str, comparison: str) -> Criterion:
     ValueError
         What is wrong, in one line that does not name the field.
     """
-    if metric not in MEASURES:
+    if metric not in (known := demandable()):
         shown = metric if metric.isprintable() and len(metric) < 60 else repr(metric)[:60]
-        mend = nearest(metric, MEASURES) or "; such are " + ", ".join(sorted(MEASURES)[:12]) + ", …: see REFERENCE.md"
+        mend = nearest(metric, known) or "; such are " + ", ".join(sorted(known)[:12]) + ", …: see REFERENCE.md"
         raise ValueError(f"nothing is measured as {shown}{mend}")
     read = re.fullmatch(r"\s*(<=|>=|<|>)\s*(\S+)\s*", comparison)
     bound = math.nan

@@ -8,17 +8,25 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral, Real
 from reprlib import Repr
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from pydantic.fields import FieldInfo as PydanticField
+from pydantic_core import ErrorDetails
 
+from peft_nb.errors import nearest
 from peft_nb.spec.criteria import criterion
+from peft_nb.spec.names import NAMES, UNLISTED
+
+# Names used elsewhere that are spelt like the wrong field or like none; only ever suggested.
+_SYNONYMS = {"dataset": "data", "lora_r": "r", "lora_rank": "r", "lr": "learning_rate", "rank": "r"}
 
 _short = Repr()
 _short.maxstring = _short.maxother = 60
@@ -44,6 +52,16 @@ def _word(value: Any) -> str:
     if not (text := _text(value)).strip():
         raise ValueError(f"{show(text)} is empty; write a name or leave the field out")
     return text
+
+
+def _name(field: str, value: Any) -> str:
+    name, known = _word(value), NAMES[field]
+    if known and name not in known and name not in UNLISTED[field]:
+        mend = nearest(name, [*known, *UNLISTED[field]]) or "; known are " + ", ".join(known)
+        raise ValueError(f"no {field} is called {show(name)}{mend}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise ValueError(f"{show(name)} is not the name of a {field}; use letters, digits, '-' and '_'")
+    return name
 
 
 def _real(value: Any) -> float:
@@ -129,6 +147,9 @@ def _modules(value: Any) -> str | list[str]:
 
 Text = Annotated[str, BeforeValidator(_text)]
 Word = Annotated[str, BeforeValidator(_word)]
+TaskName = Annotated[str, BeforeValidator(partial(_name, "task"))]
+MethodName = Annotated[str, BeforeValidator(partial(_name, "method"))]
+FormatName = Annotated[str, BeforeValidator(partial(_name, "format"))]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_real)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
@@ -145,7 +166,10 @@ _KINDS = {str: "text", int: "integer", float: "number", bool: "switch", dict: "m
 
 @dataclass(frozen=True)
 class FieldInfo:
-    """All there is to know about one field; a ``list`` may also be text, and a bound of None is none."""
+    """All there is to know about one field; a ``list`` may also be text, and a bound of None is none.
+
+    The choices of a field whose values are registered, see :mod:`.names`, are those listed when it was described.
+    """
 
     name: str
     type: Kind
@@ -177,7 +201,7 @@ def info(name: str, field: PydanticField) -> FieldInfo:
     annotation: Any = field.annotation
     if NoneType in get_args(annotation):
         annotation = next(part for part in get_args(annotation) if part is not NoneType)
-    kind = _KINDS.get(getattr(annotation, "__origin__", annotation), "list")
+    kind = "choice" if name in NAMES else _KINDS.get(getattr(annotation, "__origin__", annotation), "list")
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     bounds = {sign: getattr(rule, sign) for rule in field.metadata for sign in words if hasattr(rule, sign)}
     extra: Any = field.json_schema_extra
@@ -192,6 +216,51 @@ def info(name: str, field: PydanticField) -> FieldInfo:
         minimum=bounds.get("ge", bounds.get("gt")),
         maximum=bounds.get("le", bounds.get("lt")),
         bounds=", ".join(f"{words[sign]} {bound:,.10g}" for sign, bound in bounds.items()),
-        choices=get_args(annotation) if kind == "choice" else (),
+        choices=tuple(NAMES[name]) if name in NAMES else get_args(annotation) if kind == "choice" else (),
         aliases=extra["aliases"],
     )
+
+
+def aliases(fields: Iterable[FieldInfo]) -> dict[str, str]:
+    """Map other accepted names of fields to the field each one stands for."""
+    return {alias: field.name for field in fields for alias in field.aliases}
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Suggest the known name that a misspelt or foreign one stands for, as ``errors.nearest`` does."""
+    return nearest(_SYNONYMS.get(name, name), known)
+
+
+def explain(error: ErrorDetails, model: type[BaseModel], aliases: Iterable[str] = ()) -> str:
+    """Say in one line what is wrong with a field of a model whose fields :func:`field` made.
+
+    Parameters
+    ----------
+    error : dict
+        One of pydantic's errors.
+    model : type
+        The model that refused.
+    aliases : iterable of str
+        Other names its fields go by.
+
+    Returns
+    -------
+    str
+        The field, its value and how to mend it.
+    """
+    given, context = error["input"], error.get("ctx", {})
+    # A number that may be left open reaches its bounds as it was written.
+    name, value = str(error["loc"][0]), given if isinstance(given, str) and "_than" in error["type"] else show(given)
+    if error["type"] == "extra_forbidden":
+        known = [*model.model_fields, *aliases]
+        return f"{name if name.isprintable() else repr(name)}: no such field{suggest(name, known)}"
+    field = info(name, model.model_fields[name])
+    words = {
+        "missing": f"missing; give {field.help[0].lower()}{field.help[1:]}",
+        "literal_error": f"{value} is not one of {', '.join(field.choices)}{nearest(value, field.choices)}",
+        "greater_than_equal": f"{value} is below the smallest allowed value {field.minimum}",
+        "greater_than": f"{value} is not above {field.minimum}",
+        "less_than_equal": f"{value} is above the largest allowed value {field.maximum}",
+        "less_than": f"{value} is not below {field.maximum}",
+    }
+    return f"{name}: {words.get(error['type']) or context.get('error', error['msg'])}"

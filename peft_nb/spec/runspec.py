@@ -8,71 +8,36 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from itertools import groupby
 from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
-from pydantic_core import ErrorDetails
 
-from peft_nb.errors import SpecError, nearest
+from peft_nb.errors import SpecError
 from peft_nb.spec import notation
 from peft_nb.spec.fields import (
     Columns,
     Criteria,
     FieldInfo,
+    FormatName,
+    MethodName,
     Modules,
     Number,
     Options,
     Switch,
+    TaskName,
     Text,
     Whole,
     Word,
+    aliases,
+    explain,
     field,
     info,
     show,
 )
 
-METHODS: dict[str, str] = {}
-"""Known methods and their one-line help, filled by :func:`register_method`."""
-
-OTHER_METHODS: set[str] = set()
-"""Methods that are known but named in no list."""
-
-ALIASES: dict[str, str] = {}
-"""Other accepted names of fields, and the field each one stands for."""
-
-# Names used elsewhere that are spelt like the wrong field or like none; only ever suggested.
-_SYNONYMS = {"dataset": "data", "lora_r": "r", "lora_rank": "r", "lr": "learning_rate", "rank": "r"}
-
 _MANY = 10**9
 
-
-def register_method(name: str, help: str | None) -> None:
-    """Make a method known to specs; once any is known, all others are refused.
-
-    Parameters
-    ----------
-    name : str
-        What the user writes, such as ``lora``.
-    help : str, optional
-        One line saying what the method does; without one it is named in no list.
-    """
-    if help is None:
-        OTHER_METHODS.add(name)
-    else:
-        METHODS[name] = help
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Suggest the known name that a misspelt or foreign one stands for, as ``errors.nearest`` does."""
-    return nearest(_SYNONYMS.get(name, name), known)
-
-
-Layout = Literal[
-    "auto", "prompt_completion", "instruction", "question_answer", "messages", "sharegpt", "text", "text_label",
-    "preference",
-]  # fmt: skip
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
@@ -98,14 +63,14 @@ class RunSpec(BaseModel):
     revision: Word | None = field(None, "model")
     """Branch, tag or commit of a model from the hub; null takes its main branch."""
 
-    task: Literal["generation", "classification"] = field("generation", "data")
+    task: TaskName = field("generation", "data")
     """What is learned: to write texts, or to give a text one or several labels."""
     data: Word = field(..., "data")
     """Training rows: a notebook variable, a built-in set such as support-desk, a csv, json, jsonl or
     parquet file, or a data set on the hub."""
     eval_data: Word | None = field(None, "data")
     """Held-out rows, named like data; null sets a share of the training rows aside (eval_fraction)."""
-    format: Layout = field("auto", "data")
+    format: FormatName = field("auto", "data")
     """Layout of the rows; auto recognises it by the columns' names and cells and says what it
     found."""
     columns: Columns = field({}, "data")
@@ -126,7 +91,7 @@ class RunSpec(BaseModel):
     eval_fraction: Number = field(0.1, "data", "share of rows", ge=0, le=0.5)
     """Share of the training rows held out for evaluation when eval_data is not given; 0 holds out none."""
 
-    method: Word = field("lora", "method")
+    method: MethodName = field("lora", "method")
     """How trainable parameters are added to the frozen base."""
     r: Whole | None = field(None, "method", ge=1, le=4096)
     """Rank of a low-rank update; a higher one can learn more and has more parameters. null takes what is usual for
@@ -218,16 +183,6 @@ class RunSpec(BaseModel):
         if problems:
             raise SpecError(problems)
 
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, method: str) -> str:
-        if METHODS and method not in METHODS and method not in OTHER_METHODS:
-            mend = nearest(method, [*METHODS, *OTHER_METHODS]) or "; known are " + ", ".join(METHODS)
-            raise ValueError(f"no method is called {show(method)}{mend}")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", method):
-            raise ValueError(f"{show(method)} is not the name of a method; write one such as lora")
-        return method
-
     @field_validator("warmup_steps")
     @classmethod
     def _warmup_happens(cls, steps: int, info: ValidationInfo) -> int:
@@ -285,58 +240,24 @@ class RunSpec(BaseModel):
             raise SpecError(["the YAML sets no field; write at least data: NAME"])
         return cls(**fields)
 
-    def to_magic(self) -> str:
-        """Write the notebook cell that describes this run."""
-        return notation.write_cell(self)
+    def to_magic(self, out: str = "") -> str:
+        """Write the notebook cell that describes this run, and binds it to the variable `out` where that is given."""
+        return notation.write_cell(self.to_dict(), self.changed(), out)
 
     @classmethod
     def from_magic(cls, text: str) -> RunSpec:
         """Read the spec out of a ``%%peft`` cell; ``--out`` and ``--background`` are no part of it."""
-        return cls(**notation.read_cell(text).fields)
+        return cls(**notation.read_cell(text, cls.describe()).fields)
 
     def to_argv(self) -> list[str]:
         """Write the changed fields as arguments of ``python -m peft_nb train``."""
-        return notation.write_flags(self.changed())
+        return notation.write_flags(self.changed(), self.describe())
 
     @classmethod
     def from_argv(cls, argv: list[str]) -> RunSpec:
         """Read the arguments of ``python -m peft_nb train``: a YAML file, flags, or both."""
-        return cls(**notation.parse_train(argv))
+        return cls(**notation.parse_train(argv, cls.describe()))
 
 
-def explain(error: ErrorDetails, model: type[BaseModel], aliases: Iterable[str] = ()) -> str:
-    """Say in one line what is wrong with a field of a model whose fields :func:`.fields.field` made.
-
-    Parameters
-    ----------
-    error : dict
-        One of pydantic's errors.
-    model : type
-        The model that refused.
-    aliases : iterable of str
-        Other names its fields go by.
-
-    Returns
-    -------
-    str
-        The field, its value and how to mend it.
-    """
-    given, context = error["input"], error.get("ctx", {})
-    # A number that may be left open reaches its bounds as it was written.
-    name, value = str(error["loc"][0]), given if isinstance(given, str) and "_than" in error["type"] else show(given)
-    if error["type"] == "extra_forbidden":
-        known = [*model.model_fields, *aliases]
-        return f"{name if name.isprintable() else repr(name)}: no such field{suggest(name, known)}"
-    field = info(name, model.model_fields[name])
-    words = {
-        "missing": f"missing; give {field.help[0].lower()}{field.help[1:]}",
-        "literal_error": f"{value} is not one of {', '.join(field.choices)}{nearest(value, field.choices)}",
-        "greater_than_equal": f"{value} is below the smallest allowed value {field.minimum}",
-        "greater_than": f"{value} is not above {field.minimum}",
-        "less_than_equal": f"{value} is above the largest allowed value {field.maximum}",
-        "less_than": f"{value} is not below {field.maximum}",
-    }
-    return f"{name}: {words.get(error['type']) or context.get('error', error['msg'])}"
-
-
-ALIASES |= {alias: field.name for field in RunSpec.describe() for alias in field.aliases}
+ALIASES = aliases(RunSpec.describe())
+"""Other accepted names of fields, and the field each one stands for."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from peft_nb import metrics
+from peft_nb.spec.names import register_name
 from peft_nb.tasks.base import Facts, Task
 from peft_nb.tasks.classification import Classification
 from peft_nb.tasks.generation import Generation
@@ -26,6 +28,8 @@ def register(task: Task) -> None:
         The entry; its name must be new.
     """
     TASKS[task.name] = task
+    register_name("task", task.name, task.help)
+    metrics.register(*task.metrics)
 
 
 def inspect(spec: RunSpec, table: Table) -> Facts:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from peft_nb.data.prompts import Asked
 from peft_nb.errors import DataError, RunError
+from peft_nb.metrics import Metric
 
 if TYPE_CHECKING:
     import pandas
@@ -62,6 +63,8 @@ class Task:
         Base to begin with, where it is not the default of the spec.
     unused : mapping of str to str
         Fields of a spec that it has no use for, and why.
+    metrics : tuple of Metric
+        Metrics of its own.
     script : str
         Why a run cannot be written as a script without peft_nb; empty where it can.
     """
@@ -83,6 +86,7 @@ class Task:
     base: Literal["causal"] | None = "causal"
     model: str | None = None
     unused: Mapping[str, str] = {}
+    metrics: tuple[Metric, ...] = ()
     script: str = ""
 
     @property

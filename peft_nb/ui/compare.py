@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.data.prompts import Prompt
 from peft_nb.errors import DataError, RunError, StoreError, nearest
-from peft_nb.runs.compare import BASE, MEASURES, Compared, gather, named
+from peft_nb.metrics import comparable
+from peft_nb.runs.compare import BASE, Compared, gather, named
 from peft_nb.runs.run import Run, load
 from peft_nb.store import Store
 from peft_nb.system.files import atomic_text
@@ -196,15 +197,16 @@ class Comparison:
             If nothing of that name was measured, or the runs were not measured alike.
         """
         facts, runs = self._found.facts, {name: run for name, run in self._found.runs.items() if run}
-        known = [key for key in MEASURES if any(key in facts[name] for name in runs)]
+        ranked = comparable()
+        known = [key for key in ranked if any(key in facts[name] for name in runs)]
         if by not in known:
-            hint = nearest(by, known) if by not in MEASURES else ""
-            was = "was not measured" if by in MEASURES else "is no measure"
+            hint = nearest(by, known) if by not in ranked else ""
+            was = "was not measured" if by in ranked else "is no measure"
             raise RunError(f"{by} {was}{hint or '; choose ' + ', '.join(known)}")
         if why := self._found.unranked.get(by):
             raise RunError(f"{by} does not tell which run is better: {why}")
         measured = [name for name in runs if by in facts[name]]
-        return runs[MEASURES[by].best(measured, key=lambda name: facts[name][by])]
+        return runs[ranked[by].best(measured, key=lambda name: facts[name][by])]
 
     def to_html(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write a page of its own that needs no other file and no script.

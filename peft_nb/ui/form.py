@@ -24,7 +24,7 @@ Raw = Mapping[str, str | bool]
 """What stands in the form, by field: text, where nothing takes the default, or whether a box is ticked."""
 
 SPEC = {info.name: info for info in RunSpec.describe()}
-FIELDS = {**SPEC, "out": notation.flags(cell=True)["--out"]}
+FIELDS = {**SPEC, "out": notation.flags(notation.CELL)["--out"]}
 FOLDED = ("engine", "judging", "reporting")
 EMPTY = '""'  # a text without characters, where an empty control stands for the default
 EVERY_FIELD = "form"  # what a problem that belongs to no field is filed under
@@ -118,7 +118,7 @@ def read(raw: Raw) -> Form:
         wrong["out"] = str(error).removeprefix("--out ")
     entries = {name: Entry(info, _help(info, method), wrong.get(name, ""), used[name]) for name, info in FIELDS.items()}
     good = None if wrong else spec
-    return Form(entries, wrong, good, notation.write_cell(good, out) if good else "")
+    return Form(entries, wrong, good, good.to_magic(out) if good else "")
 
 
 def uses(method: Method, name: str) -> bool:

@@ -6,21 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from peft_nb.metrics import METRICS, Metric
 from peft_nb.ui import wording
 
-NAMES = {
-    "adapter_mb": "adapter size",
-    "cpu_seconds": "processor time",
-    "eval_loss": "held-out loss",
-    "latency_ms": "time per token",
-    "peak_memory_mb": "peak memory",
-    "regression_score": "score on general questions",
-    "score": "score on held-out rows",
-    "train_loss": "training loss",
-    "train_seconds": "training time",
-    "trainable_share": "trained share",
-    "wall_seconds": "time from start to verdict",
-}
 SIGNS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
 
 
@@ -97,7 +85,8 @@ def verdict(metrics: Mapping[str, Any]) -> str:
 
 
 def _line(line: Mapping[str, Any]) -> str:
-    name = NAMES.get(line["metric"], line["metric"].replace("_", " "))
+    metric = METRICS.get(line["metric"], Metric(line["metric"]))
+    name = metric.phrase or metric.title or metric.name.replace("_", " ")
     name = name[0].upper() + name[1:]
     sign, _, bound = line["wanted"].partition(" ")
     wanted = f"{SIGNS[sign]} {bound}"

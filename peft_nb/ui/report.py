@@ -171,7 +171,9 @@ class Report:
         said = {name: value for name, value in self.spec.changed().items() if name not in ("data", "method")}
         if (task := for_kind(self.checked.layout.kind).name) != self.spec.task:
             said["task"] = task
-        flags = "".join(f" {quote(flag)}" for flag in write_flags(said) if not flag.endswith(IN_MEMORY))
+        flags = "".join(
+            f" {quote(flag)}" for flag in write_flags(said, RunSpec.describe()) if not flag.endswith(IN_MEMORY)
+        )
         steps = []
         if mendable and self._mended is None:
             steps += [f"%peft data {quote(named)}{flags} --fix --out clean" if named else "clean = report.fixed()"]

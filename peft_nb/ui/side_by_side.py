@@ -5,13 +5,14 @@ What colour says is also said by a sign or a line, and all that comes from data 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from textwrap import indent
 from typing import Any, NamedTuple
 
 from peft_nb.data.prompts import Prompt
-from peft_nb.runs.compare import MEASURES, Compared
+from peft_nb.metrics import comparable
+from peft_nb.runs.compare import Compared
 from peft_nb.ui import wording
 from peft_nb.ui.differences import MARK, clean, marked
 from peft_nb.ui.progress import BOX, MUTED, NUMBERS
@@ -29,17 +30,6 @@ GRID = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(240px,100%
 CARD = "min-width:0;padding:6px 10px;border-radius:4px;border:1px "
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no script, and nothing from elsewhere
 
-SAID: dict[str, Callable[[float], str]] = {
-    "loss": wording.loss,
-    "rise": lambda value: f"{value:+.3f}",
-    "score": lambda value: f"{value:.3f}",
-    "share": wording.share,
-    "count": lambda value: f"{value:,.0f}",
-    "s": wording.duration,
-    "ms": lambda value: f"{value:.3g} ms",
-    "MB": wording.memory,
-}
-
 
 class Row(NamedTuple):
     """A row of the table as it is read: its title, what is said of each run, and which of them are the best."""
@@ -51,7 +41,7 @@ class Row(NamedTuple):
 
 def keys(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Name all that is known of any run, in the order in which it is shown."""
-    known = ("method", "model", "data", *MEASURES, "verdict")
+    known = ("method", "model", "data", *comparable(), "verdict")
     return [key for key in known if any(key in own for own in facts.values())]
 
 
@@ -73,11 +63,12 @@ def rows(found: Compared) -> list[Row]:
     told = []
     for key in keys(found.facts):
         own = {name: facts[key] for name, facts in found.facts.items() if key in facts}
-        if measure := MEASURES.get(key):
+        if measure := comparable().get(key):
             best: set[str] = set()
             if key not in found.unranked and len(set(own.values())) > 1:
                 best = {name for name, value in own.items() if value == measure.best(own.values())}
-            told.append(Row(measure.title, {name: SAID[measure.unit](value) for name, value in own.items()}, best))
+            shown = {name: wording.measured(value, measure.unit) for name, value in own.items()}
+            told.append(Row(measure.title, shown, best))
         else:
             told.append(Row(key, own, set()))
     return told

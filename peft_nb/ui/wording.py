@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 
 def duration(seconds: float) -> str:
@@ -45,3 +46,20 @@ def count(number: float, noun: str) -> str:
 def share(part: float) -> str:
     """Say a fraction between 0 and 1 as a percentage with two significant digits."""
     return f"{100 * part:.2g} %" if part < 0.1 else f"{100 * part:.0f} %"
+
+
+SAID: dict[str, Callable[[float], str]] = {
+    "loss": loss,
+    "rise": lambda value: f"{value:+.3f}",
+    "score": lambda value: f"{value:.3f}",
+    "share": share,
+    "count": lambda value: f"{value:,.0f}",
+    "s": duration,
+    "ms": lambda value: f"{value:.3g} ms",
+    "MB": memory,
+}
+
+
+def measured(value: float, unit: str) -> str:
+    """Say the value of a metric in its unit; one that is not known stands behind four significant digits."""
+    return SAID[unit](value) if unit in SAID else f"{value:.4g} {unit}".rstrip()

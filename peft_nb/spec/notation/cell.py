@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from keyword import iskeyword
 from typing import Any
 
-from peft_nb import spec
 from peft_nb.errors import CommandError
+from peft_nb.spec.fields import FieldInfo, aliases
 from peft_nb.spec.notation.flags import flags, parse_flags, split
 from peft_nb.spec.notation.yaml import read_yaml, write_yaml
+
+CELL = (
+    FieldInfo("out", "text", "Variable of the notebook that takes the run.", "cell"),
+    FieldInfo("background", "switch", "Return at once and train while other cells run.", "cell", default=False),
+)
+"""What only a cell can be told."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Cell:
     background: bool = False
 
 
-def parse_cell(line: str, body: str = "") -> Cell:
+def parse_cell(line: str, body: str, fields: Iterable[FieldInfo]) -> Cell:
     """Read a ``%%peft`` cell.
 
     Parameters
@@ -31,6 +38,8 @@ def parse_cell(line: str, body: str = "") -> Cell:
         What follows ``%%peft``: a method (optional) and flags. Quotes group; a backslash is itself.
     body : str
         Fields as YAML, or nothing.
+    fields : iterable of FieldInfo
+        The fields of a spec.
 
     Returns
     -------
@@ -45,7 +54,8 @@ def parse_cell(line: str, body: str = "") -> Cell:
     SpecError
         If the body is not a YAML mapping of fields; lines are counted from the cell's first.
     """
-    words, values = parse_flags(split(line), flags(cell=True))
+    fields = list(fields)
+    words, values = parse_flags(split(line), flags([*fields, *CELL]))
     if len(words) > 1:
         raise CommandError(f"{words[0]!r} and {words[1]!r} cannot both be the method; write values behind flags")
     if words and "method" in values:
@@ -56,14 +66,14 @@ def parse_cell(line: str, body: str = "") -> Cell:
     if out is not None:
         check_out(out)
 
-    fields = read_yaml("\n" + body)
-    for name in fields:
-        field = spec.ALIASES.get(name, name)
+    given, known = read_yaml("\n" + body), aliases(fields)
+    for name in given:
+        field = known.get(name, name)
         if field in ("out", "background"):
             raise CommandError(f"{name}: belongs in the first line, as --{name}")
         if field in values:
             raise CommandError(f"{field} in the first line and {name} in the body set the same field; keep one")
-    return Cell(values | fields, out, background)
+    return Cell(values | given, out, background)
 
 
 def check_out(name: str) -> None:
@@ -72,24 +82,38 @@ def check_out(name: str) -> None:
         raise CommandError(f"--out {name!r}: not a name for a variable; write one such as run")
 
 
-def read_cell(text: str) -> Cell:
+def read_cell(text: str, fields: Iterable[FieldInfo]) -> Cell:
     """Read the whole text of a cell, ``%%peft`` included; see :func:`parse_cell`."""
     line, _, body = text.lstrip().partition("\n")
     if line.split()[:1] != ["%%peft"]:
         raise CommandError("a cell that describes a run begins with %%peft")
-    return parse_cell(line.removeprefix("%%peft"), body)
+    return parse_cell(line.removeprefix("%%peft"), body, fields)
 
 
-def write_cell(run: spec.RunSpec, out: str = "") -> str:
-    """Write the notebook cell that describes a run and binds it to `out`, which :func:`read_cell` reads.
+def write_cell(values: Mapping[str, Any], changed: Mapping[str, Any], out: str = "") -> str:
+    """Write the notebook cell that describes a run, which :func:`read_cell` reads.
 
     IPython expands ``{x}`` and ``$x`` in the first line, so only a plain word goes there; and it refuses a
     cell without a body, so there always is one.
+
+    Parameters
+    ----------
+    values : mapping
+        All fields of a spec.
+    changed : mapping
+        Those of them that have to be written.
+    out : str, default ""
+        The variable that takes the run.
+
+    Returns
+    -------
+    str
+        The cell.
     """
-    fields = run.changed()
-    line = f"%%peft {fields.pop('method', run.method)}"
-    if re.fullmatch(r"[\w./][\w./-]*", run.data):
-        line += f" --data {fields.pop('data')}"
+    body = {name: value for name, value in changed.items() if name != "method"}
+    line = f"%%peft {values['method']}"
+    if re.fullmatch(r"[\w./][\w./-]*", values["data"]):
+        line += f" --data {body.pop('data')}"
     if out:
         line += f" --out {out}"
-    return line + "\n" + write_yaml(fields or {"model": run.model})
+    return line + "\n" + write_yaml(body or {"model": values["model"]})

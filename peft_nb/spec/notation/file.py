@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from peft_nb import spec
 from peft_nb.errors import CommandError, SpecError
+from peft_nb.spec.fields import FieldInfo, aliases
 from peft_nb.spec.notation.flags import flags, parse_flags
 from peft_nb.spec.notation.yaml import read_yaml
 
 
-def parse_train(argv: list[str]) -> dict[str, Any]:
+def parse_train(argv: list[str], fields: Iterable[FieldInfo]) -> dict[str, Any]:
     """Read the arguments of ``python -m peft_nb train``.
 
     Parameters
     ----------
     argv : list of str
         A YAML file, flags, or both; a flag overrides what the file says.
+    fields : iterable of FieldInfo
+        The fields of a spec.
 
     Returns
     -------
@@ -32,16 +34,17 @@ def parse_train(argv: list[str]) -> dict[str, Any]:
     SpecError
         If the file is not a YAML mapping of fields.
     """
-    first, *others = parse_runs(argv)
+    first, *others = parse_runs(argv, fields)
     if others:
         mend = "%peft train in a notebook trains them one after the other"
         raise CommandError(f"the file describes {1 + len(others)} runs where one is wanted; {mend}")
     return first
 
 
-def parse_runs(argv: list[str]) -> list[dict[str, Any]]:
+def parse_runs(argv: list[str], fields: Iterable[FieldInfo]) -> list[dict[str, Any]]:
     """Read the same of one run or of several, as :func:`parse_train` and :func:`several` do."""
-    words, values = parse_flags(argv, flags())
+    fields = list(fields)
+    words, values = parse_flags(argv, flags(fields))
     if len(words) > 1:
         raise CommandError(f"{words[0]!r} and {words[1]!r} cannot both be the file; write values behind flags")
     if not words:
@@ -54,9 +57,8 @@ def parse_runs(argv: list[str]) -> list[dict[str, Any]]:
         raise CommandError(f"{words[0]!r}: not a text file in UTF-8; give the path of a YAML file") from None
     except SpecError as error:
         raise SpecError(f"{words[0]}: {problem}" for problem in error.problems) from None
-    return [
-        {name: v for name, v in one.items() if spec.ALIASES.get(name, name) not in values} | values for one in found
-    ]
+    known = aliases(fields)
+    return [{name: v for name, v in one.items() if known.get(name, name) not in values} | values for one in found]
 
 
 def several(fields: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -8,31 +8,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from peft_nb import spec
 from peft_nb.errors import CommandError, SpecError
-from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.fields import FieldInfo, suggest
 from peft_nb.spec.notation.yaml import dump, load
 
 
-def described(cell: bool) -> list[FieldInfo]:
-    """All fields of a spec, and those of a cell alone."""
-    own = (
-        FieldInfo("out", "text", "Variable of the notebook that takes the run.", "cell"),
-        FieldInfo("background", "switch", "Return at once and train while other cells run.", "cell", default=False),
-    )
-    return [*spec.RunSpec.describe(), *(own if cell else ())]
-
-
-def flags(*, cell: bool = False) -> dict[str, FieldInfo]:
-    """Map every flag to its field, aliases and ``--no-`` forms included.
-
-    Parameters
-    ----------
-    cell : bool, default False
-        Include ``--out`` and ``--background``, which belong to a cell and not to a spec.
-    """
+def flags(fields: Iterable[FieldInfo]) -> dict[str, FieldInfo]:
+    """Map every flag to its field, aliases and ``--no-`` forms included."""
     known = {}
-    for field in described(cell):
+    for field in fields:
         for name in (field.name, *field.aliases):
             known["--" + name.replace("_", "-")] = field
         if field.type == "switch":
@@ -103,7 +87,7 @@ def parse_flags(tokens: Iterable[str], known: Mapping[str, FieldInfo]) -> tuple[
         field = known.get(flag)
         if field is None:
             names = [name[2:].replace("-", "_") for name in known]
-            hint = spec.suggest(flag.strip("-").replace("-", "_"), names)
+            hint = suggest(flag.strip("-").replace("-", "_"), names)
             hint = hint.replace("_", "-").replace("'", "'--", 1) or "; %peft help lists them"
             raise CommandError(f"no such flag: {flag!r}{hint}")
         if field.name in values:
@@ -121,10 +105,10 @@ def parse_flags(tokens: Iterable[str], known: Mapping[str, FieldInfo]) -> tuple[
     return words, values
 
 
-def write_flags(fields: Mapping[str, Any]) -> list[str]:
-    """Write fields as arguments for :func:`parse_train`, each as ``--flag=value``."""
-    known = {field.name: field for field in spec.RunSpec.describe()}
-    return [_flag(known[name], value) for name, value in fields.items()]
+def write_flags(values: Mapping[str, Any], fields: Iterable[FieldInfo]) -> list[str]:
+    """Write the values of some fields as arguments for :func:`parse_train`, each as ``--flag=value``."""
+    known = {field.name: field for field in fields}
+    return [_flag(known[name], value) for name, value in values.items()]
 
 
 def _flag(field: FieldInfo, value: Any) -> str:

@@ -31,7 +31,7 @@ from peft_nb.ui.view import RunView
 
 def named(word: str) -> dict[str, Any]:
     """Give the fields of a recipe, or of a YAML file, not yet checked."""
-    return get(word) if word in names() else notation.parse_train([word])
+    return get(word) if word in names() else notation.parse_train([word], RunSpec.describe())
 
 
 class ConfigPanel(Panel):
@@ -220,7 +220,7 @@ class ConfigPanel(Panel):
         """Fill the form in from a cell that was changed by hand, or pasted."""
         if self.cell.value.strip() in ("", self.form.cell.strip()):
             return None
-        said = notation.read_cell(self.cell.value)
+        said = notation.read_cell(self.cell.value, RunSpec.describe())
         self.fill(form.blank() | form.filled(said.fields) | {"out": said.out or ""})
         return "filled in from the cell"
 

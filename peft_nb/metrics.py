@@ -1,0 +1,216 @@
+"""One table of all that a run measures: how it is called and said, which way is better, what it is.
+
+Criteria, comparisons, the store, model cards and the reference read it; a task of its own adds to it with
+:func:`register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One key of ``run.metrics``.
+
+    Attributes
+    ----------
+    name : str
+        The key.
+    title : str
+        What tables call it.
+    unit : str
+        How its value is said: ``loss``, ``rise``, ``score``, ``share``, ``count``, ``s``, ``ms``, ``MB``, or a unit to
+        be written behind the number.
+    better : {"low", "high"}, optional
+        Which way is better; runs are compared by the metrics that say so.
+    suite : str
+        What it belongs to: ``held-out`` rows, ``regression`` texts, ``training``, ``cost`` or a suite of a task's own.
+        Those of a suite are numbers that ``accept`` can demand, those of none are only told.
+    help : str
+        What it is, with its unit.
+    base : str
+        The metric that holds the value of the bare base, if any does.
+    on : tuple of str
+        What two values have to be measured on alike to be comparable: the held-out ``rows``, the ``tokens`` of one
+        tokenizer, both or nothing.
+    phrase : str
+        What sentences call it where that is not its title.
+    """
+
+    name: str
+    title: str = ""
+    unit: str = ""
+    better: Literal["low", "high"] | None = None
+    suite: str = ""
+    help: str = ""
+    base: str = ""
+    on: tuple[str, ...] = ()
+    phrase: str = ""
+
+    @property
+    def best(self) -> Callable[..., Any]:
+        """Chooses the best of several values, as :func:`min` and :func:`max` do."""
+        return min if self.better == "low" else max
+
+
+METRICS: dict[str, Metric] = {}
+"""All metrics by name, in the order in which they are shown."""
+
+
+def register(*metrics: Metric) -> None:
+    """Add metrics to the table, or change them."""
+    METRICS.update({metric.name: metric for metric in metrics})
+
+
+def demandable() -> dict[str, Metric]:
+    """Give the metrics that ``accept`` can demand."""
+    return {name: metric for name, metric in METRICS.items() if metric.suite}
+
+
+def comparable() -> dict[str, Metric]:
+    """Give the metrics that runs are compared by."""
+    return {name: metric for name, metric in METRICS.items() if metric.better}
+
+
+def evaluated() -> dict[str, Metric]:
+    """Give those of them that say what the model is worth, not what it took."""
+    return {name: metric for name, metric in comparable().items() if metric.suite not in ("training", "cost")}
+
+
+_ROWS, _TOKENS, _BOTH = ("rows",), ("tokens",), ("rows", "tokens")
+
+register(
+    Metric(
+        *("eval_loss", "held-out loss", "loss", "low", "held-out"),
+        help="mean loss on the held-out rows, nats per token (per text when classifying)",
+        base="base_eval_loss",
+        on=_BOTH,
+    ),
+    Metric("perplexity", "perplexity", "score", "low", "held-out", "exponential of eval_loss", on=_BOTH),
+    Metric(
+        *("token_accuracy", "held-out tokens right", "share", "high", "held-out"),
+        help="share of the held-out tokens that the model would have chosen",
+        on=_BOTH,
+        phrase="token accuracy",
+    ),
+    Metric(
+        *("score", "score", "score", "high", "held-out"),
+        help="mean of the score that the spec names, over the held-out answers",
+        base="base_score",
+        on=_ROWS,
+        phrase="score on held-out rows",
+    ),
+    Metric(
+        *("exact_match", "exact answers", "share", "high", "held-out"),
+        help="share of the held-out answers equal to their reference",
+        on=_ROWS,
+        phrase="exact match",
+    ),
+    Metric("rouge_l", "ROUGE-L", "score", "high", "held-out", "mean ROUGE-L of the held-out answers", on=_ROWS),
+    Metric(
+        *("accuracy", "accuracy", "share", "high", "held-out"),
+        help="share of the held-out texts whose labels, or answers, are right",
+        on=_ROWS,
+    ),
+    Metric("macro_f1", "macro-F1", "score", "high", "held-out", "mean F-measure over the classes", on=_ROWS),
+    Metric(
+        *("micro_f1", "micro-F1", "score", "high", "held-out"),
+        help="F-measure over all labels, where a text has several",
+        on=_ROWS,
+    ),
+    Metric(
+        *("forgetting", "forgetting", "rise", "low", "regression"),
+        help="rise of the mean loss on the regression texts over the base's, nats per token",
+        on=_TOKENS,
+    ),
+    Metric(
+        *("regression_score", "base's questions right", "share", "high", "regression"),
+        help="share of the regression questions answered rightly",
+        base="base_regression_score",
+        phrase="score on general questions",
+    ),
+    Metric(
+        *("train_loss", "training loss", "loss", "low", "training"),
+        help="mean training loss of the last epoch, nats per token",
+        on=_BOTH,
+    ),
+    Metric("steps", "steps", "count", None, "training", "optimizer steps taken"),
+    Metric(
+        *("supervised_tokens", "supervised tokens", "count", None, "training"),
+        help="tokens that are learned, in one pass over the rows",
+    ),
+    Metric("trainable_parameters", "parameters", "count", "low", "training", "parameters that are trained"),
+    Metric(
+        *("trainable_share", "share of the model", "share", "low", "training"),
+        help="trained parameters over all, 0 to 1",
+        phrase="trained share",
+    ),
+    Metric(
+        *("tokens_per_second", "training speed", "tokens/s", None, "training"),
+        help="tokens computed in a second of training",
+    ),
+    Metric("train_seconds", "training time", "s", "low", "cost", "time spent on training, s"),
+    Metric("peak_memory_mb", "peak memory", "MB", "low", "cost", "highest memory while training, MB"),
+    Metric(
+        *("adapter_mb", "adapter on disk", "MB", "low", "cost"),
+        help="size of the saved adapter, MB",
+        phrase="adapter size",
+    ),
+    Metric(
+        *("latency_ms", "time a token", "ms", "low", "cost"),
+        help="median time for a token (for a text when classifying) with the adapter, ms",
+        base="base_latency_ms",
+        phrase="time per token",
+    ),
+    Metric("cpu_seconds", "processor time", "s", None, "cost", "processor time of the whole run, s"),
+    Metric("gpu_seconds", "GPU time", "s", None, "cost", "time spent on training, times the number of GPUs, s"),
+    Metric("wall_seconds", "time from start to verdict", "s", None, "cost", "time from start to verdict, s"),
+    *(
+        Metric(name, help=help)
+        for name, help in {
+            "base_eval_loss": "eval_loss of the base, before the first step",
+            "base_latency_ms": "latency_ms of the base",
+            "base_regression_loss": "mean loss of the base on the regression texts, nats per token",
+            "base_regression_score": "regression_score of the base",
+            "base_regression_score_interval": "its 95 % interval",
+            "base_score": "score of the base",
+            "best_step": "step whose adapter was kept, where that is not the last one's",
+            "confusion": "triples of true class, given class and number of texts",
+            "criteria": "what became of each demand of accept",
+            "eval_examples": "held-out examples",
+            "examples": "training examples",
+            "forecast_memory_mb": "peak memory that was expected, MB",
+            "forecast_seconds": "training time that was expected, s",
+            "forgetting_interval": "95 % interval of forgetting",
+            "how": "of a combined run: how its adapter was made of others",
+            "judge_seconds": "time spent on judging, s",
+            "parents": "of a combined run: the runs it was made of, and their weights",
+            "path": "how batches were computed: padding-free or padded",
+            "regression_loss": "mean loss on the regression texts with the adapter, nats per token",
+            "regression_score_interval": "95 % interval of regression_score",
+            "score_interval": "95 % interval of score",
+            "token_budget": "most tokens computed at once",
+            "total_parameters": "parameters of base and adapter",
+            "verdict": "passed or failed, and why",
+            "worst_hit": "regression texts that became less likely most, and by how much",
+        }.items()
+    ),
+)
+
+FACTS = {
+    "base": "the base, by a name that finds it again",
+    "base_hash": "fingerprint of the base's weights",
+    "classes": "names of the classes, in the order of the classifier",
+    "data": "where the rows came from, and how many there are",
+    "device": "where was computed",
+    "dtype": "number format of the computation",
+    "fingerprint": "SHA-256 of the rows",
+    "layout": "how the rows were read",
+    "max_tokens": "longest text that the classifier sees, tokens",
+    "multi_label": "whether a text can have several classes",
+    "pooling": "how a classifier makes one vector of a text",
+}
+"""What a run has to know of itself to be opened again, and tells among its metrics."""
