@@ -22,8 +22,8 @@ class Metric:
     title : str
         What tables call it.
     unit : str
-        How its value is said: ``loss``, ``rise``, ``score``, ``share``, ``count``, ``s``, ``ms``, ``MB``, or a unit to be
-        written behind the number.
+        How its value is said: ``loss``, ``rise``, ``score``, ``share``, ``count``, ``s``, ``ms``, ``MB``, or a unit to
+        be written behind the number.
     better : {"low", "high"}, optional
         Which way is better; runs are compared by the metrics that say so.
     suite : str
