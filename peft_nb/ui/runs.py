@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas
 
+from peft_nb.metrics import METRICS
 from peft_nb.runs.run import Run, load, runs
 from peft_nb.store import Record, Store
 from peft_nb.ui import wording
@@ -106,12 +107,12 @@ def _made(record: Record) -> str:
     return f"{record.created:%Y-%m-%d}<small>{record.created:%H:%M}</small>"
 
 
-NEWEST = "made (UTC)"
+NEWEST, TRAINING = "made (UTC)", METRICS["train_loss"].title
 COLUMNS: dict[str, Column] = {
     "run": Column(lambda record: record.title.casefold(), _run),
     "status": Column(lambda record: record.status, _status),
-    "training loss": Column(lambda record: record.metrics.get("train_loss"), lambda record: ""),
-    "held-out loss": Column(lambda record: record.metrics.get("eval_loss"), _held_out),
+    TRAINING: Column(lambda record: record.metrics.get("train_loss"), lambda record: ""),
+    METRICS["eval_loss"].title: Column(lambda record: record.metrics.get("eval_loss"), _held_out),
     "verdict": Column(lambda record: record.metrics.get("verdict"), _verdict),
     "version": Column(_version, _versions, falling=True),
     NEWEST: Column(lambda record: record.created, _made, falling=True),
@@ -225,7 +226,7 @@ def table(
     for record in records:
         cells = []
         for name, one in COLUMNS.items():
-            shown = drawn.get(record.id, "") + _trained(record) if name == "training loss" else one.cell(record)
+            shown = drawn.get(record.id, "") + _trained(record) if name == TRAINING else one.cell(record)
             label = f'data-label="{name}"'
             tick = '<span class="peft-nb-tick">✓ chosen</span>' if name == "run" and record.id in chosen else ""
             tag = 'th scope="row" role="rowheader"' if name == "run" else 'td role="cell"'

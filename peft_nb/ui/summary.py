@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from peft_nb.metrics import METRICS
 from peft_nb.ui import judged, wording
 from peft_nb.ui.progress import BOX, title
 from peft_nb.ui.view import RunView
@@ -53,7 +54,7 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         found += [("data", _data(view, metrics.get("classes")))]
     if after is not None:
         known = view.base_eval_loss if len(view.evals) > 1 else None
-        found += [("held-out loss", _change(known, after) + _tokens(metrics))]
+        found += [(METRICS["eval_loss"].title, _change(known, after) + _tokens(metrics))]
     found += _classified(metrics)
     found += judged.rows(metrics)
     if view.first_loss is not None:
@@ -63,18 +64,20 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
             change += f", {wording.loss(train)} over the last epoch"
         elif view.latest:
             change += f", {wording.loss(view.latest.loss)} at last"
-        found += [("training loss", change)]
+        found += [(METRICS["train_loss"].title, change)]
     if view.total_steps:
         passed = view.latest.epoch if view.latest else 0
         epochs = f" ({passed:.3g} {'epoch' if passed == 1 else 'epochs'})" if view.latest else ""
         found += [("steps", f"{view.step:,} of {view.total_steps:,}{epochs}")]
     if seconds is not None:
-        found += [("training time", _forecast(wording.duration, seconds, metrics.get("forecast_seconds")))]
+        found += [
+            (METRICS["train_seconds"].title, _forecast(wording.duration, seconds, metrics.get("forecast_seconds")))
+        ]
     if trainable is not None:
         share = f" ({wording.share(part)} of the model)" if part is not None else ""
         found += [("trained", f"{wording.count(trainable, 'parameter')}{share}")]
     if peak is not None:
-        found += [("peak memory", _forecast(wording.memory, peak, metrics.get("forecast_memory_mb")))]
+        found += [(METRICS["peak_memory_mb"].title, _forecast(wording.memory, peak, metrics.get("forecast_memory_mb")))]
     found += judged.cost(metrics)
     if view.plan:
         found += [("computed", f"{view.plan.dtype} on {view.plan.device}, {view.plan.path}")]
