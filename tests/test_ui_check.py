@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas
 import pytest
-from test_ui_progress import EVIL, Balanced
+from test_ui_status import EVIL, Balanced
 
 from peft_nb.errors import DataError, ModelError, SpecError
-from peft_nb.ui import check as module
+from peft_nb.ui import progress_bar as module
 from peft_nb.ui.check import check
 from peft_nb.ui.report import Report
 from tests.templates import tokenizer
@@ -208,7 +208,7 @@ def test_a_live_pair_lends_its_tokenizer() -> None:
 )
 def test_bars_are_for_people(monkeypatch: pytest.MonkeyPatch, frontend: str, bars: bool) -> None:
     monkeypatch.setattr(module.frontend, "frontend", lambda: frontend)
-    with module.shown_progress() as progress:
+    with module.progress_bar() as progress:
         assert (progress is not None) == bars
         if progress:
             progress(0.5, "reading")

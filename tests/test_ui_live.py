@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 from peft_nb.errors import RunError
 from peft_nb.events import Event, Listener, Notice, Planned, Preparing, StatusChanged, StepLogged
-from peft_nb.ui import live
+from peft_nb.ui import live, surfaces
 from peft_nb.ui.view import RunView
 
 PLAN = Planned(20, 336, 60, 41234, 4_884_480, 139_400_064, "float32", "cpu", "padding-free")
@@ -65,7 +65,7 @@ def follow(story: Sequence[Event | float], *, give_up: bool = False, **options: 
     return live.watch(start, **options)
 
 
-class Recorder(live.Surface):
+class Recorder(surfaces.Surface):
     """Remembers what it was asked to show."""
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ def test_a_background_run_returns_at_once_and_its_summary_comes_before_wait_retu
 def test_a_terminal_gets_lines_on_stderr_and_the_summary_on_stdout(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(live.Terminal, "interval_s", 0.1)
+    monkeypatch.setattr(surfaces.TerminalSurface, "interval_s", 0.1)
     story = [Notice("3 examples were cut"), 0.15, *steps(), 0.15, StatusChanged("finished")]
     follow(story, name="run")
     captured = capsys.readouterr()

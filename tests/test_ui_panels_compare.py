@@ -23,8 +23,8 @@ from peft_nb.system import frontend
 from peft_nb.ui import votes
 from peft_nb.ui.differences import clean
 from peft_nb.ui.panels.compare import ComparePanel
-from peft_nb.ui.panels.frame import Panel
-from peft_nb.ui.panels.overlay import MOST_POINTS, lines, overlay, thinned
+from peft_nb.ui.panels.loss_overlay import MOST_POINTS, lines, overlay, thinned
+from peft_nb.ui.panels.panel import Panel
 from tests.test_runs_compare import HOSTILE, Page, hostile
 
 Rows = list[dict[str, str]]

@@ -7,7 +7,7 @@ import sys
 from base64 import b64decode
 
 import pytest
-from test_ui_progress import EVIL, KNOWN, Balanced, training
+from test_ui_status import EVIL, KNOWN, Balanced, training
 
 from peft_nb.events import Checkpointed, Evaluated, Notice, StatusChanged
 from peft_nb.ui import summary
@@ -110,7 +110,7 @@ def test_the_base_alone_is_no_change() -> None:
 def test_ui_needs_neither_torch_nor_pyplot() -> None:
     code = (
         "import sys\n"
-        "from peft_nb.ui import live, progress, summary, view\n"
+        "from peft_nb.ui import live, status, summary, view\n"
         "from peft_nb.events import StepLogged\n"
         "v = view.replay([StepLogged(s, 0, 1, 1, 1, 1, 1, s) for s in range(3)])\n"
         "assert '<img' in summary.html(v, {})\n"

@@ -36,7 +36,7 @@ def data(call: Call) -> Any:
 
     if call.row is not None:
         return check.tokens(spec, int(call.row), call.shell.user_ns)
-    report = check.look(spec, namespace=call.shell.user_ns)
+    report = check.report_on(spec, namespace=call.shell.user_ns)
     fixed = report.fixed(call.out) if call.fix else report
     if call.out:
         call.shell.user_ns[call.out] = fixed

@@ -72,7 +72,7 @@ def resume(call: Call) -> None:
             call.shell.user_ns[call.out] = begun
         return begun
 
-    live.watch(start, background=call.background, view=live.look(found), name=call.out or name)
+    live.watch(start, background=call.background, view=live.view_of(found), name=call.out or name)
 
 
 @command("RUN PATH", 2, 2)

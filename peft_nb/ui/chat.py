@@ -6,18 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peft_nb.data.conversations import Message
 from peft_nb.errors import RunError, nearest
 from peft_nb.runs.compare import BASE, named
 from peft_nb.runs.run import Run, load
 from peft_nb.store import Store
+from peft_nb.system.display import Displayed, panel_of
 from peft_nb.ui import side_by_side
 from peft_nb.ui.differences import clean
-
-if TYPE_CHECKING:
-    from peft_nb.ui.panels.chat import ChatPanel
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def chat(*runs: Run | str, store: Store | None = None) -> Chat:
     return Chat({name: run for name, run in named(list(found.values())).items() if run})
 
 
-class Chat:
+class Chat(Displayed):
     """A conversation; each side gets its own answers to the earlier prompts along with the next one.
 
     Attributes
@@ -78,6 +76,8 @@ class Chat:
     forgotten : int
         How many of the oldest turns did not fit into the model when it was last asked, and were not sent along.
     """
+
+    panel = cached_property(panel_of)  # always the same one, which may be writing an answer
 
     def __init__(self, runs: dict[str, Run]) -> None:
         self.runs = dict(runs)
@@ -181,18 +181,6 @@ class Chat:
         """Forget what was said."""
         self.turns.clear()
         self.forgotten = 0
-
-    @cached_property
-    def panel(self) -> ChatPanel:
-        """Widgets over all of this; what a front end that has widgets shows."""
-        from peft_nb.ui.panels.chat import ChatPanel
-
-        return ChatPanel(self)
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        from peft_nb.ui.panels.frame import shown
-
-        return shown(lambda: self.panel)
 
     def __repr__(self) -> str:
         lines = [f'chat with {", ".join(self.runs)} beside the bare base; ask("…") says something']

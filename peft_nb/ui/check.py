@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ from peft_nb.models import ALIASES, bundled, hub
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import HUB_NAME, resolve
 from peft_nb.spec import RunSpec
-from peft_nb.system import frontend
 from peft_nb.tasks import TASKS
+from peft_nb.ui.arguments import described, variables
+from peft_nb.ui.progress_bar import progress_bar
 from peft_nb.ui.report import Report
 from peft_nb.ui.tokens import TokenView, of_row
-from peft_nb.ui.train import described, variables
 
 
 def check(data: Any, *, eval_data: Any = None, model: Any = None, **fields: Any) -> Report:
@@ -50,10 +49,10 @@ def check(data: Any, *, eval_data: Any = None, model: Any = None, **fields: Any)
         What is wrong, in one line, when the data cannot be read or recognised.
     """
     spec, live = described(None, fields, data=data, eval_data=eval_data, model=model)
-    return look(spec, **live, namespace=variables())
+    return report_on(spec, **live, namespace=variables())
 
 
-def look(
+def report_on(
     spec: RunSpec,
     *,
     data: Any = None,
@@ -62,7 +61,7 @@ def look(
     namespace: Mapping[str, Any],
     progress: Progress | None = None,
 ) -> Report:
-    """Check what a spec describes; parameters as for :func:`peft_nb.run.begin`, and live held-out rows.
+    """Check the data of a spec; parameters as for :func:`peft_nb.runs.run.begin`, and live held-out rows.
 
     Where `progress` is told how far it is, no bar is shown.
     """
@@ -73,7 +72,7 @@ def look(
         held = sources.read(spec.eval_data if eval_data is None else eval_data, namespace).train
     if held is not None:
         held_layout = detection.detect(held, spec.format, spec.columns)
-    with nullcontext(progress) if progress else shown_progress() as progress:
+    with nullcontext(progress) if progress else progress_bar() as progress:
         tokenizer = _tokenizer(spec, model, namespace)
         checked = checks.check(
             source.train, layout, held, held_layout, tokenizer=tokenizer, options=options(spec), progress=progress
@@ -117,22 +116,3 @@ def _tokenizer(spec: RunSpec, model: Any, namespace: Mapping[str, Any]) -> Any:
         except Exception as error:  # transformers raises whatever it likes at files it cannot use
             why = first_line(error)
             raise ModelError(f"the tokenizer of {spec.model} cannot be loaded: {why}; name another model") from None
-
-
-@contextmanager
-def shown_progress(delay: float = 2) -> Iterator[Progress | None]:
-    """Show a bar while something takes longer than `delay` seconds, where a person looks on."""
-    shown_in = frontend.frontend()
-    if shown_in == "notebook-headless" or (shown_in == "terminal" and not sys.stderr.isatty()):
-        yield None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=100, delay=delay, leave=False, bar_format="{desc} {percentage:3.0f}% {bar} {elapsed}") as bar:
-
-        def show(share: float, what: str) -> None:
-            bar.set_description(what, refresh=False)
-            bar.update(round(100 * share) - bar.n)
-
-        yield show
-        show(1, "done")  # or a notebook keeps the bar as one that failed

@@ -13,15 +13,14 @@ from peft_nb.metrics import comparable
 from peft_nb.runs.compare import BASE, Compared, gather, named
 from peft_nb.runs.run import Run, load
 from peft_nb.store import Store
+from peft_nb.system.display import Displayed, panel_of
 from peft_nb.system.files import atomic_text
 from peft_nb.ui import side_by_side, votes
-from peft_nb.ui.check import shown_progress
+from peft_nb.ui.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
-
-    from peft_nb.ui.panels.compare import ComparePanel
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 128, "temperature": 0.0, "seed": 0}
 
@@ -82,11 +81,11 @@ def compared(runs: Mapping[str, Run | None], prompts: str | Iterable[Prompt] | N
     """Compare what names stand for; None is the bare base, and other parameters are as for :func:`compare`."""
     asked = None if prompts is None else _prompts(prompts)
     chosen = dict(runs) if len(runs) > 1 or None in runs.values() else {**runs, BASE: None}
-    with shown_progress() as progress:
+    with progress_bar() as progress:
         return Comparison(gather(chosen, asked, progress or (lambda share, what: None), **{**OPTIONS, **options}))
 
 
-class Comparison:
+class Comparison(Displayed):
     """Runs side by side; a notebook shows it as a page, a terminal as text.
 
     Attributes
@@ -96,6 +95,8 @@ class Comparison:
     notes : list of str
         What a reader has to know, such as where the prompts are from and what does not compare.
     """
+
+    panel = cached_property(panel_of)  # always the same one, which knows what was voted on in it
 
     def __init__(self, found: Compared) -> None:
         self._found = found
@@ -236,18 +237,6 @@ class Comparison:
 
     def __repr__(self) -> str:
         return side_by_side.text(self._found)
-
-    @cached_property
-    def panel(self) -> ComparePanel:
-        """Widgets over all of this; what a front end that has widgets shows."""
-        from peft_nb.ui.panels.compare import ComparePanel
-
-        return ComparePanel(self)
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        from peft_nb.ui.panels.frame import shown
-
-        return shown(lambda: self.panel)
 
     def _repr_html_(self) -> str:
         return side_by_side.html(self._found)

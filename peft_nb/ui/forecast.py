@@ -18,8 +18,8 @@ from peft_nb.planning.forecast import Forecast
 from peft_nb.spec import RunSpec
 from peft_nb.tasks import inspect
 from peft_nb.ui import wording
-from peft_nb.ui.methods import importing
-from peft_nb.ui.progress import BOX
+from peft_nb.ui.progress_bar import importing
+from peft_nb.ui.style import BOX
 
 
 @dataclass(frozen=True, repr=False)

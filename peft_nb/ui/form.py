@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from types import FunctionType
 from typing import Any
 
@@ -224,23 +222,6 @@ def note(entry: Entry) -> str:
     """Say below a control what is wrong with it and what it means, as HTML."""
     wrong = f'<div class="peft-nb-wrong" role="alert">⚠ {escape(entry.problem)}</div>' if entry.problem else ""
     return f'{wrong}<div class="peft-nb-help">{escape(entry.help)}</div>'
-
-
-def insertion(cell: str) -> str:
-    """Make a button, as HTML, with which JupyterLab puts a cell below the active one.
-
-    The kernel cannot do that: what ``set_next_input`` asks for goes with the reply to a cell that is run. So the button
-    presses links to JupyterLab's own commands, which it follows at once in a notebook that is trusted and asks about in
-    others.
-    """
-    links = [_link("notebook:insert-cell-below", {}), _link("notebook:replace-selection", {"text": cell.rstrip()})]
-    act = escape(files("peft_nb.ui").joinpath("insert.js").read_text("utf-8"))
-    return f'<button type="button" class="jupyter-button" onclick="{act}">Insert below</button>{"".join(links)}'
-
-
-def _link(command: str, arguments: dict[str, str]) -> str:
-    said = escape(json.dumps(arguments))
-    return f'<span hidden data-commandlinker-command="{command}" data-commandlinker-args="{said}"></span>'
 
 
 def method_names(chosen: str = "") -> list[str]:

@@ -9,7 +9,7 @@ from html import escape
 from peft_nb.store import Entry, Evaluation, Lineage, Record
 from peft_nb.ui import wording
 from peft_nb.ui.methods import Listing
-from peft_nb.ui.progress import BOX
+from peft_nb.ui.style import BOX
 
 DIGITS = 12  # of a hash, enough to compare by eye
 COLUMNS = ("when", "who", "action", "what", "why", "forced")

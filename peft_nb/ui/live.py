@@ -6,132 +6,23 @@ second: in the cell that waits for the run, or in a thread of its own while the 
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from peft_nb.events import ACTIVE, Event, Listener, StatusChanged
 from peft_nb.system import frontend, resources
-from peft_nb.ui import progress, summary
+from peft_nb.ui.surfaces import Surface, surface
 from peft_nb.ui.view import RunView, advance, replay
 
 if TYPE_CHECKING:
     from peft_nb.runs.run import Run
-    from peft_nb.ui.panels.run import RunPanel
 
 LAST_WORD_S = 0.5  # how long after its end a run may take to say how it ended
-# In place of a panel whose kernel is gone JupyterLab only says "model not found", while the summary says all there is.
-GONE = (
-    "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child .peft-nb-stays) > .jupyter-widgets:not(:has(*))"
-    " { display: none }</style>"
-)
 LAST_DRAWING_S = 5.0  # how long a background run waits at its end for its summary to be drawn
-
-
-class Surface:
-    """Where a run is shown."""
-
-    interval_s = 0.2
-
-    def attach(self, run: Run, resume: Callable[[], None]) -> None:
-        """Learn which run is shown, and what lets it go on; nothing can be pressed on most surfaces."""
-
-    def running(self, view: RunView, clock_s: float) -> None:
-        """Show a run that works."""
-        raise NotImplementedError
-
-    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
-        """Show a run that has ended."""
-        raise NotImplementedError
-
-
-class Notebook(Surface):
-    """One output area of a cell, updated in place."""
-
-    def __init__(self) -> None:
-        self._display_id = uuid4().hex
-        self._shown = False
-
-    def running(self, view: RunView, clock_s: float) -> None:
-        """Show the panel."""
-        self._show(progress.html(view, clock_s), progress.text(view, clock_s))
-
-    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
-        """Replace the panel by the summary."""
-        self._show(summary.html(view, metrics, name), summary.text(view, metrics, name))
-
-    def _show(self, html: str, text: str) -> None:
-        from IPython.display import publish_display_data
-
-        publish_display_data(
-            {"text/html": html, "text/plain": text},
-            transient={"display_id": self._display_id},
-            update=self._shown,
-        )
-        self._shown = True
-
-
-class Widgets(Notebook):
-    """A panel with a live chart and buttons; in the output area below it stays what outlives the kernel."""
-
-    def attach(self, run: Run, resume: Callable[[], None]) -> None:
-        """Learn what the panel is about."""
-        self._run, self._resume = run, resume
-
-    @cached_property
-    def _panel(self) -> RunPanel:
-        """The panel, made as it is first drawn: an interrupt while its libraries are imported stops the run too."""
-        from IPython.display import display
-
-        from peft_nb.ui.panels.run import RunPanel
-
-        panel = RunPanel(self._run, self._resume)
-        display(panel)
-        self._show("", repr(panel))  # holds the place of the summary, which may come from a thread
-        return panel
-
-    def running(self, view: RunView, clock_s: float) -> None:
-        """Bring the panel up to date."""
-        self._panel.draw(view, clock_s)
-
-    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
-        """Bring the panel up to date and put the summary below it."""
-        self._panel.draw(view)
-        super().ended(view, metrics, name)
-
-    def _show(self, html: str, text: str) -> None:
-        super()._show(f'<div class="peft-nb-stays">{GONE}{html}</div>' if html else "", text)
-
-
-class Terminal(Surface):
-    """Plain lines: what happens goes to stderr, the summary to stdout."""
-
-    interval_s = 3.0
-
-    def __init__(self) -> None:
-        self._said: set[str] = set()
-
-    def running(self, view: RunView, clock_s: float) -> None:
-        """Print the notices and the state, each unless it was printed before."""
-        for line in (*view.notices, progress.text(view)):
-            if line not in self._said:
-                self._said.add(line)
-                print(line, file=sys.stderr, flush=True)
-
-    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
-        """Print the summary."""
-        print(summary.text(view, metrics, name), flush=True)
-
-
-def surface() -> Surface:
-    """Choose where to show runs: a panel where widgets work, an output area in other kernels, else the terminal."""
-    kinds: dict[str, type[Surface]] = {"terminal": Terminal, "notebook-headless": Notebook}
-    return kinds.get(frontend.frontend(), Widgets)()
 
 
 class Live:
@@ -296,7 +187,7 @@ def watch(
     return run
 
 
-def look(run: Run) -> RunView:
+def view_of(run: Run) -> RunView:
     """Read what is known about a run from the events that the store kept."""
     view = replay(run.events(), _identified(RunView(memory_limit_mb=resources.memory_limit_mb()), run))
     # A process that died could not tell its end; the store knows of it.
@@ -320,7 +211,7 @@ def show(run: Run, name: str | None = None, on: Surface | None = None) -> None:
     if run in active() and frontend.widgets():
         Live(name=name, on=on).join(run)
         return
-    live = Live(look(run), name, on)
+    live = Live(view_of(run), name, on)
     live.attach(run)
     live.refresh() if live.view.active else live.close(run.metrics | run.facts.task)
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pandas
 
-from peft_nb.events import Progress
 from peft_nb.methods import Method, methods, options
 from peft_nb.planning.table import table
-from peft_nb.ui.check import shown_progress
+from peft_nb.ui.progress_bar import importing
 
 
 class Listing(pandas.DataFrame):
@@ -77,8 +74,3 @@ def explained(method: Method) -> str:
 def _values(values: Mapping[str, Any]) -> list[str]:
     said = {name: value if value == "required" else json.dumps(value, default=str) for name, value in values.items()}
     return [f"  {name}: {value}" for name, value in said.items()]
-
-
-def importing() -> AbstractContextManager[Progress | None]:
-    """Show a bar from the third second on, or at once where an import is sure to take longer than that."""
-    return shown_progress(delay=2 if "peft" in sys.modules else 0)

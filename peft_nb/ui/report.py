@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peft_nb.data import sources
 from peft_nb.data.quality import checks, fixes
@@ -18,13 +18,11 @@ from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError, nearest
 from peft_nb.spec import RunSpec
 from peft_nb.spec.notation import write_flags
+from peft_nb.system.display import Displayed
 from peft_nb.tasks import for_kind
 from peft_nb.ui import wording
-from peft_nb.ui.progress import BOX, MUTED
+from peft_nb.ui.style import BOX, MUTED
 from peft_nb.ui.tokens import TokenView, of_row
-
-if TYPE_CHECKING:
-    from peft_nb.ui.panels.frame import Panel
 
 NAMED = 5  # row numbers and changes shown
 BARS, WIDE = 8, 30  # of the histogram in text
@@ -33,7 +31,7 @@ CELL = "text-align:left;vertical-align:top;white-space:"
 
 
 @dataclass(eq=False)
-class Report:
+class Report(Displayed):
     """What was found in a data set; a notebook shows it as a page, a terminal as text.
 
     Attributes
@@ -198,16 +196,6 @@ class Report:
 
     def _repr_html_(self) -> str:
         return f'<div style="{BOX}">{self.head_html}{self.findings_html}{self._picture}{self.changes_html}</div>'
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        from peft_nb.ui.panels.frame import shown
-
-        def panel() -> Panel:
-            from peft_nb.ui.panels.data import DataPanel
-
-            return DataPanel(self)
-
-        return shown(panel)
 
     @property
     def head_html(self) -> str:

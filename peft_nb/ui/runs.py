@@ -12,9 +12,9 @@ import pandas
 from peft_nb.metrics import METRICS
 from peft_nb.runs.run import Run, load, runs
 from peft_nb.store import Record, Store
+from peft_nb.system.display import Displayed
 from peft_nb.ui import wording
-from peft_nb.ui.panels.frame import Panel, shown
-from peft_nb.ui.progress import sparkline
+from peft_nb.ui.status import sparkline
 from peft_nb.ui.view import Curve
 
 PAGE = 20  # runs
@@ -22,20 +22,12 @@ LONGEST = 90  # characters of a text in a cell
 SIGNS = {"passed": "✓", "failed": "✗"}
 
 
-class Runs(pandas.DataFrame):
+class Runs(Displayed, pandas.DataFrame):
     """What :func:`peft_nb.runs` gives; where widgets are shown, the panel of the runs."""
 
     @property
     def _constructor(self) -> type[pandas.DataFrame]:
         return pandas.DataFrame
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        def panel() -> Panel:
-            from peft_nb.ui.panels.runs import RunsPanel
-
-            return RunsPanel(Store())
-
-        return shown(panel)
 
 
 def listed() -> Runs:

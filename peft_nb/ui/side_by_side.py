@@ -15,7 +15,7 @@ from peft_nb.metrics import comparable
 from peft_nb.runs.compare import Compared
 from peft_nb.ui import wording
 from peft_nb.ui.differences import MARK, clean, marked
-from peft_nb.ui.progress import BOX, MUTED, NUMBERS
+from peft_nb.ui.style import BOX, MUTED, NUMBERS
 
 BEST = "★"
 LONGEST = 400  # letters of a prompt shown at once

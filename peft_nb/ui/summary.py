@@ -10,8 +10,9 @@ from html import escape
 from typing import Any
 
 from peft_nb.metrics import METRICS
-from peft_nb.ui import judged, wording
-from peft_nb.ui.progress import BOX, title
+from peft_nb.ui import evaluation, wording
+from peft_nb.ui.status import title
+from peft_nb.ui.style import BOX
 from peft_nb.ui.view import RunView
 
 SHOWN = 8  # classes named
@@ -56,7 +57,7 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         known = view.base_eval_loss if len(view.evals) > 1 else None
         found += [(METRICS["eval_loss"].title, _change(known, after) + _tokens(metrics))]
     found += _classified(metrics)
-    found += judged.rows(metrics)
+    found += evaluation.rows(metrics)
     if view.first_loss is not None:
         # Single steps are noisy, so the metrics give the mean of the last epoch.
         change = f"{wording.loss(view.first_loss)} at first"
@@ -78,7 +79,7 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         found += [("trained", f"{wording.count(trainable, 'parameter')}{share}")]
     if peak is not None:
         found += [(METRICS["peak_memory_mb"].title, _forecast(wording.memory, peak, metrics.get("forecast_memory_mb")))]
-    found += judged.cost(metrics)
+    found += evaluation.cost(metrics)
     if view.plan:
         found += [("computed", f"{view.plan.dtype} on {view.plan.device}, {view.plan.path}")]
     found += [("note", notice) for notice in view.notices]
@@ -161,7 +162,7 @@ def text(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> 
     """
     following = next_steps(view, name, "classes" in metrics)
     lines = [headline(view), *(f"  {label:<14} {value}" for label, value in rows(view, metrics))]
-    verdict = judged.verdict(metrics)
+    verdict = evaluation.verdict(metrics)
     return "\n".join(
         [
             *lines,
@@ -198,7 +199,7 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None, *, 
     )
     code = "\n".join(map(escape, next_steps(view, name, "classes" in metrics)))
     following = f'<p style="margin:8px 0 4px">Next:</p><pre style="margin:0"><code>{code}</code></pre>' if code else ""
-    verdict = judged.verdict(metrics)
+    verdict = evaluation.verdict(metrics)
     last = f'<p style="margin:8px 0 0"><strong>{escape(verdict)}</strong></p>' if verdict else ""
     head, curve = (f"<p><strong>{escape(headline(view))}</strong></p>", _image(view)) if whole else ("", "")
     return (

@@ -15,7 +15,7 @@ from peft_nb.data.rendering import unwrap
 from peft_nb.errors import DataError, ModelError
 from peft_nb.spec import RunSpec
 from peft_nb.ui import wording
-from peft_nb.ui.progress import BOX, MUTED
+from peft_nb.ui.style import BOX, MUTED
 
 MOST = 600  # tokens shown
 NOTES = {"text": "trained on as a whole", "labelled": "the whole text is read, its label is learned"}

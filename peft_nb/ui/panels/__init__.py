@@ -1,1 +1,14 @@
-"""Widgets over what calls do: one module a panel, each around pure functions of :mod:`peft_nb.ui`."""
+"""Widgets over what calls do: one module a panel, each around pure functions of :mod:`peft_nb.ui`.
+
+Here is registered which panel shows which result; nothing of it is imported before one is shown.
+"""
+
+from peft_nb.system.display import PANELS
+
+PANELS |= {
+    "peft_nb.runs.run.Run": "peft_nb.ui.panels.run:RunPanel",
+    "peft_nb.ui.chat.Chat": "peft_nb.ui.panels.chat:ChatPanel",
+    "peft_nb.ui.compare.Comparison": "peft_nb.ui.panels.compare:ComparePanel",
+    "peft_nb.ui.report.Report": "peft_nb.ui.panels.data:DataPanel",
+    "peft_nb.ui.runs.Runs": "peft_nb.ui.panels.runs:panel_of_default_store",
+}

@@ -13,12 +13,11 @@ import ipywidgets
 
 from peft_nb.errors import CommandError
 from peft_nb.runs.compare import BASE
-from peft_nb.runs.run import Run
 from peft_nb.ui import wording
-from peft_nb.ui.chat import Chat, Turn, chat, html
-from peft_nb.ui.panels.frame import FIELD, LABEL, Panel, Tell, button, row
-from peft_nb.ui.progress import MUTED
-from peft_nb.ui.train import variables
+from peft_nb.ui.arguments import variables
+from peft_nb.ui.chat import Chat, Turn, html
+from peft_nb.ui.panels.panel import FIELD, LABEL, Panel, Tell, button, row
+from peft_nb.ui.style import MUTED
 
 SETTLE_S = 0.15  # the front end says that Enter was pressed just before it says what was written
 NUMBER = {"width": "150px"}
@@ -29,8 +28,8 @@ class ChatPanel(Panel):
 
     Parameters
     ----------
-    talk : Chat or Run
-        What :func:`peft_nb.chat` returns, or a run.
+    talk : Chat
+        What :func:`peft_nb.chat` returns.
 
     Attributes
     ----------
@@ -42,8 +41,8 @@ class ChatPanel(Panel):
         Who answers, and how.
     """
 
-    def __init__(self, talk: Chat | Run) -> None:
-        self.talk = chat(talk) if isinstance(talk, Run) else talk
+    def __init__(self, talk: Chat) -> None:
+        self.talk = talk
         self._stopped = threading.Event()
         self._turn: Turn | None = None  # as far as it has grown
         self._taken = ""  # what is being answered

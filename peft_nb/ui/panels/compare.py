@@ -14,8 +14,8 @@ from peft_nb.runs.run import Run
 from peft_nb.store import Store
 from peft_nb.ui import lineage, side_by_side, votes
 from peft_nb.ui.differences import clean
-from peft_nb.ui.panels.frame import FIELD, LABEL, Panel, Tell, button, row
-from peft_nb.ui.panels.overlay import overlay
+from peft_nb.ui.panels.loss_overlay import overlay
+from peft_nb.ui.panels.panel import FIELD, LABEL, Panel, Tell, button, row
 
 if TYPE_CHECKING:
     from peft_nb.ui.compare import Comparison

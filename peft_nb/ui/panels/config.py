@@ -20,12 +20,13 @@ from peft_nb.runs.run import Run
 from peft_nb.spec import RunSpec, notation
 from peft_nb.spec.recipes import get, names
 from peft_nb.ui import check, forecast, form
+from peft_nb.ui.arguments import variables
 from peft_nb.ui.live import watch
-from peft_nb.ui.panels.frame import Panel, Tell, button, row
-from peft_nb.ui.panels.latest import Check, Latest
-from peft_nb.ui.panels.parts import Control, Fold, Followed, choice, grid, heading, prose
-from peft_nb.ui.panels.run import Inside
-from peft_nb.ui.train import variables
+from peft_nb.ui.panels.controls import Control, Fold, Followed, choice, grid, heading, prose
+from peft_nb.ui.panels.debounce import Check, Latest
+from peft_nb.ui.panels.insert_cell import InsertCell
+from peft_nb.ui.panels.panel import Panel, Tell, button, row
+from peft_nb.ui.panels.run import EmbeddedSurface
 from peft_nb.ui.view import RunView
 
 
@@ -76,7 +77,7 @@ class ConfigPanel(Panel):
         self.goal = choice(get_args(Goal), "not said", description="goal")
         self.advise = button("Advise", self._advise, help="Say which methods fit the data and the goal best")
         self.takes = [button("", partial(self.attempt, partial(self._take, rank))) for rank in range(CHOICES)]
-        self._reasons, self._insertion, self.shown = prose(), ipywidgets.HTML(), ipywidgets.VBox()
+        self._reasons, self.insert, self.shown = prose(), InsertCell(), ipywidgets.VBox()
         self.folds = {"advice": Fold("the advice", [self._reasons, row(*self.takes)], hidden=True)}
         self.checked, self.expected = Followed("the whole report on the data"), Followed("the whole forecast")
         self.cell = ipywidgets.Textarea(description="the same as a cell", rows=6, continuous_update=False)
@@ -89,7 +90,7 @@ class ConfigPanel(Panel):
                 row(self.recipe, fill),
                 *self._sections(),
                 *(heading("forecast"), self.expected.box, heading("run")),
-                *(grid([self.controls["out"].box]), self.cell, row(self.start, self._insertion), self.shown),
+                *(grid([self.controls["out"].box]), self.cell, row(self.start, self.insert), self.shown),
             ],
         )
         self.fill({**form.blank(), "data": offers["data"][0], **given})
@@ -143,7 +144,7 @@ class ConfigPanel(Panel):
             if entry.problem and entry.info.section in form.FOLDED:
                 self.folds[entry.info.section].open()
         self.cell.value = self.form.cell
-        self._insertion.value = form.insertion(self.form.cell) if self.form.cell else ""
+        self.insert.cell = self.form.cell
         self._examine()
 
     def _look_around(self, *_: object) -> None:
@@ -178,7 +179,7 @@ class ConfigPanel(Panel):
     def _look(self, spec: RunSpec, tell: Progress) -> tuple[str, str]:
         if not at_hand(spec.data, self._namespace):
             raise DataError(f"{spec.data} is on the hub; %peft data {spec.data} fetches and checks it")
-        report = check.look(spec, namespace=self._namespace, progress=tell)
+        report = check.report_on(spec, namespace=self._namespace, progress=tell)
         return f"{report.headline}. {report.verdict}", report._repr_html_()
 
     def _foresee(self, spec: RunSpec, tell: Progress) -> tuple[str, str]:
@@ -238,7 +239,7 @@ class ConfigPanel(Panel):
                     self._namespace[out] = begun
                 return begun
 
-            self.run = watch(start, background=True, name=out or None, on=Inside(self.shown, self.ended))
+            self.run = watch(start, background=True, name=out or None, on=EmbeddedSurface(self.shown, self.ended))
             return f"{self.run.id} has begun; the kernel is free meanwhile"
 
         self.aside("starting", work)

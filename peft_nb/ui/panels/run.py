@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
+from peft_nb.runs.compare import BASE, gather
 from peft_nb.system import frontend
-from peft_nb.ui import progress, summary
-from peft_nb.ui.live import Surface
-from peft_nb.ui.panels.chart import LossChart
-from peft_nb.ui.panels.frame import TICK_S, Panel, Tell, button, put, row
+from peft_nb.ui import status, summary
+from peft_nb.ui.chat import chat
+from peft_nb.ui.compare import OPTIONS, Comparison
+from peft_nb.ui.panels.loss_chart import LossChart
+from peft_nb.ui.panels.panel import TICK_S, Panel, Tell, button, put, row
+from peft_nb.ui.surfaces import Surface
 from peft_nb.ui.view import RunView
 
 if TYPE_CHECKING:
     from peft_nb.runs.run import Run
-    from peft_nb.ui.compare import Comparison
 
 CHART_S = 1.0  # between two drawings: a browser that cannot keep up would show presses of buttons late
 UNHEARD = (
@@ -59,10 +61,10 @@ class RunPanel(Panel):
         self._below = ipywidgets.VBox()
         super().__init__(f"panel of run {run.id}", [])
         buttons = (self.stop, self.resume, self.save, self.merge, self.compare, self.chat)
-        style, *_ = self.box.children
+        keyboard, *_ = self.box.children
         unheard = [] if frontend.comms_while_busy() else [ipywidgets.HTML(f"<p>{escape(UNHEARD)}</p>")]
         # What a button does is said right below it, not below the chart.
-        above = [style, self._facts, row(*buttons, self.called), self._outcome, *unheard]
+        above = [keyboard, self._facts, row(*buttons, self.called), self._outcome, *unheard]
         self._samples.add_class("peft-nb-samples")
         beside = ipywidgets.Box([self.chart.box, self._samples])
         beside.add_class("peft-nb-beside")
@@ -70,9 +72,9 @@ class RunPanel(Panel):
         self.box.add_class("peft-nb-run")
 
     def draw(self, view: RunView, clock_s: float | None = None) -> None:
-        """Show what is known; parameters as of :func:`peft_nb.ui.progress.html`."""
-        self._facts.value = progress.html(view, clock_s if view.active else None, spark=False)
-        self._samples.value = progress.samples(view)
+        """Show what is known; parameters as of :func:`peft_nb.ui.status.html`."""
+        self._facts.value = status.html(view, clock_s if view.active else None, spark=False)
+        self._samples.value = status.samples(view)
         self._samples.layout.display = None if view.samples else "none"
         if not view.active or time.monotonic() - self._charted >= CHART_S:
             self._charted = time.monotonic()
@@ -116,9 +118,6 @@ class RunPanel(Panel):
         self.aside("merging", lambda tell: str(self._run.merge(folder)).splitlines()[0])
 
     def _compare(self) -> None:
-        from peft_nb.runs.compare import BASE, gather
-        from peft_nb.ui.compare import OPTIONS, Comparison
-
         def ask(tell: Tell) -> str:
             self._comparison = None
             asked = {self._run.id: self._run, BASE: None}
@@ -129,22 +128,18 @@ class RunPanel(Panel):
         self.aside("comparing", ask, self._show_comparison)
 
     def _show_comparison(self) -> None:
-        from peft_nb.ui.panels.compare import ComparePanel
-
         if self._comparison:
-            put(self._below, ComparePanel(self._comparison).box)
+            put(self._below, self._comparison.panel.box)
 
     def _chat(self) -> None:
         self.attempt(self._show_chat)
 
     def _show_chat(self) -> str:
-        from peft_nb.ui.panels.chat import ChatPanel
-
-        put(self._below, ChatPanel(self._run).box)
+        put(self._below, chat(self._run).panel.box)
         return "talk to it below"
 
 
-class Inside(Surface):
+class EmbeddedSurface(Surface):
     """Shows a run, by a panel of its own, in the panel of something else.
 
     Parameters

@@ -16,11 +16,10 @@ from peft_nb.runs.run import Run, active
 from peft_nb.store import Record, Store
 from peft_nb.ui import lineage, live, wording
 from peft_nb.ui import runs as listing
+from peft_nb.ui.arguments import variables
 from peft_nb.ui.compare import OPTIONS, Comparison
-from peft_nb.ui.panels.compare import ComparePanel
-from peft_nb.ui.panels.frame import FIELD, LABEL, Panel, Tell, button, put, row
-from peft_nb.ui.panels.run import Inside
-from peft_nb.ui.train import variables
+from peft_nb.ui.panels.panel import FIELD, LABEL, Panel, Tell, button, put, row
+from peft_nb.ui.panels.run import EmbeddedSurface
 from peft_nb.ui.view import RunView
 
 ORDERS = {"rising": False, "falling": True}
@@ -171,12 +170,12 @@ class RunsPanel(Panel):
 
     def _open(self) -> str:
         run, name = self._one()
-        live.show(run, name, Inside(self.opened, self._ended))
+        live.show(run, name, EmbeddedSurface(self.opened, self._ended))
         return f"{run.id} is open below; in a cell: %peft show {name or run.id}"
 
     def _resume(self) -> str:
         run, name = self._one()
-        view, place = live.look(run), Inside(self.opened, self._ended)
+        view, place = live.view_of(run), EmbeddedSurface(self.opened, self._ended)
 
         def start(listeners: Sequence[Listener]) -> Run:
             return run.resume(background=True, listeners=listeners)
@@ -208,7 +207,7 @@ class RunsPanel(Panel):
 
         def then() -> None:
             for comparison in made:
-                put(self.opened, ComparePanel(comparison).box)
+                put(self.opened, comparison.panel.box)
 
         put(self.opened)
         self.aside("comparing", work, then)
@@ -255,6 +254,11 @@ class RunsPanel(Panel):
             return f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} removed"
 
         self.attempt(act)
+
+
+def panel_of_default_store(_: listing.Runs) -> RunsPanel:
+    """Make the panel of what ``%peft runs`` lists: of all runs in the default store."""
+    return RunsPanel(Store())
 
 
 def _field(kind: type[ipywidgets.Widget], label: str, **options: Any) -> Any:

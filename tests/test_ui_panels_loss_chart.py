@@ -5,7 +5,7 @@ import time
 import numpy
 import pytest
 
-from peft_nb.ui.panels.chart import POINTS, TOUCHED, LossChart, drawn, smoothed
+from peft_nb.ui.panels.loss_chart import POINTS, TOUCHED, LossChart, drawn, smoothed
 from peft_nb.ui.view import Curve
 
 

@@ -12,8 +12,8 @@ import ipywidgets
 from peft_nb.events import Progress
 from peft_nb.ui import form
 from peft_nb.ui.form import Entry
-from peft_nb.ui.panels.frame import TICK_S, button, spoken
-from peft_nb.ui.panels.latest import Check, SupersededError
+from peft_nb.ui.panels.debounce import Check, SupersededError
+from peft_nb.ui.panels.panel import TICK_S, button, spoken
 
 LONG = {"system"}  # texts that may have several lines
 

@@ -1,4 +1,4 @@
-"""What every panel is made of: a frame in the notebook's look, buttons that work aside, and one line that says how.
+"""What every panel is made of: a box in the notebook's look, buttons that work aside, and one line that says how.
 
 Callbacks return at once. Work is done in a thread of its own, one piece at a time; another thread, and nothing else,
 writes what it says into the panel, five times a second at most. What goes wrong is shown in the panel.
@@ -9,16 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache
 from html import escape
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets
 
 from peft_nb.errors import PeftNbError
 from peft_nb.models.quiet import first_line
-from peft_nb.system import frontend
 
 TICK_S = 0.2
 # A field whose label is never cut off, and which takes the width there is.
@@ -28,14 +27,15 @@ Tell = Callable[[str], None]
 Work = Callable[[Tell], str]
 
 
-@cache
-def _style() -> str:
-    style, keys = (files("peft_nb.ui.panels").joinpath(name).read_text("utf-8") for name in ("panel.css", "keys.js"))
-    return f'<style onload="{escape(keys)}">{style}</style>'
+class Keyboard(anywidget.AnyWidget):
+    """Shows nothing; gives the panel that it lies in its style, and lets what is pressed there stay there."""
+
+    _esm = Path(__file__).with_name("panel.js")
+    _css = Path(__file__).with_name("panel.css")
 
 
 class Panel:
-    """A frame of widgets with a line at its end that says what happens; panels are made of it.
+    """A box of widgets with a line at its end that says what happens; panels are made of it.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Panel:
         self._outcome = ipywidgets.HTML()
         self._outcome.add_class("peft-nb-outcome")
         self._busy = threading.Lock()
-        self.box = ipywidgets.VBox([ipywidgets.HTML(_style()), *children, self._outcome])
+        self.box = ipywidgets.VBox([Keyboard(), *children, self._outcome])
         self.box.add_class("peft-nb")
 
     def __repr__(self) -> str:
@@ -157,25 +157,6 @@ def spoken(error: Exception) -> str:
         return first_line(error)
     logging.getLogger(__name__).error("%s", error, exc_info=error)
     return f"{type(error).__name__}: {first_line(error)}"
-
-
-def shown(panel: Callable[[], Panel]) -> dict[str, Any]:
-    """Give the view of a panel where widgets are shown, and nothing elsewhere: the static text stands in there.
-
-    Parameters
-    ----------
-    panel : callable
-        Makes the panel.
-
-    Returns
-    -------
-    dict
-        For ``_repr_mimebundle_``.
-    """
-    if not frontend.widgets():
-        return {}
-    bundle = panel()._repr_mimebundle_()
-    return {kind: value for kind, value in bundle.items() if kind != "text/plain"}
 
 
 def button(label: str, act: Callable[[], None], *, help: str = "", primary: bool = False) -> ipywidgets.Button:

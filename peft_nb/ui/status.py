@@ -10,14 +10,9 @@ from html import escape
 
 from peft_nb.events import Sampled, StepLogged
 from peft_nb.ui import wording
+from peft_nb.ui.style import BOX, MUTED, NUMBERS
 from peft_nb.ui.view import Curve, RunView
 
-BOX = (
-    "max-width:960px;line-height:1.5;font-family:var(--jp-ui-font-family,system-ui,sans-serif);"
-    "font-size:var(--jp-ui-font-size1,13px);color:var(--jp-ui-font-color1,inherit)"
-)
-MUTED = "opacity:.75"
-NUMBERS = "font-variant-numeric:tabular-nums"
 TRACK = "height:8px;border-radius:4px;overflow:hidden;margin:6px 0 8px;background:rgba(128,128,128,.3)"
 FILL = "height:100%;border-radius:4px;background:var(--jp-brand-color1,#1976d2)"
 GRID = "display:grid;grid-template-columns:repeat(auto-fit,minmax(132px,1fr));gap:8px 20px;margin-bottom:4px"

@@ -3,7 +3,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 from peft_nb.events import Evaluated, Event, Notice, Planned, Preparing, Resumed, StatusChanged, StepLogged
-from peft_nb.ui import progress
+from peft_nb.ui import status
 from peft_nb.ui.view import Curve, RunView, replay
 
 KNOWN = RunView(id="lora-3f9a2c", method="lora", model="smollm2-135m", data="tickets", memory_limit_mb=24000)
@@ -51,35 +51,35 @@ def bar(html: str) -> dict[str, str | None]:
 
 
 def test_the_bar_tells_screen_readers_how_far_it_is() -> None:
-    attributes = bar(progress.html(training()))
+    attributes = bar(status.html(training()))
     assert attributes["aria-valuenow"] == "36"
     assert attributes["aria-valuetext"] == "step 45 of 126"
 
 
 def test_before_the_plan_the_bar_is_indeterminate_and_words_say_what_is_done() -> None:
     view = replay([Preparing("loading the model")], KNOWN)
-    html = progress.html(view, 6.4)
+    html = status.html(view, 6.4)
     assert "aria-valuenow" not in bar(html)
     assert "loading the model, 6 s so far" in Balanced(html).words
-    assert progress.text(view) == "loading the model"
+    assert status.text(view) == "loading the model"
 
 
 def test_a_run_that_goes_on_begins_where_it_was() -> None:
     view = replay([StatusChanged("preparing"), Preparing("loading the model")], training(45))
-    assert progress.stage(view, 2.0) == "step 45 of 126, loading the model, 2 s so far"
-    assert "left" not in progress.text(view)
+    assert status.stage(view, 2.0) == "step 45 of 126, loading the model, 2 s so far"
+    assert "left" not in status.text(view)
     view = replay([Resumed(40), StatusChanged("training")], view)
-    assert progress.stage(view, 9.0) == "step 40 of 126, 9 s so far"
+    assert status.stage(view, 9.0) == "step 40 of 126, 9 s so far"
 
 
 def test_a_run_that_has_ended_has_no_time_left() -> None:
     view = replay([StatusChanged("stopped", "after step 45")], training(45))
-    assert progress.stage(view) == "step 45 of 126, stopped"
-    assert "left" not in progress.html(view)
+    assert status.stage(view) == "step 45 of 126, stopped"
+    assert "left" not in status.html(view)
 
 
 def test_everything_is_said_in_words() -> None:
-    words = Balanced(progress.html(training())).words
+    words = Balanced(status.html(training())).words
     for said in (
         "lora on smollm2-135m",
         "step 45 of 126",
@@ -92,24 +92,24 @@ def test_everything_is_said_in_words() -> None:
         "of 24.0 GB",
     ):
         assert said in words
-    assert progress.text(training()) == (
+    assert status.text(training()) == (
         "step 45 of 126 · loss 2.875 · held-out 3.520 · 900 tokens/s · 2.9 GB of 24.0 GB · 2 min 2 s left"
     )
 
 
 def test_foreign_text_is_escaped() -> None:
     view = replay([Notice(EVIL), Preparing(EVIL)], RunView(method=EVIL, model=EVIL))
-    html = progress.html(view)
+    html = status.html(view)
     assert "<script" not in html
     assert Balanced(html).words.count("<script>") >= 4
 
 
 def test_sparkline_stays_inside_its_box_and_needs_two_points() -> None:
-    assert progress.sparkline(Curve().add(1, 2.0), Curve()) == ""
-    flat = progress.sparkline(Curve().add(1, 2.0).add(2, 2.0), Curve())
-    svg = progress.sparkline(training().losses, training().evals)
+    assert status.sparkline(Curve().add(1, 2.0), Curve()) == ""
+    flat = status.sparkline(Curve().add(1, 2.0).add(2, 2.0), Curve())
+    svg = status.sparkline(training().losses, training().evals)
     for drawn in (flat, svg):
         points = drawn.split('points="')[1].split('"')[0].split()
         for x, y in (map(float, point.split(",")) for point in points):
-            assert 0 <= x <= progress.SPARK[0]
-            assert 0 <= y <= progress.SPARK[1]
+            assert 0 <= x <= status.SPARK[0]
+            assert 0 <= y <= status.SPARK[1]

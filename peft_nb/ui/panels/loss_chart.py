@@ -13,7 +13,7 @@ import ipywidgets
 import numpy
 
 from peft_nb.ui import wording
-from peft_nb.ui.panels.frame import button, row
+from peft_nb.ui.panels.panel import button, row
 from peft_nb.ui.view import Curve, thin
 
 POINTS = 1000

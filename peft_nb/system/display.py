@@ -1,0 +1,49 @@
+"""How a result shows itself: by the panel registered for its type where widgets are shown, else by its text and HTML.
+
+Results know no widgets. Which panel shows them is registered by name, so that a panel, and the widget libraries with
+it, is imported when the first result is shown by it.
+"""
+
+from __future__ import annotations
+
+from pkgutil import resolve_name
+from typing import Any
+
+from peft_nb.system import frontend
+
+PANELS: dict[str, str] = {}
+"""What makes the panel of a result, as ``"module:name"``, by the type of the result, as ``"module.Type"``."""
+
+
+def panel_of(result: Any, *arguments: Any) -> Any:
+    """Make the panel registered for the type of a result.
+
+    Parameters
+    ----------
+    result : object
+        What the panel shows.
+    *arguments : object
+        What else the panel needs.
+
+    Returns
+    -------
+    peft_nb.ui.panels.panel.Panel
+        A new one.
+    """
+    types = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(result).__mro__)
+    return resolve_name(next(PANELS[name] for name in types if name in PANELS))(result, *arguments)
+
+
+class Displayed:
+    """A result for whose type a panel is registered; it brings its text and its HTML."""
+
+    @property
+    def panel(self) -> Any:
+        """A new panel over all of this; what a front end that has widgets shows."""
+        return panel_of(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        if not frontend.widgets():
+            return {}
+        bundle = self.panel._repr_mimebundle_()
+        return {kind: value for kind, value in bundle.items() if kind != "text/plain"}  # the text is the result's own

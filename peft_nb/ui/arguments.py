@@ -1,0 +1,47 @@
+"""What calls from Python are given: a spec or its fields, live objects, and the notebook's variables."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from peft_nb.data.sources import IN_MEMORY
+from peft_nb.errors import SpecError
+from peft_nb.spec import RunSpec
+
+
+def described(spec: RunSpec | None, fields: dict[str, Any], **given: Any) -> tuple[RunSpec, dict[str, Any]]:
+    """Separate what a spec can say from live objects.
+
+    Parameters
+    ----------
+    spec : RunSpec or None
+        A ready spec.
+    fields : dict
+        Its fields, where there is none.
+    **given
+        For fields such as ``data`` a name, a live object or None.
+
+    Returns
+    -------
+    tuple
+        The spec, and what was given live.
+    """
+    if spec is not None and fields:
+        raise SpecError([f"{name}: give it in the spec or beside it, not both" for name in fields])
+    named = {name: str(value) for name, value in given.items() if isinstance(value, str | Path)}
+    live = {name: value for name, value in given.items() if value is not None and name not in named}
+    said = {**named, **dict.fromkeys(live, IN_MEMORY)}
+    if spec is None:
+        spec = RunSpec(**fields, **said)
+    elif said:
+        spec = RunSpec(**{**spec.to_kwargs(), **said})
+    return spec, live
+
+
+def variables() -> dict[str, Any]:
+    """The notebook's variables, where names in a spec are looked up first."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell.user_ns if shell else {}

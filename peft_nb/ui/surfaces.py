@@ -1,0 +1,122 @@
+"""Where a run is shown: in the output area of a cell, as a panel above it, or in a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from peft_nb.system import frontend
+from peft_nb.system.display import panel_of
+from peft_nb.ui import status, summary
+from peft_nb.ui.view import RunView
+
+if TYPE_CHECKING:
+    from peft_nb.runs.run import Run
+
+# In place of a panel whose kernel is gone JupyterLab only says "model not found", while the summary says all there is.
+GONE = (
+    "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child .peft-nb-stays) > .jupyter-widgets:not(:has(*))"
+    " { display: none }</style>"
+)
+
+
+class Surface:
+    """Where a run is shown."""
+
+    interval_s = 0.2
+
+    def attach(self, run: Run, resume: Callable[[], None]) -> None:
+        """Learn which run is shown, and what lets it go on; nothing can be pressed on most surfaces."""
+
+    def running(self, view: RunView, clock_s: float) -> None:
+        """Show a run that works."""
+        raise NotImplementedError
+
+    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
+        """Show a run that has ended."""
+        raise NotImplementedError
+
+
+class NotebookSurface(Surface):
+    """One output area of a cell, updated in place."""
+
+    def __init__(self) -> None:
+        self._display_id = uuid4().hex
+        self._shown = False
+
+    def running(self, view: RunView, clock_s: float) -> None:
+        """Show the panel."""
+        self._show(status.html(view, clock_s), status.text(view, clock_s))
+
+    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
+        """Replace the panel by the summary."""
+        self._show(summary.html(view, metrics, name), summary.text(view, metrics, name))
+
+    def _show(self, html: str, text: str) -> None:
+        from IPython.display import publish_display_data
+
+        publish_display_data(
+            {"text/html": html, "text/plain": text},
+            transient={"display_id": self._display_id},
+            update=self._shown,
+        )
+        self._shown = True
+
+
+class WidgetSurface(NotebookSurface):
+    """A panel with a live chart and buttons; in the output area below it stays what outlives the kernel."""
+
+    def attach(self, run: Run, resume: Callable[[], None]) -> None:
+        """Learn what the panel is about."""
+        self._run, self._resume = run, resume
+
+    @cached_property
+    def _panel(self) -> Any:
+        """The panel, made as it is first drawn: an interrupt while its libraries are imported stops the run too."""
+        from IPython.display import display
+
+        panel = panel_of(self._run, self._resume)
+        display(panel)
+        self._show("", repr(panel))  # holds the place of the summary, which may come from a thread
+        return panel
+
+    def running(self, view: RunView, clock_s: float) -> None:
+        """Bring the panel up to date."""
+        self._panel.draw(view, clock_s)
+
+    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
+        """Bring the panel up to date and put the summary below it."""
+        self._panel.draw(view)
+        super().ended(view, metrics, name)
+
+    def _show(self, html: str, text: str) -> None:
+        super()._show(f'<div class="peft-nb-stays">{GONE}{html}</div>' if html else "", text)
+
+
+class TerminalSurface(Surface):
+    """Plain lines: what happens goes to stderr, the summary to stdout."""
+
+    interval_s = 3.0
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def running(self, view: RunView, clock_s: float) -> None:
+        """Print the notices and the state, each unless it was printed before."""
+        for line in (*view.notices, status.text(view)):
+            if line not in self._said:
+                self._said.add(line)
+                print(line, file=sys.stderr, flush=True)
+
+    def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
+        """Print the summary."""
+        print(summary.text(view, metrics, name), flush=True)
+
+
+def surface() -> Surface:
+    """Choose where to show runs: a panel where widgets work, an output area in other kernels, else the terminal."""
+    kinds: dict[str, type[Surface]] = {"terminal": TerminalSurface, "notebook-headless": NotebookSurface}
+    return kinds.get(frontend.frontend(), WidgetSurface)()
