@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.adapters.export import Side
+from peft_nb.adapters.exporters import Side
 from peft_nb.data import Rows, encoding, examples, formats, labels, prompts, sources, splits
 from peft_nb.data.examples import Encoded, Example, Examples
 from peft_nb.data.formats import Layout

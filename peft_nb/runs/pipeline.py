@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.data.labels import Labelled
 from peft_nb.data.sources import IN_MEMORY
-from peft_nb.errors import ForecastError, ModelError, RunError
+from peft_nb.errors import ForecastError, ModelError
 from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.methods import REGISTRY, attach, complete
 from peft_nb.models import ALIASES
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from peft_nb.adapters.exporters import Side
     from peft_nb.training.objectives import Installed, Objective
     from peft_nb.training.trainer import PlannedTrainer
 
@@ -299,29 +300,22 @@ class Job:
         PartialState(cpu=cpu, backend="gloo" if cpu else None)
         self.folder = Path(broadcast_object_list([str(self.folder)])[0])
 
-    def script(self, folder: Path, namespace: Mapping[str, Any]) -> Path:
-        """Write the run as a script with its data, see :func:`peft_nb.adapters.export.script`.
+    def exported(self, namespace: Mapping[str, Any]) -> tuple[Base, Side, Side]:
+        """Load the base and find the training and held-out examples, for :func:`peft_nb.adapters.exporters.export`.
 
         Parameters
         ----------
-        folder : Path
-            Where it shall appear.
         namespace : mapping
             The notebook's variables, among which the rows may be.
 
         Returns
         -------
-        Path
-            The script.
+        tuple of Base, Side and Side
+            What a run is written as a script from.
         """
-        from peft_nb.adapters import export
-
-        if why := export.obstacle(self.spec):
-            raise RunError(why)
         with quiet():
             base = self._base(self._source())
-            train, held_out = self.rows.sides(self.folder, base.tokenizer, namespace)
-        return export.script(folder, self.spec, base, train, held_out)
+            return base, *self.rows.sides(self.folder, base.tokenizer, namespace)
 
     def load_adapter(self, folder: Path) -> None:
         """Put a saved adapter on its base.

@@ -5,21 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from peft_nb.adapters import Form
+from peft_nb.adapters import exporters
 from peft_nb.data.prompts import Prompt
-from peft_nb.errors import RunError, StoreError
+from peft_nb.errors import RunError
 from peft_nb.events import ACTIVE
 from peft_nb.runs.recorded import Recorded
-from peft_nb.system.files import atomic_text
 
 if TYPE_CHECKING:
     import pandas
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
+    from peft_nb.adapters.exporters import Side
     from peft_nb.adapters.merge import Merged
+    from peft_nb.models.load import Base
 
 _answering = threading.RLock()  # a model without its adapter for the one must not answer the other
 
@@ -164,7 +165,7 @@ class Trained(Recorded):
             data=job.data_told(),
         )
 
-    def export(self, path: str | Path, as_: Form = "script", namespace: Mapping[str, Any] | None = None) -> Path:
+    def export(self, path: str | Path, as_: str = "script", namespace: Mapping[str, Any] | None = None) -> Path:
         """Write the run in a form that others can use.
 
         Parameters
@@ -174,6 +175,7 @@ class Trained(Recorded):
         as_ : {"script", "yaml", "adapter", "merged"}, default "script"
             A folder with ``train.py``, which trains the same adapter with PyTorch, transformers and PEFT alone, and
             the data that it reads; the spec; the adapter, as :meth:`save` does; or the base with the adapter in it.
+            Other packages may add formats.
         namespace : mapping, optional
             The notebook's variables, where a script's rows may have to be found again; without the rows, their token
             ids are written.
@@ -190,23 +192,14 @@ class Trained(Recorded):
         StoreError
             If the disk refuses, or something else would be lost; nothing half-written stays.
         """
-        target = Path(path).expanduser()
-        if as_ == "adapter":
-            return self.save(target)
-        if as_ == "merged":
-            self.merge(target)
-            return target
-        if as_ == "yaml":
-            text = self.spec.to_yaml()
-            if target.exists() and (target.is_dir() or target.read_text(encoding="utf-8", errors="replace") != text):
-                raise StoreError(f"cannot write {target}: it holds something else; choose another name")
-            atomic_text(target, text)
-            return target
-        if as_ != "script":
-            raise RunError(f"as_: {as_!r} is not one of {', '.join(get_args(Form))}")
-        if self._at_work:
-            raise RunError(f"run {self.id} is {self.status}; call wait() or stop() before exporting it")
-        return self._job.script(target, namespace or {})
+
+        def examples() -> tuple[Base, Side, Side]:
+            if self._at_work:
+                raise RunError(f"run {self.id} is {self.status}; call wait() or stop() before exporting it")
+            return self._job.exported(namespace or {})
+
+        found = exporters.Exportable(self.id, self.spec, self.metrics, self.save, self.merge, examples)
+        return exporters.export(found, Path(path).expanduser(), as_)
 
     def merge(
         self, path: str | Path, *, dtype: str | None = None, max_kl: float = 0.005, prompts: Sequence[str] | None = None

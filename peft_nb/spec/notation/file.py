@@ -32,11 +32,7 @@ def parse_train(argv: list[str]) -> dict[str, Any]:
     SpecError
         If the file is not a YAML mapping of fields.
     """
-    first, *others = parse_runs(argv)
-    if others:
-        mend = "%peft train in a notebook trains them one after the other"
-        raise CommandError(f"the file describes {1 + len(others)} runs where one is wanted; {mend}")
-    return first
+    return _only(parse_runs(argv))
 
 
 def parse_runs(argv: list[str]) -> list[dict[str, Any]]:
@@ -44,19 +40,38 @@ def parse_runs(argv: list[str]) -> list[dict[str, Any]]:
     words, values = parse_flags(argv, flags())
     if len(words) > 1:
         raise CommandError(f"{words[0]!r} and {words[1]!r} cannot both be the file; write values behind flags")
-    if not words:
-        return [values]
+    return read_runs(words[0] if words else None, values)
+
+
+def read_run(file: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the one run that a YAML file describes; `values`, as flags give them, override what it says."""
+    return _only(read_runs(file, values))
+
+
+def read_runs(file: str | None, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read the runs that a YAML file describes, or `values` alone; these override what the file says."""
+    if not file:
+        return [dict(values)]
     try:
-        found = several(read_yaml(Path(words[0]).read_text("utf-8")))
+        found = several(read_yaml(Path(file).read_text("utf-8")))
     except OSError as error:
-        raise CommandError(f"{words[0]!r}: {error.strerror}; give the path of a YAML file") from None
+        raise CommandError(f"{file!r}: {error.strerror}; give the path of a YAML file") from None
     except ValueError:
-        raise CommandError(f"{words[0]!r}: not a text file in UTF-8; give the path of a YAML file") from None
+        raise CommandError(f"{file!r}: not a text file in UTF-8; give the path of a YAML file") from None
     except SpecError as error:
-        raise SpecError(f"{words[0]}: {problem}" for problem in error.problems) from None
+        raise SpecError(f"{file}: {problem}" for problem in error.problems) from None
     return [
-        {name: v for name, v in one.items() if spec.ALIASES.get(name, name) not in values} | values for one in found
+        {name: v for name, v in one.items() if spec.ALIASES.get(name, name) not in values} | dict(values)
+        for one in found
     ]
+
+
+def _only(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    first, *others = runs
+    if others:
+        mend = "%peft train in a notebook trains them one after the other"
+        raise CommandError(f"the file describes {1 + len(others)} runs where one is wanted; {mend}")
+    return first
 
 
 def several(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
