@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peft_nb import methods as _methods
 from peft_nb import tasks as _tasks
+from peft_nb.adapters import exporters as _exporters
 from peft_nb.data import layouts as _layouts
 from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.methods import methods
@@ -44,6 +45,7 @@ for _group, _kind, _register in (
     ("peft_nb.layouts", _layouts.LayoutType, _layouts.register),
     ("peft_nb.tasks", _tasks.Task, _tasks.register),
     ("peft_nb.methods", _methods.Method, _methods.register),
+    ("peft_nb.exporters", _exporters.Exporter, _exporters.register),
 ):
     for _, _added in _plugins.load(_group, _kind):
         _register(_added)

@@ -100,7 +100,7 @@ def commands() -> str:
     parts = []
     for name, one in COMMANDS.items():
         lines = [f"### `{f'%peft {name} {one.usage}'.strip()}`", one.help]
-        rows = [(f"`{own.flag}`", kind(own), own.help) for own in one.fields]
+        rows = [(f"`{own.flag}`", kind(own), own.help) for own in one.options]
         parts.append("\n\n".join([*lines, table(("flag", "value", "what it is"), rows)] if rows else lines))
     return "\n\n".join(parts)
 

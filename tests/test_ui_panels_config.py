@@ -9,7 +9,7 @@ import pytest
 
 from peft_nb.data.sources import BUILTIN
 from peft_nb.errors import CommandError, SpecError
-from peft_nb.magics.line import COMMANDS, Call
+from peft_nb.magics.line import COMMANDS
 from peft_nb.methods import REGISTRY, complete
 from peft_nb.runs.run import Run, active
 from peft_nb.spec import METHODS, RunSpec, notation
@@ -223,7 +223,7 @@ def test_a_file_and_a_cell_fill_it(filled: ConfigPanel, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="did you mean 'epochs'"):
         ConfigPanel({"epoch": 3}, {})
     assert COMMANDS["panel"].flags == {}
-    shown = COMMANDS["panel"].act(Call(type("Shell", (), {"user_ns": {}})(), ["mine.yaml"]))  # type: ignore[arg-type]
+    shown = COMMANDS["panel"].act(type("Shell", (), {"user_ns": {}})(), recipe="mine.yaml")
     assert shown.form.spec.method == "ia3"
     shown._latest.forget()
 

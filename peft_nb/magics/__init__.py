@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from peft_nb.magics import cell, completion, line
 
-from peft_nb.magics import describe, runs, choose, templates, versions  # noqa: F401  # isort: skip  (%peft help's order)
+from peft_nb.magics import train, data, runs, export, versions, help  # noqa: F401  # isort: skip  (the order of %peft help)
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

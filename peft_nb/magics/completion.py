@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.magics.line import COMMANDS
+from peft_nb.magics.line import COMMANDS, Flag, positional, takes_value
 from peft_nb.spec import ALIASES, RunSpec, notation
 from peft_nb.spec.fields import FieldInfo
-from peft_nb.spec.names import NAMES
 from peft_nb.spec.recipes import names
 
 if TYPE_CHECKING:
@@ -80,26 +79,14 @@ def _command(words: list[str], fragment: str, namespace: Mapping[str, Any]) -> F
     if not words:
         return Found(fragment, COMMANDS)
     name, *given = words
-    usage = COMMANDS[name].usage if name in COMMANDS else ""
-    known = COMMANDS[name].flags if name in COMMANDS else {}
+    if name not in COMMANDS:
+        return Found(fragment)
+    known = COMMANDS[name].flags
     if found := _flag(known, given, fragment, namespace):
         return found
-    if name == "help":
-        return Found(fragment, [*COMMANDS, *_methods(), *FIELDS])
-    if "RUN ..." in usage:
-        base = ["base"] if "base" in usage else []
-        return Found(fragment, [word for word in (*_runs(namespace), *base) if word not in given])
-    if "RUN" in usage and not given:
-        return Found(fragment, _runs(namespace))
-    if usage.split()[len(given) : len(given) + 1] == ["ALIAS"]:
-        return Found(fragment, _aliases(of_run=bool(given)))
-    if usage.startswith("[RECIPE") and not given:
-        return Found(fragment, names(), files="FILE" in usage)
-    if usage.startswith(("NAME", "[DATA")) and not given:
-        return _values(FIELDS["data"], fragment, namespace)
-    if usage.startswith("[MODEL]") and not given:
-        return _values(FIELDS["model"], fragment, namespace)
-    return Found(fragment, known, files="FILE" in usage or "PATH" in usage)
+    said = list(positional(known, given))
+    offered = _offered(COMMANDS[name].kinds(len(said)), fragment, namespace, said)
+    return Found(fragment, [word for word in offered.words if word not in said] or known, offered.files)
 
 
 def _flag(
@@ -108,7 +95,7 @@ def _flag(
     flag, equals, value = fragment.partition("=")
     if equals and flag in known:
         return _values(known[flag], value, namespace)
-    if words and words[-1] in known and known[words[-1]].type != "switch":
+    if words and takes_value(known, words[-1]):
         return _values(known[words[-1]], fragment, namespace)
     used = {word.partition("=")[0] for word in words}
     return Found(fragment, [name for name in known if name not in used]) if fragment.startswith("-") else None
@@ -124,31 +111,30 @@ def _body(before: str, others: list[str], namespace: Mapping[str, Any]) -> Found
 
 
 def _values(field: FieldInfo, fragment: str, namespace: Mapping[str, Any]) -> Found:
-    if field.name in ("data", "eval_data", "regression"):
-        from peft_nb.data.sources import BUILTIN
-
-        tables = [name for name, value in namespace.items() if not name.startswith("_") and _is_data(value)]
-        return Found(fragment, [*tables, *BUILTIN], files=True)
-    if field.name == "model":
-        from peft_nb.models import ALIASES as MODELS
-
-        return Found(fragment, MODELS, files=True)
-    if field.name == "method":
-        return Found(fragment, _methods())
-    if field.name == "score":
-        functions = [name for name, value in namespace.items() if name[:1] != "_" and isinstance(value, FunctionType)]
-        return Found(fragment, ["exact_match", "rouge_l", *functions])
-    if field.name == "prompts":
-        texts = [name for name, value in namespace.items() if name[0] != "_" and _is_texts(value)]
-        return Found(fragment, [name for name in texts if name != "In"])  # what IPython keeps of the cells
-    if field.name == "html":
-        return Found(fragment, files=True)
-    if field.name == "out":
-        return Found(fragment, [name for name, value in namespace.items() if _is_run(value)])
+    kind = field.kind if isinstance(field, Flag) else FIELD_KINDS.get(field.name, "")
+    if kind:
+        return _offered([kind], fragment, namespace, [])
     return Found(fragment, ("true", "false") if field.type == "switch" else NAMES.get(field.name) or field.choices)
 
 
-def _methods() -> Iterable[str]:
+def _offered(kinds: Iterable[str], fragment: str, namespace: Mapping[str, Any], said: list[str]) -> Found:
+    words = [word for kind in kinds for word in OFFERS[kind](namespace, said)]
+    return Found(fragment, words, files=not FILE_KINDS.isdisjoint(kinds))
+
+
+def _data(namespace: Mapping[str, Any], said: list[str]) -> Iterable[str]:
+    from peft_nb.data.sources import BUILTIN
+
+    return [*(name for name, value in namespace.items() if name[:1] != "_" and _is_data(value)), *BUILTIN]
+
+
+def _models(namespace: Mapping[str, Any], said: list[str]) -> Iterable[str]:
+    from peft_nb.models import ALIASES as MODELS
+
+    return MODELS
+
+
+def _methods(*_: object) -> Iterable[str]:
     import peft_nb.methods  # noqa: F401  (registers the methods)
     from peft_nb.spec import METHODS
 
@@ -169,17 +155,33 @@ def _is_run(value: object) -> bool:
     return (type(value).__module__, type(value).__name__) == ("peft_nb.runs.run", "Run")
 
 
-def _runs(namespace: Mapping[str, Any]) -> list[str]:
-    held = [name for name, value in namespace.items() if not name.startswith("_") and _is_run(value)]
+def _variables(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
+    return [name for name, value in namespace.items() if _is_run(value)]
+
+
+def _runs(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
+    held = [name for name in _variables(namespace, said) if not name.startswith("_")]
     if store := _store():
         held += [*(record.name or record.id for record in store.all()), *store.aliases()]
     return held
 
 
-def _aliases(of_run: bool) -> list[str]:
+def _aliases(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
     store = _store()
     known = store.aliases() if store else []
-    return [*(word.partition("@")[2] for word in known), "production", "candidate"] if of_run else known
+    if said:  # of the run before it
+        return [*(word.partition("@")[2] for word in known), "production", "candidate"]
+    return known
+
+
+def _scores(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
+    functions = [name for name, value in namespace.items() if name[:1] != "_" and isinstance(value, FunctionType)]
+    return ["exact_match", "rouge_l", *functions]
+
+
+def _texts(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
+    texts = [name for name, value in namespace.items() if name[:1] != "_" and _is_texts(value)]
+    return [name for name in texts if name != "In"]  # what IPython keeps of the cells
 
 
 def _store() -> Store | None:
@@ -189,6 +191,28 @@ def _store() -> Store | None:
     from peft_nb.store import Store
 
     return Store()
+
+
+# What may stand for each kind of argument or value, given the user's variables and the words before it.
+OFFERS: dict[str, Callable[[Mapping[str, Any], list[str]], Iterable[str]]] = {
+    "alias": _aliases,
+    "base": lambda namespace, said: ["base"],
+    "data": _data,
+    "file": lambda namespace, said: (),
+    "method": _methods,
+    "model": _models,
+    "path": lambda namespace, said: (),
+    "recipe": lambda namespace, said: names(),
+    "run": _runs,
+    "score": _scores,
+    "texts": _texts,
+    "topic": lambda namespace, said: [*COMMANDS, *_methods(), *FIELDS],
+    "variable": _variables,
+}
+FILE_KINDS = {"data", "file", "model", "path"}  # where a file may stand as well
+FIELD_KINDS = {"eval_data": "data", "regression": "data", "out": "variable"} | {
+    name: name for name in ("data", "method", "model", "score")
+}
 
 
 def matcher(shell: InteractiveShell) -> Matcher:

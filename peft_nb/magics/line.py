@@ -1,11 +1,16 @@
-"""``%peft COMMAND``: how a line is taken apart, and the register of what may follow ``%peft``."""
+"""``%peft COMMAND``: the registered commands, and how a line becomes a call of one.
+
+A command is one entry: a function with its arguments and flags. Of that are made the usage line, what the function
+gets, completion, ``%peft help`` and the tables of README and REFERENCE.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import getdoc
+from itertools import pairwise
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import CommandError, nearest
@@ -16,79 +21,221 @@ from peft_nb.spec.fields import FieldInfo
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+SECTIONS = tuple(dict.fromkeys(field.section for field in RunSpec.describe()))
+
 
 @dataclass(frozen=True)
-class Call:
-    """One ``%peft`` line, taken apart."""
+class Argument:
+    """A word of a command, or several.
 
-    shell: InteractiveShell
-    words: list[str]
-    out: str | None = None
-    background: bool = False
-    fix: bool = False
-    row: str | None = None
-    why: str | None = None
-    name: str | None = None
-    force: bool = False
-    prompts: str | None = None
-    html: str | None = None
+    Attributes
+    ----------
+    kind : str
+        What it names, which decides what Tab offers: a key of :data:`.completion.OFFERS`, or several, as ``data|file``.
+    required : bool, default True
+        Whether the command needs it.
+    many : bool, default False
+        Whether there can be several; only of the last one.
+    label : str, optional
+        How the usage writes it; by default its kind in capitals.
+    """
+
+    kind: str
+    required: bool = True
+    many: bool = False
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """The parameter of the command's function that takes it."""
+        return self.kind.partition("|")[0] + ("s" if self.many else "")
+
+    @property
+    def usage(self) -> str:
+        """How the usage writes it."""
+        word = self.kind.upper()
+        return self.label or (f"{word} [{word} ...]" if self.many else word if self.required else f"[{word}]")
 
 
-OWN = re.compile(
-    r"--(out|background|fix|row|why|name|force|prompts|html)( \"?[A-Z]+\"?)?(?=[\] ]|$)"
-)  # in a usage: flags of no spec
+@dataclass(frozen=True)
+class Flag(FieldInfo):
+    """A flag that a command gets as a parameter; choices and numbers are checked before.
+
+    Attributes
+    ----------
+    value : str, optional
+        What the usage calls its value; by default N or X where that is a number, else its name in capitals.
+    kind : str, optional
+        What Tab offers for its value, as of :class:`Argument`; by default its choices.
+    wanted : str, optional
+        What a number has to be, for the message that refuses another one.
+    """
+
+    section: str = "command"
+    value: str = ""
+    kind: str = ""
+    wanted: str = "a number; write one such as 0.01"
+
+    def read(self, text: str) -> Any:
+        """Read what was written behind the flag, or raise a CommandError."""
+        if self.choices and text not in self.choices:
+            hint = nearest(text, self.choices)
+            raise CommandError(f"{self.flag} {text}: not one of {', '.join(self.choices)}{hint}")
+        if self.kind == "variable":
+            notation.check_out(text)
+        if self.type == "integer" and not text.isdecimal():
+            raise CommandError(f"{self.flag} {text}: not {self.wanted}")
+        if self.type == "integer":
+            return int(text)
+        try:
+            return float(text) if self.type == "number" else text
+        except ValueError:
+            raise CommandError(f"{self.flag} {text}: not {self.wanted}") from None
+
+
+OUT = Flag("out", "text", "Variable of the notebook that takes the result.", value="VAR", kind="variable")
+BACKGROUND = Flag("background", "switch", "Return at once and train while other cells run.")
 
 
 @dataclass(frozen=True)
 class Command:
-    """One word that may follow ``%peft``: what it takes, how many words of that, and what it does."""
+    """One word that may follow ``%peft``; see :func:`command`."""
 
-    usage: str
-    words: range
-    act: Callable[[Call], Any]
-    sections: tuple[str, ...] | None = None
-    fields: tuple[FieldInfo, ...] = ()
-
-    @property
-    def own(self) -> dict[str, bool]:
-        """Its own flags by name, and whether each takes a value."""
-        return {name: bool(value) for name, value in OWN.findall(self.usage)}
-
-    @property
-    def flags(self) -> dict[str, FieldInfo]:
-        """All flags it takes: its own, and those of the spec's `sections` where the usage ends with them."""
-        spec = notation.flags(RunSpec.describe()).items() if "--FLAG" in self.usage else ()
-        chosen = {flag: field for flag, field in spec if self.sections is None or field.section in self.sections}
-        own = [FieldInfo(name, "text" if value else "switch", "", "cell") for name, value in self.own.items()]
-        return {field.flag: field for field in (*own, *self.fields)} | chosen
+    name: str
+    act: Callable[..., Any]
+    arguments: tuple[Argument, ...]
+    options: tuple[FieldInfo, ...]
+    sections: tuple[str, ...]
+    takes: str
 
     @property
     def help(self) -> str:
         """What the command does, in one line."""
         return getdoc(self.act) or ""
 
+    @property
+    def usage(self) -> str:
+        """What may follow the command, in one line."""
+        words = [argument.usage for argument in self.arguments]
+        return " ".join([*words, *map(_usage, self.options), *(["[--FLAG VALUE ...]"] if self.sections else [])])
+
+    @property
+    def fields(self) -> dict[str, FieldInfo]:
+        """Those of its flags that are fields of a spec, or of another model, which checks them itself."""
+        own = {option.flag: option for option in self.options if not isinstance(option, Flag)}
+        return own | {
+            flag: field for flag, field in notation.flags(RunSpec.describe()).items() if field.section in self.sections
+        }
+
+    @property
+    def flags(self) -> dict[str, FieldInfo]:
+        """All its flags."""
+        return {option.flag: option for option in self.options} | self.fields
+
+    def kinds(self, place: int) -> list[str]:
+        """What can be named by the word at a place, counted from 0."""
+        if self.arguments and self.arguments[-1].many:
+            place = min(place, len(self.arguments) - 1)
+        return self.arguments[place].kind.split("|") if place < len(self.arguments) else []
+
+    def parse(self, tokens: Sequence[str]) -> dict[str, Any]:
+        """Make the parameters of the function of what follows the command.
+
+        Fields are given together, unread, as the parameter ``fields``; what was not written is left to the function.
+
+        Raises
+        ------
+        CommandError
+            In one line that says how it is to be written.
+        """
+        self._refuse_unknown(tokens)
+        if tokens[-1:] == ["--out"]:
+            notation.check_out("")
+        words, given = notation.parse_flags(tokens, self.flags)
+        own = {option.name: option for option in self.options if isinstance(option, Flag)}
+        fields = {name: value for name, value in given.items() if name not in own}
+        values = self._named(words, fields)
+        for name, flag in own.items():
+            if given.get(name) is not None:
+                value = given[name] if flag.type == "switch" else flag.read(given[name])
+                values[f"{name}_" if iskeyword(name) else name] = value
+        return values | ({"fields": fields} if self.fields else {})
+
+    def _named(self, words: list[str], fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Give each word to its argument."""
+        values: dict[str, Any] = {argument.name: word for argument, word in zip(self.arguments, words, strict=False)}
+        extra = words[len(self.arguments) :]
+        if words and self.arguments and self.arguments[-1].many:
+            values[self.arguments[-1].name], extra = words[len(self.arguments) - 1 :], []
+        missing = len(words) < sum(argument.required for argument in self.arguments)
+        if not (extra or missing or values.keys() & fields.keys()):
+            return values
+        if self.takes and words:
+            problem = f"%peft {self.name} takes {self.takes}"
+        else:
+            problem = f"{extra[0]}: unexpected" if extra else f"%peft {self.name}: something is missing"
+        raise CommandError(f"{problem}; write %peft {self.name} {self.usage}".rstrip())
+
+    def _refuse_unknown(self, tokens: Sequence[str]) -> None:
+        """Say the usage for a flag that there is not, unless there is more to choose from than the usage says."""
+        known = self.flags
+        if self.fields or any(flag.choices for flag in known.values()):
+            return
+        for before, token in pairwise(["", *tokens]):
+            flag = token.partition("=")[0].replace("_", "-")
+            if token.startswith("-") and flag not in known and not takes_value(known, before):
+                raise CommandError(
+                    f"{token}: %peft {self.name} has no such flag; write %peft {self.name} {self.usage}".rstrip()
+                )
+
 
 COMMANDS: dict[str, Command] = {}
 
 
 def command(
-    usage: str = "",
-    least: int = 0,
-    most: int = 0,
-    sections: tuple[str, ...] | None = None,
-    fields: Sequence[FieldInfo] = (),
-) -> Callable[[Callable[[Call], Any]], Any]:
-    """Register a function as the command of its name; flags it takes are those that `usage` names.
+    *arguments: Argument, flags: Sequence[FieldInfo] = (), sections: Sequence[str] = (), takes: str = ""
+) -> Callable[[Callable[..., Any]], Any]:
+    """Register a function as the command of its name.
 
-    Where that names ``--FLAG``, they are also the spec's, of all or some `sections`; and it may have `fields` of its
-    own. Flags of these two kinds are left among the words.
+    The function takes the shell, and by name each argument and :class:`Flag` that was written.
+
+    Parameters
+    ----------
+    *arguments : Argument
+        The words that it takes, in their order.
+    flags : sequence of FieldInfo
+        Its flags; those that are no :class:`Flag` are fields of some model, which the function gets as ``fields``.
+    sections : sequence of str
+        Sections of the spec whose fields are flags of it too, and come with these ``fields``.
+    takes : str, optional
+        What it takes, where too few or too many words shall be refused with that.
     """
 
-    def register(act: Callable[[Call], Any]) -> Callable[[Call], Any]:
-        COMMANDS[act.__name__.strip("_")] = Command(usage, range(least, most + 1), act, sections, tuple(fields))
+    def register(act: Callable[..., Any]) -> Callable[..., Any]:
+        name = act.__name__.strip("_")
+        COMMANDS[name] = Command(name, act, arguments, tuple(flags), tuple(sections), takes)
         return act
 
     return register
+
+
+def takes_value(known: Mapping[str, FieldInfo], word: str) -> bool:
+    """Whether a word is a flag whose value is to follow."""
+    return word in known and known[word].type != "switch"
+
+
+def positional(known: Mapping[str, FieldInfo], words: Sequence[str]) -> Iterator[str]:
+    """Those words that are neither flags nor their values."""
+    for before, word in pairwise(["", *words]):
+        if not word.startswith("-") and not takes_value(known, before):
+            yield word
+
+
+def _usage(flag: FieldInfo) -> str:
+    value = flag.value if isinstance(flag, Flag) else ""
+    value = value or {"switch": "", "integer": "N", "number": "X"}.get(flag.type, flag.name.upper())
+    text = f"{flag.flag} {value}".rstrip()
+    return text if flag.required else f"[{text}]"
 
 
 def usage() -> str:
@@ -122,27 +269,4 @@ def run(shell: InteractiveShell, line: str) -> Any:
     name, *tokens = notation.split(line) or ["help"]
     if name not in COMMANDS:
         raise CommandError(f"%peft {name}: no such command{nearest(name, COMMANDS) or '; %peft help lists all'}")
-    return COMMANDS[name].act(_parse(shell, name, tokens))
-
-
-def _parse(shell: InteractiveShell, name: str, tokens: list[str]) -> Call:
-    known = COMMANDS[name]
-    words: list[str] = []
-    given: dict[str, Any] = {}
-    queue = iter(tokens)
-    for token in queue:
-        flag, equals, value = token.partition("=")
-        own = flag.removeprefix("--")
-        if flag.startswith("--") and own in known.own and (known.own[own] or not equals):
-            given[own] = (value if equals else next(queue, "")) if known.own[own] else True
-        elif token.startswith("-") and "--FLAG" not in known.usage and not known.fields:
-            raise CommandError(f"{token}: %peft {name} has no such flag; write %peft {name} {known.usage}".rstrip())
-        else:
-            words.append(token)
-    if "out" in given:
-        notation.check_out(given["out"])
-    if len(words) not in known.words:
-        extra = words[known.words[-1] :]
-        problem = f"{extra[0]}: unexpected" if extra else f"%peft {name}: something is missing"
-        raise CommandError(f"{problem}; write %peft {name} {known.usage}".rstrip())
-    return Call(shell, words, **given)
+    return COMMANDS[name].act(shell, **COMMANDS[name].parse(tokens))

@@ -5,80 +5,89 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import RunError
-from peft_nb.magics.line import Call, command
+from peft_nb.magics.line import Argument, Flag, command
 
 if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
     from peft_nb.store import Store
 
+WHY = Flag("why", "text", "The reason, for the log.", value='"TEXT"')
+REASON = Flag("why", "text", "The reason, for the log.", value='"TEXT"', required=True)  # which the store asks for
+NAME = Flag("name", "text", "Name of a run that has none; by default that of its variable.")
+FORCE = Flag("force", "switch", "Promote it even if its verdict failed.")
 
-@command('RUN ALIAS --why "TEXT" [--name NAME] [--force]', 2, 2)
-def promote(call: Call) -> None:
+
+@command(Argument("run"), Argument("alias"), flags=[REASON, NAME, FORCE])
+def promote(
+    shell: InteractiveShell, run: str, alias: str, why: str = "", name: str | None = None, force: bool = False
+) -> None:
     """Let NAME@ALIAS, such as tickets@production, stand for a run; --force if its verdict failed."""
     from peft_nb.ui import lineage
 
-    store, word, variable = _named(call, call.words[0])
-    name = call.name or (variable if store.get(word).name is None else None)
-    store.promote(word, call.words[1], why=call.why or "", name=name, force=call.force)
+    store, word, variable = _stored(shell, run)
+    name = name or (variable if store.get(word).name is None else None)
+    store.promote(word, alias, why=why, name=name, force=force)
     print(lineage.said(store.log()[0]))
 
 
-@command('ALIAS [--why "TEXT"]', 1, 1)
-def rollback(call: Call) -> None:
+@command(Argument("alias"), flags=[WHY])
+def rollback(shell: InteractiveShell, alias: str, why: str = "") -> None:
     """Let an alias, or NAME@ALIAS, stand for what it stood for before its last promotion."""
     from peft_nb.store import Store
     from peft_nb.ui import lineage
 
-    print(lineage.said(Store().rollback(call.words[0], why=call.why or "")))
+    print(lineage.said(Store().rollback(alias, why=why)))
 
 
-@command("[RUN]", most=1)
-def log(call: Call) -> Any:
+@command(Argument("run", required=False))
+def log(shell: InteractiveShell, run: str | None = None) -> Any:
     """List who promoted, rolled back or removed what, when and why; of all, of a name or of a run."""
     from peft_nb.store import Store
     from peft_nb.ui import lineage
 
-    if not call.words:
+    if not run:
         return lineage.log(Store().log())
-    store, word, _ = _named(call, call.words[0])
+    store, word, _ = _stored(shell, run)
     return lineage.log(store.log(word))
 
 
-@command("RUN", 1, 1)
-def lineage(call: Call) -> Any:
+@command(Argument("run"))
+def lineage(shell: InteractiveShell, run: str) -> Any:
     """Draw where a run came from and what came of it: base, data, spec, packages, files, parents, versions."""
     from peft_nb.ui.lineage import tree
 
-    store, word, _ = _named(call, call.words[0])
+    store, word, _ = _stored(shell, run)
     return tree(store.lineage(word))
 
 
-@command("[RUN]", most=1)
-def verify(call: Call) -> None:
+@command(Argument("run", required=False))
+def verify(shell: InteractiveShell, run: str | None = None) -> None:
     """Say whether the files of a run, by default of all that finished, are what they were then."""
     from peft_nb.store import Store
     from peft_nb.ui.lineage import whole
 
     store = Store()
     words = [record.id for record in store.all() if record.status == "finished"]
-    if call.words:
-        store, *words, _ = _named(call, call.words[0])
+    if run:
+        store, *words, _ = _stored(shell, run)
     elif not words:
         raise RunError("no run in the store has finished yet; a %%peft cell makes one")
     for word in words:
         print(whole(store.lineage(word)))
 
 
-@command('RUN [--why "TEXT"]', 1, 1)
-def rm(call: Call) -> None:
+@command(Argument("run"), flags=[WHY])
+def rm(shell: InteractiveShell, run: str, why: str = "") -> None:
     """Remove a run and its folder, unless an alias stands for it; the log and its lineage stay."""
-    store, word, _ = _named(call, call.words[0])
-    print(f"{store.remove(word, why=call.why or '').title} is removed")
+    store, word, _ = _stored(shell, run)
+    print(f"{store.remove(word, why=why).title} is removed")
 
 
-def _named(call: Call, word: str) -> tuple[Store, str, str | None]:
+def _stored(shell: InteractiveShell, word: str) -> tuple[Store, str, str | None]:
     """The store and id of the run that a variable holds, and its name; else the default store and the word."""
     from peft_nb.runs.run import Run
     from peft_nb.store import Store
 
-    value = call.shell.user_ns.get(word)
+    value = shell.user_ns.get(word)
     return (Store(value.folder.parents[1]), value.id, word) if isinstance(value, Run) else (Store(), word, None)

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
+    from peft_nb.adapters.exporters import Side
     from peft_nb.adapters.merge import Merged
+    from peft_nb.models.load import Base
 
 _answering = threading.RLock()  # a model without its adapter for the one must not answer the other
 
@@ -146,21 +148,16 @@ class Adapter:
         live, source = (self.model, self.tokenizer, folder), self._source()
         return merge.merge(*live, source, self.spec, facts, metrics, examples, compared_on, dtype, max_kl)
 
-    def script(self, folder: Path, namespace: Mapping[str, Any]) -> Path:
-        """Write the run as a script with its data, see :func:`peft_nb.adapters.export.script`."""
-        from peft_nb.adapters import export
-
+    def for_script(self, namespace: Mapping[str, Any]) -> tuple[Base, Side, Side]:
+        """Load the base and find the training and held-out examples; rows may be among the notebook's variables."""
         record = self._record
         if self._at_work():
             raise RunError(f"run {record.id} is {record.status}; call wait() or stop() before exporting it")
-        if why := export.obstacle(self.spec):
-            raise RunError(why)
         inputs = replace(self.inputs, namespace=namespace or self.inputs.namespace)
         context = Context(self.spec, inputs, record.folder, record.facts, publish=record.publish)
         with quiet():
             base = models.load_base(self.spec, self._source(), record.facts, record.publish)
-            train, held_out = rows.for_script(context, base)
-        return export.script(folder, self.spec, base, train, held_out)
+            return base, *rows.for_script(context, base)
 
     def _source(self) -> Any:
         return models.find(self.spec, self.inputs)

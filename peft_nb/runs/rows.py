@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peft_nb.adapters.export import Side
+from peft_nb.adapters.exporters import Side
 from peft_nb.data import Rows, examples, prompts, splits, table
 from peft_nb.data.examples import Encoded, Example, Examples
 from peft_nb.data.layouts import Layout

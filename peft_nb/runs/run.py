@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from peft_nb.adapters import Form
+from peft_nb.adapters import exporters
+from peft_nb.adapters.exporters import Exportable
 from peft_nb.data.prompts import Prompt
 from peft_nb.data.table import Table
-from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
+from peft_nb.errors import PeftNbError, RunError, SpecError
 from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Status, StatusChanged
 from peft_nb.methods import complete, problems
 from peft_nb.runs import evaluate, pipeline, rows
@@ -25,7 +26,6 @@ from peft_nb.runs.executors import EXECUTORS
 from peft_nb.runs.record import RunRecord
 from peft_nb.spec import RunSpec
 from peft_nb.store import HISTORY, Facts, Record, Store
-from peft_nb.system.files import atomic_text
 from peft_nb.training.stop import Abandoned, StopFlag
 
 if TYPE_CHECKING:
@@ -408,7 +408,7 @@ class Run:
         """
         return self.adapter.save(Path(path).expanduser())
 
-    def export(self, path: str | Path, as_: Form = "script", namespace: Mapping[str, Any] | None = None) -> Path:
+    def export(self, path: str | Path, as_: str = "script", namespace: Mapping[str, Any] | None = None) -> Path:
         """Write the run in a form that others can use.
 
         Parameters
@@ -418,6 +418,7 @@ class Run:
         as_ : {"script", "yaml", "adapter", "merged"}, default "script"
             A folder with ``train.py``, which trains the same adapter with PyTorch, transformers and PEFT alone, and
             the data that it reads; the spec; the adapter, as :meth:`save` does; or the base with the adapter in it.
+            Other packages may add formats.
         namespace : mapping, optional
             The notebook's variables, where a script's rows may have to be found again; without the rows, their token
             ids are written.
@@ -434,23 +435,10 @@ class Run:
         StoreError
             If the disk refuses, or something else would be lost; nothing half-written stays.
         """
-        from typing import get_args
-
-        target = Path(path).expanduser()
-        if as_ == "adapter":
-            return self.save(target)
-        if as_ == "merged":
-            self.merge(target)
-            return target
-        if as_ == "yaml":
-            text = self.spec.to_yaml()
-            if target.exists() and (target.is_dir() or target.read_text(encoding="utf-8", errors="replace") != text):
-                raise StoreError(f"cannot write {target}: it holds something else; choose another name")
-            atomic_text(target, text)
-            return target
-        if as_ != "script":
-            raise RunError(f"as_: {as_!r} is not one of {', '.join(get_args(Form))}")
-        return self.adapter.script(target, namespace or {})
+        found = Exportable(
+            self.id, self.spec, self.metrics, self.save, self.merge, partial(self.adapter.for_script, namespace or {})
+        )
+        return exporters.export(found, Path(path).expanduser(), as_)
 
     def merge(
         self, path: str | Path, *, dtype: str | None = None, max_kl: float = 0.005, prompts: Sequence[str] | None = None

@@ -34,11 +34,7 @@ def parse_train(argv: list[str], fields: Iterable[FieldInfo]) -> dict[str, Any]:
     SpecError
         If the file is not a YAML mapping of fields.
     """
-    first, *others = parse_runs(argv, fields)
-    if others:
-        mend = "%peft train in a notebook trains them one after the other"
-        raise CommandError(f"the file describes {1 + len(others)} runs where one is wanted; {mend}")
-    return first
+    return _only(parse_runs(argv, fields))
 
 
 def parse_runs(argv: list[str], fields: Iterable[FieldInfo]) -> list[dict[str, Any]]:
@@ -47,18 +43,36 @@ def parse_runs(argv: list[str], fields: Iterable[FieldInfo]) -> list[dict[str, A
     words, values = parse_flags(argv, flags(fields))
     if len(words) > 1:
         raise CommandError(f"{words[0]!r} and {words[1]!r} cannot both be the file; write values behind flags")
-    if not words:
-        return [values]
+    return read_runs(words[0] if words else None, values, fields)
+
+
+def read_run(file: str, values: Mapping[str, Any], fields: Iterable[FieldInfo]) -> dict[str, Any]:
+    """Read the one run that a YAML file describes; `values`, as flags give them, override what it says."""
+    return _only(read_runs(file, values, fields))
+
+
+def read_runs(file: str | None, values: Mapping[str, Any], fields: Iterable[FieldInfo]) -> list[dict[str, Any]]:
+    """Read the runs that a YAML file describes, or `values` alone; these override what the file says."""
+    if not file:
+        return [dict(values)]
     try:
-        found = several(read_yaml(Path(words[0]).read_text("utf-8")))
+        found = several(read_yaml(Path(file).read_text("utf-8")))
     except OSError as error:
-        raise CommandError(f"{words[0]!r}: {error.strerror}; give the path of a YAML file") from None
+        raise CommandError(f"{file!r}: {error.strerror}; give the path of a YAML file") from None
     except ValueError:
-        raise CommandError(f"{words[0]!r}: not a text file in UTF-8; give the path of a YAML file") from None
+        raise CommandError(f"{file!r}: not a text file in UTF-8; give the path of a YAML file") from None
     except SpecError as error:
-        raise SpecError(f"{words[0]}: {problem}" for problem in error.problems) from None
+        raise SpecError(f"{file}: {problem}" for problem in error.problems) from None
     known = aliases(fields)
-    return [{name: v for name, v in one.items() if known.get(name, name) not in values} | values for one in found]
+    return [{name: v for name, v in one.items() if known.get(name, name) not in values} | dict(values) for one in found]
+
+
+def _only(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    first, *others = runs
+    if others:
+        mend = "%peft train in a notebook trains them one after the other"
+        raise CommandError(f"the file describes {1 + len(others)} runs where one is wanted; {mend}")
+    return first
 
 
 def several(fields: Mapping[str, Any]) -> list[dict[str, Any]]:

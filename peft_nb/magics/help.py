@@ -2,64 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import CommandError, nearest
-from peft_nb.magics.line import COMMANDS, Call, command, usage
+from peft_nb.magics.line import COMMANDS, Argument, Command, command, usage
 from peft_nb.planning.rules import Situation
 from peft_nb.spec import RunSpec, notation
-from peft_nb.spec.fields import info
+from peft_nb.spec.fields import FieldInfo, info
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+ADVICE = [info(name, field) for name, field in Situation.model_fields.items() if name != "data"]
 
 
 @command()
-def models(call: Call) -> Any:
+def models(shell: InteractiveShell) -> Any:
     """List the base models that have a short name."""
     from peft_nb.models import models
 
     return models()
 
 
-@command("[MODEL]", most=1)
-def methods(call: Call) -> Any:
+@command(Argument("model", required=False))
+def methods(shell: InteractiveShell, model: str | None = None) -> Any:
     """List the methods; with a model, also what each would train on it, counted exactly, and how large it is."""
     from peft_nb.ui.methods import listed
 
-    return listed(call.words[0] if call.words else None, call.shell.user_ns)
+    return listed(model, shell.user_ns)
 
 
-ADVICE = [info(name, field) for name, field in Situation.model_fields.items() if name != "data"]
-
-
-@command(
-    "[DATA] [--task TASK] [--goal GOAL] [--rows N] [--classes N] [--tokens N] [--model MODEL] [--parameters N] "
-    "[--memory-gb X] [--minutes X] [--must-merge] [--many-adapters]",
-    most=1000,
-    fields=ADVICE,
-)
-def advise(call: Call) -> Any:
+@command(Argument("data", required=False), flags=ADVICE)
+def advise(shell: InteractiveShell, fields: dict[str, Any], data: str | None = None) -> Any:
     """Say which three methods fit a job best, with a ready cell for each, and when not to fine-tune at all."""
     from peft_nb.planning.advise import advise
 
-    words, known = notation.parse_flags(call.words, COMMANDS["advise"].flags)
-    if len(words) > 1:
-        raise CommandError(f"{words[1]}: unexpected; write %peft advise {COMMANDS['advise'].usage}")
-    return advise(words[0] if words else None, namespace=call.shell.user_ns, **known)
+    return advise(data, namespace=shell.user_ns, **fields)
 
 
-@command("[TOPIC]", most=1)
-def help(call: Call) -> None:
+@command(Argument("topic", required=False))
+def help(shell: InteractiveShell, topic: str = "") -> None:
     """Explain a command, a method, a field or a section of fields; by default list the commands."""
     from peft_nb.methods import REGISTRY
     from peft_nb.spec import METHODS
 
-    topic = call.words[0] if call.words else ""
     if not topic:
         print(usage())
     elif topic in COMMANDS:
-        print(f"%peft {topic} {COMMANDS[topic].usage}".rstrip(), COMMANDS[topic].help, sep="\n")
-        for one in COMMANDS[topic].fields:
-            facts = "; ".join(filter(None, ["|".join(one.choices), one.unit, one.bounds]))
-            print(f"  {one.flag}{f' ({facts})' if facts else ''}: {one.help}")
+        print(_explained(COMMANDS[topic]))
     elif topic in REGISTRY:
         from peft_nb.ui.methods import explained
 
@@ -70,3 +60,15 @@ def help(call: Call) -> None:
         except CommandError as unknown:
             hint = nearest(topic, [*COMMANDS, *METHODS])
             raise CommandError(f"{topic}: no such topic{hint}") if hint else unknown from None
+
+
+def _explained(command: Command) -> str:
+    lines = [f"%peft {command.name} {command.usage}".rstrip(), command.help, *map(_line, command.options)]
+    if command.sections:
+        lines.append(f"  --FLAG: a field of a spec; %peft help SECTION lists those of {', '.join(command.sections)}")
+    return "\n".join(lines)
+
+
+def _line(flag: FieldInfo) -> str:
+    facts = "; ".join(filter(None, ["|".join(flag.choices), flag.unit, flag.bounds]))
+    return f"  {flag.flag}{f' ({facts})' if facts else ''}: {flag.help}"

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from peft_nb.adapters.exporters.base import Exportable, Exporter, Side
 from peft_nb.data import RowProblem
-from peft_nb.data.examples import Example, Examples
-from peft_nb.data.layouts import Layout
+from peft_nb.data.examples import Example
 from peft_nb.data.rendering import Renderer, prepare
 from peft_nb.errors import RunError
 from peft_nb.methods import REGISTRY
@@ -21,39 +20,21 @@ from peft_nb.models import ALIASES, bundled
 from peft_nb.models.load import Base
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.system.files import atomic_folder
+from peft_nb.tasks import TASKS
 from peft_nb.training.hooks import Hooks
 
-SCRIPT = Path(__file__).with_name("script.py")
+TEMPLATE = Path(__file__).with_name("train_template.py")
 BEGIN, END = "# --- settings ---\n", "# --- end of settings ---\n"
 # What PEFT writes into a config by itself.
 WRITTEN = {"peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"}
 HOOKS = ("begin", "penalty", "faster", "stepped", "end")  # those that change what is trained
 
 
-@dataclass(frozen=True)
-class Side:
-    """Training or held-out examples, and the rows they come from where these can still be read."""
-
-    examples: Examples
-    rows: Sequence[Mapping[str, Any]] | None = None
-    layout: Layout | None = None
-
-
-def obstacle(spec: RunSpec) -> str:
-    """Say why a run cannot be written as a script, in one line, or nothing.
-
-    Parameters
-    ----------
-    spec : RunSpec
-        The run's settings.
-
-    Returns
-    -------
-    str
-        Empty when it can.
-    """
-    if spec.task != "generation":
-        return "task: a script is written for generation alone; as adapter and as yaml serve classification too"
+def obstacle(run: Exportable) -> str:
+    """Say why a run cannot be written as a script, in one line, or nothing."""
+    spec = run.spec
+    if why := TASKS[spec.task].script:
+        return why
     able = ", ".join(name for name in METHODS if name in REGISTRY and _plain(RunSpec(data="a", method=name)))
     if not _plain(spec):
         return f"method: {spec.method} needs peft_nb while it trains; a script can train {able}"
@@ -71,7 +52,7 @@ def _plain(spec: RunSpec) -> bool:
     return not own and not quantized and not method.config_class().__module__.startswith("peft_nb.")
 
 
-def script(folder: Path, spec: RunSpec, base: Base, train: Side, held_out: Side) -> Path:
+def write(run: Exportable, folder: Path) -> Path:
     """Write a folder with ``train.py``, ``train.jsonl`` and ``held_out.jsonl``.
 
     A line of the data holds messages or a text where the script makes the run's tokens of it, which is tried with the
@@ -79,14 +60,10 @@ def script(folder: Path, spec: RunSpec, base: Base, train: Side, held_out: Side)
 
     Parameters
     ----------
+    run : Exportable
+        A run to which :func:`obstacle` has no objection.
     folder : Path
         Where it shall appear.
-    spec : RunSpec
-        The run's completed settings, to which :func:`obstacle` has no objection.
-    base : Base
-        What the run trained on.
-    train, held_out : Side
-        The examples.
 
     Returns
     -------
@@ -102,13 +79,14 @@ def script(folder: Path, spec: RunSpec, base: Base, train: Side, held_out: Side)
     """
     from peft_nb.training.packing import plan
 
+    spec, (base, train, held_out) = run.spec, run.examples()
     (model, revision), model_config = _found_by(base), base.model.config
     batch = spec.batch_size * spec.gradient_accumulation_steps
     steps = len(plan(len(train.examples), batch, spec.seed, spec.epochs, spec.max_steps))
     config = REGISTRY[spec.method].config(spec, model_config, steps)
     renderer = Renderer(base.tokenizer)
     plain = bool(train.layout and train.layout.plain)
-    before, _, rest = SCRIPT.read_text(encoding="utf-8").partition(BEGIN)
+    before, _, rest = TEMPLATE.read_text(encoding="utf-8").partition(BEGIN)
     settings = f"""\
 MODEL, REVISION = {_literal(model)}, {_literal(revision)}
 DTYPE, DEVICE = torch.{base.dtype}, {_literal(base.device)}
@@ -129,7 +107,7 @@ GRADIENT_CHECKPOINTING = {spec.gradient_checkpointing}
 SEED = {spec.seed}
 {_differences(base.dtype, config.to_dict() | model_config.to_dict())}"""
     source = f"{before}{BEGIN}{settings}{END}{rest.partition(END)[2]}"
-    tried: dict[str, Any] = {"__name__": "exported", "__file__": str(SCRIPT)}
+    tried: dict[str, Any] = {"__name__": "exported", "__file__": str(TEMPLATE)}
     exec(compile(source, "train.py", "exec"), tried)  # defines functions, and trains nothing under this name
     if tried["CONFIG"].to_dict() != config.to_dict():
         raise RunError(f"method: the config of this {spec.method} cannot be written as code; save the adapter instead")
@@ -230,3 +208,6 @@ def _literal(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_literal(name)}: {_literal(one)}' for name, one in value.items())}}}"
     return repr(value)
+
+
+EXPORTER = Exporter("script", "train.py, which needs PEFT alone, and its data", "-script", write, obstacle)

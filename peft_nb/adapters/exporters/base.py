@@ -1,0 +1,77 @@
+"""What an exporter is, and what it is given of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft_nb.spec import RunSpec
+
+if TYPE_CHECKING:
+    from peft_nb.data.examples import Examples
+    from peft_nb.data.layouts import Layout
+    from peft_nb.models.load import Base
+
+
+@dataclass(frozen=True)
+class Side:
+    """Training or held-out examples, and the rows they come from where these can still be read."""
+
+    examples: Examples
+    rows: Sequence[Mapping[str, Any]] | None = None
+    layout: Layout | None = None
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """What exporters are given of a run.
+
+    Attributes
+    ----------
+    id : str
+        The run's.
+    spec : RunSpec
+        Its completed settings.
+    metrics : mapping
+        What it measured.
+    save : callable
+        Writes its adapter as a PEFT folder, see ``Run.save``.
+    merge : callable
+        Writes its base with the adapter in it, see ``Run.merge``.
+    examples : callable
+        Loads its base and finds its training and held-out examples.
+    """
+
+    id: str
+    spec: RunSpec
+    metrics: Mapping[str, Any]
+    save: Callable[[Path], Path]
+    merge: Callable[[Path], object]
+    examples: Callable[[], tuple[Base, Side, Side]]
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """One format to write a run in.
+
+    Attributes
+    ----------
+    name : str
+        What ``as_`` and ``--as`` say.
+    help : str
+        What is written, in some words.
+    suffix : str
+        What comes after the run's name where no path is given.
+    write : callable
+        Writes a run to a path, and gives that of what was written.
+    obstacle : callable
+        Says why a run cannot be written so, in one line, or nothing; found out before anything is loaded.
+    """
+
+    name: str
+    help: str
+    suffix: str
+    write: Callable[[Exportable, Path], Path]
+    obstacle: Callable[[Exportable], str] = lambda run: ""

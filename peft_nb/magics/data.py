@@ -1,0 +1,37 @@
+"""``%peft data``: look at data before training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from peft_nb.magics.line import OUT, Argument, Flag, command
+from peft_nb.spec import RunSpec
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+FIX = Flag("fix", "switch", "Mend what can be mended.")
+NUMBER = "the number of a row; write one such as 0"
+ROW = Flag("row", "integer", "Show the tokens of this row alone.", wanted=NUMBER)
+
+
+@command(Argument("data", label="NAME"), flags=[FIX, ROW, OUT], sections=("data", "model"), takes="one name")
+def data(
+    shell: InteractiveShell,
+    data: str,
+    fields: dict[str, Any],
+    fix: bool = False,
+    row: int | None = None,
+    out: str | None = None,
+) -> Any:
+    """Check data before training: what is wrong, the mend, the lengths; --fix mends, --row shows one row's tokens."""
+    spec = RunSpec(**fields, data=data)
+    from peft_nb.ui import check
+
+    if row is not None:
+        return check.tokens(spec, row, shell.user_ns)
+    report = check.report_on(spec, namespace=shell.user_ns)
+    fixed = report.fixed(out) if fix else report
+    if out:
+        shell.user_ns[out] = fixed
+    return report

@@ -1,0 +1,43 @@
+"""``%peft`` with what a run has learned: saved, merged into the base, exported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from peft_nb.adapters.exporters import EXPORTERS
+from peft_nb.magics.line import Argument, Flag, command
+from peft_nb.magics.runs import find
+from peft_nb.models.load import DTYPES
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+
+@command(Argument("run"), Argument("path"))
+def save(shell: InteractiveShell, run: str, path: str) -> None:
+    """Write the adapter of a run as a PEFT folder."""
+    found, _ = find(shell, run)
+    print(f"{found.id} is saved in {found.save(path)}")
+
+
+DTYPE = Flag("dtype", "choice", "Number format of the weights; by default the run's own.", choices=DTYPES)
+MAX_KL = Flag("max_kl", "number", "Largest KL divergence from the live model that is let through.", unit="nats")
+
+
+@command(Argument("run"), Argument("path"), flags=[DTYPE, MAX_KL], takes="a run and a folder")
+def merge(shell: InteractiveShell, run: str, path: str, **options: Any) -> Any:
+    """Write a plain model with the adapter of a run in its weights, once it is proven to do the same."""
+    return find(shell, run)[0].merge(path, **options)
+
+
+FORMATS = "; ".join(f"{one.name}: {one.help}" for one in EXPORTERS.values())
+AS = Flag("as", "choice", f"What to write. {FORMATS}.", choices=tuple(EXPORTERS), value="|".join(EXPORTERS))
+TO = Flag("to", "text", "Where to write it; a folder, for yaml a file.", value="PATH", kind="path")
+
+
+@command(Argument("run"), flags=[AS, TO], takes="one run")
+def export(shell: InteractiveShell, run: str, as_: str = "script", to: str | None = None) -> None:
+    """Write a run as a script that needs PEFT alone, with its data; as YAML, as an adapter, or merged into the base."""
+    found, _ = find(shell, run)
+    usual = (found.spec.name or found.id) + EXPORTERS[as_].suffix
+    print(f"{found.id} is exported to {found.export(to or usual, as_, shell.user_ns)}")
