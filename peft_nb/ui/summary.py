@@ -71,9 +71,8 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         epochs = f" ({passed:.3g} {'epoch' if passed == 1 else 'epochs'})" if view.latest else ""
         found += [("steps", f"{view.step:,} of {view.total_steps:,}{epochs}")]
     if seconds is not None:
-        found += [
-            (METRICS["train_seconds"].title, _forecast(wording.duration, seconds, metrics.get("forecast_seconds")))
-        ]
+        took = _forecast(wording.duration, seconds, metrics.get("forecast_seconds"))
+        found += [(METRICS["train_seconds"].title, took)]
     if trainable is not None:
         share = f" ({wording.share(part)} of the model)" if part is not None else ""
         found += [("trained", f"{wording.count(trainable, 'parameter')}{share}")]
