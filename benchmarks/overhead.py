@@ -19,7 +19,7 @@ from peft_nb.models.resolve import resolve
 CLOCKS = """
 %load_ext peft_nb
 import time
-from peft_nb.run import Run
+from peft_nb.runs.run import Run
 from peft_nb.ui.live import Live
 
 spent, calls = {}, {}
