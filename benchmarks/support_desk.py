@@ -2,9 +2,9 @@
 
     python benchmarks/support_desk.py [--FLAG VALUE ...]
 
-Trains as the first run in ``notebooks/quickstart.ipynb`` does, on all topics; flags, the same as in a cell, override it.
-The base and the adapter then answer every held-out question, and each answer is judged for the house style, the fact,
-and both.
+Trains as the first run in ``notebooks/quickstart.ipynb`` does, on all topics; flags, the same as in a cell, override
+that. The base and the adapter then answer every held-out question, and each answer is judged for the house style, the
+fact, and both.
 """
 
 from __future__ import annotations
