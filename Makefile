@@ -3,13 +3,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-# Each process that only drives the workers would take seconds to import nbval.
-PARALLEL := -p no:nbval -n logical --maxprocesses 4 --dist loadfile
+# nbval, which takes seconds to import, serves the notebooks alone.
+PYTEST := $(BIN)/pytest -p no:nbval --durations 25
+# Each worker has a core of its own and begins with a run of neighbours; one that is done takes over from the others.
+WORKERS := -n logical --maxprocesses 4 --dist worksteal
 
 # Forked data workers would otherwise warn, and deadlock, after the tokenizer's threads have started.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo lab test quick bench lint chromium clean
+.PHONY: demo lab test quick notebooks cover bench lint fix chromium clean
 
 demo: $(READY)
 	$(BIN)/python notebooks/demo.py
@@ -17,24 +19,40 @@ demo: $(READY)
 lab: $(READY)
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
-# Memory is measured in a fresh process; notebooks and the browser have the machine to themselves, as with a user.
-ALONE := tests/test_memory.py tests/browser tests/test_notebooks.py
+# Memory is measured in a fresh process, and the browser has the machine to itself, as with a user.
+ALONE := tests/test_memory.py tests/browser
+TOGETHER := tests $(addprefix --ignore ,$(ALONE))
 
 test: lint chromium
-	$(BIN)/pytest $(PARALLEL) tests $(addprefix --ignore ,$(ALONE))
-	$(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 900 $(ALONE) notebooks
+	$(PYTEST) $(WORKERS) $(TOGETHER)
+	$(PYTEST) $(ALONE)
 
 quick: lint
-	$(BIN)/pytest $(PARALLEL) -m "not notebook and not browser and not exhaustive" tests --ignore tests/browser
+	$(PYTEST) $(WORKERS) -m "not notebook and not exhaustive" $(TOGETHER)
 
+# At full length; make test executes them with few rows and steps.
+notebooks: $(READY)
+	$(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 900 --durations 25 notebooks
+
+cover: $(READY)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -p no:nbval $(WORKERS) $(TOGETHER)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+# On the support desk's rows, or with DATA=FILE on those of a JSON-lines file such as GSM8K's.
 bench: $(READY)
-	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/throughput.py $(if $(DATA),--data $(DATA))
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fix: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # torch comes first, so that the build pip's own settings prefer (such as the small one for the CPU) is the one that stays.
 $(READY): pyproject.toml constraints.txt

@@ -24,7 +24,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k_train_1000.jsonl"
+import pairs
+
 MODEL = "smollm2-135m"
 MAX_LENGTH = 1024
 SAMPLE_S = 0.02
@@ -43,15 +44,10 @@ class Measurement:
     own_mb: float
 
 
-def write_rows(path: Path, count: int) -> None:
-    """Write `count` rows, those of gsm8k where they are at hand, else the support desk's, each a little different."""
-    from peft_nb.data import support_desk
-
-    pairs: list[Any] = support_desk.load()["train"]
-    if GSM8K.exists() and count <= 100_000:  # a million is meant to be of short rows
-        pairs = [json.loads(line) for line in GSM8K.read_text(encoding="utf-8").splitlines()]
+def write_rows(path: Path, count: int, data: Path | None) -> None:
+    """Write `count` rows, those of a file or the support desk's again and again, each a little different."""
     with path.open("w", encoding="utf-8") as file:
-        for number, pair in enumerate(islice(cycle(pairs), count)):
+        for number, pair in enumerate(islice(cycle(pairs.load(data)), count)):
             question, answer = f"{number}: {pair['question']}", pair["answer"]
             row = {
                 "prompt": [{"role": "user", "content": question}],
@@ -192,12 +188,12 @@ def line(one: Measurement, first: Measurement) -> str:
     return f"{one.contender:13}{speed}   peak {one.peak_mb:6,.0f} MB, own {one.own_mb:6,.0f} MB   {counts}"
 
 
-def compare(rows: int, contenders: Sequence[str]) -> None:
+def compare(rows: int, contenders: Sequence[str], data: Path | None = None) -> None:
     """Let contenders prepare the same `rows` rows, one after the other, and print a line for each."""
     quiet = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
-        write_rows(path, rows)
+        write_rows(path, rows, data)
         print(f"{rows:,} rows, {path.stat().st_size / 1e6:,.0f} MB", flush=True)
         first = None
         for contender in contenders:

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pairs
 from contenders import CONTENDERS, Job, Measurement
 
 HERE = Path(__file__).parent
@@ -34,14 +35,6 @@ When you are done, write the final answer alone on the last line, after four num
 number without units. Nothing may follow that line."""
 
 PROMPTS = {"without": None, "with": SYSTEM}
-
-
-def load_rows(path: Path, count: int) -> list[dict[str, str]]:
-    """Read the first ``count`` rows of a JSON-lines file with ``question`` and ``answer``."""
-    if not path.is_file():
-        sys.exit(f"{path} is missing; give --data a JSON-lines file with 'question' and 'answer', such as GSM8K's")
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
 
 
 def measure(job: Job, store: str) -> Measurement:
@@ -92,7 +85,12 @@ def table(measurements: Sequence[Measurement]) -> str:
 def main() -> None:
     """Measure, print the tables, keep the raw numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data" / "gsm8k_train_1000.jsonl")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="JSON lines with 'question' and 'answer', such as GSM8K's (default the support desk's rows)",
+    )
     parser.add_argument("--rows", type=int, default=48, help="rows taken from the beginning (default 48)")
     parser.add_argument("--rounds", type=int, default=2, help="turns each contender gets (default 2)")
     parser.add_argument("--model", default="smollm2-135m", help="alias or folder of the base")
@@ -107,7 +105,7 @@ def main() -> None:
         help=f"some of: {', '.join(CONTENDERS)}",
     )  # fmt: skip
     options = parser.parse_args()
-    rows = load_rows(options.data, options.rows)
+    rows = pairs.load(options.data, options.rows)
     prompts = [prompt for name, prompt in PROMPTS.items() if options.system in (name, "both")]
 
     kept = []

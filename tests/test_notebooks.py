@@ -1,9 +1,11 @@
-"""What is committed of the notebooks, and the demo around the first; ``pytest --nbval notebooks`` executes them."""
+"""The notebooks as they are committed, and executed with few rows and steps; the demo around the first."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,12 +13,26 @@ from typing import Any
 import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
+from papermill.inspection import inspect_notebook
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
+from peft_nb.data import support_desk
 from peft_nb.methods import REGISTRY
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MACHINE = re.compile(r"(?<![\w.<])/(home|mnt|opt|private|root|tmp|usr|var|work|Users)/|\b[A-Z]:\\")
+
+FEW = support_desk.load()["eval"][:4]
+SHORT: dict[str, dict[str, Any]] = {  # what takes little time; `make notebooks` executes them as they are
+    "judge_and_compare": {"held_out": FEW, "steps": 2},
+    "methods": {"steps": 2, "batch_size": 2, "held_out_rows": 2},
+    "own_data": {"steps": 2},
+    "quickstart": {"topics": ["opening-time", "cafe"]},
+    "versions": {"held_out": FEW},
+    "workshop": {"steps": 2},
+}
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -53,6 +69,25 @@ def test_one_cell_takes_parameters_and_what_varies_is_not_compared(path: Path) -
     varying = [cell.source for cell in code_cells(path) if re.match(r"%%peft|.*\brun\.", cell.source, re.DOTALL)]
     assert varying
     assert set(varying) <= set(tagged(path, "nbval-ignore-output"))
+
+
+@every_notebook
+def test_what_is_made_short_is_a_parameter(path: Path) -> None:
+    assert SHORT[path.stem].keys() <= inspect_notebook(str(path)).keys()
+
+
+@pytest.mark.notebook
+@every_notebook
+def test_made_short_it_runs_from_top_to_bottom_and_tells_the_same(path: Path, tmp_path: Path) -> None:
+    short = parameterize_notebook(load_notebook_node(str(path)), SHORT[path.stem])
+    for cell in short.cells:
+        if "varies-with-parameters" in cell.metadata.tags:
+            cell.metadata.tags.append("nbval-ignore-output")
+    nbformat.write(short, tmp_path / path.name)
+    words = ["pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout", "300", "--durations", "9", path.name]
+    done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True)
+    print(done.stdout)
+    assert done.returncode == 0
 
 
 def test_the_quickstart_shows_the_curve_as_a_picture_and_the_run_as_text_too() -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ast
-import doctest
-import json
 from pathlib import Path
-from types import FunctionType
 
 import pytest
 import yaml
 from IPython.core.interactiveshell import InteractiveShell
 
 import peft_nb
-from peft_nb.data import samples, sources
+from peft_nb.data import sources
 from peft_nb.errors import CommandError, SpecError
 from peft_nb.magics.completion import complete
 from peft_nb.methods import complete as completed
@@ -169,43 +166,3 @@ def test_what_is_wrong_with_several_runs_is_one_line(
 def test_where_one_run_is_wanted_several_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="describes 4 runs where one is wanted"):
         notation.parse_train([str(FOLDER / "method-shoot-out.yaml")], RunSpec.describe())
-
-
-# ---- the data that the recipes bring -----------------------------------------------------------
-
-
-def rows(name: str) -> list[dict[str, str]]:
-    return samples.load(name)["train"]
-
-
-@pytest.mark.parametrize("name", samples.NAMES)
-def test_the_samples_are_clean(name: str) -> None:
-    assert peft_nb.check(name).findings == []
-
-
-def test_every_order_has_the_same_keys_and_types() -> None:
-    for row in rows("order-mails"):
-        order = json.loads(row["completion"])
-        assert list(order) == ["boat", "from", "days", "people", "extras"]
-        assert row["completion"] == json.dumps(order)
-        assert order["boat"] is None or order["boat"] in row["prompt"]
-        assert order["from"].endswith("day")
-        assert all(isinstance(order[key], int | None) for key in ("days", "people"))
-
-
-@pytest.mark.parametrize("row", rows("small-functions"), ids=lambda row: row["instruction"][:40])
-def test_every_function_does_what_its_example_says(row: dict[str, str]) -> None:
-    scope: dict[str, object] = {}
-    exec(row["output"], scope)
-    (function,) = [value for value in scope.values() if isinstance(value, FunctionType)]
-    assert function.__doc__
-    assert function.__doc__.startswith(row["instruction"])
-    (test,) = doctest.DocTestFinder().find(function, function.__name__, globs=scope)
-    result = doctest.DocTestRunner(verbose=False).run(test)
-    assert (result.failed, result.attempted) == (0, 1)
-
-
-@pytest.mark.parametrize(("name", "common"), [("harbour-german", "der die und"), ("harbour-spanish", "el la que")])
-def test_the_texts_are_in_their_language(name: str, common: str) -> None:
-    words = " ".join(row["text"] for row in rows(name)).lower().split()
-    assert all(words.count(word) > 15 for word in common.split())

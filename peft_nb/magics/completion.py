@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from peft_nb.magics.line import COMMANDS, Flag, positional, takes_value
 from peft_nb.spec import ALIASES, RunSpec, notation
 from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.names import NAMES
 from peft_nb.spec.recipes import names
 
 if TYPE_CHECKING:
