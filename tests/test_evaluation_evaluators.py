@@ -12,12 +12,13 @@ import pytest
 
 import peft_nb
 from peft_nb.errors import DataError, SpecError
-from peft_nb.evaluation.evaluators import PARTS, Asked, parts
+from peft_nb.evaluation.evaluators import PARTS, Asked, Evaluator
 from peft_nb.events import Event, Notice, Preparing
 from peft_nb.runs.context import Inputs
 from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
+from peft_nb.tasks import TASKS
 from tests.conftest import few, stop_at
 
 Start = Callable[..., Run]
@@ -99,11 +100,12 @@ def test_a_run_from_the_store_still_knows_its_judgement(full: Run) -> None:
 
 
 def test_quick_is_the_default_and_what_is_accepted_is_measured_beside_it() -> None:
-    assert parts(RunSpec(data="x")) == ["tokens", "forgetting", "latency"]
-    assert parts(RunSpec(data="x", judge="off")) == []
-    assert parts(RunSpec(data="x", judge="off", accept={"rouge_l": "> 0"})) == ["answers"]
-    assert parts(RunSpec(data="x", judge="full")) == list(PARTS)
-    assert parts(RunSpec(data="x", task="classification")) == ["latency", "answers"]
+    assert Evaluator.parts(RunSpec(data="x")) == ["tokens", "forgetting", "latency"]
+    assert Evaluator.parts(RunSpec(data="x", judge="off")) == []
+    assert Evaluator.parts(RunSpec(data="x", judge="off", accept={"rouge_l": "> 0"})) == ["answers"]
+    assert Evaluator.parts(RunSpec(data="x", judge="full")) == list(PARTS)
+    spec = RunSpec(data="x", task="classification")
+    assert TASKS["classification"].evaluator().parts(spec) == ["latency", "answers"]
 
 
 def test_an_adapter_that_learned_nothing_has_forgotten_nothing(untrained: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
-from peft_nb.training.classification import Classifying
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -34,8 +34,10 @@ from peft_nb.methods.bottleneck.config import BottleneckConfig
 from peft_nb.methods.bottleneck.layer import ACTIVATIONS
 from peft_nb.models.share import keep_unpacked, share
 from peft_nb.spec import RunSpec
+from peft_nb.tasks import TASKS
 from peft_nb.training import objectives
 from peft_nb.training.objectives import Padded, PaddingFree
+from peft_nb.training.text_objective import TextObjective
 from tests import tiny
 
 pytestmark = pytest.mark.exhaustive
@@ -338,9 +340,8 @@ def test_a_classifier_without_padding_learns_the_same(placement: str) -> None:
     texts = [
         Example.whole(ids, (label,)) for ids, label in (([2, 5, 6, 3], 0), ([2, 7, 3], 2), ([2, 9, 8, 4, 1, 3], 1))
     ]
-    loss, gradient = objectives.disagreement(
-        model, Classifying(0, False, padded=False), Classifying(0, False, padded=True), texts, CPU
-    )
+    padded = TextObjective(0, TASKS["classification"].head_loss({"multi_label": False}))
+    loss, gradient = objectives.disagreement(model, replace(padded, padded=False), padded, texts, CPU)
     assert loss < 1e-5
     assert gradient < 1e-4
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from peft_nb.training.classification import Classifying
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
+from peft_nb.data.examples import Example
 from peft_nb.errors import MethodError
 from peft_nb.methods import attach
 from peft_nb.methods.full import config_class
@@ -25,7 +25,8 @@ from peft_nb.models.share import share
 from peft_nb.runs.run import Run, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
-from peft_nb.training import classification, objectives
+from peft_nb.tasks import TASKS
+from peft_nb.training import objectives, text_objective
 from peft_nb.training.objectives import Padded, PaddingFree
 from tests import tiny
 from tests.conftest import stop_at
@@ -346,15 +347,16 @@ def encoder() -> PreTrainedModel:
 def test_a_new_head_is_trained_once_and_saved(encoder: PreTrainedModel, tmp_path: Path) -> None:
     spec = RunSpec(data="x", method="full", task="classification")
     before = values(encoder)
-    adapted = attach(share(encoder), spec, "encoder", ["classifier"])
+    adapted = attach(share(encoder), spec, "encoder", ["classifier"], peft_type="SEQ_CLS")
     trainable, _ = adapted.get_nb_trainable_parameters()
     assert trainable == sum(one.numel() for one in encoder.parameters())
     assert not isinstance(adapted.get_base_model().classifier.original_module, FullLayer)
 
-    batch = [Text([5, 6, 7], [0]), Text([8, 9, 10, 11, 12], [2])]
-    path = classification.choose(adapted, batch, 0, CPU, multi=False, fast=True, supported=True)
+    batch = [Example.whole([5, 6, 7], (0,)), Example.whole([8, 9, 10, 11, 12], (2,))]
+    loss = TASKS["classification"].head_loss({"multi_label": False})
+    path = text_objective.choose(adapted, batch, 0, CPU, loss, fast=True, supported=True)
     assert not path.padded
-    assert max(objectives.disagreement(adapted, path, Classifying(0, False), batch, CPU)) < 1e-4
+    assert max(objectives.disagreement(adapted, path, text_objective.TextObjective(0, loss), batch, CPU)) < 1e-4
 
     labels = torch.tensor([0, 2])
     optimizer = torch.optim.AdamW([one for one in adapted.parameters() if one.requires_grad], lr=1e-3)
@@ -372,11 +374,6 @@ def test_a_new_head_is_trained_once_and_saved(encoder: PreTrainedModel, tmp_path
     adapted.set_adapter("second")
     assert torch.equal(logits(adapted), logits(encoder))
     assert same(encoder, before)
-
-
-class Text:
-    def __init__(self, ids: list[int], labels: list[int]) -> None:
-        self.ids, self.labels = ids, labels
 
 
 def test_the_spec_reaches_the_config() -> None:

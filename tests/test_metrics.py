@@ -14,7 +14,7 @@ from peft_nb.runs.compare import Compared
 from peft_nb.runs.evaluate import evaluations
 from peft_nb.spec import RunSpec
 from peft_nb.store import Evaluation
-from peft_nb.ui import judged, side_by_side, wording
+from peft_nb.ui import evaluation, side_by_side, wording
 
 ERROR = Metric("rmse", "error", "EUR", "low", "held-out", "root of the mean squared error", "base_rmse", ("rows",))
 
@@ -56,14 +56,14 @@ def test_the_best_is_the_lowest_or_the_highest() -> None:
 def test_a_metric_of_ones_own_can_be_demanded(error: Metric) -> None:
     assert RunSpec(data="x", accept={"rmse": "<2"}).accept == {"rmse": "< 2"}
     line = {"metric": "rmse", "wanted": "< 2", "got": 1.5, "passed": True, "why": ""}
-    assert judged.verdict({"criteria": [line]}).endswith("Error 1.5, should be below 2.")
+    assert evaluation.verdict({"criteria": [line]}).endswith("Error 1.5, should be below 2.")
 
 
 def test_a_metric_of_ones_own_is_gone_with_its_task() -> None:
     with pytest.raises(SpecError, match="nothing is measured as rmse"):
         RunSpec(data="x", accept={"rmse": "< 2"})
     line = {"metric": "mean_error", "wanted": "< 2", "got": 3.0, "passed": False, "why": ""}
-    assert "Mean error 3, should be below 2." in judged.verdict({"criteria": [line]})
+    assert "Mean error 3, should be below 2." in evaluation.verdict({"criteria": [line]})
 
 
 def test_a_metric_of_ones_own_is_kept_compared_and_on_the_card(error: Metric) -> None:
