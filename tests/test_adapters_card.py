@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from peft_nb.adapters.card import Facts, card, fenced, local
+from peft_nb.adapters.card import CardInput, card, fenced, local
 from peft_nb.adapters.usage import usage
 from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
-from peft_nb.store import Store
+from peft_nb.store import Facts, Store
 from tests.conftest import KINDS, Python
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -25,46 +25,46 @@ TESTED = {"base_eval_loss": 3.0, "eval_loss": 2.0, "forgetting": 0.1, "score": 0
 
 
 @pytest.fixture
-def facts() -> Facts:
+def given() -> CardInput:
     """Of a run of three epochs on rows from the hub, with nothing to complain about but what always holds."""
     spec = RunSpec(data="owner/tickets", batch_size=8, method="lora")
-    metrics = {"data": "hub data set owner/tickets", **TRAINED, **TESTED}
-    return Facts(HUB, spec, metrics, "print(1)", {"findings": []})
+    facts = Facts(data="hub data set owner/tickets")
+    return CardInput(HUB, spec, facts, {**TRAINED, **TESTED}, "print(1)", {"findings": []})
 
 
 def section(text: str, title: str) -> str:
     return text.partition(f"\n## {title}\n\n")[2].partition("\n\n## ")[0]
 
 
-def limits(facts: Facts, **metrics: Any) -> str:
-    return section(card(replace(facts, metrics={**facts.metrics, **metrics})), "Limits")
+def limits(given: CardInput, **metrics: Any) -> str:
+    return section(card(replace(given, metrics={**given.metrics, **metrics})), "Limits")
 
 
-def test_hubs_can_read_the_metadata(facts: Facts) -> None:
-    data = ModelCard(card(facts)).data
+def test_hubs_can_read_the_metadata(given: CardInput) -> None:
+    data = ModelCard(card(given)).data
     assert (data.base_model, data.library_name, data.pipeline_tag) == (HUB, "peft", "text-generation")
     assert (data.tags, data.datasets, data.license) == (["peft", "lora", "peft_nb"], ["owner/tickets"], None)
     (result,) = data.eval_results
     assert (result.metric_type, result.metric_value, result.dataset_type) == ("loss", 2.0, "owner/tickets")
 
 
-def test_what_hubs_do_not_have_is_not_in_the_metadata(facts: Facts) -> None:
-    metrics = {"data": "DataFrame `tickets`"}
-    data = ModelCard(card(replace(facts, base="/home/anna/models/tiny", metrics=metrics))).data
+def test_what_hubs_do_not_have_is_not_in_the_metadata(given: CardInput) -> None:
+    facts = Facts(data="DataFrame `tickets`")
+    data = ModelCard(card(replace(given, base="/home/anna/models/tiny", facts=facts, metrics={}))).data
     assert (data.base_model, data.datasets, data.eval_results) == (None, None, None)
 
 
-def test_every_section_is_there_and_told_from_the_facts(facts: Facts) -> None:
+def test_every_section_is_there_and_told_from_the_facts(given: CardInput) -> None:
     found = {"title": "2 rows repeating an earlier one", "level": "harms"}
     data = {"layout": "messages", "findings": [found], "lengths": {"shortest": 3, "median": 50, "longest": 1200}}
-    more = {**facts.metrics, "verdict": "accepted: better than the base", "perplexity": 7.4, "train_loss": 1.25}
-    text = card(replace(facts, data=data, metrics=more, curves=True))
+    more = {**given.metrics, "verdict": "accepted: better than the base", "perplexity": 7.4, "train_loss": 1.25}
+    text = card(replace(given, data=data, metrics=more, curves=True))
     titles = ["Base", "Data", "Spec", "Training", "Results", "Verdict", "Limits", "How to use"]
     assert re.findall("^## (.*)$", text, re.M) == titles
     assert "License of its weights: Apache-2.0" in section(text, "Base")
     assert "    - 2 rows repeating an earlier one\n" in section(text, "Data") + "\n"
     assert "3 the shortest, 50 tokens at the median, 1,200 the longest" in section(text, "Data")
-    assert facts.spec.to_yaml() in section(text, "Spec") + "\n"
+    assert given.spec.to_yaml() in section(text, "Spec") + "\n"
     assert "](curves.png)" in section(text, "Training")
     assert "| train loss | 1.25 |" in section(text, "Training")
     assert "| held-out loss | 3 | 2 |\n| perplexity |  | 7.4 |" in section(text, "Results")
@@ -72,29 +72,32 @@ def test_every_section_is_there_and_told_from_the_facts(facts: Facts) -> None:
     assert section(text, "Verdict") == "accepted: better than the base"
     assert "Its data had flaws: 2 rows repeating an earlier one." in section(text, "Limits")
     assert "```python\nprint(1)\n```" in section(text, "How to use")
-    assert "curves.png" not in card(facts)
+    assert "curves.png" not in card(given)
 
 
-def test_limits_are_what_was_not_done(facts: Facts) -> None:
-    assert len(limits(facts).splitlines()) == 1  # what nobody tests
-    assert "Little data: 10 training examples, where lora usually needs 50." in limits(facts, examples=10)
-    assert "Little data: 900 training examples." in limits(facts, examples=900)
-    assert "Every example was seen at most once." in limits(facts, steps=250)
-    assert "at most once" not in limits(facts, steps=251)
-    assert "Stopped early: 700 of 750 steps were taken." in limits(facts, steps=700)
-    assert "no rows were held out" in limits(facts, eval_examples=0)
-    assert "Hardly tested: 7 held-out examples" in limits(facts, eval_examples=7)
-    assert "no lower than the base's" in limits(facts, eval_loss=3.0)
-    assert "(forgetting)" in limits(facts, forgetting=None)
-    assert "not whether its own answers are right" in limits(facts, score=None)
+def test_limits_are_what_was_not_done(given: CardInput) -> None:
+    assert len(limits(given).splitlines()) == 1  # what nobody tests
+    assert "Little data: 10 training examples, where lora usually needs 50." in limits(given, examples=10)
+    assert "Little data: 900 training examples." in limits(given, examples=900)
+    assert "Every example was seen at most once." in limits(given, steps=250)
+    assert "at most once" not in limits(given, steps=251)
+    assert "Stopped early: 700 of 750 steps were taken." in limits(given, steps=700)
+    assert "no rows were held out" in limits(given, eval_examples=0)
+    assert "Hardly tested: 7 held-out examples" in limits(given, eval_examples=7)
+    assert "no lower than the base's" in limits(given, eval_loss=3.0)
+    assert "(forgetting)" in limits(given, forgetting=None)
+    assert "not whether its own answers are right" in limits(given, score=None)
 
 
-def test_neither_paths_nor_secrets_nor_foreign_markup_come_through(facts: Facts) -> None:
+def test_neither_paths_nor_secrets_nor_foreign_markup_come_through(given: CardInput) -> None:
     key = "sk-proj-Zq8vT3nB6xWm2LpR9cYd4KfH7sJg"
     spec = RunSpec(data="/home/anna/tickets.csv", model="/home/anna/tiny", system=f"Say ``` and use {key}.")
-    origin = {"data": "/home/anna/tickets.csv", "verdict": "<script>alert(1)</script> | [x](http://y)\n# Best"}
+    facts, metrics = (
+        Facts(data="/home/anna/tickets.csv"),
+        {"verdict": "<script>alert(1)</script> | [x](http://y)\n# Best"},
+    )
     found = {"title": "few rows of '**<img src=x>**'", "level": "note"}
-    text = card(Facts("/home/anna/tiny", spec, origin, f'"{key}"', {"findings": [found]}))
+    text = card(CardInput("/home/anna/tiny", spec, facts, metrics, f'"{key}"', {"findings": [found]}))
     assert "anna" not in text
     assert key not in text
     assert "- Source: tickets.csv" in section(text, "Data")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from peft_nb.adapters.card import Facts, card
+from peft_nb.adapters.card import CardInput, card
 from peft_nb.errors import SpecError
 from peft_nb.metrics import FACTS, METRICS, Metric, comparable, demandable, evaluated, register
 from peft_nb.runs.compare import Compared
 from peft_nb.runs.evaluate import evaluations
 from peft_nb.spec import RunSpec
-from peft_nb.store import Evaluation
+from peft_nb.store import Evaluation, Facts
 from peft_nb.ui import evaluation, side_by_side, wording
 
 ERROR = Metric("rmse", "error", "EUR", "low", "held-out", "root of the mean squared error", "base_rmse", ("rows",))
@@ -71,7 +71,7 @@ def test_a_metric_of_ones_own_is_kept_compared_and_on_the_card(error: Metric) ->
     assert evaluations(metrics) == [Evaluation("held-out", "rmse", 1.5, 1.0, 2.0, {"base": 4.0})]
     found = Compared({"a": None, "b": None}, {"a": {"rmse": 1.5}, "b": {"rmse": 4.0}})
     assert side_by_side.rows(found) == [side_by_side.Row("error", {"a": "1.5 EUR", "b": "4 EUR"}, {"a"})]
-    text = card(Facts("owner/base", RunSpec(data="x"), metrics, "print(1)"))
+    text = card(CardInput("owner/base", RunSpec(data="x"), Facts(), metrics, "print(1)"))
     assert "| error | 4 | 1.5 |" in text
 
 

@@ -203,7 +203,7 @@ def test_runs_on_different_bases_are_compared_by_their_metrics_alone(
     strange = begin(spec(model=str(other), max_steps=1), data=rows, store=Store(tmp_path / "store")).wait()
     with pytest.raises(RunError) as raised:
         compare(runs[0], strange)
-    assert f"calm is on {runs[0].metrics['base']} and {strange.id} is on {strange.metrics['base']}" in str(raised.value)
+    assert f"calm is on {runs[0].facts.base} and {strange.id} is on {strange.facts.base}" in str(raised.value)
     assert str(raised.value).endswith("to compare their metrics alone, pass prompts=[]")
     shown = compare(runs[0], strange, prompts=[])
     assert shown.answers.empty

@@ -16,6 +16,7 @@ import peft_nb
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import ModelError
 from peft_nb.events import Event, Notice, StatusChanged
+from peft_nb.runs import rows as rows_of_runs
 from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -232,7 +233,7 @@ def test_redacted_rows_are_listed_with_the_run(
 def test_of_many_rows_the_first_are_looked_through(
     spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peft_nb.runs.rows.CHECKED_ROWS", 10)
+    monkeypatch.setattr(rows_of_runs, "CHECKED_ROWS", 10)
     run = begin(spec(max_steps=1), data=[*rows, rows[3]], store=store).wait()
     kept = json.loads((run.folder / "data.json").read_text())
     assert (kept["rows"], kept["notes"]) == (10, ["the first 10 of 24 rows were looked at"])

@@ -137,7 +137,7 @@ def test_a_write_that_stops_halfway_leaves_nothing(tmp_path: Path, writer: str) 
     code = f"""if True:
         import resource, sys
         from pathlib import Path
-        from peft_nb import files
+        from peft_nb.system import files
         from peft_nb.errors import StoreError
         target = Path(sys.argv[1]) / "adapter"
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
@@ -169,7 +169,7 @@ def test_errors_that_are_not_about_writing_pass_unchanged(tmp_path: Path) -> Non
 HALFWAY = """if True:
     import sys, time
     from pathlib import Path
-    from peft_nb import files
+    from peft_nb.system import files
     with files.atomic_folder(Path(sys.argv[1])) as folder:
         (folder / "config").write_text("half")
         print(folder, flush=True)
@@ -201,7 +201,7 @@ def test_a_writer_killed_between_the_two_renames_loses_nothing(tmp_path: Path) -
     code = """if True:
         import os, signal, sys
         from pathlib import Path
-        from peft_nb import files
+        from peft_nb.system import files
         rename = Path.rename
         def die_after(self, target):
             rename(self, target)
@@ -222,7 +222,7 @@ def test_writers_at_the_same_time_never_mix(tmp_path: Path) -> None:
     code = """if True:
         import os, sys
         from pathlib import Path
-        from peft_nb import files
+        from peft_nb.system import files
         for i in range(40):
             with files.atomic_folder(Path(sys.argv[1])) as folder:
                 for name in "abc":
@@ -240,7 +240,7 @@ def test_writers_at_the_same_time_never_mix(tmp_path: Path) -> None:
 
 def test_an_owner_lives_until_its_process_ends() -> None:
     assert files.alive(files.owner()) is True
-    code = "from peft_nb import files; print(files.owner(), flush=True); input()"
+    code = "from peft_nb.system import files; print(files.owner(), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

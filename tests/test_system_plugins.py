@@ -11,22 +11,22 @@ REPO = Path(__file__).parents[1]
 ADDED = """
 from dataclasses import replace
 
-from peft_nb.data.layouts import FORMATS
+from peft_nb.data.layouts import LAYOUTS
 from peft_nb.methods import REGISTRY
 
 METHOD = replace(REGISTRY["lora"], name="toy-lora", help="LoRA by another name.")
-LAYOUT = replace(FORMATS["text"], name="toy_text")
+LAYOUT = replace(LAYOUTS["text"], name="toy_text")
 WORD = "no method"
 """
 SAID = """
 import peft_nb
-from peft_nb.data.formats import FORMATS
+from peft_nb.data.layouts import LAYOUTS
 from peft_nb.spec import RunSpec
 from peft_nb.system import plugins
 
 by_name = {field.name: field for field in RunSpec.describe()}
 print([name for name in by_name["method"].choices if name.startswith("toy")])
-print([name for name in by_name["format"].choices if name.startswith("toy")], "toy_text" in FORMATS)
+print([name for name in by_name["format"].choices if name.startswith("toy")], "toy_text" in LAYOUTS)
 print(plugins._installed.cache_info().misses, plugins._installed.cache_info().hits > 0)
 """
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peft_nb.adapters.exporters import Side
 from peft_nb.data import Rows, examples, prompts, splits, table
@@ -25,7 +25,6 @@ from peft_nb.data.quality.lengths import Options
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.data.table import Table
 from peft_nb.errors import DataError, StoreError
-from peft_nb.evaluation.evaluators import ANSWERED, Asked
 from peft_nb.events import Notice
 from peft_nb.methods import REGISTRY
 from peft_nb.models.load import Base
@@ -35,6 +34,9 @@ from peft_nb.store import Facts
 from peft_nb.system import resources
 from peft_nb.system.files import atomic_text
 from peft_nb.tasks import TASKS, inspect
+
+if TYPE_CHECKING:
+    from peft_nb.evaluation.evaluators import Asked
 
 OWN = 200  # of the user's own regression rows, at most
 CHECKED_ROWS = 2_000  # rows that a run looks through before it trains; `%peft data` takes its time for all
@@ -203,6 +205,8 @@ def to_evaluate(
     tuple of list of Asked and list of (str, Example)
         Conversations up to their last answer with that answer; regression rows with their names.
     """
+    from peft_nb.evaluation.evaluators import ANSWERED, Asked
+
     path, spec = context.folder / JUDGING, context.spec
     if found is None and path.exists():
         own = json.loads(path.read_text(encoding="utf-8"))
