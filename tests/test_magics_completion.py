@@ -8,7 +8,6 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.data.sources import BUILTIN
-from peft_nb.magics import give_body, load_ipython_extension, unload_ipython_extension
 from peft_nb.magics.completion import complete
 from peft_nb.spec import METHODS, RunSpec
 
@@ -133,14 +132,3 @@ def test_files_are_offered_where_a_file_may_stand(shell: InteractiveShell) -> No
     with provisionalcompleter():
         offered = {found.text for found in shell.Completer.completions(text, len(text))}
     assert offered == {"tickets", "tickets.jsonl"}
-
-
-def test_loading_twice_and_unloading_leave_nothing_behind(shell: InteractiveShell) -> None:
-    load_ipython_extension(shell)
-    assert len(shell.Completer.custom_matchers) == 1
-    assert shell.input_transformers_cleanup.count(give_body) == 1
-    unload_ipython_extension(shell)
-    assert shell.find_cell_magic("peft") is None
-    assert shell.find_line_magic("peft") is None
-    assert shell.Completer.custom_matchers == []
-    assert give_body not in shell.input_transformers_cleanup

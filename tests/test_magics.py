@@ -1,3 +1,5 @@
+"""The extension in an IPython shell, and in a real kernel as a front end sees it."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -5,12 +7,15 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-pytestmark = pytest.mark.notebook
+from peft_nb.magics import give_body, load_ipython_extension, unload_ipython_extension
+from peft_nb.magics.line import COMMANDS
+from peft_nb.spec import RunSpec
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +28,44 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BlockingKernelC
     manager.shutdown_kernel(now=True)
 
 
+def test_loading_twice_and_unloading_leave_nothing_behind(shell: InteractiveShell) -> None:
+    load_ipython_extension(shell)
+    assert len(shell.Completer.custom_matchers) == 1
+    assert shell.input_transformers_cleanup.count(give_body) == 1
+    unload_ipython_extension(shell)
+    assert shell.find_cell_magic("peft") is None
+    assert shell.find_line_magic("peft") is None
+    assert shell.Completer.custom_matchers == []
+    assert give_body not in shell.input_transformers_cleanup
+
+
+@pytest.mark.parametrize(
+    ("lines", "given"),
+    [
+        (["%%peft\n"], ["%%peft\n", "\n"]),
+        (["%%peft lora --data x\n"], ["%%peft lora --data x\n", "\n"]),
+        (["%%peft lora\n", "r: 8\n"], ["%%peft lora\n", "r: 8\n"]),
+        (["%%peft?\n"], ["%%peft?\n"]),
+        (["%peft runs\n"], ["%peft runs\n"]),
+        (["%%time\n"], ["%%time\n"]),
+    ],
+)
+def test_only_a_bare_peft_cell_is_given_a_body(lines: list[str], given: list[str]) -> None:
+    assert give_body(lines) == given
+
+
+def test_question_marks_show_generated_help(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("IPython.core.page.page", lambda text, *_, **__: shown.append(text["text/plain"]))
+    shell.run_cell("%%peft?")
+    shell.run_cell("%peft?")
+    cell, line = shown
+    assert not [field.flag for field in RunSpec.describe() if field.flag not in cell]
+    assert "lora: " in cell
+    assert not [name for name in COMMANDS if f"%peft {name}" not in line]
+
+
+@pytest.mark.notebook
 @pytest.mark.parametrize(
     ("cell", "offered"),
     [
@@ -41,11 +84,13 @@ def test_a_front_end_that_asks_for_completions_gets_ours(
     assert content["cursor_end"] == len(before)
 
 
+@pytest.mark.notebook
 def test_shift_tab_shows_the_help(kernel: BlockingKernelClient) -> None:
     content = kernel.inspect("%peft", 5, reply=True, timeout=30)["content"]
     assert "%peft resume RUN" in content["data"]["text/plain"]
 
 
+@pytest.mark.notebook
 @pytest.mark.parametrize("source", ["%peft shwo", "%%peft lora --epoch 3\nr: 8", "%%peft lora --data tickets\nr: zero"])
 def test_a_mistake_fails_the_cell_in_one_line(tmp_path: Path, source: str) -> None:
     cells = [nbformat.v4.new_code_cell(code) for code in ("%load_ext peft_nb", source)]

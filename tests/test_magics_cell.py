@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
 
-pytestmark = pytest.mark.notebook
+from peft_nb.errors import CommandError, SpecError
+from tests.shell import refused
 
 SETUP = """
 %load_ext peft_nb
@@ -83,6 +85,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     manager.shutdown_kernel(now=True)
 
 
+@pytest.mark.notebook
 def test_a_cell_trains_and_leaves_one_summary_and_the_run(kernel: Kernel) -> None:
     reply = kernel.run(f"%%peft lora --data tickets --out run\nmax_steps: 3\n{BODY}")
     assert (reply.status, reply.results, reply.errors) == ("ok", [], [])
@@ -94,6 +97,7 @@ def test_a_cell_trains_and_leaves_one_summary_and_the_run(kernel: Kernel) -> Non
     assert kernel.run("run").results[0].endswith(" finished>")
 
 
+@pytest.mark.notebook
 def test_saved_shown_and_loaded_by_name(kernel: Kernel) -> None:
     assert kernel.run("%peft save run adapter\nfrom pathlib import Path").status == "ok"
     assert kernel.run("(Path('adapter') / 'adapter_model.safetensors').exists()").results == ["True"]
@@ -104,6 +108,7 @@ def test_saved_shown_and_loaded_by_name(kernel: Kernel) -> None:
     assert kernel.run("%peft show run").shown[0] == shown
 
 
+@pytest.mark.notebook
 def test_a_missing_variable_is_one_line_at_once(kernel: Kernel) -> None:
     reply = kernel.run("%%peft lora --data tickts\nr: 8")
     ((line,),) = reply.errors
@@ -113,6 +118,7 @@ def test_a_missing_variable_is_one_line_at_once(kernel: Kernel) -> None:
     assert reply.seconds < 2
 
 
+@pytest.mark.notebook
 def test_an_interrupt_stops_after_the_step_and_two_give_up(kernel: Kernel) -> None:
     endless = f"%%peft lora --data tickets --out run\nmax_steps: 100000\n{BODY}"
     reply = kernel.run(endless, kernel.interrupt_at(STEPPING))
@@ -129,6 +135,7 @@ def test_an_interrupt_stops_after_the_step_and_two_give_up(kernel: Kernel) -> No
     assert len(kernel.areas) >= 3
 
 
+@pytest.mark.notebook
 def test_in_the_background_the_kernel_stays_free_and_the_cell_is_kept_up_to_date(kernel: Kernel) -> None:
     reply = kernel.run(f"%%peft lora --data tickets --out run --background\nmax_steps: 100000\n{BODY}")
     assert (reply.status, reply.results) == ("ok", [])
@@ -140,3 +147,25 @@ def test_in_the_background_the_kernel_stays_free_and_the_cell_is_kept_up_to_date
     assert kernel.run("run.wait().status").results == ["'stopped'"]
     assert kernel.areas[area]["text/plain"].startswith("lora on smollm2-135m stopped: ")
     assert kernel.run("%peft stop").errors == [["RunError: no run is active here"]]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("%%peft lora --epoch 3", "did you mean '--epochs'?"),
+        ("%%peft lora --epochs", "--epochs"),
+        ("%%peft lora qlora", "qlora"),
+        ("%%peft lora --data 'x", "quotation mark"),
+    ],
+)
+def test_mistakes_in_fields_are_command_errors_too(shell: InteractiveShell, source: str, said: str) -> None:
+    assert said in refused(shell, source, CommandError)
+
+
+def test_all_wrong_fields_are_named_at_once(shell: InteractiveShell) -> None:
+    told = refused(shell, "%%peft lroa --data tickets\nlearning_rat: 1\nr: 0", SpecError)
+    assert [problem.split(":")[0] for problem in told.splitlines()] == ["method", "r", "learning_rat"]
+
+
+def test_a_cell_without_body_still_is_a_cell(shell: InteractiveShell) -> None:
+    assert "data" in refused(shell, "%%peft", SpecError)
