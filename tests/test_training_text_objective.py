@@ -66,7 +66,7 @@ def test_each_text_is_judged_as_if_it_were_alone(folder: Path) -> None:
 
 
 def test_the_check_finds_a_text_that_sees_another(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, wanted = adapted(encoder), {"multi": False, "fast": True, "supported": True}
+    model, wanted = adapted(encoder), {"fast": True, "supported": True}
     assert str(text_objective.choose(model, examples(), 0, CPU, LOSS[False], **wanted)) == "padding-free"
     inner = text_objective.attention.segment_attention
     whole = lambda *a, segments, **options: inner(*a, segments=[sum(segments)], **options)  # noqa: E731

@@ -9,12 +9,13 @@ from peft_nb.spec.names import register_name
 from peft_nb.tasks.base import Facts, Task
 from peft_nb.tasks.classification import Classification
 from peft_nb.tasks.generation import Generation
+from peft_nb.tasks.texts import TextTask
 
 if TYPE_CHECKING:
     from peft_nb.data.table import Table
     from peft_nb.spec import RunSpec
 
-__all__ = ["TASKS", "Facts", "Task", "for_base", "for_kind", "inspect", "register"]
+__all__ = ["TASKS", "Facts", "Task", "TextTask", "for_base", "for_kind", "inspect", "register"]
 
 TASKS: dict[str, Task] = {}
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from peft_nb.data.examples import Encoded, Example
     from peft_nb.data.layouts import Layout
+    from peft_nb.data.rendered import RenderedRows
     from peft_nb.evaluation.agreement import Agreement
     from peft_nb.evaluation.evaluators import Evaluator
     from peft_nb.models.load import Base
@@ -116,9 +117,7 @@ class Task:
 
     def encode(
         self,
-        rows: Rows,
-        layout: Layout,
-        tokenizer: Any,
+        rendered: RenderedRows,
         spec: RunSpec,
         facts: Facts,
         *,
@@ -131,12 +130,8 @@ class Task:
 
         Parameters
         ----------
-        rows : sequence of mapping
-            The rows, all of one layout.
-        layout : Layout
-            What their columns mean.
-        tokenizer : transformers.PreTrainedTokenizerBase
-            The base's.
+        rendered : RenderedRows
+            The rows as the model will see them.
         spec : RunSpec
             The run's settings.
         facts : dict

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.data.labels import Classes
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
-    from peft_nb.data.examples import Encoded, Example
+    from peft_nb.data.examples import Example
     from peft_nb.data.layouts import Layout
-    from peft_nb.evaluation.agreement import Agreement, Counts
+    from peft_nb.evaluation.agreement import Counts
     from peft_nb.evaluation.evaluators import Evaluator
     from peft_nb.spec import RunSpec
 
@@ -65,33 +64,15 @@ class Classification(TextTask):
         classes = labels.find(rows, layout)
         return {"classes": list(classes.names), "multi_label": classes.multi}
 
-    def check_eval(self, rows: Rows, layout: Layout, facts: Facts, row_name: str) -> None:
-        """Refuse labels that no training row has."""
+    def labels(self, rows: Rows, layout: Layout, facts: Facts, row_name: str) -> list[tuple[int, ...]]:
+        """The numbers of each text's classes."""
         from peft_nb.data import labels
 
-        labels.read(rows, layout, classes(facts), row_name)
+        return [own for _, own in labels.read(rows, layout, classes(facts), row_name)]
 
-    def encode(
-        self,
-        rows: Rows,
-        layout: Layout,
-        tokenizer: Any,
-        spec: RunSpec,
-        facts: Facts,
-        *,
-        cache: Path | None = None,
-        fingerprint: str = "",
-        row_name: str = "row",
-        progress: Callable[[float, str], None] | None = None,
-    ) -> tuple[str, Encoded]:
-        """Tokenise texts, with the numbers of their classes; as of :meth:`Task.encode`."""
-        from peft_nb.data import labels
-
-        settings: dict[str, Any] = {"max_length": facts["max_tokens"], "too_long": spec.too_long}
-        told: dict[str, Any] = {"row_name": row_name, "progress": progress}
-        if cache is None:
-            return "", labels.encode(rows, layout, classes(facts), tokenizer, **settings, **told)
-        return labels.cached(cache, fingerprint, rows, layout, classes(facts), tokenizer, **settings, **told)
+    def told(self, facts: Facts) -> str:
+        """What the classes are, for the report of encoding."""
+        return str(classes(facts))
 
     def prompts(self, rows: Rows, layout: Layout, numbers: Sequence[int], facts: Facts) -> list[Asked]:
         """Choose a few texts and the names of their classes, in the order of the classes."""
@@ -178,27 +159,15 @@ class Classification(TextTask):
         """One class, or each of several, with its probability."""
         return [_with_share(*pair) for pair in zip(predicted["label"], predicted["probability"], strict=True)]
 
-    def reference(
-        self, model: PeftModel, tokenizer: Any, prompts: Sequence[Any], spec: RunSpec, facts: Facts, chat: bool
-    ) -> list[Any]:
-        """Let the model classify texts, and take its classes for what is right."""
-        from peft_nb.data.examples import Example
-        from peft_nb.data.labels import tokens
-        from peft_nb.evaluation.agreement import logits
+    def answer(self, outputs: torch.Tensor, facts: Facts) -> tuple[Any, ...]:
+        """The numbers of the classes that a text has by the outputs for it."""
+        if facts["multi_label"]:
+            return tuple((outputs > 0).nonzero()[:, 0].tolist())
+        return (int(outputs.argmax()),)
 
-        found = []
-        for ids in tokens(tokenizer, prompts, facts["max_tokens"]):
-            given = logits(model, ids)
-            own = (given > 0).nonzero()[:, 0].tolist() if facts["multi_label"] else [int(given.argmax())]
-            found.append(Example.whole(ids, tuple(own)))
-        return found
-
-    def agreement(self, model: Any, other: Any, examples: Sequence[Any], facts: Facts) -> Agreement:
-        """Measure how far a classifier says what another one says, per text."""
-        from peft_nb.evaluation import agreement
-
-        compare = _by_classes if facts["multi_label"] else _by_class
-        return agreement.agreement(model, other, examples, compare)
+    def compare(self, ours: torch.Tensor, theirs: torch.Tensor, example: Any, facts: Facts) -> Counts:
+        """Compare what two classifiers say of a text."""
+        return (_by_classes if facts["multi_label"] else _by_class)(ours, theirs, example)
 
     def shown(self, facts: Facts) -> str:
         """The labels by their names."""

@@ -13,6 +13,7 @@ from peft_nb.tasks.base import Facts, Rows, Task
 if TYPE_CHECKING:
     from peft_nb.data.examples import Encoded
     from peft_nb.data.layouts import Layout
+    from peft_nb.data.rendered import RenderedRows
     from peft_nb.spec import RunSpec
 
 USAGE = """
@@ -47,9 +48,7 @@ class Generation(Task):
 
     def encode(
         self,
-        rows: Rows,
-        layout: Layout,
-        tokenizer: Any,
+        rendered: RenderedRows,
         spec: RunSpec,
         facts: Facts,
         *,
@@ -58,19 +57,14 @@ class Generation(Task):
         row_name: str = "row",
         progress: Callable[[float, str], None] | None = None,
     ) -> tuple[str, Encoded]:
-        """Render rows by the model's chat template and tokenise them; as of :meth:`Task.encode`."""
+        """Choose the tokens that are trained on, and cut what is too long; as of :meth:`Task.encode`."""
         from peft_nb.data import encoding
 
-        settings: dict[str, Any] = {
-            "max_length": spec.max_length,
-            "loss_on": spec.loss_on,
-            "too_long": spec.too_long,
-            "system": spec.system,
-        }
+        settings: dict[str, Any] = {"max_length": spec.max_length, "too_long": spec.too_long}
         told: dict[str, Any] = {"row_name": row_name, "progress": progress}
         if cache is None:
-            return "", encoding.encode(rows, layout, tokenizer, **settings, **told)
-        return encoding.cached(cache, fingerprint, rows, layout, tokenizer, **settings, **told)
+            return "", encoding.encode(rendered, **settings, **told)
+        return encoding.cached(cache, fingerprint, rendered, **settings, **told)
 
     def conversations(
         self, rows: Rows, layout: Layout, numbers: Sequence[int], spec: RunSpec, most: int

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.tasks.base import Facts, Task
+from peft_nb.data.prompts import Asked
+from peft_nb.tasks.base import Facts, Rows, Task
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-    from peft_nb.data.examples import Example
+    from peft_nb.data.examples import Encoded, Example
+    from peft_nb.data.layouts import Layout
+    from peft_nb.data.rendered import RenderedRows
+    from peft_nb.evaluation.agreement import Agreement, Counts
     from peft_nb.evaluation.evaluators import Evaluator
     from peft_nb.models.load import Base
     from peft_nb.spec import RunSpec
     from peft_nb.training.text_objective import TextObjective
+
+SAME = 1e-4  # divergence, in nats, below which two models say the same of a text
 
 HEAD = """
 from peft import PeftModel
@@ -73,6 +81,46 @@ class TextTask(Task):
         places = getattr(base.model.config.get_text_config(), "max_position_embeddings", None) or spec.max_length
         facts["max_tokens"] = min(spec.max_length, base.tokenizer.model_max_length, places)
 
+    def labels(self, rows: Rows, layout: Layout, facts: Facts, row_name: str) -> list[tuple[Any, ...]]:
+        """What is learned of each text, as numbers; a DataError counts all rows of which that cannot be said."""
+        raise NotImplementedError(f"task {self.name} does not say what is learned of a text")
+
+    def told(self, facts: Facts) -> str:
+        """What is learned, for the report of encoding."""
+        return self.help
+
+    def check_eval(self, rows: Rows, layout: Layout, facts: Facts, row_name: str) -> None:
+        """Refuse rows whose labels cannot be read."""
+        self.labels(rows, layout, facts, row_name)
+
+    def encode(
+        self,
+        rendered: RenderedRows,
+        spec: RunSpec,
+        facts: Facts,
+        *,
+        cache: Path | None = None,
+        fingerprint: str = "",
+        row_name: str = "row",
+        progress: Callable[[float, str], None] | None = None,
+    ) -> tuple[str, Encoded]:
+        """Cut texts that are too long, and give each its labels; as of :meth:`Task.encode`."""
+        from peft_nb.data import labels
+
+        learned = self.labels(rendered.rows, rendered.layout, facts, row_name)
+        settings: dict[str, Any] = {"max_length": facts["max_tokens"], "too_long": spec.too_long}
+        how: dict[str, Any] = {**settings, "row_name": row_name, "progress": progress}
+        if cache is None:
+            return "", labels.encode(rendered, learned, self.told(facts), **how)
+        return labels.cached(cache, fingerprint, rendered, learned, self.told(facts), **how)
+
+    def prompts(self, rows: Rows, layout: Layout, numbers: Sequence[int], facts: Facts) -> list[Asked]:
+        """Choose a few texts and their labels."""
+        from peft_nb.data.prompts import spread
+
+        chosen = [rows[number] for number in spread(numbers)]
+        return [Asked(layout.text(row), ", ".join(layout.labels(row))) for row in chosen]
+
     def head(self, facts: Facts) -> tuple[Sequence[str], Any]:
         """Names of the head's outputs, and transformers' name for the kind of problem."""
         raise NotImplementedError(f"task {self.name} does not say what its head is")
@@ -122,7 +170,7 @@ class TextTask(Task):
         import torch
 
         from peft_nb.data.examples import Example
-        from peft_nb.data.labels import tokens
+        from peft_nb.data.rendering import tokens
         from peft_nb.evaluation.texts import logits
         from peft_nb.training.text_objective import TextObjective
 
@@ -131,6 +179,36 @@ class TextTask(Task):
             return torch.zeros(0, len(self.head(facts)[0]))
         objective = TextObjective(tokenizer.pad_token_id, self.head_loss(facts))
         return logits(model, objective, encoded, model.device)
+
+    def reference(
+        self, model: PeftModel, tokenizer: Any, prompts: Sequence[str], spec: RunSpec, facts: Facts, chat: bool
+    ) -> list[Any]:
+        """Let the model say what it says of texts, and take that for what is right."""
+        from peft_nb.data.examples import Example
+        from peft_nb.data.rendering import tokens
+        from peft_nb.evaluation.agreement import logits
+
+        encoded = tokens(tokenizer, prompts, facts["max_tokens"])
+        return [Example.whole(ids, self.answer(logits(model, ids), facts)) for ids in encoded]
+
+    def answer(self, outputs: torch.Tensor, facts: Facts) -> tuple[Any, ...]:
+        """What the outputs for a text, of shape ``(outputs,)``, say of it, in the form of its labels."""
+        return tuple(outputs.tolist())
+
+    def agreement(self, model: Any, other: Any, examples: Sequence[Any], facts: Facts) -> Agreement:
+        """Measure how far a model says what another one says, per text."""
+        from peft_nb.evaluation import agreement
+
+        return agreement.agreement(model, other, examples, partial(self.compare, facts=facts))
+
+    def compare(self, ours: torch.Tensor, theirs: torch.Tensor, example: Any, facts: Facts) -> Counts:
+        """Compare what two models say of a text: as the means of normal distributions of variance 1."""
+        from peft_nb.evaluation.agreement import Counts
+
+        learned = self.head_loss(facts)
+        loss = float(learned(ours[None], [example]) - learned(theirs[None], [example]))
+        apart = float((ours - theirs).square().sum() / 2)
+        return Counts(1, apart, float(apart < SAME), loss, 1)
 
     def saved_config(self, model: PeftModel) -> Any:
         """What the head's outputs are called has no place in PEFT's own file."""
