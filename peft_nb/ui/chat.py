@@ -14,7 +14,7 @@ from peft_nb.runs.compare import BASE, named
 from peft_nb.runs.run import Run, load
 from peft_nb.store import Store
 from peft_nb.system.display import Displayed, panel_of
-from peft_nb.ui import side_by_side
+from peft_nb.ui import side_by_side, tasks
 from peft_nb.ui.differences import clean
 
 
@@ -87,7 +87,7 @@ class Chat(Displayed):
             raise RunError("there is nobody to talk to; name a run")
         bases = {name: run.metrics.get("base", run.spec.model) for name, run in runs.items()}
         for name, run in runs.items():
-            if run.spec.task == "classification":
+            if not tasks.answers_prompts(run.spec.task):
                 raise RunError(f"{name} gives texts labels and does not talk; call predict() on it")
             if bases[name] != bases[first := next(iter(runs))]:
                 raise RunError(f"{first} is on {bases[first]} and {name} is on {bases[name]}: chat with one at a time")

@@ -19,7 +19,7 @@ from peft_nb.errors import DataError, nearest
 from peft_nb.spec import RunSpec
 from peft_nb.spec.notation import write_flags
 from peft_nb.system.display import Displayed
-from peft_nb.ui import wording
+from peft_nb.ui import tasks, wording
 from peft_nb.ui.style import BOX, MUTED
 from peft_nb.ui.tokens import TokenView, of_row
 
@@ -166,8 +166,8 @@ class Report(Displayed):
         stopped = any(finding.level == "stops" and finding.kind not in mended for finding in self.findings)
         data = self._mended if mendable else named
         said = {name: value for name, value in self.spec.changed().items() if name not in ("data", "method")}
-        if self.checked.layout.kind == "labelled":
-            said["task"] = "classification"
+        if (task := tasks.learned_from(self.checked.layout.kind)) != tasks.DEFAULT:
+            said["task"] = task
         flags = "".join(f" {quote(flag)}" for flag in write_flags(said) if not flag.endswith(IN_MEMORY))
         steps = []
         if mendable and self._mended is None:
