@@ -30,7 +30,7 @@ class Scripted:
     """A run whose worker tells a given story: events, and numbers for seconds to wait."""
 
     id = "lora-3f9a2c"
-    spec = SimpleNamespace(method="lora", model="smollm2-135m", data="tickets")
+    spec = SimpleNamespace(method="lora", model="smollm2-135m", data="tickets", task="generation")
     metrics: ClassVar = {"train_loss": 1.0}
 
     def __init__(self, listeners: Sequence[Listener], story: Sequence[Event | float], *, give_up: bool = False) -> None:

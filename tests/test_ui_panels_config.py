@@ -15,7 +15,7 @@ from peft_nb.runs.run import Run, active
 from peft_nb.spec import METHODS, RunSpec, notation
 from peft_nb.ui import form
 from peft_nb.ui.panels.config import ConfigPanel, named
-from peft_nb.ui.panels.debounce import Check, Latest
+from peft_nb.ui.panels.debounce import Debouncer, RaiseIfSuperseded
 from tests.widgets import button_of, words_of
 
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(1)> مرحبا 👩‍🔧 " + "w" * 300
@@ -56,7 +56,7 @@ def test_a_mistake_is_told_beside_its_field(raw: dict[str, str], wrong: str | No
         assert form.label(entry) == f"⚠ {wrong}"
         assert 'role="alert"' in form.note(entry)
         with pytest.raises(SpecError, match=wrong):
-            found.checked()
+            found.valid_spec()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -93,27 +93,27 @@ def test_what_is_foreign_changes_nothing_but_text() -> None:
 
 
 def test_the_newest_request_breaks_off_the_one_before_it() -> None:
-    latest, done = Latest(), list[str]()
+    latest, done = Debouncer(), list[str]()
 
-    def work(name: str, rounds: int) -> Callable[[Check], None]:
-        def labour(superseded: Check) -> None:
+    def work(name: str, rounds: int) -> Callable[[RaiseIfSuperseded], None]:
+        def job(superseded: RaiseIfSuperseded) -> None:
             done.append(f"{name} begun")
             for _ in range(rounds):
                 time.sleep(0.02)
                 superseded()
             done.append(name)
 
-        return labour
+        return job
 
-    latest.ask(work("skipped", 1), 0.2)
-    latest.ask(work("first", 500), 0.0)
+    latest.submit(work("skipped", 1), 0.2)
+    latest.submit(work("first", 500), 0.0)
     while "first begun" not in done:
         time.sleep(0.01)
-    latest.ask(work("second", 1), 0.0)
+    latest.submit(work("second", 1), 0.0)
     latest.wait()
     assert done == ["first begun", "second begun", "second"]
-    latest.ask(work("forgotten", 1), 5.0)
-    latest.forget()
+    latest.submit(work("forgotten", 1), 5.0)
+    latest.cancel()
     latest.wait()
     assert len(done) == 3
 
@@ -125,8 +125,8 @@ def filled(base: Path, rows: list[dict[str, str]], tmp_path: Path, monkeypatch: 
     fields = {"model": str(base), "max_steps": 4, "batch_size": 5, "dtype": "float32", "device": "cpu", "judge": "off"}
     panel = ConfigPanel(fields, {"tickets": rows, "_hidden": rows, "number": 3})
     yield panel
-    panel._latest.forget()
-    panel._latest.wait()
+    panel._debouncer.cancel()
+    panel._debouncer.wait()
 
 
 def said(panel: ConfigPanel, doing: str) -> str:
@@ -159,7 +159,7 @@ def test_a_mistake_is_shown_while_it_is_typed_and_the_cell_follows(filled: Confi
 
 
 def test_a_mistake_in_a_part_that_is_folded_away_opens_it(filled: ConfigPanel) -> None:
-    fold = filled.folds["reporting"]
+    fold = filled.collapsibles["reporting"]
     assert fold.inside.layout.display == "none"
     fold.button.click()
     assert fold.inside.layout.display is None
@@ -170,38 +170,38 @@ def test_a_mistake_in_a_part_that_is_folded_away_opens_it(filled: ConfigPanel) -
 
 
 def test_the_data_are_checked_and_the_run_is_forecast_while_it_is_typed(filled: ConfigPanel) -> None:
-    filled._latest.wait()
-    assert "23 rows" in filled.checked.line.value
-    assert "1 finding: worth knowing 1" in filled.checked.line.value
-    assert "<table" in filled.checked.whole.value
-    assert "of memory at the peak" in filled.expected.line.value
-    assert "fits" in filled.expected.line.value
-    assert "optimizer" in filled.expected.whole.value
+    filled._debouncer.wait()
+    assert "23 rows" in filled.data_status.line.value
+    assert "1 finding: worth knowing 1" in filled.data_status.line.value
+    assert "<table" in filled.data_status.whole.value
+    assert "of memory at the peak" in filled.forecast_status.line.value
+    assert "fits" in filled.forecast_status.line.value
+    assert "optimizer" in filled.forecast_status.whole.value
     filled.controls["data"].value = "tikets"
-    filled._latest.wait()
-    assert "did you mean &#x27;tickets&#x27;?" in filled.checked.line.value
-    assert filled.checked.fold.box.layout.display == "none"
+    filled._debouncer.wait()
+    assert "did you mean &#x27;tickets&#x27;?" in filled.data_status.line.value
+    assert filled.data_status.details.box.layout.display == "none"
     filled.controls["data"].value = "owner/name"
-    filled._latest.wait()
-    assert "%peft estimate owner/name" in filled.expected.line.value
+    filled._debouncer.wait()
+    assert "%peft estimate owner/name" in filled.forecast_status.line.value
 
 
 def test_new_variables_are_offered(filled: ConfigPanel, rows: list[dict[str, str]]) -> None:
     filled._namespace["more"] = rows[:20]
-    filled._look_around()
+    filled._offer_variables()
     assert filled.controls["data"].input.options[0] == "more"
-    filled._latest.wait()
+    filled._debouncer.wait()
     filled._namespace["tickets"] = rows[:21]
-    filled._look_around()
-    filled._latest.wait()
-    assert "21 rows" in filled.checked.line.value
+    filled._offer_variables()
+    filled._debouncer.wait()
+    assert "21 rows" in filled.data_status.line.value
 
 
 def test_advice_is_given_and_taken(filled: ConfigPanel) -> None:
     filled.goal.value = "style"
     filled.advise.click()
     assert "advice: " in said(filled, "advising …")
-    assert filled.folds["advice"].inside.layout.display is None
+    assert filled.collapsibles["advice"].inside.layout.display is None
     rank = next(rank for rank, take in enumerate(filled.takes) if take.description == "Take ln-tuning")
     filled.takes[rank].click()
     assert filled.form.spec is not None
@@ -225,7 +225,7 @@ def test_a_file_and_a_cell_fill_it(filled: ConfigPanel, tmp_path: Path) -> None:
     assert COMMANDS["panel"].flags == {}
     shown = COMMANDS["panel"].act(type("Shell", (), {"user_ns": {}})(), recipe="mine.yaml")
     assert shown.form.spec.method == "ia3"
-    shown._latest.forget()
+    shown._debouncer.cancel()
 
 
 def test_start_refuses_what_is_wrong_and_trains_what_is_right(filled: ConfigPanel) -> None:
@@ -241,7 +241,7 @@ def test_start_refuses_what_is_wrong_and_trains_what_is_right(filled: ConfigPane
         time.sleep(0.05)
     run = filled._namespace["mine"]
     assert isinstance(run, Run)
-    assert (run.status, run.spec) == ("finished", complete(filled.form.checked()))
+    assert (run.status, run.spec) == ("finished", complete(filled.form.valid_spec()))
     words = words_of(filled.shown)
     assert "4 of 4" in words
     assert "%peft save mine" in words
@@ -257,8 +257,8 @@ def test_stop_ends_the_run_that_was_started(filled: ConfigPanel) -> None:
     filled.start.click()
     assert "still at work" in said(filled, "starting …")
     filled.controls["r"].value = "4"
-    filled._latest.wait()
-    assert "made when no run is at work" in filled.expected.line.value
+    filled._debouncer.wait()
+    assert "made when no run is at work" in filled.forecast_status.line.value
     button_of(filled.shown, "Stop").click()
     assert filled.run is not None
     assert filled.run.wait().status == "stopped"

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 from base64 import b64decode
+from dataclasses import replace
 
 import pytest
 from test_ui_status import EVIL, KNOWN, Balanced, training
@@ -23,8 +24,9 @@ METRICS = {
 }
 
 
-def finished() -> RunView:
-    return replay([Evaluated(126, 0.61), Checkpointed(126, "x"), StatusChanged("finished")], training(126))
+def finished(task: str = "generation") -> RunView:
+    view = replay([Evaluated(126, 0.61), Checkpointed(126, "x"), StatusChanged("finished")], training(126))
+    return replace(view, task=task)
 
 
 def test_text_is_deterministic() -> None:
@@ -129,19 +131,19 @@ CLASSIFIED = METRICS | {
 
 
 def test_a_classifier_is_judged_by_how_often_it_is_right() -> None:
-    lines = summary.text(finished(), CLASSIFIED, "run").splitlines()
+    lines = summary.text(finished("classification"), CLASSIFIED, "run").splitlines()
     assert "  data           tickets: 336 examples, 60 held out, 3 classes (<b>bug</b>, praise, wish)" in lines
     assert "  held-out       accuracy 91.2 %, macro-F1 0.900" in lines
     assert '  next           run.predict("…")' in lines
     several = {name: value for name, value in CLASSIFIED.items() if name != "confusion"}
     several |= {"multi_label": True, "micro_f1": 0.95}
-    lines = summary.text(finished(), several, "run").splitlines()
+    lines = summary.text(finished("classification"), several, "run").splitlines()
     assert "  held-out       all labels right 91.2 %, macro-F1 0.900, micro-F1 0.950" in lines
-    assert summary.html(finished(), several, "run").count("<img") == 1
+    assert summary.html(finished("classification"), several, "run").count("<img") == 1
 
 
 def test_a_classifiers_mistakes_are_a_picture_with_words() -> None:
-    html = summary.html(finished(), CLASSIFIED, "run")
+    html = summary.html(finished("classification"), CLASSIFIED, "run")
     images = [attributes for attributes in Balanced(html).attributes if "alt" in attributes]
     told = "Confusion matrix of 3 classes; most often <b>bug</b> taken for praise: 4; wish taken for praise: 1"
     assert [image["alt"] for image in images][1:] == [told]
@@ -206,6 +208,6 @@ def test_what_was_not_reached_is_said_to_people_who_never_saw_a_loss() -> None:
 
 def test_a_classifiers_latency_is_that_of_a_text() -> None:
     more = {"score": 0.9125, "latency_ms": 4.0, "base_latency_ms": 3.0, "wall_seconds": 9.0}
-    lines = summary.text(finished(), CLASSIFIED | more, "run").splitlines()
+    lines = summary.text(finished("classification"), CLASSIFIED | more, "run").splitlines()
     assert "  cost           9 s in all, 4 ms a text, 3 without the adapter" in lines
     assert not any(line.startswith("  score") for line in lines)

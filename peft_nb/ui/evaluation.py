@@ -1,4 +1,4 @@
-"""How a judgement is said: lines of the summary, and a verdict for people who never saw a loss."""
+"""How an evaluation is said: lines of the summary, and a verdict for people who never saw a loss."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def _interval(bounds: Any, digits: str) -> str:
     return f" (95 %: {bounds[0]:{digits}} to {bounds[1]:{digits}})" if bounds else ""
 
 
-def cost(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """List what a run and its adapter cost, as label and value; `metrics` as for :func:`rows`."""
+def cost(metrics: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
+    """List what a run and its adapter cost, as label and value; latency is given for one `unit`, such as a token."""
     facts = []
     for name, what in (("wall_seconds", "in all"), ("cpu_seconds", "of processor time"), ("gpu_seconds", "on the GPU")):
         if metrics.get(name) is not None:
@@ -57,8 +57,7 @@ def cost(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if metrics.get("adapter_mb") is not None and facts:
         facts += [f"adapter of {wording.memory(metrics['adapter_mb'])}"]
     if metrics.get("latency_ms") is not None:
-        one = "text" if metrics.get("classes") else "token"
-        facts += [f"{metrics['latency_ms']:.3g} ms a {one}, {metrics['base_latency_ms']:.3g} without the adapter"]
+        facts += [f"{metrics['latency_ms']:.3g} ms a {unit}, {metrics['base_latency_ms']:.3g} without the adapter"]
     return [("cost", ", ".join(facts))] if facts else []
 
 

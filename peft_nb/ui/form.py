@@ -23,7 +23,7 @@ Raw = Mapping[str, str | bool]
 
 SPEC = {info.name: info for info in RunSpec.describe()}
 FIELDS = {**SPEC, "out": notation.flags(notation.CELL)["--out"]}
-FOLDED = ("engine", "judging", "reporting")
+COLLAPSED = ("engine", "judging", "reporting")
 EMPTY = '""'  # a text without characters, where an empty control stands for the default
 EVERY_FIELD = "form"  # what a problem that belongs to no field is filed under
 
@@ -71,7 +71,7 @@ class Form:
     spec: RunSpec | None
     cell: str
 
-    def checked(self) -> RunSpec:
+    def valid_spec(self) -> RunSpec:
         """Give what is described.
 
         Raises

@@ -218,4 +218,4 @@ def show(run: Run, name: str | None = None, on: Surface | None = None) -> None:
 
 def _identified(view: RunView, run: Run) -> RunView:
     spec = run.spec
-    return replace(view, id=run.id, method=spec.method, model=spec.model, data=spec.data)
+    return replace(view, id=run.id, method=spec.method, model=spec.model, data=spec.data, task=spec.task)

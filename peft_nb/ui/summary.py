@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 from peft_nb.metrics import METRICS
+from peft_nb.tasks import TASKS
 from peft_nb.ui import evaluation, wording
 from peft_nb.ui.status import title
 from peft_nb.ui.style import BOX
@@ -78,7 +79,7 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         found += [("trained", f"{wording.count(trainable, 'parameter')}{share}")]
     if peak is not None:
         found += [(METRICS["peak_memory_mb"].title, _forecast(wording.memory, peak, metrics.get("forecast_memory_mb")))]
-    found += evaluation.cost(metrics)
+    found += evaluation.cost(metrics, TASKS[view.task].unit)
     if view.plan:
         found += [("computed", f"{view.plan.dtype} on {view.plan.device}, {view.plan.path}")]
     found += [("note", notice) for notice in view.notices]
@@ -121,7 +122,7 @@ def _forecast(say: Callable[[float], str], actual: float, forecast: float | None
     return say(actual) + (f" (forecast {say(forecast)})" if forecast is not None else "")
 
 
-def next_steps(view: RunView, name: str | None = None, classifies: bool = False) -> list[str]:
+def next_steps(view: RunView, name: str | None = None) -> list[str]:
     """List the sensible next steps as code for a cell.
 
     Parameters
@@ -130,8 +131,6 @@ def next_steps(view: RunView, name: str | None = None, classifies: bool = False)
         What is known about the run.
     name : str, optional
         The variable that holds the run; by default the code takes the run from the store first.
-    classifies : bool
-        Whether the run gives texts labels.
 
     Returns
     -------
@@ -146,8 +145,7 @@ def next_steps(view: RunView, name: str | None = None, classifies: bool = False)
     if view.status != "finished":
         steps += [f"%peft resume {run}"]
     if view.status != "failed":
-        ask = "predict" if classifies else "generate"
-        steps += [f'{run}.{ask}("…")', f"%peft save {run} my-adapter"]
+        steps += [f'{run}.{TASKS[view.task].verb}("…")', f"%peft save {run} my-adapter"]
     return steps
 
 
@@ -159,7 +157,7 @@ def text(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> 
     str
         Lines of label and value, then the next steps, last the verdict where one was asked for.
     """
-    following = next_steps(view, name, "classes" in metrics)
+    following = next_steps(view, name)
     lines = [headline(view), *(f"  {label:<14} {value}" for label, value in rows(view, metrics))]
     verdict = evaluation.verdict(metrics)
     return "\n".join(
@@ -196,7 +194,7 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None, *, 
         f'<td style="{cell}normal;overflow-wrap:anywhere">{escape(value)}</td></tr>'
         for label, value in rows(view, metrics)
     )
-    code = "\n".join(map(escape, next_steps(view, name, "classes" in metrics)))
+    code = "\n".join(map(escape, next_steps(view, name)))
     following = f'<p style="margin:8px 0 4px">Next:</p><pre style="margin:0"><code>{code}</code></pre>' if code else ""
     verdict = evaluation.verdict(metrics)
     last = f'<p style="margin:8px 0 0"><strong>{escape(verdict)}</strong></p>' if verdict else ""

@@ -28,6 +28,7 @@ from peft_nb.events import (
     StatusChanged,
     StepLogged,
 )
+from peft_nb.spec import RunSpec
 
 if TYPE_CHECKING:
     import numpy
@@ -135,6 +136,7 @@ class RunView:
     method: str = ""
     model: str = ""
     data: str = ""
+    task: str = RunSpec.model_fields["task"].default
     memory_limit_mb: float | None = None
     status: Status = "created"
     reason: str = ""

@@ -91,7 +91,7 @@ class ChatPanel(Panel):
 
     def send(self) -> None:
         """Let what is written be answered, unless an answer is being written; focus stays where it is."""
-        self.aside("answering", self._answer, self._over, self._grow)
+        self.in_background("answering", self._answer, self._over, self._grow)
 
     def stop(self) -> None:
         """End the answer that is being written, and keep what there is of it."""

@@ -162,7 +162,7 @@ class ComparePanel(Panel):
             if any("force=True" in str(error) for error in refused):
                 self.force.layout.display = "flex"
 
-        self.aside(f"promoting {self.run.label}", work, then)
+        self.in_background(f"promoting {self.run.label}", work, then)
 
 
 def _shown(*parts: str) -> ipywidgets.HTML:

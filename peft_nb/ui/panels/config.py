@@ -22,8 +22,8 @@ from peft_nb.spec.recipes import get, names
 from peft_nb.ui import check, forecast, form
 from peft_nb.ui.arguments import variables
 from peft_nb.ui.live import watch
-from peft_nb.ui.panels.controls import Control, Fold, Followed, choice, grid, heading, prose
-from peft_nb.ui.panels.debounce import Check, Latest
+from peft_nb.ui.panels.controls import Collapsible, Control, StatusLine, choice, grid, heading, prose
+from peft_nb.ui.panels.debounce import Debouncer, RaiseIfSuperseded
 from peft_nb.ui.panels.insert_cell import InsertCell
 from peft_nb.ui.panels.panel import Panel, Tell, button, row
 from peft_nb.ui.panels.run import EmbeddedSurface
@@ -65,9 +65,9 @@ class ConfigPanel(Panel):
         self.run: Run | None = None
         self.form = form.read(form.blank())
         self._namespace: Any = variables() if namespace is None else namespace
-        self._latest = Latest()
+        self._debouncer = Debouncer()
         self._filling = False
-        self._looked: object = None  # what the data were checked as
+        self._reported: object = None  # what the data were checked as
         self._advice: Advice | None = None
         offers = form.offered(self._namespace)
         self.controls = {name: Control(entry, offers, self._changed) for name, entry in self.form.entries.items()}
@@ -78,8 +78,11 @@ class ConfigPanel(Panel):
         self.advise = button("Advise", self._advise, help="Say which methods fit the data and the goal best")
         self.takes = [button("", partial(self.attempt, partial(self._take, rank))) for rank in range(CHOICES)]
         self._reasons, self.insert, self.shown = prose(), InsertCell(), ipywidgets.VBox()
-        self.folds = {"advice": Fold("the advice", [self._reasons, row(*self.takes)], hidden=True)}
-        self.checked, self.expected = Followed("the whole report on the data"), Followed("the whole forecast")
+        self.collapsibles = {"advice": Collapsible("the advice", [self._reasons, row(*self.takes)], hidden=True)}
+        self.data_status, self.forecast_status = (
+            StatusLine("the whole report on the data"),
+            StatusLine("the whole forecast"),
+        )
         self.cell = ipywidgets.Textarea(description="the same as a cell", rows=6, continuous_update=False)
         self.cell.add_class("peft-nb-wide")
         self.cell.observe(lambda _: self.attempt(self._read_cell), "value")
@@ -89,29 +92,29 @@ class ConfigPanel(Panel):
             [
                 row(self.recipe, fill),
                 *self._sections(),
-                *(heading("forecast"), self.expected.box, heading("run")),
+                *(heading("forecast"), self.forecast_status.box, heading("run")),
                 *(grid([self.controls["out"].box]), self.cell, row(self.start, self.insert), self.shown),
             ],
         )
         self.fill({**form.blank(), "data": offers["data"][0], **given})
         ipython = sys.modules.get("IPython")
         if shell := ipython.get_ipython() if ipython else None:
-            shell.events.register("post_run_cell", self._look_around)
+            shell.events.register("post_run_cell", self._offer_variables)
 
     def __repr__(self) -> str:
         return f"a form for the cell\n\n{self.form.cell}".rstrip()
 
     def _sections(self) -> list[ipywidgets.Widget]:
         beside = {
-            "data": [self.checked.box],
-            "method": [row(self.goal, self.advise), self.folds["advice"].box],
+            "data": [self.data_status.box],
+            "method": [row(self.goal, self.advise), self.collapsibles["advice"].box],
         }
         found: list[ipywidgets.Widget] = []
         for section, infos in groupby(form.SPEC.values(), key=lambda info: info.section):
             inside = grid([self.controls[info.name].box for info in infos])
-            if section in form.FOLDED:
-                self.folds[section] = Fold(f"the settings of {section}", [inside])
-                found.append(self.folds[section].box)
+            if section in form.COLLAPSED:
+                self.collapsibles[section] = Collapsible(f"the settings of {section}", [inside])
+                found.append(self.collapsibles[section].box)
             else:
                 found += [heading(section), inside, *beside.get(section, ())]
         return found
@@ -141,20 +144,20 @@ class ConfigPanel(Panel):
         self.form = form.read({name: control.value for name, control in self.controls.items()})
         for name, entry in self.form.entries.items():
             self.controls[name].show(entry)
-            if entry.problem and entry.info.section in form.FOLDED:
-                self.folds[entry.info.section].open()
+            if entry.problem and entry.info.section in form.COLLAPSED:
+                self.collapsibles[entry.info.section].open()
         self.cell.value = self.form.cell
         self.insert.cell = self.form.cell
         self._examine()
 
-    def _look_around(self, *_: object) -> None:
+    def _offer_variables(self, *_: object) -> None:
         """Offer the variables that a cell has made; look again where it has made the chosen data anew."""
         for name, words in form.offered(self._namespace).items():
             self.controls[name].input.options = words
-        if self.form.spec and self._looked != self._looks(self.form.spec):
+        if self.form.spec and self._reported != self._report_key(self.form.spec):
             self._examine()
 
-    def _looks(self, spec: RunSpec) -> object:
+    def _report_key(self, spec: RunSpec) -> object:
         fields = [getattr(spec, info.name) for info in form.SPEC.values() if info.section in ("model", "data")]
         return (*fields, spec.method, id(self._namespace.get(spec.data)), id(self._namespace.get(spec.eval_data)))
 
@@ -162,27 +165,27 @@ class ConfigPanel(Panel):
         """Check the data and forecast the run, unless something else is typed meanwhile."""
         spec = self.form.spec
 
-        def work(superseded: Check) -> None:
+        def work(superseded: RaiseIfSuperseded) -> None:
             if spec is None:
-                self.expected.say("made once nothing is marked any more")
+                self.forecast_status.say("made once nothing is marked any more")
                 return
-            if self._looked != (looks := self._looks(spec)):
-                self.checked.follow("checking the data", superseded, partial(self._look, spec))
-                self._looked = looks
+            if self._reported != (key := self._report_key(spec)):
+                self.data_status.run("checking the data", superseded, partial(self._report, spec))
+                self._reported = key
             if run.active():  # two that compute at once slow each other many times over
-                self.expected.say("made when no run is at work")
+                self.forecast_status.say("made when no run is at work")
             else:
-                self.expected.follow("forecasting", superseded, partial(self._foresee, spec))
+                self.forecast_status.run("forecasting", superseded, partial(self._forecast, spec))
 
-        self._latest.ask(work)
+        self._debouncer.submit(work)
 
-    def _look(self, spec: RunSpec, tell: Progress) -> tuple[str, str]:
+    def _report(self, spec: RunSpec, tell: Progress) -> tuple[str, str]:
         if not at_hand(spec.data, self._namespace):
             raise DataError(f"{spec.data} is on the hub; %peft data {spec.data} fetches and checks it")
         report = check.report_on(spec, namespace=self._namespace, progress=tell)
         return f"{report.headline}. {report.verdict}", report._repr_html_()
 
-    def _foresee(self, spec: RunSpec, tell: Progress) -> tuple[str, str]:
+    def _forecast(self, spec: RunSpec, tell: Progress) -> tuple[str, str]:
         expected = forecast.ahead(spec, self._namespace, tell)
         return forecast.line(expected), forecast.html(expected)
 
@@ -205,10 +208,10 @@ class ConfigPanel(Panel):
             for take, one in zip_longest(self.takes, self._advice.choices):
                 take.description = take.tooltip = f"Take {one.method.name}" if one else ""
                 take.layout.display = None if one else "none"
-            self.folds["advice"].offer(True)
-            self.folds["advice"].open()
+            self.collapsibles["advice"].offer(True)
+            self.collapsibles["advice"].open()
 
-        self.aside("advising", work, draw)
+        self.in_background("advising", work, draw)
 
     def _take(self, rank: int) -> str:
         assert self._advice is not None  # or there would be nothing to press
@@ -227,11 +230,11 @@ class ConfigPanel(Panel):
 
     def _start(self) -> None:
         def work(tell: Tell) -> str:
-            spec, out = self.form.checked(), str(self.controls["out"].value)
+            spec, out = self.form.valid_spec(), str(self.controls["out"].value)
             if self.run in run.active():
                 raise RunError(f"{self.run.id} is still at work; stop it or wait for it")
-            self._latest.forget()
-            self._latest.wait()
+            self._debouncer.cancel()
+            self._debouncer.wait()
 
             def start(listeners: Sequence[Listener]) -> Run:
                 begun = run.begin(spec, namespace=self._namespace, listeners=listeners)
@@ -242,7 +245,7 @@ class ConfigPanel(Panel):
             self.run = watch(start, background=True, name=out or None, on=EmbeddedSurface(self.shown, self.ended))
             return f"{self.run.id} has begun; the kernel is free meanwhile"
 
-        self.aside("starting", work)
+        self.in_background("starting", work)
 
     def ended(self, view: RunView) -> None:
         """Say how a run ended; now there is time for a forecast again."""

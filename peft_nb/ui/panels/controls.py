@@ -12,7 +12,7 @@ import ipywidgets
 from peft_nb.events import Progress
 from peft_nb.ui import form
 from peft_nb.ui.form import Entry
-from peft_nb.ui.panels.debounce import Check, SupersededError
+from peft_nb.ui.panels.debounce import RaiseIfSuperseded, SupersededError
 from peft_nb.ui.panels.panel import TICK_S, button, spoken
 
 LONG = {"system"}  # texts that may have several lines
@@ -76,7 +76,7 @@ def choice(words: Sequence[str], none: str | None = None, **traits: Any) -> ipyw
     return ipywidgets.Dropdown(options=[*nothing, *((word, word) for word in words)], **traits)
 
 
-class Fold:
+class Collapsible:
     """A part of a panel that is shown when its button is pressed; the button says which it will do.
 
     The accordion of ipywidgets cannot be opened by keyboard.
@@ -87,7 +87,7 @@ class Fold:
         self.button = button("", lambda: self.open(self.inside.layout.display == "none"))
         self.inside = ipywidgets.VBox(children)
         self.box = ipywidgets.VBox([self.button, self.inside])
-        self.box.add_class("peft-nb-fold")
+        self.box.add_class("peft-nb-collapsible")
         self.offer(not hidden)
         self.open(False)
 
@@ -101,7 +101,7 @@ class Fold:
         self.button.description = self.button.tooltip = f"{'▾ Hide' if opened else '▸ Show'} {self._what}"
 
 
-class Followed:
+class StatusLine:
     """A line that says how far some work is and what came of it, with the whole of it folded away below.
 
     Parameters
@@ -112,14 +112,14 @@ class Followed:
 
     def __init__(self, whole: str) -> None:
         self.line, self.whole = prose(), prose()
-        self.fold = Fold(whole, [self.whole], hidden=True)
-        self.box = ipywidgets.VBox([self.line, self.fold.box])
+        self.details = Collapsible(whole, [self.whole], hidden=True)
+        self.box = ipywidgets.VBox([self.line, self.details.box])
 
     def say(self, text: str) -> None:
         """Say something, which screen readers announce."""
         self.line.value = f'<div role="status">{escape(text)}</div>'
 
-    def follow(self, doing: str, superseded: Check, work: Callable[[Progress], tuple[str, str]]) -> None:
+    def run(self, doing: str, superseded: RaiseIfSuperseded, work: Callable[[Progress], tuple[str, str]]) -> None:
         """Do some work, in a thread that may take its time, and say how it goes.
 
         Parameters
@@ -148,7 +148,7 @@ class Followed:
         superseded()
         self.say(said)
         self.whole.value = whole
-        self.fold.offer(bool(whole))
+        self.details.offer(bool(whole))
 
 
 def prose() -> ipywidgets.HTML:

@@ -70,7 +70,7 @@ class DataPanel(Panel):
             self._namespace[name] = report.fixed(name, kinds)
             return report.changes_said[0]
 
-        self.aside("mending", work, self._show)
+        self.in_background("mending", work, self._show)
 
     def _show_tokens(self) -> None:
         try:

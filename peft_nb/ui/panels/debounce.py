@@ -9,23 +9,23 @@ from collections.abc import Callable
 
 PAUSE_S = 0.5  # of typing, before it is worth the work
 
-Check = Callable[[], None]
+RaiseIfSuperseded = Callable[[], None]
 
 
 class SupersededError(Exception):
     """A newer request has come in, so that nobody waits for this one any more."""
 
 
-class Latest:
+class Debouncer:
     """Does the newest of many requests in a thread of its own, which ends when nothing is left to do."""
 
     def __init__(self) -> None:
         self._news = threading.Condition()
-        self._wanted: Callable[[Check], None] | None = None
+        self._wanted: Callable[[RaiseIfSuperseded], None] | None = None
         self._due = 0.0
         self._thread: threading.Thread | None = None
 
-    def ask(self, work: Callable[[Check], None], pause_s: float = PAUSE_S) -> None:
+    def submit(self, work: Callable[[RaiseIfSuperseded], None], pause_s: float = PAUSE_S) -> None:
         """Do this next, after a pause, unless something newer is asked for.
 
         Parameters
@@ -39,12 +39,12 @@ class Latest:
             self._wanted, self._due = work, time.monotonic() + pause_s
             self._news.notify()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="peft_nb-latest", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="peft_nb-debouncer", daemon=True)
                 self._thread.start()
 
-    def forget(self) -> None:
+    def cancel(self) -> None:
         """Break off what is being done, and do nothing of what was asked for."""
-        self.ask(lambda check: None, 0.0)
+        self.submit(lambda superseded: None, 0.0)
 
     def wait(self) -> None:
         """Wait until nothing is left to do."""
@@ -63,12 +63,12 @@ class Latest:
                     continue
                 self._wanted = None
             try:
-                work(self._check)
+                work(self._raise_if_superseded)
             except SupersededError:
                 continue
             except Exception:
                 logging.getLogger(__name__).exception("what follows the typing")
 
-    def _check(self) -> None:
+    def _raise_if_superseded(self) -> None:
         if self._wanted is not None:
             raise SupersededError

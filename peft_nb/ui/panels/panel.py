@@ -1,4 +1,4 @@
-"""What every panel is made of: a box in the notebook's look, buttons that work aside, and one line that says how.
+"""What every panel is made of: a box in the notebook's look, buttons that work in the background, and one line that says how.
 
 Callbacks return at once. Work is done in a thread of its own, one piece at a time; another thread, and nothing else,
 writes what it says into the panel, five times a second at most. What goes wrong is shown in the panel.
@@ -84,7 +84,7 @@ class Panel:
             if said is not None:
                 self.say(said)
 
-    def aside(
+    def in_background(
         self,
         doing: str,
         work: Work,
@@ -115,13 +115,13 @@ class Panel:
         told: list[str] = []
         found: list[str | Exception] = []
 
-        def labour() -> None:
+        def job() -> None:
             try:
                 found.append(work(told.append))
             except BaseException as error:
                 found.append(error if isinstance(error, Exception) else RuntimeError(f"{doing} was broken off"))
 
-        worker = threading.Thread(target=labour, daemon=True)
+        worker = threading.Thread(target=job, daemon=True)
         worker.start()
         said = 0
         while worker.is_alive():
@@ -167,7 +167,7 @@ def button(label: str, act: Callable[[], None], *, help: str = "", primary: bool
     label : str
         What stands on it.
     act : callable
-        Called in the kernel when it is pressed; returns at once (:meth:`Panel.attempt`, :meth:`Panel.aside`).
+        Called in the kernel when it is pressed; returns at once (:meth:`Panel.attempt`, :meth:`Panel.in_background`).
     help : str
         Shown when the pointer rests on it.
     primary : bool

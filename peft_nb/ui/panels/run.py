@@ -111,11 +111,11 @@ class RunPanel(Panel):
 
     def _save(self) -> None:
         folder = f"{self.called.value.strip()}-adapter"
-        self.aside("saving", lambda tell: f"saved in {self._run.save(folder)}")
+        self.in_background("saving", lambda tell: f"saved in {self._run.save(folder)}")
 
     def _merge(self) -> None:
         folder = f"{self.called.value.strip()}-merged"
-        self.aside("merging", lambda tell: str(self._run.merge(folder)).splitlines()[0])
+        self.in_background("merging", lambda tell: str(self._run.merge(folder)).splitlines()[0])
 
     def _compare(self) -> None:
         def ask(tell: Tell) -> str:
@@ -125,7 +125,7 @@ class RunPanel(Panel):
             self._comparison = Comparison(told)
             return "compared with its bare base; see below"
 
-        self.aside("comparing", ask, self._show_comparison)
+        self.in_background("comparing", ask, self._show_comparison)
 
     def _show_comparison(self) -> None:
         if self._comparison:

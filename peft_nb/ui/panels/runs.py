@@ -210,7 +210,7 @@ class RunsPanel(Panel):
                 put(self.opened, comparison.panel.box)
 
         put(self.opened)
-        self.aside("comparing", work, then)
+        self.in_background("comparing", work, then)
 
     def _promote(self) -> None:
         run, variable = self._one()
