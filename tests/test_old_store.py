@@ -1,4 +1,4 @@
-"""A store that version 0.1.0 wrote: its runs are listed, loaded, asked, resumed, and what they had learned is the same."""
+"""A store that version 0.1.0 wrote: its runs are listed, loaded, asked and resumed, and say what they said."""
 
 from __future__ import annotations
 

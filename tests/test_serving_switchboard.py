@@ -111,7 +111,7 @@ def test_adapters_make_room_for_each_other(base: Path, runs: dict[str, Run]) -> 
         board.switch(name)
         held.append(set(board.table.index[board.table["loaded"]]))
     assert held == [{"plain"}, {"plain", "other"}, {"plain", "other"}, {"legal"}, {"legal", "other"}]
-    assert not [name for name, _ in board._shared.named_parameters() if ".a0." in name]  # plain has gone
+    assert not [name for name, _ in board._cache.shared.named_parameters() if ".a0." in name]  # plain has gone
     wanted = ["legal", "plain", "legal", "other"]
     alone = [runs[name].generate(prompt, **SHORT) for prompt, name in zip(PROMPTS, wanted, strict=True)]
     assert board.generate(PROMPTS, adapter=wanted, **SHORT) == alone
@@ -138,7 +138,7 @@ def test_an_interrupted_batch_leaves_nothing_behind(mixed: peft_nb.Switchboard, 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    mixed._shared.get_base_model().lm_head.register_forward_hook(interrupt)
+    mixed._cache.shared.get_base_model().lm_head.register_forward_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
         mixed.generate(PROMPTS, adapter=wanted, **SHORT)
     assert mixed.active == "plain"

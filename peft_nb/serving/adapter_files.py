@@ -68,7 +68,7 @@ def is_run(one: Any) -> bool:
     return hasattr(one, "adapter_dir")
 
 
-def found(one: Any) -> tuple[str, Path, RunSpec | None, Facts]:
+def find(one: Any) -> tuple[str, Path, RunSpec | None, Facts]:
     """Find an adapter.
 
     Parameters
@@ -97,7 +97,7 @@ def found(one: Any) -> tuple[str, Path, RunSpec | None, Facts]:
     return record.name or record.id, record.folder / "adapter", RunSpec.from_yaml(record.spec_yaml), record.facts
 
 
-def looked_at(name: str, folder: Path, spec: RunSpec | None, base: Iterable[str]) -> tuple[PeftConfig, float]:
+def inspect(name: str, folder: Path, spec: RunSpec | None, base: Iterable[str]) -> tuple[PeftConfig, float]:
     """Read an adapter's settings and the sizes of its tensors.
 
     Parameters

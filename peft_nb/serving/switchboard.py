@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from peft_nb.errors import MethodError, ModelError, RunError, nearest
-from peft_nb.serving.adapter_files import Adapted, Adapter, found, is_run, looked_at
+from peft_nb.errors import MethodError, RunError, nearest
+from peft_nb.serving.adapter_cache import AdapterCache
+from peft_nb.serving.adapter_files import Adapted, Adapter, find, inspect, is_run
 from peft_nb.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -66,19 +66,14 @@ class Switchboard:
         self._renderer = Renderer(tokenizer)
         self._adapters: dict[str, Adapter] = {}
         self._identities: dict[str, str] = {}
-        self._shared: Any = None  # the tree of all that mix
-        self._layers: list[Any] = []  # those of its layers that hold adapters
-        self._trees: dict[str, Any] = {}  # of the others, by name
-        self._loaded: OrderedDict[str, float] = OrderedDict()  # MB, the one used last at the end
+        self._cache = AdapterCache(self._base)
         self._told = False
         self.active: str | None = None
         for one in given:
             self.add(one)
 
     def __repr__(self) -> str:
-        return (
-            f"<Switchboard of {len(self._adapters)} adapters, {len(self._loaded)} loaded, {self.active or 'none'} on>"
-        )
+        return f"<Switchboard of {len(self._adapters)} adapters, {len(self._cache)} loaded, {self.active or 'none'} on>"
 
     @property
     def names(self) -> list[str]:
@@ -95,7 +90,7 @@ class Switchboard:
                 "adapter": one.name,
                 "kind": str(one.config.peft_type.value).lower(),
                 "mb": one.mb,
-                "loaded": one.name in self._loaded,
+                "loaded": one.name in self._cache,
                 "mixes": one.mixes,
             }
             for one in self._adapters.values()
@@ -120,7 +115,7 @@ class Switchboard:
         str
             Its name: the run's name or id, or that of the folder.
         """
-        name, folder, spec, facts = found(adapter)
+        name, folder, spec, facts = find(adapter)
         if name in self._adapters:
             raise RunError(f"two adapters are called {name!r}; give one of the runs another name")
         if spec and not TASKS[spec.task].generates:
@@ -131,7 +126,7 @@ class Switchboard:
         if identity:
             self._identities[name] = identity
         chat, system = facts.chat, spec.system if spec else None
-        config, mb = looked_at(name, folder, spec, {key for key, _ in self._base.named_parameters()})
+        config, mb = inspect(name, folder, spec, {key for key, _ in self._base.named_parameters()})
         self._adapters[name] = Adapter(name, f"a{len(self._adapters)}", folder, config, mb, chat, system)
         return name
 
@@ -149,12 +144,8 @@ class Switchboard:
             The base with this adapter active.
         """
         one = self._known(name)
-        self._load([name])
-        tree = self._shared if one.mixes else self._trees[name]
-        if one.mixes:
-            for layer in self._layers:  # all are frozen, so this is all that PEFT's set_adapter would do, in no time
-                layer._active_adapter = [one.key]
-            tree.active_adapter = tree.base_model.active_adapter = one.key
+        self._cache.load([one], self.max_memory_mb)
+        tree = self._cache.activate(one)
         self.active = name
         return tree
 
@@ -214,10 +205,10 @@ class Switchboard:
         if len(set(wanted)) == 1:
             model = self.switch(names.pop()) if names else self._base
             return write(model, self._renderer, encoded, **options)
-        self._load(names)
+        self._cache.load([one for one in ones if one], self.max_memory_mb)
         try:
             each = [one.key if one else BARE for one in ones]
-            return write(self._shared, self._renderer, encoded, adapters=each, **options)
+            return write(self._cache.shared, self._renderer, encoded, adapters=each, **options)
         except BaseException:
             self.unload()  # PEFT leaves the hooks of an interrupted batch behind
             raise
@@ -247,69 +238,13 @@ class Switchboard:
 
     def unload(self) -> None:
         """Give back the memory of all adapters; they are loaded again when they are used."""
-        self._shared = None
-        self._trees.clear()
-        self._loaded.clear()
-
-    def _load(self, names: Iterable[str]) -> None:
-        """Have some adapters in memory together."""
-        wanted = list(dict.fromkeys(names))
-        for name in wanted:
-            if name in self._loaded:
-                self._loaded.move_to_end(name)
-        for name in wanted:
-            if name not in self._loaded:
-                one = self._known(name)
-                self._make_room(one, wanted)
-                self._put(one)
-                self._loaded[name] = one.mb
-
-    def _make_room(self, one: Adapter, keep: Sequence[str]) -> None:
-        from peft_nb.models.quiet import quiet
-
-        if one.mb > self.max_memory_mb:
-            raise RunError(
-                f"{one.name} takes {one.mb:,.1f} MB, more than max_memory_mb, {self.max_memory_mb:g}; raise it"
-            )
-        for name in list(self._loaded):
-            if sum(self._loaded.values()) + one.mb <= self.max_memory_mb:
-                return
-            if name in keep:
-                continue
-            del self._loaded[name]
-            if name in self._trees:
-                del self._trees[name]
-            elif any(self._adapters[other].mixes for other in self._loaded):
-                with quiet():
-                    self._shared.delete_adapter(self._adapters[name].key)
-            else:
-                self._shared = None
-
-    def _put(self, one: Adapter) -> None:
-        from peft import PeftModel
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        from peft_nb.models.quiet import first_line, quiet
-        from peft_nb.models.share import share
-
-        try:
-            with quiet():
-                tree = PeftModel.from_pretrained(share(self._base), str(one.folder), adapter_name=one.key).eval()
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise ModelError(f"{one.name} does not fit this base: {first_line(error)}") from error
-        if not one.mixes:
-            self._trees[one.name] = tree
-            return
-        if self._shared is None:
-            self._shared = tree
-        else:
-            _transplant(tree, self._shared, one.key)
-        self._layers = [module for module in self._shared.modules() if isinstance(module, BaseTunerLayer)]
+        self._cache.clear()
 
     def _known(self, name: str) -> Adapter:
         if name not in self._adapters:
             raise RunError(f"no adapter is called {name!r}{nearest(name, self._adapters)}; add() makes one known")
         return self._adapters[name]
+
 
 
 def _base(base: Any) -> tuple[Any, Any]:
@@ -327,24 +262,3 @@ def _base(base: Any) -> tuple[Any, Any]:
     device = resources.device()
     loaded = load(resolve(base), dtype=lambda config: fastest_dtype(config, device), device=device)
     return share(loaded.model), loaded.tokenizer
-
-
-def _transplant(tree: Any, shared: Any, key: str) -> None:
-    """Move an adapter into a tree that holds others; PEFT's own way looks at all of those, and takes ever longer."""
-    from peft.tuners._buffer_dict import BufferDict
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from torch.nn import ModuleDict, ParameterDict
-
-    source, target = tree.get_base_model(), shared.get_base_model()
-    for name, layer in list(source.named_modules()):
-        if not isinstance(layer, BaseTunerLayer):
-            continue
-        held = target.get_submodule(name)
-        if not isinstance(held, BaseTunerLayer):
-            parent, _, own = name.rpartition(".")
-            setattr(target.get_submodule(parent), own, layer)
-            continue
-        for kind, entries in {**vars(layer), **layer._modules}.items():  # what a layer keeps by adapter
-            if isinstance(entries, dict | ModuleDict | ParameterDict | BufferDict) and key in entries:
-                getattr(held, kind)[key] = entries[key]
-    shared.peft_config[key] = tree.peft_config[key]
