@@ -172,9 +172,9 @@ def test_without_a_template_the_prompt_is_written_out(spec: Callable[..., RunSpe
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
-    assert "apply_chat_template" in usage(HUB, spec(), {}, tokenizer)
+    assert "apply_chat_template" in usage(HUB, spec(), Facts(), tokenizer)
     tokenizer.chat_template = None
-    lines = usage(HUB, spec(system="Be brief."), {}, tokenizer)
+    lines = usage(HUB, spec(system="Be brief."), Facts(), tokenizer)
     assert r'tokenizer("Be brief.\n\nUser: What can you do?\nAssistant:"' in lines
 
 

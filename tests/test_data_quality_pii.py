@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import importlib
 import socket
-import subprocess
-import sys
 
 import pytest
 
@@ -116,14 +114,6 @@ def test_what_overlaps_goes_as_one() -> None:
     assert redact(text, matches) == "see <LONG> there"
     assert redact(text, reversed(matches)) == "see <LONG> there"
     assert apart([Match("A", 4, 9), Match("B", 4, 9), Match("C", 9, 10)]) == [Match("A", 4, 9), Match("C", 9, 10)]
-
-
-def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
-    script = (
-        "import sys; from peft_nb.data.quality import characters, duplicates, pii, secrets;"
-        "print([name for name in ('spacy', 'presidio_analyzer', 'torch', 'datasketch') if name in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

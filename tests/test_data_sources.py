@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -430,18 +428,6 @@ def test_data_variables_are_those_that_read_accepts() -> None:
     data = {"frame": pd.DataFrame(ROWS), "rows": ROWS, "hf": Dataset.from_list(ROWS), "parts": DatasetDict()}
     other = {"_rows": ROWS, "In": ["x"], "Out": {1: 2}, "n": 3, "empty": [], "names": ["a"], "pd": pd}
     assert data_variables({**data, **other}) == sorted(data)
-
-
-def test_looking_for_variables_and_reading_lists_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; from peft_nb.data import sources, detection, encoding\n"
-        "rows = [{'question': 'a', 'answer': 'b'}]\n"
-        "assert sources.data_variables({'rows': rows}) == ['rows']\n"
-        "detection.detect(sources.read('rows', {'rows': rows}).train)\n"
-        "print({'torch', 'transformers', 'pandas', 'datasets', 'pyarrow'} & set(sys.modules))"
-    )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == "set()"
 
 
 def test_a_source_cannot_be_changed() -> None:

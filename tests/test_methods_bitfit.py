@@ -217,11 +217,6 @@ def test_registering_again_changes_nothing() -> None:
     assert [one for one in PeftType if one == "BITFIT"] == [PeftType.BITFIT] == [PeftType("BITFIT")]
 
 
-def test_importing_the_method_imports_nothing_heavy(python: Python) -> None:
-    code = "import sys, peft_nb.methods.bitfit; print(*{'torch', 'peft', 'transformers'} & set(sys.modules))"
-    assert python("-c", code).communicate()[0].strip() == ""
-
-
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_two_adapters_and_two_shares_do_not_touch_each_other(family: str) -> None:
     base = tiny.base(family)

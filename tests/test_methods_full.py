@@ -419,8 +419,3 @@ def test_a_run_trains_everything_goes_on_after_a_stop_and_is_found_again(
     assert stopped.resume().history.loss.dropna().tolist() == losses
     answer, bare = (run.generate("Hello", max_new_tokens=8, adapter=on) for on in (True, False))
     assert load(run.id, store=store).generate("Hello", max_new_tokens=8) == answer != bare
-
-
-def test_importing_the_method_imports_no_torch() -> None:
-    code = "import sys, peft_nb.methods.full; assert not {'torch', 'peft', 'transformers'} & {*sys.modules}"
-    subprocess.run([sys.executable, "-c", code], check=True)

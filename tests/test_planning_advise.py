@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -161,13 +159,3 @@ def test_every_question_is_a_flag_of_the_command(shell: InteractiveShell, capsys
         assert flag in COMMANDS["advise"].flags
         assert flag in COMMANDS["advise"].usage
         assert flag in shown
-
-
-def test_it_needs_no_pytorch() -> None:
-    code = (
-        "import sys; from peft_nb.planning.advise import advise\n"
-        "repr(advise('support-desk', goal='style', memory_gb=8)); advise()._repr_html_()\n"
-        "print(*{'datasets', 'pandas', 'peft', 'torch', 'transformers'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""

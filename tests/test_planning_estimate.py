@@ -21,7 +21,7 @@ from peft_nb.runs.run import Run
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.ui import forecast as shown
 from tests import tiny
-from tests.conftest import Python, few
+from tests.conftest import few
 
 Spec = Callable[..., RunSpec]
 Table = list[dict[str, str]]
@@ -135,11 +135,6 @@ def test_mistakes_are_one_line(spec: Spec, rows: Table) -> None:
         estimate(spec(), data=[*rows[:2], {"question": "", "answer": ""}])
     with pytest.raises(MethodError, match="fits no layer"):
         estimate(spec(target_modules=["nothing"]), data=rows)
-
-
-def test_no_pytorch_before_it_is_needed(python: Python) -> None:
-    code = "import sys, peft_nb.planning.estimate, peft_nb.ui.forecast; print({'torch', 'peft'} & {*sys.modules})"
-    assert python("-c", code).communicate()[0].strip() == "set()"
 
 
 def test_it_is_shown_as_text_and_escaped() -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from io import BytesIO
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -31,12 +29,6 @@ def test_the_limit_of_a_histogram_is_drawn_when_values_come_near() -> None:
 
 def test_curves_without_points_can_be_drawn() -> None:
     assert loss_curve([]).png()
-
-
-def test_no_global_state_of_matplotlib_is_touched() -> None:
-    code = "from peft_nb.plots import loss_curve; loss_curve([(1, 2.0)]).png(); import sys; print(*sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "matplotlib.pyplot" not in told.split()
 
 
 def matrix(size: int) -> list[tuple[int, int, int]]:

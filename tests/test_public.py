@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 
 import pytest
 
@@ -27,7 +25,6 @@ PUBLIC = [
     "train",
     "unload_ipython_extension",
 ]
-HEAVY = {"datasets", "matplotlib", "pandas", "peft", "torch", "transformers"}
 
 
 def test_the_public_list_is_exactly_this() -> None:
@@ -46,18 +43,3 @@ def test_every_public_member_is_documented(cls: type) -> None:
     own = {name: member for name, member in every.items() if callable(member)}
     assert own
     assert not [name for name, member in own.items() if not inspect.getdoc(member)]
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import peft_nb; [getattr(peft_nb, name) for name in ('RunSpec', 'train', 'load', 'runs')]",
-        "from IPython.core.interactiveshell import InteractiveShell\n"
-        "InteractiveShell.instance().run_line_magic('load_ext', 'peft_nb')",
-    ],
-    ids=["import", "load_ext"],
-)
-def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
-    report = f"{code}\nimport sys; print(*sorted({HEAVY} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == ""

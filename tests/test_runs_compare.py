@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -318,10 +316,3 @@ def test_the_curves_lie_over_each_other(four: Comparison, runs: list[Run]) -> No
     assert held_out.lines[0].get_ydata()[0] == runs[0].metrics["base_eval_loss"]
     assert [text.get_text() for text in picture.legends[0].get_texts()] == ["calm", "short", "wide"]
     assert imread(BytesIO(picture.png()))[0, 0, 3] == 0  # type: ignore[attr-defined]
-
-
-def test_the_words_are_imported_late() -> None:
-    code = (
-        "from peft_nb import compare, Comparison; import sys; print({'torch', 'pandas', 'matplotlib'} & {*sys.modules})"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

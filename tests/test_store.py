@@ -439,11 +439,3 @@ def test_an_index_of_a_newer_version_is_refused(store: Store) -> None:
     ask(store, "PRAGMA user_version = 99")
     with pytest.raises(StoreError, match="was made by a newer peft_nb; upgrade"):
         Store(store.folder)
-
-
-def test_the_store_imports_nothing_heavy(tmp_path: Path) -> None:
-    code = """
-        print({"torch", "transformers", "peft", "datasets", "pandas", "numpy"} & sys.modules.keys())
-    """
-    with start(code, tmp_path) as process:
-        assert line(process) == "set()"

@@ -246,7 +246,6 @@ class Switchboard:
         return self._adapters[name]
 
 
-
 def _base(base: Any) -> tuple[Any, Any]:
     """A tree over the base's tensors, and its tokenizer."""
     from peft_nb.models.load import load

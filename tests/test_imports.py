@@ -1,0 +1,87 @@
+"""What must be there at once imports nothing heavy; one process, forked for each case, looks at all of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.conftest import Python
+
+HEAVY = ["datasets", "matplotlib", "pandas", "peft", "torch", "transformers"]
+TORCH = ["peft", "torch", "transformers"]
+CHECKS = ["datasketch", "presidio_analyzer", "spacy"]
+
+CASES: dict[str, tuple[str, list[str]]] = {
+    "the public names": (
+        "import peft_nb; [getattr(peft_nb, name) for name in ('RunSpec', 'train', 'load', 'runs')]",
+        HEAVY,
+    ),
+    "the extension": (
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "InteractiveShell.instance().run_line_magic('load_ext', 'peft_nb')",
+        HEAVY,
+    ),
+    "the store": ("from peft_nb.store import Store; Store('store').all()", [*HEAVY, "numpy"]),
+    "data in a list": (
+        "from peft_nb.data import sources, formats, encoding\n"
+        "rows = [{'question': 'a', 'answer': 'b'}]\n"
+        "assert sources.data_variables({'rows': rows}) == ['rows']\n"
+        "formats.detect(sources.read('rows', {'rows': rows}).train)",
+        [*HEAVY, "pyarrow"],
+    ),
+    "checks of data": (
+        "from peft_nb.data.quality import characters, duplicates, pii, secrets; from peft_nb.ui import check",
+        [*HEAVY, *CHECKS, "numpy"],
+    ),
+    "names of models": (
+        "from peft_nb.models import load, models, resolve; models()",
+        ["datasets", *TORCH],
+    ),
+    "methods": (
+        "import peft_nb.methods.bitfit, peft_nb.methods.bottleneck, peft_nb.methods.full\n"
+        "from peft_nb.ui.methods import listed; listed(None, {})._repr_html_()",
+        TORCH,
+    ),
+    "advice": (
+        "from peft_nb.planning.advise import advise\n"
+        "repr(advise('support-desk', goal='style', memory_gb=8)); advise()._repr_html_()",
+        ["datasets", "pandas", *TORCH],
+    ),
+    "forecasts": ("import peft_nb.planning.estimate, peft_nb.ui.forecast", TORCH),
+    "comparisons": ("from peft_nb import compare, Comparison", HEAVY),
+    "live display and summary": (
+        "from peft_nb.ui import live, progress, summary, view\n"
+        "from peft_nb.events import StepLogged\n"
+        "seen = view.replay([StepLogged(s, 0, 1, 1, 1, 1, 1, s) for s in range(3)])\n"
+        "assert '<img' in summary.html(seen, {})",
+        ["matplotlib.pyplot", "pandas", *TORCH],
+    ),
+    "pictures": (
+        "from peft_nb.plots import loss_curve; loss_curve([(1, 2.0)]).png()",
+        ["matplotlib.pyplot", "pandas", *TORCH],
+    ),
+}
+
+CHILD = """
+import json, os, sys
+import peft_nb
+for name, (code, forbidden) in json.loads(sys.argv[1]).items():
+    if not (child := os.fork()):
+        exec(code, {})
+        print(json.dumps([name, [module for module in forbidden if module in sys.modules]]), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory, python: Python) -> dict[str, list[str]]:
+    """What was imported of what each case must not import."""
+    process = python("-c", CHILD, json.dumps(CASES), cwd=tmp_path_factory.mktemp("imports"))
+    return dict(map(json.loads, process.communicate()[0].splitlines()))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_heavy_is_imported_before_it_is_needed(imported: dict[str, list[str]], case: str) -> None:
+    assert imported[case] == []
