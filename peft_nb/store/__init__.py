@@ -14,11 +14,12 @@ commits before it returns, so a killed process loses nothing that it recorded.
 from __future__ import annotations
 
 from peft_nb.store.audit import Entry
+from peft_nb.store.facts import Facts
 from peft_nb.store.lineage import Evaluation, Lineage
 from peft_nb.store.runs import HISTORY, Record
 from peft_nb.store.versions import Versions
 
-__all__ = ["HISTORY", "Entry", "Evaluation", "Lineage", "Record", "Store"]
+__all__ = ["HISTORY", "Entry", "Evaluation", "Facts", "Lineage", "Record", "Store"]
 
 
 class Store(Versions):

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from peft_nb.store.runs import Record
 
 ORIGIN = """
-    SELECT id AS run, json_extract(metrics, '$.base') AS base, json_extract(metrics, '$.base_hash') AS base_hash,
-        json_extract(metrics, '$.data') AS data, json_extract(metrics, '$.fingerprint') AS data_fingerprint,
+    SELECT id AS run, json_extract(facts, '$.base') AS base, json_extract(facts, '$.base_hash') AS base_hash,
+        json_extract(facts, '$.data') AS data, json_extract(facts, '$.fingerprint') AS data_fingerprint,
         sha256(spec_yaml) AS spec_hash, package_versions
     FROM runs WHERE id = :id
 """
@@ -88,7 +88,7 @@ class Lineage:
 
 
 def keep(db: sqlite3.Connection, id: str, written: Mapping[str, str]) -> None:
-    """Write down where a run came from, from its spec and metrics, and what its adapter's files hold.
+    """Write down where a run came from, from its spec and facts, and what its adapter's files hold.
 
     Parameters
     ----------

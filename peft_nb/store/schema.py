@@ -77,6 +77,22 @@ MIGRATIONS = [
         json_extract(metrics, '$.fingerprint'), sha256(spec_yaml), package_versions
         FROM runs WHERE status IN ('finished', 'stopped', 'failed');
     """,
+    """
+    ALTER TABLE runs ADD COLUMN facts TEXT NOT NULL DEFAULT '{}';   -- what it needs to be opened again
+
+    -- Until then they lay among the metrics. A patch of {} leaves out what is null, and a boolean stays one.
+    UPDATE runs SET facts = json_patch('{}', json_object(
+        'base', json_extract(metrics, '$.base'), 'base_hash', json_extract(metrics, '$.base_hash'),
+        'data', json_extract(metrics, '$.data'), 'fingerprint', json_extract(metrics, '$.fingerprint'),
+        'layout', json_extract(metrics, '$.layout'), 'dtype', json_extract(metrics, '$.dtype'),
+        'device', json_extract(metrics, '$.device'), 'task', json_object(
+            'classes', json_extract(metrics, '$.classes'),
+            'multi_label', json(CASE json_type(metrics, '$.multi_label') WHEN 'true' THEN 'true'
+                WHEN 'false' THEN 'false' END),
+            'max_tokens', json_extract(metrics, '$.max_tokens'), 'pooling', json_extract(metrics, '$.pooling'))));
+    UPDATE runs SET metrics = json_remove(metrics, '$.base', '$.base_hash', '$.data', '$.fingerprint', '$.layout',
+        '$.dtype', '$.device', '$.classes', '$.multi_label', '$.max_tokens', '$.pooling');
+    """,
 ]
 
 
