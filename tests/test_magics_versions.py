@@ -11,7 +11,7 @@ from peft_nb.errors import CommandError, RunError, StoreError
 from peft_nb.events import StatusChanged
 from peft_nb.magics.completion import complete
 from peft_nb.spec import RunSpec
-from peft_nb.store import Evaluation, Store
+from peft_nb.store import Evaluation, Facts, Store
 from tests.conftest import Python
 from tests.shell import refused, run
 from tests.stores import finish
@@ -132,7 +132,7 @@ def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, sto
         "data": "a.csv, 9 rows",
         "fingerprint": "cd" * 32,
     }
-    parent = finish(store, "tickets", SPEC, **facts, verdict="passed: 3 of 3")
+    parent = finish(store, "tickets", SPEC, Facts(**facts), verdict="passed: 3 of 3")
     child = store.create(SPEC, method="lora", model="m", name="both", parents=[parent])
     store.evaluate(child, [Evaluation("regression", "loss_rise", 0.0125, 0.01, 0.015)])
     store.record(child, StatusChanged("failed", "out of memory"))
@@ -169,7 +169,8 @@ def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, sto
 
 
 def test_foreign_words_are_escaped(shell: InteractiveShell, store: Store) -> None:
-    id = finish(store, "tickets", SPEC, base=HOSTILE, data=HOSTILE, fingerprint=HOSTILE, verdict=f"passed: {HOSTILE}")
+    facts = Facts(base=HOSTILE, data=HOSTILE, fingerprint=HOSTILE)
+    id = finish(store, "tickets", SPEC, facts, verdict=f"passed: {HOSTILE}")
     store.evaluate(id, [Evaluation(HOSTILE, HOSTILE, 1.0)])
     (store.folder_of(id) / "adapter" / HOSTILE.replace("/", "")).write_text("x")
     store.seal(id, why=HOSTILE)

@@ -18,7 +18,7 @@ import pytest
 
 from peft_nb.errors import RunError, StoreError
 from peft_nb.events import Notice, StatusChanged
-from peft_nb.store import Evaluation, Store
+from peft_nb.store import Evaluation, Facts, Store
 from peft_nb.store.connection import sha256
 from tests.conftest import Python, file_size_limit
 from tests.stores import finish
@@ -243,7 +243,7 @@ def test_a_stopped_run_that_was_promoted_stays_as_it_is(store: Store) -> None:
 def test_a_run_killed_when_all_but_done_can_be_promoted(store: Store, python: Python) -> None:
     code = "import sys; from peft_nb.store import lineage; from tests.stores import *\n"
     code += "import os; lineage.keep = lambda *_: os.kill(os.getpid(), 9); "
-    code += "finish(Store(sys.argv[1]), 'tickets', base='m 1a2b')"
+    code += "finish(Store(sys.argv[1]), 'tickets', facts=Facts(base='m 1a2b'))"
     assert python("-c", code, store.folder).wait() == -signal.SIGKILL
     (record,) = store.all()
     assert (record.status, record.version) == ("stopped", None)
@@ -253,7 +253,7 @@ def test_a_run_killed_when_all_but_done_can_be_promoted(store: Store, python: Py
 
 
 def test_removing_takes_the_folder_and_leaves_the_number_and_the_story(store: Store) -> None:
-    first, second = (finish(store, "tickets", base="m 1a2b") for _ in range(2))
+    first, second = (finish(store, "tickets", facts=Facts(base="m 1a2b")) for _ in range(2))
     store.promote(second, "production", why="better")
     child = store.create("", method="lora", model="m", parents=[first, second])
     store.record(first, Notice("a long story"))
@@ -368,10 +368,9 @@ def test_an_account_without_a_name_is_unknown(store: Store, monkeypatch: pytest.
 
 
 def test_a_run_keeps_where_it_came_from_whatever_is_measured_later(store: Store) -> None:
-    id = finish(
-        store, "tickets", base="smollm2 (hub) 1a2b", base_hash="ab" * 32, data="rows.csv", fingerprint="cd" * 32
-    )
-    store.set_metrics(id, {"base": "another", "fingerprint": "ee"})
+    facts = Facts(base="smollm2 (hub) 1a2b", base_hash="ab" * 32, data="rows.csv", fingerprint="cd" * 32)
+    id = finish(store, "tickets", facts=facts)
+    store.set_facts(id, Facts(base="another", fingerprint="ee"))
     found = store.lineage("tickets")
     assert (found.base, found.base_hash) == ("smollm2 (hub) 1a2b", "ab" * 32)
     assert (found.data, found.data_fingerprint) == ("rows.csv", "cd" * 32)

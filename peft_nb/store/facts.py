@@ -1,28 +1,30 @@
-"""What it takes to open a run again."""
+"""What a run needs to be opened again, kept apart from what was measured of it."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What it takes to open a run again, beside its spec; None where it is not known yet.
+    """What a run found out about its base and its rows; None where it does not know yet.
 
     Attributes
     ----------
     base, base_hash : str or None
-        The base, by a name that finds it again, and the fingerprint of its weights.
+        Name, origin and configuration of the base, and the hash of its weights.
     data, fingerprint : str or None
-        Where the rows came from, and the SHA-256 of their content.
+        Where the training rows came from, in words, and the hash of their content.
     layout : str or None
-        How they were read.
+        The layout that was recognised in the rows, such as ``question_answer``.
     dtype, device : str or None
-        What was computed in, and where.
+        What the run trains in, and where.
     task : dict
-        What the task found out about the rows and its head, such as the classes.
+        What the task found out about the rows and the head, such as a classifier's ``classes``, ``multi_label``,
+        ``max_tokens`` and ``pooling``; anything that JSON holds.
     """
 
     base: str | None = None
@@ -40,11 +42,22 @@ class Facts:
         return self.layout != "text"
 
     def to_json(self) -> str:
-        """Write them as JSON."""
-        return json.dumps(asdict(self), allow_nan=False)
+        """Write down what is known."""
+        return json.dumps({name: plain(value) for name, value in asdict(self).items() if value is not None})
 
     @classmethod
     def from_json(cls, text: str) -> Facts:
-        """Read them back; what another version kept beside them is passed over."""
-        known = {one.name for one in fields(cls)}
-        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
+        """Read it back; what is missing is not known, and what only another version knows is left out."""
+        told = json.loads(text)
+        return cls(**{one.name: told[one.name] for one in fields(cls) if told.get(one.name) is not None})
+
+
+def plain(value: Any) -> Any:
+    """Reduce a value, such as a scalar of numpy or torch, to what JSON can hold; NaN and infinity become None."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

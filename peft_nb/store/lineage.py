@@ -88,7 +88,7 @@ class Lineage:
 
 
 def keep(db: sqlite3.Connection, id: str, written: Mapping[str, str]) -> None:
-    """Write down where a run came from, from its spec and metrics, and what its adapter's files hold.
+    """Write down where a run came from, from its spec and facts, and what its adapter's files hold.
 
     Parameters
     ----------

@@ -9,8 +9,9 @@ from typing import Any
 
 from peft_nb.store import audit, contents, lineage
 from peft_nb.store.audit import Entry
+from peft_nb.store.facts import plain
 from peft_nb.store.lineage import Evaluation, Lineage
-from peft_nb.store.runs import RECORD, Runs, plain
+from peft_nb.store.runs import RECORD, Runs
 
 
 class Provenance(Runs):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import secrets
 import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +19,7 @@ from peft_nb.errors import StoreError, nearest
 from peft_nb.events import ACTIVE, Evaluated, Event, Resumed, Status, StatusChanged, StepLogged, from_json, to_json
 from peft_nb.store import contents, lineage
 from peft_nb.store.connection import Index
-from peft_nb.store.facts import Facts
+from peft_nb.store.facts import Facts, plain
 from peft_nb.system import files
 
 HISTORY = "step, epoch, loss, eval_loss, learning_rate, grad_norm, tokens_per_second, memory_mb, elapsed_s"
@@ -54,13 +53,13 @@ class Record:
     status: Status
     reason: str
     spec_yaml: str
+    facts: Facts
     metrics: dict[str, Any]
     package_versions: dict[str, str]
     folder: Path
     version: int | None = None
     aliases: tuple[str, ...] = ()
     removed: datetime | None = None
-    facts: Facts = field(default_factory=Facts)
 
     @property
     def title(self) -> str:
@@ -161,7 +160,7 @@ class Runs(Index):
             db.execute("UPDATE runs SET metrics = ? WHERE id = ?", (merged, id))
 
     def set_facts(self, id: str, facts: Facts) -> None:
-        """Keep what it takes to open a run again."""
+        """Keep what a run needs to be opened again, in place of what was known before."""
         with self._writing() as db:
             self._row(id)
             db.execute("UPDATE runs SET facts = ? WHERE id = ?", (facts.to_json(), id))
@@ -296,13 +295,13 @@ class Runs(Index):
             status="stopped" if orphaned else row["status"],
             reason="its process ended" if orphaned else row["reason"],
             spec_yaml=row["spec_yaml"],
+            facts=Facts.from_json(row["facts"]),
             metrics=json.loads(row["metrics"]),
             package_versions=json.loads(row["package_versions"]),
             folder=self.folder_of(row["id"]),
             version=row["version"],
             aliases=tuple(sorted((row["aliases"] or "").split())),
             removed=row["removed"] and _time(row["removed"]),
-            facts=Facts.from_json(row["facts"]),
         )
 
 
@@ -328,14 +327,3 @@ def _package_versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
-
-
-def plain(value: Any) -> Any:
-    """Reduce a value to what JSON can hold."""
-    if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    if hasattr(value, "item"):  # a scalar of numpy or torch
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -78,17 +78,20 @@ MIGRATIONS = [
         FROM runs WHERE status IN ('finished', 'stopped', 'failed');
     """,
     """
-    ALTER TABLE runs ADD COLUMN facts TEXT NOT NULL DEFAULT '{}';  -- what it takes to open a run again
+    ALTER TABLE runs ADD COLUMN facts TEXT NOT NULL DEFAULT '{}';   -- what it needs to be opened again
 
-    UPDATE runs SET
-        facts = json_object(
-            'base', metrics ->> 'base', 'base_hash', metrics ->> 'base_hash', 'data', metrics ->> 'data',
-            'fingerprint', metrics ->> 'fingerprint', 'layout', metrics ->> 'layout', 'dtype', metrics ->> 'dtype',
-            'device', metrics ->> 'device', 'task', json(CASE WHEN metrics -> 'classes' IS NULL THEN '{}' ELSE
-                json_patch('{}', json_object('classes', metrics -> 'classes', 'multi_label', metrics -> 'multi_label',
-                    'max_tokens', metrics -> 'max_tokens', 'pooling', metrics -> 'pooling')) END)),
-        metrics = json_remove(metrics, '$.base', '$.base_hash', '$.data', '$.fingerprint', '$.layout', '$.dtype',
-            '$.device', '$.classes', '$.multi_label', '$.max_tokens', '$.pooling');
+    -- Until then they lay among the metrics. A patch of {} leaves out what is null, and a boolean stays one.
+    UPDATE runs SET facts = json_patch('{}', json_object(
+        'base', json_extract(metrics, '$.base'), 'base_hash', json_extract(metrics, '$.base_hash'),
+        'data', json_extract(metrics, '$.data'), 'fingerprint', json_extract(metrics, '$.fingerprint'),
+        'layout', json_extract(metrics, '$.layout'), 'dtype', json_extract(metrics, '$.dtype'),
+        'device', json_extract(metrics, '$.device'), 'task', json_object(
+            'classes', json_extract(metrics, '$.classes'),
+            'multi_label', json(CASE json_type(metrics, '$.multi_label') WHEN 'true' THEN 'true'
+                WHEN 'false' THEN 'false' END),
+            'max_tokens', json_extract(metrics, '$.max_tokens'), 'pooling', json_extract(metrics, '$.pooling'))));
+    UPDATE runs SET metrics = json_remove(metrics, '$.base', '$.base_hash', '$.data', '$.fingerprint', '$.layout',
+        '$.dtype', '$.device', '$.classes', '$.multi_label', '$.max_tokens', '$.pooling');
     """,
 ]
 
