@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from peft_nb.data import Rows, detection, sources
 from peft_nb.data.layouts import Layout
+from peft_nb.data.rendered import RenderedRows
 from peft_nb.spec import RunSpec
 
 
@@ -34,6 +35,20 @@ class Table:
     origin: str
     fingerprint: str
     eval_fingerprint: str
+    _rendered: list[RenderedRows] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def rendered(self, tokenizer: Any, spec: RunSpec) -> RenderedRows:
+        """The training rows as a model will see them; the same object each time, so that each is rendered once."""
+        if not self._rendered:
+            given = self.rows, self.layout, tokenizer
+            self._rendered.append(RenderedRows(*given, loss_on=spec.loss_on, system=spec.system))
+        return self._rendered[0]
+
+    def rendered_eval(self, tokenizer: Any, spec: RunSpec) -> RenderedRows:
+        """The rows that evaluation rows come from as a model will see them."""
+        if self.eval_rows is None:
+            return self.rendered(tokenizer, spec)
+        return RenderedRows(self.eval_rows, self.eval_layout, tokenizer, loss_on=spec.loss_on, system=spec.system)
 
     @property
     def held_out(self) -> tuple[Rows, Layout]:

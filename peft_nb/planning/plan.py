@@ -141,7 +141,8 @@ class Plan:
     def work(self) -> Workload:
         """What the rows make the model compute."""
         virtual = getattr(self.adapted.peft_config["default"], "num_virtual_tokens", None) or 0
-        return Workload(self.spec, self.table, self.facts, self.base.tokenizer, virtual, self.objective, self.budget)
+        rendered = self.table.rendered(self.base.tokenizer, self.spec)
+        return Workload(self.spec, self.table, self.facts, rendered, virtual, self.objective, self.budget)
 
     def _layer_costs(self) -> Costs | None:
         """Train one layer for a moment, where a twentieth of the free memory holds it."""

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from peft_nb.data import Rows
-from peft_nb.data.layouts import Layout
+from peft_nb.data.rendered import RenderedRows
 from peft_nb.data.table import Table
 from peft_nb.errors import DataError
 from peft_nb.spec import RunSpec
@@ -48,8 +47,8 @@ class Workload:
         Its rows.
     facts : dict
         What its task found out about them.
-    tokenizer : transformers.PreTrainedTokenizerBase
-        The base's.
+    rendered : RenderedRows
+        Its training rows as the model will see them.
     virtual : int
         Tokens that the method puts before every row.
     objective : Objective
@@ -61,7 +60,7 @@ class Workload:
     spec: RunSpec
     table: Table
     facts: Facts
-    tokenizer: Any
+    rendered: RenderedRows
     virtual: int
     objective: Any
     budget: int
@@ -69,14 +68,14 @@ class Workload:
     @cached_property
     def encoded(self) -> Sequence[Any]:
         """The first rows as examples."""
-        return self._encode(self.table.rows, self.table.layout, "row")
+        return self._encode(self.rendered, "row")
 
-    def _encode(self, rows: Rows, layout: Layout, name: str) -> Sequence[Any]:
-        task, given = TASKS[self.spec.task], (layout, self.tokenizer, self.spec, self.facts)
+    def _encode(self, rendered: RenderedRows, name: str) -> Sequence[Any]:
+        task = TASKS[self.spec.task]
         try:
-            return list(task.encode([*rows[:SAMPLE]], *given, row_name=name)[1].examples)
+            return list(task.encode(rendered.first(SAMPLE), self.spec, self.facts, row_name=name)[1].examples)
         except DataError:  # which counts the bad rows among those it was given
-            return list(task.encode(rows, *given, row_name=name)[1].examples)
+            return list(task.encode(rendered, self.spec, self.facts, row_name=name)[1].examples)
 
     @cached_property
     def longest(self) -> int:
@@ -157,7 +156,8 @@ class Workload:
         """Micro-batches of held-out rows, and how many times as many an evaluation has."""
         rows, count = self.encoded, len(self.table.rows) * self.spec.eval_fraction
         if self.table.eval_rows is not None:
-            rows = self._encode(self.table.eval_rows, self.table.eval_layout, "held-out row")
+            held_out = self.table.rendered_eval(self.rendered.tokenizer, self.spec)
+            rows = self._encode(held_out, "held-out row")
             count = len(self.table.eval_rows)
         some = rows[: round(count)]
         return [self.load(micro) for micro in self.micro(some)], count / max(1, len(some))

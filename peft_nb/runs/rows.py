@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peft_nb.adapters.exporters import Side
-from peft_nb.data import Rows, examples, prompts, splits, table
+from peft_nb.data import examples, prompts, splits, table
 from peft_nb.data.examples import Encoded, Example, Examples
-from peft_nb.data.layouts import Layout
 from peft_nb.data.legacy import legacy_labelled
 from peft_nb.data.quality import checks, fixes, redaction
 from peft_nb.data.quality.fixes import Change
 from peft_nb.data.quality.lengths import Options
+from peft_nb.data.rendered import RenderedRows
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.data.table import Table
 from peft_nb.errors import DataError, StoreError
@@ -116,23 +116,21 @@ def check(context: Context, found: Table, changes: Sequence[Change], tokenizer: 
     if resources.rank():
         return
     spec = context.spec
-    rows, held_out = found.rows[:CHECKED_ROWS], found.eval_rows and found.eval_rows[:CHECKED_ROWS]
-    checked = checks.check(
-        rows,
-        found.layout,
-        held_out,
-        found.eval_layout if held_out else None,
-        tokenizer=tokenizer,
+    report = checks.cached(
+        context.folder.parent.parent / "checks",
+        (found.fingerprint, found.eval_fingerprint),
+        found.rendered(tokenizer, spec),
+        found.eval_rows,
+        found.eval_layout if found.eval_rows else None,
         options=Options.of(spec, REGISTRY[spec.method].rows, context.task.accepts),
+        most=CHECKED_ROWS,
         progress=context.progress,
     )
-    if len(found.rows) > CHECKED_ROWS:
-        checked.notes.append(f"the first {CHECKED_ROWS:,} of {len(found.rows):,} rows were looked at")
     # By the content before redaction, as what was fixed was remembered.
     changes = [*fixes.remembered(str(context.facts.fingerprint)), *changes]
-    told = {"data": found.origin, **checked.report(), "changes": [asdict(change) for change in changes]}
+    told = {"data": found.origin, **report, "changes": [asdict(change) for change in changes]}
     atomic_text(context.folder / DATA, json.dumps(told, ensure_ascii=False, indent=1))
-    serious = [finding.title for finding in checked.findings if finding.level != "note"]
+    serious = [finding["title"] for finding in report["findings"] if finding["level"] != "note"]
     if serious:
         named = [name for name in (spec.data, spec.eval_data) if name]
         more = "peft_nb.check" if IN_MEMORY in named else f"%peft data {' --eval-data '.join(named)}"
@@ -151,12 +149,13 @@ def told(folder: Path) -> dict[str, Any]:
 def encode(context: Context, found: Table, base: Base) -> Sides:
     """Encode the rows of a run, and write beside it which examples are its own, so that it resumes without its data."""
     context.task.limit(base, context.spec, context.facts.task)
-    key, train = _encoded(context, base.tokenizer, found.rows, found.layout, found.fingerprint, "row")
+    rendered = found.rendered(base.tokenizer, context.spec)
+    key, train = _encoded(context, rendered, found.fingerprint, "row")
     context.publish(Notice(f"{found.origin}: {train.report}"))
     keys, numbers = [key], list[int]()
     if found.eval_rows is not None:
-        aside = found.eval_rows, found.eval_layout, found.eval_fingerprint, "held-out row"
-        key, held_out = _encoded(context, base.tokenizer, *aside)
+        rendered = found.rendered_eval(base.tokenizer, context.spec)
+        key, held_out = _encoded(context, rendered, found.eval_fingerprint, "held-out row")
         keys.append(key)
         if held_out.report.long:
             context.publish(Notice(f"held-out rows: {held_out.report}"))
@@ -218,8 +217,8 @@ def to_evaluate(
             own["asked"] = context.task.conversations(rows, layout, numbers, spec, ANSWERED)
         if spec.regression is not None:
             source = _regression(spec, context.inputs)
-            parts = source.rows, source.layout, source.fingerprint, "regression row"
-            own["regression"], _ = _encoded(context, tokenizer, *parts)
+            rendered = source.rendered(tokenizer, spec)
+            own["regression"], _ = _encoded(context, rendered, source.fingerprint, "regression row")
         if resources.rank() == 0:
             atomic_text(path, json.dumps(own, ensure_ascii=False))
     named: list[tuple[str, Example]] = []
@@ -266,13 +265,9 @@ def _cache(folder: Path) -> Path:
     return folder.parent.parent / "examples"
 
 
-def _encoded(
-    context: Context, tokenizer: Any, rows: Rows, layout: Layout, fingerprint: str, row_name: str
-) -> tuple[str, Encoded]:
+def _encoded(context: Context, rendered: RenderedRows, fingerprint: str, row_name: str) -> tuple[str, Encoded]:
     return context.task.encode(
-        rows,
-        layout,
-        tokenizer,
+        rendered,
         context.spec,
         context.facts.task,
         cache=_cache(context.folder),
