@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 Status = Literal["created", "preparing", "training", "finished", "stopped", "failed"]
 
+Progress = Callable[[float, str], None]
+"""Called with the share that is done (0 to 1) and what is being done; what it raises ends the work cleanly."""
+
 ACTIVE: frozenset[str] = frozenset({"created", "preparing", "training"})
 
 

@@ -18,8 +18,8 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from peft_nb.errors import MethodError
 from peft_nb.methods import attach
 from peft_nb.methods.full import config_class
-from peft_nb.methods.full.config import FullConfig
 from peft_nb.methods.full.layer import FullLayer
+from peft_nb.methods.full.model import FullConfig
 from peft_nb.models.share import share
 from peft_nb.runs.run import Run, load
 from peft_nb.spec import RunSpec
@@ -346,7 +346,7 @@ def encoder() -> PreTrainedModel:
 def test_a_new_head_is_trained_once_and_saved(encoder: PreTrainedModel, tmp_path: Path) -> None:
     spec = RunSpec(data="x", method="full", task="classification")
     before = values(encoder)
-    adapted = attach(share(encoder), spec, "encoder", ["classifier"])
+    adapted = attach(share(encoder), spec, "encoder", ["classifier"], peft_type="SEQ_CLS")
     trainable, _ = adapted.get_nb_trainable_parameters()
     assert trainable == sum(one.numel() for one in encoder.parameters())
     assert not isinstance(adapted.get_base_model().classifier.original_module, FullLayer)

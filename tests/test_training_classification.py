@@ -27,7 +27,7 @@ def adapted(folder: Path, multi: bool = False, dtype: str = "float32") -> torch.
     """A classifier with LoRA whose B is not zero, so that every gradient has something to say."""
     torch.manual_seed(0)
     bare, new = classify.build(load(resolve(str(folder)), kind=None, dtype=dtype), ("a", "b", "c"), multi)
-    model = attach(bare, SPEC, "base", new).eval()
+    model = attach(bare, SPEC, "base", new, peft_type="SEQ_CLS").eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)

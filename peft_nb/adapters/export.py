@@ -16,7 +16,7 @@ from peft_nb.data.examples import Example, Examples
 from peft_nb.data.formats import Layout
 from peft_nb.data.rendering import Renderer, prepare
 from peft_nb.errors import RunError
-from peft_nb.methods import REGISTRY
+from peft_nb.methods import REGISTRY, peft_type_of
 from peft_nb.models import ALIASES, bundled
 from peft_nb.models.load import Base
 from peft_nb.spec import METHODS, RunSpec
@@ -105,7 +105,7 @@ def script(folder: Path, spec: RunSpec, base: Base, train: Side, held_out: Side)
     (model, revision), model_config = _found_by(base), base.model.config
     batch = spec.batch_size * spec.gradient_accumulation_steps
     steps = len(plan(len(train.examples), batch, spec.seed, spec.epochs, spec.max_steps))
-    config = REGISTRY[spec.method].config(spec, model_config, steps)
+    config = REGISTRY[spec.method].config(spec, model_config, steps, peft_type_of(spec.task))
     renderer = Renderer(base.tokenizer)
     plain = bool(train.layout and train.layout.plain)
     before, _, rest = SCRIPT.read_text(encoding="utf-8").partition(BEGIN)

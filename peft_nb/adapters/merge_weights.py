@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from peft_nb.errors import MethodError
-from peft_nb.methods import REGISTRY
+from peft_nb.methods import REGISTRY, peft_type_of
 from peft_nb.models import classify, quantize
 from peft_nb.models.load import fresh, made_for
 from peft_nb.models.plain import bare, copied, dequantize
@@ -144,7 +144,8 @@ def _tie(plain: Any) -> None:
 
 def cannot(spec: RunSpec, why: str) -> MethodError:
     """Say that and why a method does not merge, and what works."""
-    able = [name for name in METHODS if REGISTRY[name].mergeable and spec.task in REGISTRY[name].tasks][:4]
+    peft_type = peft_type_of(spec.task)
+    able = [name for name in METHODS if REGISTRY[name].mergeable and REGISTRY[name].serves(peft_type)][:4]
     return MethodError(
         f"{spec.method} cannot be merged: {why}; save(path) keeps the adapter beside its base, and for a merged model "
         f"train with one that can, such as {', '.join(able)}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_dir
 
-from peft_nb.models import Progress
+from peft_nb.events import Progress
 from peft_nb.system.files import atomic_folder, remove_leftovers, writing
 
 CONVERSION = 1  # part of the path: raise it when prepared folders of earlier releases must be made anew

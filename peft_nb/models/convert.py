@@ -18,7 +18,7 @@ from unittest.mock import patch
 from huggingface_hub.errors import StrictDataclassError
 
 from peft_nb.errors import ModelError
-from peft_nb.models import Progress
+from peft_nb.events import Progress
 from peft_nb.models.cache import prepared
 from peft_nb.models.quiet import first_line, quiet
 

@@ -9,7 +9,7 @@ from threading import Thread
 from typing import Any
 
 from peft_nb.errors import ModelError
-from peft_nb.models import Progress
+from peft_nb.events import Progress
 from peft_nb.models.quiet import first_line
 
 DEADLINE_S = 2.5

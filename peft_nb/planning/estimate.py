@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from peft_nb.errors import ForecastError, PeftNbError
+from peft_nb.events import Progress
 from peft_nb.methods import REGISTRY, complete
-from peft_nb.models import Progress
 from peft_nb.models.meta import outline
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import ForecastError, MethodError
-from peft_nb.methods import REGISTRY, attach
+from peft_nb.methods import REGISTRY, attach, peft_type_of
 from peft_nb.models.load import Base
 from peft_nb.models.meta import shapes_alone, single_layer
 from peft_nb.planning import memory
@@ -113,10 +113,10 @@ class Plan:
     def _attached(self, base: Base) -> PeftModel:
         bare, whole = self._bare(base)
         if base.device != "meta":
-            return attach(bare, self.spec, "", whole)
+            return attach(bare, self.spec, "", whole, peft_type=peft_type_of(self.spec.task))
         try:
             with shapes_alone():
-                return attach(bare, self.spec, "", whole)
+                return attach(bare, self.spec, "", whole, peft_type=peft_type_of(self.spec.task))
         except MethodError as error:
             if "meta" in str(error).lower():  # a tuner that computes with the base's weights, which are not there
                 raise ForecastError(f"{self.spec.method} computes with the base's weights when it begins") from None

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError, ModelError
-from peft_nb.methods import REGISTRY, Method, attach, problems
-from peft_nb.models import Progress
+from peft_nb.events import Progress
+from peft_nb.methods import REGISTRY, Method, attach, peft_type_of, problems, tasks_of
 from peft_nb.models.meta import shapes_alone
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve
@@ -72,7 +72,7 @@ COLUMNS: dict[str, Callable[[Fitted], Any]] = {
     "swappable": lambda fitted: fitted.method.swappable,
     "quantization": lambda fitted: ", ".join(fitted.method.quantizations),
     "path": lambda fitted: "padding-free" if fitted.method.padding_free else "padded",
-    "tasks": lambda fitted: ", ".join(fitted.method.tasks),
+    "tasks": lambda fitted: ", ".join(tasks_of(fitted.method)),
     "when": lambda fitted: fitted.method.when,
     "source": lambda fitted: fitted.method.source,
 }
@@ -159,7 +159,7 @@ def fitted(method: Method, source: ModelSource, config: PreTrainedConfig, dtype:
         with shapes_alone():
             bare, whole = _bare(source, config, task)
             weights = memory.weights(bare, method.quantization(spec), 4 if dtype == "float32" else 2)
-            model = attach(bare, spec, source.name, whole)
+            model = attach(bare, spec, source.name, whole, peft_type=peft_type_of(spec.task))
             trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
             total = sum(one.numel() for one in model.parameters())
             parts = _parts(model)

@@ -19,7 +19,7 @@ from peft_nb.data.labels import Labelled
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import ForecastError, ModelError, RunError
 from peft_nb.events import Event, Notice, Planned, Preparing, Resumed, StatusChanged
-from peft_nb.methods import REGISTRY, attach, complete
+from peft_nb.methods import REGISTRY, attach, complete, peft_type_of
 from peft_nb.models import ALIASES
 from peft_nb.models.load import Base, load
 from peft_nb.models.quiet import quiet
@@ -180,7 +180,7 @@ class Job:
         batch = spec.batch_size * spec.gradient_accumulation_steps
         plan = packing.plan(len(train), batch, spec.seed, spec.epochs, spec.max_steps)
         bare, whole = self._bare(base)
-        self.adapted = model = attach(bare, spec, _public_name(base.source), whole, len(plan))
+        self.adapted = model = attach(bare, spec, _public_name(base.source), whole, len(plan), peft_type_of(spec.task))
         if note := method.note(model):
             self.publish(Notice(note))
         hooks = method.hooks(spec)

@@ -9,7 +9,7 @@ from typing import Any
 
 from peft_nb.data import sources
 from peft_nb.errors import ForecastError
-from peft_nb.models import Progress
+from peft_nb.events import Progress
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import resolve
 from peft_nb.planning.estimate import estimate, foresee

@@ -12,8 +12,7 @@ import ipywidgets
 
 from peft_nb.data.sources import at_hand
 from peft_nb.errors import DataError, RunError
-from peft_nb.events import Listener
-from peft_nb.models import Progress
+from peft_nb.events import Listener, Progress
 from peft_nb.planning.advise import CHOICES, Advice, advise
 from peft_nb.planning.rules import Goal
 from peft_nb.runs import run

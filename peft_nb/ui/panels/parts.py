@@ -9,7 +9,7 @@ from typing import Any
 
 import ipywidgets
 
-from peft_nb.models import Progress
+from peft_nb.events import Progress
 from peft_nb.ui import form
 from peft_nb.ui.form import Entry
 from peft_nb.ui.panels.frame import TICK_S, button, spoken
