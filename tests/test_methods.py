@@ -320,7 +320,7 @@ def test_a_quantization_that_is_not_listed_is_refused(
         begin(spec(method=name, quantization=quantization, **NEEDED.get(name, {})), data=rows)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "classification" in REGISTRY[name].tasks])
+@pytest.mark.parametrize("name", [name for name in NAMES if REGISTRY[name].serves("SEQ_CLS")])
 def test_a_classifier_is_trained_where_the_registry_says_so(
     encoder: Path, labelled: list[Any], runs: Store, name: str
 ) -> None:
@@ -338,7 +338,7 @@ def test_a_classifier_is_trained_where_the_registry_says_so(
     pandas.testing.assert_frame_equal(load(run.id, store=runs).predict(texts), run.predict(texts), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "classification" not in REGISTRY[name].tasks])
+@pytest.mark.parametrize("name", [name for name in NAMES if not REGISTRY[name].serves("SEQ_CLS")])
 def test_a_task_that_is_not_listed_is_refused(spec: Callable[..., RunSpec], labelled: list[Any], name: str) -> None:
     with pytest.raises(SpecError, match=rf"^method: {name} serves generation, not classification; take lora, ") as told:
         begin(spec(method=name, task="classification", **NEEDED.get(name, {})), data=labelled)

@@ -18,8 +18,8 @@ from transformers.pytorch_utils import Conv1D
 
 from peft_nb.errors import MethodError
 from peft_nb.methods import REGISTRY, attach, bitfit
-from peft_nb.methods.bitfit.config import BitFitConfig
 from peft_nb.methods.bitfit.layer import BitFitLayer
+from peft_nb.methods.bitfit.model import BitFitConfig
 from peft_nb.models.share import keep_unpacked, share
 from peft_nb.spec import RunSpec
 from peft_nb.training import objectives

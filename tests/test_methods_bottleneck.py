@@ -29,8 +29,8 @@ from transformers import (
 from peft_nb.data.examples import Example
 from peft_nb.errors import MethodError
 from peft_nb.methods import attach, problems
-from peft_nb.methods.bottleneck.config import BottleneckConfig
 from peft_nb.methods.bottleneck.layer import ACTIVATIONS
+from peft_nb.methods.bottleneck.model import BottleneckConfig
 from peft_nb.models.share import keep_unpacked, share
 from peft_nb.spec import RunSpec
 from peft_nb.tasks import TASKS

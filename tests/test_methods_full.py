@@ -19,8 +19,8 @@ from peft_nb.data.examples import Example
 from peft_nb.errors import MethodError
 from peft_nb.methods import attach
 from peft_nb.methods.full import config_class
-from peft_nb.methods.full.config import FullConfig
 from peft_nb.methods.full.layer import FullLayer
+from peft_nb.methods.full.model import FullConfig
 from peft_nb.models.share import share
 from peft_nb.runs.run import Run, load
 from peft_nb.spec import RunSpec

@@ -9,9 +9,10 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.errors import ModelError
-from peft_nb.methods import REGISTRY, Hooks, attach, complete, methods, options
+from peft_nb.methods import REGISTRY, attach, complete, methods, options
 from peft_nb.planning.table import COLUMNS, table
 from peft_nb.spec import METHODS, RunSpec
+from peft_nb.training.hooks import Hooks
 
 LAYERS, HIDDEN, INNER, KEYS = 2, 64, 128, 32  # of the tiny Llama; its keys and values are half as wide as its queries
 SHAPES = [(HIDDEN, HIDDEN), (HIDDEN, KEYS), (HIDDEN, KEYS), (HIDDEN, HIDDEN)]

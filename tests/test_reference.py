@@ -18,7 +18,7 @@ import peft_nb
 from peft_nb import errors, events
 from peft_nb.data.layouts import LAYOUTS
 from peft_nb.magics.line import COMMANDS
-from peft_nb.methods import REGISTRY, Method, options
+from peft_nb.methods import REGISTRY, Method, options, tasks_of
 from peft_nb.metrics import FACTS, METRICS, demandable
 from peft_nb.models import ALIASES
 from peft_nb.runs.run import Run
@@ -78,7 +78,7 @@ def field_row(field: fields.FieldInfo) -> tuple[str, ...]:
 
 
 def method(entry: Method) -> str:
-    can = [f"base: {', '.join(entry.quantizations)}", ", ".join(entry.tasks)]
+    can = [f"base: {', '.join(entry.quantizations)}", ", ".join(tasks_of(entry))]
     can += ["padding-free" if entry.padding_free else "padded", "merges" if entry.mergeable else "cannot be merged"]
     defaults = " · ".join(f"`{name}: {value}`" for name, value in entry.defaults.items())
     own = {**options(entry), **dict.fromkeys(entry.required, "required")}

@@ -142,9 +142,8 @@ def _tie(plain: Any) -> None:
 
 def cannot(spec: RunSpec, why: str) -> MethodError:
     """Say that and why a method does not merge, and what works."""
-    able = [name for name in METHODS if REGISTRY[name].mergeable and REGISTRY[name].serves(TASKS[spec.task].peft_type)][
-        :4
-    ]
+    peft_type = TASKS[spec.task].peft_type
+    able = [name for name in METHODS if REGISTRY[name].mergeable and REGISTRY[name].serves(peft_type)][:4]
     return MethodError(
         f"{spec.method} cannot be merged: {why}; save(path) keeps the adapter beside its base, and for a merged model "
         f"train with one that can, such as {', '.join(able)}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.methods import Method, from_peft, register
+from peft_nb.methods.registry import Method, from_peft, register
 from peft_nb.spec import RunSpec
 from peft_nb.training.hooks import Hooks
 
@@ -182,7 +182,7 @@ register(
         source="Paischer et al., 2024, arXiv:2410.07170",
         options={"init_lora_weights": "eva"},
         swappable=False,  # each adapter has ranks and scales of its own
-        tasks=("generation",),
+        peft_types=("CAUSAL_LM",),  # PEFT masks by labels of tokens
         hooks=lambda spec: Explained(),
     )
 )

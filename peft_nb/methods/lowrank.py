@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError
-from peft_nb.methods import Method, from_peft, register
+from peft_nb.methods.registry import Method, from_peft, register
 from peft_nb.spec import RunSpec
 from peft_nb.training.hooks import Hooks
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peft_nb.methods import Method, from_peft, register
+from peft_nb.methods.registry import Method, from_peft, register
 
 register(
     Method(

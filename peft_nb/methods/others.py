@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peft_nb.methods import REGISTRY, Method, register
+from peft_nb.methods.registry import REGISTRY, Method, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.methods import Hooks, Method, from_peft, register
+from peft_nb.methods.registry import Method, from_peft, register
+from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
     import torch

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.methods import Method, from_peft, register
+from peft_nb.methods.registry import Method, from_peft, register
 from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
@@ -50,61 +51,53 @@ def _as_they_are(module: torch.nn.Module, given: tuple[Any, ...], output: Any) -
         vars(module).pop(name, None)
 
 
-FEW_SHOT = 200  # soft prompts fall behind with few rows: Gu et al., 2021, arXiv:2109.04332
-# What comes before a text breaks its bounds in a row of many, so that rows are padded.
-SOFT: dict[str, Any] = {
-    "quantizations": ("none", "4bit", "8bit"),
-    "padding_free": False,
-    "mergeable": False,
-    "tasks": ("generation",),
-}
-
-register(
-    Method(
-        name="prompt",
-        help="Trains the embeddings of some tokens before every text and nothing else.",
-        when="very many tenants on one base, each with one small file; large bases",
-        source="Lester et al., 2021, arXiv:2104.08691",
-        config_class=from_peft("PromptTuningConfig"),
-        fields={"num_virtual_tokens": "num_virtual_tokens"},
-        # 20 tokens from the vocabulary at 0.3 with Adafactor in the paper; with AdamW a tenth of that.
-        defaults={"num_virtual_tokens": 20, "learning_rate": 3e-2},
-        options={"prompt_tuning_init": "SAMPLE_VOCAB"},
-        rows=FEW_SHOT,
-        **SOFT,
-    )
+PROMPT = Method(
+    name="prompt",
+    help="Trains the embeddings of some tokens before every text and nothing else.",
+    when="very many tenants on one base, each with one small file; large bases",
+    source="Lester et al., 2021, arXiv:2104.08691",
+    config_class=from_peft("PromptTuningConfig"),
+    fields={"num_virtual_tokens": "num_virtual_tokens"},
+    # 20 tokens from the vocabulary at 0.3 with Adafactor in the paper; with AdamW a tenth of that.
+    defaults={"num_virtual_tokens": 20, "learning_rate": 3e-2},
+    options={"prompt_tuning_init": "SAMPLE_VOCAB"},
+    rows=200,  # soft prompts fall behind with few rows: Gu et al., 2021, arXiv:2109.04332
+    quantizations=("none", "4bit", "8bit"),
+    padding_free=False,  # what comes before a text breaks its bounds in a row of many
+    mergeable=False,
+    peft_types=("CAUSAL_LM",),  # PEFT gives a classifier embeddings in place of tokens, which one that pools refuses
 )
+register(PROMPT)
 register(
-    Method(
+    replace(
+        PROMPT,
         name="p-tuning",
         help="Trains a small network that writes the embeddings of some tokens before every text.",
         when="prompt tuning is unstable",
         source="Liu et al., 2021, arXiv:2103.10385",
         config_class=from_peft("PromptEncoderConfig"),
-        fields={"num_virtual_tokens": "num_virtual_tokens", "dropout": "encoder_dropout"},
+        fields={**PROMPT.fields, "dropout": "encoder_dropout"},
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-3},
         options={"encoder_hidden_size": 128},
-        rows=FEW_SHOT,
-        **SOFT,
         hooks=lambda spec: Written(),
     )
 )
 register(
-    Method(
+    replace(
+        PROMPT,
         name="prefix",
         help="Trains keys and values that every layer sees before the text.",
         when="many tenants on one base, and prompt tuning is too weak",
         source="Li and Liang, 2021, arXiv:2101.00190",
         config_class=from_peft("PrefixTuningConfig"),
-        fields={"num_virtual_tokens": "num_virtual_tokens"},
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-2},
-        rows=FEW_SHOT,
-        **SOFT,
+        options={},
         hooks=lambda spec: Written(),
     )
 )
 register(
-    Method(
+    replace(
+        PROMPT,
         name="adaption-prompt",
         help="Trained tokens in the attention of the upper layers, let in through a gate that begins closed.",
         when="instructions for a Llama, with few parameters and nothing lost at the start",
@@ -112,10 +105,11 @@ register(
         config_class=from_peft("AdaptionPromptConfig"),
         fields={"num_virtual_tokens": "adapter_len"},
         defaults={"num_virtual_tokens": 10, "learning_rate": 9e-3},  # the paper's, section 4.1
+        options={},
         # The paper's 30 of 32 layers.
         fitted=lambda spec, model_config, steps: {"adapter_layers": max(1, model_config.num_hidden_layers - 2)},
+        rows=Method.rows,
         hooks=lambda spec: Rounded(),
-        **SOFT,
     )
 )
 register(

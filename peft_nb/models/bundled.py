@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from peft_nb.errors import ModelError
 from peft_nb.events import Progress
-from peft_nb.models import Alias, Wheel
+from peft_nb.models.aliases import Alias, Wheel
 from peft_nb.models.cache import folder, prepared
 from peft_nb.models.convert import convert
 

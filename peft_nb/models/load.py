@@ -14,7 +14,8 @@ from weakref import WeakValueDictionary
 
 from peft_nb.errors import ModelError, nearest
 from peft_nb.events import Progress
-from peft_nb.models import ALIASES, Kind, bundled, hub, quantize
+from peft_nb.models import bundled, hub, quantize
+from peft_nb.models.aliases import ALIASES, Kind
 from peft_nb.models.convert import converted
 from peft_nb.models.quantize import Quantization
 from peft_nb.models.quiet import first_line, quiet

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from peft_nb.events import Progress
-from peft_nb.models import Kind, quantize
+from peft_nb.models import quantize
+from peft_nb.models.aliases import Kind
 from peft_nb.models.load import _LOCAL, Base, _cannot_load, _check_kind, _config, _located, dtype_of, made_for
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import ModelSource

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peft_nb.errors import ModelError, nearest
-from peft_nb.models import ALIASES, Alias, bundled, hub
+from peft_nb.models import bundled, hub
+from peft_nb.models.aliases import ALIASES, Alias
 
 KINDS = "an alias, a folder, a .gguf file, a name on the hub or a (model, tokenizer) pair"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError, ModelError
 from peft_nb.events import Progress
-from peft_nb.methods import REGISTRY, Method, attach, problems
+from peft_nb.methods import REGISTRY, Method, attach, problems, tasks_of
 from peft_nb.models.meta import shapes_alone
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve
@@ -72,7 +72,7 @@ COLUMNS: dict[str, Callable[[Fitted], Any]] = {
     "swappable": lambda fitted: fitted.method.swappable,
     "quantization": lambda fitted: ", ".join(fitted.method.quantizations),
     "path": lambda fitted: "padding-free" if fitted.method.padding_free else "padded",
-    "tasks": lambda fitted: ", ".join(fitted.method.tasks),
+    "tasks": lambda fitted: ", ".join(tasks_of(fitted.method)),
     "when": lambda fitted: fitted.method.when,
     "source": lambda fitted: fitted.method.source,
 }

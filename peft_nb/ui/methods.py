@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas
 
-from peft_nb.methods import Method, methods, options
+from peft_nb.methods import Method, methods, options, tasks_of
 from peft_nb.planning.table import table
 from peft_nb.ui.progress_bar import importing
 
@@ -59,7 +59,7 @@ def explained(method: Method) -> str:
     str
         What it does, when to use it, its source, what it can, its defaults and its options.
     """
-    can = [f"quantization: {', '.join(method.quantizations)}", f"tasks: {', '.join(method.tasks)}"]
+    can = [f"quantization: {', '.join(method.quantizations)}", f"tasks: {', '.join(tasks_of(method))}"]
     can += ["padding-free" if method.padding_free else "padded"]
     can += [name for name in ("mergeable", "swappable") if getattr(method, name)]
     lines = [f"%%peft {method.name}", method.help, f"when: {method.when}", f"source: {method.source}", "; ".join(can)]

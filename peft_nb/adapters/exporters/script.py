@@ -83,7 +83,7 @@ def write(run: Exportable, folder: Path) -> Path:
     (model, revision), model_config = _found_by(base), base.model.config
     batch = spec.batch_size * spec.gradient_accumulation_steps
     steps = len(plan(len(train.examples), batch, spec.seed, spec.epochs, spec.max_steps))
-    config = REGISTRY[spec.method].config(spec, model_config, steps)
+    config = REGISTRY[spec.method].config(spec, model_config, steps, TASKS[spec.task].peft_type)
     renderer = Renderer(base.tokenizer)
     plain = bool(train.layout and train.layout.plain)
     before, _, rest = TEMPLATE.read_text(encoding="utf-8").partition(BEGIN)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from peft import PeftConfig
 
 from peft_nb.errors import MethodError
-from peft_nb.methods.members import peft_type
+from peft_nb.methods.peft_registration import tuner_type
 
-PEFT_TYPE = peft_type("BITFIT")
+PEFT_TYPE = tuner_type("BITFIT")
 
 
 @dataclass
@@ -42,8 +42,6 @@ class BitFitConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        import peft_nb.methods.bitfit.model  # noqa: F401  (makes PEFT know the tuner)
-
         self.peft_type = PEFT_TYPE
         if self.add not in ("auto", "all"):
             raise MethodError(f"add: {self.add!r} is not one of auto, all; auto adds biases where a model has none")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from peft_nb.errors import MethodError
 from peft_nb.methods.bitfit.config import BitFitConfig
 from peft_nb.methods.bitfit.layer import BIASED, LINEAR, BitFitLayer, unmergeable
-from peft_nb.methods.members import add_to_peft
+from peft_nb.methods.peft_registration import add_to_peft
+from peft_nb.methods.wrapping import WrappingTuner
 
 # What lies below these is theirs; the projections of MultiheadAttention are read, never called.
 CLOSED = (BaseTunerLayer, AuxiliaryTrainingWrapper, nn.MultiheadAttention)
 
 
-class BitFitModel(BaseTuner):
+class BitFitModel(WrappingTuner):
     """A model whose biases are trained (Ben Zaken et al., 2021, arXiv:2106.10199).
 
     Parameters are those of every tuner of PEFT: the model, the config and the adapter's name.
@@ -30,9 +29,6 @@ class BitFitModel(BaseTuner):
 
     prefix = "bitfit_"
     tuner_layer_cls = BitFitLayer
-
-    def _prepare_adapter_config(self, peft_config: BitFitConfig, model_config: dict[str, Any]) -> BitFitConfig:
-        return peft_config  # which layers are chosen depends on the model, not on its config
 
     def _prepare_model(self, peft_config: BitFitConfig, model: nn.Module) -> None:
         wanted = peft_config.target_modules
@@ -52,24 +48,6 @@ class BitFitModel(BaseTuner):
                 f"target_modules: {wanted!r} fits no bias of {name}; leave it out for all, or take 'add: all' to "
                 "add biases where layers have none"
             )
-
-    def _create_and_replace(
-        self,
-        peft_config: BitFitConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        if isinstance(target, BitFitLayer):
-            target.update_layer(adapter_name, peft_config)
-            return
-        layer = BitFitLayer(target, adapter_name, peft_config)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Merge as every tuner of PEFT does, or refuse before anything has changed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peft_nb.methods import Method, register
+from peft_nb.methods.registry import Method, register
 
 if TYPE_CHECKING:
     from peft_nb.methods.bottleneck.config import BottleneckConfig

@@ -11,9 +11,9 @@ from peft import PeftConfig
 from peft_nb.errors import MethodError, nearest
 from peft_nb.methods.bottleneck.layer import ACTIVATIONS
 from peft_nb.methods.bottleneck.placement import PLACEMENTS
-from peft_nb.methods.members import peft_type
+from peft_nb.methods.peft_registration import tuner_type
 
-PEFT_TYPE = peft_type("BOTTLENECK")
+PEFT_TYPE = tuner_type("BOTTLENECK")
 
 
 @dataclass
@@ -62,8 +62,6 @@ class BottleneckConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        import peft_nb.methods.bottleneck.model  # noqa: F401  (makes PEFT know the tuner)
-
         self.peft_type = PEFT_TYPE
         for name, known in (("placement", PLACEMENTS), ("non_linearity", ACTIVATIONS)):
             word = getattr(self, name)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from peft_nb.errors import MethodError
@@ -12,18 +9,15 @@ from peft_nb.methods.bottleneck import placement
 from peft_nb.methods.bottleneck.config import BottleneckConfig
 from peft_nb.methods.bottleneck.layer import BottleneckLayer, ParallelBottleneck, SerialBottleneck, last_linear, width
 from peft_nb.methods.bottleneck.placement import PLACEMENTS
-from peft_nb.methods.members import add_to_peft
+from peft_nb.methods.peft_registration import add_to_peft
+from peft_nb.methods.wrapping import WrappingTuner
 
 
-class BottleneckModel(BaseTuner):
+class BottleneckModel(WrappingTuner):
     """A model with bottleneck adapters; made by ``peft.get_peft_model`` from a :class:`BottleneckConfig`."""
 
     prefix = "bottleneck_"
     tuner_layer_cls = BottleneckLayer
-
-    def _prepare_adapter_config(self, peft_config: BottleneckConfig, model_config: dict[str, Any]) -> BottleneckConfig:
-        """Nothing to do: the names of the modules say more than the type of the model."""
-        return peft_config
 
     def _prepare_model(self, peft_config: BottleneckConfig, model: nn.Module) -> None:
         if peft_config.target_modules is None:
@@ -39,30 +33,15 @@ class BottleneckModel(BaseTuner):
                 "parallel adapters and serial ones (houlsby, pfeiffer) each need a base of their own"
             )
 
-    def _create_and_replace(
-        self,
-        peft_config: BottleneckConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        if isinstance(target, BottleneckLayer):
-            target.update_layer(adapter_name, peft_config)
-            return
-        parallel = PLACEMENTS[peft_config.placement].parallel
+    def layer_class(self, config: BottleneckConfig, target: nn.Module, name: str) -> type[BottleneckLayer]:
+        """Serial or parallel, as the placement has it."""
+        parallel = PLACEMENTS[config.placement].parallel
         if bool(width(target)) == parallel or last_linear(target) is None:
             wanted = "modules with linear layers in them, such as mlp" if parallel else "linear layers"
             raise MethodError(
-                f"target_modules: {current_key} is a {type(target).__name__}; {peft_config.placement} adapters "
-                f"attach to {wanted}"
+                f"target_modules: {name} is a {type(target).__name__}; {config.placement} adapters attach to {wanted}"
             )
-        layer = (ParallelBottleneck if parallel else SerialBottleneck)(target, adapter_name, peft_config)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
+        return ParallelBottleneck if parallel else SerialBottleneck
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         if isinstance(child, BottleneckLayer):  # unloading: PEFT would look for a weight, which a feed-forward has not

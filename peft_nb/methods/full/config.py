@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from peft import PeftConfig
 
 from peft_nb.errors import MethodError
-from peft_nb.methods.members import peft_type
+from peft_nb.methods.peft_registration import tuner_type
 
-PEFT_TYPE = peft_type("FULL")
+PEFT_TYPE = tuner_type("FULL")
 
 
 @dataclass
@@ -42,8 +42,6 @@ class FullConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        import peft_nb.methods.full.model  # noqa: F401  (makes PEFT know the tuner)
-
         self.peft_type = PEFT_TYPE
         if self.target_modules == "all-linear":
             self.target_modules = None

@@ -17,7 +17,7 @@ from torch import nn
 from peft_nb.errors import MethodError
 from peft_nb.methods.full.config import FullConfig
 from peft_nb.methods.full.layer import FullLayer, Place
-from peft_nb.methods.members import add_to_peft
+from peft_nb.methods.peft_registration import add_to_peft
 
 
 class FullModel(BaseTuner):

