@@ -85,12 +85,12 @@ def base(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def batches(job: Job) -> list[list[Example]]:
     """Encode the rows as peft_nb does, in the batches and the order in which it will take them."""
     from peft_nb.data import detection, encoding
+    from peft_nb.data.rendered import RenderedRows
     from peft_nb.training.packing import plan
 
     _, tokenizer = base(job.model)
-    encoded = encoding.encode(
-        job.rows, detection.detect(job.rows), tokenizer, max_length=8192, system=job.system
-    ).examples
+    rendered = RenderedRows(job.rows, detection.detect(job.rows), tokenizer, system=job.system)
+    encoded = encoding.encode(rendered, max_length=8192).examples
     return [[encoded[row] for row in step] for step in plan(len(encoded), job.batch_size, job.seed, epochs=1)]
 
 

@@ -74,13 +74,15 @@ def tokenizer() -> Any:
 def run_peft_nb(path: Path, folder: Path, hold_out: float = 0) -> Iterator[tuple[int, int]]:
     """Read, recognise and encode as a run does; and set a share aside, near-duplicates together."""
     from peft_nb.data import detection, encoding, sources, splits
+    from peft_nb.data.rendered import RenderedRows
 
     made = tokenizer()
     yield 0, 0
     source = sources.read(path)
     _ = source.fingerprint
     layout = detection.detect(source.train)
-    encoded = encoding.encode(source.train, layout, made, max_length=MAX_LENGTH, folder=folder / "examples")
+    rendered = RenderedRows(source.train, layout, made)
+    encoded = encoding.encode(rendered, max_length=MAX_LENGTH, folder=folder / "examples")
     if hold_out:
         texts = splits.Texts(source.train, layout, encoded.examples.rows.tolist())
         encoded.examples.parted(splits.split(texts, hold_out, seed=42)[1])

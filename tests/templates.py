@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from peft_nb.data.detection import detect
 from peft_nb.data.encoding import encode
 from peft_nb.data.examples import Encoded
+from peft_nb.data.rendered import RenderedRows
 from peft_nb.errors import DataError
 
 CHATML = (
@@ -67,7 +68,8 @@ def tokenizer(template: str | None = CHATML, *, adds_bos: bool = False, **specia
 
 
 def encoded(tok: Any, rows: list[dict[str, Any]], *, max_length: int = 1024, **options: Any) -> Encoded:
-    return encode(rows, detect(rows), tok, max_length=max_length, **options)
+    rendering = {name: options.pop(name) for name in ("loss_on", "system") if name in options}
+    return encode(RenderedRows(rows, detect(rows), tok, **rendering), max_length=max_length, **options)
 
 
 def trained(tok: Any, example: Any) -> list[str]:

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from peft_nb.data import RowProblem, Rows, refusal
+from peft_nb.data import RowProblem, Rows
 from peft_nb.data.detection import LOOKED, detect
 from peft_nb.data.layouts import LAYOUTS
 from peft_nb.data.sources import read
@@ -244,15 +244,3 @@ def test_text_and_target_may_be_a_class_or_an_answer() -> None:
     message = refused("document", "target")
     assert "format='prompt_completion'" in message
     assert "format='text_label'" in message
-
-
-def test_a_refusal_counts_all_rows_and_names_five() -> None:
-    problems = {number: RowProblem("column 'a' is empty") for number in range(9, 0, -1)}
-    message = str(refusal(problems, 1200))
-    assert message.startswith("9 of 1,200 rows cannot be used (counting from 0): row 1: column 'a' is empty; row 2:")
-    assert "row 5" in message
-    assert "row 6" not in message
-    assert message.endswith("and 4 more; fill it or drop the row")
-    assert str(refusal({0: RowProblem("is odd", "mend it")}, 1, "held-out row")) == (
-        "1 of 1 held-out row cannot be used (counting from 0): held-out row 0: is odd; mend it"
-    )

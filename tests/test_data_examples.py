@@ -23,6 +23,7 @@ from transformers import AutoTokenizer
 from peft_nb.data import encoding, examples, labels, sources
 from peft_nb.data.detection import detect
 from peft_nb.data.examples import Example, gather, key, load
+from peft_nb.data.rendered import RenderedRows
 from peft_nb.errors import DataError, StoreError
 from peft_nb.events import Notice, Preparing
 from peft_nb.runs import pipeline
@@ -61,7 +62,7 @@ examples_of_any_task = st.builds(
 
 
 def encode(tok: Any, folder: Path, rows: list[dict[str, str]], **options: Any) -> examples.Encoded:
-    return encoding.encode(rows, detect(rows), tok, max_length=1024, folder=folder, **options)
+    return encoding.encode(RenderedRows(rows, detect(rows), tok), max_length=1024, folder=folder, **options)
 
 
 def questions(count: int) -> list[dict[str, str]]:
@@ -144,7 +145,7 @@ def test_what_is_written_in_chunks_is_read_back_whole(
     monkeypatch.setattr(examples, "CHUNK", chunk)
     rows = questions(60)
     written = encode(chatml, tmp_path / "set", rows)
-    kept = encoding.encode(rows, detect(rows), chatml, max_length=1024)
+    kept = encoding.encode(RenderedRows(rows, detect(rows), chatml), max_length=1024)
     assert list(written.examples) == list(kept.examples)
     assert written.report == kept.report
     again = load(tmp_path / "set")
@@ -194,7 +195,8 @@ def test_what_is_missing_or_damaged_is_not_there(tmp_path: Path, chatml: Any) ->
 def test_labels_that_are_missing_or_damaged_are_not_there(tmp_path: Path, file: str) -> None:
     table = [{"text": text, "label": text} for text in ("a", "b")]
     layout = detect(table)
-    labels.encode(table, layout, labels.find(table, layout), tokenizer(), max_length=8, folder=tmp_path / "set")
+    rendered = RenderedRows(table, layout, tokenizer())
+    labels.encode(rendered, labels.find(table, layout), max_length=8, folder=tmp_path / "set")
     content = (tmp_path / "set" / file).read_bytes()
     for broken in (None, content[:-4], content[:-8].replace(b"(2,)", b"(1,)")):
         (tmp_path / "set" / file).unlink() if broken is None else (tmp_path / "set" / file).write_bytes(broken)
@@ -213,9 +215,9 @@ def test_examples_of_version_0_1_open_unchanged(tmp_path: Path) -> None:
     assert encoded.examples.targets == encoded.report.supervised_tokens == sum(one.targets for one in encoded.examples)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     tok = AutoTokenizer.from_pretrained(tmp_path / "base")
-    options = {"max_length": encoded.report.max_length, "loss_on": "assistant", "too_long": "truncate", "system": None}
     fingerprint = sources.read(tmp_path / "rows.jsonl").fingerprint
-    name, again = encoding.cached(folder.parent, fingerprint, rows, detect(rows), tok, **options)
+    rendered = RenderedRows(rows, detect(rows), tok)
+    name, again = encoding.cached(folder.parent, fingerprint, rendered, max_length=encoded.report.max_length)
     assert (name, list(again.examples)) == (folder.name, list(encoded.examples))
 
 
@@ -260,7 +262,7 @@ def test_several_may_encode_the_same_at_once(tmp_path: Path, chatml: Any) -> Non
         thread.start()
     for thread in threads:
         thread.join()
-    wanted = list(encoding.encode(rows, detect(rows), chatml, max_length=1024).examples)
+    wanted = list(encoding.encode(RenderedRows(rows, detect(rows), chatml), max_length=1024).examples)
     assert [list(encoded.examples) for encoded in results] == [wanted] * 3
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -390,7 +392,7 @@ def lengths(base: Path, rows: list[dict[str, str]]) -> list[int]:
     """Tokens of each row, sorted."""
     from transformers import AutoTokenizer
 
-    encoded = encoding.encode(rows, detect(rows), AutoTokenizer.from_pretrained(base), max_length=1024)
+    encoded = encoding.encode(RenderedRows(rows, detect(rows), AutoTokenizer.from_pretrained(base)), max_length=1024)
     return sorted(encoded.examples.lengths.tolist())
 
 

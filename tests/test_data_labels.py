@@ -10,6 +10,7 @@ import pytest
 from peft_nb.data import labels
 from peft_nb.data.detection import detect
 from peft_nb.data.labels import Classes
+from peft_nb.data.rendered import RenderedRows
 from peft_nb.errors import DataError
 from tests.templates import tokenizer
 
@@ -102,33 +103,29 @@ class Letters:
 def test_texts_keep_their_last_token_when_they_are_cut() -> None:
     table = [{"text": "ab", "label": "x"}, {"text": "abcdef", "label": "y"}]
     classes = Classes(("x", "y"), False)
-    cut = labels.encode(table, detect(table), classes, Letters(), max_length=5)
+    rendered = RenderedRows(table, detect(table), Letters())
+    cut = labels.encode(rendered, classes, max_length=5)
     assert [(list(one.ids), one.labels) for one in cut.examples] == [
         ([1, 97, 98, 2], (0,)),
         ([1, 97, 98, 99, 2], (1,)),
     ]
     assert str(cut.report).endswith("2 classes: x, y; 2 rows, 9 tokens, 1 cut at 5")
-    dropped = labels.encode(table, detect(table), classes, Letters(), max_length=5, too_long="drop")
+    dropped = labels.encode(rendered, classes, max_length=5, too_long="drop")
     assert (dropped.examples.rows.tolist(), dropped.examples.labels) == ([0], [(0,)])
     assert str(dropped.report).endswith("1 row, 4 tokens, 1 left out as longer than 5")
     with pytest.raises(DataError, match="every row is longer than 3 tokens; raise max_length or truncate"):
-        labels.encode(table, detect(table), classes, Letters(), max_length=3, too_long="drop")
+        labels.encode(rendered, classes, max_length=3, too_long="drop")
 
 
-def test_texts_are_encoded_a_batch_at_a_time_and_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     table, told = rows(*"abababa"), []
-    whole = labels.encode(table, detect(table), labels.find(table, detect(table)), Letters(), max_length=8)
     monkeypatch.setattr(labels, "BATCH", 3)
-    parts = labels.encode(
-        table,
-        detect(table),
+    labels.encode(
+        RenderedRows(table, detect(table), Letters()),
         labels.find(table, detect(table)),
-        Letters(),
         max_length=8,
         progress=lambda share, what: told.append((round(share, 2), what)),
     )
-    assert list(parts.examples) == list(whole.examples)
-    assert parts.report == whole.report
     assert told == [(0.43, "encoding the data"), (0.86, "encoding the data"), (1.0, "encoding the data")]
 
 
@@ -137,14 +134,15 @@ def test_labelled_texts_are_kept_for_the_next_time(tmp_path: Path, monkeypatch: 
     layout, classes = detect(table), Classes(("a", "b"), True)
 
     def cached(classes: Classes = classes, **options: Any) -> Any:
-        return labels.cached(tmp_path, "data", table, layout, classes, tok, **{"max_length": 8, **options})
+        rendered = RenderedRows(table, layout, tok)
+        return labels.cached(tmp_path, "data", rendered, classes, **{"max_length": 8, **options})
 
     name, first = cached()
     assert first.examples.labels == [(0, 1), (), (1,)]
     assert first.examples.targets == 3
     others = [cached(max_length=9), cached(Classes(("b", "a"), True)), cached(row_name="held-out row")]
     assert len({name, *(other for other, _ in others)}) == 4
-    monkeypatch.setattr(labels, "tokens", None)  # nothing is tokenised again
+    monkeypatch.setattr(RenderedRows, "__iter__", None)  # nothing is rendered again
     assert cached()[0] == name
     assert list(cached()[1].examples) == list(first.examples)
     assert cached()[1].report == first.report

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from peft_nb.data.quality import checks, fixes, pii
 from peft_nb.data.quality.checks import Checked, check
 from peft_nb.data.quality.fixes import Change
 from peft_nb.data.quality.lengths import Options
+from peft_nb.data.rendered import RenderedRows
 from tests.templates import tokenizer
 
 TOPICS = (
@@ -34,7 +36,8 @@ def checked(rows: Any, held: Any = None, tokenizer: Any = None, **options: Any) 
     train = sources.read(rows).train
     layout = detection.detect(train)
     held = sources.read(held).train if held is not None else None
-    return check(train, layout, held, tokenizer=tokenizer, options=Options(**options))
+    rendered = tokenizer and RenderedRows(train, layout, tokenizer)
+    return check(train, layout, held, rendered=rendered, options=Options(**options))
 
 
 def found(result: Checked) -> dict[str, tuple[int, ...]]:
@@ -265,3 +268,41 @@ def test_it_reads_files_too(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     pandas.DataFrame(sound()).to_csv(file, index=False)
     assert checked(file).findings == []
+
+
+def test_the_same_rows_are_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, held, looked = sources.read(sound()).train, sources.read(sound(70)[60:]).train, []
+    rows = fixes.overlaid(rows, {3: {"completion": " "}})
+    layout, whole = detection.detect(rows), checks.check
+
+    def counted(given: Any, *arguments: Any, **options: Any) -> Checked:
+        looked.append(len(given))
+        return whole(given, *arguments, **options)
+
+    monkeypatch.setattr(checks, "check", counted)
+
+    def report(*fingerprints: str, most: int = 50, system: str | None = None, **options: Any) -> dict[str, Any]:
+        rendered = RenderedRows(rows, layout, tokenizer(), system=system)
+        given = Options(**options)
+        return checks.cached(tmp_path / "new", fingerprints, rendered, held, layout, options=given, most=most)
+
+    first = report("train", "eval")
+    assert first == report("train", "eval")
+    assert looked == [50]
+    assert [finding["kind"] for finding in first["findings"]] == ["empty"]
+    assert first["notes"][-1] == "the first 50 of 60 rows were looked at"
+    assert first["rows"] == 50
+    expected = whole(rows[:50], layout, held, layout, rendered=RenderedRows(rows, layout, tokenizer())).report()
+    assert {**first, "notes": first["notes"][:-1]} == json.loads(json.dumps(expected))
+    others = [
+        report("train", "other"),
+        report("train", "eval", most=60),
+        report("train", "eval", system="Be brief."),
+        report("train", "eval", max_length=9),
+    ]
+    assert looked == [50, 50, 60, 50, 50]
+    assert others[0] == first
+    for file in (tmp_path / "new").iterdir():
+        file.write_text("{")  # cut off
+    assert report("train", "eval") == first
+    assert len(looked) == 6

@@ -215,7 +215,7 @@ MISREAD = (
 
 def learned(tok: Any, messages: list[dict[str, Any]]) -> list[str]:
     renderer = Renderer(tok)
-    lesson = next(renderer.lessons([messages], "assistant"))
+    lesson = next(renderer.rendered([messages], "assistant"))
     if isinstance(lesson, RowProblem):
         raise lesson
     ids, spans = lesson

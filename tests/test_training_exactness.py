@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from peft_nb.data import detection, encoding, support_desk
+from peft_nb.data.rendered import RenderedRows
 from peft_nb.models.load import load
 from peft_nb.models.resolve import resolve
 from peft_nb.models.share import share
@@ -27,7 +28,7 @@ def trained() -> tuple[PeftModel, list[encoding.Example]]:
         if "lora_B" in name:
             parameter.data.normal_(std=0.02)
     rows = support_desk.load()["train"][:4]
-    return model, encoding.encode(rows, detection.detect(rows), base.tokenizer, max_length=256).examples
+    return model, encoding.encode(RenderedRows(rows, detection.detect(rows), base.tokenizer), max_length=256).examples
 
 
 @pytest.mark.parametrize("share_prefix", [False, True])

@@ -13,6 +13,8 @@ from peft_nb.data.encoding import BATCH, DOING
 from peft_nb.data.examples import Encoded, Example, Report, collect
 from peft_nb.data.examples import cached as cached_examples
 from peft_nb.data.layouts import Layout
+from peft_nb.data.rendered import RenderedRows
+from peft_nb.data.rendering import tokens, unwrap
 from peft_nb.errors import DataError, nearest
 from peft_nb.events import Progress
 
@@ -160,10 +162,8 @@ def read(
 
 
 def encode(
-    rows: Sequence[Mapping[str, Any]],
-    layout: Layout,
+    rendered: RenderedRows,
     classes: Classes,
-    tokenizer: Any,
     *,
     max_length: int,
     too_long: Literal["truncate", "drop"] = "truncate",
@@ -175,14 +175,10 @@ def encode(
 
     Parameters
     ----------
-    rows : sequence of mapping
-        The table.
-    layout : Layout
-        What its columns mean.
+    rendered : RenderedRows
+        The table; texts have the special tokens that the tokenizer adds of itself.
     classes : Classes
         What its labels can be.
-    tokenizer : transformers.PreTrainedTokenizerBase
-        The model's tokenizer; texts get the special tokens that it adds of itself.
     max_length : int
         Most tokens of a text, special ones included.
     too_long : {"truncate", "drop"}, default "truncate"
@@ -206,27 +202,26 @@ def encode(
     StoreError
         When `folder` cannot be written.
     """
-    found = read(rows, layout, classes, row_name)
+    found = read(rendered.rows, rendered.layout, classes, row_name)
     long: list[int] = []
 
     def produced() -> Iterator[tuple[int, Example]]:
-        for start in range(0, len(found), BATCH):
-            batch = found[start : start + BATCH]
-            whole = tokens(tokenizer, [text for text, _ in batch])
-            over = [place for place, ids in enumerate(whole) if len(ids) > max_length]
-            long.extend(start + place for place in over)
-            cut = dict(zip(over, tokens(tokenizer, [batch[place][0] for place in over], max_length), strict=True))
-            for place, (_, labels) in enumerate(batch):
-                if place not in cut or too_long != "drop":
-                    yield start + place, Example.whole(cut.get(place, whole[place]), labels)
-            if progress:
-                progress((start + len(batch)) / len(found), DOING)
+        for number, (one, (text, labels)) in enumerate(zip(rendered, found, strict=True)):
+            ids = unwrap(one).ids
+            if len(ids) > max_length:
+                long.append(number)
+            if len(ids) <= max_length:
+                yield number, Example.whole(ids, labels)
+            elif too_long == "truncate":  # anew, for the last special token has to stay
+                yield number, Example.whole(tokens(rendered.tokenizer, [text], max_length)[0], labels)
+            if progress and ((number + 1) % BATCH == 0 or number + 1 == len(found)):
+                progress((number + 1) / len(found), DOING)
         if too_long == "drop" and len(long) == len(found):
             raise DataError(f"every {row_name} is longer than {max_length:,} tokens; raise max_length or truncate")
 
     def report(examples: int, total: int, supervised: int) -> Report:
         counts = len(found), examples, total, supervised
-        return Report(*counts, tuple(long), too_long, max_length, str(classes), layout.why)
+        return Report(*counts, tuple(long), too_long, max_length, str(classes), rendered.layout.why)
 
     return collect(produced(), report, folder)
 
@@ -234,47 +229,22 @@ def encode(
 def cached(
     root: Path,
     fingerprint: str,
-    rows: Sequence[Mapping[str, Any]],
-    layout: Layout,
+    rendered: RenderedRows,
     classes: Classes,
-    tokenizer: Any,
     *,
+    max_length: int,
+    too_long: Literal["truncate", "drop"] = "truncate",
     row_name: str = "row",
     progress: Progress | None = None,
-    **options: Any,
 ) -> tuple[str, Encoded]:
     """Find labelled rows that were encoded before, or encode them and keep them; see :func:`.encoding.cached`."""
+    options: dict[str, Any] = {"max_length": max_length, "too_long": too_long}
 
     def work(folder: Path) -> Encoded:
         if progress:
             progress(0.0, DOING)
-        return encode(rows, layout, classes, tokenizer, folder=folder, progress=progress, row_name=row_name, **options)
+        return encode(rendered, classes, folder=folder, progress=progress, row_name=row_name, **options)
 
+    layout = rendered.layout
     settings = {**options, **asdict(classes), "part": row_name, "layout": layout.name, "columns": layout.columns}
-    return cached_examples(root, fingerprint, tokenizer, settings, work)
-
-
-def tokens(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
-    """Tokenise texts for a classifier, special tokens included, also where a text is cut.
-
-    Parameters
-    ----------
-    tokenizer : transformers.PreTrainedTokenizerBase
-        The model's tokenizer.
-    texts : sequence of str
-        What to tokenise.
-    max_length : int, optional
-        Where to cut; by default nothing is.
-
-    Returns
-    -------
-    list of list of int
-        Token ids, at least one a text.
-    """
-    options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-    options |= {"truncation": max_length is not None, "max_length": max_length}
-    found: list[list[int]] = []
-    for start in range(0, len(texts), BATCH):
-        found += tokenizer(list(texts[start : start + BATCH]), **options)["input_ids"]
-    # A vocabulary may have nothing for a text; a model cannot be asked about no token at all.
-    return [ids or [tokenizer.pad_token_id] for ids in found]
+    return cached_examples(root, fingerprint, rendered.tokenizer, settings, work)

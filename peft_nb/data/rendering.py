@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from peft_nb.data import RowProblem
 from peft_nb.data.conversations import Message, learned
@@ -24,8 +24,15 @@ DEFAULT_TEMPLATE = (
 )
 Written = tuple[str, list[int]]  # a conversation as text and as ids
 Outcome = TypeVar("Outcome")
-Lesson = tuple[list[int], list[tuple[int, int]]]  # ids, and the spans of them to train on
 LossOn = Literal["assistant", "completion", "all"]
+BATCH = 512  # texts tokenised at a time
+
+
+class Rendered(NamedTuple):
+    """What a model is given of a row: token ids, and the spans of them that are trained on."""
+
+    ids: Sequence[int]
+    spans: list[tuple[int, int]]
 
 
 class Renderer:
@@ -165,7 +172,7 @@ class Renderer:
             for text in texts
         ]
 
-    def lessons(self, conversations: list[list[Message]], loss_on: LossOn) -> Iterator[Lesson | RowProblem]:
+    def rendered(self, conversations: list[list[Message]], loss_on: LossOn) -> Iterator[Rendered | RowProblem]:
         """Tokenise conversations and find what to train on: answers with their ends, or everything."""
         answers = [[i for i, turn in enumerate(turns) if learned(turn)] for turns in conversations]
         first = {"assistant": 0, "completion": -1, "all": None}[loss_on]
@@ -175,14 +182,14 @@ class Renderer:
         for number, (turns, whole) in enumerate(zip(conversations, self.chats(conversations), strict=True)):
             before = [next(prompts) for _ in asked[number]]
             try:
-                self._check(turns, several=len(asked[number] or answers[number]) > 1)
-                yield self._lesson(unwrap(whole), map(unwrap, before), everything=first is None)
+                self._refuse(turns, several=len(asked[number] or answers[number]) > 1)
+                yield self._supervised(unwrap(whole), map(unwrap, before), everything=first is None)
             except RowProblem as problem:
                 yield problem
             except ValueError:  # no self.end among the ids
                 yield RowProblem("the model's chat template does not end its answers", "use another template")
 
-    def _check(self, turns: list[Message], several: bool) -> None:
+    def _refuse(self, turns: list[Message], several: bool) -> None:
         """Refuse what a template would write wrongly without a word."""
         for turn in turns:
             calls = turn.get("tool_calls") or ""
@@ -194,7 +201,8 @@ class Renderer:
         if several and not self.ends_each:
             raise RowProblem("the model's chat template does not end earlier answers", "give one answer a row")
 
-    def _lesson(self, whole: Written, prompts: Iterator[Written], everything: bool) -> Lesson:
+    def _supervised(self, whole: Written, prompts: Iterator[Written], everything: bool) -> Rendered:
+        """Find the answers behind their prompts."""
         text, ids = whole
         spans: list[tuple[int, int]] = []
         for prompt_text, prompt in prompts:
@@ -207,7 +215,7 @@ class Renderer:
             spans.append((len(prompt), ids.index(self.end, len(prompt)) + 1))
         # What a template writes after the last answer's end, such as a line break, is never generated.
         length = len(ids) - ids[::-1].index(self.end)
-        return ids[:length], [(1, length)] if everything else spans
+        return Rendered(ids[:length], [(1, length)] if everything else spans)
 
     def render(
         self, conversation: Sequence[Message] | str, *, system: str | None = None, generation: bool = False
@@ -218,7 +226,7 @@ class Renderer:
         messages = prepare(conversation, system, generation)
         if generation:
             return unwrap(self.chats([messages], generation)[0])[1]
-        return unwrap(next(self.lessons([messages], loss_on="all")))[0]
+        return list(unwrap(next(self.rendered([messages], loss_on="all"))).ids)
 
 
 def unwrap(outcome: Outcome | RowProblem) -> Outcome:
@@ -270,3 +278,29 @@ def render(
         When the model's chat template refuses the conversation.
     """
     return Renderer(tokenizer).render(conversation, system=system, generation=generation)
+
+
+def tokens(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+    """Tokenise texts for a classifier, special tokens included, also where a text is cut.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerBase
+        The model's tokenizer.
+    texts : sequence of str
+        What to tokenise.
+    max_length : int, optional
+        Where to cut; by default nothing is.
+
+    Returns
+    -------
+    list of list of int
+        Token ids, at least one a text.
+    """
+    options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    options |= {"truncation": max_length is not None, "max_length": max_length}
+    found: list[list[int]] = []
+    for start in range(0, len(texts), BATCH):
+        found += tokenizer(list(texts[start : start + BATCH]), **options)["input_ids"]
+    # A vocabulary may have nothing for a text; a model cannot be asked about no token at all.
+    return [ids or [tokenizer.pad_token_id] for ids in found]

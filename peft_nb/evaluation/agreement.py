@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from peft_nb.data.examples import Example
-from peft_nb.data.labels import tokens
-from peft_nb.data.rendering import Renderer
+from peft_nb.data.rendering import Renderer, tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

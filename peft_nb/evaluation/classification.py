@@ -10,7 +10,8 @@ import numpy
 import torch
 
 from peft_nb.data.examples import Example
-from peft_nb.data.labels import Classes, tokens
+from peft_nb.data.labels import Classes
+from peft_nb.data.rendering import tokens
 from peft_nb.training.classification import Classifying
 from peft_nb.training.packing import micro_batches
 

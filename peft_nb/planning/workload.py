@@ -11,6 +11,7 @@ from typing import Any
 
 from peft_nb.data import Rows, detection, encoding, labels, layouts, sources
 from peft_nb.data.labels import Classes
+from peft_nb.data.rendered import RenderedRows
 from peft_nb.errors import DataError
 from peft_nb.spec import RunSpec
 
@@ -116,11 +117,11 @@ class Workload:
     def _tokens(self, rows: Sequence[Mapping[str, Any]], layout: layouts.Layout, name: str) -> Sequence[Any]:
         spec, tokenizer = self.spec, self.tokenizer
         options: dict[str, Any] = {"too_long": spec.too_long, "row_name": name}
+        rendered = RenderedRows(rows, layout, tokenizer, loss_on=spec.loss_on, system=spec.system)
         if spec.task == "classification":
             longest = min(spec.max_length, tokenizer.model_max_length, self.places or spec.max_length)
-            return labels.encode(rows, layout, self.table.classes, tokenizer, max_length=longest, **options).examples
-        options |= {"loss_on": spec.loss_on, "system": spec.system, "max_length": spec.max_length}
-        return list(encoding.encode(rows, layout, tokenizer, **options).examples)
+            return labels.encode(rendered, self.table.classes, max_length=longest, **options).examples
+        return list(encoding.encode(rendered, max_length=spec.max_length, **options).examples)
 
     @cached_property
     def longest(self) -> int:

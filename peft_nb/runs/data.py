@@ -19,6 +19,7 @@ from peft_nb.data.legacy import legacy_labelled
 from peft_nb.data.quality import checks, fixes, redaction
 from peft_nb.data.quality.fixes import Change
 from peft_nb.data.quality.lengths import Options
+from peft_nb.data.rendered import RenderedRows
 from peft_nb.data.rendering import prepare
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError, StoreError
@@ -71,6 +72,7 @@ class RunData:
     progress: Progress
     asked: list[Asked] = field(default_factory=list)
     own: list[tuple[str, Example]] = field(default_factory=list)
+    _first: RenderedRows | None = None
 
     def read(self) -> None:
         """Find the rows, recognise their layout, and check that they fit the task; imports no PyTorch."""
@@ -128,26 +130,32 @@ class RunData:
         """Look for what spoils training, say it before the first step, and keep the report in the run's folder."""
         if resources.rank():
             return
-        rows, held_out = self.rows[:CHECKED_ROWS], self.eval_rows and self.eval_rows[:CHECKED_ROWS]
-        checked = checks.check(
-            rows,
-            self.layout,
-            held_out,
-            self._held_out()[1] if held_out else None,
-            tokenizer=tokenizer,
+        report = checks.cached(
+            folder.parent.parent / "checks",
+            self._fingerprints,
+            self._rendered(tokenizer, self.rows, self.layout),
+            self.eval_rows,
+            self._held_out()[1] if self.eval_rows else None,
             options=Options.of(self.spec, REGISTRY[self.spec.method].rows),
+            most=CHECKED_ROWS,
             progress=self.progress,
         )
-        if len(self.rows) > CHECKED_ROWS:
-            checked.notes.append(f"the first {CHECKED_ROWS:,} of {len(self.rows):,} rows were looked at")
         changes = [*fixes.remembered(self.metrics["fingerprint"]), *self._redacted]
-        told = {"data": self.metrics["data"], **checked.report(), "changes": [asdict(change) for change in changes]}
+        told = {"data": self.metrics["data"], **report, "changes": [asdict(change) for change in changes]}
         atomic_text(folder / "data.json", json.dumps(told, ensure_ascii=False, indent=1))
-        serious = [finding.title for finding in checked.findings if finding.level != "note"]
+        serious = [finding["title"] for finding in report["findings"] if finding["level"] != "note"]
         if serious:
             named = [name for name in (self.spec.data, self.spec.eval_data) if name]
             more = "peft_nb.check" if IN_MEMORY in named else f"%peft data {' --eval-data '.join(named)}"
             self.publish(Notice(f"{'; '.join(serious)}; {more} shows more"))
+
+    def _rendered(self, tokenizer: Any, rows: Rows, layout: Layout) -> RenderedRows:
+        """Rows as the model will see them; of the same rows the same object, so that each is rendered once."""
+        if rows is not self.rows:
+            return RenderedRows(rows, layout, tokenizer, loss_on=self.spec.loss_on, system=self.spec.system)
+        if self._first is None or self._first.rows is not rows:
+            self._first = RenderedRows(rows, layout, tokenizer, loss_on=self.spec.loss_on, system=self.spec.system)
+        return self._first
 
     def examples(self, folder: Path, tokenizer: Any, resume: bool) -> tuple[Examples, Examples]:
         """The encoded examples; which they are is written beside the run, so that it resumes without its data."""
@@ -198,12 +206,12 @@ class RunData:
         longest = min(spec.max_length, base.tokenizer.model_max_length, places)
         self.metrics["max_tokens"] = longest
         options: dict[str, Any] = {"max_length": longest, "too_long": spec.too_long, "progress": self.progress}
-        given = self._fingerprints[0], self.rows, self.layout, self.classes, base.tokenizer
-        key, encoded = labels.cached(shelf, *given, **options)
+        rendered = self._rendered(base.tokenizer, self.rows, self.layout)
+        key, encoded = labels.cached(shelf, self._fingerprints[0], rendered, self.classes, **options)
         self.publish(Notice(f"{self.metrics['data']}: {encoded.report}"))
         kept: dict[str, Any] = {"keys": [key], "held_out": []}
         if self.eval_rows is not None:
-            given = self._fingerprints[1], *self._held_out(), self.classes, base.tokenizer
+            given = self._fingerprints[1], self._rendered(base.tokenizer, *self._held_out()), self.classes
             key, aside = labels.cached(shelf, *given, row_name="held-out row", **options)
             kept["keys"].append(key)
             sides = encoded.examples, aside.examples
@@ -278,13 +286,9 @@ class RunData:
         return encoding.cached(
             shelf,
             fingerprint,
-            rows,
-            layout,
-            tokenizer,
+            self._rendered(tokenizer, rows, layout),
             max_length=spec.max_length,
-            loss_on=spec.loss_on,
             too_long=spec.too_long,
-            system=spec.system,
             row_name=row_name,
             progress=self.progress,
         )

@@ -11,6 +11,7 @@ from typing import Any
 from peft_nb.data import detection, sources
 from peft_nb.data.quality import checks
 from peft_nb.data.quality.lengths import CHARACTERS_A_TOKEN, Options
+from peft_nb.data.rendered import RenderedRows
 from peft_nb.errors import ModelError
 from peft_nb.events import Progress
 from peft_nb.methods import REGISTRY
@@ -74,8 +75,9 @@ def look(
         held_layout = detection.detect(held, spec.format, spec.columns)
     with nullcontext(progress) if progress else shown_progress() as progress:
         tokenizer = _tokenizer(spec, model, namespace)
+        rendered = tokenizer and RenderedRows(source.train, layout, tokenizer, loss_on=spec.loss_on, system=spec.system)
         checked = checks.check(
-            source.train, layout, held, held_layout, tokenizer=tokenizer, options=options(spec), progress=progress
+            source.train, layout, held, held_layout, rendered=rendered, options=options(spec), progress=progress
         )
     if tokenizer is None:
         where = f"the tokenizer of {spec.model} is not on this machine"

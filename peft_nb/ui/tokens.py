@@ -10,7 +10,7 @@ from typing import Any
 
 from peft_nb.data import RowProblem
 from peft_nb.data.layouts import Layout
-from peft_nb.data.quality.lengths import Options, lessons
+from peft_nb.data.rendered import RenderedRows
 from peft_nb.data.rendering import unwrap
 from peft_nb.errors import DataError, ModelError
 from peft_nb.spec import RunSpec
@@ -130,7 +130,9 @@ def of_row(row: int, rows: Sequence[Mapping[str, Any]], layout: Layout, tokenize
         mend = "name one that is, or pass model=(model, tokenizer)"
         raise ModelError(f"tokens need the tokenizer of {spec.model}, which is not on this machine; {mend}")
     try:
-        ids, spans = unwrap(next(lessons([rows[row]], layout, tokenizer, Options.of(spec, 0))))
+        ids, spans = unwrap(
+            next(iter(RenderedRows([rows[row]], layout, tokenizer, loss_on=spec.loss_on, system=spec.system)))
+        )
     except RowProblem as problem:
         raise DataError(f"row {row} (counting from 0): {problem}") from None
     added = tokenizer.added_tokens_decoder

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from peft_nb.data import RowProblem
+from peft_nb.data.examples import key
 from peft_nb.data.layouts import Layout
 from peft_nb.data.quality import characters, duplicates, pii, secrets
 from peft_nb.data.quality.findings import DROP, EXAMPLES, FIXABLE, KINDS, LEVELS, Finding, Findings, shown
 from peft_nb.data.quality.fixes import Change, Fixed, Patches, overlaid, repaired, strings
-from peft_nb.data.quality.lengths import BATCH, Options, lengths
+from peft_nb.data.quality.lengths import Options, lengths
 from peft_nb.data.quality.reading import Reading, read, trouble
+from peft_nb.data.rendered import BATCH, RenderedRows
 from peft_nb.errors import nearest
 from peft_nb.events import Progress
+from peft_nb.system.files import atomic_text
 
 Table = Sequence[Mapping[str, Any]]
 
+VERSION = 1  # to be raised whenever the same rows get another report
 PERSONAL_ROWS = 20_000  # rows looked at for personal data, the slowest check by far
 # A rule of thumb: SetFit (Tunstall et al., 2022) and other work on few examples begin at 8 a class.
 USUAL_ROWS_A_LABEL = 8
@@ -104,7 +111,7 @@ def check(
     eval_rows: Table | None = None,
     eval_layout: Layout | None = None,
     *,
-    tokenizer: Any = None,
+    rendered: RenderedRows | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Checked:
@@ -118,8 +125,9 @@ def check(
         What their columns mean.
     eval_rows, eval_layout : optional
         Held-out rows and their layout.
-    tokenizer : transformers.PreTrainedTokenizerBase, optional
-        The model's; without one lengths are estimated from characters.
+    rendered : RenderedRows, optional
+        The training rows, and perhaps more behind them, as the model will see them; without them lengths are
+        estimated from characters.
     options : Options
         What is planned.
     progress : callable, optional
@@ -136,7 +144,7 @@ def check(
     readings = _structure(rows, layout, held, found, progress)
     spellings = _label_findings(readings, held, found) if layout.kind == "labelled" else {}
     _text_findings(rows, layout, readings, found, options, progress)
-    tokens = lengths(rows, layout, readings, tokenizer, options, found, progress)
+    tokens = lengths(readings, rendered, options, found, progress)
     if layout.kind == "preference":
         title, _, mend = str(layout.untrained(rows[next(iter(readings), 0)])).partition("; ")
         found.say("task", title=title, mend=mend)
@@ -157,7 +165,69 @@ def check(
 
     fix = partial(_fix, rows, layout, held, found, spellings)
     counts = Counter(label for reading in readings.values() for label in reading.labels)
-    return Checked(rows, layout, found.all(), tokens, tokenizer is None, dict(counts.most_common()), notes, fix)
+    return Checked(rows, layout, found.all(), tokens, rendered is None, dict(counts.most_common()), notes, fix)
+
+
+def cached(
+    root: Path,
+    fingerprints: Sequence[str],
+    rendered: RenderedRows,
+    eval_rows: Table | None = None,
+    eval_layout: Layout | None = None,
+    *,
+    options: Options,
+    most: int,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Report what a check found in the same rows before, or check them and keep the report for the next time.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of all reports.
+    fingerprints : sequence of str
+        Of the data that the training and evaluation rows are a part of.
+    rendered : RenderedRows
+        The training rows as the model will see them.
+    eval_rows, eval_layout, options, progress
+        As for :func:`check`.
+    most : int
+        Rows to look at on each side, the first ones.
+
+    Returns
+    -------
+    dict
+        :meth:`Checked.report`.
+
+    Raises
+    ------
+    StoreError
+        When the report cannot be written.
+    """
+    layouts = [(one.name, one.columns) for one in (rendered.layout, eval_layout) if one]
+    settings = {
+        **asdict(options),
+        "loss_on": rendered.loss_on,
+        "system": rendered.system,
+        "check": VERSION,
+        "fingerprints": list(fingerprints),
+        "layouts": layouts,
+        "eval": eval_rows is not None,
+        "most": most,
+        "pii": pii.available(),
+    }
+    file = root / f"{key('', rendered.tokenizer, settings)}.json"
+    with suppress(OSError, ValueError):
+        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return kept
+    first, held = rendered.first(most), eval_rows and eval_rows[:most]
+    checked = check(first.rows, first.layout, held, eval_layout, rendered=first, options=options, progress=progress)
+    if len(rendered) > most:
+        checked.notes.append(f"the first {most:,} of {len(rendered):,} rows were looked at")
+    text = json.dumps(checked.report(), ensure_ascii=False)
+    atomic_text(file, text)
+    report: dict[str, Any] = json.loads(text)
+    return report
 
 
 def _readings(rows: Table, layout: Layout, found: Findings, kind: str = "") -> Iterator[tuple[int, Reading]]:

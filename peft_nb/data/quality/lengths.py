@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
 
 from peft_nb.data import RowProblem
-from peft_nb.data.conversations import Message
-from peft_nb.data.layouts import Layout
 from peft_nb.data.quality.findings import Findings
 from peft_nb.data.quality.reading import Reading
-from peft_nb.data.rendering import Lesson, LossOn, Renderer, prepare
+from peft_nb.data.rendered import BATCH, RenderedRows
+from peft_nb.data.rendering import LossOn, Rendered
 from peft_nb.events import Progress
 from peft_nb.spec import RunSpec
 
-BATCH = 512
 CHARACTERS_A_TOKEN = 4  # of English, by OpenAI's help page "What are tokens and how to count them?"
 
 
@@ -41,71 +39,31 @@ class Options:
         return cls(**known, usual_rows=usual_rows)
 
 
-def lessons(
-    rows: Iterable[Mapping[str, Any]], layout: Layout, tokenizer: Any, options: Options
-) -> Iterator[Lesson | RowProblem]:
-    """Write rows as the model will see them.
-
-    Parameters
-    ----------
-    rows : iterable of mapping
-        Rows that their layout can read.
-    layout, tokenizer, options
-        As for :func:`check`.
-
-    Yields
-    ------
-    tuple or RowProblem
-        Token ids and the spans of them to train on, uncut; of a preference pair the chosen side, of a labelled
-        text no span.
-    """
-    renderer = None if layout.kind == "labelled" else Renderer(tokenizer)
-    remaining = iter(rows)
-    while batch := list(islice(remaining, BATCH)):
-        if renderer is None:
-            for ids in tokenizer([layout.text(row) for row in batch], verbose=False)["input_ids"]:
-                yield ids, []
-        elif layout.kind == "text":
-            yield from ((ids, [(1, len(ids))]) for ids in renderer.texts([layout.text(row) for row in batch]))
-        else:
-            conversations = [prepare(_conversation(row, layout), options.system, generation=False) for row in batch]
-            yield from renderer.lessons(conversations, options.loss_on)
-
-
-def _conversation(row: Mapping[str, Any], layout: Layout) -> list[Message]:
-    if layout.kind == "chat":
-        return layout.messages(row)
-    prompt, chosen, _ = layout.pair(row)
-    return [*prompt, *chosen]
-
-
 def lengths(
-    rows: Iterable[Mapping[str, Any]],
-    layout: Layout,
     readings: Mapping[int, Reading],
-    tokenizer: Any,
+    rendered: RenderedRows | None,
     options: Options,
     found: Findings,
     progress: Progress | None,
 ) -> array[int]:
     """Measure every row that can be read, and find those that are cut or then teach nothing."""
     counts, limit = array("q"), options.max_length
-    if tokenizer is None:
-        measured: Iterable[Any] = (
-            (range(-(-len(reading.text) // CHARACTERS_A_TOKEN)), []) for reading in readings.values()
-        )
+    measured: Iterator[Any]
+    if rendered is None:
+        measured = (Rendered(range(-(-len(one.text) // CHARACTERS_A_TOKEN)), []) for one in readings.values())
     else:
-        measured = lessons((row for number, row in enumerate(rows) if number in readings), layout, tokenizer, options)
-    for number, lesson in zip(readings, measured, strict=True):
-        if isinstance(lesson, RowProblem):
-            found.add("malformed", number, lesson.reason)
+        last = max(readings, default=-1)
+        measured = (one for number, one in enumerate(islice(rendered, last + 1)) if number in readings)
+    for number, one in zip(readings, measured, strict=True):
+        if isinstance(one, RowProblem):
+            found.add("malformed", number, one.reason)
             continue
-        ids, spans = lesson
+        ids, spans = one
         counts.append(len(ids))
         if spans and options.too_long == "truncate" and all(start >= limit for start, _ in spans):
             found.add("nothing", number, f"its prompt alone is {spans[0][0]:,} tokens, max_length is {limit:,}")
         elif len(ids) > limit:
-            about = f"{'about ' if tokenizer is None else ''}{len(ids):,} tokens"
+            about = f"{'about ' if rendered is None else ''}{len(ids):,} tokens"
             found.add("long", number, f"{about}: {readings[number].text}", title=f"{{rows}} over {limit:,} tokens")
         if progress and len(counts) % BATCH == 0:
             progress(len(counts) / len(readings), "counting tokens")
