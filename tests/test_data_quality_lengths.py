@@ -1,18 +1,15 @@
-"""How long rows are, and what a check has to know of a run."""
+"""How long rows are, and which of them are cut."""
 
 from __future__ import annotations
 
 from array import array
 from typing import Any
 
-import pytest
-
 from peft_nb.data.detection import detect
 from peft_nb.data.quality.findings import Findings
 from peft_nb.data.quality.lengths import CHARACTERS_A_TOKEN, Options, lengths
 from peft_nb.data.quality.reading import read
 from peft_nb.data.rendered import BATCH, RenderedRows
-from peft_nb.spec import RunSpec
 from tests.templates import tokenizer
 
 ROWS = [
@@ -39,7 +36,7 @@ def test_rows_are_measured_as_the_model_sees_them() -> None:
 
 
 def test_without_a_tokenizer_lengths_are_estimated() -> None:
-    counts, found = measured(ROWS, estimate=True, max_length=64)
+    counts, found = measured(ROWS, estimate=True, max_length=60)
     texts = [f"{row['question']}\n{row['answer']}" for row in ROWS]
     assert counts.tolist() == [-(-len(text) // CHARACTERS_A_TOKEN) for text in texts]
     assert dict(found.rows) == {"long": [1, 2]}
@@ -59,11 +56,3 @@ def test_progress_is_told_batch_by_batch() -> None:
     readings = {number: read(row, layout) for number, row in enumerate(rows)}
     lengths(readings, None, Options(), Findings(), lambda share, what: told.append((round(share, 3), what)))
     assert told == [(0.998, "counting tokens")]
-
-
-@pytest.mark.parametrize("fields", [{}, {"max_length": 77, "too_long": "drop", "method": "prompt"}])
-def test_options_are_those_of_a_spec(fields: dict[str, Any]) -> None:
-    spec = RunSpec(data="support-desk", **fields)
-    options = Options.of(spec, 200)
-    assert (options.max_length, options.too_long, options.method) == (spec.max_length, spec.too_long, spec.method)
-    assert options.usual_rows == 200
