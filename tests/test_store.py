@@ -28,7 +28,7 @@ from peft_nb.events import (
     StatusChanged,
     StepLogged,
 )
-from peft_nb.store import HISTORY, Store, runs, schema
+from peft_nb.store import HISTORY, Store, records, schema
 from peft_nb.system import files
 
 REPO = Path(files.__file__).parents[1]
@@ -354,7 +354,7 @@ def test_a_run_of_another_host_counts_as_ended_after_a_long_silence(
     assert store.get(id).status == "created"
     with pytest.raises(StoreError, match="is in use by process"):
         store.claim(id)
-    monkeypatch.setattr(runs, "SILENCE_S", 0)
+    monkeypatch.setattr(records, "SILENCE_S", 0)
     assert (store.get(id).status, store.get(id).reason) == ("stopped", "its process ended")
     store.claim(id)
     monkeypatch.undo()
