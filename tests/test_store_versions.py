@@ -1,53 +1,21 @@
-"""Versions, aliases, the log and removal, with real processes and a real SIGKILL."""
+"""Versions, aliases and removal, with real processes and a real SIGKILL."""
 
 from __future__ import annotations
 
-import getpass
-import math
 import random
 import signal
-import sqlite3
 import subprocess
 import time
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from peft_nb.errors import RunError, StoreError
 from peft_nb.events import Notice, StatusChanged
-from peft_nb.store import Evaluation, Facts, Store
-from peft_nb.store.connection import sha256
+from peft_nb.store import Facts, Store
 from tests.conftest import Python, file_size_limit
-from tests.stores import finish
-
-# What the first release of the store wrote.
-OLD = """
-    CREATE TABLE runs (
-        id TEXT PRIMARY KEY, name TEXT, method TEXT NOT NULL, model TEXT NOT NULL, created REAL NOT NULL,
-        status TEXT NOT NULL DEFAULT 'created', reason TEXT NOT NULL DEFAULT '',
-        spec_yaml TEXT NOT NULL, metrics TEXT NOT NULL DEFAULT '{}', package_versions TEXT NOT NULL, owner TEXT
-    );
-    CREATE TABLE events (
-        id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES runs, n INTEGER NOT NULL, at REAL NOT NULL,
-        kind TEXT NOT NULL, fields TEXT NOT NULL, UNIQUE (run, n)
-    );
-    CREATE TABLE history (
-        run TEXT NOT NULL REFERENCES runs, step INTEGER NOT NULL, epoch REAL, loss REAL, eval_loss REAL,
-        learning_rate REAL, grad_norm REAL, tokens_per_second REAL, memory_mb REAL, elapsed_s REAL,
-        PRIMARY KEY (run, step)
-    ) WITHOUT ROWID;
-    INSERT INTO runs VALUES
-        ('lora-aaaaaa', 'tickets', 'lora', 'm', 1e9, 'finished', '', 'r: 8', '{"base": "m 1a2b", "fingerprint": "ff"}',
-         '{"peft": "0.20"}', NULL),
-        ('lora-bbbbbb', NULL, 'lora', 'm', 1e9, 'finished', '', 'r: 8', '{}', '{}', NULL),
-        ('lora-cccccc', 'tickets', 'lora', 'm', 1e9, 'stopped', 'after step 3', 'r: 8', '{}', '{}', NULL),
-        ('lora-dddddd', 'tickets', 'lora', 'm', 1e9, 'finished', '', 'r: 16', '{}', '{}', NULL);
-    INSERT INTO events VALUES (1, 'lora-aaaaaa', 1, 1e9, 'Notice', '{"text": "kept"}');
-    PRAGMA user_version = 1;
-"""
+from tests.stores import ask, assert_sound, finish
 
 # Ends runs and moves aliases for as long as it lives.
 BUSY = """
@@ -68,44 +36,6 @@ for n in range(count):
 """
 
 
-def ask(store: Store, query: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(store.folder / "index.sqlite")) as connection, connection:
-        return connection.execute(query).fetchall()
-
-
-def assert_sound(store: Store) -> None:
-    """Check that index, folders and log tell one story."""
-    assert ask(store, "PRAGMA integrity_check") == [("ok",)]
-    assert ask(store, "PRAGMA foreign_key_check") == []
-    there = {record.id: record for record in store.all()}
-    assert {path.name for path in (store.folder / "runs").iterdir()} >= set(there)
-    assert not [path for path in (store.folder / "runs").iterdir() if path.name.startswith(".")]
-    gone = {id for (id,) in ask(store, "SELECT id FROM runs WHERE removed IS NOT NULL")}
-    assert not [id for id in gone if store.folder_of(id).exists()]
-    for (name,) in ask(store, "SELECT DISTINCT name FROM versions"):
-        numbers = [n for (n,) in ask(store, f"SELECT number FROM versions WHERE name = '{name}' ORDER BY number")]
-        assert numbers == list(range(1, len(numbers) + 1))
-    for record in there.values():
-        assert (record.status == "finished") == (record.version is not None)
-        assert store.verify(record.id) == {}
-        assert len(store.lineage(record.id).files) == (2 if record.version else 0)
-    holds: dict[str, int | None] = {}
-    entered = []
-    for entry in reversed(store.log()):
-        if entry.alias:
-            word = f"{entry.name}@{entry.alias}"
-            assert holds.get(word) == entry.before
-            holds[word] = entry.version
-        elif entry.action == "version":
-            entered.append(entry.run)
-        else:
-            assert entry.run in gone
-    assert sorted(entered) == sorted(id for (id,) in ask(store, "SELECT run FROM versions"))
-    assert {word: number for word, number in holds.items() if number} == {
-        word: store.get(word).version for word in store.aliases()
-    }
-
-
 def test_a_run_that_finishes_under_a_name_is_its_next_version(store: Store) -> None:
     first, nameless, second, other = (finish(store, name) for name in ("tickets", None, "tickets", "desk"))
     assert [store.get(id).version for id in (first, nameless, second, other)] == [1, None, 2, 1]
@@ -115,15 +45,6 @@ def test_a_run_that_finishes_under_a_name_is_its_next_version(store: Store) -> N
     assert store.get("tickets").id == second  # the newest version, not the newest run
     assert store.get("tickets", unfinished=True).id == stopped
     assert store.get("desk", unfinished=True).id == other
-
-
-@pytest.mark.parametrize(
-    "word", ["tickets@v9", "tickets@productoin", "tickets@", "@v1", "tickets@v99999999999999999999"]
-)
-def test_a_version_or_alias_that_is_not_there_is_refused_with_the_nearest(store: Store, word: str) -> None:
-    store.promote(finish(store, "tickets"), "production", why="first")
-    with pytest.raises(StoreError, match=r"there is no run '.*@.*' in [^;]*(; did you mean 'tickets@.*'\?)?$"):
-        store.get(word)
 
 
 def test_an_alias_holds_what_was_promoted_and_goes_back_step_by_step(store: Store) -> None:
@@ -171,32 +92,6 @@ def test_a_failed_verdict_is_promoted_only_by_force_and_the_log_tells(store: Sto
     sound = finish(store, "tickets", verdict="passed: 3 of 3")
     store.promote(sound, "production", why="it passed")
     assert store.log()[0].forced is None
-
-
-def test_a_changed_or_missing_file_is_found_and_not_promoted(store: Store) -> None:
-    id = finish(store, "tickets")
-    adapter = store.folder_of(id) / "adapter"
-    assert store.verify(id) == {}
-    (adapter / "adapter_model.safetensors").write_text("Weights")
-    (adapter / "deep" / "adapter_config.json").unlink()
-    damage = {"adapter_model.safetensors": "changed", "deep/adapter_config.json": "missing"}
-    assert store.verify("tickets") == store.lineage(id).damage == damage
-    with pytest.raises(
-        RunError, match=r"adapter_model.safetensors is changed; deep/adapter_config.json is missing; add"
-    ):
-        store.promote(id, "production", why="better")
-    store.promote(id, "production", why="it is meant to be so", force=True)
-    assert store.log()[0].forced == "adapter_model.safetensors is changed; deep/adapter_config.json is missing"
-
-
-def test_a_file_changed_on_purpose_is_sealed_anew_and_logged(store: Store) -> None:
-    id = finish(store, "tickets")
-    (store.folder_of(id) / "adapter" / "README.md").write_text("now with a verdict")
-    store.seal(id, why="the card tells the verdict")
-    store.seal(id, why="nothing new")
-    assert store.verify(id) == {}
-    assert list(store.lineage(id).files) == ["README.md", "adapter_model.safetensors", "deep/adapter_config.json"]
-    assert [(entry.action, entry.why) for entry in store.log(id)][:-1] == [("seal", "the card tells the verdict")]
 
 
 def test_what_can_be_no_version_is_not_promoted(store: Store) -> None:
@@ -329,103 +224,6 @@ def test_a_disk_that_is_full_undoes_a_removal(store: Store) -> None:
     assert store.verify(ids[0]) == {}
     store.remove(ids[0])
     assert_sound(store)
-
-
-def test_the_log_says_who_when_what_and_why_and_never_changes(store: Store) -> None:
-    before = datetime.now(UTC)
-    id = finish(store, "tickets")
-    finish(store, "desk")
-    store.promote("tickets", "production", why="  fewer refusals ")
-    newest, *_, oldest = store.log()
-    assert before <= oldest.at <= newest.at <= datetime.now(UTC)
-    assert {entry.who for entry in store.log()} == {getpass.getuser()}
-    assert (newest.action, newest.run, newest.name, newest.version) == ("promote", id, "tickets", 1)
-    assert (newest.alias, newest.before, newest.why, newest.forced) == ("production", None, "fewer refusals", None)
-    assert store.log("tickets") == store.log(id) == store.log("tickets@production") == [newest, oldest]
-    with pytest.raises(StoreError, match="there is no run 'tikets'"):
-        store.log("tikets")
-    told = ask(store, "SELECT * FROM audit")
-    for attempt in (
-        "UPDATE audit SET why = 'another'",
-        "DELETE FROM audit",
-        "DELETE FROM audit WHERE id = 1",
-        "INSERT OR REPLACE INTO audit SELECT 1, at, 'someone', action, run, name, version, alias, before, why, forced"
-        " FROM audit",
-    ):
-        with pytest.raises(sqlite3.IntegrityError, match="only ever appended"):
-            ask(store, attempt)
-    assert ask(store, "SELECT * FROM audit") == told
-
-
-@pytest.mark.parametrize("error", [KeyError("uid"), OSError("none"), ImportError("pwd")])
-def test_an_account_without_a_name_is_unknown(store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def nobody() -> str:
-        raise error
-
-    monkeypatch.setattr(getpass, "getuser", nobody)
-    finish(store, "tickets")
-    assert store.log()[0].who == "unknown"
-
-
-def test_a_run_keeps_where_it_came_from_whatever_is_measured_later(store: Store) -> None:
-    facts = Facts(base="smollm2 (hub) 1a2b", base_hash="ab" * 32, data="rows.csv", fingerprint="cd" * 32)
-    id = finish(store, "tickets", facts=facts)
-    store.set_facts(id, Facts(base="another", fingerprint="ee"))
-    found = store.lineage("tickets")
-    assert (found.base, found.base_hash) == ("smollm2 (hub) 1a2b", "ab" * 32)
-    assert (found.data, found.data_fingerprint) == ("rows.csv", "cd" * 32)
-    assert found.spec_hash == sha256("r: 16\n")
-    assert found.package_versions == store.get(id).package_versions
-    assert found.files["adapter_model.safetensors"] == sha256("weights")
-    assert (found.parents, found.children, found.evaluations) == ([], [], [])
-
-
-def test_parents_and_children_are_found_over_generations(store: Store) -> None:
-    grandparent, other = finish(store, "tickets"), finish(store, "desk")
-    parent = store.create("", method="lora", model="m", parents=[grandparent, other])
-    child = store.create("", method="lora", model="m", parents=[parent])
-    (up,) = store.lineage(child).parents
-    assert [one.record.id for one in up.parents] == sorted([grandparent, other])
-    assert [record.id for record in store.lineage("desk").children] == [parent]
-    with pytest.raises(StoreError, match="there is no run 'lora-000000'"):
-        store.create("", method="lora", model="m", parents=["lora-000000"])
-    assert len(store.all()) == 4
-
-
-def test_evaluations_are_kept_and_replaced_by_measure(store: Store) -> None:
-    id, other = finish(store), finish(store)
-    forgetting = Evaluation("regression", "forgetting", 0.25, 0.125, 0.5, {"texts": 40})
-    unknown = Evaluation("held-out", "accuracy", None)
-    store.evaluate(id, [Evaluation("regression", "forgetting", 9.0), unknown])
-    store.evaluate(id, [forgetting])
-    assert store.evaluations(id) == store.lineage(id).evaluations == [unknown, forgetting]
-    assert store.evaluations(other) == []
-    numpy = pytest.importorskip("numpy")
-    half = numpy.float32(0.5)
-    store.evaluate(id, [Evaluation("held-out", "accuracy", half, math.nan, detail={"f1": half})])
-    assert store.evaluations(id)[0] == Evaluation("held-out", "accuracy", 0.5, None, detail={"f1": 0.5})
-    with pytest.raises(StoreError, match="there is no run"):
-        store.evaluate("lora-000000", [unknown])
-
-
-def test_an_index_of_the_first_kind_is_brought_up_to_date_by_two_at_once(tmp_path: Path, python: Python) -> None:
-    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as old:
-        old.executescript(OLD)
-    for id in "abcd":
-        (tmp_path / "runs" / f"lora-{id * 6}" / "adapter").mkdir(parents=True)
-        (tmp_path / "runs" / f"lora-{id * 6}" / "adapter" / "weights").write_text("w")
-    code = "import sys; from peft_nb.store import Store; print(Store(sys.argv[1]).get('tickets@v2').id)"
-    processes = [python("-c", code, tmp_path) for _ in range(2)]
-    assert [process.communicate()[0] for process in processes] == ["lora-dddddd\n"] * 2
-    store = Store(tmp_path)
-    assert [record.title for record in store.all()] == ["tickets v2", "lora-cccccc", "lora-bbbbbb", "tickets v1"]
-    assert store.events("lora-aaaaaa") == [Notice("kept")]
-    first = store.lineage("tickets@v1")
-    assert (first.base, first.data_fingerprint, first.spec_hash) == ("m 1a2b", "ff", sha256("r: 8"))
-    assert (first.package_versions, first.files) == ({"peft": "0.20"}, {})
-    store.promote("tickets@v1", "production", why="it has served for years")
-    assert store.lineage("tickets@production").files == {"weights": sha256("w")}
-    assert finish(store, "tickets") == store.get("tickets@v3").id
 
 
 def test_processes_at_once_lose_and_double_no_number(store: Store, python: Python) -> None:

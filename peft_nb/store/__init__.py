@@ -7,22 +7,31 @@ commits before it returns, so a killed process loses nothing that it recorded.
       index.sqlite
       runs/lora-3f9a2c/
 
-:mod:`.connection` opens the index and :mod:`.schema` says what is in it, :mod:`.runs` keeps runs and their curves,
-:mod:`.versions` what becomes of them afterwards.
+:class:`Store` is the whole of it: :mod:`.runs` records runs at work, :mod:`.evaluations` and :mod:`.lineage` keep what
+was measured and where they came from, :mod:`.versions` what becomes of them, :mod:`.audit` who did it. All stand on
+:mod:`.connection`, which opens the index that :mod:`.schema` describes, and :mod:`.records`, which finds a run in it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from peft_nb.events import Event
+from peft_nb.store import audit, evaluations, lineage, records, runs, versions
 from peft_nb.store.audit import Entry
+from peft_nb.store.connection import Index
+from peft_nb.store.evaluations import Evaluation
 from peft_nb.store.facts import Facts
-from peft_nb.store.lineage import Evaluation, Lineage
-from peft_nb.store.runs import HISTORY, Record
-from peft_nb.store.versions import Versions
+from peft_nb.store.lineage import Lineage
+from peft_nb.store.records import Record
+from peft_nb.store.runs import HISTORY
 
 __all__ = ["HISTORY", "Entry", "Evaluation", "Facts", "Lineage", "Record", "Store"]
 
 
-class Store(Versions):
+class Store:
     """All runs of one folder; safe to use from several threads and several processes at once.
 
     A run is known by its ``id``, and where a word of the user's is taken also by ``name@v2``, ``name@alias`` or a name
@@ -38,3 +47,274 @@ class Store(Versions):
     StoreError
         The folder cannot be written, or its index is damaged or was made by a newer peft_nb.
     """
+
+    def __init__(self, folder: Path | str | None = None) -> None:
+        self._index = Index(folder)
+        self.folder = self._index.folder
+        versions.settle(self._index)
+
+    def create(
+        self, spec_yaml: str, *, method: str, model: str, name: str | None = None, parents: Sequence[str] = ()
+    ) -> str:
+        """Enter a new run, owned by this process, and make its folder.
+
+        Parameters
+        ----------
+        spec_yaml : str
+            The spec, as YAML.
+        method, model : str
+            What the spec says, for listings; the method begins the id.
+        name : str, optional
+            The user's name for it (letters, digits, ``. _ -``, at most 64); later runs may take the same.
+        parents : sequence of str
+            Ids of the runs that it is made from, if any.
+
+        Returns
+        -------
+        str
+            The id, such as ``lora-3f9a2c``.
+        """
+        return runs.create(self._index, spec_yaml, method, model, name, parents)
+
+    def folder_of(self, id: str) -> Path:
+        """Give the folder of a run: ``runs/<id>``, always inside the store."""
+        return self._index.folder_of(id)
+
+    def record(self, id: str, event: Event) -> None:
+        """Append an event as it happens, and keep the run's status and history up to date with it.
+
+        An active status makes this process the owner, a final one leaves the run without. ``Resumed`` drops
+        the rows of the history after its step. The final status also writes down where the run came from and
+        what the files of its adapter hold, and makes a run that finished under a name the next version of it.
+        """
+        runs.record(self._index, id, event)
+
+    def set_metrics(self, id: str, metrics: dict[str, Any]) -> None:
+        """Set some of a run's metrics and keep the others.
+
+        Values may be nested and may be scalars of numpy or torch; NaN and infinity become None.
+        """
+        runs.set_metrics(self._index, id, metrics)
+
+    def set_facts(self, id: str, facts: Facts) -> None:
+        """Keep what a run needs to be opened again, in place of what was known before."""
+        runs.set_facts(self._index, id, facts)
+
+    def claim(self, id: str) -> None:
+        """Make this process the owner of a run, to resume it; what a killed owner left half-written goes.
+
+        Raises
+        ------
+        StoreError
+            Another living process is at work on it, or it was promoted as it is.
+        """
+        runs.claim(self._index, id)
+
+    def get(self, word: str, *, unfinished: bool = False) -> Record:
+        """Look up one run.
+
+        Parameters
+        ----------
+        word : str
+            An id; ``name@v2``; ``name@alias``; or a name alone: then its newest version, or where it has none its
+            newest run.
+        unfinished : bool, default False
+            Whether a name alone means its newest run that is no version yet, if there is any.
+
+        Returns
+        -------
+        Record
+            An active run whose process has died reads as stopped.
+        """
+        return records.get(self._index, word, unfinished=unfinished)
+
+    def all(self) -> list[Record]:
+        """List every run, newest first."""
+        return records.read(self._index, "removed IS NULL ORDER BY runs.rowid DESC")
+
+    def events(self, id: str) -> list[Event]:
+        """Read back all that was recorded of a run, in the order in which it happened."""
+        return runs.events(self._index, id)
+
+    def history(self, id: str) -> list[dict[str, Any]]:
+        """Read the curve of a run.
+
+        Returns
+        -------
+        list of dict
+            One row a logged step, in order, with the keys of ``HISTORY``. ``eval_loss`` stands in the row of
+            its step, or in one of its own where that step was not logged. What is unknown or NaN is None.
+        """
+        return runs.history(self._index, id)
+
+    def curve(self, id: str, most: int = 120) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+        """Read the losses of a run to draw them small: the mean of each of some equal stretches.
+
+        Parameters
+        ----------
+        id : str
+            The run.
+        most : int, default 120
+            Stretches at most.
+
+        Returns
+        -------
+        tuple of two lists of (step, loss)
+            Training and held-out losses.
+        """
+        return runs.curve(self._index, id, most)
+
+    def verify(self, word: str) -> dict[str, str]:
+        """Compare the files of a run's adapter with what they held when it ended.
+
+        Parameters
+        ----------
+        word : str
+            The run, as in :meth:`get`.
+
+        Returns
+        -------
+        dict of str to str
+            ``changed``, ``missing`` or ``unreadable`` by path, for each file that is not what it was.
+        """
+        return lineage.damage(self._index, self.get(word))
+
+    def seal(self, id: str, *, why: str) -> None:
+        """Take the adapter's files as they are now for what they should be; for whoever writes one anew.
+
+        Parameters
+        ----------
+        id : str
+            The run.
+        why : str
+            The reason; logged if anything is different.
+        """
+        lineage.seal(self._index, id, why)
+
+    def evaluate(self, id: str, measured: Sequence[Evaluation]) -> None:
+        """Keep what was measured of a run; a measure of a suite that is known already is replaced.
+
+        Values may be scalars of numpy or torch; NaN and infinity become None, which says that they are unknown.
+        """
+        evaluations.keep(self._index, id, measured)
+
+    def evaluations(self, id: str) -> list[Evaluation]:
+        """Read what was measured of a run, by suite and measure."""
+        return evaluations.read(self._index, id)
+
+    def log(self, word: str | None = None) -> list[Entry]:
+        """Read the audit log, newest first.
+
+        Parameters
+        ----------
+        word : str, optional
+            A name, or a run as in :meth:`get`; by default everything.
+
+        Returns
+        -------
+        list of Entry
+            Also of runs that are removed.
+        """
+        if word is None:
+            return audit.read(self._index, "TRUE")
+        named = audit.read(self._index, "name = :word", word=word)
+        return named or audit.read(self._index, "run = :id", id=records.find(self._index, word, gone=True)["id"])
+
+    def lineage(self, word: str) -> Lineage:
+        """Tell where a run came from and what came of it.
+
+        Parameters
+        ----------
+        word : str
+            The run, as in :meth:`get`; also one that is removed.
+
+        Returns
+        -------
+        Lineage
+            With the parents' own.
+        """
+        return lineage.trace(self._index, word)
+
+    def promote(self, word: str, alias: str, *, why: str, name: str | None = None, force: bool = False) -> Record:
+        """Let an alias stand for a run from now on.
+
+        Parameters
+        ----------
+        word : str
+            The run, as in :meth:`get`.
+        alias : str
+            What it becomes, such as ``production`` or ``candidate``; every name has aliases of its own.
+        why : str
+            The reason, for the log.
+        name : str, optional
+            Of which name it becomes a version, for a run that has none.
+        force : bool, default False
+            Promote it although its verdict is a failure or its files are not what they were; logged.
+
+        Returns
+        -------
+        Record
+            The run.
+
+        Raises
+        ------
+        RunError
+            If it has no adapter, no name or another one, or must not be promoted unless forced.
+        StoreError
+            If there is no such run, or a name or the reason will not do.
+        """
+        return versions.promote(self._index, word, alias, why, name, force)
+
+    def rollback(self, alias: str, *, why: str = "") -> Entry:
+        """Let an alias stand for what it stood for before its last promotion; without any, it is gone.
+
+        Parameters
+        ----------
+        alias : str
+            ``name@alias``, or the alias alone where only one name has it.
+        why : str, optional
+            The reason, for the log.
+
+        Returns
+        -------
+        Entry
+            The line of the log: ``version`` is what the alias holds now, ``before`` what it held.
+
+        Raises
+        ------
+        StoreError
+            If there is no such alias, or several names have it.
+        """
+        return versions.rollback(self._index, alias, why)
+
+    def remove(self, word: str, *, why: str = "") -> Record:
+        """Delete a run's folder and curve; what is known of where it came from, and its number, stay.
+
+        Parameters
+        ----------
+        word : str
+            The run, as in :meth:`get`.
+        why : str, optional
+            The reason, for the log.
+
+        Returns
+        -------
+        Record
+            What it was.
+
+        Raises
+        ------
+        RunError
+            If an alias stands for it, or a process is at work on it.
+        StoreError
+            If there is no such run, or the disk refuses; then nothing is changed.
+        """
+        return versions.remove(self._index, word, why)
+
+    def aliases(self) -> list[str]:
+        """List all aliases that stand for a version, as ``name@alias``."""
+        return versions.aliases(self._index)
+
+    def close(self) -> None:
+        """Close the index; after this the store cannot be used."""
+        self._index.close()

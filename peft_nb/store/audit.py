@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from peft_nb.store.connection import Index
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -68,8 +70,12 @@ def append(db: sqlite3.Connection, action: str, **told: Any) -> None:
     )
 
 
-def entry(row: sqlite3.Row) -> Entry:
-    """Read a line back."""
+def read(index: Index, where: str, **values: Any) -> list[Entry]:
+    """Read some lines, newest first, by a condition in SQL."""
+    return [_entry(row) for row in index.read(f"SELECT * FROM audit WHERE {where} ORDER BY id DESC", **values)]
+
+
+def _entry(row: sqlite3.Row) -> Entry:
     told = {name: row[name] for name in row.keys() if name != "id"}  # noqa: SIM118  (a row iterates over its values)
     return Entry(**{**told, "at": datetime.fromtimestamp(row["at"], UTC)})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sqlite3
 import threading
 import weakref
@@ -17,6 +18,7 @@ from peft_nb.store import schema
 from peft_nb.system import files
 
 BUSY_S = 10.0
+NAME = re.compile(r"(?!\.+$)[\w.-]{1,64}")
 
 FORBIDDEN = "this account may not use it; change its permissions or choose another folder"
 DAMAGED = "it is damaged; move it away to start a new index (the folders of the runs stay)"
@@ -33,17 +35,23 @@ REMEDIES = {  # by the beginning of SQLite's name for what went wrong
 
 
 class Index:
-    """A folder and the SQLite file in it; see :class:`peft_nb.store.Store`."""
+    """A folder of runs and the SQLite file that lists them.
+
+    Parameters
+    ----------
+    folder : Path or str, optional
+        As of :class:`peft_nb.store.Store`.
+    """
 
     def __init__(self, folder: Path | str | None = None) -> None:
         self.folder = Path(folder or os.environ.get("PEFT_NB_STORE") or "peft_runs").expanduser().resolve()
-        self._index = self.folder / "index.sqlite"
+        self.file = self.folder / "index.sqlite"
         self._lock = threading.RLock()
         with files.writing(self.folder):
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
-            self._runs = (self.folder / "runs").resolve()
+            self.runs = (self.folder / "runs").resolve()
         with self._explained():
-            self._db = sqlite3.connect(self._index, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(self.file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             self.close = weakref.finalize(self, self._db.close)
             self._db.row_factory = sqlite3.Row
             self._db.create_function("sha256", 1, sha256, deterministic=True)
@@ -55,12 +63,22 @@ class Index:
             self._db.execute("PRAGMA foreign_keys = ON")
             self._migrate()
 
-    def _read(self, query: str, **values: Any) -> list[sqlite3.Row]:
+    def folder_of(self, id: str) -> Path:
+        """Give the folder of a run; see :meth:`peft_nb.store.Store.folder_of`."""
+        check_name(id)
+        folder = self.runs / id
+        if folder.resolve() != folder:
+            raise StoreError(f"{folder} leads out of the store; remove that link")
+        return folder
+
+    def read(self, query: str, **values: Any) -> list[sqlite3.Row]:
+        """Ask the index; inside :meth:`writing` it answers with what was written so far."""
         with self._lock, self._explained():
             return self._db.execute(query, values).fetchall()
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Write in one transaction, which an error undoes; other threads and processes wait."""
         with self._lock, self._explained():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -78,17 +96,23 @@ class Index:
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", "")
             why = next((why for code, why in REMEDIES.items() if name.startswith(code)), str(error))
-            raise StoreError(f"cannot use {self._index}: {why}") from error
+            raise StoreError(f"cannot use {self.file}: {why}") from error
 
     def _migrate(self) -> None:
-        with self._writing() as db:  # locked, so that two processes cannot both find an old index
+        with self.writing() as db:  # locked, so that two processes cannot both find an old index
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version > len(schema.MIGRATIONS):
-                raise StoreError(f"{self._index} was made by a newer peft_nb; upgrade with pip install -U peft_nb")
+                raise StoreError(f"{self.file} was made by a newer peft_nb; upgrade with pip install -U peft_nb")
             for script in schema.MIGRATIONS[version:]:
                 for statement in schema.statements(script):
                     db.execute(statement)
             db.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS)}")
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a folder in the store."""
+    if not NAME.fullmatch(name):
+        raise StoreError(f"{name!r} cannot name a run; use up to 64 letters, digits, '.', '_' and '-'")
 
 
 def sha256(text: str) -> str:

@@ -1,16 +1,16 @@
-"""Where a run came from and which version it is, written in the transaction that ends it."""
+"""Where a run came from and whether its files are whole: written down when it ends, told years later."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
-from peft_nb.store import audit
-
-if TYPE_CHECKING:
-    from peft_nb.store.runs import Record
+from peft_nb.store import audit, contents, evaluations, records
+from peft_nb.store.connection import Index
+from peft_nb.store.evaluations import Evaluation
+from peft_nb.store.records import Record
 
 ORIGIN = """
     SELECT id AS run, json_extract(facts, '$.base') AS base, json_extract(facts, '$.base_hash') AS base_hash,
@@ -18,28 +18,6 @@ ORIGIN = """
         sha256(spec_yaml) AS spec_hash, package_versions
     FROM runs WHERE id = :id
 """
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One measured value of a run, such as the forgetting in the suite ``regression``.
-
-    Attributes
-    ----------
-    suite, measure : str
-        What was measured, and on what.
-    value, low, high : float or None
-        The value, and the bounds of its confidence interval.
-    detail : dict
-        Whatever else is worth keeping; anything that JSON holds.
-    """
-
-    suite: str
-    measure: str
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    detail: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,34 +78,49 @@ def keep(db: sqlite3.Connection, id: str, written: Mapping[str, str]) -> None:
         Hashes of the adapter's files by path.
     """
     db.execute(f"INSERT OR REPLACE INTO lineage {ORIGIN}", {"id": id})
-    seal(db, id, written)
+    _keep_files(db, id, written)
 
 
-def seal(db: sqlite3.Connection, id: str, written: Mapping[str, str]) -> None:
-    """Replace the hashes kept of a run's files; parameters as of :func:`keep`."""
+def trace(index: Index, word: str) -> Lineage:
+    """Tell where a run came from and what came of it, with the parents' own."""
+    row = records.find(index, word, gone=True)
+    record, id = records.record(index, row), row["id"]
+    known = index.read("SELECT * FROM lineage WHERE run = :id", id=id) or index.read(ORIGIN, id=id)
+    origin = {name: known[0][name] for name in known[0].keys() if name != "run"}  # noqa: SIM118
+    parents = index.read("SELECT parent FROM parents WHERE run = :id ORDER BY parent", id=id)
+    children = "runs.id IN (SELECT run FROM parents WHERE parent = :id) ORDER BY runs.rowid"
+    return Lineage(
+        record,
+        **{**origin, "package_versions": json.loads(origin["package_versions"])},
+        files=files(index, id),
+        damage=damage(index, record),
+        evaluations=evaluations.read(index, id),
+        parents=[trace(index, row["parent"]) for row in parents],
+        children=records.read(index, children, id=id),
+        versions=records.read(index, "versions.name = :name ORDER BY number", name=record.name),
+    )
+
+
+def files(index: Index, id: str) -> dict[str, str]:
+    """Read what the files of a run's adapter held when they were written."""
+    return {row["path"]: row["sha256"] for row in index.read("SELECT * FROM files WHERE run = :id", id=id)}
+
+
+def damage(index: Index, record: Record) -> dict[str, str]:
+    """Tell which files of a run's adapter are not what they were."""
+    return contents.damage(record.folder / "adapter", files(index, record.id))
+
+
+def seal(index: Index, id: str, why: str) -> None:
+    """Take the adapter's files as they are now for what they should be; logged if anything is different."""
+    written = contents.hashes(index.folder_of(id) / "adapter")
+    with index.writing() as db:
+        row = records.row_of(index, id)
+        if written != files(index, id):
+            _keep_files(db, id, written)
+            audit.append(db, "seal", run=id, name=row["name"], version=row["version"], why=why)
+
+
+def _keep_files(db: sqlite3.Connection, id: str, written: Mapping[str, str]) -> None:
     db.execute("DELETE FROM files WHERE run = ?", (id,))
     db.executemany("INSERT INTO files VALUES (?, ?, ?)", [(id, path, digest) for path, digest in written.items()])
-
-
-def enter(db: sqlite3.Connection, id: str, name: str) -> int:
-    """Make a run the next version of a name.
-
-    Parameters
-    ----------
-    db : sqlite3.Connection
-        The index, being written: no other process can take the same number.
-    id : str
-        The run.
-    name : str
-        The name.
-
-    Returns
-    -------
-    int
-        Its number, from 1; that of a removed version is never used again.
-    """
-    (number,) = db.execute("SELECT coalesce(max(number), 0) + 1 FROM versions WHERE name = ?", (name,)).fetchone()
-    db.execute("UPDATE runs SET name = ? WHERE id = ?", (name, id))
-    db.execute("INSERT INTO versions VALUES (?, ?, ?)", (name, number, id))
-    audit.append(db, "version", run=id, name=name, version=number)
-    return int(number)
