@@ -162,6 +162,16 @@ def start(spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
 Python = Callable[..., "subprocess.Popen[str]"]
 
 
+@pytest.fixture(scope="session")
+def talkers(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> list[Run]:
+    """Two finished runs in one store: ``calm``, with a system prompt, and ``short``."""
+    store = Store(tmp_path_factory.mktemp("talk"))
+    kinds = [{"name": "calm", "max_steps": 12, "system": "Be kind."}, {"name": "short"}]
+    return [begin(spec(**kind), data=rows, store=store).wait() for kind in kinds]
+
+
 @pytest.fixture(scope="module")
 def python() -> Iterator[Python]:
     """Start Python processes with a pipe for what they print; none is left behind."""

@@ -155,21 +155,6 @@ def test_a_background_run_returns_at_once_and_its_summary_comes_before_wait_retu
     assert len(recorder.drawn) > 1
 
 
-def test_a_terminal_gets_lines_on_stderr_and_the_summary_on_stdout(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(surfaces.TerminalSurface, "interval_s", 0.1)
-    story = [Notice("3 examples were cut"), 0.15, *steps(), 0.15, StatusChanged("finished")]
-    follow(story, name="run")
-    captured = capsys.readouterr()
-    lines = captured.err.splitlines()
-    assert lines.count("3 examples were cut") == 1
-    assert len(lines) == len(set(lines))
-    assert "step 20 of 20 · loss 1.000" in captured.err
-    assert captured.out.startswith("lora on smollm2-135m finished\n")
-    assert 'run.generate("…")' in captured.out
-
-
 def test_what_a_resumed_run_says_before_it_works_does_not_end_the_panel(recorder: Recorder) -> None:
     stopped = RunView(status="stopped", reason="after step 3")
     follow([Notice("another run is active"), 0.3, StatusChanged("preparing"), StatusChanged("finished")], view=stopped)

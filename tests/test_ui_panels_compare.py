@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from ipywidgets import Button, Widget
 
 from peft_nb import Comparison, Run, RunSpec, compare
 from peft_nb.data.prompts import Asked
-from peft_nb.errors import RunError
 from peft_nb.plots import running_mean
 from peft_nb.runs.compare import Compared
 from peft_nb.runs.run import begin
@@ -23,7 +21,7 @@ from peft_nb.system import frontend
 from peft_nb.ui import votes
 from peft_nb.ui.differences import clean
 from peft_nb.ui.panels.compare import ComparePanel
-from peft_nb.ui.panels.loss_overlay import MOST_POINTS, lines, overlay, thinned
+from peft_nb.ui.panels.loss_overlay import lines, overlay
 from peft_nb.ui.panels.panel import Panel
 from tests.test_runs_compare import HOSTILE, Page, hostile
 
@@ -124,22 +122,6 @@ def test_a_blind_vote_names_nobody_and_is_kept_with_the_runs(three: Comparison, 
     assert again.value == 0.5
 
 
-def test_a_vote_that_means_nothing_is_refused(three: Comparison, runs: list[Run]) -> None:
-    with pytest.raises(RunError, match="there is no prompt 3; the last one is 2"):
-        three.vote(3, "calm")
-    with pytest.raises(RunError, match=r"^clam gave no answer; did you mean 'calm'\?$"):
-        three.vote(0, "clam")
-    with pytest.raises(RunError, match="nothing was asked here"):
-        compare(runs[0], prompts=[]).vote(0, None)
-    assert three.votes.empty
-    assert three.tally["of"].tolist() == [0, 0, 0]
-
-
-def test_letters_go_on_after_z() -> None:
-    assert votes.letters(28)[-3:] == ["Z", "27", "28"]
-    assert list(votes.shuffled(["a"], 0, 1)) == ["A"]
-
-
 def test_a_run_is_promoted_and_a_failed_verdict_has_to_be_forced(runs: list[Run], three: Comparison) -> None:
     store = runs[0].store
     store.set_metrics(runs[0].id, {"verdict": "failed: held-out loss"})
@@ -186,18 +168,6 @@ def test_the_curves_are_those_of_the_runs(three: Comparison, runs: list[Run]) ->
         assert list(zip(held.x, held.y, strict=True)) == evals
     assert len({(line.colour, line.dash) for line in lines(list("abcdefghijkl")).values()}) == 12
     assert overlay({"base": ([], [])}) == []
-
-
-def test_a_long_curve_is_thinned_and_keeps_its_ends_and_peaks() -> None:
-    points = [(float(step), 1.0 + (step == 70_000)) for step in range(100_000)]
-    began = time.process_time()
-    x, y = thinned(points)
-    assert time.process_time() - began < 1
-    assert len(x) == len(y) == MOST_POINTS
-    assert (x[0], x[-1]) == (0, 99_999)
-    assert (70_000, 2.0) in set(zip(x, y, strict=True))
-    assert running_mean([0.0, 3.0]) == [0.0, 3.0]
-    assert running_mean([float(value) for value in range(80)])[40] == 40
 
 
 def test_hostile_text_stays_text() -> None:

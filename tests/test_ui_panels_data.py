@@ -7,13 +7,10 @@ from typing import Any
 import bqplot
 import pandas
 import pytest
-from IPython.core.formatters import DisplayFormatter
 
-from peft_nb.errors import DataError
-from peft_nb.system import frontend
 from peft_nb.ui.check import check
 from peft_nb.ui.panels.data import DataPanel
-from peft_nb.ui.report import Report, bins
+from peft_nb.ui.report import Report
 from tests.templates import tokenizer
 from tests.test_data_quality_checks import KEY, sound
 
@@ -57,42 +54,6 @@ def mend(panel: DataPanel, kind: str | None = None) -> str:
 
 
 # ---- mending by kind ---------------------------------------------------------------------------
-
-
-def test_only_the_kinds_that_are_named_are_mended(report: Report) -> None:
-    clean = report.fixed("clean", kinds=["duplicate", "control"])
-    assert len(clean) == 59
-    assert clean.loc[12, "completion"] == "ring the bell twice"
-    assert KEY in clean.loc[10, "completion"]
-    assert [str(change) for change in report.changes] == [
-        "row 9: dropped: repeats row 2",
-        "row 12: removed control characters",
-    ]
-    assert not [step for step in report.next_steps if step.startswith("%%peft")]  # an empty row stops training
-    left = {finding.kind for finding in check(clean, model="nobody/nowhere").findings}
-    assert left == {"empty", "secret"}
-    report.fixed("clean")
-    assert report.next_steps[-1].startswith("%%peft lora --data clean")
-
-
-@pytest.mark.parametrize(
-    ("kinds", "told"),
-    [
-        (["empy"], "empy: no kind that is mended by itself; did you mean 'empty'?"),
-        ("long", "long: no kind that is mended by itself; choose of empty, secret, duplicate, control"),
-    ],
-)
-def test_a_kind_that_cannot_be_mended_is_refused(report: Report, kinds: Any, told: str) -> None:
-    with pytest.raises(DataError, match=re.escape(told)):
-        report.fixed(kinds=kinds)
-    assert report.changes_said == []
-
-
-def test_lengths_are_counted_in_equal_steps() -> None:
-    assert bins([0, 1, 5, 9], 5) == [(0, 1, 2), (2, 3, 0), (4, 5, 1), (6, 7, 0), (8, 9, 1)]
-    assert bins([3], 40) == [(0, 0, 0), (1, 1, 0), (2, 2, 0), (3, 3, 1)]
-    assert sum(count for *_, count in bins(list(range(1000)), 32)) == 1000
-    assert len(bins(list(range(1000)), 32)) <= 32
 
 
 # ---- the panel ---------------------------------------------------------------------------------
@@ -171,18 +132,3 @@ def test_clean_data_without_a_tokenizer() -> None:
     assert "clean: nothing to mend" in panel.box.children[1].value
     assert "which is not on this machine" in panel._tokens.value
     assert "all far below max_length 1,024" in panel.box.children[-3].value
-
-
-def test_the_static_report_stands_in_where_there_are_no_widgets(
-    report: Report, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    formatter = DisplayFormatter()
-    formatter.active_types = formatter.format_types
-    static = formatter.format(report)[0]
-    assert static["text/plain"] == repr(report)
-    assert "data:image/png;base64," in static["text/html"]
-    assert set(static) == {"text/plain", "text/html"}
-    monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
-    bundle = formatter.format(report)[0]
-    assert bundle.pop("application/vnd.jupyter.widget-view+json")["model_id"]
-    assert bundle == static

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -16,11 +17,10 @@ from peft_nb.ui.view import RunView
 if TYPE_CHECKING:
     from peft_nb.runs.run import Run
 
-# In place of a panel whose kernel is gone JupyterLab only says "model not found", while the summary says all there is.
-GONE = (
-    "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child .peft-nb-stays) > .jupyter-widgets:not(:has(*))"
-    " { display: none }</style>"
-)
+
+@cache
+def _without_kernel() -> str:
+    return Path(__file__).with_name("without_kernel.css").read_text("utf-8")
 
 
 class Surface:
@@ -93,7 +93,9 @@ class WidgetSurface(NotebookSurface):
         super().ended(view, metrics, name)
 
     def _show(self, html: str, text: str) -> None:
-        super()._show(f'<div class="peft-nb-stays">{GONE}{html}</div>' if html else "", text)
+        super()._show(
+            f'<div class="peft-nb-stays"><style>{_without_kernel()}</style>{html}</div>' if html else "", text
+        )
 
 
 class TerminalSurface(Surface):

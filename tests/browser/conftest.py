@@ -17,7 +17,7 @@ import nbformat
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser.lab import SECONDS, SHOTS
+from tests.browser.lab import SECONDS, SHOTS, until
 
 Open = Callable[[Sequence[str]], Page]
 
@@ -78,9 +78,18 @@ def opened(lab: tuple[str, Path], browser: Browser) -> Iterator[Open]:
         expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_attached(timeout=SECONDS)
         expect(page.locator("#jupyterlab-splash")).not_to_be_attached(timeout=SECONDS)
         page.wait_for_function("jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'")
-        page.wait_for_timeout(6000)  # the notebook takes no keys while it settles, and tells nobody
         page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")  # the width is the notebook's
-        page.locator(".jp-Cell").first.click()
+        cells = page.locator(".jp-Cell")
+
+        def heeds_keys() -> bool:
+            cells.first.click()
+            page.keyboard.press("Escape")
+            page.keyboard.press("ArrowDown")
+            page.wait_for_timeout(200)
+            return "jp-mod-active" in (cells.nth(1).get_attribute("class") or "")
+
+        until(page, heeds_keys)  # the notebook takes no keys while it settles, and tells nobody
+        cells.first.click()
         page.keyboard.press("Escape")
         return page
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
@@ -22,13 +25,39 @@ def run_next(page: Page, number: int) -> Locator:
     return cell.locator(".jp-Cell-outputArea")
 
 
+def until(page: Page, true: Callable[[], Any]) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + SECONDS / 1000
+    while not true():
+        assert time.monotonic() < end
+        page.wait_for_timeout(50)
+
+
+def still(page: Page) -> None:
+    """Wait until what was changed is drawn and nothing moves any more."""
+    page.evaluate(
+        """async () => {
+            await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+            const moving = document.getAnimations().filter(one => one.effect.getComputedTiming().endTime < Infinity);
+            await Promise.allSettled(moving.map(one => one.finished));
+        }"""
+    )
+
+
+def themed(page: Page, theme: str) -> None:
+    """Change to JupyterLab's ``Light`` or ``Dark`` theme."""
+    page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+    page.wait_for_function(f"document.body.dataset.jpThemeName == 'JupyterLab {theme}'")
+    still(page)
+
+
 def shot(page: Page, cell: Locator, name: str, widths: tuple[int, ...] = (1200, 560), height: int = 900) -> None:
     """Keep a picture of an output area in both themes and at some widths; what is higher than the page is cut."""
     for theme in ("Light", "Dark"):
-        page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+        themed(page, theme)
         for width in widths:
             page.set_viewport_size({"width": width, "height": height})
-            page.wait_for_timeout(400)
+            still(page)
             cell.scroll_into_view_if_needed()
             SHOTS.mkdir(exist_ok=True)
             cell.screenshot(path=SHOTS / f"{name}-{theme.lower()}-{width}.png")

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import Open
-from tests.browser.lab import SECONDS, run_next, shot, violations
+from tests.browser.lab import SECONDS, run_next, shot, themed, until, violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -62,8 +62,7 @@ def test_a_run_is_described_and_started(page: Page) -> None:
         expect(panel.get_by_role("button", name=f"Hide {fold}")).to_be_visible()
     shot(page, output, "config", height=4500)
     for theme in ("Light", "Dark"):
-        page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
-        page.wait_for_timeout(400)
+        themed(page, theme)
         assert violations(page, ".peft-nb") == []
 
     panel.get_by_role("button", name="Start").focus()
@@ -98,10 +97,9 @@ def test_what_is_pressed_in_the_panel_stays_there(page: Page) -> None:
         control.focus()
         for key in ("b", "a", "d", "d", "x", "m"):
             page.keyboard.press(key)
-    page.wait_for_timeout(500)
-    expect(cells).to_have_count(number)
     page.keyboard.press("Control+s")
     page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty")
+    expect(cells).to_have_count(number)  # what the keys before would have done is done by now
     page.keyboard.press("Escape")
     expect(cells.nth(1)).to_be_focused()
     expect(cells.nth(1)).to_have_class(re.compile("jp-mod-active"))
@@ -120,5 +118,4 @@ def test_hostile_words_change_nothing_but_text(page: Page) -> None:
     assert page.title().startswith("desk")
     for width in (480, 1600):
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_timeout(300)
-        assert panel.evaluate("node => node.scrollWidth <= node.clientWidth")
+        until(page, lambda: panel.evaluate("node => node.scrollWidth <= node.clientWidth"))

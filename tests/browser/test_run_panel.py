@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.browser.conftest import Open
-from tests.browser.lab import SECONDS, run_next, shot, violations
+from tests.browser.lab import SECONDS, run_next, shot, themed, until, violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -55,7 +57,8 @@ def hover(page: Page, panel: Locator) -> None:
     told = []
     for number in range(5, 25):
         points.nth(number).hover(force=True)
-        page.wait_for_timeout(300)
+        with suppress(PlaywrightTimeoutError):  # the curve moves away from under the pointer
+            tip.filter(has_text="loss").first.wait_for(timeout=300)
         told += tip.all_inner_texts()
         if any(re.search(r"step\s*[\d,]+\s*loss\s*\d\.\d{4}", text) for text in told):
             return page.mouse.move(0, 0)
@@ -67,12 +70,10 @@ def check(page: Page, panel: Locator, name: str, widths: tuple[int, ...]) -> Non
     """Take pictures; nothing is beyond the edge of the narrowest, and axe finds nothing in either theme."""
     shot(page, panel, name, widths, 1600)
     page.set_viewport_size({"width": min(widths), "height": 900})
-    page.wait_for_timeout(400)
-    assert panel.evaluate("panel => panel.scrollWidth <= panel.clientWidth")
+    until(page, lambda: panel.evaluate("panel => panel.scrollWidth <= panel.clientWidth"))
     page.set_viewport_size({"width": 1200, "height": 900})
     for theme in ("Light", "Dark"):
-        page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
-        page.wait_for_timeout(400)
+        themed(page, theme)
         assert violations(page, ".peft-nb") == []
 
 
@@ -87,9 +88,7 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
     expect(panel).to_contain_text("tokens/s", timeout=SECONDS)
     expect(panel.get_by_role("progressbar")).to_be_visible()
     before, first = drawn(panel), step(panel)
-    page.wait_for_timeout(1500)
-    assert drawn(panel) != before
-    assert step(panel) > first
+    until(page, lambda: drawn(panel) != before and step(panel) > first)
     expect(panel).to_contain_text("expected")  # sample answers
     shot(page, panel, "run-panel-running")
 
@@ -107,8 +106,7 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
     page.keyboard.press("Enter")
     expect(panel.get_by_role("button", name="Stop", exact=True)).to_be_enabled(timeout=SECONDS)
     expect(panel).to_contain_text("tokens/s")
-    page.wait_for_timeout(1000)
-    assert step(panel) > stopped
+    until(page, lambda: step(panel) > stopped)
     back_to(page, "Stop")
     page.keyboard.press("Enter")
     expect(panel).to_contain_text("stopped: after step", timeout=SECONDS)
@@ -159,6 +157,6 @@ def test_without_its_kernel_the_notebook_shows_the_summary_alone(page: Page) -> 
     page.reload()
     output = page.locator(".jp-Cell").nth(SHOW)
     expect(output.locator("img")).to_be_visible(timeout=SECONDS)
-    page.wait_for_timeout(5000)
+    expect(output.get_by_text("model not found")).to_be_attached(timeout=SECONDS)
     expect(output.get_by_text("model not found")).to_be_hidden()
     shot(page, output, "run-panel-dead")

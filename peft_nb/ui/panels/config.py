@@ -79,10 +79,8 @@ class ConfigPanel(Panel):
         self.takes = [button("", partial(self.attempt, partial(self._take, rank))) for rank in range(CHOICES)]
         self._reasons, self.insert, self.shown = prose(), InsertCell(), ipywidgets.VBox()
         self.collapsibles = {"advice": Collapsible("the advice", [self._reasons, row(*self.takes)], hidden=True)}
-        self.data_status, self.forecast_status = (
-            StatusLine("the whole report on the data"),
-            StatusLine("the whole forecast"),
-        )
+        self.data_status = StatusLine("the whole report on the data")
+        self.forecast_status = StatusLine("the whole forecast")
         self.cell = ipywidgets.Textarea(description="the same as a cell", rows=6, continuous_update=False)
         self.cell.add_class("peft-nb-wide")
         self.cell.observe(lambda _: self.attempt(self._read_cell), "value")

@@ -1,4 +1,4 @@
-"""What every panel is made of: a box in the notebook's look, buttons that work in the background, a line of status.
+"""What every panel is made of: a box, buttons that work in the background, and one line that says how it went.
 
 Callbacks return at once. Work is done in a thread of its own, one piece at a time; another thread, and nothing else,
 writes what it says into the panel, five times a second at most. What goes wrong is shown in the panel.

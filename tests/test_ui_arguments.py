@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from peft_nb.data.sources import IN_MEMORY
+from peft_nb.errors import SpecError
+from peft_nb.spec import RunSpec
+from peft_nb.ui.arguments import described, variables
+
+
+def test_names_go_into_the_spec_and_live_objects_beside_it() -> None:
+    rows = [{"prompt": "a", "completion": "b"}]
+    spec, live = described(None, {"r": 4}, data=rows, eval_data=None, model="gpt2")
+    assert spec == RunSpec(data=IN_MEMORY, model="gpt2", r=4)
+    assert live == {"data": rows}
+
+
+def test_what_is_live_replaces_a_name_in_a_ready_spec() -> None:
+    ready = RunSpec(data="tickets", r=4)
+    assert described(ready, {}, data=None) == (ready, {})
+    assert described(ready, {}, data=[])[0] == RunSpec(data=IN_MEMORY, r=4)
+    with pytest.raises(SpecError, match="r: give it in the spec or beside it, not both"):
+        described(ready, {"r": 8})
+
+
+def test_variables_are_those_of_the_notebook(shell: InteractiveShell) -> None:
+    shell.user_ns["tickets"] = 1
+    assert variables()["tickets"] == 1

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pandas
+import pytest
+from IPython.core.formatters import DisplayFormatter
+
+from peft_nb.errors import DataError
+from peft_nb.system import frontend
+from peft_nb.ui.check import check
+from peft_nb.ui.report import Report, bins
+from tests.templates import tokenizer
+from tests.test_data_quality_checks import KEY, sound
+from tests.test_ui_status import EVIL, Balanced
+
+NOWHERE = "nobody/has-this-model"
+
+
+def messy() -> pandas.DataFrame:
+    rows = sound()
+    rows[3]["completion"] = f"{EVIL} anna.berg@example.org"
+    rows[4] = {"prompt": EVIL, "completion": None}
+    rows[9] = dict(rows[2])
+    rows[10]["completion"] = f"api_key = {KEY}"
+    return pandas.DataFrame(rows)
+
+
+@pytest.fixture
+def report() -> Report:
+    return check(messy(), model=NOWHERE)
+
+
+def test_text_is_deterministic(report: Report) -> None:
+    assert repr(report) == "\n".join(
+        [
+            "DataFrame, 60 rows; columns prompt, completion → prompt_completion",
+            "4 findings: stops training 1, harms the result 3",
+            "  stops training    1 row empty where text is needed (4)",
+            "                      row 4: column 'completion' is empty",
+            "                      → fill or drop them (--fix drops the row)",
+            "  harms the result  1 row with keys or passwords (10)",
+            "                      row 10: OPENAI_KEY s…",
+            "                      → remove them, and revoke what is real (--fix redacts it)",
+            "  harms the result  1 row repeating an earlier one (9)",
+            f"{'':<22}row 9: repeats row 2: how can i find my parcel parcel: choose find under find-parcel",
+            "                      → keep one of each (--fix drops the row)",
+            "  harms the result  1 row with personal data (3)",
+            "                      row 3: EMAIL a…@e…",
+            "                      → redact it, or personal_data: redact (--fix redacts it)",
+            f"  note: lengths are estimated, 4 characters a token: the tokenizer of {NOWHERE} is not on this machine",
+            *repr(report).split("\n")[15:],
+        ]
+    )
+    assert repr(report).split("\n")[15].startswith("tokens a row (estimated): shortest ")
+    assert repr(report).endswith(f"  next  clean = report.fixed()\n        %%peft lora --data clean --model={NOWHERE}")
+
+
+def test_a_clean_set_says_so_in_one_line() -> None:
+    report = check(sound(), model=NOWHERE)
+    assert repr(report).split("\n")[1] == "clean: nothing to mend"
+    assert "<table" not in report._repr_html_()
+
+
+def test_html_is_whole_and_what_comes_from_the_data_is_escaped(report: Report) -> None:
+    html = report._repr_html_()
+    page = Balanced(html)
+    assert "<script" not in html
+    assert "row 3: EMAIL a…@e…" in page.words
+    assert "stops training" in page.words
+    assert any(attributes.get("alt", "").startswith("tokens a row (estimated)") for attributes in page.attributes)
+    assert "anna.berg" not in html
+    assert KEY not in html
+
+
+def test_hostile_names_and_labels_are_escaped() -> None:
+    labels = (EVIL, f"{EVIL}2")
+    rows = [{"text": row["prompt"], "label": labels[number % 2]} for number, row in enumerate(sound(4))]
+    rows[1]["label"] = rows[1]["label"].upper()
+    report = check(rows, model=NOWHERE)
+    report.fixed(EVIL)
+    assert "<script" not in report._repr_html_().lower()
+    assert report.next_steps[-1].endswith("--task=classification")
+
+
+def test_mending_shows_what_was_changed_and_leaves_the_original(report: Report) -> None:
+    before = report.data.copy(deep=True)
+    clean = report.fixed("clean")
+    assert isinstance(clean, pandas.DataFrame)
+    assert len(clean) == 58
+    pandas.testing.assert_frame_equal(report.data, before)
+    assert "mended: 4 changes, 58 of 60 rows are left in clean" in repr(report)
+    assert "row 9: dropped: repeats row 2" in Balanced(report._repr_html_()).words
+    assert report.next_steps == [f"%%peft lora --data clean --model={NOWHERE}"]
+    assert check(clean, model=NOWHERE).findings == []
+
+
+def test_json_holds_no_text_of_the_data(report: Report) -> None:
+    written = report.to_json()
+    told = json.loads(written)
+    assert [finding["kind"] for finding in told["findings"]] == ["empty", "secret", "duplicate", "personal"]
+    assert told["findings"][2]["rows"] == [9]
+    assert {"row": 3, "what": "redacted EMAIL"} in told["changes"]
+    assert not [text for text in ("anna", KEY, "alert") if text in written]
+
+
+# ---- mending by kind ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(tmp_path: Any) -> Report:
+    """A report with findings that are mended and one that is not."""
+    tokenizer().save_pretrained(tmp_path)
+    rows = sound()
+    rows[3]["completion"] = None
+    rows[9] = dict(rows[2])
+    rows[10]["completion"] = f"api_key = {KEY}"
+    rows[12]["completion"] = "ring\x07 the bell\u200b twice"
+    rows[20]["completion"] = "w" * 300
+    return check(pandas.DataFrame(rows), model=str(tmp_path), max_length=64)
+
+
+def test_only_the_kinds_that_are_named_are_mended(mixed: Report) -> None:
+    clean = mixed.fixed("clean", kinds=["duplicate", "control"])
+    assert len(clean) == 59
+    assert clean.loc[12, "completion"] == "ring the bell twice"
+    assert KEY in clean.loc[10, "completion"]
+    assert [str(change) for change in mixed.changes] == [
+        "row 9: dropped: repeats row 2",
+        "row 12: removed control characters",
+    ]
+    assert not [step for step in mixed.next_steps if step.startswith("%%peft")]  # an empty row stops training
+    left = {finding.kind for finding in check(clean, model="nobody/nowhere").findings}
+    assert left == {"empty", "secret"}
+    mixed.fixed("clean")
+    assert mixed.next_steps[-1].startswith("%%peft lora --data clean")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "told"),
+    [
+        (["empy"], "empy: no kind that is mended by itself; did you mean 'empty'?"),
+        ("long", "long: no kind that is mended by itself; choose of empty, secret, duplicate, control"),
+    ],
+)
+def test_a_kind_that_cannot_be_mended_is_refused(mixed: Report, kinds: Any, told: str) -> None:
+    with pytest.raises(DataError, match=re.escape(told)):
+        mixed.fixed(kinds=kinds)
+    assert mixed.changes_said == []
+
+
+def test_lengths_are_counted_in_equal_steps() -> None:
+    assert bins([0, 1, 5, 9], 5) == [(0, 1, 2), (2, 3, 0), (4, 5, 1), (6, 7, 0), (8, 9, 1)]
+    assert bins([3], 40) == [(0, 0, 0), (1, 1, 0), (2, 2, 0), (3, 3, 1)]
+    assert sum(count for *_, count in bins(list(range(1000)), 32)) == 1000
+    assert len(bins(list(range(1000)), 32)) <= 32
+
+
+def test_the_static_report_stands_in_where_there_are_no_widgets(mixed: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    formatter = DisplayFormatter()
+    formatter.active_types = formatter.format_types
+    static = formatter.format(mixed)[0]
+    assert static["text/plain"] == repr(mixed)
+    assert "data:image/png;base64," in static["text/html"]
+    assert set(static) == {"text/plain", "text/html"}
+    monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
+    bundle = formatter.format(mixed)[0]
+    assert bundle.pop("application/vnd.jupyter.widget-view+json")["model_id"]
+    assert bundle == static

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from peft_nb.ui import side_by_side
+from tests.test_runs_compare import HOSTILE, Page
+
+
+def test_words_that_the_first_answer_has_not_are_marked_in_the_others() -> None:
+    page = Page(side_by_side.section("Where?", "there", {"a": "over there", "b": "over here", "c": "over there"}))
+    assert page.open == []
+    assert page.inserted == ["here"]
+    assert "reference" in page.text
+    assert "(as a)" in page.text
+    assert side_by_side.legend({"a": ""}) == ""
+
+
+def test_a_turn_marks_nothing_and_shows_foreign_text_as_text() -> None:
+    page = Page(side_by_side.turn(HOSTILE, {"a": "yes", HOSTILE: ""}))
+    assert page.open == page.inserted == []
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert "(empty)" in page.text
+
+
+def test_a_conversation_says_who_said_what() -> None:
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+    assert side_by_side.said(turns) == "user: Hi"
+    assert side_by_side.said("Hi") == "Hi"
