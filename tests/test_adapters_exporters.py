@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from peft_nb.adapters.exporters import EXPORTERS, Exportable, export
 from peft_nb.errors import RunError, StoreError
+from peft_nb.runs.run import begin
 from peft_nb.spec import RunSpec
+from peft_nb.store import Store
 from tests.conftest import Python
 
 
@@ -42,17 +45,9 @@ def test_what_a_run_writes_itself(run: Exportable, tmp_path: Path, name: str) ->
     assert (tmp_path / "out").read_text() == "weights"
 
 
-def test_a_spec_is_written_and_nothing_else_lost(run: Exportable, tmp_path: Path) -> None:
-    file = export(run, tmp_path / "desk.yaml", "yaml")
-    assert RunSpec.from_yaml(file.read_text()) == run.spec
-    assert export(run, file, "yaml") == file
-    (tmp_path / "folder").mkdir()
-    for other in (tmp_path / "notes.yaml", tmp_path / "folder"):
-        if not other.exists():
-            other.write_text("mine: all")
-        with pytest.raises(StoreError, match=r"it holds something else; choose another name$"):
-            export(run, other, "yaml")
-    assert (tmp_path / "notes.yaml").read_text() == "mine: all"
+def test_a_spec_does_not_take_the_place_of_a_folder(run: Exportable, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"it holds something else; choose another name$"):
+        export(run, tmp_path, "yaml")
 
 
 def test_an_unknown_format_and_an_obstacle_are_refused_before_anything_is_loaded(
@@ -64,6 +59,19 @@ def test_an_unknown_format_and_an_obstacle_are_refused_before_anything_is_loaded
     with pytest.raises(RunError, match="bitfit needs peft_nb while it trains"):
         export(held, tmp_path / "out", "script")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_real_run_is_written_in_other_forms(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store, tmp_path: Path
+) -> None:
+    run = begin(spec(max_steps=1), data=rows, store=store).wait()
+    assert RunSpec.from_yaml(run.export(tmp_path / "run.yaml", "yaml").read_text()) == run.spec
+    assert run.export(tmp_path / "run.yaml", "yaml").exists()
+    (tmp_path / "notes.yaml").write_text("mine: all")
+    with pytest.raises(StoreError, match=r"it holds something else; choose another name$"):
+        run.export(tmp_path / "notes.yaml", "yaml")
+    assert (tmp_path / "notes.yaml").read_text() == "mine: all"
+    assert (run.export(tmp_path / "adapter", "adapter") / "adapter_model.safetensors").is_file()
 
 
 ADDED = """

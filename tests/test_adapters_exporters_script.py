@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from peft_nb.errors import RunError, StoreError
+from peft_nb.errors import RunError
 from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -164,14 +164,3 @@ def test_a_base_made_in_memory_is_refused_and_one_from_a_folder_is_found(
     run = begin(live, data=rows, model=(LlamaForCausalLM(read.config), tokenizer), store=store).wait()
     with pytest.raises(RunError, match=r"^the base was made in memory.*; save it"):
         run.export(tmp_path / "lost")
-
-
-def test_other_forms(trained: Begin, tmp_path: Path) -> None:
-    run = trained(max_steps=1)
-    assert RunSpec.from_yaml(run.export(tmp_path / "run.yaml", "yaml").read_text()) == run.spec
-    assert run.export(tmp_path / "run.yaml", "yaml").exists()
-    (tmp_path / "notes.yaml").write_text("mine: all")
-    with pytest.raises(StoreError, match=r"it holds something else; choose another name$"):
-        run.export(tmp_path / "notes.yaml", "yaml")
-    assert (tmp_path / "notes.yaml").read_text() == "mine: all"
-    assert (run.export(tmp_path / "adapter", "adapter") / "adapter_model.safetensors").is_file()
