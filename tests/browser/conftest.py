@@ -17,7 +17,7 @@ import nbformat
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser.lab import SECONDS, SHOTS
+from tests.browser.lab import SECONDS, SHOTS, until
 
 Open = Callable[[Sequence[str]], Page]
 
@@ -61,6 +61,18 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+def takes_keys(page: Page) -> bool:
+    """Whether the keyboard moves from the first cell to the second and back; a notebook that settles takes no keys."""
+    cells = page.locator(".jp-Cell")
+    cells.first.locator(".jp-InputPrompt").click()
+    for key, number in (("j", 1), ("k", 0)) * 3:
+        page.keyboard.press(key)
+        page.wait_for_timeout(100)
+        if "jp-mod-active" not in cells.nth(number).get_attribute("class"):
+            return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def opened(lab: tuple[str, Path], browser: Browser) -> Iterator[Open]:
     """Open a notebook of some cells with a kernel, the first cell selected; its kernel ends with the module."""
@@ -78,10 +90,8 @@ def opened(lab: tuple[str, Path], browser: Browser) -> Iterator[Open]:
         expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_attached(timeout=SECONDS)
         expect(page.locator("#jupyterlab-splash")).not_to_be_attached(timeout=SECONDS)
         page.wait_for_function("jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'")
-        page.wait_for_timeout(6000)  # the notebook takes no keys while it settles, and tells nobody
         page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")  # the width is the notebook's
-        page.locator(".jp-Cell").first.click()
-        page.keyboard.press("Escape")
+        until(page, lambda: takes_keys(page))
         return page
 
     yield opened

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
@@ -10,6 +12,36 @@ from playwright.sync_api import Locator, Page, expect
 
 SHOTS = Path(__file__).parent / "shots"
 SECONDS = 60_000  # a minute, in the browser's milliseconds
+
+# Whether all is as wide as when this was last asked.
+AS_BEFORE = """() => {
+    const all = [...document.querySelectorAll('.peft-nb, .peft-nb svg')].map(one => one.getBoundingClientRect().width);
+    const [before, now] = [window.widths, JSON.stringify([innerWidth, ...all])];
+    window.widths = now;
+    return now === before;
+}"""
+
+
+def until(page: Page, holds: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + SECONDS / 1000
+    while not holds():
+        assert time.monotonic() < end
+        page.wait_for_timeout(50)
+
+
+def resize(page: Page, width: int, height: int = 900) -> None:
+    """Give the page another size, and wait until its panels have taken theirs."""
+    page.set_viewport_size({"width": width, "height": height})
+    page.evaluate("delete window.widths")
+    page.wait_for_function(AS_BEFORE, polling=100)
+
+
+def paint(page: Page, theme: str) -> None:
+    """Choose the theme, Light or Dark, and wait until the page is painted in it."""
+    page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+    page.wait_for_function(f"document.body.dataset.jpThemeName === 'JupyterLab {theme}'")
+    page.evaluate("new Promise(painted => requestAnimationFrame(() => requestAnimationFrame(painted)))")
 
 
 def run_next(page: Page, number: int) -> Locator:
@@ -25,10 +57,9 @@ def run_next(page: Page, number: int) -> Locator:
 def shot(page: Page, cell: Locator, name: str, widths: tuple[int, ...] = (1200, 560), height: int = 900) -> None:
     """Keep a picture of an output area in both themes and at some widths; what is higher than the page is cut."""
     for theme in ("Light", "Dark"):
-        page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+        paint(page, theme)
         for width in widths:
-            page.set_viewport_size({"width": width, "height": height})
-            page.wait_for_timeout(400)
+            resize(page, width, height)
             cell.scroll_into_view_if_needed()
             SHOTS.mkdir(exist_ok=True)
             cell.screenshot(path=SHOTS / f"{name}-{theme.lower()}-{width}.png")

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import Open
-from tests.browser.lab import SECONDS, run_next, shot, violations
+from tests.browser.lab import SECONDS, resize, run_next, shot, until, violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -100,8 +100,7 @@ def test_runs_are_compared_voted_on_and_promoted(page: Page) -> None:
     expect(panel.get_by_role("status")).to_contain_text("calm@production: nothing → v1", timeout=10_000)
     assert violations(page, ".peft-nb") == []
     shot(page, panel, "compare-panel-voted", height=2400)
-    page.set_viewport_size({"width": 560, "height": 900})
-    page.wait_for_timeout(300)
+    resize(page, 560)
     assert outside(panel) == []
     page.set_viewport_size({"width": 1200, "height": 900})
     expect(run_selected(page, COUNT)).to_contain_text("calm v1", timeout=SECONDS)
@@ -133,8 +132,7 @@ def test_adapter_and_base_are_talked_to(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(said.locator("bdi")).to_have_text(["calm", "base", "short", "base"], timeout=SECONDS)
     before = said.inner_text()
-    page.wait_for_timeout(700)
-    assert said.inner_text() != before
+    until(page, lambda: said.inner_text() != before)
     go(page, panel, "button", "Stop")
     page.keyboard.press("Enter")
     expect(panel.get_by_role("status")).to_contain_text("stopped after", timeout=10_000)
@@ -146,8 +144,7 @@ def test_adapter_and_base_are_talked_to(page: Page) -> None:
     expect(panel.get_by_role("status")).to_contain_text("kept holds 4 messages", timeout=10_000)
     assert violations(page, ".peft-nb") == []
     shot(page, panel, "chat-panel")
-    page.set_viewport_size({"width": 560, "height": 900})
-    page.wait_for_timeout(300)
+    resize(page, 560)
     assert outside(panel) == []
     page.set_viewport_size({"width": 1200, "height": 900})
     expect(run_selected(page, SAID)).to_contain_text("<b>3</b>", timeout=SECONDS)

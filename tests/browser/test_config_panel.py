@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import Open
-from tests.browser.lab import SECONDS, run_next, shot, violations
+from tests.browser.lab import SECONDS, paint, resize, run_next, shot, violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -62,8 +62,7 @@ def test_a_run_is_described_and_started(page: Page) -> None:
         expect(panel.get_by_role("button", name=f"Hide {fold}")).to_be_visible()
     shot(page, output, "config", height=4500)
     for theme in ("Light", "Dark"):
-        page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
-        page.wait_for_timeout(400)
+        paint(page, theme)
         assert violations(page, ".peft-nb") == []
 
     panel.get_by_role("button", name="Start").focus()
@@ -119,6 +118,5 @@ def test_hostile_words_change_nothing_but_text(page: Page) -> None:
     expect(panel.get_by_label("the same as a cell")).to_have_value(re.compile("<script>"))
     assert page.title().startswith("desk")
     for width in (480, 1600):
-        page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_timeout(300)
+        resize(page, width)
         assert panel.evaluate("node => node.scrollWidth <= node.clientWidth")

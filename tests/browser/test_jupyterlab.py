@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import Open
-from tests.browser.lab import SECONDS, run_next, shot
+from tests.browser.lab import SECONDS, run_next, shot, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -51,8 +51,7 @@ def test_a_run_is_watched_interrupted_resumed_saved_and_loaded(page: Page) -> No
     expect(training).to_contain_text("tokens/s", timeout=SECONDS)
     expect(training.get_by_role("progressbar")).to_be_visible()
     first = step(training)
-    page.wait_for_timeout(1000)
-    assert step(training) > first
+    until(page, lambda: step(training) > first)
     assert training.locator(".jp-OutputArea-child").count() == 2  # the panel, and what stays of it
     shot(page, training, "running")
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import Open
-from tests.browser.lab import SECONDS, run_next, shot, violations
+from tests.browser.lab import SECONDS, paint, resize, run_next, shot, until, violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -66,13 +66,11 @@ def hover(page: Page, panel: Locator) -> None:
 def check(page: Page, panel: Locator, name: str, widths: tuple[int, ...]) -> None:
     """Take pictures; nothing is beyond the edge of the narrowest, and axe finds nothing in either theme."""
     shot(page, panel, name, widths, 1600)
-    page.set_viewport_size({"width": min(widths), "height": 900})
-    page.wait_for_timeout(400)
+    resize(page, min(widths))
     assert panel.evaluate("panel => panel.scrollWidth <= panel.clientWidth")
     page.set_viewport_size({"width": 1200, "height": 900})
     for theme in ("Light", "Dark"):
-        page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
-        page.wait_for_timeout(400)
+        paint(page, theme)
         assert violations(page, ".peft-nb") == []
 
 
@@ -87,9 +85,7 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
     expect(panel).to_contain_text("tokens/s", timeout=SECONDS)
     expect(panel.get_by_role("progressbar")).to_be_visible()
     before, first = drawn(panel), step(panel)
-    page.wait_for_timeout(1500)
-    assert drawn(panel) != before
-    assert step(panel) > first
+    until(page, lambda: drawn(panel) != before and step(panel) > first)
     expect(panel).to_contain_text("expected")  # sample answers
     shot(page, panel, "run-panel-running")
 
@@ -107,8 +103,7 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
     page.keyboard.press("Enter")
     expect(panel.get_by_role("button", name="Stop", exact=True)).to_be_enabled(timeout=SECONDS)
     expect(panel).to_contain_text("tokens/s")
-    page.wait_for_timeout(1000)
-    assert step(panel) > stopped
+    until(page, lambda: step(panel) > stopped)
     back_to(page, "Stop")
     page.keyboard.press("Enter")
     expect(panel).to_contain_text("stopped: after step", timeout=SECONDS)
