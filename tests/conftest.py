@@ -159,6 +159,12 @@ def start(spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
     return start
 
 
+@pytest.fixture(scope="session")
+def finished(spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run with the usual settings, for whoever only reads from it."""
+    return begin(spec(), data=rows, store=Store(tmp_path_factory.mktemp("finished"))).wait()
+
+
 Python = Callable[..., "subprocess.Popen[str]"]
 
 

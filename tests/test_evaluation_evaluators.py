@@ -274,5 +274,5 @@ def test_the_default_model_forgets_nothing_untrained_and_much_when_trained_on_no
     same: dict[str, Any] = {"data": "(in memory)", "judge": "quick", "eval_fraction": 0}
     untrained = begin(RunSpec(**same, max_steps=1, learning_rate=1e-12), data=nonsense, store=store).wait()
     assert untrained.metrics["forgetting"] == pytest.approx(0, abs=1e-5)
-    trained = begin(RunSpec(**same, max_steps=25, learning_rate=5e-3), data=nonsense, store=store).wait()
+    trained = begin(RunSpec(**same, max_steps=10, learning_rate=1e-2), data=nonsense, store=store).wait()
     assert trained.metrics["forgetting_interval"][0] > 0.1

@@ -10,9 +10,7 @@ from peft_nb.data.prompts import Asked
 from peft_nb.evaluation import samples
 from peft_nb.evaluation.samples import Sampler
 from peft_nb.events import Event, Notice, Sampled
-from peft_nb.runs.run import Run, begin
-from peft_nb.spec import RunSpec
-from peft_nb.store import Store
+from peft_nb.runs.run import Run
 
 
 def told(run: Run) -> list[Sampled]:
@@ -47,11 +45,6 @@ def sampler(run: Run, publish: Callable[[Event], None], **fields: Any) -> Sample
     known: dict[str, Any] = {"asked": [Asked("Why?", "So."), Asked("w" * 900, "r" * 900), Asked("How?")]}
     known |= {"chat": True, "system": None, "own_forward": nullcontext, "publish": publish, "expected_s": 1e6}
     return Sampler(run.model, run.tokenizer, **{**known, **fields})
-
-
-@pytest.fixture(scope="module")
-def finished(spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return begin(spec(max_steps=1), data=rows, store=Store(tmp_path_factory.mktemp("store"))).wait()
 
 
 def test_the_shortest_prompts_are_asked_while_that_is_cheap(finished: Run) -> None:

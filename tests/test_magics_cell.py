@@ -21,7 +21,7 @@ tickets = pandas.DataFrame({"prompt": [f"What is {n} plus one?" for n in range(1
                             "completion": [f"It is {n + 1}." for n in range(12)]})
 """
 STEPPING = "tokens/s"  # a step has been taken in this panel
-BODY = "batch_size: 2\nmax_length: 64\neval_fraction: 0.2\n"
+BODY = "batch_size: 2\nmax_length: 64\neval_fraction: 0.2\njudge: off\n"
 
 
 @dataclass

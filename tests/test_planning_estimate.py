@@ -115,8 +115,8 @@ def test_a_run_is_refused_before_its_base_is_loaded(start: Callable[..., Run], m
     assert "base" not in run.metrics
 
 
-def test_a_run_is_forecast(start: Callable[..., Run]) -> None:
-    metrics = start().wait().metrics
+def test_a_run_is_forecast(finished: Run) -> None:
+    metrics = finished.metrics
     assert metrics["forecast_memory_mb"] == pytest.approx(metrics["peak_memory_mb"], rel=0.4)
     assert metrics["train_seconds"] / 5 < metrics["forecast_seconds"] < 5 * metrics["train_seconds"]
 

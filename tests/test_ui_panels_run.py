@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from peft_nb.events import Event, Notice, Sampled, StatusChanged, StepLogged
-from peft_nb.runs.run import Run, begin, load
-from peft_nb.spec import RunSpec
+from peft_nb.runs.run import Run, load
 from peft_nb.store import Store
 from peft_nb.system import frontend
 from peft_nb.ui import live
@@ -26,12 +25,6 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[RunPanel]:
     monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
     monkeypatch.setattr("IPython.display.display", panels.append)
     return panels
-
-
-@pytest.fixture(scope="module")
-def finished(spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that has done a step and nothing else happens to."""
-    return begin(spec(max_steps=1), data=rows, store=Store(tmp_path_factory.mktemp("store"))).wait()
 
 
 def until(true: Callable[[], Any], seconds: float = 30) -> None:
