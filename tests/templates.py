@@ -8,9 +8,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from peft_nb.data import labels
 from peft_nb.data.detection import detect
 from peft_nb.data.encoding import encode
 from peft_nb.data.examples import Encoded
+from peft_nb.data.labels import Classes
 from peft_nb.data.rendered import RenderedRows
 from peft_nb.errors import DataError
 
@@ -90,3 +92,8 @@ def refused(tok: Any, rows: list[dict[str, Any]], **options: Any) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def learned(rendered: RenderedRows, classes: Classes) -> tuple[RenderedRows, list[tuple[int, ...]], str]:
+    """What encoding labelled texts is given: the rows, the numbers of their classes, and what these are."""
+    return rendered, [own for _, own in labels.read(rendered.rows, rendered.layout, classes)], str(classes)

@@ -8,10 +8,9 @@ import shutil
 import tempfile
 import zipfile
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Barrier, Event, Thread
-from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -32,7 +31,7 @@ from peft_nb.runs.run import load as load_run
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import file_size_limit, stop_at
-from tests.templates import CHATML, INST, tokenizer
+from tests.templates import CHATML, INST, learned, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +196,7 @@ def test_labels_that_are_missing_or_damaged_are_not_there(tmp_path: Path, file: 
     table = [{"text": text, "label": text} for text in ("a", "b")]
     layout = detect(table)
     rendered = RenderedRows(table, layout, tokenizer())
-    labels.encode(rendered, labels.find(table, layout), max_length=8, folder=tmp_path / "set")
+    labels.encode(*learned(rendered, labels.find(table, layout)), max_length=8, folder=tmp_path / "set")
     content = (tmp_path / "set" / file).read_bytes()
     for broken in (None, content[:-4], content[:-8].replace(b"(2,)", b"(1,)")):
         (tmp_path / "set" / file).unlink() if broken is None else (tmp_path / "set" / file).write_bytes(broken)
@@ -298,18 +297,16 @@ Start = Callable[..., Run]
 
 
 @pytest.fixture
-def encodings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of rows that were encoded to be trained on, a call at a time; not those of forecasts."""
-    from peft_nb.planning import workload
-
     calls: list[int] = []
     encode = encoding.encode
 
-    def counted(rows: Any, *arguments: Any, **options: Any) -> Any:
-        calls.append(len(rows))
-        return encode(rows, *arguments, **options)
+    def counted(rendered: RenderedRows, **options: Any) -> Any:
+        if options.get("folder"):
+            calls.append(len(rendered))
+        return encode(rendered, **options)
 
-    monkeypatch.setattr(workload, "encoding", SimpleNamespace(encode=encode))
     monkeypatch.setattr(encoding, "encode", counted)
     return calls
 

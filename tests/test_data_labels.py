@@ -12,7 +12,7 @@ from peft_nb.data.detection import detect
 from peft_nb.data.labels import Classes
 from peft_nb.data.rendered import RenderedRows
 from peft_nb.errors import DataError
-from tests.templates import tokenizer
+from tests.templates import learned, tokenizer
 
 
 def rows(*given: Any) -> list[dict[str, Any]]:
@@ -67,29 +67,6 @@ def test_a_second_label_where_training_has_one_each_is_refused() -> None:
         labels.read(table, detect(table), classes)
 
 
-@pytest.mark.parametrize(
-    ("task", "table", "told"),
-    [
-        ("generation", rows("a", "b"), "have labels and no answers to learn; set task: classification$"),
-        ("classification", [{"question": "a", "answer": "b"}], "format: text_label and columns: {text: …, label: …}$"),
-        ("classification", [{"text": "a"}], "task: classification learns a text's label; say which columns"),
-        ("classification", [{"prompt": "a", "chosen": "b", "rejected": "c"}], "say which columns hold them"),
-    ],
-    ids=str,
-)
-def test_data_that_do_not_fit_the_task_are_refused_with_the_mend(task: str, table: list[Any], told: str) -> None:
-    layout = detect(table)
-    with pytest.raises(DataError, match=told) as refused:
-        labels.check_task(task, layout)
-    assert "\n" not in str(refused.value)
-    labels.check_task("classification" if layout.kind == "labelled" else "generation", layout)
-
-
-def test_a_labelled_text_is_never_split() -> None:
-    with pytest.raises(DataError, match=r"^too_long: split .* take truncate or drop$"):
-        labels.check_task("classification", detect(rows("a", "b")), "split")
-
-
 class Letters:
     """A tokenizer with a token a letter, between 1 and 2."""
 
@@ -104,25 +81,24 @@ def test_texts_keep_their_last_token_when_they_are_cut() -> None:
     table = [{"text": "ab", "label": "x"}, {"text": "abcdef", "label": "y"}]
     classes = Classes(("x", "y"), False)
     rendered = RenderedRows(table, detect(table), Letters())
-    cut = labels.encode(rendered, classes, max_length=5)
+    cut = labels.encode(*learned(rendered, classes), max_length=5)
     assert [(list(one.ids), one.labels) for one in cut.examples] == [
         ([1, 97, 98, 2], (0,)),
         ([1, 97, 98, 99, 2], (1,)),
     ]
     assert str(cut.report).endswith("2 classes: x, y; 2 rows, 9 tokens, 1 cut at 5")
-    dropped = labels.encode(rendered, classes, max_length=5, too_long="drop")
+    dropped = labels.encode(*learned(rendered, classes), max_length=5, too_long="drop")
     assert (dropped.examples.rows.tolist(), dropped.examples.labels) == ([0], [(0,)])
     assert str(dropped.report).endswith("1 row, 4 tokens, 1 left out as longer than 5")
     with pytest.raises(DataError, match="every row is longer than 3 tokens; raise max_length or truncate"):
-        labels.encode(rendered, classes, max_length=3, too_long="drop")
+        labels.encode(*learned(rendered, classes), max_length=3, too_long="drop")
 
 
 def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     table, told = rows(*"abababa"), []
     monkeypatch.setattr(labels, "BATCH", 3)
     labels.encode(
-        RenderedRows(table, detect(table), Letters()),
-        labels.find(table, detect(table)),
+        *learned(RenderedRows(table, detect(table), Letters()), labels.find(table, detect(table))),
         max_length=8,
         progress=lambda share, what: told.append((round(share, 2), what)),
     )
@@ -135,7 +111,7 @@ def test_labelled_texts_are_kept_for_the_next_time(tmp_path: Path, monkeypatch: 
 
     def cached(classes: Classes = classes, **options: Any) -> Any:
         rendered = RenderedRows(table, layout, tok)
-        return labels.cached(tmp_path, "data", rendered, classes, **{"max_length": 8, **options})
+        return labels.cached(tmp_path, "data", *learned(rendered, classes), **{"max_length": 8, **options})
 
     name, first = cached()
     assert first.examples.labels == [(0, 1), (), (1,)]

@@ -14,6 +14,7 @@ from peft_nb.data.detection import detect
 from peft_nb.data.labels import Classes
 from peft_nb.data.legacy import legacy_labelled
 from peft_nb.data.rendered import RenderedRows
+from tests.templates import learned
 
 
 @pytest.mark.parametrize("run", ["lora-ae10db", "lora-b0c5b9"])
@@ -26,7 +27,7 @@ def test_examples_of_version_0_1_are_those_of_today(tmp_path: Path, run: str) ->
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "encoder")
     classes: Classes = labels.find(rows, layout)
     rendered = RenderedRows(rows, layout, tokenizer)
-    today = labels.encode(rendered, classes, max_length=tokenizer.model_max_length).examples
+    today = labels.encode(*learned(rendered, classes), max_length=tokenizer.model_max_length).examples
     assert len(train) + len(held_out) == len(today) == len(rows)
     assert 0 < len(held_out) < len(train)
     assert sorted(map(repr, [*train, *held_out])) == sorted(map(repr, today))

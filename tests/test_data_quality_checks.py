@@ -191,7 +191,7 @@ def test_pairs_are_not_trained_on_yet() -> None:
 
 
 def test_classification_needs_labels() -> None:
-    assert found(checked(sound(), task="classification")) == {"task": ()}
+    assert found(checked(sound(), task="classification", accepts=("labelled",))) == {"task": ()}
 
 
 def test_lengths_by_the_tokenizer_and_estimated() -> None:

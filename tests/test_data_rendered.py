@@ -15,7 +15,7 @@ from peft_nb.data.quality.lengths import Options
 from peft_nb.data.rendered import RenderedRows
 from peft_nb.data.rendering import Renderer, unwrap
 from peft_nb.errors import DataError
-from tests.templates import CHAT, tokenizer
+from tests.templates import CHAT, learned, tokenizer
 
 COUNT = 600  # more than a batch
 
@@ -68,9 +68,9 @@ def test_labelled_texts_are_tokenised_once(seen: Counter[str]) -> None:
     rows = [{"text": f"Where is parcel {n}?", "label": "ab"[n % 2]} for n in range(COUNT)]
     all_of_them = RenderedRows(rows, detect(rows), tokenizer())
     classes = labels.find(rows, all_of_them.layout)
-    first = labels.encode(all_of_them.first(100), classes, max_length=64).examples
+    first = labels.encode(*learned(all_of_them.first(100), classes), max_length=64).examples
     check(rows, all_of_them.layout, rendered=all_of_them)
-    encoded = labels.encode(all_of_them, classes, max_length=64).examples
+    encoded = labels.encode(*learned(all_of_them, classes), max_length=64).examples
     assert once(seen, (row["text"] for row in rows))
     assert list(encoded[:100]) == list(first)
 

@@ -24,10 +24,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "the store": ("from peft_nb.store import Store; Store('store').all()", [*HEAVY, "numpy"]),
     "data in a list": (
-        "from peft_nb.data import sources, formats, encoding\n"
+        "from peft_nb.data import sources, detection, encoding\n"
         "rows = [{'question': 'a', 'answer': 'b'}]\n"
         "assert sources.data_variables({'rows': rows}) == ['rows']\n"
-        "formats.detect(sources.read('rows', {'rows': rows}).train)",
+        "detection.detect(sources.read('rows', {'rows': rows}).train)",
         [*HEAVY, "pyarrow"],
     ),
     "checks of data": (
@@ -51,7 +51,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "forecasts": ("import peft_nb.planning.estimate, peft_nb.ui.forecast", TORCH),
     "comparisons": ("from peft_nb import compare, Comparison", HEAVY),
     "live display and summary": (
-        "from peft_nb.ui import live, progress, summary, view\n"
+        "from peft_nb.ui import live, status, summary, view\n"
         "from peft_nb.events import StepLogged\n"
         "seen = view.replay([StepLogged(s, 0, 1, 1, 1, 1, 1, s) for s in range(3)])\n"
         "assert '<img' in summary.html(seen, {})",
