@@ -36,8 +36,8 @@ def test_data_that_do_not_fit_the_task_are_refused_with_the_mend(task: str, tabl
 
 
 def test_a_labelled_text_is_never_split() -> None:
+    spec = RunSpec(data="x", task="classification", too_long="split")
     with pytest.raises(DataError, match=r"^too_long: split .* take truncate or drop$"):
-        spec = RunSpec(data="x", task="classification", too_long="split")
         TASKS["classification"].check(detect(labelled_rows("a", "b")), spec)
 
 
