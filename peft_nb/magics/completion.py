@@ -145,7 +145,7 @@ def _values(field: FieldInfo, fragment: str, namespace: Mapping[str, Any]) -> Fo
         return Found(fragment, files=True)
     if field.name == "out":
         return Found(fragment, [name for name, value in namespace.items() if _is_run(value)])
-    return Found(fragment, ("true", "false") if field.type == "switch" else NAMES.get(field.name) or field.choices)
+    return Found(fragment, ("true", "false") if field.type == "switch" else NAMES.get(field.name, field.choices))
 
 
 def _methods() -> Iterable[str]:
