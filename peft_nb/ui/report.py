@@ -19,7 +19,7 @@ from peft_nb.errors import DataError, nearest
 from peft_nb.spec import RunSpec
 from peft_nb.spec.notation import write_flags
 from peft_nb.system.display import Displayed
-from peft_nb.tasks import for_kind
+from peft_nb.tasks import TASKS, for_kind
 from peft_nb.ui import wording
 from peft_nb.ui.style import BOX, MUTED
 from peft_nb.ui.tokens import TokenView, of_row
@@ -167,8 +167,9 @@ class Report(Displayed):
         stopped = any(finding.level == "stops" and finding.kind not in mended for finding in self.findings)
         data = self._mended if mendable else named
         said = {name: value for name, value in self.spec.changed().items() if name not in ("data", "method")}
-        if (task := for_kind(self.checked.layout.kind).name) != self.spec.task:
-            said["task"] = task
+        fitting = for_kind(self.checked.layout.kind)
+        if fitting is not TASKS[self.spec.task]:
+            said["task"] = fitting.name
         flags = "".join(
             f" {quote(flag)}" for flag in write_flags(said, RunSpec.describe()) if not flag.endswith(IN_MEMORY)
         )

@@ -10,6 +10,7 @@ from typing import Any
 import ipywidgets
 
 from peft_nb.events import Progress
+from peft_nb.spec.names import NAMES
 from peft_nb.ui import form
 from peft_nb.ui.form import Entry
 from peft_nb.ui.panels.debounce import RaiseIfSuperseded, SupersededError
@@ -63,7 +64,7 @@ def _input(entry: Entry, offers: Mapping[str, list[str]]) -> ipywidgets.Widget:
     if info.name == "method":
         return ipywidgets.Dropdown(options=form.method_names())
     if info.type == "choice":
-        return choice(info.choices, "empty" if info.default is None else None)
+        return choice([*NAMES.get(info.name, info.choices)], "empty" if info.default is None else None)
     if info.name in offers:
         # Only what is whole is looked for: half a name could be one on the hub.
         return ipywidgets.Combobox(options=offers[info.name], continuous_update=False)
