@@ -81,7 +81,7 @@ def test_the_peak_is_the_sum_of_its_parts(spec: Spec, rows: Table) -> None:
     assert forecast.memory_mb == pytest.approx(sum(getattr(forecast, f"{part}_mb") for part in told))
     assert forecast.fits
     assert not forecast.mends
-    forecast.check()
+    forecast.require_memory()
 
 
 def test_what_does_not_fit_is_refused_with_settings_that_do(spec: Spec, rows: Table) -> None:

@@ -29,16 +29,16 @@ def labelled_rows(*labels: str) -> list[dict[str, str]]:
 def test_data_that_do_not_fit_the_task_are_refused_with_the_mend(task: str, table: list[Any], told: str) -> None:
     layout = detect(table)
     with pytest.raises(DataError, match=told) as refused:
-        TASKS[task].check(layout, RunSpec(data="x", task=task))
+        TASKS[task].validate(layout, RunSpec(data="x", task=task))
     assert "\n" not in str(refused.value)
     other = for_kind(layout.kind) if layout.kind != "preference" else TASKS["generation"]
-    other.check(layout, RunSpec(data="x", task=other.name))
+    other.validate(layout, RunSpec(data="x", task=other.name))
 
 
 def test_a_labelled_text_is_never_split() -> None:
     spec = RunSpec(data="x", task="classification", too_long="split")
     with pytest.raises(DataError, match=r"^too_long: split .* take truncate or drop$"):
-        TASKS["classification"].check(detect(labelled_rows("a", "b")), spec)
+        TASKS["classification"].validate(detect(labelled_rows("a", "b")), spec)
 
 
 def test_a_task_that_says_nothing_of_encoding_is_refused_by_its_name() -> None:
@@ -48,7 +48,7 @@ def test_a_task_that_says_nothing_of_encoding_is_refused_by_its_name() -> None:
 
     spec = RunSpec(data="x")
     with pytest.raises(DataError, match="task: half learns from other rows; give labels$"):
-        Half().check(detect([{"question": "a", "answer": "b"}]), spec)
+        Half().validate(detect([{"question": "a", "answer": "b"}]), spec)
     with pytest.raises(NotImplementedError, match="task half does not say how rows are encoded"):
         Half().encode(None, spec, {})  # type: ignore[arg-type]
     with pytest.raises(NotImplementedError, match="task half does not say how its adapters are used"):

@@ -18,7 +18,7 @@ import torch
 from peft import PeftModel
 
 from peft_nb.adapters.card import escaped, local, measured, settings
-from peft_nb.adapters.merge_weights import bases, cannot, folded
+from peft_nb.adapters.merge_weights import bases, cannot, merged_into
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import MergeError, MethodError, ModelError, StoreError, nearest
 from peft_nb.evaluation.agreement import Agreement
@@ -82,7 +82,7 @@ class Merged:
         return f"merged into {self.folder}: {self.chosen}, {self.dtype}, {self.mb:,.1f} MB; judged on {self.judged_on}"
 
 
-def check(spec: RunSpec, facts: Facts, folder: Path, dtype: str, max_kl: float) -> None:
+def refuse(spec: RunSpec, facts: Facts, folder: Path, dtype: str, max_kl: float) -> None:
     """Refuse what can be known before anything is loaded; parameters as of :func:`merge`."""
     if not REGISTRY[spec.method].mergeable:
         raise cannot(spec, "what it trains is no part of the base's weights")
@@ -146,7 +146,7 @@ def merge(
     StoreError
         The disk refuses; nothing half-written stays.
     """
-    check(spec, facts, folder, dtype, max_kl)
+    refuse(spec, facts, folder, dtype, max_kl)
     found: dict[str, Agreement] = {}
 
     def measured(name: str, candidate: Any) -> Any:
@@ -157,7 +157,7 @@ def merge(
         adapter = staging / "adapter"
         model.save_pretrained(str(adapter), save_embedding_layers=False)
         build = {
-            name: partial(folded, make, adapter, getattr(torch, dtype), spec)
+            name: partial(merged_into, make, adapter, getattr(torch, dtype), spec)
             for name, make in bases(model, source, spec, facts).items()
         }
         best: str = ""

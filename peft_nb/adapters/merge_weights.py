@@ -32,7 +32,7 @@ ROUND_TRIP = {"4bit": "NF4 round trip", "8bit": "int8 round trip"}
 
 
 def bases(model: PeftModel, source: ModelSource, spec: RunSpec, facts: Facts) -> dict[str, Callable[[], Any]]:
-    """Name the bases that an adapter could be folded into.
+    """Name the bases that an adapter could be merged_into into.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def bases(model: PeftModel, source: ModelSource, spec: RunSpec, facts: Facts) ->
     return {ORIGINAL: original} | ({ROUND_TRIP[stored]: live} if stored != "none" else {})
 
 
-def folded(make: Callable[[], Any], adapter: Path, dtype: torch.dtype, spec: RunSpec) -> Any:
+def merged_into(make: Callable[[], Any], adapter: Path, dtype: torch.dtype, spec: RunSpec) -> Any:
     """Fold a saved adapter into a base that nobody else holds.
 
     Parameters

@@ -80,7 +80,7 @@ class Forecast:
         mend = f"set {able}" if able else "take a smaller model, or free some memory"
         return f"the run needs about {self.memory_mb:,.0f} MB of memory and can have {self.room_mb:,.0f} MB; {mend}"
 
-    def check(self) -> None:
+    def require_memory(self) -> None:
         """Refuse a run that cannot fit.
 
         Raises

@@ -143,7 +143,7 @@ class Adapter:
 
         facts, metrics = self._record.facts, self._record.metrics
         dtype = dtype or facts.dtype or "float32"
-        merge.check(self.spec, facts, folder, dtype, max_kl)
+        merge.refuse(self.spec, facts, folder, dtype, max_kl)
         examples, compared_on = self._to_compare(prompts)
         live, source = (self.model, self.tokenizer, folder), self._source()
         return merge.merge(*live, source, self.spec, facts, metrics, examples, compared_on, dtype, max_kl)

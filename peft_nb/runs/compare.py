@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from peft_nb.data import prompts as shelf
+from peft_nb.data import prompts as kept_prompts
 from peft_nb.data.prompts import Asked, Prompt
 from peft_nb.errors import RunError
 from peft_nb.events import Progress
@@ -100,7 +100,7 @@ def gather(
 def _kept(found: Compared, trained: Mapping[str, Run]) -> list[Asked]:
     """Held-out prompts that a run has kept."""
     for name, run in trained.items():
-        if kept := shelf.load(run.folder):
+        if kept := kept_prompts.load(run.folder):
             found.notes.append(f"prompts: held-out rows of {name}")
             return kept
     found.notes.append("no answers: no run has held-out prompts; pass prompts=[…]")
@@ -124,7 +124,7 @@ def _check_bases(found: Compared, trained: Mapping[str, Run]) -> None:
 
 def _check_rows(found: Compared, trained: Mapping[str, Run]) -> None:
     """Where runs were not measured on the same held-out rows or in one way, say so, and rank nothing by that."""
-    kept = {name: rows for name, run in trained.items() if (rows := shelf.load(run.folder))}
+    kept = {name: rows for name, run in trained.items() if (rows := kept_prompts.load(run.folder))}
     (first, one), *others = kept.items() or [("", [])]
     if differing := [name for name, rows in others if rows != one]:
         why = f"{first} and {differing[0]} were measured on different held-out rows"

@@ -135,7 +135,7 @@ def foresee(context: Context, source: ModelSource, table: Table) -> float:
     context.metrics |= {"forecast_memory_mb": forecast.memory_mb, "forecast_seconds": forecast.seconds}
     if not source.pair:
         context.note(dtype=forecast.dtype)  # chosen by a probe, which might choose otherwise next time
-    forecast.check()
+    forecast.require_memory()
     if forecast.tight:
         context.publish(Notice(forecast.shortage))
     context.heed_stop()

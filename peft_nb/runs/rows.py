@@ -256,7 +256,7 @@ def for_script(context: Context, base: Base) -> tuple[Side, Side]:
 def _regression(spec: RunSpec, inputs: Inputs) -> Table:
     """The user's own regression rows."""
     found = table.read(RunSpec(data=spec.regression), namespace=inputs.namespace)
-    TASKS[spec.task].check(found.layout, spec)
+    TASKS[spec.task].validate(found.layout, spec)
     return found
 
 

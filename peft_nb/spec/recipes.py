@@ -63,7 +63,7 @@ def runs(name: str) -> list[dict[str, Any]]:
     CommandError
         If there is no recipe of that name.
     """
-    return notation.several(notation.read_yaml(text(name)))
+    return notation.split_runs(notation.read_yaml(text(name)))
 
 
 def get(name: str) -> dict[str, Any]:

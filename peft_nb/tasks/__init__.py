@@ -54,10 +54,10 @@ def inspect(spec: RunSpec, table: Table) -> Facts:
         In one line.
     """
     task = TASKS[spec.task]
-    task.check(table.layout, spec)
+    task.validate(table.layout, spec)
     facts = task.inspect(table.rows, table.layout)
     if table.eval_rows is not None:
-        task.check_eval(table.eval_rows, table.eval_layout, facts, "held-out row")
+        task.validate_eval(table.eval_rows, table.eval_layout, facts, "held-out row")
     return facts
 
 

@@ -97,7 +97,7 @@ class Task:
 
     # ---- rows
 
-    def check(self, layout: Layout, spec: RunSpec) -> None:
+    def validate(self, layout: Layout, spec: RunSpec) -> None:
         """Refuse rows that do not fit the task, before anything is loaded.
 
         Raises
@@ -112,7 +112,7 @@ class Task:
         """Find out what the training rows say about the task, such as the classes."""
         return {}
 
-    def check_eval(self, rows: Rows, layout: Layout, facts: Facts, row_name: str) -> None:
+    def validate_eval(self, rows: Rows, layout: Layout, facts: Facts, row_name: str) -> None:
         """Refuse evaluation rows that the training rows do not explain, as a DataError."""
 
     def encode(

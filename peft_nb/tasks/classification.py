@@ -45,8 +45,8 @@ class Classification(TextTask):
     unused = dict.fromkeys(("score", "regression"), "a classifier is judged by its accuracy")
     script = "task: a script is written for generation alone; as adapter and as yaml serve classification too"
 
-    def check(self, layout: Layout, spec: RunSpec) -> None:
-        """Refuse rows without labels; parameters and errors as of :meth:`Task.check`."""
+    def validate(self, layout: Layout, spec: RunSpec) -> None:
+        """Refuse rows without labels; parameters and errors as of :meth:`Task.validate`."""
         if layout.kind != "labelled":
             say = "format: text_label and columns: {text: …, label: …}"
             raise DataError(

@@ -41,8 +41,8 @@ class Generation(Task):
     help = "to write texts: answers to prompts, or texts as they are"
     source = "Radford et al., 2018"
 
-    def check(self, layout: Layout, spec: RunSpec) -> None:
-        """Refuse rows that have labels and no answers; parameters and errors as of :meth:`Task.check`."""
+    def validate(self, layout: Layout, spec: RunSpec) -> None:
+        """Refuse rows that have labels and no answers; parameters and errors as of :meth:`Task.validate`."""
         if layout.kind == "labelled":
             raise DataError(f"{layout.why}: these rows have labels and no answers to learn; set task: classification")
 

@@ -89,7 +89,7 @@ class TextTask(Task):
         """What is learned, for the report of encoding."""
         return self.help
 
-    def check_eval(self, rows: Rows, layout: Layout, facts: Facts, row_name: str) -> None:
+    def validate_eval(self, rows: Rows, layout: Layout, facts: Facts, row_name: str) -> None:
         """Refuse rows whose labels cannot be read."""
         self.labels(rows, layout, facts, row_name)
 

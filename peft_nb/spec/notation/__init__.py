@@ -5,7 +5,7 @@ and ``on`` a name. Nothing here prints or exits: what cannot be read raises an e
 """
 
 from peft_nb.spec.notation.cell import CELL, Cell, check_out, parse_cell, read_cell, write_cell
-from peft_nb.spec.notation.file import parse_runs, parse_train, read_run, read_runs, several
+from peft_nb.spec.notation.file import parse_runs, parse_train, read_run, read_runs, split_runs
 from peft_nb.spec.notation.flags import flags, parse_flags, read_value, split, write_flags, write_value
 from peft_nb.spec.notation.help import help_text
 from peft_nb.spec.notation.yaml import read_yaml, write_yaml
@@ -25,8 +25,8 @@ __all__ = [
     "read_runs",
     "read_value",
     "read_yaml",
-    "several",
     "split",
+    "split_runs",
     "write_cell",
     "write_flags",
     "write_value",

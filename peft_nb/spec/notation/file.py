@@ -38,7 +38,7 @@ def parse_train(argv: list[str], fields: Iterable[FieldInfo]) -> dict[str, Any]:
 
 
 def parse_runs(argv: list[str], fields: Iterable[FieldInfo]) -> list[dict[str, Any]]:
-    """Read the same of one run or of several, as :func:`parse_train` and :func:`several` do."""
+    """Read the same of one run or of several, as :func:`parse_train` and :func:`split_runs` do."""
     fields = list(fields)
     words, values = parse_flags(argv, flags(fields))
     if len(words) > 1:
@@ -56,7 +56,7 @@ def read_runs(file: str | None, values: Mapping[str, Any], fields: Iterable[Fiel
     if not file:
         return [dict(values)]
     try:
-        found = several(read_yaml(Path(file).read_text("utf-8")))
+        found = split_runs(read_yaml(Path(file).read_text("utf-8")))
     except OSError as error:
         raise CommandError(f"{file!r}: {error.strerror}; give the path of a YAML file") from None
     except ValueError:
@@ -75,7 +75,7 @@ def _only(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return first
 
 
-def several(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+def split_runs(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Take apart what a file says of several runs: under ``runs`` each has its own fields, and all share the rest.
 
     Parameters
