@@ -6,6 +6,19 @@ from peft_nb import methods as _methods
 from peft_nb import tasks as _tasks
 from peft_nb.adapters import exporters as _exporters
 from peft_nb.data import layouts as _layouts
+from peft_nb.system import plugins as _plugins
+
+# Before what follows, whose flags, forms and completion name all that is registered.
+for _group, _kind, _register in (
+    ("peft_nb.layouts", _layouts.LayoutType, _layouts.register),
+    ("peft_nb.tasks", _tasks.Task, _tasks.register),
+    ("peft_nb.methods", _methods.Method, _methods.register),
+    ("peft_nb.exporters", _exporters.Exporter, _exporters.register),
+):
+    for _, _added in _plugins.load(_group, _kind):
+        _register(_added)
+
+# ruff: noqa: E402
 from peft_nb.magics import load_ipython_extension, unload_ipython_extension
 from peft_nb.methods import methods
 from peft_nb.models import models
@@ -14,7 +27,6 @@ from peft_nb.runs.run import Run, load, runs
 from peft_nb.serving.switchboard import Switchboard
 from peft_nb.spec import RunSpec
 from peft_nb.spec.recipes import recipes
-from peft_nb.system import plugins as _plugins
 from peft_nb.ui.chat import Chat, chat
 from peft_nb.ui.check import check
 from peft_nb.ui.compare import Comparison, compare
@@ -39,13 +51,3 @@ __all__ = [
     "train",
     "unload_ipython_extension",
 ]
-
-# Last of all, so that what other packages add can import whatever it needs.
-for _group, _kind, _register in (
-    ("peft_nb.layouts", _layouts.LayoutType, _layouts.register),
-    ("peft_nb.tasks", _tasks.Task, _tasks.register),
-    ("peft_nb.methods", _methods.Method, _methods.register),
-    ("peft_nb.exporters", _exporters.Exporter, _exporters.register),
-):
-    for _, _added in _plugins.load(_group, _kind):
-        _register(_added)

@@ -47,4 +47,4 @@ def test_a_form_is_filled_from_a_file(shell: InteractiveShell) -> None:
     assert isinstance(shown, ConfigPanel)
     assert shown.form.spec
     assert shown.form.spec.r == 4
-    shown._latest.forget()
+    shown._debouncer.cancel()

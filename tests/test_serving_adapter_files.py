@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from peft_nb.errors import MethodError, ModelError, StoreError
 from peft_nb.serving.adapter_files import Adapter, find, inspect, is_run
 from peft_nb.spec import RunSpec
-from peft_nb.store import Store
+from peft_nb.store import Facts, Store
 from tests.stores import finish
 
 SPEC = RunSpec(data="tickets", system="Be brief.")
@@ -34,19 +34,19 @@ def written(folder: Path, *keys: str, **settings: Any) -> Path:
 
 
 def test_a_folder_is_called_as_it_is_and_that_of_a_run_as_the_run(folder: Path) -> None:
-    assert find(str(folder)) == ("legal", folder, None, {})
+    assert find(str(folder)) == ("legal", folder, None, Facts())
     (folder / "spec.yaml").write_text(SPEC.to_yaml())
-    assert find(folder) == ("legal", folder, SPEC, {})
+    assert find(folder) == ("legal", folder, SPEC, Facts())
     inner = written(folder / "adapter", LORA)
     assert find(inner)[0] == "legal"
 
 
 def test_a_run_of_the_store_is_found_by_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEFT_NB_STORE", str(store.folder))
-    id = finish(store, "desk", SPEC.to_yaml(), base="tiny")
-    name, place, spec, metrics = find("desk")
+    id = finish(store, "desk", SPEC.to_yaml(), facts=Facts(base="tiny"))
+    name, place, spec, facts = find("desk")
     assert (name, place, spec) == ("desk", store.folder_of(id) / "adapter", SPEC)
-    assert metrics["base"] == "tiny"
+    assert facts.base == "tiny"
     with pytest.raises(StoreError, match="did you mean 'desk'"):
         find("dsk")
 
