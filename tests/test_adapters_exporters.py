@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from peft_nb.adapters.exporters import EXPORTERS, Exportable, export
+from peft_nb.adapters.exporters import EXPORTERS, Exportable, Exporter, export
 from peft_nb.errors import RunError, StoreError
+from peft_nb.magics.line import COMMANDS
 from peft_nb.runs.run import begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -72,6 +73,12 @@ def test_a_real_run_is_written_in_other_forms(
         run.export(tmp_path / "notes.yaml", "yaml")
     assert (tmp_path / "notes.yaml").read_text() == "mine: all"
     assert (run.export(tmp_path / "adapter", "adapter") / "adapter_model.safetensors").is_file()
+
+
+def test_a_format_registered_late_is_offered_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXPORTERS, "late", Exporter("late", "a late one", ".late", lambda run, path: path))
+    assert COMMANDS["export"].usage == "RUN [--as script|yaml|adapter|merged|late] [--to PATH]"
+    assert COMMANDS["export"].flags["--as"].choices[-1] == "late"
 
 
 ADDED = """

@@ -30,12 +30,16 @@ def merge(shell: InteractiveShell, run: str, path: str, **options: Any) -> Any:
     return find(shell, run)[0].merge(path, **options)
 
 
-FORMATS = "; ".join(f"{one.name}: {one.help}" for one in EXPORTERS.values())
-AS = Flag("as", "choice", f"What to write. {FORMATS}.", choices=tuple(EXPORTERS), value="|".join(EXPORTERS))
-TO = Flag("to", "text", "Where to write it; a folder, for yaml a file.", value="PATH", kind="path")
+def formats() -> list[Flag]:
+    """The flags of an export, with the formats that are registered."""
+    told = "; ".join(f"{one.name}: {one.help}" for one in EXPORTERS.values())
+    return [
+        Flag("as", "choice", f"What to write. {told}.", choices=tuple(EXPORTERS), value="|".join(EXPORTERS)),
+        Flag("to", "text", "Where to write it; a folder, for yaml a file.", value="PATH", kind="path"),
+    ]
 
 
-@command(Argument("run"), flags=[AS, TO], takes="one run")
+@command(Argument("run"), flags=formats, takes="one run")
 def export(shell: InteractiveShell, run: str, as_: str = "script", to: str | None = None) -> None:
     """Write a run as a script that needs PEFT alone, with its data; as YAML, as an adapter, or merged into the base."""
     found, _ = find(shell, run)

@@ -13,8 +13,6 @@ from peft_nb.spec.fields import FieldInfo, info
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-ADVICE = [info(name, field) for name, field in Situation.model_fields.items() if name != "data"]
-
 
 @command()
 def models(shell: InteractiveShell) -> Any:
@@ -32,7 +30,12 @@ def methods(shell: InteractiveShell, model: str | None = None) -> Any:
     return listed(model, shell.user_ns)
 
 
-@command(Argument("data", required=False), flags=ADVICE)
+def questions() -> list[FieldInfo]:
+    """What can be told about a job beside its data."""
+    return [info(name, field) for name, field in Situation.model_fields.items() if name != "data"]
+
+
+@command(Argument("data", required=False), flags=questions)
 def advise(shell: InteractiveShell, fields: dict[str, Any], data: str | None = None) -> Any:
     """Say which three methods fit a job best, with a ready cell for each, and when not to fine-tune at all."""
     from peft_nb.planning.advise import advise

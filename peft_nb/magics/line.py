@@ -95,6 +95,7 @@ class Flag(FieldInfo):
 
 OUT = Flag("out", "text", "Variable of the notebook that takes the result.", value="VAR", kind="variable")
 BACKGROUND = Flag("background", "switch", "Return at once and train while other cells run.")
+Flags = Sequence[FieldInfo] | Callable[[], Sequence[FieldInfo]]
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Command:
     name: str
     act: Callable[..., Any]
     arguments: tuple[Argument, ...]
-    options: tuple[FieldInfo, ...]
+    given: Flags
     sections: tuple[str, ...]
     takes: str
 
@@ -112,6 +113,11 @@ class Command:
     def help(self) -> str:
         """What the command does, in one line."""
         return getdoc(self.act) or ""
+
+    @property
+    def options(self) -> tuple[FieldInfo, ...]:
+        """The flags of its entry."""
+        return tuple(self.given() if callable(self.given) else self.given)
 
     @property
     def usage(self) -> str:
@@ -193,7 +199,7 @@ COMMANDS: dict[str, Command] = {}
 
 
 def command(
-    *arguments: Argument, flags: Sequence[FieldInfo] = (), sections: Sequence[str] = (), takes: str = ""
+    *arguments: Argument, flags: Flags = (), sections: Sequence[str] = (), takes: str = ""
 ) -> Callable[[Callable[..., Any]], Any]:
     """Register a function as the command of its name.
 
@@ -203,8 +209,9 @@ def command(
     ----------
     *arguments : Argument
         The words that it takes, in their order.
-    flags : sequence of FieldInfo
-        Its flags; those that are no :class:`Flag` are fields of some model, which the function gets as ``fields``.
+    flags : sequence of FieldInfo or callable
+        Its flags; those that are no :class:`Flag` are fields of some model, which the function gets as ``fields``. A
+        callable gives them where they follow from what is registered, perhaps by another package later on.
     sections : sequence of str
         Sections of the spec whose fields are flags of it too, and come with these ``fields``.
     takes : str, optional
@@ -213,7 +220,7 @@ def command(
 
     def register(act: Callable[..., Any]) -> Callable[..., Any]:
         name = act.__name__.strip("_")
-        COMMANDS[name] = Command(name, act, arguments, tuple(flags), tuple(sections), takes)
+        COMMANDS[name] = Command(name, act, arguments, flags, tuple(sections), takes)
         return act
 
     return register
