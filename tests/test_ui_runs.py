@@ -63,7 +63,7 @@ def test_words_of_others_are_text(store: Store) -> None:
 
 def test_a_long_curve_is_drawn_from_a_few_points(store: Store) -> None:
     id = store.create(SPEC, method="lora", model="m")
-    with store._writing() as db:
+    with store._index.writing() as db:
         rows = ((id, step, 1 / step, None if step % 100 else 2.0) for step in range(1, 20_001))
         db.executemany("INSERT INTO history (run, step, loss, eval_loss) VALUES (?, ?, ?, ?)", rows)
     losses, evals = store.curve(id)
