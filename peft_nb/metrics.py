@@ -199,18 +199,3 @@ register(
         }.items()
     ),
 )
-
-FACTS = {
-    "base": "the base, by a name that finds it again",
-    "base_hash": "fingerprint of the base's weights",
-    "classes": "names of the classes, in the order of the classifier",
-    "data": "where the rows came from, and how many there are",
-    "device": "where was computed",
-    "dtype": "number format of the computation",
-    "fingerprint": "SHA-256 of the rows",
-    "layout": "how the rows were read",
-    "max_tokens": "longest text that the classifier sees, tokens",
-    "multi_label": "whether a text can have several classes",
-    "pooling": "how a classifier makes one vector of a text",
-}
-"""What a run has to know of itself to be opened again, and tells among its metrics."""

@@ -9,7 +9,7 @@ import pytest
 
 from peft_nb.adapters.card import CardInput, card
 from peft_nb.errors import SpecError
-from peft_nb.metrics import FACTS, METRICS, Metric, comparable, demandable, evaluated, register
+from peft_nb.metrics import METRICS, Metric, comparable, demandable, evaluated, register
 from peft_nb.runs.compare import Compared
 from peft_nb.runs.evaluate import evaluations
 from peft_nb.spec import RunSpec
@@ -35,7 +35,6 @@ def test_every_metric_says_what_it_is() -> None:
         assert metric.help
         assert not metric.base or metric.base in METRICS
         assert set(metric.on) <= {"rows", "tokens"}
-    assert not METRICS.keys() & FACTS.keys()
 
 
 def test_what_is_demanded_or_compared_has_a_title_and_a_known_unit() -> None:

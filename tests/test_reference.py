@@ -19,11 +19,12 @@ from peft_nb import errors, events
 from peft_nb.data.layouts import LAYOUTS
 from peft_nb.magics.line import COMMANDS
 from peft_nb.methods import REGISTRY, Method, options, tasks_of
-from peft_nb.metrics import FACTS, METRICS, demandable
+from peft_nb.metrics import METRICS, demandable
 from peft_nb.models import ALIASES
 from peft_nb.runs.run import Run
 from peft_nb.spec import METHODS, RunSpec, fields, notation
 from peft_nb.spec.recipes import names, purpose
+from peft_nb.store import Facts
 
 FILE = Path(__file__).parents[1] / "REFERENCE.md"
 
@@ -121,14 +122,16 @@ def told() -> str:
 
 def metrics() -> str:
     rows = [(f"`{name}`", metric.help, metric.better or "") for name, metric in sorted(demandable().items())]
-    told = {name: metric.help for name, metric in METRICS.items() if not metric.suite} | FACTS
-    facts = [(f"`{name}`", help) for name, help in sorted(told.items())]
+    told = {name: metric.help for name, metric in METRICS.items() if not metric.suite}
+    others = [(f"`{name}`", help) for name, help in sorted(told.items())]
     return "\n\n".join(
         [
             'What `accept` can demand, such as `accept: {forgetting: "< 0.05"}`:',
             table(("metric", "what it is", "better is"), rows),
             "What else a run tells:",
-            table(("metric", "what it is"), facts),
+            table(("metric", "what it is"), others),
+            "What `run.facts` holds of the base and the rows, so that a run can be opened again:",
+            table(("field", "type"), [(f"`{one.name}`", f"`{one.type}`") for one in dataclasses.fields(Facts)]),
         ]
     )
 
@@ -210,7 +213,7 @@ def test_nothing_is_left_out(name: str) -> None:
 def test_every_metric_of_a_run_is_explained(start: Callable[..., Run]) -> None:
     run = start(max_steps=2, judge="full", accept={"eval_loss": "< 9"}, load_best_model_at_end=True).wait()
     assert len(run.metrics) > 30
-    assert run.metrics.keys() <= METRICS.keys() | FACTS.keys()
+    assert run.metrics.keys() <= METRICS.keys()
 
 
 def test_every_metric_of_a_classifier_is_explained(
@@ -222,7 +225,7 @@ def test_every_metric_of_a_classifier_is_explained(
     wanted = spec(model=str(encoder), task="classification", max_steps=2, judge="quick")
     run = begin(wanted, data=labelled[:60], store=Store(tmp_path)).wait()
     assert "confusion" in run.metrics
-    assert run.metrics.keys() <= METRICS.keys() | FACTS.keys()
+    assert run.metrics.keys() <= METRICS.keys()
 
 
 if __name__ == "__main__":

@@ -35,20 +35,22 @@ class Table:
     origin: str
     fingerprint: str
     eval_fingerprint: str
-    _rendered: list[RenderedRows] = field(default_factory=list, init=False, repr=False, compare=False)
+    _rendered: dict[str, RenderedRows] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rendered(self, tokenizer: Any, spec: RunSpec) -> RenderedRows:
         """The training rows as a model will see them; the same object each time, so that each is rendered once."""
-        if not self._rendered:
-            given = self.rows, self.layout, tokenizer
-            self._rendered.append(RenderedRows(*given, loss_on=spec.loss_on, system=spec.system))
-        return self._rendered[0]
+        return self._once("train", self.rows, self.layout, tokenizer, spec)
 
     def rendered_eval(self, tokenizer: Any, spec: RunSpec) -> RenderedRows:
-        """The rows that evaluation rows come from as a model will see them."""
+        """The rows that evaluation rows come from as a model will see them; the same object each time."""
         if self.eval_rows is None:
             return self.rendered(tokenizer, spec)
-        return RenderedRows(self.eval_rows, self.eval_layout, tokenizer, loss_on=spec.loss_on, system=spec.system)
+        return self._once("eval", self.eval_rows, self.eval_layout, tokenizer, spec)
+
+    def _once(self, part: str, rows: Rows, layout: Layout, tokenizer: Any, spec: RunSpec) -> RenderedRows:
+        if part not in self._rendered:
+            self._rendered[part] = RenderedRows(rows, layout, tokenizer, loss_on=spec.loss_on, system=spec.system)
+        return self._rendered[part]
 
     @property
     def held_out(self) -> tuple[Rows, Layout]:
