@@ -306,7 +306,7 @@ def _check_means(dtype: str, quantization: str, device: str) -> None:
         able = ", ".join(name for name, there in here.items() if there)
         raise ModelError(f"this machine has no device {device!r}; choose {able}")
     if quantization != "none":
-        quantize.check(quantization, device)
+        quantize.require(quantization, device)
 
 
 def _check_kind(config: Any, name: str, kind: Kind) -> None:

@@ -18,7 +18,7 @@ from peft_nb.models.resolve import ModelSource
 VOCABULARY = 1024  # tokens of a single layer's model, whose embeddings nobody needs
 
 
-def outline(
+def load_meta(
     source: ModelSource,
     *,
     dtype: Any = "float32",
@@ -93,7 +93,7 @@ def single_layer(base: Base) -> Base:
     Parameters
     ----------
     base : Base
-        What :func:`outline` returned.
+        What :func:`load_meta` returned.
 
     Returns
     -------

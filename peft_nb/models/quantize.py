@@ -11,7 +11,7 @@ from peft_nb.models.quiet import first_line, quiet
 Quantization = Literal["none", "4bit", "8bit"]
 
 
-def check(quantization: str, device: str) -> None:
+def require(quantization: str, device: str) -> None:
     """Find out by trying whether this machine can quantize.
 
     Parameters

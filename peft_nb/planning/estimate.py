@@ -13,7 +13,7 @@ from typing import Any
 from peft_nb.errors import ForecastError, PeftNbError
 from peft_nb.events import Progress
 from peft_nb.methods import REGISTRY, complete
-from peft_nb.models.meta import outline
+from peft_nb.models.meta import load_meta
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve
 from peft_nb.planning import memory
@@ -86,7 +86,7 @@ def foresee(
         raise ForecastError("device: forecasts are made for the CPU only; set device to cpu")
     with torch.random.fork_rng(devices=[]):
         tell(0.6, "reading the shapes")
-        base = outline(
+        base = load_meta(
             source,
             dtype=(lambda config: fastest_dtype(config, "cpu")) if spec.dtype == "auto" else spec.dtype,
             quantization=REGISTRY[spec.method].quantization(spec),  # type: ignore[arg-type]
