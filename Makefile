@@ -3,13 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+OLDEST := .venv-oldest
 # Each process that only drives the workers would take seconds to import nbval.
 PARALLEL := -p no:nbval -n logical --maxprocesses 4 --dist loadfile
 
 # Forked data workers would otherwise warn, and deadlock, after the tokenizer's threads have started.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo lab test quick bench lint chromium clean
+.PHONY: demo lab test quick oldest bench lint chromium clean
 
 demo: $(READY)
 	$(BIN)/python notebooks/demo.py
@@ -27,6 +28,10 @@ test: lint chromium
 quick: lint
 	$(BIN)/pytest $(PARALLEL) -m "not notebook and not browser and not exhaustive" tests --ignore tests/browser
 
+# The quick tests with the lowest versions that pyproject.toml allows.
+oldest: $(OLDEST)/ready
+	$(OLDEST)/bin/pytest $(PARALLEL) -m "not notebook and not browser and not exhaustive" tests --ignore tests/browser
+
 bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py
 
@@ -43,6 +48,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -c constraints.txt -e '.[dev,lab,privacy]'
 	touch $@
 
+$(OLDEST)/ready: pyproject.toml tests/lowest.py
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python tests/lowest.py > $(OLDEST)/lowest.txt
+	$(OLDEST)/bin/pip install -c $(OLDEST)/lowest.txt torch
+	$(OLDEST)/bin/pip install -c $(OLDEST)/lowest.txt -e '.[dev,lab,privacy]'
+	touch $@
+
 chromium:
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -53,5 +65,5 @@ chromium:
 	fi
 
 clean:
-	rm -rf .venv build dist benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(OLDEST) build dist benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -15,7 +15,7 @@ def requirements() -> list[str]:
 
 
 def lowest() -> list[str]:
-    """The same at the lowest version allowed; `~=` and the like would not be understood, and stop the script."""
+    """The same at the lowest version allowed; whoever writes another kind of bound is stopped here."""
     return ["{}=={}".format(*re.fullmatch(r"([\w.-]+)>=([\w.]+)(?:,.*)?", one).groups()) for one in requirements()]
 
 

@@ -15,6 +15,6 @@ API: dict[str, str | None] = {
 def answer_where_sent(comm: Any) -> None:
     """Let messages of a widget reach the subshell that the front end sent them to, also while a cell is running.
 
-    ipykernel 7.4 hands them to the loop that wrote to the widget last, which is the cell's.
+    ipykernel 7.4 hands them to the loop that wrote to the widget last, which is the cell's; earlier ones do not ask.
     """
     comm._reply_subshell_for = lambda data, subshell: subshell
