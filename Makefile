@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+OLDEST := .venv-oldest
 # nbval, which takes seconds to import, serves the notebooks alone.
 PYTEST := $(BIN)/pytest -p no:nbval --durations 25
 # Each worker has a core of its own and begins with a run of neighbours; one that is done takes over from the others.
@@ -11,7 +12,7 @@ WORKERS := -n logical --maxprocesses 4 --dist worksteal
 # Forked data workers would otherwise warn, and deadlock, after the tokenizer's threads have started.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo lab test quick notebooks cover bench lint fix chromium clean
+.PHONY: demo lab test quick oldest notebooks cover bench lint fix chromium clean
 
 demo: $(READY)
 	$(BIN)/python notebooks/demo.py
@@ -29,6 +30,10 @@ test: lint chromium
 
 quick: lint
 	$(PYTEST) $(WORKERS) -m "not notebook and not exhaustive" $(TOGETHER)
+
+# The quick tests with the lowest versions that pyproject.toml allows.
+oldest: $(OLDEST)/ready
+	$(OLDEST)/bin/pytest -p no:nbval --durations 25 $(WORKERS) -m "not notebook and not exhaustive" $(TOGETHER)
 
 # At full length; make test executes them with few rows and steps.
 notebooks: $(READY)
@@ -61,6 +66,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -c constraints.txt -e '.[dev,lab,privacy]'
 	touch $@
 
+$(OLDEST)/ready: pyproject.toml tests/lowest.py
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python tests/lowest.py > $(OLDEST)/lowest.txt
+	$(OLDEST)/bin/pip install -c $(OLDEST)/lowest.txt torch
+	$(OLDEST)/bin/pip install -c $(OLDEST)/lowest.txt -e '.[dev,lab,privacy]'
+	touch $@
+
 chromium:
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -71,5 +83,5 @@ chromium:
 	fi
 
 clean:
-	rm -rf .venv build dist benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(OLDEST) build dist benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

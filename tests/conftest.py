@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from peft_nb.runs.run import Run, active, begin
 from peft_nb.spec import RunSpec
 from peft_nb.spec.names import NAMES
 from peft_nb.store import Store
+from tests.every_method import NEEDED, RATES
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -147,6 +149,30 @@ def spec(base: Path) -> Callable[..., RunSpec]:
         return RunSpec(**{**usual, **small, **fields})
 
     return describe
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store for the runs of one file of tests."""
+    return Store(tmp_path_factory.mktemp("methods"))
+
+
+@pytest.fixture(scope="module")
+def learn(spec: Callable[..., RunSpec], rows: list[dict[str, str]], runs: Store) -> Callable[..., Run]:
+    """Train a method on the rows, which are evaluated on too."""
+
+    def learn(method: str, *listeners: Any, **fields: Any) -> Run:
+        rate, few = RATES.get(method, 1e-2), {"eval_data": "rows", "max_steps": 6, "eval_steps": None}
+        wanted = {"method": method, "learning_rate": rate, **few, **NEEDED.get(method, {}), **fields}
+        return begin(spec(**wanted), data=rows, namespace={"rows": rows}, store=runs, listeners=listeners).wait()
+
+    return learn
+
+
+@pytest.fixture(scope="module")
+def trained(learn: Callable[..., Run]) -> Callable[[str], Run]:
+    """An undisturbed run of each method."""
+    return cache(learn)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,27 +12,17 @@ from typing import Any
 import pandas
 import pytest
 
-from peft_nb.errors import MethodError, PeftNbError, SpecError
-from peft_nb.methods import REGISTRY, attach, complete, methods
+from peft_nb.errors import MethodError
+from peft_nb.methods import REGISTRY, attach, complete
 from peft_nb.runs.run import Run, begin, load
-from peft_nb.spec import METHODS, RunSpec
-from peft_nb.spec.names import UNLISTED
+from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import Python, stop_at
+from tests.every_method import DEEP, HIDDEN, KEYS, LAYERS, LINEAR, NAMES, NEEDED, WORDS, forms, logits
 
 pytestmark = pytest.mark.exhaustive
 
-# bitfit, bottleneck and full have tests of their own.
-NAMES = [name for name in METHODS if name not in {"bitfit", "bottleneck", "full"}]
-WORDS = ["<|im_start|>", "<|im_end|>"]
-NEEDED: dict[str, dict[str, Any]] = {
-    "trainable-tokens": {"method_options": {"token_indices": [1, 2]}},
-    "eva": {"r": 4},  # half the time to begin
-}
 
-# The tiny Llama: two layers of seven linear layers, as (inputs, outputs); hidden states of 64, keys of 2 × 16.
-HIDDEN, LAYERS, KEYS, DEEP = 64, 2, 32, 128
-LINEAR = LAYERS * [(64, 64), (64, KEYS), (64, KEYS), (64, 64), (64, DEEP), (64, DEEP), (DEEP, 64)]
 NEAREST_TO_ROOT = {32: (4, 8), 64: (8, 8), 128: (8, 16)}
 LORA = sum(16 * (i + o) for i, o in LINEAR)
 PROMPT = 20 * HIDDEN
@@ -55,9 +45,6 @@ TRAINABLE = {
     "trainable-tokens": len(WORDS) * HIDDEN,
 }
 
-# At which a tiny random model learns in a few steps; 1e-2 for the others.
-RATES = {"prompt": 0.3, "prefix": 0.1, "ia3": 0.1, "trainable-tokens": 0.3, "adaption-prompt": 0.5, "p-tuning": 3e-2}
-RATES |= {"adalora": 0.1, "vera": 0.1}
 
 # Loads adapters in a process of its own, by the store and by PEFT alone.
 CHILD = """
@@ -81,29 +68,6 @@ with torch.inference_mode():
             found[f"peft/{id}"] = model(input_ids=text).logits
 save_file(found, file)
 """
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("methods"))
-
-
-@pytest.fixture(scope="module")
-def learn(spec: Callable[..., RunSpec], rows: list[dict[str, str]], runs: Store) -> Callable[..., Run]:
-    """Train a method on the rows, which are evaluated on too."""
-
-    def learn(method: str, *listeners: Any, **fields: Any) -> Run:
-        rate, few = RATES.get(method, 1e-2), {"eval_data": "rows", "max_steps": 6, "eval_steps": None}
-        wanted = {"method": method, "learning_rate": rate, **few, **NEEDED.get(method, {}), **fields}
-        return begin(spec(**wanted), data=rows, namespace={"rows": rows}, store=runs, listeners=listeners).wait()
-
-    return learn
-
-
-@pytest.fixture(scope="module")
-def trained(learn: Callable[..., Run]) -> Callable[[str], Run]:
-    """An undisturbed run of each method."""
-    return cache(learn)
 
 
 @pytest.fixture(scope="module")
@@ -147,14 +111,6 @@ def elsewhere(
     return load_file(file)
 
 
-def logits(model: Any) -> Any:
-    """Scores of five tokens; virtual tokens before them are left out."""
-    import torch
-
-    with torch.inference_mode():
-        return model(input_ids=torch.tensor([[1, 60, 7, 2, 9]])).logits[:, -5:]
-
-
 def losses(run: Run) -> list[float]:
     return run.history.loss.dropna().tolist()
 
@@ -166,13 +122,6 @@ def test_the_table_of_sizes_is_complete() -> None:
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_as_many_parameters_are_trained_as_the_method_says(trained: Callable[[str], Run], name: str) -> None:
     assert trained(name).metrics["trainable_parameters"] == TRAINABLE[name]
-
-
-def test_eva_spreads_the_ranks_of_lora_over_the_layers(trained: Callable[[str], Run]) -> None:
-    run = trained("eva")
-    ranks = {name: layer.r["default"] for name, layer in run.model.named_modules() if hasattr(layer, "lora_A")}
-    assert sum(ranks.values()) <= 4 * len(LINEAR)
-    assert len({*ranks.values()}) > 1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -282,14 +231,6 @@ def test_rows_lie_end_to_end_where_that_is_exact(trained: Callable[[str], Run], 
     assert path.startswith("padding-free" if REGISTRY[name].padding_free else "padded (the method adds virtual")
 
 
-def forms(*, listed: bool) -> Iterator[tuple[str, str]]:
-    """Methods with the quantizations that they are, or are not, listed for."""
-    for name in NAMES:
-        for quantization in ("none", "4bit", "8bit"):
-            if (quantization in REGISTRY[name].quantizations) == listed:
-                yield name, quantization
-
-
 # EVA takes seconds to begin, and is LoRA from there on.
 @pytest.mark.parametrize(
     ("name", "quantization"), [form for form in forms(listed=True) if form[1] != "none" and form[0] != "eva"]
@@ -312,14 +253,6 @@ def test_a_base_in_bfloat16_is_trained_too(learn: Callable[..., Run], name: str)
     assert run.model.get_output_embeddings().weight.dtype == logits(run.model).dtype
 
 
-@pytest.mark.parametrize(("name", "quantization"), [*forms(listed=False)])
-def test_a_quantization_that_is_not_listed_is_refused(
-    spec: Callable[..., RunSpec], rows: list[Any], name: str, quantization: str
-) -> None:
-    with pytest.raises(SpecError, match=rf"^quantization: {name} takes .*, not {quantization}(; .* do)?$"):
-        begin(spec(method=name, quantization=quantization, **NEEDED.get(name, {})), data=rows)
-
-
 @pytest.mark.parametrize("name", [name for name in NAMES if REGISTRY[name].serves("SEQ_CLS")])
 def test_a_classifier_is_trained_where_the_registry_says_so(
     encoder: Path, labelled: list[Any], runs: Store, name: str
@@ -336,42 +269,6 @@ def test_a_classifier_is_trained_where_the_registry_says_so(
     assert run.metrics["trainable_parameters"] > head
     texts = ["the fig in the yard", "a red owl"]
     pandas.testing.assert_frame_equal(load(run.id, store=runs).predict(texts), run.predict(texts), atol=1e-5)
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if not REGISTRY[name].serves("SEQ_CLS")])
-def test_a_task_that_is_not_listed_is_refused(spec: Callable[..., RunSpec], labelled: list[Any], name: str) -> None:
-    with pytest.raises(SpecError, match=rf"^method: {name} serves generation, not classification; take lora, ") as told:
-        begin(spec(method=name, task="classification", **NEEDED.get(name, {})), data=labelled)
-    assert "\n" not in str(told.value)
-
-
-@pytest.mark.parametrize(
-    ("fields", "told"),
-    [
-        ({"method": "prompt", "r": 8}, "r: prompt has no rank; it has num_virtual_tokens"),
-        ({"method": "ia3", "dropout": 0.1}, "dropout: ia3 has no dropout; it has target_modules"),
-        ({"method": "lora", "num_virtual_tokens": 5}, "num_virtual_tokens: lora has no virtual tokens; it has r, "),
-        ({"method": "adaption-prompt", "alpha": 5}, "alpha: adaption-prompt has no scale; it has num_virtual_tokens"),
-        ({"method": "beft", "r": 5}, "r: beft has no rank; it has none of these fields"),
-        (
-            {"method": "oft", "method_options": {"oft_block_sise": 8}},
-            "method_options: oft has no 'oft_block_sise'; did you mean 'oft_block_size'?",
-        ),
-        (
-            {"method": "lora", "method_options": {"lora_alpha": 8}},
-            "method_options: lora_alpha is the field alpha; set that",
-        ),
-        ({"method": "trainable-tokens"}, "method_options: trainable-tokens needs token_indices"),
-    ],
-    ids=str,
-)
-def test_what_a_method_has_no_use_for_is_told_before_anything_is_loaded(
-    spec: Callable[..., RunSpec], rows: list[Any], fields: dict[str, Any], told: str
-) -> None:
-    with pytest.raises(SpecError) as raised:
-        begin(spec(**fields, model="no/such"), data=rows)
-    (problem,) = raised.value.problems
-    assert problem.startswith(told)
 
 
 # Which methods PEFT cannot put into which families, of the listed ones.
@@ -405,74 +302,8 @@ def test_a_method_fits_a_model_or_says_in_a_line_that_it_does_not(family: str) -
     )
 
 
-@pytest.mark.parametrize(
-    ("fields", "told"),
-    [
-        ({"method": "lora", "target_modules": ["nope"]}, r"target_modules: \['nope'\] fits no layer of LlamaFor"),
-        ({"method": "boft", "method_options": {"boft_block_size": 7}}, "method: boft does not fit LlamaForCausalLM: "),
-        ({"method": "adalora", "r": 8, "method_options": {"init_r": 8}}, "init_r 8 leaves no rank to take away"),
-        (
-            {"method": "lora", "method_options": {"bias": 3}},
-            "method: lora does not fit LlamaForCausalLM: .*; look at its method_options$",
-        ),
-    ],
-    ids=str,
-)
-def test_what_does_not_fit_is_told_in_a_line(fields: dict[str, Any], told: str) -> None:
-    from tests.tiny import base
-
-    with pytest.raises(MethodError, match=told) as raised:
-        attach(base("llama"), RunSpec(data="none", **fields), "base")
-    assert "\n" not in str(raised.value)
-
-
-# What the unlisted methods have to be told for so small a model.
-OPTIONS = {
-    "c3a": {"block_size": 32},
-    "cartridge": {"num_virtual_tokens": 4},
-    "road": {"group_size": 32},
-    "shira": {"r": 8},
-    "vblora": {"vector_length": 16, "num_vectors": 32},
-    "waveft": {"n_frequency": 64},
-}
-
-
-@pytest.mark.parametrize("name", sorted(UNLISTED["method"]))
-def test_every_other_method_of_peft_trains_and_is_found_again(
-    learn: Callable[..., Run], runs: Store, name: str
-) -> None:
-    import torch
-
-    run = learn(name, max_steps=3, method_options=OPTIONS.get(name, {}))
-    with run.model.disable_adapter():
-        bare = logits(run.model)
-    assert (logits(run.model) - bare).abs().max() > 1e-4
-    torch.testing.assert_close(logits(load(run.id, store=runs).model), logits(run.model), atol=1e-4, rtol=1e-4)
-
-
-def test_adalora_moves_ranks_and_begins_with_half_as_many_again(learn: Callable[..., Run]) -> None:
-    run = learn("adalora", r=2, max_steps=10)
-    config = run.model.peft_config["default"]
-    assert (config.init_r, config.target_r) == (3, 2)
-    kept = [sum(ranks) for ranks in config.rank_pattern.values()]
-    assert sum(kept) == 2 * len(LINEAR)
-    assert len({*kept}) > 1
-
-
 def test_a_saved_spec_says_what_was_used(trained: Callable[[str], Run]) -> None:
     run = trained("loha")
     assert (run.spec.r, run.spec.alpha, run.spec.target_modules) == (8, 8.0, "all-linear")
     assert RunSpec.from_yaml((run.adapter_dir / "spec.yaml").read_text()) == run.spec == complete(run.spec)
     assert json.loads((run.adapter_dir / "adapter_config.json").read_text())["peft_type"] == "LOHA"
-
-
-def test_the_list_of_methods_is_complete_and_short() -> None:
-    table = methods()
-    assert [*table.index] == [*METHODS]
-    assert not (table == "").any(axis=None)
-    assert table["what it does"].str.len().max() <= 120
-
-
-def test_a_misspelt_method_is_told_the_nearest() -> None:
-    with pytest.raises(PeftNbError, match="did you mean 'adalora'"):
-        RunSpec(data="none", method="adalorra")

@@ -170,12 +170,6 @@ def test_other_families_get_an_adapter_in_every_layer(family: str, placement: st
     assert (logits(draw(changed)) - before).abs().max() > 1e-4
 
 
-def test_defaults_are_the_papers() -> None:
-    assert [BottleneckConfig(placement=one).scaling for one in PLACEMENTS] == [1.0, 1.0, 4.0]
-    config = BottleneckConfig()
-    assert (config.placement, config.reduction_factor, config.non_linearity) == ("pfeiffer", 16, "relu")
-
-
 @pytest.mark.parametrize("non_linearity", ACTIVATIONS)
 def test_non_linearities_are_told_apart(non_linearity: str) -> None:
     found = logits(adapted(tiny.base("llama"), non_linearity=non_linearity))
@@ -368,50 +362,6 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(logits(model), logits(model))
     assert torch.equal(logits(model), logits(adapted(tiny.base("llama"))))
     assert not torch.equal(logits(model.train()), logits(model))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"placement": "paralel"}, "placement: 'paralel' is not one of .*; did you mean 'parallel'"),
-        ({"non_linearity": "gleu"}, "non_linearity: 'gleu' is not one of .*; did you mean 'gelu'"),
-        ({"reduction_factor": 0.5}, "reduction_factor: 0.5 is not a number of 1 or more"),
-        ({"reduction_factor": "wide"}, "reduction_factor: 'wide' is not"),
-        ({"scaling": 0}, "scaling: 0 is not a number above 0"),
-        ({"layer_norm": "yes"}, "layer_norm: 'yes' is not true or false"),
-        ({"dropout": 1}, "dropout: 1 is not"),
-    ],
-)
-def test_a_bad_option_is_one_line(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(MethodError, match=message) as caught:
-        BottleneckConfig(**settings)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_model_without_known_layers_says_what_to_give() -> None:
-    with pytest.raises(MethodError, match="target_modules: Sequential has no module known .* name the linear layers"):
-        get_peft_model(nn.Sequential(nn.Linear(4, 4)), BottleneckConfig())
-
-
-def test_a_model_with_known_layers_here_and_there_is_refused() -> None:
-    model = tiny.base("llama")
-    model.model.layers[1].mlp = nn.Identity()
-    with pytest.raises(MethodError, match="target_modules: 1 of 2 layers of LlamaForCausalLM"):
-        get_peft_model(model, BottleneckConfig())
-
-
-@pytest.mark.parametrize(("placement", "target"), [("pfeiffer", "q_proj"), ("parallel", "layers.1.mlp")])
-def test_targets_by_name_come_first(placement: str, target: str) -> None:
-    model = get_peft_model(tiny.base("llama"), BottleneckConfig(placement=placement, target_modules=[target]))
-    found = model.base_model.targeted_module_names
-    assert found
-    assert all(name.endswith(target) for name in found)
-
-
-@pytest.mark.parametrize(("placement", "target"), [("pfeiffer", "mlp"), ("parallel", "down_proj")])
-def test_targets_of_the_wrong_kind_are_refused(placement: str, target: str) -> None:
-    with pytest.raises(MethodError, match=f"target_modules: model.layers.0.*{target} is a .* attach to"):
-        get_peft_model(tiny.base("llama"), BottleneckConfig(placement=placement, target_modules=[target]))
 
 
 def test_a_spec_makes_the_adapter() -> None:

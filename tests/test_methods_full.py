@@ -386,25 +386,6 @@ def test_the_spec_reaches_the_config() -> None:
     assert made({"exclude_modules": ["lm_head"]}).exclude_modules == ["lm_head"]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"target_modules": "layers.["}, "target_modules: 'layers.\\[' is no regular expression"),
-        ({"target_modules": []}, "names no modules"),
-        ({"exclude_modules": [3]}, "exclude_modules: \\[3\\] names no modules"),
-        ({"target_modules": ["nowhere"]}, "'nowhere'.* leaves nothing .* such as model.embed_tokens"),
-        ({"exclude_modules": ".*"}, "leaves nothing"),
-    ],
-)
-def test_mistakes_are_one_line(options: dict[str, object], message: str) -> None:
-    base = tiny.base("llama")
-    kinds = [type(module) for module in base.modules()]
-    with pytest.raises(MethodError, match=message) as error:
-        full(base, **options)
-    assert "\n" not in str(error.value)
-    assert [type(module) for module in base.modules()] == kinds
-
-
 def test_a_run_trains_everything_goes_on_after_a_stop_and_is_found_again(
     start: Callable[..., Run], store: Store
 ) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
+from packaging.requirements import Requirement
 
 from peft_nb.magics.line import COMMANDS
 from peft_nb.spec import RunSpec, notation
 from peft_nb.spec.recipes import names
+from tests import lowest
 
 ROOT = Path(__file__).parents[1]
 STARTERS = sorted((ROOT / "templates" / "notebooks").glob("*.ipynb"))
@@ -84,3 +86,11 @@ def test_its_first_cell_prepares_google_colab_and_nothing_else(path: Path) -> No
     assert "output.enable_custom_widget_manager()" in first
     assert first.endswith("%load_ext peft_nb")
     assert not any("colab" in other for other in others)
+
+
+def test_every_dependency_has_a_lowest_version_and_the_checks_run_with_a_later_one() -> None:
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
+    wanted = [Requirement(one) for one in lowest.requirements()]
+    assert len(lowest.lowest()) == len(wanted) > 30
+    assert all(one.specifier.contains(pinned[one.name.lower().replace("_", "-")]) for one in wanted)

@@ -17,6 +17,7 @@ from peft import PeftModel
 from peft_nb.errors import MethodError
 from peft_nb.models.plain import bare
 from peft_nb.models.quiet import first_line, quiet
+from peft_nb.system.peft_private import combined_as_asked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -127,14 +128,9 @@ def _add(tuner: Any, names: list[str], weights: Sequence[float], new: str, how: 
             raise ValueError("adapters of this kind have no factors; 'linear' alone is for them")
         tuner.add_weighted_adapter(names, list(weights), new)
         return
-    check = tuner._check_add_weighted_adapter
-    # For a single adapter PEFT takes linear, whatever was asked.
-    vars(tuner)["_check_add_weighted_adapter"] = lambda **asked: (how, *check(**asked)[1:])
-    try:
-        pruned = density if how in PRUNING else None
+    pruned = density if how in PRUNING else None
+    with combined_as_asked(tuner, how):
         tuner.add_weighted_adapter(names, list(weights), new, how, density=pruned, svd_full_matrices=False)
-    finally:
-        del vars(tuner)["_check_add_weighted_adapter"]
 
 
 def _apart(model: Any, ids: torch.Tensor, name: str, how: str) -> str | None:

@@ -21,6 +21,7 @@ from peft_nb.errors import ModelError
 from peft_nb.events import Progress
 from peft_nb.models.cache import prepared
 from peft_nb.models.quiet import first_line, quiet
+from peft_nb.system.transformers_private import gguf_progress
 
 UNREADABLE = (ImportError, LookupError, OSError, RuntimeError, StrictDataclassError, TypeError, ValueError)
 
@@ -142,7 +143,6 @@ def _check(model: Any, tokenizer: Any, folder: Path) -> None:
 def _read_once(progress: Progress) -> Iterator[Any]:
     """Parse the file once, not four times, and name its tensors once, not once a module: 27 s become 12."""
     import gguf
-    from transformers import modeling_gguf_pytorch_utils as loader
 
     def shown(tensors: Iterable[Any], **_: object) -> Iterator[Any]:
         tensors = list(tensors)
@@ -154,5 +154,5 @@ def _read_once(progress: Progress) -> Iterator[Any]:
         reader = functools.cache(gguf.GGUFReader)
         stack.enter_context(patch.object(gguf, "GGUFReader", reader))
         stack.enter_context(patch.object(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map)))
-        stack.enter_context(patch.object(loader, "tqdm", shown, create=True))
+        stack.enter_context(gguf_progress(shown))
         yield reader

@@ -17,6 +17,7 @@ from peft_nb.errors import ModelError
 from peft_nb.models.load import Base
 from peft_nb.models.plain import MARKS
 from peft_nb.models.share import share
+from peft_nb.system.transformers_private import initialize
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -100,7 +101,7 @@ def build(base: Base, names: Sequence[str], problem_type: ProblemType) -> tuple[
     new = [name for name, part in model.named_children() if part is not model.base_model and list(part.parameters())]
     for name in new:
         part = model.get_submodule(name).to_empty(device=base.device).float()
-        part.apply(model._init_weights)
+        initialize(model, part)
         part.register_forward_pre_hook(_in_float32)
     if getattr(model.base_model, "pooler", None) is None:
         body.pooler = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from peft_nb.errors import ModelError, RunError
 from peft_nb.serving.adapter_files import Adapter
+from peft_nb.system import peft_private
 
 
 class AdapterCache:
@@ -64,7 +65,7 @@ class AdapterCache:
         if not one.mixes:
             return self._trees[one.name]
         for layer in self._layers:  # all are frozen, so this is all that PEFT's set_adapter would do, in no time
-            layer._active_adapter = [one.key]
+            peft_private.activate(layer, one.key)
         self.shared.active_adapter = self.shared.base_model.active_adapter = one.key
         return self.shared
 
@@ -117,9 +118,7 @@ class AdapterCache:
 
 def _transplant(tree: Any, shared: Any, key: str) -> None:
     """Move an adapter into a tree that holds others; PEFT's own way looks at all of those, and takes ever longer."""
-    from peft.tuners._buffer_dict import BufferDict
     from peft.tuners.tuners_utils import BaseTunerLayer
-    from torch.nn import ModuleDict, ParameterDict
 
     source, target = tree.get_base_model(), shared.get_base_model()
     for name, layer in list(source.named_modules()):
@@ -130,7 +129,7 @@ def _transplant(tree: Any, shared: Any, key: str) -> None:
             parent, _, own = name.rpartition(".")
             setattr(target.get_submodule(parent), own, layer)
             continue
-        for kind, entries in {**vars(layer), **layer._modules}.items():  # what a layer keeps by adapter
-            if isinstance(entries, dict | ModuleDict | ParameterDict | BufferDict) and key in entries:
+        for kind, entries in peft_private.kept_by_adapter(layer):
+            if key in entries:
                 getattr(held, kind)[key] = entries[key]
     shared.peft_config[key] = tree.peft_config[key]

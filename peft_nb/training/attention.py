@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from peft_nb.system import transformers_private
+
 NAME = "peft_nb_segments"
 
 
@@ -195,7 +197,7 @@ AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
 @contextmanager
 def installed(model: PreTrainedModel) -> Iterator[None]:
     """Make a model attend within segments while the context lasts."""
-    before = model.config._attn_implementation
+    before = transformers_private.attention(model)
     model.set_attn_implementation(NAME)
     try:
         yield

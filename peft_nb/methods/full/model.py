@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 
 import torch
 from accelerate import init_empty_weights
-from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule, check_target_module_exists
+from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from peft.utils import AuxiliaryTrainingWrapper, set_additional_trainable_modules
-from peft.utils.other import _get_submodules
 from torch import nn
 
 from peft_nb.errors import MethodError
 from peft_nb.methods.full.config import FullConfig
 from peft_nb.methods.full.layer import FullLayer, Place
 from peft_nb.methods.peft_registration import add_to_peft
+from peft_nb.system import peft_private
 
 
 class FullModel(BaseTuner):
@@ -62,7 +62,7 @@ class FullModel(BaseTuner):
         self._check_new_adapter_config(config)
         before = [(one, one.requires_grad) for one in model.parameters()] if len(self.peft_config) > 1 else []
         for name in reversed(parts):  # inner modules first, while their names still lead to them
-            parent, target, target_name = _get_submodules(model, name)
+            parent, target, target_name = peft_private.placed(model, name)
             self._create_and_replace(config, adapter_name, target, target_name, parent, current_key=name)
         places: dict[int, Place] = {}
         with init_empty_weights() if low_cpu_mem_usage else nullcontext():
@@ -142,7 +142,7 @@ def trained(model: nn.Module, config: FullConfig) -> dict[str, list[str]]:
     holders = dict(_holders(model))
     for name, held in holders.items():
         found = [check_target_module_exists(everything, part) for part in _path(name)]
-        if any(isinstance(one, _ExcludedModule) for one in found):
+        if any(map(peft_private.excluded, found)):
             frozen.update(held.values())
         elif any(found):
             chosen.update(held.values())

@@ -18,6 +18,7 @@ import ipywidgets
 
 from peft_nb.errors import PeftNbError
 from peft_nb.models.quiet import first_line
+from peft_nb.system import ipykernel_private
 
 TICK_S = 0.2
 # A field whose label is never cut off, and which takes the width there is.
@@ -140,13 +141,9 @@ class Panel:
 
 
 def _let_through(widget: ipywidgets.Widget) -> None:
-    """Let what is pressed arrive while a cell is running.
-
-    ipykernel 7.4 hands it to the loop that wrote to the widget last, which is the cell's, instead of the subshell that
-    the front end sent it to.
-    """
+    """Let what is pressed arrive while a cell is running."""
     if widget.comm is not None:
-        widget.comm._reply_subshell_for = lambda data, subshell: subshell
+        ipykernel_private.answer_where_sent(widget.comm)
     for child in getattr(widget, "children", ()):
         _let_through(child)
 
