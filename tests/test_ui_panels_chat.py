@@ -108,7 +108,7 @@ def test_what_went_wrong_is_shown_and_the_text_comes_back(panel: ChatPanel, talk
     assert "nothing was said" in outcome(panel)
     broken = load(talkers[0].id, store=talkers[0].store)
     broken.folder = broken.folder / "gone"
-    panel.talk.talkers["calm"] = broken
+    panel.talk.runs["calm"] = broken
     enter(panel, "Hello")
     assert "has written no adapter yet" in settled(panel)
     assert panel.message.value == "Hello"

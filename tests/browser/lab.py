@@ -35,12 +35,11 @@ def until(page: Page, true: Callable[[], Any]) -> None:
 
 def still(page: Page) -> None:
     """Wait until what was changed is drawn and nothing moves any more."""
-    page.evaluate(
-        """async () => {
-            await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
-            const moving = document.getAnimations().filter(one => one.effect.getComputedTiming().endTime < Infinity);
-            await Promise.allSettled(moving.map(one => one.finished));
-        }"""
+    page.evaluate("new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    page.wait_for_function(
+        """() => document.getAnimations().every(
+            one => one.playState != "running" || one.effect.getComputedTiming().endTime == Infinity
+        )"""
     )
 
 
