@@ -99,4 +99,4 @@ def test_predictions_of_several_classes_are_lists() -> None:
 def test_a_labelled_text_is_never_split() -> None:
     spec = RunSpec(data="x", task="classification", too_long="split")
     with pytest.raises(DataError, match=r"^too_long: split .* take truncate or drop$"):
-        TASKS["classification"].check(detect([{"text": "x", "label": "a"}, {"text": "y", "label": "b"}]), spec)
+        TASKS["classification"].validate(detect([{"text": "x", "label": "a"}, {"text": "y", "label": "b"}]), spec)
