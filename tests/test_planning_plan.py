@@ -68,6 +68,13 @@ def test_more_takes_more(spec: Spec, rows: Table, part: str, less: dict[str, Any
     assert small < large
 
 
+def test_a_base_in_4_bits_weighs_what_the_loaded_one_does(spec: Spec, rows: Table) -> None:
+    described = spec(method="qlora")
+    base = load(resolve(described.model), dtype="float32", quantization="4bit").model
+    real = sum(one.nbytes for one in base.parameters()) / 1e6
+    assert estimate(described, data=rows).weights_mb == pytest.approx(real, rel=0.05)  # scales come on top
+
+
 def test_training_time_is_the_sum_over_its_steps(lay: Callable[..., Plan]) -> None:
     plan = lay(max_steps=20, eval_steps=6, token_budget=200)
     forecast, work = plan.forecast(), plan.work
