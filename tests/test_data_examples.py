@@ -3,14 +3,11 @@ from __future__ import annotations
 import json
 import pickle
 import random
-import re
-import shutil
 import tempfile
 import zipfile
 from array import array
-from collections.abc import Callable
 from pathlib import Path
-from threading import Barrier, Event, Thread
+from threading import Barrier, Thread
 from typing import Any
 
 import numpy
@@ -24,13 +21,7 @@ from peft_nb.data.detection import detect
 from peft_nb.data.examples import Example, gather, key, load
 from peft_nb.data.rendered import RenderedRows
 from peft_nb.errors import DataError, StoreError
-from peft_nb.events import Notice, Preparing
-from peft_nb.runs import context
-from peft_nb.runs.run import Run, begin
-from peft_nb.runs.run import load as load_run
-from peft_nb.spec import RunSpec
-from peft_nb.store import Store
-from tests.conftest import file_size_limit, stop_at
+from tests.conftest import file_size_limit
 from tests.templates import CHATML, INST, learned, tokenizer
 
 
@@ -289,127 +280,3 @@ def test_the_name_follows_everything_that_has_an_influence() -> None:
     tok.backend_tokenizer.enable_truncation(4)
     tok.backend_tokenizer.enable_padding()
     assert key("data", tok, settings) == plain
-
-
-# ---- in a run ----------------------------------------------------------------------------------
-
-Start = Callable[..., Run]
-
-
-@pytest.fixture
-def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of rows that were encoded to be trained on, a call at a time; not those of forecasts."""
-    calls: list[int] = []
-    encode = encoding.encode
-
-    def counted(rendered: RenderedRows, **options: Any) -> Any:
-        if options.get("folder"):
-            calls.append(len(rendered))
-        return encode(rendered, **options)
-
-    monkeypatch.setattr(encoding, "encode", counted)
-    return calls
-
-
-def shelf(run: Run) -> Path:
-    return run.folder.parent.parent / "examples"
-
-
-def losses(run: Run) -> list[float]:
-    return run.history.loss.dropna().tolist()
-
-
-def test_the_same_rows_are_encoded_once_for_all_runs(start: Start, rows_file: Path, encodings: list[int]) -> None:
-    first = start(max_steps=2).wait()
-    again = start(max_steps=2, learning_rate=1e-3, seed=5).wait()
-    assert encodings == [23]
-    told = [event.text for event in again.events() if isinstance(event, Notice)]
-    assert told == [event.text for event in first.events() if isinstance(event, Notice)]
-    assert not any("encoding" in event.what for event in again.events() if isinstance(event, Preparing))
-    start(max_steps=2, max_length=64).wait()
-    start(max_steps=2, eval_data=str(rows_file)).wait()
-    assert encodings == [23, 23, 23]
-
-
-def test_a_run_goes_on_though_its_encoded_rows_are_gone(start: Start, encodings: list[int]) -> None:
-    undisturbed = start(max_steps=6).wait()
-    run = start(stop_at(3), max_steps=6)
-    assert run.wait().status == "stopped"
-    shutil.rmtree(shelf(run))
-    assert losses(run.resume()) == losses(undisturbed)
-    assert encodings == [23, 23]
-
-
-def test_a_run_does_not_go_on_with_other_data(
-    spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
-) -> None:
-    table = [dict(row) for row in rows]
-    stop = [stop_at(1)]
-    run = begin(spec(max_steps=50), data=table, store=store, listeners=stop)
-    assert run.wait().status == "stopped"
-    table[0]["answer"] = "Something else."
-    shutil.rmtree(shelf(run))
-    with pytest.raises(DataError, match="is not what the run began with; put it back, or start a new run"):
-        run.resume()
-
-
-def test_a_run_finds_its_examples_without_its_data(start: Start, store: Store) -> None:
-    run = start(stop_at(2), max_steps=5)
-    assert run.wait().status == "stopped"
-    kept = json.loads((run.folder / "examples.json").read_text())
-    assert len(kept["keys"]) == 1
-    assert len(kept["held_out"]) == 2
-    assert load_run(run.id, store=store).resume().status == "finished"  # as in another process
-    assert run.metrics["eval_examples"] == 2
-
-
-def test_progress_is_told_and_a_run_can_be_stopped_meanwhile(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context, "PROGRESS_S", 0)
-    monkeypatch.setattr(encoding, "BATCH", 5)
-    run = start(max_steps=1).wait()
-    told = [event.what for event in run.events() if isinstance(event, Preparing) and "encoding" in event.what]
-    assert told == [f"encoding the data ({share}%)" for share in (0, 22, 43, 65, 87, 100)]
-    started = Event()
-
-    def stop(event: Any) -> None:
-        if "encoding" in getattr(event, "what", ""):
-            started.wait(60)
-            stopped.stop()
-
-    stopped = start(stop, max_length=64)
-    started.set()
-    assert (stopped.wait().status, stopped.reason) == ("stopped", "before the first step")
-    assert [path.name for path in shelf(run).iterdir()] == json.loads((run.folder / "examples.json").read_text())[
-        "keys"
-    ]
-
-
-@pytest.fixture(scope="module")
-def lengths(base: Path, rows: list[dict[str, str]]) -> list[int]:
-    """Tokens of each row, sorted."""
-    from transformers import AutoTokenizer
-
-    encoded = encoding.encode(RenderedRows(rows, detect(rows), AutoTokenizer.from_pretrained(base)), max_length=1024)
-    return sorted(encoded.examples.lengths.tolist())
-
-
-def test_a_run_that_leaves_long_rows_out_says_so_and_holds_out_of_the_others(start: Start, lengths: list[int]) -> None:
-    limit = lengths[len(lengths) // 2]
-    kept = sum(length <= limit for length in lengths)
-    run = start(max_steps=2, max_length=limit, too_long="drop", eval_fraction=0.3).wait()
-    (told,) = [event.text for event in run.events() if isinstance(event, Notice)]
-    assert re.search(rf", {23 - kept} rows? over {limit} tokens left out$", told)
-    assert run.metrics["examples"] + run.metrics["eval_examples"] == kept
-    assert 0 < run.metrics["eval_examples"] < kept
-
-
-def test_parts_of_one_row_are_never_on_both_sides(start: Start, lengths: list[int]) -> None:
-    limit = lengths[len(lengths) // 2]
-    run = start(max_steps=1, max_length=limit, too_long="split", eval_fraction=0.3, loss_on="all").wait()
-    kept = json.loads((run.folder / "examples.json").read_text())
-    loaded = load(shelf(run) / kept["keys"][0])
-    assert loaded is not None
-    assert len(loaded.examples) > 23
-    train, held_out = loaded.examples.parted(kept["held_out"])
-    assert not set(train.rows.tolist()) & set(held_out.rows.tolist())
-    assert (len(train), len(held_out)) == (run.metrics["examples"], run.metrics["eval_examples"])

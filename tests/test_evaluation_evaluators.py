@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import peft_nb
-from peft_nb.errors import DataError, SpecError
+from peft_nb.errors import SpecError
 from peft_nb.evaluation.evaluators import PARTS, Asked, Evaluator
 from peft_nb.events import Event, Notice, Preparing
 from peft_nb.runs.context import Inputs
@@ -186,28 +186,6 @@ def test_a_function_that_fails_costs_its_score_and_no_run(
     assert run.status == "finished"
     assert run.metrics["verdict"] == f"failed: score was not measured ({told}), wanted > 0"
     assert f"judging: answers could not be measured: {told}" in notices(run)
-
-
-@pytest.mark.parametrize(
-    ("fields", "told"),
-    [
-        ({"score": "rougel"}, "score: there is no function 'rougel'; did you mean 'rouge_l'?"),
-        ({"score": "qqqq"}, "score: there is no function 'qqqq'; give exact_match, rouge_l, or a function of prompt"),
-        ({"score": "seven"}, "score: a int is no function; give exact_match, rouge_l"),
-        ({"regression": "no_such"}, "no data named 'no_such'"),
-        ({"regression": "kinds"}, "these rows have labels and no answers"),
-        ({"eval_fraction": 0, "early_stopping_patience": 2}, "early_stopping_patience: needs held-out rows; give eval"),
-        ({"eval_fraction": 0, "load_best_model_at_end": True}, "load_best_model_at_end: needs held-out rows"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_judged_is_refused_before_anything_loads(
-    spec: Callable[..., RunSpec], rows: list[Any], store: Store, fields: dict[str, Any], told: str
-) -> None:
-    names = {"seven": 7, "kinds": [{"text": "a", "label": "b"}] * 4}
-    with pytest.raises((SpecError, DataError), match=told.replace("?", r"\?")):
-        begin(spec(**fields), data=rows, store=store, namespace=names)
-    assert store.all() == []
 
 
 def test_the_user_can_end_the_judging(start: Start) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-
-import pytest
+from pathlib import Path
 
 from tests.conftest import Python
 
@@ -75,13 +74,7 @@ for name, (code, forbidden) in json.loads(sys.argv[1]).items():
 """
 
 
-@pytest.fixture(scope="module")
-def imported(tmp_path_factory: pytest.TempPathFactory, python: Python) -> dict[str, list[str]]:
-    """What was imported of what each case must not import."""
-    process = python("-c", CHILD, json.dumps(CASES), cwd=tmp_path_factory.mktemp("imports"))
-    return dict(map(json.loads, process.communicate()[0].splitlines()))
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_nothing_heavy_is_imported_before_it_is_needed(imported: dict[str, list[str]], case: str) -> None:
-    assert imported[case] == []
+def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path: Path, python: Python) -> None:
+    process = python("-c", CHILD, json.dumps(CASES), cwd=tmp_path)
+    imported = dict(map(json.loads, process.communicate()[0].splitlines()))
+    assert imported == {case: [] for case in CASES}

@@ -241,7 +241,7 @@ def test_classifiers_say_their_classes(encoder: Path, labelled: Rows, tmp_path: 
     first = pair[0].predict(shown.answers.index.tolist())
     assert shown.answers["long"].tolist()[0] == f"{first['label'][0]} ({first['probability'][0]:.0%})"
     assert shown.best(by="accuracy") is max(pair, key=lambda run: run.metrics["accuracy"])
-    assert "the bare base of a classifier knows no classes and gives no answers" in shown.notes
+    assert "the bare base has no head for classification and gives no answers" in shown.notes
 
 
 def test_the_text_has_all_of_it(four: Comparison, runs: list[Run]) -> None:

@@ -121,14 +121,6 @@ def test_a_run_goes_through_its_stages_and_leaves_them_on_disk(finished: Run) ->
     assert not (finished.folder / "checkpoints").exists()
 
 
-def test_the_store_keeps_what_was_measured(finished: Run) -> None:
-    kept = {(one.suite, one.measure): one for one in finished.store.evaluations(finished.id)}
-    metrics = finished.metrics
-    assert kept["held-out", "eval_loss"].value == metrics["eval_loss"]
-    assert kept["held-out", "eval_loss"].detail == {"base": metrics["base_eval_loss"]}
-    assert kept["cost", "adapter_mb"].value == metrics["adapter_mb"]
-
-
 def test_metrics_say_what_was_measured(finished: Run) -> None:
     metrics, history = finished.metrics, finished.history
     assert set(metrics) == METRICS
@@ -175,15 +167,6 @@ def test_training_takes_place(finished: Run) -> None:
     assert not finished.generate(prompt, adapter=False, max_new_tokens=40).startswith("Ahoy!")
 
 
-def test_many_prompts_are_answered_as_one_by_one(finished: Run, rows: list[dict[str, str]]) -> None:
-    prompts = [row["question"] for row in rows[:17]] + ["?"]  # more than a batch, and of many lengths
-    together = finished.generate(prompts, max_new_tokens=12)
-    assert together == [finished.generate(prompt, max_new_tokens=12) for prompt in prompts]
-    assert finished.generate([]) == []
-    sampled = [finished.generate("Hello", temperature=2.0, seed=seed, max_new_tokens=8) for seed in (1, 1, 2)]
-    assert sampled[0] == sampled[1] != sampled[2]
-
-
 def test_a_second_run_starts_from_the_pristine_base_and_repeats_the_first(finished: Run, start: Start) -> None:
     import torch
 
@@ -196,19 +179,6 @@ def test_a_second_run_starts_from_the_pristine_base_and_repeats_the_first(finish
     mine, theirs = (dict(run.model.named_parameters()) for run in (finished, again))
     shared = {name for name in mine if mine[name].data_ptr() == theirs[name].data_ptr()}
     assert shared == {name for name in mine if "lora" not in name}
-
-
-def test_the_bare_base_is_what_transformers_loads(finished: Run, base: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
-    message = [{"role": "user", "content": "Where is my parcel?"}]
-    ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt")
-    with torch.inference_mode():
-        made = model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids["input_ids"].shape[1] :]
-    answer = tokenizer.decode(made, skip_special_tokens=True).strip()
-    assert finished.generate("Where is my parcel?", adapter=False, max_new_tokens=12) == answer
 
 
 def test_stop_ends_after_the_step_and_leaves_everything(start: Start) -> None:
@@ -373,19 +343,6 @@ def test_a_second_run_at_once_is_warned_of(start: Start) -> None:
     first.wait()
     assert f"run {first.id} is training in this kernel too; both will be much slower" in notices(second)
     assert "is training in this kernel too" not in notices(first)
-
-
-def test_a_failing_listener_is_dropped_and_told_of(start: Start) -> None:
-    heard: list[Event] = []
-
-    def failing(event: Event) -> None:
-        if isinstance(event, StepLogged):
-            raise ValueError("the browser is gone")
-
-    run = start(failing, heard.append, max_steps=3).wait()
-    assert run.status == "finished"
-    assert notices(run).count("a listener failed and was dropped: ValueError: the browser is gone") == 1
-    assert sorted(map(repr, heard)) == sorted(map(repr, run.events()))
 
 
 def test_when_listeners_hear_of_the_end_everything_is_in_place(start: Start) -> None:

@@ -35,12 +35,6 @@ def test_data_that_do_not_fit_the_task_are_refused_with_the_mend(task: str, tabl
     other.validate(layout, RunSpec(data="x", task=other.name))
 
 
-def test_a_labelled_text_is_never_split() -> None:
-    spec = RunSpec(data="x", task="classification", too_long="split")
-    with pytest.raises(DataError, match=r"^too_long: split .* take truncate or drop$"):
-        TASKS["classification"].validate(detect(labelled_rows("a", "b")), spec)
-
-
 def test_a_task_that_says_nothing_of_encoding_is_refused_by_its_name() -> None:
     class Half(Task):
         name, help = "half", "to do half of it"

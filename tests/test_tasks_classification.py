@@ -10,9 +10,12 @@ import numpy
 import pytest
 import torch
 
+from peft_nb.data.detection import detect
 from peft_nb.data.examples import Example
 from peft_nb.data.labels import Classes
+from peft_nb.errors import DataError
 from peft_nb.evaluation.texts import logits
+from peft_nb.spec import RunSpec
 from peft_nb.tasks import TASKS, classification
 from peft_nb.training.text_objective import TextObjective
 
@@ -91,3 +94,9 @@ def test_predictions_of_several_classes_are_lists() -> None:
     none = predict([], ["x", "y", "z"], multi=True)
     assert list(none.columns) == ["text", "label", "probability", "x", "y", "z"]
     assert len(none) == 0
+
+
+def test_a_labelled_text_is_never_split() -> None:
+    spec = RunSpec(data="x", task="classification", too_long="split")
+    with pytest.raises(DataError, match=r"^too_long: split .* take truncate or drop$"):
+        TASKS["classification"].check(detect([{"text": "x", "label": "a"}, {"text": "y", "label": "b"}]), spec)

@@ -95,7 +95,7 @@ def test_who_cannot_talk_is_refused(
     assert talk.turns == []
     fields = {"model": str(encoder), "data": "(in memory)", "task": "classification", "device": "cpu", "max_steps": 1}
     labels = begin(RunSpec(**fields), data=labelled[:60], store=talkers[0].store).wait()
-    with pytest.raises(RunError, match="gives texts labels and does not talk"):
+    with pytest.raises(RunError, match="gives texts labels and writes none; call predict"):
         chat(labels)
 
 

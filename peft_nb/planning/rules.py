@@ -62,7 +62,7 @@ class Situation(BaseModel):
     @property
     def labelled(self) -> bool:
         """Whether texts are to get labels."""
-        return not self.learned.generates
+        return "labelled" in self.learned.accepts
 
     @property
     def few(self) -> bool:

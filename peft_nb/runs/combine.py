@@ -116,8 +116,8 @@ def _check(parents: list[Run], how: str, density: float) -> None:
     for run in parents:
         if run in active():
             raise RunError(f"run {run.id} is {run.status}; call wait() or stop() before combining it")
-        if not run.adapter.task.generates:
-            raise MethodError(f"run {run.id} has a classifier of its own, which cannot be combined with another one")
+        if not run.adapter.task.tokenwise:
+            raise MethodError(f"run {run.id} learned {run.spec.task} with a head of its own, which cannot be combined")
     bases = {run.facts.base: run.id for run in parents}
     if len(bases) > 1:
         told = "; ".join(f"{id} on {base}" for base, id in bases.items())

@@ -161,7 +161,7 @@ def _ask(found: Compared, trained: Mapping[str, Run], progress: Progress, option
             if run is first:
                 bare = [other for other, held in found.runs.items() if held is None]
                 if bare and not run.adapter.task.generates:
-                    found.notes.append("the bare base of a classifier knows no classes and gives no answers")
+                    found.notes.append(f"the bare base has no head for {run.spec.task} and gives no answers")
                     bare = []
                 found.answers |= {other: run.generate(asked, adapter=False, **options) for other in bare}
     found.answers = {name: found.answers[name] for name in found.runs if name in found.answers}

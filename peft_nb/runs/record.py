@@ -112,5 +112,6 @@ class RunRecord:
             try:
                 listener(event)
             except Exception as error:
-                self._listeners.remove(listener)
-                self.publish(Notice(f"a listener failed and was dropped: {type(error).__name__}: {error}"))
+                if listener in self._listeners:  # else it failed at the notice that another one had
+                    self._listeners.remove(listener)
+                    self.publish(Notice(f"a listener failed and was dropped: {type(error).__name__}: {error}"))

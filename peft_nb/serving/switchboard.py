@@ -119,7 +119,7 @@ class Switchboard:
         if name in self._adapters:
             raise RunError(f"two adapters are called {name!r}; give one of the runs another name")
         if spec and not TASKS[spec.task].generates:
-            raise MethodError(f"{name} gives texts labels and writes none; call predict() on its run")
+            raise MethodError(f"{name} {TASKS[spec.task].instead}")
         identity = facts.base
         if identity and (others := set(self._identities.values()) - {identity}):
             raise RunError(f"{name} stands on {identity}, and the others on {others.pop()}; make it a board of its own")

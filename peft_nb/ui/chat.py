@@ -88,7 +88,7 @@ class Chat(Displayed):
         bases = {name: run.facts.base or run.spec.model for name, run in runs.items()}
         for name, run in runs.items():
             if not run.adapter.task.generates:
-                raise RunError(f"{name} gives texts labels and does not talk; call predict() on it")
+                raise RunError(f"{name} {run.adapter.task.instead}")
             if bases[name] != bases[first := next(iter(runs))]:
                 raise RunError(f"{first} is on {bases[first]} and {name} is on {bases[name]}: chat with one at a time")
 

@@ -1,0 +1,114 @@
+"""What a run has learned, in memory and on disk: loaded when it is needed, given back, asked and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peft_nb.errors import RunError
+from peft_nb.runs import rows as rows_of_runs
+from peft_nb.runs.adapter import Adapter
+from peft_nb.runs.context import Inputs
+from peft_nb.runs.record import RunRecord
+from peft_nb.runs.run import Run
+from peft_nb.spec import RunSpec
+from peft_nb.store import Store
+from tests import stores
+
+
+@pytest.fixture
+def again(finished: Run) -> Adapter:
+    """The adapter of the finished run as another process finds it."""
+    return Adapter(finished.spec, Inputs(), finished.record, lambda: False)
+
+
+def test_the_bare_base_is_what_transformers_loads(finished: Run, base: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    message = [{"role": "user", "content": "Where is my parcel?"}]
+    ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt")
+    with torch.inference_mode():
+        made = model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    answer = tokenizer.decode(made, skip_special_tokens=True).strip()
+    assert finished.generate("Where is my parcel?", adapter=False, max_new_tokens=12) == answer
+
+
+def test_it_is_loaded_when_it_is_first_needed_and_says_what_the_run_says(again: Adapter, finished: Run) -> None:
+    assert not again.held
+    options = {"max_new_tokens": 6}
+    assert again.generate(["Hello"], True, **options) == finished.generate(["Hello"], **options)
+    assert again.held
+    assert again.model is again.model is not finished.model
+    assert again.chat is True
+    prompts = ["Where is my parcel?", "Why?"]
+    assert again.said(prompts, **options) == finished.generate(prompts, **options)
+
+
+def test_what_is_borrowed_is_given_back_and_what_was_held_is_kept(again: Adapter) -> None:
+    with again.borrowed():
+        assert again.tokenizer.pad_token == "<|pad|>"
+    assert not again.held
+    model = again.model
+    with again.borrowed():
+        pass
+    assert again.model is model
+
+
+@pytest.mark.parametrize(
+    ("status", "mend"), [("created", r"wait\(\) for it"), ("stopped", r"resume\(\) it"), ("failed", r"resume\(\) it")]
+)
+def test_of_a_run_without_an_adapter_it_is_said_how_to_get_one(
+    spec: Callable[..., RunSpec], store: Store, status: Any, mend: str
+) -> None:
+    record = RunRecord(store.get(stores.new(store)), store)
+    if status != "created":
+        record.keep(stores.StatusChanged(status))
+    adapter = Adapter(spec(), Inputs(), record, lambda: False)
+    with pytest.raises(RunError, match=rf"^run \S+ is {status} and has written no adapter yet; {mend} first$"):
+        _ = adapter.model
+    adapter = Adapter(spec(), Inputs(), record, lambda: True)
+    with pytest.raises(RunError, match=rf"^run \S+ is {status}; call wait\(\) or stop\(\) before using its model$"):
+        _ = adapter.model
+    with pytest.raises(RunError, match=r"call wait\(\) or stop\(\) before exporting it$"):
+        adapter.for_script({})
+
+
+def test_what_the_task_does_not_do_is_refused_before_anything_is_loaded(again: Adapter, finished: Run) -> None:
+    with pytest.raises(RunError, match=r"^run \S+ writes texts and knows no classes; call generate\(\) on it$"):
+        again.predict(["Hello"])
+    kinds = Adapter(RunSpec(data="x", task="classification"), Inputs(), finished.record, lambda: False)
+    with pytest.raises(RunError, match=r"^run \S+ gives texts labels and writes none; call predict\(\) on it$"):
+        kinds.generate(["Hello"], True)
+    with pytest.raises(RunError, match=r"^predict\(\) takes texts, and found a NoneType among them; turn it into text"):
+        kinds.predict(["a", None])  # type: ignore[list-item]
+    assert not again.held
+    assert not kinds.held
+
+
+def test_it_is_compared_on_held_out_rows_else_on_prompts(again: Adapter, finished: Run, tmp_path: Path) -> None:
+    examples, name = again._to_compare(None)
+    sides = rows_of_runs.kept(finished.folder)
+    assert sides
+    assert (list(examples), name) == (list(sides.held_out), "2 held-out rows")
+    again.hold(finished.model, finished.tokenizer)
+    (answered,), name = again._to_compare(["Where is my order?"])
+    assert name == "1 prompts"
+    said = again.tokenizer.decode([id for id, on in zip(answered.ids, answered.supervised, strict=True) if on])
+    assert said.startswith(again.generate(["Where is my order?"], True, max_new_tokens=4)[0])
+
+
+def test_a_script_gets_the_examples_of_the_run_with_their_rows_while_these_are_there(
+    again: Adapter, finished: Run, rows: list[dict[str, str]]
+) -> None:
+    base, train, held_out = again.for_script({})
+    assert (base.identity, train.rows, held_out.rows) == (finished.facts.base, None, None)
+    assert (len(train.examples), len(held_out.examples)) == (21, 2)
+    mine = Adapter(finished.spec, Inputs(data=rows), finished.record, lambda: False)
+    _, train, held_out = mine.for_script({})
+    assert train.rows is not None is not held_out.rows
+    assert (list(train.rows), train.layout.name) == (rows, "question_answer")  # type: ignore[union-attr]
