@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +12,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from peft_nb.adapters.card import CardInput, card, fenced, local
-from peft_nb.adapters.usage import usage
 from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Facts, Store
-from tests.conftest import KINDS, Python
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TRAINED = {"examples": 2000, "eval_examples": 300, "steps": 750}
@@ -123,59 +120,6 @@ def test_of_a_path_the_last_part_is_told(name: str, told: str) -> None:
 
 def test_a_fence_is_longer_than_any_in_the_text() -> None:
     assert fenced("", "a ```` b") == "`````\na ```` b\n`````"
-
-
-LIKE_THE_README = """
-import json, sys
-from contextlib import redirect_stdout
-from io import StringIO
-
-for folder, base in json.loads(sys.argv[1]):
-    lines = open(folder + "/README.md").read().split("```python\\n")[1].split("```")[0]
-    lines = lines.replace("path/to/this/folder", folder).replace("path/to/" + base.rpartition("/")[2], base)
-    said = StringIO()
-    with redirect_stdout(said):
-        exec(lines, {})
-    print(json.dumps([said.getvalue(), any(name.startswith("peft_nb") for name in sys.modules)]))
-"""
-
-
-@pytest.mark.exhaustive
-def test_the_lines_of_the_card_do_what_the_run_does(
-    spec: Callable[..., RunSpec],
-    rows: list[Any],
-    store: Store,
-    base: Path,
-    encoder: Path,
-    labelled: Any,
-    python: Python,
-) -> None:
-    lora = begin(spec(system="Be brief."), data=rows, store=store).wait()
-    text = begin(spec(), data=[{"text": row["answer"]} for row in rows], store=store).wait()
-    classes = spec(task="classification", model=str(encoder), max_steps=20)
-    classifier = begin(classes, data=labelled, store=store).wait()
-    bottleneck = begin(spec(method="bottleneck"), data=rows, store=store).wait()
-    runs = [lora, text, classifier, bottleneck]
-    given = [(str(run.adapter_dir), run.spec.model) for run in runs]
-    output, _ = python("-c", LIKE_THE_README, json.dumps(given)).communicate()
-    said, ours = zip(*map(json.loads, output.splitlines()), strict=True)
-    assert ours == (False, False, False, True)
-    question = "What can you do?"
-    assert said[0].strip() == lora.generate(question)
-    assert said[1].strip() == text.generate("It begins")
-    assert eval(said[2]) == classifier.predict(["a text", "another, somewhat longer one"]).label.tolist()
-    assert set(eval(said[2])) <= set(KINDS)
-    assert said[3].strip() == bottleneck.generate(question) != bottleneck.generate(question, adapter=False)
-
-
-def test_without_a_template_the_prompt_is_written_out(spec: Callable[..., RunSpec], base: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    assert "apply_chat_template" in usage(HUB, spec(), Facts(), tokenizer)
-    tokenizer.chat_template = None
-    lines = usage(HUB, spec(system="Be brief."), Facts(), tokenizer)
-    assert r'tokenizer("Be brief.\n\nUser: What can you do?\nAssistant:"' in lines
 
 
 def test_the_store_holds_a_card_with_the_curves_and_saving_tells_what_is_known_later(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from peft_nb.adapters.exporters import EXPORTERS, Exportable, Exporter, export
-from peft_nb.errors import RunError, StoreError
+from peft_nb.errors import RunError
 from peft_nb.magics.line import COMMANDS
-from peft_nb.runs.run import begin
+from peft_nb.runs.run import Run
 from peft_nb.spec import RunSpec
-from peft_nb.store import Store
 from tests.conftest import Python
 
 
@@ -40,15 +38,9 @@ def test_an_entry_is_whole(name: str) -> None:
     assert one.suffix
 
 
-@pytest.mark.parametrize("name", ["adapter", "merged"])
-def test_what_a_run_writes_itself(run: Exportable, tmp_path: Path, name: str) -> None:
-    assert export(run, tmp_path / "out", name) == tmp_path / "out"
+def test_what_a_run_writes_itself(run: Exportable, tmp_path: Path) -> None:
+    assert export(run, tmp_path / "out", "adapter") == tmp_path / "out"
     assert (tmp_path / "out").read_text() == "weights"
-
-
-def test_a_spec_does_not_take_the_place_of_a_folder(run: Exportable, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"it holds something else; choose another name$"):
-        export(run, tmp_path, "yaml")
 
 
 def test_an_unknown_format_and_an_obstacle_are_refused_before_anything_is_loaded(
@@ -62,17 +54,8 @@ def test_an_unknown_format_and_an_obstacle_are_refused_before_anything_is_loaded
     assert not (tmp_path / "out").exists()
 
 
-def test_a_real_run_is_written_in_other_forms(
-    spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store, tmp_path: Path
-) -> None:
-    run = begin(spec(max_steps=1), data=rows, store=store).wait()
-    assert RunSpec.from_yaml(run.export(tmp_path / "run.yaml", "yaml").read_text()) == run.spec
-    assert run.export(tmp_path / "run.yaml", "yaml").exists()
-    (tmp_path / "notes.yaml").write_text("mine: all")
-    with pytest.raises(StoreError, match=r"it holds something else; choose another name$"):
-        run.export(tmp_path / "notes.yaml", "yaml")
-    assert (tmp_path / "notes.yaml").read_text() == "mine: all"
-    assert (run.export(tmp_path / "adapter", "adapter") / "adapter_model.safetensors").is_file()
+def test_a_real_run_is_written_as_its_adapter(finished: Run, tmp_path: Path) -> None:
+    assert (finished.export(tmp_path / "adapter", "adapter") / "adapter_model.safetensors").is_file()
 
 
 def test_a_format_registered_late_is_offered_too(monkeypatch: pytest.MonkeyPatch) -> None:

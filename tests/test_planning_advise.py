@@ -69,11 +69,6 @@ def test_every_rule_and_every_detour_is_met_by_a_situation() -> None:
     assert not [detour.problem for detour in DETOURS if not any(map(detour.when, situations))]
 
 
-def test_every_rule_has_its_reason_and_evidence() -> None:
-    assert all(entry.evidence for entry in (*RULES, *DETOURS))
-    assert len({rule.reason for rule in RULES}) == len(RULES)
-
-
 def test_the_same_is_advised_again() -> None:
     assert repr(advise(goal="style", rows=99)) == repr(advise(goal="style", rows=99))
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import peft_nb
-from peft_nb.adapters.combine import HOWS
 from peft_nb.errors import MethodError, PeftNbError, RunError
 from peft_nb.models.plain import bare
 from peft_nb.runs.run import Run, begin, load
@@ -56,12 +55,6 @@ def folded(parents: dict[Run, float]) -> torch.Tensor:
     return logits(model)
 
 
-@pytest.mark.parametrize("how", HOWS)
-def test_a_run_alone_at_weight_one_is_itself(two: tuple[Run, Run], how: str) -> None:
-    run = peft_nb.combine({two[1]: 1.0}, how, density=1.0)
-    torch.testing.assert_close(logits(run.model), logits(two[1].model), atol=1e-4, rtol=1e-4)
-
-
 def test_cat_is_the_sum_of_the_updates(two: tuple[Run, Run], runs: Store) -> None:
     first, second = two
     before = [logits(run.model) for run in two]
@@ -76,34 +69,9 @@ def test_cat_is_the_sum_of_the_updates(two: tuple[Run, Run], runs: Store) -> Non
     assert again.generate("Hello", max_new_tokens=4) == run.generate("Hello", max_new_tokens=4)
 
 
-def test_svd_with_room_for_both_is_the_same_sum(two: tuple[Run, Run]) -> None:
-    wide = {peft_nb.combine({run: 1.0}): weight for run, weight in zip(two, (0.7, 0.3), strict=True)}
-    both = peft_nb.combine(wide, "svd")
-    exact = folded({two[0]: 0.7, two[1]: 0.3})
-    with both.model.disable_adapter():
-        change = (exact - logits(both.model)).norm()
-    assert (logits(both.model) - exact).norm() < 0.5 * change  # cut to the rank of one
-
-
-@pytest.mark.parametrize("how", ["ties", "dare_ties"])
-def test_what_is_dropped_at_random_is_the_same_each_time(two: tuple[Run, Run], how: str) -> None:
-    parents = {two[0].id: 0.5, two[1].id: 0.5}
-    combined = [peft_nb.combine(parents, how, store=two[0].store) for _ in range(2)]
-    assert torch.equal(*(logits(run.model) for run in combined))
-
-
 def test_a_combined_run_is_merged_on_the_rows_of_its_parents(two: tuple[Run, Run], tmp_path: Path) -> None:
     run = peft_nb.combine({two[0]: 1.0, two[1]: 0.5})
     assert run.merge(tmp_path / "merged").judged_on == "2 held-out rows"
-
-
-def test_rslora_keeps_its_scale(learn: Callable[..., Run], two: tuple[Run, Run]) -> None:
-    run = learn(method="rslora")
-    for how in ("cat", "linear", "svd"):
-        alone = peft_nb.combine({run: 1.0}, how)
-        torch.testing.assert_close(logits(alone.model), logits(run.model), atol=1e-4, rtol=1e-4)
-    mixed = peft_nb.combine({two[0]: 0.5, run: 0.5})
-    torch.testing.assert_close(logits(mixed.model), folded({two[0]: 0.5, run: 0.5}), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

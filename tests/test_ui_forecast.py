@@ -24,3 +24,14 @@ def test_the_parts_are_the_peak() -> None:
 def test_nothing_is_fetched_for_a_look_ahead() -> None:
     with pytest.raises(ForecastError, match="%peft estimate owner/name fetches it"):
         shown.ahead(RunSpec(data="owner/name"), {}, lambda share, what: None)
+
+
+def test_it_is_shown_as_text_and_escaped() -> None:
+    forecast = replace(FORECAST, seconds=None)
+    told = shown.text(forecast)
+    assert "615 MB at the peak, of 500 MB" in told
+    assert "not forecast" in told
+    assert "r: 4 (490 MB)" in told
+    assert "&lt;b&gt;" in shown.html(forecast)
+    assert "<b>" not in shown.html(forecast)
+    assert "38 s" in repr(shown.Shown(replace(forecast, seconds=38.0)))

@@ -32,7 +32,7 @@ ROUND_TRIP = {"4bit": "NF4 round trip", "8bit": "int8 round trip"}
 
 
 def bases(model: PeftModel, source: ModelSource, spec: RunSpec, facts: Facts) -> dict[str, Callable[[], Any]]:
-    """Name the bases that an adapter could be merged_into into.
+    """Name the bases that an adapter could be merged into.
 
     Parameters
     ----------

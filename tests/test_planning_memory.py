@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BertConfig, LlamaConfig
+
+from peft_nb.models.load import load
+from peft_nb.models.resolve import resolve
+from peft_nb.planning import memory
+from peft_nb.planning.memory import Shapes
+from peft_nb.planning.workload import Load
+from peft_nb.spec import RunSpec
+from peft_nb.training.loss import CHUNK_BYTES
+
+SHAPES = Shapes(layers=2, hidden=64, inner=128, words=512, size=4)
+
+
+def test_sizes_are_those_of_the_configuration() -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512}
+    assert Shapes.of(LlamaConfig(**sizes), "float32") == SHAPES
+    assert Shapes.of(BertConfig(**sizes), "bfloat16") == Shapes(2, 64, 128, 512, 2)
+
+
+def test_weights_are_those_that_are_loaded(spec: Callable[..., RunSpec]) -> None:
+    source = resolve(spec().model)
+    plain = load(source, dtype="float32").model
+    assert memory.weights(plain, "none", 4) == sum(one.nbytes for one in plain.parameters())
+    packed = load(source, dtype="float32", quantization="4bit").model
+    real = sum(one.nbytes for one in packed.parameters())
+    assert memory.weights(plain, "4bit", 4) == pytest.approx(real, rel=0.05)  # scales come on top
+
+
+def test_a_quantized_base_keeps_its_head_and_its_embeddings() -> None:
+    model: Any = AutoModelForCausalLM.from_config(
+        LlamaConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32)
+    )
+    linear = 4 * 8 * 8 + 3 * 8 * 16
+    others = 2 * 32 * 8 + 3 * 8
+    assert memory.weights(model, "none", 2) == 2 * (linear + others)
+    assert memory.weights(model, "8bit", 2) == linear + 2 * others
+    assert memory.weights(model, "4bit", 2) == linear * (4 + 8 / 64 + 32 / 64 / 256) / 8 + 2 * others
+
+
+def test_checkpointing_keeps_the_inputs_of_all_layers_and_the_rest_of_one() -> None:
+    tokens, kept = 10, SHAPES.kept
+    assert kept == 4 * (12 * 64 + 5 * 128)
+    inputs = tokens * 64 * 4
+    assert SHAPES.activations(tokens, kept, False) == 4 * inputs + 2 * tokens * kept
+    assert SHAPES.activations(tokens, kept, True) == 4 * inputs + 2 * inputs + tokens * kept
+
+
+def test_the_loss_takes_whole_logits_only_where_it_is_padded() -> None:
+    micro = Load(tokens=1000, positions=1000, predicted=600)
+    assert SHAPES.loss(micro, padded=True) == 512 * (2 * 1000 * 4 + 2 * 4 * 600)
+    assert SHAPES.loss(micro, padded=False) == 512 * 8 * 600 + 2 * 600 * 64 * 4
+    large = Shapes(2, 64, 128, 2**20, 4)  # of which a chunk has the 16 rows that it always has
+    assert large.loss(micro, padded=False) == 16 * 2**20 * 8 + 2 * 600 * 64 * 4
+    assert CHUNK_BYTES // (4 * large.words) == 16
+
+
+def test_libraries_grow_with_the_first_batches_and_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_grown", 0.0)
+    assert memory.growth("float32", 0, 100) == 60e6
+    assert memory.growth("float32", 1e12, 1e6) == pytest.approx(200e6)
+    assert memory.growth("bfloat16", 1e12, 1e6) == pytest.approx(620e6)
+    assert memory.growth("float32", 40e6, 4) == pytest.approx(60e6 + 140e6 * 0.6321206**2)
+    monkeypatch.setattr(memory, "process", lambda: 300e6)
+    memory.settle(before=330e6)  # less than before is no growth
+    assert memory.growth("float32", 0, 100) == 60e6
+    memory.settle(before=250e6)
+    assert memory.growth("float32", 0, 100) == 10e6
+    memory.settle(before=250e6)
+    assert memory.growth("float32", 0, 100) == 0
+
+
+def test_the_process_is_told_without_the_bases_it_holds(spec: Callable[..., RunSpec]) -> None:
+    base = load(resolve(spec().model), dtype="float32")
+    before = memory.process()
+    base.model.filler = torch.nn.Parameter(torch.ones(20_000_000), requires_grad=False)
+    try:
+        assert memory.process() == pytest.approx(before, abs=20e6)
+    finally:
+        del base.model.filler

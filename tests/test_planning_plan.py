@@ -1,0 +1,121 @@
+"""Numbers of a run laid out on shapes, beside those of the real model and the plain sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from peft_nb.data import table as tables
+from peft_nb.methods import attach, complete
+from peft_nb.models.load import load
+from peft_nb.models.meta import load_meta
+from peft_nb.models.resolve import resolve
+from peft_nb.models.share import share
+from peft_nb.planning import memory
+from peft_nb.planning.estimate import estimate
+from peft_nb.planning.layer_benchmark import Costs
+from peft_nb.planning.plan import STEP_S, Plan
+from peft_nb.spec import RunSpec
+from peft_nb.tasks import inspect
+
+Spec = Callable[..., RunSpec]
+Table = list[dict[str, str]]
+
+COSTS = Costs(kept_bytes=9000, forward_s=1e-4, both_s=3e-4, head_s=1e-8, optimizer_s=1e-9)
+
+
+@pytest.fixture(scope="module")
+def lay(spec: Spec, rows: Table) -> Callable[..., Plan]:
+    """Lay a run on the tiny base out, with what a token costs known already."""
+
+    def lay(**fields: Any) -> Plan:
+        described = complete(spec(**fields))
+        table = tables.read(described, rows)
+        base = load_meta(resolve(described.model), dtype=described.dtype)
+        return Plan(described, base, table, dict(inspect(described, table)), 4000, 500, COSTS)
+
+    return lay
+
+
+@pytest.mark.parametrize("fields", [{}, {"r": 4}, {"target_modules": ["q_proj"]}, {"dtype": "bfloat16"}], ids=str)
+def test_weights_and_adapter_are_those_of_the_real_model(spec: Spec, rows: Table, fields: dict[str, Any]) -> None:
+    described = spec(**fields)
+    forecast = estimate(described, data=rows)
+    base = load(resolve(described.model), dtype=described.dtype).model
+    trained, _ = attach(share(base), described, "").get_nb_trainable_parameters()
+    assert forecast.trainable_parameters == trained
+    assert forecast.weights_mb == pytest.approx(sum(one.nbytes for one in base.parameters()) / 1e6, rel=0.01)
+    assert forecast.adapter_mb == forecast.optimizer_mb == pytest.approx(8 * trained / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("part", "less", "more"),
+    [
+        ("activations_mb", {"max_length": 24, "loss_on": "all"}, {}),
+        ("activations_mb", {"token_budget": 32}, {"token_budget": 2048}),
+        ("activations_mb", {"gradient_checkpointing": True}, {}),
+        ("adapter_mb", {"r": 4}, {"r": 64}),
+        ("loss_mb", {}, {"fast": False}),
+        ("weights_mb", {"dtype": "bfloat16"}, {}),
+        ("steps", {"max_steps": None, "epochs": 1}, {"max_steps": None, "epochs": 3}),
+    ],
+)
+def test_more_takes_more(spec: Spec, rows: Table, part: str, less: dict[str, Any], more: dict[str, Any]) -> None:
+    small, large = (getattr(estimate(spec(**fields), data=rows), part) for fields in (less, more))
+    assert small < large
+
+
+def test_a_base_in_4_bits_weighs_what_the_loaded_one_does(spec: Spec, rows: Table) -> None:
+    described = spec(method="qlora")
+    base = load(resolve(described.model), dtype="float32", quantization="4bit").model
+    real = sum(one.nbytes for one in base.parameters()) / 1e6
+    assert estimate(described, data=rows).weights_mb == pytest.approx(real, rel=0.05)  # scales come on top
+
+
+def test_training_time_is_the_sum_over_its_steps(lay: Callable[..., Plan]) -> None:
+    plan = lay(max_steps=20, eval_steps=6, token_budget=200)
+    forecast, work = plan.forecast(), plan.work
+    assert forecast.seconds is not None
+    assert (forecast.steps, forecast.tokens) == (20, round(20 * work.mean.tokens))
+    step = 2 * 3e-4 * work.mean.tokens + 512 * 1e-8 * work.mean.predicted + 1e-9 * forecast.trainable_parameters
+    batches = 20 * sum(map(len, work.cut)) / len(work.cut)
+    compiled = memory.growth("float32", forecast.activations_mb * 1e6, batches) / memory.COMPILED
+    evaluation = 2 * 1e-4 * work.held_out.tokens + 512 * 1e-8 / 2 * work.held_out.predicted
+    # After steps 6, 12 and 18; the last, after step 20, and the one before the first are not part of training.
+    assert forecast.seconds == pytest.approx(20 * (step + STEP_S) + compiled + 3 * evaluation)
+    assert forecast.evaluation_seconds == pytest.approx(5 * evaluation)
+
+
+def test_without_held_out_rows_no_time_is_spent_on_them(lay: Callable[..., Plan]) -> None:
+    assert lay(eval_fraction=0).forecast().evaluation_seconds == 0
+
+
+def test_checkpointing_computes_each_layer_once_more(lay: Callable[..., Plan]) -> None:
+    plain, again = (lay(eval_fraction=0, token_budget=200, gradient_checkpointing=on) for on in (False, True))
+    seconds = [plan.forecast().seconds for plan in (plain, again)]
+    assert seconds[1] - seconds[0] == pytest.approx(8 * 2 * 1e-4 * plain.work.mean.tokens)  # type: ignore[operator]
+
+
+def test_other_settings_are_laid_out_without_measuring_anew(lay: Callable[..., Plan]) -> None:
+    plan = lay()
+    other = plan.under(plan.spec.model_copy(update={"quantization": "4bit", "r": 4}))
+    assert other.costs is COSTS
+    assert (plan.base.quantization, other.base.quantization) == ("none", "4bit")
+    assert other.weights < plan.weights
+    assert other.forecast().trainable_parameters == plan.forecast().trainable_parameters / 4
+
+
+def test_where_no_layer_can_be_tried_memory_alone_is_forecast(
+    lay: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peft_nb.system.resources.memory_available_mb", lambda: 0.1)
+    forecast = replace(lay(), costs=None).forecast()
+    assert (forecast.seconds, forecast.evaluation_seconds) == (None, None)
+    assert forecast.activations_mb > 0
+
+
+def test_values_drawn_from_the_weights_count_though_there_are_none(lay: Callable[..., Plan]) -> None:
+    assert lay(method="pissa").forecast().trainable_parameters == lay().forecast().trainable_parameters
