@@ -34,8 +34,6 @@ def alone(run: Run, ids: list[int], tokens: int) -> str:
 @pytest.mark.parametrize(
     ("most_rows", "most_tokens"), [(64, 16_384), (2, 16_384), (64, 1)], ids=["one", "rows", "tokens"]
 )
-    ("most_rows", "most_tokens"), [(64, 16_384), (2, 16_384), (64, 1)], ids=["one", "rows", "tokens"]
-)
 def test_answers_are_those_of_transformers_in_the_order_of_the_prompts(
     finished: Run, monkeypatch: pytest.MonkeyPatch, most_rows: int, most_tokens: int
 ) -> None:
