@@ -31,7 +31,9 @@ def alone(run: Run, ids: list[int], tokens: int) -> str:
     return run.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True).strip()
 
 
-@pytest.mark.parametrize(("most_rows", "most_tokens"), [(64, 16_384), (2, 16_384), (64, 1)], ids=["one", "rows", "tokens"])
+@pytest.mark.parametrize(
+    ("most_rows", "most_tokens"), [(64, 16_384), (2, 16_384), (64, 1)], ids=["one", "rows", "tokens"]
+)
 def test_answers_are_those_of_transformers_in_the_order_of_the_prompts(
     finished: Run, monkeypatch: pytest.MonkeyPatch, most_rows: int, most_tokens: int
 ) -> None:
