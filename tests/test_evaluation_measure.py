@@ -1,0 +1,85 @@
+"""What is read off a model directly is what one forward pass a text gives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import numpy
+import pytest
+import torch
+import torch.nn.functional as F
+from peft import PromptTuningConfig, get_peft_model
+
+from peft_nb.evaluation import measure
+from tests import tiny
+
+
+def soft_prompt(family: str) -> Any:
+    """A model with three virtual tokens before every text."""
+    torch.manual_seed(3)
+    return get_peft_model(tiny.base(family), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+
+
+@pytest.mark.parametrize("logits_bytes", [1, 2**28], ids=["many micro-batches", "one micro-batch"])
+@pytest.mark.parametrize(
+    "adapted", [lambda: tiny.with_lora(tiny.base("llama")), lambda: soft_prompt("llama")], ids=["lora", "prompt"]
+)
+def test_predictions_are_those_of_each_text_alone(
+    monkeypatch: pytest.MonkeyPatch, adapted: Callable[[], Any], logits_bytes: int
+) -> None:
+    monkeypatch.setattr(measure, "LOGITS_BYTES", logits_bytes)  # but never fewer than 64 tokens at once
+    model, texts, cuts = adapted().eval(), tiny.examples(12), []
+    found = measure.predictions(model, texts, 0, lambda: cuts.append(None))
+    for number, one in enumerate(texts):
+        ids, wanted = torch.tensor([one.ids]), torch.tensor(one.supervised[1:])
+        with torch.inference_mode():
+            scores = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -len(one.ids) : -1][wanted]
+        right = ids[0, 1:][wanted]
+        assert found.losses[number] == pytest.approx(F.cross_entropy(scores, right, reduction="sum").item(), rel=1e-4)
+        assert found.right[number] == (scores.argmax(-1) == right).sum()
+        assert found.targets[number] == len(right)
+    assert (len(cuts) > 1) == (logits_bytes == 1)
+
+
+def test_means_are_taken_over_supervised_tokens_and_nothing_is_divided_by_none() -> None:
+    found = measure.Predictions(numpy.array([6.0, 0.0]), numpy.array([1.0, 0.0]), numpy.array([3.0, 0.0]))
+    assert found.means.tolist() == [2.0, 0.0]
+    nothing = measure.predictions(tiny.with_lora(tiny.base("llama")), [], 0)
+    assert [len(column) for column in (nothing.losses, nothing.right, nothing.targets, nothing.means)] == [0, 0, 0, 0]
+
+
+def test_who_wants_to_stop_is_heard_before_every_micro_batch() -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure.predictions(tiny.with_lora(tiny.base("llama")), tiny.examples(), 0, stop)
+
+
+def test_the_first_token_which_waits_for_the_prompt_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1.0, 9.0, 9.002, 9.005])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(times))
+    clock = measure._Clock()
+    for _ in range(4):  # the prompt and three tokens
+        clock.put(torch.zeros(1))
+    assert clock.gaps == pytest.approx([2.0, 3.0])
+
+
+@pytest.mark.parametrize("timed", ["token_latency", "text_latency"])
+def test_a_model_is_timed_with_its_adapter_and_without_in_turns(timed: str) -> None:
+    model, rounds = tiny.with_lora(tiny.base("llama")).eval(), list[bool]()
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+
+    def told(*passed: Any) -> None:
+        time.sleep(0 if layer.disable_adapters else 0.002)
+        rounds.append(layer.disable_adapters)
+
+    layer.register_forward_hook(told)
+    adapted, bare = getattr(measure, timed)(model, [5, 6, 7], *([0] if timed == "token_latency" else []))
+    assert adapted > bare + 1 > 1  # in ms
+    assert [off for off, _ in groupby(rounds)] == [False, True] * measure.LATENCY_ROUNDS
+    assert len(rounds) == 2 * measure.LATENCY_ROUNDS * measure.LATENCY_TOKENS
+    assert not layer.disable_adapters

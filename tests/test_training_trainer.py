@@ -1,0 +1,218 @@
+"""A planned step is one mean loss whatever its cut, and what interrupts a training costs no more than it has to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peft_nb.errors import RunError
+from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
+from peft_nb.spec import RunSpec
+from peft_nb.training.hooks import Hooks
+from peft_nb.training.objectives import Installed, Padded, PaddingFree
+from peft_nb.training.stop import Abandoned, StopFlag
+from peft_nb.training.trainer import PlannedTrainer, out_of_memory
+from tests import tiny
+from tests.conftest import file_size_limit
+
+CPU = torch.device("cpu")
+EXAMPLES, HELD_OUT = tiny.examples(8), tiny.examples(5, seed=1)
+PADDED = Padded(0)
+STEPS = [[0, 1, 2, 3], [4, 5, 6, 7], [2, 0, 5, 1], [3, 7, 6, 4]]
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes"
+
+Make = Callable[..., tuple[PlannedTrainer, list[Event]]]
+
+
+@dataclass(frozen=True)
+class Scarce(Padded):
+    """The padded way on a machine that has memory for so many tokens at once."""
+
+    pad_id: int = 0
+    room: int = 0
+    error: str = NO_MEMORY
+    sizes: list[int] = field(default_factory=list)
+
+    def loss(self, model: torch.nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+        """Refuse what does not fit."""
+        self.sizes.append(sum(one.cost for one in examples))
+        if self.sizes[-1] > self.room:
+            raise RuntimeError(self.error)
+        return super().loss(model, examples, device)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A trainer of a tiny model with a fixed adapter."""
+
+    def make(
+        objective: Any = PADDED, *, held_out: Sequence[Any] = (), hooks: Hooks | None = None, **fields: Any
+    ) -> tuple[PlannedTrainer, list[Event]]:
+        heard: list[Event] = []
+        usual = {"data": "x", "batch_size": 4, "learning_rate": 1e-2, "token_budget": 1_000, "device": "cpu"}
+        model, spec = tiny.with_lora(tiny.base("llama")), RunSpec(**usual | fields)
+        told = heard.append, StopFlag(), "cpu", hooks or Hooks()
+        return PlannedTrainer(model, spec, objective, EXAMPLES, held_out, STEPS, tmp_path, *told), heard
+
+    return make
+
+
+def gradients(trainer: PlannedTrainer) -> torch.Tensor:
+    return torch.cat([one.grad.flatten() for one in trainer.model.parameters() if one.grad is not None])
+
+
+def weights(trainer: PlannedTrainer) -> torch.Tensor:
+    return torch.cat([one.detach().flatten() for one in trainer.model.parameters() if one.requires_grad])
+
+
+def plain_loss(model: Any, examples: Sequence[Any]) -> torch.Tensor:
+    """The mean over all supervised tokens, one example after the other."""
+    total, count = torch.zeros(()), 0
+    for one in examples:
+        scores = model(input_ids=torch.tensor([one.ids])).logits[0].log_softmax(-1)
+        for place in range(1, len(one.ids)):
+            if one.supervised[place]:
+                total, count = total - scores[place - 1, one.ids[place]], count + 1
+    return total / count
+
+
+@pytest.mark.parametrize("budget", [8, 40, 1_000])
+@pytest.mark.parametrize("objective", [PADDED, PaddingFree(share_prefix=True)], ids=str)
+def test_a_step_is_the_mean_over_its_supervised_tokens_whatever_the_cut(
+    make: Make, objective: Any, budget: int
+) -> None:
+    trainer, _ = make(objective, token_budget=budget)
+    with Installed(objective, trainer.model):
+        loss = trainer.training_step(trainer.model, STEPS[0])
+    found = gradients(trainer)
+    trainer.model.zero_grad()
+    wanted = plain_loss(trainer.model, EXAMPLES[:4])
+    wanted.backward()
+    torch.testing.assert_close(loss, wanted.detach(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(found, gradients(trainer), rtol=1e-3, atol=1e-5)
+    assert trainer.tokens == sum(one.cost for one in EXAMPLES[:4])
+
+
+def test_the_held_out_loss_is_a_mean_over_all_of_its_tokens_and_is_told(make: Make) -> None:
+    asked: list[tuple[int, float]] = []
+    trainer, heard = make(held_out=HELD_OUT, token_budget=30)
+    trainer.sample = lambda step, trained_s: asked.append((step, trained_s))
+    with torch.no_grad():
+        wanted = plain_loss(trainer.model.eval(), HELD_OUT).item()
+    assert trainer.evaluate() == {"eval_loss": pytest.approx(wanted, rel=1e-4)}
+    assert heard == [Evaluated(0, trainer.eval_losses[0])]
+    assert asked == [(0, 0.0)]
+    assert trainer.model.training
+
+
+def test_when_memory_runs_out_the_step_is_cut_smaller_and_comes_out_the_same(make: Make) -> None:
+    calm, _ = make()
+    wanted = calm.training_step(calm.model, STEPS[0])
+    scarce = Scarce(room=max(one.cost for one in EXAMPLES[:4]))
+    trainer, heard = make(scarce)
+    found = trainer.training_step(trainer.model, STEPS[0])
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
+    torch.testing.assert_close(gradients(trainer), gradients(calm), rtol=1e-4, atol=1e-6)
+    assert scarce.sizes[0] == sum(one.cost for one in EXAMPLES[:4])
+    assert heard[-1] == Notice(f"memory ran out: micro-batches are cut at {trainer.budget:,} tokens from here on")
+    assert trainer.budget <= scarce.sizes[0] // 2
+
+
+def test_when_memory_runs_out_on_held_out_examples_these_are_cut_smaller_too(make: Make) -> None:
+    scarce = Scarce(room=max(one.cost for one in HELD_OUT))
+    trainer, heard = make(scarce, held_out=HELD_OUT)
+    calm, _ = make(held_out=HELD_OUT)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(calm.evaluate()["eval_loss"], rel=1e-5)
+    assert isinstance(heard[0], Notice)
+
+
+def test_what_cannot_be_cut_or_is_no_want_of_memory_is_told(make: Make) -> None:
+    trainer, _ = make(Scarce(room=1))
+    longest = max(one.cost for one in EXAMPLES[:4])
+    with pytest.raises(RunError, match=rf"^memory ran out on a single example of {longest} tokens; lower max_length"):
+        trainer.training_step(trainer.model, STEPS[0])
+    trainer, heard = make(Scarce(room=1, error="shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="^shapes cannot be multiplied$"):
+        trainer.training_step(trainer.model, STEPS[0])
+    assert heard == []
+    assert out_of_memory(RuntimeError(NO_MEMORY))
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not out_of_memory(RuntimeError("shapes cannot be multiplied"))
+
+
+def test_a_step_is_given_up_at_once(make: Make) -> None:
+    trainer, _ = make(held_out=HELD_OUT)
+    trainer.stop.now.set()
+    with pytest.raises(Abandoned):
+        trainer.training_step(trainer.model, STEPS[0])
+    with pytest.raises(Abandoned):
+        trainer.evaluate()
+
+
+def test_a_method_may_have_parameters_that_learn_faster_and_a_penalty(make: Make) -> None:
+    class Plus(Hooks):
+        def faster(self, name: str) -> float:
+            return 16.0 if "lora_B" in name else 1.0
+
+        def penalty(self, model: Any) -> torch.Tensor:
+            return sum(one.square().sum() for one in model.parameters() if one.requires_grad)  # type: ignore[return-value]
+
+    trainer, _ = make(hooks=Plus(), token_budget=8)
+    trainer.create_optimizer()
+    speeds = {one: group["lr"] for group in trainer.optimizer.param_groups for one in group["params"]}
+    for name, parameter in trainer.model.named_parameters():
+        assert speeds.get(parameter) == ((0.16 if "lora_B" in name else 0.01) if parameter.requires_grad else None)
+    plain, _ = make(token_budget=8)
+    for one in (trainer, plain):
+        one.training_step(one.model, STEPS[0])
+    torch.testing.assert_close(gradients(trainer), gradients(plain) + 2 * weights(trainer))  # once a step
+
+
+def test_a_training_that_was_stopped_goes_on_as_an_undisturbed_one(make: Make, tmp_path: Path) -> None:
+    calm, heard = make(held_out=HELD_OUT, eval_steps=2, save_steps=3)
+    calm.train()
+    assert [event.step for event in heard if isinstance(event, StepLogged)] == [1, 2, 3, 4]
+    assert [event.step for event in heard if isinstance(event, Evaluated)] == [2, 4]
+    (saved,) = (event for event in heard if isinstance(event, Checkpointed))
+    assert (saved.step, Path(saved.folder)) == (3, tmp_path / "checkpoint-3")
+    assert calm.finished
+
+    stopped, heard = make(held_out=HELD_OUT, eval_steps=2)
+    stopped.publish = lambda event: (heard.append(event), stopped.stop.soon.set())
+    stopped.train()
+    assert not stopped.finished
+    assert [event.step for event in heard if isinstance(event, Checkpointed)] == [stopped.state.global_step] == [2]
+
+    resumed, heard = make(held_out=HELD_OUT, eval_steps=2)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert [event.step for event in heard if isinstance(event, StepLogged)] == [3, 4]
+    assert torch.equal(weights(resumed), weights(calm))
+
+
+def test_a_full_disk_costs_a_checkpoint_and_no_training(make: Make, tmp_path: Path) -> None:
+    trainer, heard = make(save_steps=2)
+    with file_size_limit(1_000):
+        trainer.train()
+    told = [event.text for event in heard if isinstance(event, Notice)]
+    assert [text.partition(":")[0] for text in told] == ["no checkpoint after step 2", "no checkpoint after step 4"]
+    assert told[0].endswith("; free some space, training goes on")
+    assert list(tmp_path.iterdir()) == []
+    assert trainer.finished
+
+
+def test_the_best_adapter_is_gone_back_to(make: Make) -> None:
+    trainer, _ = make(held_out=HELD_OUT, eval_steps=1, load_best_model_at_end=True, learning_rate=0.5)
+    seen: list[torch.Tensor] = []
+    trainer.sample = lambda step, trained_s: seen.append(weights(trainer))
+    trainer.train()
+    losses = trainer.eval_losses
+    best = losses.index(min(losses))
+    assert best < 3  # the longer the steps lead astray, the worse
+    assert torch.equal(weights(trainer), seen[3])
+    trainer.load_best()
+    assert torch.equal(weights(trainer), seen[best])
