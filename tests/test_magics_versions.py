@@ -253,7 +253,7 @@ def test_trained_promoted_regretted_and_found_by_another_process(
     first, second = shell.user_ns["run1"], shell.user_ns["run2"]
     answer = first.generate("Where is my parcel?", max_new_tokens=4)
     told = python("-c", LATER, cwd=Path.cwd()).communicate()[0]
-    assert told == f"tickets v1 {first.metrics['base_hash']} {answer}\n"
+    assert told == f"tickets v1 {first.facts.base_hash} {answer}\n"
     mine, other = store.lineage(first.id), store.lineage(second.id)
     assert (mine.base, mine.base_hash, mine.data_fingerprint) == (other.base, other.base_hash, other.data_fingerprint)
     assert mine.spec_hash != other.spec_hash

@@ -71,7 +71,7 @@ def test_all_that_a_spec_can_say_goes_through_the_form_and_back() -> None:
     lines = typed(system="Be kind.\nAnswer: shortly.", columns="prompt: ask, completion: answer", out="run")
     assert lines.spec is not None
     assert lines.spec.columns == {"prompt": "ask", "completion": "answer"}
-    assert notation.read_cell(lines.cell).out == "run"
+    assert notation.read_cell(lines.cell, RunSpec.describe()).out == "run"
     assert RunSpec.from_magic(lines.cell) == lines.spec
 
 

@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 
 from peft_nb.errors import RunError
 from peft_nb.events import Event, Listener, Notice, Planned, Preparing, StatusChanged, StepLogged
+from peft_nb.store import Facts
 from peft_nb.ui import live, surfaces
 from peft_nb.ui.view import RunView
 
@@ -32,6 +33,7 @@ class Scripted:
     id = "lora-3f9a2c"
     spec = SimpleNamespace(method="lora", model="smollm2-135m", data="tickets", task="generation")
     metrics: ClassVar = {"train_loss": 1.0}
+    facts = Facts()
 
     def __init__(self, listeners: Sequence[Listener], story: Sequence[Event | float], *, give_up: bool = False) -> None:
         self._listeners, self._story, self._give_up = listeners, story, give_up
