@@ -106,7 +106,7 @@ def lora(train: list[dict[str, str]], held_out: list[dict[str, str]], epochs: fl
         )
         rows = {"train": train, "held_out": held_out}
         run = begin(spec, namespace=rows, store=Store(Path(scratch) / "runs")).wait()
-        print(f"  path: {run.metrics['path']}; pooling: {run.metrics['pooling']}")
+        print(f"  path: {run.metrics['path']}; pooling: {run.facts.task['pooling']}")
         return run.metrics
 
 

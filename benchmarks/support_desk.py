@@ -59,7 +59,7 @@ def report(run: Run) -> None:
         f"answered in {middle - began:.0f} s"
     )
     print(
-        f"training  {metrics['steps']} steps in {metrics['train_seconds']:.0f} s, {metrics['dtype']}, "
+        f"training  {metrics['steps']} steps in {metrics['train_seconds']:.0f} s, {run.facts.dtype}, "
         f"last epoch's loss {metrics['train_loss']:.3f}, peak {metrics['peak_memory_mb'] / 1000:.1f} GB"
     )
 
