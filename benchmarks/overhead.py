@@ -19,7 +19,7 @@ from peft_nb.models.resolve import resolve
 CLOCKS = """
 %load_ext peft_nb
 import time
-from peft_nb.runs.run import Run
+from peft_nb.runs.record import RunRecord
 from peft_nb.ui.live import Live
 
 spent, calls = {}, {}
@@ -35,7 +35,7 @@ def clocked(owner, name, clock):
             calls[name] = calls.get(name, 0) + 1
     setattr(owner, name, wrapper)
 
-clocked(Run, "_publish", time.perf_counter)
+clocked(RunRecord, "publish", time.perf_counter)
 clocked(Live, "refresh", time.thread_time)
 """
 
@@ -47,7 +47,7 @@ eval_fraction: 0
 
 REPORT = """
 seconds = run.metrics["train_seconds"]
-for name, what in (("_publish", "events published"), ("refresh", "times looked whether to draw")):
+for name, what in (("publish", "events published"), ("refresh", "times looked whether to draw")):
     print(f"{calls[name]:6,} {what}: {spent[name]:.2f} s, {spent[name] / seconds:.2%} of {seconds:.0f} s of training")
 print(f"together {sum(spent.values()) / seconds:.2%}")
 """
