@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from IPython.core.interactiveshell import InteractiveShell
 
 import peft_nb
@@ -28,6 +29,10 @@ from peft_nb.spec import RunSpec
 from peft_nb.spec.names import NAMES
 from peft_nb.store import Store
 from tests.every_method import NEEDED, RATES
+
+# A machine that is busy with something else makes no test fail.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

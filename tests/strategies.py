@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from peft_nb.metrics import demandable
 from peft_nb.spec import RunSpec
 from peft_nb.spec.fields import FieldInfo
-
-# A machine that is busy with something else makes no test fail.
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
 
 AWKWARD = [
     *[

@@ -65,7 +65,8 @@ def test_a_run_is_refused_before_its_base_is_loaded(start: Callable[..., Run], m
 def test_a_run_is_forecast(finished: Run) -> None:
     metrics = finished.metrics
     assert metrics["forecast_memory_mb"] == pytest.approx(metrics["peak_memory_mb"], rel=0.4)
-    assert metrics["train_seconds"] / 5 < metrics["forecast_seconds"] < 5 * metrics["train_seconds"]
+    # How near is measured in benchmarks/forecast.py; here a fifth of a second of training shares the processor.
+    assert metrics["train_seconds"] / 20 < metrics["forecast_seconds"] < 20 * metrics["train_seconds"]
 
 
 def test_classifiers_are_forecast(spec: Spec, labelled: Table, encoder: Any) -> None:

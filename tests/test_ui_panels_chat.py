@@ -107,7 +107,7 @@ def test_what_went_wrong_is_shown_and_the_text_comes_back(panel: ChatPanel, talk
     assert 'role="alert"' in settled(panel)
     assert "nothing was said" in outcome(panel)
     broken = load(talkers[0].id, store=talkers[0].store)
-    broken.folder = broken.folder / "gone"
+    broken.record.folder = broken.record.folder / "gone"
     panel.talk.runs["calm"] = broken
     enter(panel, "Hello")
     assert "has written no adapter yet" in settled(panel)
