@@ -6,8 +6,10 @@ READY := .venv/ready
 OLDEST := .venv-oldest
 # nbval, which takes seconds to import, serves the notebooks alone.
 PYTEST := $(BIN)/pytest -p no:nbval --durations 25
-# Each worker has a core of its own and begins with a run of neighbours; one that is done takes over from the others.
-WORKERS := -n logical --maxprocesses 4 --dist worksteal
+# Each worker has a core of its own.
+WORKERS := -n logical --maxprocesses 4
+# Each begins with a run of neighbours; one that is done takes over from the others.
+SPREAD := $(WORKERS) --dist worksteal
 
 # Forked data workers would otherwise warn, and deadlock, after the tokenizer's threads have started.
 export TOKENIZERS_PARALLELISM := false
@@ -20,20 +22,21 @@ demo: $(READY)
 lab: $(READY)
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
-# Memory is measured in a fresh process, and the browser has the machine to itself, as with a user.
+# Memory is measured with nothing beside it; the browser's tests share a notebook server by file.
 ALONE := tests/test_memory.py tests/browser
 TOGETHER := tests $(addprefix --ignore ,$(ALONE))
 
 test: lint chromium
-	$(PYTEST) $(WORKERS) $(TOGETHER)
-	$(PYTEST) $(ALONE)
+	$(PYTEST) $(SPREAD) $(TOGETHER)
+	$(PYTEST) tests/test_memory.py
+	$(PYTEST) $(WORKERS) --dist loadfile tests/browser
 
 quick: lint
-	$(PYTEST) $(WORKERS) -m "not notebook and not exhaustive" $(TOGETHER)
+	$(PYTEST) $(SPREAD) -m "not notebook and not exhaustive" $(TOGETHER)
 
 # The quick tests with the lowest versions that pyproject.toml allows.
 oldest: $(OLDEST)/ready
-	$(OLDEST)/bin/pytest -p no:nbval --durations 25 $(WORKERS) -m "not notebook and not exhaustive" $(TOGETHER)
+	$(OLDEST)/bin/pytest -p no:nbval --durations 25 $(SPREAD) -m "not notebook and not exhaustive" $(TOGETHER)
 
 # At full length; make test executes them with few rows and steps.
 notebooks: $(READY)
@@ -41,7 +44,7 @@ notebooks: $(READY)
 
 cover: $(READY)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -p no:nbval $(WORKERS) $(TOGETHER)
+	$(BIN)/coverage run -m pytest -p no:nbval $(SPREAD) $(TOGETHER)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
