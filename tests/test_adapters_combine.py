@@ -17,6 +17,8 @@ from peft_nb.models.plain import bare
 from peft_nb.models.resolve import resolve
 from peft_nb.models.share import share
 
+pytestmark = pytest.mark.exhaustive
+
 IDS = torch.tensor([[1, 60, 7, 100, 9, 300, 12, 2]])
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 

@@ -14,6 +14,8 @@ from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import Python
 
+pytestmark = pytest.mark.exhaustive
+
 Begin = Callable[..., Run]
 
 # Scripts one after the other, as if each were a process: to import PEFT takes longer than to train.

@@ -23,6 +23,8 @@ from tests import tiny
 from tests.conftest import few, file_size_limit
 from tests.shell import refused
 
+pytestmark = pytest.mark.exhaustive
+
 IDS = torch.tensor([[1, 60, 7, 100, 9, 300, 12, 2]])
 
 

@@ -21,6 +21,8 @@ from peft_nb.store import Store
 from peft_nb.tasks import TASKS
 from tests.conftest import few, stop_at
 
+pytestmark = pytest.mark.exhaustive
+
 Start = Callable[..., Run]
 
 

@@ -51,6 +51,7 @@ def test_weights_and_adapter_are_those_of_the_real_model(spec: Spec, rows: Table
     assert forecast.adapter_mb == forecast.optimizer_mb == pytest.approx(8 * trained / 1e6)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("part", "less", "more"),
     [

@@ -17,6 +17,8 @@ from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 
+pytestmark = pytest.mark.exhaustive
+
 IDS = torch.tensor([[1, 60, 7, 100, 9, 300, 12, 2]])
 
 

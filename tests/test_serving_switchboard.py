@@ -17,6 +17,8 @@ from peft_nb.runs.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 
+pytestmark = pytest.mark.exhaustive
+
 PROMPTS = ["Where is my order?", "Hello", "Cancel it, please.", "I want my money back"]
 IDS = torch.tensor([[1, 60, 7, 100, 9, 300, 12, 2]])
 SHORT = {"max_new_tokens": 6}

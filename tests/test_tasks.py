@@ -108,6 +108,7 @@ def test_every_task_says_what_it_is(task: object) -> None:
         assert getattr(task, name)
 
 
+@pytest.mark.exhaustive
 def test_a_package_adds_a_task_in_one_file(tmp_path: Path, plain_encoder: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", CONTRIBUTING.read_text(encoding="utf-8"), re.S)
     (tmp_path / "toy.py").write_text(code, encoding="utf-8")

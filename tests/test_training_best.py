@@ -17,6 +17,8 @@ from peft_nb.store import Store
 from peft_nb.training.best import Best
 from tests.conftest import few, file_size_limit, stop_at
 
+pytestmark = pytest.mark.exhaustive
+
 Start = Callable[..., Run]
 # Soon the few rows are known by heart, and what is held out gets worse.
 OVERFITS: dict[str, Any] = {"learning_rate": 0.03, "lr_scheduler_type": "constant", "max_steps": 24, "eval_steps": 2}
