@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from peft_nb.data import RowProblem
-from peft_nb.data.rendering import DEFAULT_TEMPLATE, Renderer, render
+from peft_nb.data.rendering import DEFAULT_TEMPLATE, Renderer, TemplateProblem, render
 from peft_nb.errors import DataError, ModelError
 from tests.templates import (
     CHAT,
@@ -243,14 +243,18 @@ def test_the_default_template_names_the_turns_of_tools_and_writes_calls() -> Non
 
 @pytest.mark.parametrize("template", [CHATML, OPEN, MISREAD, OPEN.replace(CONTENT, CONTENT + CALLS)])
 def test_a_template_that_leaves_calls_out_or_after_the_end_is_refused_with_the_reason(template: str) -> None:
-    with pytest.raises(RowProblem, match="the model's chat template does not write calls of tools; use a model whose"):
+    says = "the model's chat template does not write calls of tools; use a model whose"
+    with pytest.raises(TemplateProblem, match=says) as caught:
         learned(tokenizer(template), USE)
+    assert caught.value.part == "tool_calls"
+    assert "tool_calls" in Renderer(tokenizer(template)).unwritten
 
 
 def test_a_template_that_takes_what_a_tool_returns_for_an_answer_is_refused() -> None:
     said = [USE[0], {"role": "assistant", "content": "track(7)"}, *USE[2:]]
-    with pytest.raises(RowProblem, match="does not write what tools return; use a model whose template does"):
+    with pytest.raises(TemplateProblem, match="does not write what tools return; use a model whose template does"):
         learned(tokenizer(MISREAD), said)
     with pytest.raises(RowProblem, match="refuses it .roles must alternate"):
         learned(tokenizer(INST, bos_token="<s>"), said)
+    assert Renderer(tokenizer(TOOLS)).unwritten == {}
     assert learned(tokenizer(CHATML), said) == ["track(7)<|im_end|>", "It is in Oslo.<|im_end|>"]
