@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 
 from peft_nb.data import RowProblem
-from peft_nb.data.conversations import OPENAI, SHAREGPT, parse_cell, read, split_pair, style, validated
+from peft_nb.data.conversations import (
+    OPENAI,
+    SHAREGPT,
+    is_written,
+    parse_cell,
+    read,
+    split_pair,
+    style,
+    unread,
+    validated,
+)
 
 HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
 SHARED = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]
@@ -32,8 +42,39 @@ def refused(action: Any, *arguments: Any) -> RowProblem:
 # ---- what is read ------------------------------------------------------------------------------
 
 
-def test_messages_keep_role_and_content_only() -> None:
-    assert openai(*({**message, "name": "x", "weight": None} for message in HELLO)) == HELLO
+def test_messages_keep_role_and_content_and_pass_on_names() -> None:
+    assert openai(*({**message, "id": 7, "weight": None} for message in HELLO)) == HELLO
+    assert openai({**HELLO[0], "name": "Ann"}, HELLO[1]) == [{**HELLO[0], "name": "Ann"}, HELLO[1]]
+
+
+@pytest.mark.parametrize("key", ["weight", "loss", "train", "training", "trainable", "loss_weight", "loss_mask"])
+def test_flags_say_whether_an_answer_is_learned(key: str) -> None:
+    for off in (0, 0.0, False, "0", "false", "False"):
+        assert openai(*HELLO, HELLO[0], {**HELLO[1], key: off})[3]["weight"] == 0
+    for on in (1, 1.0, True, "1", "true", None):
+        assert openai(HELLO[0], {**HELLO[1], key: on}) == HELLO
+    problem = refused(openai, HELLO[0], {**HELLO[1], key: 0.5})
+    assert problem.reason == f"message 1 (assistant) has {key} 0.5, and an answer is learned or not"
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_is_kept(key: str) -> None:
+    assert openai(HELLO[0], {**HELLO[1], key: "So be it."})[1] == {**HELLO[1], "reasoning_content": "So be it."}
+
+
+def test_keys_that_nothing_reads_are_told() -> None:
+    odd = {**HELLO[0], "id": 7, "mood": "good"}, {**HELLO[1], "weight": 0, "rating": 4, "extra": None}
+    assert list(unread(list(odd))) == [("id", 7), ("mood", "good"), ("rating", 4)]
+    assert list(unread([{**HELLO[0], "train": True}, {**HELLO[0], "train": False}])) == [("train", True)]
+    assert list(unread("just text")) == []
+
+
+def test_only_text_with_both_keys_and_known_speakers_is_a_conversation() -> None:
+    assert is_written(json.dumps(HELLO))
+    assert is_written(str(SHARED))
+    assert is_written("Human: a\n\nAssistant: b\n\nHuman: c")
+    for text in ('["38", "39"]', "[]", '[{"role": "admin", "rights": 3}]', '[{"role": "chef", "content": "x"}]', "hi"):
+        assert not is_written(text)
 
 
 @pytest.mark.parametrize(
@@ -221,4 +262,4 @@ def test_an_answer_of_weight_0_is_kept_and_not_learned() -> None:
     said = openai({**HELLO[0]}, {**HELLO[1], "weight": 0}, {**HELLO[0]}, {**HELLO[1], "weight": 1})
     assert [message.get("weight") for message in said] == [None, 0, None, None]
     problem = refused(openai, HELLO[0], {**HELLO[1], "weight": 0})
-    assert problem.reason == "would train nothing: every answer has the weight 0"
+    assert problem.reason == "would train nothing: every answer is marked as not learned"

@@ -102,23 +102,27 @@ def test_long_rows_are_cut_and_counted(chatml: Any) -> None:
     assert "2 rows cut at 64 tokens" in str(result.report)
 
 
-def test_a_row_whose_prompt_fills_max_length_is_refused(chatml: Any) -> None:
+def test_a_row_whose_prompt_fills_max_length_is_dropped_and_counted(chatml: Any) -> None:
     prompt = len(render(chatml, [{"role": "user", "content": ROW["question"]}], generation=True))
     assert sum(encoded(chatml, [ROW], max_length=prompt + 1).examples[0].supervised) == 1
-    message = refused(chatml, [{"question": "hello", "answer": "yo"}, ROW], max_length=prompt)
-    assert f"row 1: would train nothing: its prompt alone is {prompt} tokens and max_length is {prompt}" in message
-    assert message.endswith("raise max_length or shorten the prompt")
+    result = encoded(chatml, [{"question": "hello", "answer": "yo"}, ROW], max_length=prompt)
+    assert result.examples.rows.tolist() == [0]
+    assert result.report.dropped == (1,)
+    assert str(result.report).endswith(", 1 row dropped: the prompt alone fills max_length")
+    message = refused(chatml, [ROW, ROW], max_length=prompt)
+    assert message == (
+        f"the prompt alone of every row fills max_length ({prompt} tokens); "
+        f"raise max_length above {prompt}, or shorten the prompts"
+    )
 
 
 def test_all_bad_rows_of_all_kinds_and_batches_are_reported_at_once(chatml: Any) -> None:
     rows = [dict(ROW) for _ in range(2 * BATCH + 10)]
     rows[3]["answer"] = ""
     rows[BATCH]["answer"] = "<|im_end|>"
-    rows[2 * BATCH + 1]["question"] = "Where? " * 2000
     message = refused(chatml, rows, row_name="held-out row")
-    assert message.startswith(f"3 of {len(rows):,} held-out rows cannot be used (counting from 0): ")
+    assert message.startswith(f"2 of {len(rows):,} held-out rows cannot be used (counting from 0): ")
     assert f"held-out row 3: column 'answer' is empty; held-out row {BATCH}: an answer contains" in message
-    assert f"held-out row {2 * BATCH + 1}: would train nothing" in message
 
 
 def test_examples_keep_the_order_of_the_rows(chatml: Any) -> None:
@@ -178,7 +182,27 @@ def test_a_long_row_whose_prompt_fills_max_length_is_left_out_too(chatml: Any) -
     rows = [ROW, {**ROW, "question": "Where? " * 100}]
     assert encoded(chatml, rows, max_length=64, too_long="drop").examples.rows.tolist() == [0]
     for treatment in ("truncate", "split"):
-        assert "row 1: would train nothing" in refused(chatml, rows, max_length=64, too_long=treatment)
+        result = encoded(chatml, rows, max_length=64, too_long=treatment)
+        assert (result.examples.rows.tolist(), result.report.dropped) == ([0], (1,))
+
+
+def test_of_a_long_conversation_only_the_exchange_that_does_not_fit_is_dropped(chatml: Any) -> None:
+    turns = [*exchanges(1), {"role": "user", "content": "Where? " * 100}, {"role": "assistant", "content": "There."}]
+    result = encoded(chatml, [{"messages": [*turns, *exchanges(1)]}], max_length=64, too_long="split")
+    assert [trained(chatml, one) for one in result.examples] == [
+        trained(chatml, one) for one in encoded(chatml, [{"messages": exchanges(1)}] * 2).examples
+    ]
+    assert result.report.dropped == (0,)
+
+
+def test_what_is_split_keeps_its_tools() -> None:
+    chatml = tokenizer("{{ tools | tojson if tools }}" + CHATML)
+    tools = [{"type": "function", "function": {"name": "lookup", "parameters": {}}}]
+    whole = encoded(chatml, [{"messages": exchanges(1), "tools": tools}]).examples[0]
+    rows = [{"messages": exchanges(3), "tools": tools}]
+    parts = encoded(chatml, rows, max_length=len(whole.ids) + 1, too_long="split").examples
+    assert len(parts) == 3
+    assert all("lookup" in chatml.decode(part.ids) for part in parts)
 
 
 def test_data_of_which_nothing_is_left_are_refused(chatml: Any) -> None:
@@ -260,7 +284,6 @@ def test_no_example_without_a_target_comes_through_whatever_the_settings(chatml:
     rows = [{"messages": exchanges(count)} for count in range(1, 6)]
     for loss_on, treatment in product(("assistant", "completion", "all"), ("truncate", "drop", "split")):
         options = {"max_length": 60, "loss_on": loss_on, "too_long": treatment}
-        if (loss_on, treatment) == ("completion", "truncate"):
-            assert "4 of 5 rows cannot be used" in refused(chatml, rows, **options)
-        else:
-            assert all(1 in example.supervised for example in encoded(chatml, rows, **options).examples)
+        result = encoded(chatml, rows, **options)
+        assert all(1 in example.supervised for example in result.examples)
+        assert len(result.report.dropped) == (4 if (loss_on, treatment) == ("completion", "truncate") else 0)

@@ -256,5 +256,40 @@ def test_a_template_that_takes_what_a_tool_returns_for_an_answer_is_refused() ->
         learned(tokenizer(MISREAD), said)
     with pytest.raises(RowProblem, match="refuses it .roles must alternate"):
         learned(tokenizer(INST, bos_token="<s>"), said)
-    assert Renderer(tokenizer(TOOLS)).unwritten == {}
+    assert set(Renderer(tokenizer(TOOLS)).unwritten) == {"tools", "reasoning_content"}
+    assert Renderer(tokenizer(None, eos_token="</s>")).unwritten == {}
     assert learned(tokenizer(CHATML), said) == ["track(7)<|im_end|>", "It is in Oslo.<|im_end|>"]
+
+
+DEFINED = [{"type": "function", "function": {"name": "track", "description": "Where it is", "parameters": {}}}]
+EQUIPPED = "{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}" + TOOLS
+
+
+def test_definitions_of_tools_reach_the_template_each_row_with_its_own() -> None:
+    tok, other = tokenizer(EQUIPPED), [{"type": "function", "function": {"name": "weigh", "parameters": {}}}]
+    rows = [[USE[0] | {"tools": tools} if tools else USE[0], *USE[1:]] for tools in (DEFINED, None, other)]
+    written = [tok.decode(lesson.ids) for lesson in Renderer(tok).rendered(rows, "assistant")]
+    assert [one.count("<tools>") for one in written] == [1, 0, 1]
+    assert '"description": "Where it is"' in written[0]
+    assert '"name": "weigh"' in written[2]
+    assert learned(tok, rows[0]) == learned(tok, USE)
+    assert "<tools>" in tok.decode(render(tok, rows[0][:1], generation=True))
+
+
+def test_a_template_that_leaves_definitions_of_tools_out_is_refused() -> None:
+    with pytest.raises(TemplateProblem, match="does not write definitions of tools; use a model") as caught:
+        learned(tokenizer(TOOLS), [USE[0] | {"tools": DEFINED}, *USE[1:]])
+    assert caught.value.part == "tools"
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking"])
+def test_reasoning_reaches_the_template_and_is_learned(name: str) -> None:
+    template = CHATML.replace(
+        CONTENT, "{% if message." + name + " %}<think>{{ message." + name + " }}</think>{% endif %}" + CONTENT
+    )
+    said = [USE[0], {"role": "assistant", "content": "In Oslo.", "reasoning_content": "It left Bergen."}]
+    assert learned(tokenizer(template), said) == ["<think>It left Bergen.</think>In Oslo.<|im_end|>"]
+    assert "reasoning_content" not in Renderer(tokenizer(template)).unwritten
+    assert "reasoning_content" in Renderer(tokenizer(CHATML)).unwritten
+    plain = learned(tokenizer(None, eos_token="</s>"), said)
+    assert plain == [" <think>\nIt left Bergen.\n</think>\n\nIn Oslo.</s>"]

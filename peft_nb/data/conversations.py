@@ -1,23 +1,25 @@
 """Conversations as people write them, read into the messages that chat templates take.
 
 Two styles are read: OpenAI's, dicts with role and content, and ShareGPT's, with from and value. A cell may hold
-either as JSON or as Python prints a list, which is what csv files have, or be a transcript of Human: and Assistant:.
+either as JSON or as Python or numpy prints a list, which is what csv files have, or be a transcript of Human: and
+Assistant:.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, takewhile
 from typing import Any
 
-from peft_nb.data import RowProblem
+from peft_nb.data import RowProblem, printed
 from peft_nb.errors import nearest
 
 # role is system, user, assistant or tool; content is text. An assistant's message that calls tools also has
-# tool_calls (arguments as a dict) and may have the content ""; a tool's has name and tool_call_id where they are given.
+# tool_calls (arguments as a dict) and may have the content ""; it may have reasoning_content, and the weight 0 where it
+# is not to be learned. name and tool_call_id are there where they are given. The first message of a conversation has
+# tools, their definitions, so that what is cut out of it keeps them.
 Message = dict[str, Any]
 Style = tuple[str, str]  # the keys of a message that hold who speaks and what
 
@@ -32,6 +34,13 @@ SPEAKERS = {
     **dict.fromkeys(("tool", "function", "observation", "function_response", "tool_response"), "tool"),
 }
 CALLS = ("function_call", "tool_call")  # speakers whose text is the JSON of a call, as in ShareGPT files
+REASONING = ("reasoning_content", "thinking", "reasoning")
+FLAGS = ("weight", "loss", "train", "training", "trainable", "loss_weight", "loss_mask")  # is an answer learned?
+FLAG_VALUES = {
+    **dict.fromkeys(("0", "0.0", "false", "no"), False),
+    **dict.fromkeys(("1", "1.0", "true", "yes", ""), True),
+}
+PASSED_ON = ("name", "tool_call_id")
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
@@ -43,16 +52,16 @@ def text(value: Any) -> str:
 
 
 def parse_cell(cell: Any) -> Any:
-    """Give the list that a cell holds as text (JSON, Python or a transcript); any other cell as it is."""
+    """Give the list that a cell holds as text (JSON, Python, numpy or a transcript); any other cell as it is."""
     if not isinstance(cell, str):
         return cell
     start = cell.lstrip()
-    if start.startswith("["):
-        for parse in (json.loads, ast.literal_eval):
-            try:
-                return parse(start)
-            except (ValueError, SyntaxError, MemoryError, RecursionError):
-                continue
+    if start.startswith(("[", "array(")):
+        try:
+            return json.loads(start)
+        except (ValueError, RecursionError):
+            held = printed.read(start, cell)
+            return held if isinstance(held, list) else cell
     if start.startswith("Human:") and len(turns := TURN.split(cell)[1:]) > 2:
         if not turns[-1].strip():  # a prompt that ends where the assistant is to speak
             turns = turns[:-2]
@@ -67,6 +76,19 @@ def style(cell: Any) -> Style | None:
     if not isinstance(first, Mapping):
         return None
     return next((keys for keys in (OPENAI, SHAREGPT) if first.get(keys[0]) is not None), None)
+
+
+def is_written(cell: str) -> bool:
+    """Tell whether text is a conversation written down: every message with both keys, each of a known speaker."""
+    turns, keys = parse_cell(cell), style(cell)
+    if keys is None or not isinstance(turns, Sequence):
+        return False
+    return all(
+        isinstance(turn, Mapping)
+        and str(turn.get(keys[0])).strip().lower() in SPEAKERS
+        and (keys[1] in turn or "tool_calls" in turn)
+        for turn in turns
+    )
 
 
 def read(cell: Any, keys: Style) -> list[Message]:
@@ -116,14 +138,46 @@ def _message(number: int, message: Any, keys: Style) -> Message:
         calls = _calls(content if speaker in CALLS else message.get("tool_calls") or message.get("function_call"))
     except RowProblem as problem:
         raise RowProblem(f"{who} {problem.reason}", problem.fix) from None
-    # OpenAI's way to leave an answer of a longer conversation out of what is learned.
-    unlearned = {"weight": 0} if role == "assistant" and str(message.get("weight")) in ("0", "0.0") else {}
-    if calls and role == "assistant":
-        return {"role": role, "content": "" if speaker in CALLS else content, "tool_calls": calls, **unlearned}
+    more = {key: message[key] for key in PASSED_ON if message.get(key)}
+    if role == "assistant":
+        reasoning = next((text(message[key]) for key in REASONING if message.get(key)), "")
+        more |= {"reasoning_content": reasoning} if reasoning else {}
+        more |= {} if _is_learned(message, who) else {"weight": 0}
+        if calls:
+            return {"role": role, "content": "" if speaker in CALLS else content, "tool_calls": calls, **more}
     if not content.strip() and role in ("user", "assistant"):
         raise RowProblem(f"{who} is empty")
-    origin = {key: message[key] for key in ("name", "tool_call_id") if role == "tool" and message.get(key)}
-    return {"role": role, "content": content, **origin, **unlearned}
+    return {"role": role, "content": content, **more}
+
+
+def _is_learned(message: Mapping[str, Any], who: str) -> bool:
+    """Tell from its flags whether an answer is to be learned; the weight of OpenAI, the names of other tools."""
+    for key in FLAGS:
+        value = message.get(key)
+        if value is not None and not (learned := FLAG_VALUES.get(str(value).strip().lower())):
+            if learned is None:
+                fix = "write 1 for an answer that is learned and 0 for one that is not"
+                raise RowProblem(f"{who} has {key} {value!r}, and an answer is learned or not", fix)
+            return False
+    return True
+
+
+def unread(cell: Any) -> Iterator[tuple[str, Any]]:
+    """Give the keys of messages that nothing reads, with what they hold; nothing of a cell without messages."""
+    keys, turns = style(cell), parse_cell(cell)
+    if keys is None:
+        return
+    for turn in [turns] if isinstance(turns, Mapping) else turns:
+        speaker = SPEAKERS.get(str(turn.get(keys[0])).strip().lower()) if isinstance(turn, Mapping) else None
+        if speaker is None:
+            continue
+        read = {*keys, *PASSED_ON}
+        if speaker == "assistant":
+            read |= {"tool_calls", "function_call", *REASONING, *FLAGS}
+        for key, value in turn.items():
+            unlearned = key in FLAGS and FLAG_VALUES.get(str(value).strip().lower()) is False
+            if key not in read and not unlearned and value not in (None, "", [], {}):
+                yield key, value
 
 
 def _content(value: Any) -> str:
@@ -161,6 +215,16 @@ def learned(message: Message) -> bool:
     return message["role"] == "assistant" and message.get("weight") != 0
 
 
+def equipped(messages: list[Message], tools: Any) -> list[Message]:
+    """Give a conversation the definitions of its tools, which lie with its first message."""
+    return [messages[0] | {"tools": tools}, *messages[1:]] if tools and messages else messages
+
+
+def tools_of(messages: Sequence[Message]) -> Any:
+    """The definitions of the tools of a conversation, or None."""
+    return next((message["tools"] for message in messages if message.get("tools")), None)
+
+
 def validated(messages: list[Message]) -> list[Message]:
     """Return a whole conversation; RowProblem when its roles come in an order that no model is asked in."""
     spoken = [message["role"] for message in messages]
@@ -171,7 +235,9 @@ def validated(messages: list[Message]) -> list[Message]:
     if "assistant" not in spoken:
         raise RowProblem("would train nothing: no message is the assistant's", "add its answer or drop the row")
     if not any(learned(message) for message in messages):
-        raise RowProblem("would train nothing: every answer has the weight 0", "give one the weight 1 or drop the row")
+        raise RowProblem(
+            "would train nothing: every answer is marked as not learned", "mark one as learned or drop the row"
+        )
     for number, (before, speaker) in enumerate(pairwise(spoken), start=1):
         if speaker == "tool" and before not in ("assistant", "tool"):
             raise RowProblem(

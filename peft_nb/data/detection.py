@@ -21,7 +21,7 @@ class _Reading:
 
     format: LayoutType
     columns: dict[str, str]
-    used: frozenset[str]  # columns but the system prompt's, which any conversation may have
+    used: frozenset[str]  # columns but those that any conversation may have, such as the system prompt's
     named: int  # how many of them were given or have their role's very name
     rows: frozenset[int]
 
@@ -80,7 +80,7 @@ def detect(rows: Sequence[Mapping[str, Any]], format: str = "auto", columns: Map
 def _reading(
     entry: LayoutType, columns: dict[str, str], given: Mapping[str, str], looked: Mapping[int, Mapping[str, Any]]
 ) -> _Reading:
-    telling = {role: column for role, column in columns.items() if role != "system"}
+    telling = {role.name: columns[role.name] for role in entry.roles if role.tells and role.name in columns}
     named = sum(role in given or role == column.strip().casefold() for role, column in telling.items())
     able = frozenset(number for number, row in looked.items() if entry.holds(row, columns))
     return _Reading(entry, columns, frozenset(telling.values()), named, able)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peft_nb.data import RowProblem, examples, refusal
-from peft_nb.data.conversations import Message
+from peft_nb.data.conversations import Message, equipped, tools_of
 from peft_nb.data.examples import Encoded, Example, Report, collect
 from peft_nb.data.rendered import BATCH, RenderedRows
 from peft_nb.data.rendering import Rendered, unwrap
@@ -65,7 +65,8 @@ def encode(
     Raises
     ------
     DataError
-        When rows are empty, malformed or would train nothing: all of them counted, the first five named.
+        When rows are empty, malformed or would train nothing: all of them counted, the first five named; a row whose
+        prompt alone is over `max_length` is dropped and counted in the report, and refused only where all are.
     StoreError
         When `folder` cannot be written.
     """
@@ -121,7 +122,7 @@ def cached(
 
 @dataclass
 class _Work:
-    """One table being encoded, and the rows that were over the length so far."""
+    """One table being encoded, and so far the rows over the length and those of which nothing is left."""
 
     rendered: RenderedRows
     max_length: int
@@ -129,10 +130,13 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.long: list[int] = []
+        self.dropped: list[int] = []
+        self.shortest = 0  # prompt of those, in tokens
 
     def report(self, examples: int, tokens: int, supervised: int) -> Report:
         counts, why = (len(self.rendered), examples, tokens, supervised), self.rendered.layout.why
-        return Report(*counts, tuple(self.long), self.too_long, self.max_length, self.rendered.note, why)
+        long, dropped = tuple(self.long), tuple(self.dropped)
+        return Report(*counts, long, self.too_long, self.max_length, self.rendered.note, why, dropped)
 
     def examples(self, progress: Progress | None, row_name: str) -> Iterator[tuple[int, Example]]:
         """Every example with the number of its row; the rows that cannot be used are refused at the end."""
@@ -144,14 +148,20 @@ class _Work:
                 if len(whole.ids) > self.max_length:
                     self.long.append(number)
                 for example in [self._example(one) for one in self._fitted(number, whole)]:
-                    some = True
-                    yield number, example
+                    if example:
+                        some = True
+                        yield number, example
+                    elif self.dropped[-1:] != [number]:
+                        self.dropped.append(number)
             except RowProblem as problem:
                 problems[number] = problem
             if progress and ((number + 1) % BATCH == 0 or number + 1 == total):
                 progress((number + 1) / total, DOING)
         if problems:
             raise refusal(problems, total, row_name)
+        if not some and self.dropped:
+            alone = f"the prompt alone of every {row_name} fills max_length ({self.max_length:,} tokens)"
+            raise DataError(f"{alone}; raise max_length above {self.shortest:,}, or shorten the prompts")
         if not some:
             raise DataError(f"every {row_name} is over {self.max_length:,} tokens and left out; raise max_length")
 
@@ -169,7 +179,7 @@ class _Work:
 
     def _split(self, messages: list[Message]) -> list[Rendered]:
         """Whole exchanges, as many as fit, after the system prompt; of the last answer alone, those before it."""
-        head = messages[: messages[0]["role"] == "system"]
+        head, tools = messages[: messages[0]["role"] == "system"], tools_of(messages)
         exchanges: list[list[Message]] = []
         speaker = ""
         for message in messages[len(head) :]:
@@ -179,7 +189,7 @@ class _Work:
             speaker = message["role"]
 
         def rendered(start: int, stop: int) -> Rendered:
-            turns = [*head, *chain.from_iterable(exchanges[start:stop])]
+            turns = equipped([*head, *chain.from_iterable(exchanges[start:stop])], tools)
             return unwrap(next(self.rendered.renderer.rendered([turns], self.rendered.loss_on)))
 
         last = len(exchanges)
@@ -191,17 +201,18 @@ class _Work:
             part, stop = rendered(start, start + 1), start + 1
             while stop < last and len((longer := rendered(start, stop + 1)).ids) <= self.max_length:
                 part, stop = longer, stop + 1
-            parts += [part] if part.spans else []  # exchanges whose answers all have the weight 0
+            parts += [part] if part.spans else []  # no answer of these exchanges is learned
             start = stop
         return parts
 
-    def _example(self, one: Rendered) -> Example:
+    def _example(self, one: Rendered) -> Example | None:
+        """Cut to the length; None where the prompt alone fills it."""
         ids, spans = one
         mask = bytearray(len(ids))
         for start, stop in spans:
             mask[start:stop] = b"\x01" * (stop - start)
         example = Example(array("i", ids[: self.max_length]), bytes(mask[: self.max_length]))
-        if not any(example.supervised):
-            alone = f"its prompt alone is {spans[0][0]:,} tokens and max_length is {self.max_length:,}"
-            raise RowProblem(f"would train nothing: {alone}", "raise max_length or shorten the prompt")
-        return example
+        if any(example.supervised):
+            return example
+        self.shortest = min(self.shortest or spans[0][0], spans[0][0])
+        return None

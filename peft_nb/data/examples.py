@@ -78,8 +78,8 @@ class Example:
 class Report:
     """What encoding did with ``rows`` rows.
 
-    `long` holds the numbers of those over `max_length` tokens, `template` says how rows were written or, where they
-    are learned as a whole, what is learned of them.
+    `long` holds the numbers of those over `max_length` tokens, `dropped` of those whose prompt alone is; `template`
+    says how rows were written or, where they are learned as a whole, what is learned of them.
     """
 
     rows: int
@@ -91,6 +91,7 @@ class Report:
     max_length: int
     template: str
     why: str
+    dropped: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.why}; {self.template}; {self._counts() if self.supervised_tokens else self._whole_counts()}"
@@ -103,7 +104,10 @@ class Report:
             "drop": f"over {self.max_length:,} tokens left out",
             "split": f"over {self.max_length:,} tokens split into {parts:,} examples",
         }[self.too_long]
-        return counts + (f", {len(self.long):,} row{'s' if len(self.long) > 1 else ''} {done}" if self.long else "")
+        told = [f"{over:,} row{'s' * (over > 1)} {done}"] if (over := len(self.long) - len(self.dropped)) else []
+        if gone := len(self.dropped):
+            told.append(f"{gone:,} row{'s' * (gone > 1)} dropped: the prompt alone fills max_length")
+        return ", ".join([counts, *told])
 
     def _whole_counts(self) -> str:
         done = f"{'left out as longer than' if self.too_long == 'drop' else 'cut at'} {self.max_length:,}"
@@ -416,7 +420,7 @@ def load(folder: Path) -> Encoded | None:
             for name in (ARRAYS | LABELS if labelled else ARRAYS)
         }
         stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        report = Report(**{**stored, "long": tuple(stored["long"])})
+        report = Report(**{**stored, "long": tuple(stored["long"]), "dropped": tuple(stored.get("dropped", ()))})
         whole = len(columns["ends"]) == report.examples and columns["ends"][-1] == report.tokens
         whole &= len(columns["ids"]) == len(columns["supervised"]) == report.tokens
         if not labelled:

@@ -10,8 +10,19 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from peft_nb.data import RowProblem
-from peft_nb.data.conversations import OPENAI, SHAREGPT, Message, parse_cell, split_pair, style, text, validated
+from peft_nb.data import RowProblem, parse, printed
+from peft_nb.data.conversations import (
+    OPENAI,
+    SHAREGPT,
+    Message,
+    equipped,
+    parse_cell,
+    split_pair,
+    style,
+    text,
+    unread,
+    validated,
+)
 from peft_nb.data.conversations import read as read_messages
 from peft_nb.errors import DataError
 from peft_nb.spec.names import register_name
@@ -24,6 +35,8 @@ class Role:
     """One thing a layout needs, the column names that usually hold it, and how a cell is read.
 
     ``looks`` tells a cell of this role from one of another layout; it is false of no cell that ``parse`` can read.
+    A role that ``tells`` nothing may be in any layout, and none is recognised by it. Columns named as ``lists`` says
+    hold several values, also where they are written into a text cell, as in csv files.
     """
 
     name: str
@@ -31,6 +44,14 @@ class Role:
     required: bool = True
     parse: Callable[[Any], Any] = text
     looks: Callable[[Any], bool] = lambda cell: True
+    tells: bool = True
+    lists: tuple[str, ...] = ()
+
+    def read(self, cell: Any, column: str) -> Any:
+        """Parse a cell of the column that plays the role."""
+        if isinstance(cell, str) and column.strip().casefold() in self.lists:
+            cell = printed.read(cell, cell) if cell.lstrip().startswith("{") else parse_cell(cell)
+        return self.parse(cell)
 
 
 @dataclass(frozen=True)
@@ -72,60 +93,41 @@ def columns_for(role: Role, present: Sequence[str], given: Mapping[str, str]) ->
     return own or [column for column, name in free.items() if name in role.others]
 
 
-def _said(speaker: str) -> Callable[[Any], list[Message]]:
-    """Read a cell that holds messages or the words of one speaker."""
-
-    def parse(cell: Any) -> list[Message]:
-        held = parse_cell(cell)
-        keys = style(held)
-        return read_messages(held, keys) if keys else [{"role": speaker, "content": text(cell)}]
-
-    return parse
-
-
-def _answer(cell: Any) -> str:
-    """Read an answer; of several (SQuAD, Natural Questions) the first."""
-    several = cell.get("text") if isinstance(cell, Mapping) else parse_cell(cell)
-    if isinstance(several, (list, tuple)):
-        if not several:
-            raise RowProblem("holds no answer", "drop the row, or say in words that there is none")
-        return text(several[0])
-    return text(cell)
-
-
-def _labels(cell: Any) -> tuple[str, ...]:
-    """Read the name of one class or a list of several."""
-    several = parse_cell(cell)
-    names = map(_label, several) if isinstance(several, (list, tuple)) else [_label(cell)]
-    return tuple(dict.fromkeys(names))
-
-
-def _label(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():  # what pandas makes of integers where one is missing
-        value = int(value)
-    if isinstance(value, int) or (isinstance(value, str) and value.strip()):
-        return str(value).strip()
-    shown = repr(value) if isinstance(value, (float, str)) else f"a {type(value).__name__}"
-    raise RowProblem(f"holds {shown}, not a class", "give class names or whole numbers, or lists of them")
-
-
-def _is_label(cell: Any) -> bool:
-    try:
-        _labels(cell)
-    except RowProblem:
-        return False
-    return True
-
-
 def _turns(cells: dict[str, Any], *question: str, answer: str) -> list[Message]:
     asked = "\n\n".join(cells[role] for role in question if role in cells)
-    return _opened(cells, [{"role": "user", "content": asked}, {"role": "assistant", "content": cells[answer]}])
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": cells[answer]}]
+    return _opened(cells, _chosen(cells, turns))
+
+
+def _chosen(cells: dict[str, Any], messages: list[Message]) -> list[Message]:
+    """Write the choices behind the question; an answer that is the number of one, from 0, becomes its letter."""
+    if not (choices := cells.get("choices")):
+        return messages
+    lines = "\n".join(f"{letter}. {choice}" if letter else choice for letter, choice in choices.items())
+    place = next(place for place, message in enumerate(messages) if message["role"] == "assistant") - 1
+    asked, answer = messages[place], messages[place + 1]
+    said = answer["content"].strip()
+    if said.isdecimal() and said not in (*choices, *choices.values()) and "" not in choices:
+        if int(said) >= len(choices):
+            raise RowProblem(
+                f"the answer {said} is none of {len(choices)} choices", "count them from 0, or write its text"
+            )
+        answer = answer | {"content": list(choices)[int(said)]}
+    asked = asked | {"content": f"{asked['content']}\n\n{lines}"}
+    return [*messages[:place], asked, answer, *messages[place + 2 :]]
 
 
 def _opened(cells: dict[str, Any], messages: list[Message]) -> list[Message]:
-    """Begin with the row's system prompt, unless the messages bring their own."""
-    own = "system" not in cells or any(message["role"] == "system" for message in messages[:1])
-    return messages if own else [{"role": "system", "content": cells["system"]}, *messages]
+    """Begin with the row's system prompt, unless the messages bring their own, and with what was said before."""
+    own = messages[: bool(messages) and messages[0]["role"] == "system"]
+    before, rest = list(cells.get("history", ())), messages[len(own) :]
+    if before and before[-1]["role"] == "user" and rest and rest[0]["role"] == "user":
+        rest = [rest[0] | {"content": f"{before.pop()['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+    if not own and before and before[0]["role"] == "system":
+        own = [before.pop(0)]
+    if not own and "system" in cells:
+        own = [{"role": "system", "content": cells["system"]}]
+    return equipped([*own, *before, *rest], cells.get("tools"))
 
 
 def _conversation(cells: dict[str, Any]) -> list[Message]:
@@ -136,14 +138,20 @@ def _completed(cells: dict[str, Any]) -> list[Message]:
     if any(message["role"] != "assistant" for message in cells["completion"][:1]):
         fix = "a column of whole conversations is format='messages', columns={'messages': …}"
         raise RowProblem("the completion does not begin with the assistant's answer", fix)
-    return validated(_opened(cells, [*cells["prompt"], *cells["completion"]]))
+    return validated(_opened(cells, _chosen(cells, [*cells["prompt"], *cells["completion"]])))
 
 
 def _pair(cells: dict[str, Any]) -> tuple[list[Message], list[Message], list[Message]]:
-    return split_pair(_opened(cells, cells.get("prompt", [])), cells["chosen"], cells["rejected"])
+    asked = _opened(cells | {"tools": None}, cells.get("prompt", []))  # tools may lie with what both sides begin with
+    prompt, chosen, rejected = split_pair(asked, cells["chosen"], cells["rejected"])
+    return equipped(prompt, cells.get("tools")), chosen, rejected
 
 
-SYSTEM = Role("system", ("system_prompt",), required=False)
+SYSTEM = Role("system", ("system_prompt",), required=False, tells=False)
+TOOLS = Role("tools", ("functions",), required=False, parse=parse.tools, tells=False)
+HISTORY = Role("history", ("chat_history",), required=False, parse=parse.history, tells=False)
+CHOICES = Role("choices", ("options",), required=False, parse=parse.choices, tells=False)
+ASKED = (CHOICES, HISTORY, TOOLS, SYSTEM)
 LABELLED = ("sentence", "review", "content", "comment", "tweet", "utterance", "message", "body", "description")
 
 LAYOUTS: dict[str, LayoutType] = {}
@@ -173,13 +181,13 @@ for _layout in (
     LayoutType(
         "prompt_completion",
         (
-            Role("prompt", ("query", "input", "source", "document", "article", "dialogue"), parse=_said("user")),
+            Role("prompt", ("query", "input", "source", "document", "article", "dialogue"), parse=parse.said("user")),
             Role(
                 "completion",
                 ("response", "reply", "output", "answer", "target", "summary", "highlights"),
-                parse=_said("assistant"),
+                parse=parse.said("assistant"),
             ),
-            SYSTEM,
+            *ASKED,
         ),
         _completed,
     ),
@@ -189,7 +197,7 @@ for _layout in (
             Role("instruction", ("instructions",)),
             Role("input", ("context",), required=False),
             Role("output", ("response", "reply", "answer", "completion")),
-            SYSTEM,
+            *ASKED,
         ),
         lambda cells: _turns(cells, "instruction", "input", answer="output"),
     ),
@@ -198,8 +206,13 @@ for _layout in (
         (
             Role("question", ("q", "ask")),
             Role("context", ("passage", "document"), required=False),
-            Role("answer", ("a", "answers", "response", "reply", "output"), parse=_answer),
-            SYSTEM,
+            Role(
+                "answer",
+                ("a", "answers", "answerkey", "answer_key", "response", "reply", "output"),
+                parse=parse.answer,
+                lists=("answers",),
+            ),
+            *ASKED,
         ),
         lambda cells: _turns(cells, "context", "question", answer="answer"),
     ),
@@ -212,6 +225,7 @@ for _layout in (
                 parse=lambda cell: read_messages(cell, OPENAI),
                 looks=lambda cell: style(cell) != SHAREGPT and not isinstance(parse_cell(cell), str),
             ),
+            TOOLS,
             SYSTEM,
         ),
         _conversation,
@@ -225,6 +239,7 @@ for _layout in (
                 parse=lambda cell: read_messages(cell, SHAREGPT),
                 looks=lambda cell: style(cell) == SHAREGPT,
             ),
+            TOOLS,
             SYSTEM,
         ),
         _conversation,
@@ -237,8 +252,8 @@ for _layout in (
             Role(
                 "label",
                 ("labels", "class", "category", "target", "sentiment", "intent"),
-                parse=_labels,
-                looks=_is_label,
+                parse=parse.labels,
+                looks=parse.is_label,
             ),
         ),
         lambda cells: cells["text"],
@@ -247,9 +262,10 @@ for _layout in (
     LayoutType(
         "preference",
         (
-            Role("prompt", ("question", "query", "instruction", "input"), required=False, parse=_said("user")),
-            Role("chosen", parse=_said("assistant")),
-            Role("rejected", parse=_said("assistant")),
+            Role("prompt", ("question", "query", "instruction", "input"), required=False, parse=parse.said("user")),
+            Role("chosen", parse=parse.said("assistant")),
+            Role("rejected", parse=parse.said("assistant")),
+            TOOLS,
             SYSTEM,
         ),
         _pair,
@@ -350,15 +366,19 @@ class Layout:
         fix = f"to train on the chosen answers alone, set format={name!r}, columns={columns}"
         return DataError(f"rows are preference pairs, which are recognised but not trained on yet; {fix}")
 
+    def unread(self, row: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """Give the keys of a row's messages that nothing reads, with what they hold."""
+        return [pair for column in self.columns.values() for pair in unread(row.get(column))]
+
     def _cells(self, row: Mapping[str, Any]) -> dict[str, Any]:
         cells = {}
         for role in LAYOUTS[self.name].roles:
-            cell = row.get(self.columns.get(role.name, ""))
-            if filled(cell):
+            column = self.columns.get(role.name)
+            cell = None if column is None else row.get(column)
+            if column is not None and filled(cell):
                 try:
-                    cells[role.name] = role.parse(cell)
+                    cells[role.name] = role.read(cell, column)
                 except RowProblem as problem:
-                    column = self.columns[role.name]
                     raise RowProblem(f"column {column!r} {problem.reason}", problem.fix) from None
             elif role.required:
                 raise RowProblem(f"column {self.columns[role.name]!r} is empty")

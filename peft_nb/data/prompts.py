@@ -54,7 +54,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]], layout: Layout, numbers: Sequence
             found.append(Asked("".join(words[:BEGUN]), "".join(words[BEGUN : 3 * BEGUN]).strip()))
         else:
             *before, answer = prepare(layout.messages(rows[number]), None, generation=False)
-            alone = [turn["role"] for turn in before] == ["user"]
+            alone = [turn["role"] for turn in before] == ["user"] and len(before[0]) == 2
             found += [Asked(before[0]["content"] if alone else before, answer["content"])] if before else []
     return found
 

@@ -11,12 +11,13 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from peft_nb.data import RowProblem
-from peft_nb.data.conversations import Message, learned
+from peft_nb.data.conversations import Message, learned, tools_of
 from peft_nb.errors import ModelError
 
 # For models without a template of their own. No space ends the prompt: in most vocabularies an answer's first
 # word is one token with the space before it.
 DEFAULT_TEMPLATE = (
+    "{% if tools %}Tools: {{ tools | tojson }}\n\n{% endif %}"
     "{% for message in messages %}"
     "{% if message.role == 'system' %}{{ message.content }}\n\n"
     "{% else %}{{ message.role | capitalize }}: {{ message.content }}\n{% endif %}"
@@ -103,9 +104,15 @@ class Renderer:
         return [next((id for id in tail if id in special), None) for tail in tails]
 
     def _write(self, conversations: list[list[Message]], generation: bool = False) -> list[str | RowProblem]:
+        tools = [tools_of(turns) for turns in conversations]
+        if len(conversations) > 1 and any(tools):  # a batch is written with the same tools
+            return [text for one in conversations for text in self._write([one], generation)]
+        bare = [[{key: turn[key] for key in turn if key != "tools"} for turn in turns] for turns in conversations]
+        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": generation}
+        options |= {"tools": tools[0]} if any(tools) else {}
         try:
             texts: list[str | RowProblem] = self.tokenizer.apply_chat_template(
-                conversations, chat_template=self.template, tokenize=False, add_generation_prompt=generation
+                bare, chat_template=self.template, **options
             )
             return texts
         except Exception as error:  # a template is somebody's program and can raise anything
@@ -116,25 +123,33 @@ class Renderer:
 
     @cached_property
     def unwritten(self) -> dict[str, str]:
-        """What of ``tool_calls`` and of the role ``tool`` the template leaves out or misreads, and that in words."""
+        """What the template leaves out or misreads of tools, of their calls and results, and of reasoning, in words."""
         call = {"id": "zyzzyva00", "type": "function", "function": {"name": "zyzzyva", "arguments": {}}}
-        turns: list[Message] = [
+        called: list[Message] = [
             {"role": "user", "content": "a"},
             {"role": "assistant", "content": "", "tool_calls": [call]},
             {"role": "tool", "content": "xylyl", "name": "zyzzyva", "tool_call_id": "zyzzyva00"},
             {"role": "assistant", "content": "b"},
         ]
-        misread = [turn | {"role": "assistant"} if turn["role"] == "tool" else turn for turn in turns]
-        text, wrong = self._write([list(map(self.closed, turns)), list(map(self.closed, misread))])
-        if isinstance(text, RowProblem):
-            return {}  # some templates want more of a call than this one has: let them judge the row
-        lost = {"tool_calls": "zyzzyva" not in text.partition(self.suffix or "xylyl")[0]}
-        lost["tool"] = "xylyl" not in text or text == wrong
-        words = {"tool_calls": "calls of tools", "tool": "what tools return"}
+        misread = [turn | {"role": "assistant"} if turn["role"] == "tool" else turn for turn in called]
+        tool = {"type": "function", "function": {"name": "zyzzyva", "description": "c", "parameters": {}}}
+        equipped: list[Message] = [{"role": "user", "content": "a", "tools": [tool]}, called[-1]]
+        reasoned: list[Message] = [called[0], called[-1] | {"reasoning_content": "zyzzyva"}]
+        probes = ([self.closed(turn) for turn in turns] for turns in (called, misread, equipped, reasoned))
+        text, wrong, tools, reasoning = (self._write([turns])[0] for turns in probes)
+        lost = {
+            "tools": isinstance(tools, str) and "zyzzyva" not in tools,
+            "reasoning_content": isinstance(reasoning, str) and "zyzzyva" not in reasoning,
+        }
+        if isinstance(text, str):  # some templates want more of a call than this one has: let them judge the row
+            lost["tool_calls"] = "zyzzyva" not in text.partition(self.suffix or "xylyl")[0]
+            lost["tool"] = "xylyl" not in text or text == wrong
+        words = {"tools": "definitions of tools", "tool_calls": "calls of tools", "tool": "what tools return"}
+        words["reasoning_content"] = "reasoning_content"
         return {part: f"the model's chat template does not write {words[part]}" for part in lost if lost[part]}
 
     def closed(self, message: Message) -> Message:
-        """Add to an answer what the template leaves out: its end, and in the default template its calls.
+        """Add to an answer what the template leaves out: its end, and in the default template calls and reasoning.
 
         Parameters
         ----------
@@ -151,7 +166,11 @@ class Renderer:
         content, calls = message["content"], message.get("tool_calls")
         if calls and self.template:
             content = f"{content} {json.dumps(calls, ensure_ascii=False)}".lstrip()
-        return message | {"content": content + self.suffix}
+        if (reasoning := message.get("reasoning_content")) and self.template:
+            content = f"<think>\n{reasoning}\n</think>\n\n{content}"
+        # Templates know it by either name.
+        named = {"thinking": reasoning} if reasoning else {}
+        return message | named | {"content": content + self.suffix}
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -204,7 +223,8 @@ class Renderer:
         """Refuse what a template would write wrongly without a word."""
         for turn in turns:
             calls = turn.get("tool_calls") or ""
-            for part in ("tool_calls",) * bool(calls) + ("tool",) * (turn["role"] == "tool"):
+            held = {"tools": turn.get("tools"), "tool_calls": calls, "tool": turn["role"] == "tool"}
+            for part in (part for part in held if held[part]):
                 if part in self.unwritten:
                     fix = "use a model whose template does, or write them as text"
                     raise TemplateProblem(self.unwritten[part], fix, part)
