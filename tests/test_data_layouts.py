@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from peft_nb.data import RowProblem, detection, layouts
 from peft_nb.data.detection import detect
 from peft_nb.data.layouts import Layout, LayoutType
+from peft_nb.data.quality.checks import check
 from peft_nb.data.sources import read
 from peft_nb.errors import DataError
 
@@ -375,3 +376,189 @@ def test_a_registered_layout_is_recognised_and_read(monkeypatch: pytest.MonkeyPa
     assert (found.name, found.plain, found.text(rows[0])) == ("riddle", True, rows[0]["riddle"])
     with pytest.raises(ValueError, match="^there is a layout 'riddle' already"):
         layouts.register(LayoutType("riddle", (), str))
+
+
+# ---- nothing that could change what is learned goes unnamed -----------------------------------------
+
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+COLUMNS: dict[str, Any] = {
+    "system": "Be brief.",
+    "system_prompt": "Be brief.",
+    "tools": [TOOL],
+    "functions": json.dumps([TOOL["function"]]),
+    "choices": ["Oslo", "Rome"],
+    "options": {"A": "Oslo", "B": "Rome"},
+    "history": [["Hello?", "Yes."]],
+    "chat_history": "Hello there, I am back again.",
+    "images": ["a.jpg"],
+    "image": {"bytes": b"1", "path": None},
+    "audio": {"array": [0.5], "sampling_rate": 8000},
+    "video": "a.mp4",
+    "weight": 0.5,
+    "loss_mask": [0, 1],
+    "rating": 4,
+    "score": 0.25,
+    "good": True,
+    "label": "good",
+    "feedback": "no",
+    "reasoning": "Two and two are four.",
+    "thinking": "Hm.",
+    "rationale": "It is so.",
+    "context": "Rome",
+    "explanation": "Because it was said so before.",
+    "title": "A way to say hello",
+    "turns": [{"a": 1}],
+    "schema": {"a": 1},
+    "id": 7,
+    "topic": "hello",
+    "source": "mails",
+    "metadata": {"a": 1},
+    "Unnamed: 0": 0,
+    "": 0,
+    "__index_level_0__": 0,
+}
+KEYS: dict[str, Any] = {
+    "name": "Ann",
+    "tool_call_id": "c1",
+    "reasoning_content": "Two and two.",
+    "thinking": "Two and two.",
+    "weight": 0,
+    "loss": False,
+    "train": False,
+    "training": "false",
+    "trainable": 0,
+    "loss_weight": 0.0,
+    "loss_mask": 0,
+    "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Kyiv"}}}],
+    "rating": 4,
+    "good": True,
+    "citations": ["a"],
+    "images": ["a.jpg"],
+    "refusal": "No.",
+    "emotion": "joy",
+    "id": 7,
+    "timestamp": 1.5,
+}
+SAMPLES = ("hi there", [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}], SHAREGPT)
+
+
+def example(entry: LayoutType) -> Row:
+    """A row of a layout, by trying for each role what its kind of cell could be."""
+    row: Row = {}
+    for role in entry.roles:
+        if role.required:
+            able = [cell for cell in SAMPLES if role.looks(cell) and not problem(role.parse, cell)]
+            row[role.name] = f"{able[0]} {role.name}" if isinstance(able[0], str) else able[0]
+    return row if entry.kind != "preference" else {**row, "prompt": "hi there"}
+
+
+def problem(parse: Any, cell: Any) -> bool:
+    try:
+        parse(cell)
+    except RowProblem:
+        return True
+    return False
+
+
+def becomes(found: Layout, row: Row) -> Any:
+    if found.kind == "preference":
+        return found.pair(row)
+    return (found.text(row), found.kind == "labelled" and found.labels(row)) if found.plain else found.messages(row)
+
+
+def named(found: Layout, rows: list[Row]) -> str:
+    return " ".join([found.why, *(finding.title for finding in check(rows, found).findings)])
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("name", list(layouts.LAYOUTS))
+def test_every_column_that_people_have_is_used_or_named(name: str, column: str) -> None:
+    bare = example(layouts.LAYOUTS[name])
+    row = {column: COLUMNS[column], **bare}
+    found = layout(rows=[row, row], format=name, columns={role: role for role in bare})
+    used = becomes(found, row) != becomes(layout(rows=[bare], format=name), bare)
+    assert column in bare or (used and column in found.columns.values()) or (column or repr("")) in named(found, [row])
+    if column in ("", "Unnamed: 0", "__index_level_0__"):
+        assert not used
+        assert f"the row index {column!r}" in found.why
+
+
+CONVERSATIONS = [name for name in layouts.LAYOUTS if isinstance(example(layouts.LAYOUTS[name]).get("messages"), list)]
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_every_key_of_a_message_that_people_have_is_used_or_named(name: str, key: str) -> None:
+    bare = example(layouts.LAYOUTS[name])
+    asked, answer = bare["messages"]
+    row = {"messages": [asked, answer, asked, {**answer, key: KEYS[key]}]}
+    found = layout(rows=[row], format=name)
+    used = becomes(found, row) != becomes(found, {"messages": [asked, answer] * 2})
+    assert used or key in named(found, [row])
+    row = {"messages": [{**asked, key: KEYS[key]}, answer]}
+    said = key in ("weight", "loss", "train", "training", "trainable", "loss_weight", "loss_mask")  # none of a question
+    assert said or becomes(found, row) != becomes(found, bare) or key in named(found, [row])
+
+
+def test_tools_choices_and_history_become_part_of_the_conversation() -> None:
+    row = {
+        "question": "Which is the capital?",
+        "choices": {"text": ["Rome", "Oslo"], "label": ["A", "B"]},
+        "answerKey": "B",
+        "history": [["Norway?", "A country."]],
+        "tools": json.dumps([TOOL["function"]]),
+        "system": "Be brief.",
+    }
+    told = layout(rows=[row]).messages(row)
+    assert turns(told) == [
+        ("system", "Be brief."),
+        ("user", "Norway?"),
+        ("assistant", "A country."),
+        ("user", "Which is the capital?\n\nA. Rome\nB. Oslo"),
+        ("assistant", "B"),
+    ]
+    assert [message.get("tools") for message in told] == [[TOOL], None, None, None, None]
+
+
+def test_the_number_of_a_choice_counts_from_0_and_that_is_said() -> None:
+    rows = [{"question": "Which?", "choices": ["Rome", "Oslo"], "answer": number} for number in (1, 0)]
+    found = layout(rows=rows)
+    assert [found.messages(row)[-1]["content"] for row in rows] == ["B", "A"]
+    assert "2 rows whose answer is the number of a choice, taken to count from 0" in named(found, rows)
+    with pytest.raises(RowProblem, match="the answer 2 is none of 2 choices; count them from 0"):
+        found.messages({**rows[0], "answer": 2})
+    kept = {"question": "Which?", "choices": ["3", "5"], "answer": "5"}
+    assert found.messages(kept)[-1]["content"] == "5"
+
+
+@pytest.mark.parametrize("cell", ['["38", "39"]', "[]", '[{"a": 1}, {"b": 2}]', "['a' 'b']", '{"text": ["x"]}'])
+@pytest.mark.parametrize("name", ["answer", "output", "completion", "reply"])
+def test_text_stays_text(name: str, cell: str) -> None:
+    row = {
+        "question" if name == "answer" else "prompt" if name in ("completion", "reply") else "instruction": "?",
+        name: cell,
+    }
+    assert layout(rows=[row]).messages(row)[-1]["content"] == cell
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        ["Oslo", "Oslo, Norway"],
+        '["Oslo", "Oslo, Norway"]',
+        "['Oslo' 'Oslo, Norway']",
+        {"text": ["Oslo"], "answer_start": [3]},
+        "{'text': array(['Oslo'], dtype=object), 'answer_start': array([3], dtype=int32)}",
+    ],
+)
+def test_of_several_answers_the_first_is_learned_also_from_a_csv_cell(cell: Any) -> None:
+    row = {"question": "Capital?", "answers": cell}
+    assert layout(rows=[row]).messages(row)[-1]["content"] == "Oslo"
+
+
+def test_labels_that_numpy_printed_are_told_apart_or_refused() -> None:
+    rows = [{"text": "a b", "label": "['sad' 'angry']"}, {"text": "c d", "label": "[0 2]"}]
+    found = layout(rows=rows)
+    assert [found.labels(row) for row in rows] == [("sad", "angry"), ("0", "2")]
+    with pytest.raises(RowProblem, match="a list that numpy printed without its middle"):
+        found.labels({"text": "a", "label": "['a' 'b' ... 'y' 'z']"})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from peft_nb.data import Rows
+from peft_nb.data import Rows, unused
 from peft_nb.data.conversations import parse_cell, style
 from peft_nb.data.layouts import LAYOUTS, Layout, LayoutType, columns_for, filled
 from peft_nb.errors import DataError, nearest
@@ -69,6 +69,10 @@ def detect(rows: Sequence[Mapping[str, Any]], format: str = "auto", columns: Map
     found = [_reading(entry, one, given, looked) for entry in layouts for one in entry.readings(present, given)]
     able = [one for one in found if one.rows] or found
     best = [one for one in able if not any(other.beats(one) for other in able)]
+    several = unused.flags(rows, given.values()) if not best and format in ("auto", "text_label") else []
+    if len(several) > 1:
+        texts = (column for column in present if any(isinstance(row.get(column), str) for row in looked.values()))
+        raise DataError(unused.as_lists(several, next(texts, "…")))
     if not best:
         raise DataError(_unrecognised(present, format, given))
     if len(best) > 1 and best[0].rows:  # rows that fit nothing are refused one by one, with reasons
@@ -116,8 +120,12 @@ def _why(reading: _Reading, present: Sequence[str], looked: Mapping[int, Mapping
     for column in reading.columns.values():
         seen = _seen(next((row[column] for row in looked.values() if filled(row.get(column))), None))
         used.append(f"{column} ({seen})" if seen else column)
-    unused = [column for column in present if column not in reading.columns.values()]
-    notes = ["as told"] * given + [f"not used: {', '.join(unused)}"] * bool(unused)
+    rows = [{column: row.get(column) for column in present} for row in looked.values()]
+    left = [
+        f"the row index {one.column!r}" if one.what == "index" else one.column
+        for one in unused.find(rows, reading.columns.values())
+    ]
+    notes = ["as told"] * given + [f"not used: {', '.join(left)}"] * bool(left)
     return f"columns {', '.join(used)} → {reading.format.name}" + (f" ({'; '.join(notes)})" if notes else "")
 
 

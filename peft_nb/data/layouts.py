@@ -366,6 +366,12 @@ class Layout:
         fix = f"to train on the chosen answers alone, set format={name!r}, columns={columns}"
         return DataError(f"rows are preference pairs, which are recognised but not trained on yet; {fix}")
 
+    def by_number(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether a row's answer is the number of one of its choices, and is learned as the letter of that."""
+        column = self.columns.get("answer", self.columns.get("completion", self.columns.get("output", "")))
+        given = row.get(column) if "choices" in self.columns else None
+        return given is not None and str(given).strip().isdecimal() and self.messages(row)[-1]["content"] != str(given)
+
     def unread(self, row: Mapping[str, Any]) -> list[tuple[str, Any]]:
         """Give the keys of a row's messages that nothing reads, with what they hold."""
         return [pair for column in self.columns.values() for pair in unread(row.get(column))]

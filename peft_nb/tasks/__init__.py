@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peft_nb import metrics
+from peft_nb.data import unused
+from peft_nb.errors import DataError
 from peft_nb.spec.names import register_name
 from peft_nb.tasks.base import Facts, Task
 from peft_nb.tasks.classification import Classification
@@ -54,6 +56,12 @@ def inspect(spec: RunSpec, table: Table) -> Facts:
         In one line.
     """
     task = TASKS[spec.task]
+    used = table.layout.columns.values()
+    if media := [one for one in unused.find(table.rows, used) if one.what == "media"]:
+        raise DataError(unused.untrained(media))
+    wrong = "labelled" in task.accepts and table.layout.kind != "labelled"
+    if wrong and (several := unused.flags(table.rows, used)):
+        raise DataError(unused.as_lists(several, next(iter(used))))
     task.validate(table.layout, spec)
     facts = task.inspect(table.rows, table.layout)
     if table.eval_rows is not None:

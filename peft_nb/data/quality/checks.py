@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from peft_nb.data import RowProblem
+from peft_nb.data import RowProblem, unused
 from peft_nb.data.examples import key
 from peft_nb.data.layouts import Layout
 from peft_nb.data.quality import characters, duplicates, pii, secrets
@@ -145,6 +145,7 @@ def check(
     spellings = _label_findings(readings, held, found) if layout.kind == "labelled" else {}
     _text_findings(rows, layout, readings, found, options, progress)
     tokens = lengths(readings, rendered, options, found, progress)
+    _unused_findings(rows, layout, readings, rendered, found)
     if layout.kind == "preference":
         title, _, mend = str(layout.untrained(rows[next(iter(readings), 0)])).partition("; ")
         found.say("task", title=title, mend=mend)
@@ -323,6 +324,40 @@ def _label_findings(readings: Mapping[int, Reading], held: Mapping[int, Reading]
             "imbalance", title=f"labels out of balance: {shown(most)!r} has {many:,} rows, {shown(least)!r} {few:,}"
         )
     return spellings
+
+
+def _unused_findings(
+    rows: Table, layout: Layout, readable: Container[int], rendered: RenderedRows | None, found: Findings
+) -> None:
+    """Name the columns and keys that nothing reads though they could change what is learned."""
+    columns = unused.find(rows, layout.columns.values())
+    said: dict[str, str] = {
+        kind: ", ".join(str(one) for one in columns if one.what == what)
+        for kind, what in (("media", "media"), ("unused_column", "content"), ("judgement", "judgement"))
+    }
+    if said["media"]:
+        found.say("media", title=unused.untrained([one for one in columns if one.what == "media"]))
+    if said["unused_column"]:
+        found.say(
+            "unused_column", title=f"columns that are not used, though they hold content: {said['unused_column']}"
+        )
+    if said["judgement"]:
+        title = f"columns that judge the rows, though all rows are learned alike: {said['judgement']}"
+        found.say("judgement", title=title)
+    dropped = "reasoning_content" in rendered.renderer.unwritten if rendered and not layout.plain else False
+    names: dict[str, None] = {}
+    for number, row in enumerate(rows):
+        keys = [key for key, _ in layout.unread(row)]
+        if dropped and number in readable and any("reasoning_content" in turn for turn in layout.messages(row)):
+            keys.append("reasoning_content (the model's chat template does not write it)")
+        if keys:
+            names |= dict.fromkeys(keys)
+            found.add("unused_key", number, ", ".join(dict.fromkeys(keys)))
+        if number in readable and layout.by_number(row):
+            found.add("choice_number", number, "")
+    if names:
+        told = {"title": "{rows} with keys of messages that are not used: " + ", ".join(names)}
+        found.changed["unused_key"] |= told | ({"level": "note"} if all(map(unused.is_aside, names)) else {})
 
 
 def _text_findings(

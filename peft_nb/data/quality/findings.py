@@ -29,6 +29,7 @@ class Kind:
 DROP = "drops the row"
 KINDS = {  # what breaks training comes first
     "task": Kind("stops", "rows of another kind than the task learns from", "choose another task or other columns"),
+    "media": Kind("stops", "columns of images, audio or video, which no task reads", "drop the columns"),
     "malformed": Kind("stops", "{rows} that cannot be read", "mend or drop them", DROP),
     "empty": Kind("stops", "{rows} empty where text is needed", "fill or drop them", DROP),
     "roles": Kind("stops", "{rows} with messages in an order that cannot be learned", "mend or drop them", DROP),
@@ -37,6 +38,9 @@ KINDS = {  # what breaks training comes first
     "one_label": Kind("stops", "a single label: there is nothing to tell apart", "add rows with other labels"),
     "unknown_label": Kind("stops", "{rows} for evaluation with labels that training lacks", "add rows, or correct it"),
     "secret": Kind("harms", "{rows} with keys or passwords", "remove them, and revoke what is real", "redacts it"),
+    "unused_column": Kind("harms", "columns with content that are not used", "give them a role, or drop them"),
+    "judgement": Kind("harms", "a column that judges the rows is not used", "keep the rows that are to be learned"),
+    "unused_key": Kind("harms", "{rows} with keys of messages that are not used", "write them as text, or drop them"),
     "leak": Kind("harms", "{rows} also in the evaluation, or nearly", "keep each on one side", DROP),
     "turns": Kind("harms", "{rows} with two messages of one role in a row", "join them, or add what is missing"),
     "label_spelling": Kind("harms", "{rows} with a label spelt in another way", "spell it alike", "spells it alike"),
@@ -49,6 +53,9 @@ KINDS = {  # what breaks training comes first
     "personal": Kind("harms", "{rows} with personal data", "redact it, or personal_data: redact", "redacts it"),
     "near_empty": Kind("harms", "{rows} with next to no text", "fill or drop them", DROP),
     "long": Kind("note", "{rows} over max_length", "raise max_length, or too_long: split"),
+    "choice_number": Kind(
+        "note", "{rows} whose answer is the number of a choice, taken to count from 0", "check that it does"
+    ),
     "imbalance": Kind("note", "labels out of balance", "add rows for the rare ones"),
     "few": Kind("note", "few rows", "add more"),
 }
