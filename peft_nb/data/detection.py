@@ -70,7 +70,7 @@ def detect(rows: Sequence[Mapping[str, Any]], format: str = "auto", columns: Map
     able = [one for one in found if one.rows] or found
     best = [one for one in able if not any(other.beats(one) for other in able)]
     if not best:
-        raise DataError(_unrecognised(present, format, given))
+        raise DataError((rows.doubt if isinstance(rows, Rows) else "") or _unrecognised(present, format, given))
     if len(best) > 1 and best[0].rows:  # rows that fit nothing are refused one by one, with reasons
         raise DataError(_several(present, best))
     why = _why(best[0], present, looked, given=format != "auto" or bool(given))

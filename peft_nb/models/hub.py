@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 from threading import Thread
+from time import monotonic
 from typing import Any
 
 from peft_nb.errors import ModelError
@@ -15,14 +16,17 @@ from peft_nb.models.quiet import first_line
 DEADLINE_S = 2.5
 """How long to wait for the hub's first answer, all retries and name look-ups included."""
 
+RETRY_S = 60.0
+"""How long it holds that the hub does not answer or refuses a model: one answer may be slow, or come before a login."""
+
 # Safetensors only: the other formats of weights are pickles, which run code when they are read.
 WANTED = ["model*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 
-_answers: dict[tuple[str, str | None], int | None] = {}
+_answers: dict[tuple[str, str | None], tuple[int | None, float]] = {}  # the status, and when it came
 
 
 def answer(repo: str, revision: str | None = None) -> int | None:
-    """Ask the hub for a model, once in a process.
+    """Ask the hub for a model; that it is there is asked once in a process.
 
     Parameters
     ----------
@@ -35,22 +39,25 @@ def answer(repo: str, revision: str | None = None) -> int | None:
     -------
     int or None
         The HTTP status, below 400 when the model is there, or None when no hub answers within
-        :data:`DEADLINE_S` seconds, as with ``HF_HUB_OFFLINE`` set; then it is not asked again.
+        :data:`DEADLINE_S` seconds, as with ``HF_HUB_OFFLINE`` set. Then it is asked for nothing until it does answer,
+        or :data:`RETRY_S` seconds have passed; so long holds that it refuses a model, too.
     """
-    if None in _answers.values():
+    for known, (status, when) in list(_answers.items()):
+        if (status is None or status >= 400) and monotonic() - when > RETRY_S:
+            del _answers[known]
+    if any(status is None for status, _ in list(_answers.values())):
         return None
-    if (repo, revision) not in _answers:
+    key = repo, revision
+    if key not in _answers:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
         from huggingface_hub.errors import HfHubHTTPError
-
-        status: list[int] = []
 
         def ask() -> None:
             try:
                 get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=revision), timeout=DEADLINE_S)
-                status.append(200)
+                _answers[key] = 200, monotonic()
             except HfHubHTTPError as error:
-                status.append(error.response.status_code)
+                _answers[key] = error.response.status_code, monotonic()
             except Exception:  # offline, no name service, a proxy that refuses: all mean that none answers
                 return
 
@@ -58,8 +65,8 @@ def answer(repo: str, revision: str | None = None) -> int | None:
         thread = Thread(target=ask, daemon=True, name="peft_nb-hub")
         thread.start()
         thread.join(DEADLINE_S)
-        _answers[repo, revision] = status[0] if status else None
-    return _answers[repo, revision]
+        return _answers.setdefault(key, (None, monotonic()))[0]
+    return _answers[key][0]
 
 
 def on_disk(repo: str, revision: str | None = None) -> Path | None:
