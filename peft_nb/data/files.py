@@ -20,7 +20,8 @@ from peft_nb.errors import DataError
 
 DELIMITERS = ",;\t|"
 EXCEL = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)  # the first line by which Excel is told the delimiter
-BLANK_LINES = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
+BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
+HEADER = 100_000  # characters in which the first line is looked for
 NAME = 40  # characters; what is longer is hardly the name of a column
 NO_NAME = re.compile(r"\n|[.!?…]\s*$|^\s*[-+]?\d+([.,]\d+)?\s*$")  # a sentence or a number
 CONVERSATIONS = "each a conversation, column messages"  # the note on rows that are lists of messages
@@ -32,6 +33,11 @@ ELSEWHERE = {
     **{".dta": "pandas.read_stata", ".sav": "pandas.read_spss", ".arrow": "datasets.Dataset.from_file"},
 }
 UNPACK = {".gz": "gunzip -k", ".bz2": "bunzip2 -k", ".xz": "unxz -k", ".zst": "unzstd", ".zip": "unzip"}
+
+
+def is_file_name(name: str) -> bool:
+    """Tell whether a name ends like that of a file, read here or not, and is none of a data set on the hub."""
+    return Path(name).suffix.lower() in {*READERS, *ELSEWHERE, *UNPACK}
 
 
 def read(path: Path) -> object:
@@ -63,7 +69,7 @@ def read(path: Path) -> object:
     if suffix not in READERS:
         code = f"{ELSEWHERE[suffix]}({str(path)!r})" if suffix in ELSEWHERE else "pandas"
         kinds = ", ".join(one[1:] for one in READERS)
-        raise DataError(f"{path} is none of {kinds}; read it with {code} and pass the DataFrame")
+        raise DataError(f"{path} is none of {kinds}; read it with {code} and pass the result")
     try:
         return READERS[suffix](path)
     except OSError as error:
@@ -121,11 +127,11 @@ def _read_csv(path: Path) -> Rows:
     text, above = _read_text(path), 0
     if told := EXCEL.match(text):
         text, above = text[told.end() :], 1
-    first = text.lstrip("\r\n").partition("\n")[0]
+    first = next(filter(None, re.split(r"[\r\n]+", text[:HEADER], maxsplit=2)), "")
+    csv.field_size_limit(2**31 - 1)  # the default refuses documents over 131,072 characters
     known = told[1] if told else "\t" if path.suffix.lower() == ".tsv" and "\t" in first else DELIMITERS
     delimiter = max(known, key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
     spaced = 0 < first.count(delimiter) == first.count(f"{delimiter} ")
-    csv.field_size_limit(2**31 - 1)  # the default refuses documents over 131,072 characters
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=spaced, strict=True)
     header: list[str] = []

@@ -20,7 +20,7 @@ from typing import Any
 from peft_nb.data import Rows, files, samples, support_desk
 from peft_nb.data.cells import numbers, of_arrow, times
 from peft_nb.data.conversations import style
-from peft_nb.data.files import CONVERSATIONS, READERS, conversation, row_shown
+from peft_nb.data.files import CONVERSATIONS, conversation, is_file_name, row_shown
 from peft_nb.errors import DataError, nearest
 
 # One entry a data set: its name and what reads it, as {"train": rows} with "eval": rows where some are held out.
@@ -98,7 +98,7 @@ def read(data: object, namespace: Mapping[str, Any] | None = None) -> Source:
     if os.path.exists(path):
         return _file(path)
     looked = f"looked for a variable, a built-in ({', '.join(BUILTIN)}), a file"
-    if HUB_NAME.fullmatch(data) and path.suffix.lower() not in READERS:
+    if HUB_NAME.fullmatch(data) and not is_file_name(data):
         splits = _read_hub(data, f"no data named {data!r}: {looked}")
         return _source(data, splits, f"hub data set {data}", f"hub data set {data}")
     siblings = map(str, files.readable(path.parent)) if path.parent.is_dir() else ()
@@ -109,7 +109,7 @@ def read(data: object, namespace: Mapping[str, Any] | None = None) -> Source:
 
 def at_hand(name: str, namespace: Mapping[str, Any]) -> bool:
     """Tell whether :func:`read` finds a name without asking the hub, or does not find it at all."""
-    hub = HUB_NAME.fullmatch(name) and Path(name).suffix.lower() not in READERS
+    hub = HUB_NAME.fullmatch(name) and not is_file_name(name)
     return not hub or name in namespace or os.path.exists(os.path.expanduser(name))
 
 
@@ -168,7 +168,12 @@ def _table(data: object, what: str) -> Rows:
     if isinstance(data, Mapping):
         return _list_rows(_dicts(data, what), what)
     kind = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
-    passed = {"to_pandas": "its .to_pandas()", "to_frame": "its .to_frame('text')", "__next__": "list(…) of it"}
+    passed = {
+        "to_pandas": "its .to_pandas()",
+        "toPandas": "its .toPandas()",
+        "to_frame": "its .to_frame('text')",
+        "__next__": "list(…) of it",
+    }
     fix = next((f"; pass {form}" for method, form in passed.items() if hasattr(data, method)), "")
     raise DataError(f"{what} is a {kind}; {ACCEPTED}{fix}")
 
@@ -229,15 +234,20 @@ def _frame_rows(data: Any, what: str) -> Rows:
     kinds = {"f": numbers, "object": numbers, "M": times}
     chosen = [kinds.get(dtype.kind) or kinds.get(dtype.name) for dtype in frame.dtypes]
     converters = {names[at]: choose(frame.iloc[:, at]) for at, choose in enumerate(chosen) if choose}
-    shown = row_shown(names)
-    fix = "read its file with pandas.read_csv(…, header=None, names=['prompt', 'completion'])"
-    doubt = f"{what} has names of columns that look like a row ({shown!r}); {fix}, or say columns={{role: column}}"
+    doubt = note = ""
+    if shown := row_shown(names):
+        fix = "read its file with pandas.read_csv(…, header=None, names=['prompt', 'completion'])"
+        doubt = f"{what} has names of columns that look like a row ({shown!r}); {fix}, or say columns={{role: column}}"
+    if index := ", ".join(repr(name) for name in frame.index.names if name is not None and str(name) not in names):
+        note = f"without its index {index}: .reset_index() makes it a column"
+        doubt = doubt or f"{what} has {index} as its index, not as a column; pass {_variable(what)}.reset_index()"
     return Rows(
         names,
         len(frame),
         lambda a, b: frame.iloc[a:b].itertuples(index=False, name=None),
         converters,
-        doubt=doubt if shown else "",
+        note=note,
+        doubt=doubt,
     )
 
 

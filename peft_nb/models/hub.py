@@ -54,14 +54,16 @@ def answer(repo: str, revision: str | None = None) -> int | None:
 
         def ask() -> None:
             try:
-                get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=revision), timeout=DEADLINE_S)
+                get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=revision), timeout=4 * DEADLINE_S)
                 _answers[key] = 200, monotonic()
             except HfHubHTTPError as error:
-                _answers[key] = error.response.status_code, monotonic()
+                if error.response.status_code < 500:  # else it has troubles of its own and says nothing of the model
+                    _answers[key] = error.response.status_code, monotonic()
             except Exception:  # offline, no name service, a proxy that refuses: all mean that none answers
                 return
 
-        # A look-up of the name can hang for half a minute and cannot be cut short, only left behind.
+        # A look-up of the name can hang for half a minute and cannot be cut short, only left behind; an answer that
+        # comes later counts from then on.
         thread = Thread(target=ask, daemon=True, name="peft_nb-hub")
         thread.start()
         thread.join(DEADLINE_S)
