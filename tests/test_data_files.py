@@ -197,6 +197,8 @@ def test_a_file_of_lines_that_was_changed_meanwhile_is_refused(tmp_path: Path) -
         ("s.csv", b"\xff\xfea\x00,", "s.csv is broken UTF-16 at byte 4", "save it as UTF-8"),
         ("t.csv", "a,b\n1,2\na,b\n3,4\n", "t.csv line 3: the header once more", "remove that line"),
         ("u.csv", "sep=;\na;b\n\n1;2;3\n", "u.csv line 4: 3 fields where the header has 2", "put quotes around"),
+        ("y.csv", "\nsep=;\n", "y.csv has no rows", "nothing to train on"),
+        ("z.csv", "sep=;\n\na;a\n1;2\n", "z.csv line 3: two columns have the same name", "rename one"),
         ("v.csv", ",a,\n0,1,2\n", "v.csv line 1: columns 1 and 3 have no name", "name them in the header"),
         ("w.txt", "a\tb\nc\td\n", "w.txt holds a table with tabs", "rename it to w.tsv"),
         ("x.txt", "{}\n{}\n", "x.txt holds objects of JSON", "rename it to x.jsonl"),
@@ -227,7 +229,7 @@ def test_the_paragraphs_of_a_plain_text_are_rows(tmp_path: Path, name: str) -> N
     path = write(tmp_path / name, "\n# One\r\nof two lines\r\n \r\n\r\n  Two\n\tlines\n\nThree")
     source = read(path)
     assert list(source.train) == [{"text": "# One\nof two lines"}, {"text": "  Two\n\tlines"}, {"text": "Three"}]
-    assert source.origin == f"{path}, 3 rows (a paragraph between blank lines a row, column text)"
+    assert source.origin == f"{path}, 3 rows (each row a paragraph between blank lines, column text)"
     assert detect(source.train).name == "text"
     assert "has no rows" in refused(write(tmp_path / name, " \n\n"))
 
@@ -238,7 +240,7 @@ def test_conversations_without_a_key_are_read_as_messages(tmp_path: Path, name: 
     content = json.dumps(chats) if name == "chats.json" else "\n".join(map(json.dumps, chats))
     source = read(write(tmp_path / name, content))
     assert list(source.train) == [{"messages": chat} for chat in chats]
-    assert source.origin.endswith(f"{name}, 2 rows (each a conversation, column messages)")
+    assert source.origin.endswith(f"{name}, 2 rows (each row a conversation, column messages)")
 
 
 def test_a_column_without_a_name_keeps_none(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_columns_of_different_lengths_are_refused_with_their_lengths() -> None:
 def test_a_list_of_conversations_is_read_as_a_column_of_messages() -> None:
     source = read("chats", {"chats": [CHAT, CHAT[:1] * 2]})
     assert list(source.train) == [{"messages": CHAT}, {"messages": CHAT[:1] * 2}]
-    assert source.origin == "list `chats`, 2 rows (each a conversation, column messages)"
+    assert source.origin == "list `chats`, 2 rows (each row a conversation, column messages)"
     assert detect(source.train).name == "messages"
     assert data_variables({"chats": [CHAT], "words": [["a"]]}) == ["chats"]
 
@@ -297,8 +297,11 @@ def test_whole_numbers_beside_other_things_are_whole_too() -> None:
 
 
 def test_the_text_of_a_file_stays_text(tmp_path: Path) -> None:
-    path = write(tmp_path / "t.csv", "question,answer\nHow many?,30.0\nAnd now?,\n")
-    assert [row["answer"] for row in read(path).train] == ["30.0", ""]
+    source = read(write(tmp_path / "t.csv", "question,answer\nHow many?,30.0\nAnd now?,\n"))
+    assert [row["answer"] for row in source.train] == ["30.0", ""]
+    note = "column 'answer' is written 30.0, not 30; in pandas, .astype('Int64') before to_csv writes whole numbers"
+    assert source.origin.endswith(f"t.csv, 2 rows ({note})")
+    assert read(write(tmp_path / "t.csv", "question,answer\nHow many?,30.0\nAnd now?,3.5\n")).train.note == ""
 
 
 def test_days_are_written_without_a_time(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 HEADER = 100_000  # characters in which the first line is looked for
 NAME = 40  # characters; what is longer is hardly the name of a column
 NO_NAME = re.compile(r"\n|[.!?…]\s*$|^\s*[-+]?\d+([.,]\d+)?\s*$")  # a sentence or a number
-CONVERSATIONS = "each a conversation, column messages"  # the note on rows that are lists of messages
+WHOLE = re.compile(r"-?\d+\.0")  # how pandas writes whole numbers where one is missing
+CONVERSATIONS = "each row a conversation, column messages"  # the note on rows that are lists of messages
 
 # What reads a file that is not read here; of a file that was compressed, what unpacks it.
 ELSEWHERE = {
@@ -136,11 +137,11 @@ def _read_csv(path: Path) -> Rows:
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=spaced, strict=True)
     header: list[str] = []
     rows: list[list[str]] = []
-    line = above
+    line = begun = above
     try:
         for cells in reader:
             if not header:
-                header = cells
+                header, begun = cells, line + 1
             elif cells and len(cells) != len(header):
                 fix = f"put quotes around text that contains {delimiter!r} or line breaks"
                 counts = f"{len(cells)} fields where the header has {len(header)}"
@@ -153,25 +154,36 @@ def _read_csv(path: Path) -> Rows:
     except csv.Error as error:
         fix = 'write a quote inside quoted text as "" and close every quote'
         raise DataError(f"{path} line {line + 1}: {error}; {fix}") from None
+    return _named(path, begun, header, rows)
+
+
+def _named(path: Path, line: int, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Rows:
+    """Give the rows of a csv file the names in its header, which stands in `line`."""
+    # Spreadsheets write empty columns beside a table: neither a name nor a cell.
     kept = [at for at, name in enumerate(header) if name.strip() or any(row[at].strip() for row in rows)]
-    names = [header[at] for at in kept]
-    if len(nameless := [str(at + 1) for at in kept if not header[at].strip()]) > 1:
-        raise DataError(f"{path} line 1: columns {' and '.join(nameless)} have no name; name them in the header")
-    if len(set(names)) < len(names):
-        raise DataError(f"{path} line 1: two columns have the same name; rename one of them")
-    if len(kept) < len(header):  # what a spreadsheet writes of columns that are empty
-        rows = [[row[at] for at in kept] for row in rows]
-    return Rows(names, len(rows), lambda a, b: rows[a:b], doubt=_doubt(path, names, rows))
+    if len(kept) < len(header):
+        header, rows = [header[at] for at in kept], [[row[at] for at in kept] for row in rows]
+    if len(nameless := [str(at + 1) for at, name in zip(kept, header, strict=True) if not name.strip()]) > 1:
+        raise DataError(f"{path} line {line}: columns {' and '.join(nameless)} have no name; name them in the header")
+    if len(set(header)) < len(header):
+        raise DataError(f"{path} line {line}: two columns have the same name; rename one of them")
+    note = ""
+    for at, name in enumerate(header):
+        cells = [row[at] for row in rows if row[at]]
+        if cells and all(map(WHOLE.fullmatch, cells)):
+            fix = "in pandas, .astype('Int64') before to_csv writes whole numbers"
+            note = f"column {name!r} is written {cells[0]}, not {cells[0][:-2]}; {fix}"
+    return Rows(header, len(rows), lambda a, b: rows[a:b], note=note, doubt=_doubt(path, line, header, rows))
 
 
-def _doubt(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _doubt(path: Path, line: int, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Say that the header looks like a row, where it does or its column holds one of its cells again."""
     again = (name for at, name in enumerate(header) if any(row[at] == name for row in rows))
     if not (shown := row_shown(header) or next(again, "")):
         return ""
     names = ",".join(["prompt", "completion", *"…" * (len(header) - 2)]) if len(header) > 1 else "text"
     fix = f"add a header line above it, such as {names}; if it is the header, say columns={{role: column}}"
-    return f"{path} line 1 looks like a row, not like names of columns ({shown!r}); {fix}"
+    return f"{path} line {line} looks like a row, not like names of columns ({shown!r}); {fix}"
 
 
 def row_shown(names: Sequence[str]) -> str:
@@ -273,7 +285,9 @@ def _read_paragraphs(path: Path) -> Rows:
         kind, suffix = ("objects of JSON", ".jsonl") if objects else ("a table with tabs", ".tsv")
         raise DataError(f"{path} holds {kind}; rename it to {path.stem}{suffix}")
     rows = [(paragraph.strip("\n"),) for paragraph in BLANK_LINES.split(text) if paragraph.strip()]
-    return Rows(["text"], len(rows), lambda a, b: rows[a:b], note="a paragraph between blank lines a row, column text")
+    return Rows(
+        ["text"], len(rows), lambda a, b: rows[a:b], note="each row a paragraph between blank lines, column text"
+    )
 
 
 READERS: dict[str, Callable[[Path], object]] = {
