@@ -238,7 +238,10 @@ CALLS = [
 def test_keys_that_arrow_adds_are_not_there(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(pa.Table.from_pylist(CALLS), path)
-    for data in (path, pd.read_parquet(path), Dataset.from_list(CALLS), pq.read_table(path).to_pandas()):
+    frames = [
+        pd.read_parquet(path, **how) for how in ({}, *({"dtype_backend": f} for f in ("pyarrow", "numpy_nullable")))
+    ]
+    for data in (path, *frames, frames[0].convert_dtypes(), Dataset.from_list(CALLS)):
         train = read(data).train
         assert [row["messages"] for row in train] == [row["messages"] for row in CALLS]
         assert json.dumps(train[0]["messages"][1]["tool_calls"][0]["arguments"]) == '{"days": 2, "places": ["Bonn"]}'
@@ -313,7 +316,9 @@ def test_days_are_written_without_a_time(tmp_path: Path) -> None:
         {"day": None, "time": "2024-02-01 08:30:00"},
     ]
     frame.to_parquet(tmp_path / "t.parquet")
-    for data in (frame, tmp_path / "t.parquet", Dataset.from_pandas(frame)):
+    arrow = pd.read_parquet(tmp_path / "t.parquet", dtype_backend="pyarrow")
+    dates = arrow.assign(day=arrow["day"].dt.date)
+    for data in (frame, arrow, dates, tmp_path / "t.parquet", Dataset.from_pandas(frame)):
         assert list(read(data).train) == wanted
 
 

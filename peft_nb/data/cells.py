@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date, time, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
@@ -62,7 +62,8 @@ def numbers(cells: Iterable[Any]) -> Converter:
 
 def times(cells: Iterable[Any]) -> Converter:
     """Choose how to read a column of times: where all are midnight, they are days."""
-    return day if all(cell != cell or cell.time() == time() for cell in cells if cell is not None) else plain
+    known = (cell for cell in cells if isinstance(cell, datetime) and cell == cell)  # NaT is not equal to itself
+    return day if all(cell.time() == time() for cell in known) else plain
 
 
 def of_arrow(table: Any) -> dict[str, Converter]:
@@ -72,6 +73,17 @@ def of_arrow(table: Any) -> dict[str, Converter]:
         kind = str(column.type).partition("[")[0]
         cells = (cell for chunk in column.chunks for cell in chunk.to_pylist())
         chosen[name] = ARROW[kind](cells) if kind in ARROW else from_arrow
+    return chosen
+
+
+def of_frame(frame: Any) -> dict[str, Converter]:
+    """Choose how to read each column of a pandas.DataFrame."""
+    chosen = {}
+    for place, (name, dtype) in enumerate(zip(map(str, frame.columns), frame.dtypes, strict=True)):
+        if choose := PANDAS.get(dtype.kind) or PANDAS.get(dtype.name):
+            chosen[name] = choose(frame.iloc[:, place])
+        elif hasattr(dtype, "pyarrow_dtype"):
+            chosen[name] = from_arrow
     return chosen
 
 
@@ -92,6 +104,7 @@ def day(cell: Any) -> Any:
     return value and value[:10]
 
 
+PANDAS = {"f": numbers, "object": numbers, "M": times}
 ARROW = {**dict.fromkeys(("halffloat", "float", "double"), numbers), "timestamp": times}
 
 

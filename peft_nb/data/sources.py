@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from peft_nb.data import Rows, files, samples, support_desk
-from peft_nb.data.cells import numbers, of_arrow, times
+from peft_nb.data.cells import numbers, of_arrow, of_frame
 from peft_nb.data.conversations import style
 from peft_nb.data.files import CONVERSATIONS, conversation, is_file_name, row_shown
 from peft_nb.errors import DataError, nearest
@@ -231,9 +231,6 @@ def _frame_rows(data: Any, what: str) -> Rows:
         raise DataError(f"{what} has two columns named {twice!r}; rename one of them")
     # A shallow copy: what the notebook does to the frame while a run reads it does not reach the run.
     frame = data.copy(deep=False)
-    kinds = {"f": numbers, "object": numbers, "M": times}
-    chosen = [kinds.get(dtype.kind) or kinds.get(dtype.name) for dtype in frame.dtypes]
-    converters = {names[at]: choose(frame.iloc[:, at]) for at, choose in enumerate(chosen) if choose}
     doubt = note = ""
     if shown := row_shown(names):
         fix = "read its file with pandas.read_csv(…, header=None, names=['prompt', 'completion'])"
@@ -245,7 +242,7 @@ def _frame_rows(data: Any, what: str) -> Rows:
         names,
         len(frame),
         lambda a, b: frame.iloc[a:b].itertuples(index=False, name=None),
-        converters,
+        of_frame(frame),
         note=note,
         doubt=doubt,
     )
