@@ -7,6 +7,7 @@ import uuid
 from collections import OrderedDict
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from enum import IntEnum, StrEnum
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -41,6 +42,11 @@ def objects(*cells: Any) -> np.ndarray:
         (np.array([1, 2]), [1, 2]),
         (np.array([[1.5], [2.5]]), [[1.5], [2.5]]),
         (np.array(["2024-01-31", "NaT"], "datetime64[ns]"), ["2024-01-31 00:00:00", None]),
+        (np.array(["2024-01-31"], "datetime64[D]"), ["2024-01-31"]),
+        (np.array([90], "timedelta64[ns]"), ["0:00:00"]),
+        (np.str_("a"), "a"),
+        (StrEnum("Colour", ["red"])("red"), "red"),
+        (IntEnum("Size", ["one"])(1), 1),
         (np.timedelta64(90, "s"), "0:01:30"),
         (float("nan"), None),
         (pd.NA, None),

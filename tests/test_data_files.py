@@ -168,6 +168,12 @@ def test_a_file_of_lines_that_was_changed_meanwhile_is_refused(tmp_path: Path) -
         ("e.csv", "a,b\n1,2\n1,2,3\n", "e.csv line 3: 3 fields where the header has 2", "put quotes around"),
         ("f.csv", 'a,b\n"1\n1",2\n1\n', "f.csv line 4: 1 fields where the header has 2", "put quotes around"),
         ("g.csv", 'a,b\n1,2\n"1,2\n3,4\n', "g.csv line 3: unexpected end of data", "close every quote"),
+        (
+            "g.tsv",
+            'a\tb\n"1" 2\t3\n',
+            "g.tsv line 2: '\t' expected after",
+            "pass pandas.read_csv(…, sep='\\t', quoting=",
+        ),
         ("h.csv", "a,a\n1,2\n", "h.csv line 1: two columns have the same name", "rename one"),
         ("i.csv", "", "i.csv has no rows", "nothing to train on"),
         (

@@ -110,8 +110,10 @@ ARROW = {**dict.fromkeys(("halffloat", "float", "double"), numbers), "timestamp"
 
 def _plain(cell: Any, arrow: bool) -> Any:
     kind = type(cell)
-    if kind is str or cell is None or isinstance(cell, (str, int)):
+    if kind is str or kind is int or kind is bool or cell is None:
         return cell
+    if isinstance(cell, (str, int)):  # of numpy, or a member of an Enum
+        return str.__str__(cell) if isinstance(cell, str) else int(cell)
     if isinstance(cell, float):
         if cell != cell:
             return None
@@ -149,7 +151,7 @@ def _foreign(cell: Any, arrow: bool) -> Any:
         return str(cell)
     if hasattr(cell, "tolist"):
         kind = getattr(getattr(cell, "dtype", None), "kind", "")
-        if kind in ("m", "M"):  # tolist() would give nanoseconds
+        if kind in ("m", "M") and cell.dtype.name.endswith("[ns]"):  # of which tolist() would give the number
             cell = cell.astype(f"{kind}8[us]")
         return _plain(cell.tolist(), arrow or _made_by_arrow(cell))
     return _plain(cell.as_py(), True) if hasattr(cell, "as_py") else cell

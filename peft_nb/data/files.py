@@ -153,6 +153,8 @@ def _read_csv(path: Path) -> Rows:
             line = above + reader.line_num
     except csv.Error as error:
         fix = 'write a quote inside quoted text as "" and close every quote'
+        if delimiter == "\t":
+            fix += ", or, if quotes are nothing but text, pass pandas.read_csv(…, sep='\\t', quoting=csv.QUOTE_NONE)"
         raise DataError(f"{path} line {line + 1}: {error}; {fix}") from None
     return _named(path, begun, header, rows)
 

@@ -182,8 +182,8 @@ def _dicts(data: Mapping[Any, Any], what: str) -> list[Any]:
     """Read a dict of columns, as lists or as pandas writes them, or of one list of rows."""
     cells = list(data.values())
     if cells and all(isinstance(cell, Mapping) and all(str(key).isdecimal() for key in cell) for cell in cells):
-        numbers = dict.fromkeys(number for column in cells for number in column)
-        return [{name: column.get(number) for name, column in data.items()} for number in numbers]
+        places = dict.fromkeys(place for column in cells for place in column)
+        return [{name: column.get(place) for name, column in data.items()} for place in places]
     lists = {name: cell.tolist() if hasattr(cell, "tolist") else cell for name, cell in data.items()}
     tables = [name for name, cell in lists.items() if conversation(cell)]
     parts = [name for name in tables if name in HELD_OUT or style(lists[name])]  # splits, or one conversation alone
