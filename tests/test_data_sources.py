@@ -302,8 +302,8 @@ def test_whole_numbers_beside_other_things_are_whole_too() -> None:
 def test_the_text_of_a_file_stays_text(tmp_path: Path) -> None:
     source = read(write(tmp_path / "t.csv", "question,answer\nHow many?,30.0\nAnd now?,\n"))
     assert [row["answer"] for row in source.train] == ["30.0", ""]
-    note = "column 'answer' is written 30.0, not 30; in pandas, .astype('Int64') before to_csv writes whole numbers"
-    assert source.origin.endswith(f"t.csv, 2 rows ({note})")
+    note = "numbers of 'answer' are written as 30.0, not 30; in pandas, .astype('Int64') before to_csv writes"
+    assert source.origin.endswith(f"t.csv, 2 rows ({note} whole numbers)")
     assert read(write(tmp_path / "t.csv", "question,answer\nHow many?,30.0\nAnd now?,3.5\n")).train.note == ""
 
 

@@ -169,12 +169,10 @@ def _named(path: Path, line: int, header: Sequence[str], rows: Sequence[Sequence
         raise DataError(f"{path} line {line}: columns {' and '.join(nameless)} have no name; name them in the header")
     if len(set(header)) < len(header):
         raise DataError(f"{path} line {line}: two columns have the same name; rename one of them")
-    note = ""
-    for at, name in enumerate(header):
-        cells = [row[at] for row in rows if row[at]]
-        if cells and all(map(WHOLE.fullmatch, cells)):
-            fix = "in pandas, .astype('Int64') before to_csv writes whole numbers"
-            note = f"column {name!r} is written {cells[0]}, not {cells[0][:-2]}; {fix}"
+    filled = {name: [row[at] for row in rows if row[at]] for at, name in enumerate(header)}
+    floats = [repr(name) for name, cells in filled.items() if cells and all(map(WHOLE.fullmatch, cells))]
+    fix = "in pandas, .astype('Int64') before to_csv writes whole numbers"
+    note = f"numbers of {', '.join(floats)} are written as 30.0, not 30; {fix}" if floats else ""
     return Rows(header, len(rows), lambda a, b: rows[a:b], note=note, doubt=_doubt(path, line, header, rows))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from threading import Thread
 from time import monotonic
@@ -17,12 +18,13 @@ DEADLINE_S = 2.5
 """How long to wait for the hub's first answer, all retries and name look-ups included."""
 
 RETRY_S = 60.0
-"""How long it holds that the hub does not answer or refuses a model: one answer may be slow, or come before a login."""
+"""How long it holds that the hub does not answer: one answer may be slow, and a network may come back."""
 
 # Safetensors only: the other formats of weights are pickles, which run code when they are read.
 WANTED = ["model*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 
-_answers: dict[tuple[str, str | None], tuple[int | None, float]] = {}  # the status, and when it came
+_found: set[tuple[str, str | None]] = set()
+_silent_since = -math.inf
 
 
 def answer(repo: str, revision: str | None = None) -> int | None:
@@ -39,36 +41,41 @@ def answer(repo: str, revision: str | None = None) -> int | None:
     -------
     int or None
         The HTTP status, below 400 when the model is there, or None when no hub answers within
-        :data:`DEADLINE_S` seconds, as with ``HF_HUB_OFFLINE`` set. Then it is asked for nothing until it does answer,
-        or :data:`RETRY_S` seconds have passed; so long holds that it refuses a model, too.
+        :data:`DEADLINE_S` seconds, as with ``HF_HUB_OFFLINE`` set; then it is asked for nothing more until it does
+        answer, or :data:`RETRY_S` seconds have passed.
     """
-    for known, (status, when) in list(_answers.items()):
-        if (status is None or status >= 400) and monotonic() - when > RETRY_S:
-            del _answers[known]
-    if any(status is None for status, _ in list(_answers.values())):
+    global _silent_since
+    if (repo, revision) in _found:
+        return 200
+    if monotonic() - _silent_since < RETRY_S:
         return None
-    key = repo, revision
-    if key not in _answers:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
-        from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
 
-        def ask() -> None:
-            try:
-                get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=revision), timeout=4 * DEADLINE_S)
-                _answers[key] = 200, monotonic()
-            except HfHubHTTPError as error:
-                if error.response.status_code < 500:  # else it has troubles of its own and says nothing of the model
-                    _answers[key] = error.response.status_code, monotonic()
-            except Exception:  # offline, no name service, a proxy that refuses: all mean that none answers
-                return
+    statuses: list[int] = []
 
-        # A look-up of the name can hang for half a minute and cannot be cut short, only left behind; an answer that
-        # comes later counts from then on.
-        thread = Thread(target=ask, daemon=True, name="peft_nb-hub")
-        thread.start()
-        thread.join(DEADLINE_S)
-        return _answers.setdefault(key, (None, monotonic()))[0]
-    return _answers[key][0]
+    def ask() -> None:
+        global _silent_since
+        try:
+            get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=revision), timeout=4 * DEADLINE_S)
+            status = 200
+            _found.add((repo, revision))
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+        except Exception:  # offline, no name service, a proxy that refuses: all mean that none answers
+            return
+        if status < 500:  # else the hub has troubles of its own, and says nothing of the model
+            statuses.append(status)
+            _silent_since = -math.inf
+
+    # A look-up of the name can hang for half a minute and cannot be cut short, only left behind; an answer that
+    # comes later counts from then on.
+    thread = Thread(target=ask, daemon=True, name="peft_nb-hub")
+    thread.start()
+    thread.join(DEADLINE_S)
+    if not statuses:
+        _silent_since = monotonic()
+    return statuses[0] if statuses else None
 
 
 def on_disk(repo: str, revision: str | None = None) -> Path | None:
