@@ -205,7 +205,7 @@ def test_a_file_of_lines_that_was_changed_meanwhile_is_refused(tmp_path: Path) -
         ("u.csv", "sep=;\na;b\n\n1;2;3\n", "u.csv line 4: 3 fields where the header has 2", "put quotes around"),
         ("y.csv", "\nsep=;\n", "y.csv has no rows", "nothing to train on"),
         ("z.csv", "sep=;\n\na;a\n1;2\n", "z.csv line 3: two columns have the same name", "rename one"),
-        ("v.csv", ",a,\n0,1,2\n", "v.csv line 1: columns 1 and 3 have no name", "name them in the header"),
+        ("v.csv", ",a,,\n0,1,2,\n", "v.csv line 1: columns 1, 3 have no name", "name them in the header"),
         ("w.txt", "a\tb\nc\td\n", "w.txt holds a table with tabs", "rename it to w.tsv"),
         ("x.txt", "{}\n{}\n", "x.txt holds objects of JSON", "rename it to x.jsonl"),
     ],

@@ -166,7 +166,7 @@ def _named(path: Path, line: int, header: Sequence[str], rows: Sequence[Sequence
     if len(kept) < len(header):
         header, rows = [header[at] for at in kept], [[row[at] for at in kept] for row in rows]
     if len(nameless := [str(at + 1) for at, name in zip(kept, header, strict=True) if not name.strip()]) > 1:
-        raise DataError(f"{path} line {line}: columns {' and '.join(nameless)} have no name; name them in the header")
+        raise DataError(f"{path} line {line}: columns {', '.join(nameless)} have no name; name them in the header")
     if len(set(header)) < len(header):
         raise DataError(f"{path} line {line}: two columns have the same name; rename one of them")
     filled = {name: [row[at] for row in rows if row[at]] for at, name in enumerate(header)}
