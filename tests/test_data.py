@@ -25,6 +25,12 @@ def test_rows_are_fetched_in_blocks_when_they_are_read() -> None:
     assert fetched == [(0, BLOCK), (BLOCK, BLOCK + 3)]
 
 
+def test_columns_may_be_converted_in_ways_of_their_own() -> None:
+    rows = Rows(["a", "b"], 1, lambda start, stop: [(2.0, (2.0,))], {"a": int}, note="a pair", doubt="no pair")
+    assert list(rows) == [{"a": 2, "b": [2.0]}]
+    assert (rows.note, rows.doubt) == ("a pair", "no pair")
+
+
 def test_rows_and_slices_are_found_wherever_they_are() -> None:
     fetched: list[tuple[int, int]] = []
     rows = squares(10, fetched)

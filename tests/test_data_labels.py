@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from peft_nb.data import labels
 from peft_nb.data.detection import detect
 from peft_nb.data.labels import Classes
 from peft_nb.data.rendered import RenderedRows
+from peft_nb.data.sources import read
 from peft_nb.errors import DataError
 from tests.templates import learned, tokenizer
 
@@ -33,6 +35,12 @@ def rows(*given: Any) -> list[dict[str, Any]]:
 def test_classes_are_found_in_order(given: tuple[Any, ...], names: tuple[str, ...], multi: bool) -> None:
     table = rows(*given)
     assert labels.find(table, detect(table)) == Classes(names, multi)
+
+
+@pytest.mark.parametrize("given", [[1.0, 0.0, 10.0], [1, None, 0, 10], [[1.0, 0.0], [10.0]]], ids=str)
+def test_whole_numbers_that_pandas_made_floats_are_classes_of_whole_numbers(given: list[Any]) -> None:
+    table = read(pandas.DataFrame(rows(*given)).dropna()).train
+    assert labels.find(table, detect(table)).names == ("0", "1", "10")
 
 
 @pytest.mark.parametrize(

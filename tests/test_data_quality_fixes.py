@@ -54,6 +54,14 @@ def test_a_data_set_and_its_other_splits_keep_their_features() -> None:
     assert fixed["test"].to_list() == ROWS
 
 
+def test_other_containers_become_lists_of_rows() -> None:
+    columns = {"a": ["one", "two", "three"], "n": [1, 2, 3]}
+    assert rebuilt(columns, sources.read(columns).train, FIXABLE) == LEFT
+    chats = [[{"role": "user", "content": text}] for text in ("one", "two", "three")]
+    fixed = rebuilt(chats, sources.read(chats).train, Fixed([0, 2], {2: {"messages": chats[1]}}, []))
+    assert fixed == [{"messages": chats[0]}, {"messages": chats[1]}]
+
+
 def test_a_list_keeps_the_keys_of_its_rows() -> None:
     rows = [{"a": "one"}, {"a": "two", "n": 2}, {"a": "three", 5: "five"}]
     assert rebuilt(rows, sources.read(rows).train, FIXABLE) == [{"a": "one"}, {"a": "THREE", 5: "five"}]

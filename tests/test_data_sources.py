@@ -4,21 +4,22 @@ import json
 import socket
 import threading
 import time
-import tracemalloc
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from peft_nb.data import BLOCK
-from peft_nb.data.sources import BUILTIN, READERS, Source, data_variables, read
+from peft_nb.data.detection import detect
+from peft_nb.data.sources import BUILTIN, Source, data_variables, read
 from peft_nb.errors import DataError
 
+CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
 ROWS = [{"question": "Where?", "answer": "Here."}, {"question": "When?", "answer": "Now."}]
 
 
@@ -166,7 +167,183 @@ def test_validation_comes_before_test() -> None:
 def test_without_a_training_split_the_user_is_asked_for_one() -> None:
     message = refused("parts", {"parts": DatasetDict(test=Dataset.from_list(ROWS))})
     assert "`parts` is a DatasetDict of 'test' without a split 'train'" in message
-    assert "pandas.DataFrame" in refused({"question": ["a"], "answer": ["b"]})
+    assert message.endswith("pass the part to train on, or a list of it if it is one row")
+    named = {"first": {"question": "a"}, "second": {"question": "b"}}
+    assert refused("x", {"x": named}).endswith("or list(x.values()) if each is a row")
+
+
+def test_what_is_no_split_is_no_table_of_its_own() -> None:
+    for alone in ({"test": ROWS}, {"messages": CHAT}, {"messages": CHAT, "tools": [{"name": "f"}] * 2}, ROWS[0]):
+        assert "or a list of it if it is one row" in refused(alone)
+
+
+COLUMNS = {"question": ["Where?", "When?"], "answer": ["Here.", "Now."]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        COLUMNS,
+        {name: tuple(cells) for name, cells in COLUMNS.items()},
+        {name: np.array(cells) for name, cells in COLUMNS.items()},
+        dict(pd.DataFrame(ROWS).items()),
+        pd.DataFrame(ROWS).to_dict(),
+        {"examples": ROWS},
+    ],
+)
+def test_a_dict_of_columns_is_a_table(data: dict) -> None:
+    source = read("x", {"x": data})
+    assert (list(source.train), source.eval, source.origin) == (ROWS, None, "dict `x`, 2 rows")
+    parts = read({"train": data, "test": data})
+    assert parts.eval is not None
+    assert list(parts.train) == list(parts.eval) == ROWS
+
+
+def test_columns_of_dicts_and_of_conversations_stay_columns() -> None:
+    data = {"messages": [CHAT, CHAT], "tools": [{"name": "f"}, {"name": "g"}]}
+    assert list(read(data).train) == [{"messages": CHAT, "tools": {"name": name}} for name in "fg"]
+
+
+def test_columns_of_different_lengths_are_refused_with_their_lengths() -> None:
+    message = refused("x", {"x": {**COLUMNS, "more": ["a"]}})
+    assert message == (
+        "`x` is a dict of columns of different lengths: 'question' has 2, 'answer' has 2, 'more' has 1; "
+        "give each as many"
+    )
+
+
+def test_a_list_of_conversations_is_read_as_a_column_of_messages() -> None:
+    source = read("chats", {"chats": [CHAT, CHAT[:1] * 2]})
+    assert list(source.train) == [{"messages": CHAT}, {"messages": CHAT[:1] * 2}]
+    assert source.origin == "list `chats`, 2 rows (each row a conversation, column messages)"
+    assert detect(source.train).name == "messages"
+    assert data_variables({"chats": [CHAT], "words": [["a"]]}) == ["chats"]
+
+
+# ---- what the columns of libraries hold ----------------------------------------------------------
+
+CALLS = [
+    {
+        "messages": [
+            {"role": "user", "content": "Rain?"},
+            {"role": "assistant", "content": None, "tool_calls": [{"name": name, "arguments": arguments}]},
+            {"role": "tool", "content": "no"},
+        ],
+        "more": {"texts": ["a", None]},
+    }
+    for name, arguments in (("rain", {"days": 2, "places": ["Bonn"]}), ("wind", {"unit": {"name": "km"}}))
+]
+
+
+def test_keys_that_arrow_adds_are_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.Table.from_pylist(CALLS), path)
+    frames = [
+        pd.read_parquet(path, **how) for how in ({}, *({"dtype_backend": f} for f in ("pyarrow", "numpy_nullable")))
+    ]
+    for data in (path, *frames, frames[0].convert_dtypes(), Dataset.from_list(CALLS)):
+        train = read(data).train
+        assert [row["messages"] for row in train] == [row["messages"] for row in CALLS]
+        assert json.dumps(train[0]["messages"][1]["tool_calls"][0]["arguments"]) == '{"days": 2, "places": ["Bonn"]}'
+        assert train[0]["more"] == CALLS[0]["more"]
+
+
+def test_a_null_that_was_written_stays(tmp_path: Path) -> None:
+    rows = [{"arguments": {"days": 2, "unit": None}}, {"arguments": {"days": None}}]
+    lines = write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
+    for data in (rows, lines, write(tmp_path / "t.json", json.dumps(rows)), pd.DataFrame(rows)):
+        assert list(read(data).train) == rows
+
+
+def test_maps_of_arrow_are_dicts(tmp_path: Path) -> None:
+    maps = pa.array([[list(CHAT[0].items())]], pa.list_(pa.map_(pa.string(), pa.string())))
+    pq.write_table(pa.table({"messages": maps}), tmp_path / "t.parquet")
+    for data in (tmp_path / "t.parquet", pd.read_parquet(tmp_path / "t.parquet")):
+        assert read(data).train[0] == {"messages": CHAT[:1]}
+
+
+def containers(frame: pd.DataFrame, folder: Path) -> list[object]:
+    frame.to_parquet(folder / "t.parquet")
+    return [frame, frame.to_dict("records"), folder / "t.parquet", Dataset.from_pandas(frame)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "answers"),
+    [
+        ([30, None, 2], [30, None, 2]),
+        ([30.0, -1.0], [30, -1]),  # a row with nothing was dropped before
+        ([30, 3.5, None], [30.0, 3.5, None]),
+        ([1e18, None], [1e18, None]),  # too large for a float to tell one from the next
+        ([float("inf"), 1.0], [float("inf"), 1.0]),
+        ([None, float("nan")], [None, None]),
+    ],
+    ids=str,
+)
+def test_whole_numbers_that_pandas_made_floats_are_whole_again(tmp_path: Path, cells: list, answers: list) -> None:
+    frame = pd.DataFrame({"question": "How many?", "answer": pd.Series(cells, dtype=float)})
+    files = [tmp_path / "t.json", tmp_path / "t.jsonl"]
+    if float("inf") not in cells:  # JSON cannot hold it
+        frame.to_json(files[0], orient="records", double_precision=1)
+        frame.to_json(files[1], orient="records", lines=True, double_precision=1)
+    for data in (*containers(frame, tmp_path), *(file for file in files if file.exists())):
+        found = [row["answer"] for row in read(data).train]
+        assert list(map(repr, found)) == list(map(repr, answers))
+
+
+def test_whole_numbers_beside_other_things_are_whole_too() -> None:
+    frame = pd.DataFrame({"answer": [30.0, "many", None, True]})
+    assert list(map(repr, (row["answer"] for row in read(frame).train))) == ["30", "'many'", "None", "True"]
+    frame = pd.DataFrame({"answer": [30.0, "many", 0.5]})
+    assert list(map(repr, (row["answer"] for row in read(frame).train))) == ["30.0", "'many'", "0.5"]
+    extension = pd.DataFrame({"answer": pd.array([30, None], dtype="Float64")})
+    assert list(map(repr, (row["answer"] for row in read(extension).train))) == ["30", "None"]
+
+
+def test_the_text_of_a_file_stays_text(tmp_path: Path) -> None:
+    source = read(write(tmp_path / "t.csv", "question,answer\nHow many?,30.0\nAnd now?,\n"))
+    assert [row["answer"] for row in source.train] == ["30.0", ""]
+    note = "numbers of 'answer' are written as 30.0, not 30; in pandas, .astype('Int64') before to_csv writes"
+    assert source.origin.endswith(f"t.csv, 2 rows ({note} whole numbers)")
+    assert read(write(tmp_path / "t.csv", "question,answer\nHow many?,30.0\nAnd now?,3.5\n")).train.note == ""
+
+
+def test_days_are_written_without_a_time(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"day": pd.to_datetime(["2024-01-31", None]), "time": pd.to_datetime(["2024-01-31 00:00", "2024-02-01 08:30"])}
+    )
+    wanted = [
+        {"day": "2024-01-31", "time": "2024-01-31 00:00:00"},
+        {"day": None, "time": "2024-02-01 08:30:00"},
+    ]
+    frame.to_parquet(tmp_path / "t.parquet")
+    arrow = pd.read_parquet(tmp_path / "t.parquet", dtype_backend="pyarrow")
+    dates = arrow.assign(day=arrow["day"].dt.date)
+    for data in (frame, arrow, dates, tmp_path / "t.parquet", Dataset.from_pandas(frame)):
+        assert list(read(data).train) == wanted
+
+
+def test_a_column_that_pandas_keeps_as_the_index_is_named() -> None:
+    frame = pd.DataFrame([{"context": "A map.", **row} for row in ROWS])
+    source = read("frame", {"frame": frame.set_index("context")})
+    assert source.origin == "DataFrame `frame`, 2 rows (without its index 'context': .reset_index() makes it a column)"
+    with pytest.raises(DataError, match="^`frame` has 'question' as its index.*; pass frame.reset_index\\(\\)$"):
+        detect(read("frame", {"frame": frame[["question", "answer"]].set_index("question")}).train)
+    assert read(frame[::-1]).origin == "DataFrame, 2 rows"
+
+
+def test_names_of_columns_that_look_like_a_row_are_told() -> None:
+    frame = pd.DataFrame([["Where is Bonn?", "In Germany."]], columns=["Where is Rome?", "In Italy."])
+    with pytest.raises(DataError) as caught:
+        detect(read("frame", {"frame": frame}).train)
+    assert str(caught.value) == (
+        "`frame` has names of columns that look like a row ('Where is Rome?'); read its file with pandas.read_csv(…, "
+        "header=None, names=['prompt', 'completion']), or say columns={role: column}"
+    )
+    unnamed = pd.DataFrame([["Where is Bonn?", "In Germany."]])
+    with pytest.raises(DataError, match="columns '0', '1' fit no known layout; say which column is which"):
+        detect(read(unnamed).train)
+    named = {"prompt": "Where is Rome?", "completion": "In Italy."}  # such as the questions of a form
+    assert detect(read(frame).train, columns=named).name == "prompt_completion"
 
 
 # ---- built-ins and the hub ---------------------------------------------------------------------
@@ -222,7 +399,9 @@ def test_a_hub_that_answers_no_is_one_more_place_looked_in(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("silent_hub")
-@pytest.mark.parametrize("name", ["tickets", "data/tickets.csv", "./a/b", "a/b/c", "https://x.org/a"])
+@pytest.mark.parametrize(
+    "name", ["tickets", "data/tickets.csv", "data/tickets.xlsx", "data/t.csv.gz", "./a/b", "a/b/c", "https://x.org/a"]
+)
 def test_only_owner_and_name_are_looked_up_on_the_hub(name: str) -> None:
     start = time.perf_counter()
     assert "hub cannot be asked" not in refused(name)
@@ -255,12 +434,16 @@ def test_a_variable_of_the_wrong_type_says_what_it_is_and_what_is_accepted(value
 
 def test_a_table_of_another_library_is_asked_to_become_a_frame() -> None:
     assert "pass its .to_pandas()" in refused(pa.Table.from_pylist(ROWS))
+    assert "pass its .to_frame('text')" in refused(pd.Series(["a"]))
+    assert "pass list(…) of it" in refused(iter(ROWS))
 
 
 def test_a_list_of_strings_is_shown_how_to_become_rows() -> None:
     message = refused("lines", {"lines": ["a", "b"]})
     assert "row 0 (counting from 0) is a str" in message
-    assert "[{'text': text} for text in …]" in message
+    assert message.endswith("write [{'text': text} for text in lines] for plain texts")
+    message = refused("pairs", {"pairs": [("a", "b")]})
+    assert message.endswith("[{'prompt': prompt, 'completion': answer} for prompt, answer in pairs] for pairs of texts")
 
 
 @pytest.mark.parametrize("data", [[], pd.DataFrame({"text": []}), {"train": [], "test": ROWS}])
@@ -270,155 +453,6 @@ def test_data_without_rows_are_refused(data: object) -> None:
 
 def test_two_columns_of_one_name_are_refused() -> None:
     assert "two columns named 'a'" in refused(pd.DataFrame([[1, 2]], columns=["a", "a"]))
-
-
-# ---- files -------------------------------------------------------------------------------------
-
-FILES = {
-    ".csv": "question,answer\nWhere?,Here.\nWhen?,Now.\n",
-    ".tsv": "question\tanswer\nWhere?\tHere.\nWhen?\tNow.\n",
-    ".json": json.dumps(ROWS, indent=1),
-    ".jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
-}
-
-
-@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("suffix", FILES)
-def test_text_files(tmp_path: Path, suffix: str, bom: bytes) -> None:
-    source = read(write(tmp_path / f"tickets{suffix}", bom + FILES[suffix].encode()))
-    assert list(source.train) == ROWS
-    assert source.name == "tickets"
-    assert source.origin.endswith(f"tickets{suffix}, 2 rows")
-
-
-def test_parquet_files(tmp_path: Path) -> None:
-    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "t.parquet")
-    assert list(read(tmp_path / "t.parquet").train) == ROWS
-    assert "is not a whole parquet file" in refused(write(tmp_path / "broken.parquet", b"PAR1 oops"))
-
-
-def test_every_suffix_is_tested() -> None:
-    assert set(READERS) == {*FILES, ".parquet"}
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("wrapped.json", json.dumps({"data": ROWS, "version": 1})),
-        ("lines.json", FILES[".jsonl"]),
-        ("blank.jsonl", FILES[".jsonl"].replace("\n", "\n\n")),
-        ("windows.jsonl", FILES[".jsonl"].replace("\n", "\r\n")),
-        ("semicolons.csv", FILES[".csv"].replace(",", ";")),
-        ("blank.csv", FILES[".csv"].replace("\n", "\r\n\r\n")),
-    ],
-)
-def test_what_tools_really_write(tmp_path: Path, name: str, content: str) -> None:
-    assert list(read(write(tmp_path / name, content)).train) == ROWS
-
-
-def test_splits_in_one_json_file(tmp_path: Path) -> None:
-    source = read(write(tmp_path / "t.json", json.dumps({"train": ROWS, "test": ROWS[:1]})))
-    assert source.eval is not None
-    assert (len(source.train), len(source.eval)) == (2, 1)
-
-
-def test_words_that_pandas_takes_for_missing_stay_words(tmp_path: Path) -> None:
-    rows = list(read(write(tmp_path / "t.csv", "question,answer\nCountry?,NA\nId?,007\n")).train)
-    assert [row["answer"] for row in rows] == ["NA", "007"]
-
-
-def test_quoted_cells_hold_commas_line_breaks_quotes_and_long_documents(tmp_path: Path) -> None:
-    long = "x" * 200_000
-    path = write(tmp_path / "t.csv", f'a,b\n"1, 2","say ""hi""\nthere"\nlong,{long}\n')
-    assert list(read(path).train) == [{"a": "1, 2", "b": 'say "hi"\nthere'}, {"a": "long", "b": long}]
-
-
-def test_a_line_separator_inside_a_json_string_does_not_end_the_line(tmp_path: Path) -> None:
-    row = {"text": "one\u2028two\x85three"}
-    path = write(tmp_path / "t.jsonl", json.dumps(row, ensure_ascii=False))
-    assert list(read(path).train) == [row]
-
-
-def test_the_lines_of_a_file_are_found_wherever_they_are_asked_for(tmp_path: Path) -> None:
-    rows = [{"n": n, "text": "é" * (n % 7)} for n in range(BLOCK + 9)]
-    lines = [("\n \n" if row["n"] % 5 == 0 else "") + json.dumps(row, ensure_ascii=False) for row in rows]
-    for mark in (b"", b"\xef\xbb\xbf"):
-        for end in ("", "\n", "\n\n"):
-            table = read(write(tmp_path / "t.jsonl", mark + ("\n".join(lines) + end).encode())).train
-            assert list(table) == rows
-            assert [table[at] for at in (0, 5, BLOCK + 8, -1)] == [rows[at] for at in (0, 5, BLOCK + 8, -1)]
-            assert table[3:9] == rows[3:9]
-
-
-def test_a_large_file_of_lines_is_not_held_in_memory(tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    with path.open("w") as file:
-        for n in range(20_000):
-            file.write(f'{{"question": "What is {n}?", "answer": "It is {n}, {"x" * 1000}."}}\n')
-    tracemalloc.start()
-    source = read(path)
-    assert len(source.fingerprint) == 64
-    assert sum(len(row["answer"]) for row in source.train) > 20_000_000
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 6_000_000 < path.stat().st_size
-
-
-def test_a_file_of_lines_that_was_changed_meanwhile_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    write(path, "".join(json.dumps(row) + "\n" for row in ROWS))
-    table = read(path).train
-    write(path, "".join(json.dumps(row | {"more": 1}) + "\n" for row in ROWS))
-    with pytest.raises(DataError, match="t.jsonl was changed while it was in use; start again"):
-        list(table)
-    path.unlink()
-    with pytest.raises(DataError, match="t.jsonl cannot be read: No such file"):
-        table[0]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "place", "mend"),
-    [
-        (
-            "a.jsonl",
-            '{"a": 1}\n{"a": }\n',
-            "a.jsonl line 2: Expecting value at column 7",
-            "one JSON object a line",
-        ),
-        ("b.jsonl", '{"a": 1}\n\n[1]\n', "b.jsonl line 3: a list, not an object", "one JSON object a line"),
-        ("c.json", '[{"a": 1},\n {"a": }]', "c.json line 2 column 8: Expecting value", "mend it there"),
-        ("d.json", "[1]", "d.json: row 0 (counting from 0) is a int", "write [{'text'"),
-        ("e.csv", "a,b\n1,2\n1,2,3\n", "e.csv line 3: 3 fields where the header has 2", "put quotes around"),
-        ("f.csv", 'a,b\n"1\n1",2\n1\n', "f.csv line 4: 1 fields where the header has 2", "put quotes around"),
-        ("g.csv", 'a,b\n1,2\n"1,2\n3,4\n', "g.csv line 3: unexpected end of data", "close every quote"),
-        ("h.csv", "a,a\n1,2\n", "h.csv line 1: two columns have the same name", "rename one"),
-        ("i.csv", "", "i.csv has no rows", "nothing to train on"),
-        (
-            "j.csv",
-            b"a,b\n1,2\n\xe9t\xe9,3\n",
-            "j.csv is not UTF-8: byte 8 (line 3) is 0xe9",
-            "save it as UTF-8",
-        ),
-        ("k.jsonl", b"\xef\xbb\xbf{}\n\xff", "byte 6 (line 2) is 0xff", "save it as UTF-8"),
-        ("l.xlsx", "", "l.xlsx is none of csv, tsv, json, jsonl, parquet", "read it with pandas"),
-    ],
-)
-def test_a_malformed_file_is_refused_with_place_and_mend(
-    tmp_path: Path, name: str, content: str | bytes, place: str, mend: str
-) -> None:
-    message = refused(write(tmp_path / name, content))
-    assert place in message
-    assert mend in message
-
-
-def test_a_folder_is_refused_with_a_file_in_it(tmp_path: Path) -> None:
-    assert "is a folder; pass a file" in refused(str(tmp_path))
-    write(tmp_path / "train.csv", "a\n1\n")
-    assert f"name a file in it, such as {tmp_path / 'train.csv'}" in refused(str(tmp_path))
-
-
-def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
-    assert "missing.csv cannot be read: No such file" in refused(tmp_path / "missing.csv")
 
 
 # ---- completion --------------------------------------------------------------------------------

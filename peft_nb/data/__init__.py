@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+from peft_nb.data.cells import plain as plain
 from peft_nb.errors import DataError
 
 BLOCK = 1024  # rows fetched at a time while iterating
@@ -12,7 +13,7 @@ SHOWN = 5  # rows named in a refusal
 
 
 class Rows(Sequence[dict[str, Any]]):
-    """Rows of a table; every row has all columns, and a missing cell (NaN, NaT, NA) is None.
+    """Rows of a table; every row has all columns, and a cell is what JSON could hold: None where it is missing.
 
     Parameters
     ----------
@@ -22,14 +23,29 @@ class Rows(Sequence[dict[str, Any]]):
         Number of rows.
     fetch : callable
         ``fetch(start, stop)`` gives the cells of those rows, one sequence a row, in the order of `columns`.
+    converters : mapping of str to callable, optional
+        What turns a cell of a column into what JSON could hold, where that is not :func:`plain`.
+    note : str, default ""
+        What a row is, in words, where the user has to be told.
+    doubt : str, default ""
+        The refusal of the rows if no layout fits them: what they may be instead, and how to fix it.
     """
 
     def __init__(
-        self, columns: Sequence[str], length: int, fetch: Callable[[int, int], Iterable[Sequence[Any]]]
+        self,
+        columns: Sequence[str],
+        length: int,
+        fetch: Callable[[int, int], Iterable[Sequence[Any]]],
+        converters: Mapping[str, Callable[[Any], Any]] | None = None,
+        *,
+        note: str = "",
+        doubt: str = "",
     ) -> None:
         self.columns = tuple(columns)
+        self.note, self.doubt = note, doubt
         self._length = length
         self._fetch = fetch
+        self._converters = [(converters or {}).get(column, plain) for column in self.columns]
 
     def __len__(self) -> int:
         return self._length
@@ -50,27 +66,8 @@ class Rows(Sequence[dict[str, Any]]):
 
     def _read(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         for cells in self._fetch(start, stop):
-            yield dict(zip(self.columns, map(plain, cells), strict=True))
-
-
-def plain(cell: Any) -> Any:
-    """Turn one cell into what JSON could hold.
-
-    Parameters
-    ----------
-    cell : object
-        A value as a data frame or data set gives it.
-
-    Returns
-    -------
-    object
-        None for NaN, NaT and NA; Python's own numbers and lists for numpy's; anything else unchanged.
-    """
-    if isinstance(cell, str):
-        return cell
-    if (isinstance(cell, float) and cell != cell) or type(cell).__name__ in ("NAType", "NaTType"):
-        return None
-    return cell.tolist() if hasattr(cell, "tolist") else cell
+            converted = [convert(cell) for convert, cell in zip(self._converters, cells, strict=True)]
+            yield dict(zip(self.columns, converted, strict=True))
 
 
 class RowProblem(DataError):

@@ -74,7 +74,7 @@ def detect(rows: Sequence[Mapping[str, Any]], format: str = "auto", columns: Map
         texts = (column for column in present if any(isinstance(row.get(column), str) for row in looked.values()))
         raise DataError(unused.as_lists(several, next(texts, "…")))
     if not best:
-        raise DataError(_unrecognised(present, format, given))
+        raise DataError((rows.doubt if isinstance(rows, Rows) else "") or _unrecognised(present, format, given))
     if len(best) > 1 and best[0].rows:  # rows that fit nothing are refused one by one, with reasons
         raise DataError(_several(present, best))
     why = _why(best[0], present, looked, given=format != "auto" or bool(given))

@@ -5,23 +5,22 @@ A name is looked up in this order: a variable of the notebook, a built-in data s
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import re
 import sys
 import threading
-from array import array
-from codecs import BOM_UTF8 as BOM
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from peft_nb.data import Rows, plain, samples, support_desk
+from peft_nb.data import Rows, files, samples, support_desk
+from peft_nb.data.cells import numbers, of_arrow, of_frame
+from peft_nb.data.conversations import style
+from peft_nb.data.files import CONVERSATIONS, conversation, is_file_name, row_shown
 from peft_nb.errors import DataError, nearest
 
 # One entry a data set: its name and what reads it, as {"train": rows} with "eval": rows where some are held out.
@@ -33,7 +32,7 @@ BUILTIN: dict[str, Callable[[], dict[str, list[dict[str, str]]]]] = {
 # The first of these names that a data set has is its held-out split; a test split is touched last.
 HELD_OUT = ("validation", "valid", "val", "dev", "eval", "test")
 
-ACCEPTED = "accepted are a DataFrame, a list of dicts, a datasets.Dataset or DatasetDict"
+ACCEPTED = "accepted are a DataFrame, a list of dicts, a dict of lists, a datasets.Dataset or DatasetDict"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_SECONDS = 3.0
 IN_MEMORY = "(in memory)"  # what data without a name are called
@@ -54,7 +53,7 @@ class Source:
         digest = hashlib.sha256()
         for rows in (self.train, self.eval or ()):
             for row in rows:
-                digest.update(json.dumps(row, sort_keys=True, default=lambda v: str(plain(v))).encode())
+                digest.update(json.dumps(row, sort_keys=True, default=str).encode())
             digest.update(b"\x00")
         return digest.hexdigest()
 
@@ -64,9 +63,12 @@ def read(data: object, namespace: Mapping[str, Any] | None = None) -> Source:
 
     Parameters
     ----------
-    data : DataFrame, list of dict, datasets.Dataset, datasets.DatasetDict, path or str
-        The data, or its name. A str is a variable of `namespace`, a built-in data set, a csv, tsv, json,
-        jsonl or parquet file, or a data set on the hub: the first of these that exists.
+    data : DataFrame, list of dict, dict of lists, datasets.Dataset, datasets.DatasetDict, path or str
+        The data, or its name. A list may hold conversations, each a list of messages, which become the column
+        ``messages``; a dict holds columns, or splits of which one is called ``train``. A str is a variable of
+        `namespace`, a built-in data set, a file, or a data set on the hub: the first of these that exists. Files are
+        csv (with commas, semicolons, tabs or bars), tsv, json, jsonl, ndjson, parquet, and txt or md, of which each
+        paragraph is a row in the column ``text``.
     namespace : mapping, optional
         The notebook's variables.
 
@@ -81,7 +83,7 @@ def read(data: object, namespace: Mapping[str, Any] | None = None) -> Source:
         When nothing of this name exists, or what exists cannot be read.
     """
     if isinstance(data, os.PathLike):
-        return _read_file(Path(data))
+        return _file(Path(data))
     if not isinstance(data, str):
         return _source(IN_MEMORY, data, type(data).__name__, "the data")
     variables = namespace or {}
@@ -94,12 +96,12 @@ def read(data: object, namespace: Mapping[str, Any] | None = None) -> Source:
         return _source(data, BUILTIN[data](), f"built-in {data}", data)
     path = Path(os.path.expanduser(data))
     if os.path.exists(path):
-        return _read_file(path)
+        return _file(path)
     looked = f"looked for a variable, a built-in ({', '.join(BUILTIN)}), a file"
-    if HUB_NAME.fullmatch(data) and path.suffix.lower() not in READERS:
+    if HUB_NAME.fullmatch(data) and not is_file_name(data):
         splits = _read_hub(data, f"no data named {data!r}: {looked}")
         return _source(data, splits, f"hub data set {data}", f"hub data set {data}")
-    siblings = map(str, _readable(path.parent)) if path.parent.is_dir() else ()
+    siblings = map(str, files.readable(path.parent)) if path.parent.is_dir() else ()
     known = (*data_variables(variables), *BUILTIN, *siblings)
     hint = nearest(data, known) or "; a hub data set is written owner/name"
     raise DataError(f"no data named {data!r}: {looked}{hint}")
@@ -107,7 +109,7 @@ def read(data: object, namespace: Mapping[str, Any] | None = None) -> Source:
 
 def at_hand(name: str, namespace: Mapping[str, Any]) -> bool:
     """Tell whether :func:`read` finds a name without asking the hub, or does not find it at all."""
-    hub = HUB_NAME.fullmatch(name) and Path(name).suffix.lower() not in READERS
+    hub = HUB_NAME.fullmatch(name) and not is_file_name(name)
     return not hub or name in namespace or os.path.exists(os.path.expanduser(name))
 
 
@@ -122,13 +124,13 @@ def data_variables(namespace: Mapping[str, Any]) -> list[str]:
     Returns
     -------
     list of str
-        Sorted names of data frames, data sets and non-empty lists of dicts; those beginning with ``_`` are
-        left out.
+        Sorted names of data frames, data sets and non-empty lists of dicts or of conversations; those beginning
+        with ``_`` are left out.
     """
     tables = _classes("pandas", "DataFrame") + _classes("datasets", "Dataset", "DatasetDict")
 
     def holds_data(value: object) -> bool:
-        rows = isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+        rows = isinstance(value, list) and bool(value) and (isinstance(value[0], Mapping) or conversation(value[0]))
         return rows or isinstance(value, tables)
 
     return sorted(name for name, value in namespace.items() if name[:1] != "_" and holds_data(value))
@@ -142,11 +144,7 @@ def _classes(module: str, *names: str) -> tuple[type, ...]:
 
 def _source(name: str, data: object, origin: str, what: str) -> Source:
     """Split `data` into training and held-out rows; `what` names it in errors, `origin` in reports."""
-    splits = data if isinstance(data, Mapping) else {"train": data}
-    if "train" not in splits:
-        keys = ", ".join(map(repr, splits))
-        fix = "pass the part to train on, or pandas.DataFrame(…) of a dict of columns"
-        raise DataError(f"{what} is a {type(data).__name__} of {keys} without a split 'train'; {fix}")
+    splits = data if isinstance(data, Mapping) and "train" in data else {"train": data}
     held_out = next((split for split in HELD_OUT if split in splits), "")
     train = _table(splits["train"], what)
     held = _table(splits[held_out], what) if held_out else ()
@@ -154,6 +152,7 @@ def _source(name: str, data: object, origin: str, what: str) -> Source:
         raise DataError(f"{what} has no rows; there is nothing to train on")
     origin += f", {len(train):,} row{'s' if len(train) > 1 else ''}"
     origin += f" and {len(held):,} held-out (split {held_out!r})" if held else ""
+    origin += f" ({train.note})" if train.note else ""
     return Source(name, train, held or None, origin)
 
 
@@ -166,9 +165,41 @@ def _table(data: object, what: str) -> Rows:
         return _dataset_rows(data.with_format(None))  # type: ignore[attr-defined]
     if isinstance(data, (list, tuple)):
         return _list_rows(list(data), what)
+    if isinstance(data, Mapping):
+        return _list_rows(_dicts(data, what), what)
     kind = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
-    fix = "; pass its .to_pandas()" if hasattr(data, "to_pandas") else ""
+    passed = {
+        "to_pandas": "its .to_pandas()",
+        "toPandas": "its .toPandas()",
+        "to_frame": "its .to_frame('text')",
+        "__next__": "list(…) of it",
+    }
+    fix = next((f"; pass {form}" for method, form in passed.items() if hasattr(data, method)), "")
     raise DataError(f"{what} is a {kind}; {ACCEPTED}{fix}")
+
+
+def _dicts(data: Mapping[Any, Any], what: str) -> list[Any]:
+    """Read a dict of columns, as lists or as pandas writes them, or of one list of rows."""
+    cells = list(data.values())
+    if cells and all(isinstance(cell, Mapping) and all(str(key).isdecimal() for key in cell) for cell in cells):
+        places = dict.fromkeys(place for column in cells for place in column)
+        return [{name: column.get(place) for name, column in data.items()} for place in places]
+    lists = {name: cell.tolist() if hasattr(cell, "tolist") else cell for name, cell in data.items()}
+    tables = [name for name, cell in lists.items() if conversation(cell)]
+    parts = [name for name in tables if name in HELD_OUT or style(lists[name])]  # splits, or one conversation alone
+    if not parts and len(lists) == len(tables) == 1:
+        return list(lists[tables[0]])
+    if not parts and all(isinstance(cell, list | tuple) for cell in lists.values()):
+        lengths = {name: len(cell) for name, cell in lists.items()}
+        if len(set(lengths.values())) > 1:
+            counts = ", ".join(f"{name!r} has {length:,}" for name, length in lengths.items())
+            raise DataError(f"{what} is a dict of columns of different lengths: {counts}; give each as many")
+        return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+    keys = ", ".join(map(repr, data))
+    fix = "pass the part to train on, or a list of it if it is one row"
+    if all(isinstance(cell, Mapping) for cell in cells):
+        fix = f"pass the part to train on, or list({_variable(what)}.values()) if each is a row"
+    raise DataError(f"{what} is a {type(data).__name__} of {keys} without a split 'train'; {fix}")
 
 
 def _dataset_rows(table: Any) -> Rows:
@@ -190,7 +221,7 @@ def _dataset_rows(table: Any) -> Rows:
             columns[column] = [named(names, cell) for cell in columns[column]]
         return zip(*columns.values(), strict=True)
 
-    return Rows(table.column_names, len(table), fetch)
+    return Rows(table.column_names, len(table), fetch, of_arrow(table.data))
 
 
 def _frame_rows(data: Any, what: str) -> Rows:
@@ -200,157 +231,54 @@ def _frame_rows(data: Any, what: str) -> Rows:
         raise DataError(f"{what} has two columns named {twice!r}; rename one of them")
     # A shallow copy: what the notebook does to the frame while a run reads it does not reach the run.
     frame = data.copy(deep=False)
-    return Rows(names, len(frame), lambda a, b: frame.iloc[a:b].itertuples(index=False, name=None))
+    doubt = note = ""
+    if shown := row_shown(names):
+        fix = "read its file with pandas.read_csv(…, header=None, names=['prompt', 'completion'])"
+        doubt = f"{what} has names of columns that look like a row ({shown!r}); {fix}, or say columns={{role: column}}"
+    if index := ", ".join(repr(name) for name in frame.index.names if name is not None and str(name) not in names):
+        note = f"without its index {index}: .reset_index() makes it a column"
+        doubt = doubt or f"{what} has {index} as its index, not as a column; pass {_variable(what)}.reset_index()"
+    return Rows(
+        names,
+        len(frame),
+        lambda a, b: frame.iloc[a:b].itertuples(index=False, name=None),
+        of_frame(frame),
+        note=note,
+        doubt=doubt,
+    )
 
 
 def _list_rows(rows: list[Any], what: str) -> Rows:
+    note = CONVERSATIONS if any(map(conversation, rows)) else ""
+    rows = [{"messages": row} if conversation(row) else row for row in rows] if note else rows
     columns: dict[Any, None] = {}
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             place = f"{what}: row {number} (counting from 0)"
-            fix = "write [{'text': text} for text in …] for plain texts"
-            raise DataError(f"{place} is a {type(row).__name__}, not a dict; {fix}")
+            raise DataError(f"{place} is a {type(row).__name__}, not a dict; {_as_rows(row, what)}")
         columns.update(dict.fromkeys(row))
 
     def fetch(start: int, stop: int) -> Iterator[list[Any]]:
         return ([row.get(column) for column in columns] for row in rows[start:stop])
 
-    return Rows([str(column) for column in columns], len(rows), fetch)
+    converters = {str(column): numbers(row.get(column) for row in rows) for column in columns}
+    return Rows([str(column) for column in columns], len(rows), fetch, converters, note=note)
 
 
-def _read_file(path: Path) -> Source:
-    kinds = ", ".join(suffix[1:] for suffix in READERS)
-    if path.is_dir():
-        inside = [f"name a file in it, such as {file}" for file in _readable(path)]
-        raise DataError(f"{path} is a folder; {(inside or ['pass a file, or a data set you loaded'])[0]}")
-    if path.suffix.lower() not in READERS:
-        raise DataError(f"{path} is none of {kinds}; read it with pandas and pass the DataFrame")
-    try:
-        content = READERS[path.suffix.lower()](path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    return _source(path.stem, content, str(path), str(path))
+def _as_rows(row: object, what: str) -> str:
+    """Say how to write a list whose rows are such as this one as dicts."""
+    name = _variable(what)
+    if isinstance(row, list | tuple) and len(row) == 2:
+        return f"write [{{'prompt': prompt, 'completion': answer}} for prompt, answer in {name}] for pairs of texts"
+    return f"write [{{'text': text}} for text in {name}] for plain texts"
 
 
-def _readable(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in READERS)
+def _variable(what: str) -> str:
+    return what.strip("`") if what.startswith("`") else "…"
 
 
-def _read_text(path: Path) -> str:
-    return _decoded(path.read_bytes(), path).removeprefix("\ufeff")
-
-
-def _decoded(content: bytes, path: Path, start: int = 0, line: int = 1) -> str:
-    """Decode what begins at byte `start`, in line `line`, of a file."""
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line += content.count(b"\n", 0, error.start)
-        place = f"byte {start + error.start:,} (line {line}) is 0x{content[error.start]:02x}"
-        raise DataError(f"{path} is not UTF-8: {place}; save it as UTF-8 (Excel: 'CSV UTF-8')") from None
-
-
-def _read_csv(path: Path) -> Rows:
-    text = _read_text(path)
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    csv.field_size_limit(2**31 - 1)  # the default refuses documents over 131,072 characters
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[list[str]] = []
-    line = 1
-    try:
-        header = next(reader, [])
-        for cells in reader:
-            if cells and len(cells) != len(header):
-                fix = f"put quotes around text that contains {delimiter!r} or line breaks"
-                counts = f"{len(cells)} fields where the header has {len(header)}"
-                raise DataError(f"{path} line {line + 1}: {counts}; {fix}")
-            rows += [cells] if cells else []
-            line = reader.line_num
-    except csv.Error as error:
-        fix = 'write a quote inside quoted text as "" and close every quote'
-        raise DataError(f"{path} line {line + 1}: {error}; {fix}") from None
-    if len(set(header)) < len(header):
-        raise DataError(f"{path} line 1: two columns have the same name; rename one of them")
-    return Rows(header, len(rows), lambda a, b: rows[a:b])
-
-
-def _read_json(path: Path) -> object:
-    try:
-        content = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # one object a line under the name of .json, as many tools write it
-            return _read_jsonl(path)
-        place = f"{path} line {error.lineno} column {error.colno}"
-        raise DataError(f"{place}: {error.msg}; mend it there, or write it with json.dump") from None
-    return content["data"] if isinstance(content, dict) and "data" in content else content
-
-
-def _read_jsonl(path: Path) -> Rows:
-    """Look at every line once, and keep only where each begins: the file may be larger than the memory."""
-    starts, end = array("q"), 0
-    columns: dict[str, None] = {}
-    with path.open("rb") as file:
-        state = _state(file)
-        for number, line in enumerate(file, start=1):
-            mark = len(BOM) if number == 1 and line.startswith(BOM) else 0
-            text = _decoded(line[mark:], path, end + mark, number)
-            if text.strip():
-                try:
-                    row = json.loads(text)
-                    problem = None if isinstance(row, dict) else f"a {type(row).__name__}, not an object"
-                except json.JSONDecodeError as error:
-                    problem = f"{error.msg} at column {error.colno}"
-                if problem:
-                    raise DataError(f"{path} line {number}: {problem}; write one JSON object a line")
-                starts.append(end + mark)
-                columns.update(dict.fromkeys(row))
-            end += len(line)
-    starts.append(end)
-
-    def fetch(start: int, stop: int) -> Iterator[list[Any]]:
-        try:
-            with path.open("rb") as file:
-                file.seek(starts[start])
-                content, same = file.read(starts[stop] - starts[start]), _state(file) == state
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-        if not same:
-            raise DataError(f"{path} was changed while it was in use; start again")
-        # Not splitlines(): that also splits at U+2028 and its like, which JSON allows inside a string.
-        rows = (json.loads(line) for line in content.decode("utf-8").split("\n") if line.strip())
-        return ([row.get(column) for column in columns] for row in rows)
-
-    return Rows(list(columns), len(starts) - 1, fetch)
-
-
-def _state(file: BinaryIO) -> tuple[int, ...]:
-    status = os.fstat(file.fileno())
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _read_parquet(path: Path) -> Rows:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{path} is not a whole parquet file: {reason}; write it again") from None
-
-    def fetch(start: int, stop: int) -> Iterator[tuple[Any, ...]]:
-        return zip(*(column.to_pylist() for column in table[start:stop].columns), strict=True)
-
-    return Rows(table.column_names, len(table), fetch)
-
-
-READERS: dict[str, Callable[[Path], object]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".json": _read_json,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
+def _file(path: Path) -> Source:
+    return _source(path.stem, files.read(path), str(path), str(path))
 
 
 def _read_hub(name: str, missing: str) -> object:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from threading import Thread
+from time import monotonic
 from typing import Any
 
 from peft_nb.errors import ModelError
@@ -15,14 +17,18 @@ from peft_nb.models.quiet import first_line
 DEADLINE_S = 2.5
 """How long to wait for the hub's first answer, all retries and name look-ups included."""
 
+RETRY_S = 60.0
+"""How long it holds that the hub does not answer: one answer may be slow, and a network may come back."""
+
 # Safetensors only: the other formats of weights are pickles, which run code when they are read.
 WANTED = ["model*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 
-_answers: dict[tuple[str, str | None], int | None] = {}
+_found: set[tuple[str, str | None]] = set()
+_silent_since = -math.inf
 
 
 def answer(repo: str, revision: str | None = None) -> int | None:
-    """Ask the hub for a model, once in a process.
+    """Ask the hub for a model; that it is there is asked once in a process.
 
     Parameters
     ----------
@@ -35,31 +41,41 @@ def answer(repo: str, revision: str | None = None) -> int | None:
     -------
     int or None
         The HTTP status, below 400 when the model is there, or None when no hub answers within
-        :data:`DEADLINE_S` seconds, as with ``HF_HUB_OFFLINE`` set; then it is not asked again.
+        :data:`DEADLINE_S` seconds, as with ``HF_HUB_OFFLINE`` set; then it is asked for nothing more until it does
+        answer, or :data:`RETRY_S` seconds have passed.
     """
-    if None in _answers.values():
+    global _silent_since
+    if (repo, revision) in _found:
+        return 200
+    if monotonic() - _silent_since < RETRY_S:
         return None
-    if (repo, revision) not in _answers:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
-        from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
 
-        status: list[int] = []
+    statuses: list[int] = []
 
-        def ask() -> None:
-            try:
-                get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=revision), timeout=DEADLINE_S)
-                status.append(200)
-            except HfHubHTTPError as error:
-                status.append(error.response.status_code)
-            except Exception:  # offline, no name service, a proxy that refuses: all mean that none answers
-                return
+    def ask() -> None:
+        global _silent_since
+        try:
+            get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=revision), timeout=4 * DEADLINE_S)
+            status = 200
+            _found.add((repo, revision))
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+        except Exception:  # offline, no name service, a proxy that refuses: all mean that none answers
+            return
+        if status < 500:  # else the hub has troubles of its own, and says nothing of the model
+            statuses.append(status)
+            _silent_since = -math.inf
 
-        # A look-up of the name can hang for half a minute and cannot be cut short, only left behind.
-        thread = Thread(target=ask, daemon=True, name="peft_nb-hub")
-        thread.start()
-        thread.join(DEADLINE_S)
-        _answers[repo, revision] = status[0] if status else None
-    return _answers[repo, revision]
+    # A look-up of the name can hang for half a minute and cannot be cut short, only left behind; an answer that
+    # comes later counts from then on.
+    thread = Thread(target=ask, daemon=True, name="peft_nb-hub")
+    thread.start()
+    thread.join(DEADLINE_S)
+    if not statuses:
+        _silent_since = monotonic()
+    return statuses[0] if statuses else None
 
 
 def on_disk(repo: str, revision: str | None = None) -> Path | None:

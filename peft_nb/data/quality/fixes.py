@@ -128,7 +128,7 @@ def rebuilt(data: Any, rows: Rows, fixed: Fixed) -> Any:
         A DataFrame with its index, a Dataset with its features, splits with the others unchanged, a list of dicts
         with their own keys; for anything else, such as a file, a list of dicts.
     """
-    if isinstance(data, Mapping):
+    if isinstance(data, Mapping) and "train" in data:
         splits: Any = type(data)
         return splits({**data, "train": rebuilt(data["train"], rows, fixed)})
     kind = (type(data).__module__.partition(".")[0], type(data).__name__)
@@ -140,7 +140,7 @@ def rebuilt(data: Any, rows: Rows, fixed: Fixed) -> Any:
             whole = list(overlaid(rows, fixed.patches))
             table = type(data).from_list(whole, features=data.features)
         return table.select(fixed.kept)
-    if isinstance(data, list | tuple):
+    if isinstance(data, list | tuple) and all(isinstance(row, Mapping) for row in data):
         return [_patched(data[number], fixed.patches.get(number, {})) for number in fixed.kept]
     kept = set(fixed.kept)
     return [row for number, row in enumerate(overlaid(rows, fixed.patches)) if number in kept]
