@@ -15,6 +15,7 @@ from peft_nb.data.layouts import Layout, LayoutType
 from peft_nb.data.quality.checks import check
 from peft_nb.data.sources import read
 from peft_nb.errors import DataError
+from peft_nb.spec.names import NAMES
 
 Row = dict[str, Any]
 PAIRS = "rows are preference pairs, which are recognised but not trained on yet"
@@ -368,6 +369,7 @@ def test_whatever_cells_hold_a_row_is_read_or_refused_in_one_line(entry: LayoutT
 
 def test_a_registered_layout_is_recognised_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
     riddle = LayoutType("riddle", (layouts.Role("riddle"),), lambda cells: cells["riddle"], "text")
+    monkeypatch.setitem(NAMES, "format", dict(NAMES["format"]))
     monkeypatch.setattr(layouts, "LAYOUTS", dict(layouts.LAYOUTS))
     monkeypatch.setattr(detection, "LAYOUTS", layouts.LAYOUTS)
     layouts.register(riddle)
@@ -381,7 +383,7 @@ def test_a_registered_layout_is_recognised_and_read(monkeypatch: pytest.MonkeyPa
 # ---- nothing that could change what is learned goes unnamed -----------------------------------------
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {}}}
-COLUMNS: dict[str, Any] = {
+EXTRA_COLUMNS: dict[str, Any] = {
     "system": "Be brief.",
     "system_prompt": "Be brief.",
     "tools": [TOOL],
@@ -417,7 +419,7 @@ COLUMNS: dict[str, Any] = {
     "": 0,
     "__index_level_0__": 0,
 }
-KEYS: dict[str, Any] = {
+MESSAGE_KEYS: dict[str, Any] = {
     "name": "Ann",
     "tool_call_id": "c1",
     "reasoning_content": "Two and two.",
@@ -470,11 +472,11 @@ def named(found: Layout, rows: list[Row]) -> str:
     return " ".join([found.why, *(finding.title for finding in check(rows, found).findings)])
 
 
-@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("column", EXTRA_COLUMNS)
 @pytest.mark.parametrize("name", list(layouts.LAYOUTS))
 def test_every_column_that_people_have_is_used_or_named(name: str, column: str) -> None:
     bare = example(layouts.LAYOUTS[name])
-    row = {column: COLUMNS[column], **bare}
+    row = {column: EXTRA_COLUMNS[column], **bare}
     found = layout(rows=[row, row], format=name, columns={role: role for role in bare})
     used = becomes(found, row) != becomes(layout(rows=[bare], format=name), bare)
     assert column in bare or (used and column in found.columns.values()) or (column or repr("")) in named(found, [row])
@@ -486,16 +488,16 @@ def test_every_column_that_people_have_is_used_or_named(name: str, column: str) 
 CONVERSATIONS = [name for name in layouts.LAYOUTS if isinstance(example(layouts.LAYOUTS[name]).get("messages"), list)]
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", MESSAGE_KEYS)
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_every_key_of_a_message_that_people_have_is_used_or_named(name: str, key: str) -> None:
     bare = example(layouts.LAYOUTS[name])
     asked, answer = bare["messages"]
-    row = {"messages": [asked, answer, asked, {**answer, key: KEYS[key]}]}
+    row = {"messages": [asked, answer, asked, {**answer, key: MESSAGE_KEYS[key]}]}
     found = layout(rows=[row], format=name)
     used = becomes(found, row) != becomes(found, {"messages": [asked, answer] * 2})
     assert used or key in named(found, [row])
-    row = {"messages": [{**asked, key: KEYS[key]}, answer]}
+    row = {"messages": [{**asked, key: MESSAGE_KEYS[key]}, answer]}
     said = key in ("weight", "loss", "train", "training", "trainable", "loss_weight", "loss_mask")  # none of a question
     assert said or becomes(found, row) != becomes(found, bare) or key in named(found, [row])
 
