@@ -65,7 +65,7 @@ def test_a_messy_frame_gives_exactly_these_findings_and_mending_leaves_none_of_t
     rows[9] = {"prompt": rows[4]["prompt"].upper(), "completion": rows[4]["completion"] + "  "}
     rows[11]["completion"] = "The cafÃ© opens at nine, naÃ¯ve as it sounds"
     rows[12]["completion"] = "ring\x07 the bell\u200b twice"
-    rows[13]["completion"] = "ask anna.berg@example.org about this"
+    rows[13]["completion"] = "ask anna.berg@tidewater.shop about this"
     rows[14]["completion"] = f"api_key = {KEY}"
     rows[15]["completion"] = "???"
     rows[16] = {"prompt": rows[17]["prompt"], "completion": "No."}
@@ -227,7 +227,7 @@ def test_few_rows_are_worth_knowing() -> None:
 def test_without_the_extra_personal_data_are_not_looked_for_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pii, "available", lambda: False)
     rows = sound()
-    rows[3]["completion"] = "write to anna.berg@example.org for this one"
+    rows[3]["completion"] = "write to anna.berg@tidewater.shop for this one"
     result = checked(rows)
     assert found(result) == {}
     assert "pip install 'peft_nb[privacy]'" in result.notes[0]
@@ -235,7 +235,7 @@ def test_without_the_extra_personal_data_are_not_looked_for_and_that_is_said(mon
 
 def test_personal_data_stop_a_run_that_refuses_them() -> None:
     rows = sound()
-    rows[3]["completion"] = "write to anna.berg@example.org for this one"
+    rows[3]["completion"] = "write to anna.berg@tidewater.shop for this one"
     (finding,) = checked(rows, personal_data="refuse").findings
     assert (finding.kind, finding.level) == ("personal", "stops")
 
@@ -243,7 +243,7 @@ def test_personal_data_stop_a_run_that_refuses_them() -> None:
 def test_mending_redacts_rows_that_the_check_did_not_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "PERSONAL_ROWS", 10)
     rows = sound()
-    rows[40]["completion"] = "write to anna.berg@example.org for this one"
+    rows[40]["completion"] = "write to anna.berg@tidewater.shop for this one"
     result = checked(rows)
     assert found(result) == {}
     assert result.notes == ["personal data were looked for in the first 10 rows; mending looks at all"]

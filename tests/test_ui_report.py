@@ -21,7 +21,7 @@ NOWHERE = "nobody/has-this-model"
 
 def messy() -> pandas.DataFrame:
     rows = sound()
-    rows[3]["completion"] = f"{EVIL} anna.berg@example.org"
+    rows[3]["completion"] = f"{EVIL} anna.berg@tidewater.shop"
     rows[4] = {"prompt": EVIL, "completion": None}
     rows[9] = dict(rows[2])
     rows[10]["completion"] = f"api_key = {KEY}"

@@ -28,6 +28,17 @@ LossOn = Literal["assistant", "completion", "all"]
 BATCH = 512  # texts tokenised at a time
 
 
+class TemplateProblem(RowProblem):
+    """What a model's chat template cannot write, or not so that it can be learned: no fault of the row.
+
+    ``part`` is a key of :attr:`Renderer.unwritten`, or empty where it is the order of a conversation.
+    """
+
+    def __init__(self, reason: str, fix: str, part: str = "") -> None:
+        self.part = part
+        super().__init__(reason, fix)
+
+
 class Rendered(NamedTuple):
     """What a model is given of a row: token ids, and the spans of them that are trained on."""
 
@@ -104,8 +115,8 @@ class Renderer:
             return [RowProblem(reason, "change the roles or the order of its messages")]
 
     @cached_property
-    def _unwritten(self) -> dict[str, str]:
-        """What of ``tool_calls`` and of the role ``tool`` the template silently leaves out or misreads."""
+    def unwritten(self) -> dict[str, str]:
+        """What of ``tool_calls`` and of the role ``tool`` the template leaves out or misreads, and that in words."""
         call = {"id": "zyzzyva00", "type": "function", "function": {"name": "zyzzyva", "arguments": {}}}
         turns: list[Message] = [
             {"role": "user", "content": "a"},
@@ -187,19 +198,20 @@ class Renderer:
             except RowProblem as problem:
                 yield problem
             except ValueError:  # no self.end among the ids
-                yield RowProblem("the model's chat template does not end its answers", "use another template")
+                yield TemplateProblem("the model's chat template does not end its answers", "use another template")
 
     def _refuse(self, turns: list[Message], several: bool) -> None:
         """Refuse what a template would write wrongly without a word."""
         for turn in turns:
             calls = turn.get("tool_calls") or ""
             for part in ("tool_calls",) * bool(calls) + ("tool",) * (turn["role"] == "tool"):
-                if part in self._unwritten:
-                    raise RowProblem(self._unwritten[part], "use a model whose template does, or write them as text")
+                if part in self.unwritten:
+                    fix = "use a model whose template does, or write them as text"
+                    raise TemplateProblem(self.unwritten[part], fix, part)
             if turn["role"] == "assistant" and self.end_text in f"{turn['content']}{calls}":
                 raise RowProblem(f"an answer contains {self.end_text}", "remove it: it is added for you")
         if several and not self.ends_each:
-            raise RowProblem("the model's chat template does not end earlier answers", "give one answer a row")
+            raise TemplateProblem("the model's chat template does not end earlier answers", "give one answer a row")
 
     def _supervised(self, whole: Written, prompts: Iterator[Written], everything: bool) -> Rendered:
         """Find the answers behind their prompts."""
@@ -208,7 +220,7 @@ class Renderer:
         for prompt_text, prompt in prompts:
             if not text.startswith(prompt_text):
                 reason = "the model's chat template writes the prompt differently once its answer is known"
-                raise RowProblem(reason, "use another template, or loss_on='all'")
+                raise TemplateProblem(reason, "use another template, or loss_on='all'")
             if ids[: len(prompt)] != prompt:
                 reason = "the first characters of an answer form one token with the end of its prompt"
                 raise RowProblem(reason, "remove white space from the beginning of the answer")

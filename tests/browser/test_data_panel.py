@@ -19,7 +19,7 @@ verbs = ['find', 'print', 'cancel', 'change', 'archive', 'export', 'share', 'rec
 things = ['invoice', 'password', 'parcel', 'refund', 'voucher', 'address', 'battery', 'charger']
 rows = [(f'How do I {verb} my {thing}?', f'Open {thing}s, then choose <b>{verb} {thing}</b>.')
         for verb in verbs for thing in things]
-rows[3] = (rows[3][0], 'Write to anna.berg@example.org and we will do it.')
+rows[3] = (rows[3][0], 'Write to anna.berg@tidewater.shop and we will do it.')
 rows[5] = (rows[5][0], '')
 rows[9] = rows[2]
 rows[12] = (rows[12][0], 'The key is sk-proj-9fKqT2vLx7RbZ3mWc8Yd4HsJ6nPg5Qa1Ue0Bt')
