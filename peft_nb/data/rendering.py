@@ -112,6 +112,8 @@ class Renderer:
             if len(conversations) > 1:
                 return [text for one in conversations for text in self._write([one], generation)]
             reason = f"the model's chat template refuses it ({str(error) or type(error).__name__})"
+            if any(turn["role"] == "tool" or turn.get("tool_calls") for turn in conversations[0]):
+                return [TemplateProblem(reason, "use a model whose template writes calls of tools", "tool_calls")]
             return [RowProblem(reason, "change the roles or the order of its messages")]
 
     @cached_property

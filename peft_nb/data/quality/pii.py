@@ -273,14 +273,15 @@ def _is_other(text: str, one: RecognizerResult) -> bool:
         bare = found.removeprefix("+ ").isdigit()  # "+ 6291070513" is of a sum
         in_code = any(code.start() < one.end and one.start < code.end() for code in _CODE.finditer(text))
         nobody = _EXAMPLE_PHONE.search(re.sub(r"\D", "", found))
-        return (bare and not _has_context(one)) or in_code or bool(_DOTTED.fullmatch(found.partition("/")[0]) or nobody)
+        dotted = _DOTTED.fullmatch(found.partition("/")[0])
+        return (bare and not _has_context(one)) or in_code or bool(dotted or nobody)
     if one.entity_type == "CREDIT_CARD":
         return re.sub(r"\D", "", found) in _TEST_CARDS
     if one.entity_type == "IP_ADDRESS":
-        address = ip_interface(found).ip
-        nobody = not address.is_global or address.is_multicast or found in _RESOLVERS
-        slices = address.version == 6 and int(address) >> 125 != 1  # rows[::2]; addresses of hosts are in 2000::/3
-        return nobody or slices or bool(_VERSION.search(text[: one.start]) or _OBJECT.match(text, one.end))
+        host = ip_interface(found).ip
+        local = not host.is_global or host.is_multicast or found in _RESOLVERS
+        slices = host.version == 6 and int(host) >> 125 != 1  # rows[::2]; addresses of hosts are in 2000::/3
+        return bool(local or slices or _VERSION.search(text[: one.start]) or _OBJECT.match(text, one.end))
     return False
 
 

@@ -96,13 +96,11 @@ def secrets(text: str, before: str = "", allow: Iterable[str] = ()) -> list[Matc
                 bits(body) >= min(least, 0.9 * math.log2(len(body))) and not _is_example(body)
             ):
                 found.append(Match(kind, *match.span(group)))
-    asked = f"{before}\n{text}"
-    made_up = next((one.end() for one in _MADE_UP.finditer(asked)), len(asked)) - len(before) - 1
     for match in _ASSIGNED.finditer(text):
         value = match["value"].rstrip(".!?:")
         kind = "PASSWORD" if match["password"] else "API_KEY"
         start = match.start("value")
-        if start < made_up and _is_random(value, kind) and not _is_example(value):
+        if _is_random(value, kind) and not _is_example(value) and not _MADE_UP.search(f"{before}\n{text[:start]}"):
             found.append(Match(kind, start, start + len(value)))
     return denied(text, apart(found), allow)
 
