@@ -250,6 +250,21 @@ def test_a_template_without_tool_calls_is_a_wrong_choice_of_model_and_no_row_is_
     assert (result.fix(FIXABLE).kept, result.fix(FIXABLE).changes) == (list(range(60)), [])
 
 
+def test_a_template_that_refuses_system_prompts_is_a_wrong_choice_of_model() -> None:
+    def turns(row: dict[str, Any], *first: dict[str, str]) -> dict[str, Any]:
+        said = {"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}
+        return {"messages": [*first, *said]}
+
+    rows = [turns(row, {"role": "system", "content": "Be brief."}) for row in sound()]
+    rows[7:9] = [turns(sound()[7]), {"messages": rows[8]["messages"][1:] + rows[9]["messages"][1:]}]
+    result = checked(rows, tokenizer=tokenizer(INST, bos_token="<s>", eos_token="</s>"))
+    (finding,) = result.findings
+    assert (finding.kind, finding.count, finding.fix) == ("template", 58, "")
+    assert finding.title == "this model's chat template cannot render system prompts: 58 rows"
+    assert finding.mend.startswith("these can: smollm2-135m, ")
+    assert result.fixed.kept == list(range(60))
+
+
 def test_a_template_with_tool_calls_has_nothing_against_them() -> None:
     assert found(checked(tools(), tokenizer=tokenizer(TOOLS))) == {}
 

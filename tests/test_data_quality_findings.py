@@ -57,4 +57,5 @@ def test_an_example_is_one_short_line_without_secrets() -> None:
     assert (len(long), long[-1]) == (SHOWN, "…")
     assert shown(f"my key is {KEY}") == "my key is s…"
     assert shown(f"my key is {KEY[:9]}\u200b{KEY[9:]}") == "my key is s…"
+    assert shown(f"cafÃ©: {KEY}") == "cafÃ©: s…"
     assert shown("\x1b[31mred") == "�[31mred"

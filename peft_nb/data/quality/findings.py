@@ -159,16 +159,19 @@ def one_line(text: str) -> str:
 def veiled(text: str, most: int | None = None) -> str:
     """Mask the secrets in a text, and the personal data in its first `most` characters, which are given.
 
-    Where there are any the text is repaired as well: a letter that cannot be seen would hide them.
+    Where there are more in the repaired text, that is masked: a letter that cannot be seen would hide them.
     """
-    repaired = characters.repair(text)
-    masked = _masked(repaired, most)
-    return masked if masked != repaired[:most] else _masked(text, most)
+    (masked, found), repaired = _masked(text, most), characters.repair(text)
+    more, hidden = _masked(repaired, most) if repaired != text else (masked, found)
+    return more if hidden > found else masked
 
 
-def _masked(text: str, most: int | None) -> str:
-    begin = _veiled(text, secrets.secrets(text))[:most]
-    return _veiled(begin, pii.personal(begin)) if pii.available() else begin
+def _masked(text: str, most: int | None) -> tuple[str, int]:
+    """Mask a text; gives also how much was masked."""
+    matches = secrets.secrets(text)
+    begin = _veiled(text, matches)[:most]
+    people = pii.personal(begin) if pii.available() else []
+    return _veiled(begin, people), len(matches) + len(people)
 
 
 def _veiled(text: str, matches: Sequence[pii.Match]) -> str:

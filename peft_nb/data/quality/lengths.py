@@ -20,12 +20,13 @@ _TOOLS = (
     "Qwen2.5 Instruct (from 0.5B), Qwen3, Llama 3.1 to 3.3 Instruct, Mistral 7B Instruct v0.3, Mistral Nemo, gpt-oss"
 )
 # What a conversation may hold that some templates leave out, in words, and models whose templates write it. Of those
-# that have a short name here, none does.
+# that have a short name here, none writes calls of tools.
 WRITTEN_BY = {
     "tool_calls": ("tool calls", _TOOLS),
     "tool": ("what tools return", _TOOLS),
     "tools": ("tool definitions", _TOOLS),
     "reasoning": ("reasoning", "Qwen3, gpt-oss"),
+    "system": ("system prompts", "smollm2-135m, Qwen2.5 Instruct, Qwen3, Llama 3.1 to 3.3 Instruct"),
 }
 CHARACTERS_A_TOKEN = 4  # of English, by OpenAI's help page "What are tokens and how to count them?"
 

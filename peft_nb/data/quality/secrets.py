@@ -59,7 +59,7 @@ _MADE_UP = re.compile(
     r"\b(?:(?:generat\w+|creat(?:e|ing)|suggest|invent|propose|make up|come up with|write|give me|provide)\b"
     r"[^.?!;\n]{0,40}?\b(?:an?|some|several|random|\d+|one|two|three|five|ten)\b|strong|secure|complex|random\w*|memorable|generated"
     r"|sample|example|fictional|starkes|sicheres|zufälliges|segura|fuerte)\b"
-    rf"(?:[\s,-]+[\w-]+){{0,5}}?[\s,-]+(?:{_PASSWORD}|passcode|api[ _-]?key|token|secret)",
+    rf"(?:[\s,]+[\w-]+){{0,5}}?[\s,]+(?:{_PASSWORD}|passcode|api[ _-]?key|token|secret)",
     re.IGNORECASE,
 )
 # Of jwt.io and of Stripe's documentation.
