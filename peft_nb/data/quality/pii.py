@@ -98,8 +98,10 @@ _TEST_CARDS = (  # as Stripe, PayPal, Adyen and Braintree document them
     "6011111111111117", "6011000990139424", "30569309025904", "38520000023237", "3530111333300000",
     "3566002020360505", "6200000000000005", "5454545454545454", "4917610000000000",
 )  # fmt: skip
+_CARD = re.compile(r"\d+|\d{4}([ -])(?:\d{4}\1){2}\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5}")  # as cards write it, or in one
 
 # Numbers that are calculated with.
+NEAR = 40  # characters looked at on both sides
 _COUNTED = ("PHONE_NUMBER", "CREDIT_CARD", "US_SSN")
 _ADDRESSES = ("EMAIL_ADDRESS", "IP_ADDRESS", "IBAN_CODE")  # have points of their own, or none
 _DECIMAL = re.compile(r"(?<![\d.])\d*\.\d+(?!\.?\d)")
@@ -261,7 +263,8 @@ def _is_other(text: str, one: RecognizerResult) -> bool:
     """Tell personal data from what only looks like it, or is known to be nobody's."""
     found = text[one.start : one.end]
     if one.entity_type not in _ADDRESSES and any(
-        one.start < decimal.end() and decimal.start() < one.end for decimal in _DECIMAL.finditer(text)
+        one.start < decimal.end() and decimal.start() < one.end
+        for decimal in _DECIMAL.finditer(text, max(0, one.start - NEAR), one.end + NEAR)
     ):
         return True
     if one.entity_type in _COUNTED and not _has_context(one) and _is_calculated(text, one):
@@ -271,12 +274,14 @@ def _is_other(text: str, one: RecognizerResult) -> bool:
         return bool(nobody or _LOGIN.search(text[: one.start]))
     if one.entity_type == "PHONE_NUMBER":
         bare = found.removeprefix("+ ").isdigit()  # "+ 6291070513" is of a sum
-        in_code = any(code.start() < one.end and one.start < code.end() for code in _CODE.finditer(text))
+        in_code = "`" in text and any(
+            code.start() < one.end and one.start < code.end() for code in _CODE.finditer(text)
+        )
         nobody = _EXAMPLE_PHONE.search(re.sub(r"\D", "", found))
         dotted = _DOTTED.fullmatch(found.partition("/")[0])
         return (bare and not _has_context(one)) or in_code or bool(dotted or nobody)
     if one.entity_type == "CREDIT_CARD":
-        return re.sub(r"\D", "", found) in _TEST_CARDS
+        return re.sub(r"\D", "", found) in _TEST_CARDS or not _CARD.fullmatch(found)
     if one.entity_type == "IP_ADDRESS":
         host = ip_interface(found).ip
         local = not host.is_global or host.is_multicast or found in _RESOLVERS
@@ -287,7 +292,7 @@ def _is_other(text: str, one: RecognizerResult) -> bool:
 
 def _is_calculated(text: str, one: RecognizerResult) -> bool:
     """Tell the terms of a calculation, lists and tables from numbers of people."""
-    found, before = text[one.start : one.end], text[max(0, one.start - 32) : one.start]
+    found, before = text[one.start : one.end], text[max(0, one.start - NEAR) : one.start]
     called = found.startswith("(") and before[-1:].isalnum()  # sqrt(2127365000)
     sums = called or _CALCULATED.search(before) or _CALCULATES.match(text, one.end)
     return bool(sums or _GROUPED.fullmatch(found) or _LISTED.search(found))
