@@ -74,7 +74,7 @@ def _hetu(rng: random.Random) -> str:
 
 def _email(rng: random.Random) -> str:
     name = rng.choice(("anna", "bob.k", "chidi_b", "dana+shop", "EMIL")) + fill(rng, "##")
-    return f"{name}@{rng.choice(('example.com', 'mail.harbour-7.co.uk', 'gmail.com', 'post.example.de'))}"
+    return f"{name}@{rng.choice(('tidewater-boats.com', 'mail.harbour-7.co.uk', 'gmail.com', 'post.bootsmann.de'))}"
 
 
 def _ip4(rng: random.Random) -> str:
@@ -89,9 +89,9 @@ def _pattern(*patterns: str) -> Writer:
 PERSONAL: dict[str, Sequence[tuple[str, Writer]]] = {
     "EMAIL": (("Write to {}.", _email), ("My address is {}, thanks.", _email), ("({})", _email)),
     "PHONE": (
-        ("Reach me at {}.", _pattern("+44 20 7946 0%##", "+49 30 9018%####", "+1 212 736 %###")),
-        ("My number: {}", _pattern("(212) 555-01##", "(415) 555-01##", "212-736-%###")),
-        ("Call me on {} after ten.", _pattern("212736%###", "020 7946 0%##")),
+        ("Reach me at {}.", _pattern("+44 20 7183 %###", "+49 30 9018%####", "+1 212 736 %###")),
+        ("My number: {}", _pattern("(212) 736-%###", "(415) 626-%###", "212-736-%###")),
+        ("Call me on {} after ten.", _pattern("212736%###", "020 7183 %###")),
     ),
     "CARD": (
         ("Charge my card {}.", _card),
@@ -101,8 +101,8 @@ PERSONAL: dict[str, Sequence[tuple[str, Writer]]] = {
     "IBAN": (("Send it back to {}.", _iban), ("IBAN: {}", lambda rng: _grouped(_iban(rng)))),
     "IP": (
         ("I wrote from {}.", _ip4),
-        ("The log says {} came in.", _pattern("192.168.%.%#", "10.0.1%.2%")),
-        ("Host {} did.", _pattern("2001:db8:%###::%##", "fe80::%#:%###:%###")),
+        ("The log says {} came in.", _pattern("85.214.1%.%#", "91.198.1%.2%")),
+        ("Host {} did.", _pattern("2a01:4f8:%###::%##", "2003:%##:%###:%###::%#")),
     ),
     "NATIONAL_ID": (
         ("My SSN is {}.", _pattern("4%%-%#-%###", "2%%-%#-%###")),

@@ -10,10 +10,12 @@ import pytest
 from peft_nb.data import detection, sources
 from peft_nb.data.quality import checks, fixes, pii
 from peft_nb.data.quality.checks import Checked, check
+from peft_nb.data.quality.findings import FIXABLE
 from peft_nb.data.quality.fixes import Change
 from peft_nb.data.quality.lengths import Options
 from peft_nb.data.rendered import RenderedRows
-from tests.templates import tokenizer
+from tests.templates import CHATML, INST, tokenizer
+from tests.test_data_rendering import TOOLS
 
 TOPICS = (
     "invoice", "password", "parcel", "refund", "voucher", "coupon", "address", "battery", "charger", "warranty",
@@ -65,7 +67,7 @@ def test_a_messy_frame_gives_exactly_these_findings_and_mending_leaves_none_of_t
     rows[9] = {"prompt": rows[4]["prompt"].upper(), "completion": rows[4]["completion"] + "  "}
     rows[11]["completion"] = "The cafÃ© opens at nine, naÃ¯ve as it sounds"
     rows[12]["completion"] = "ring\x07 the bell\u200b twice"
-    rows[13]["completion"] = "ask anna.berg@example.org about this"
+    rows[13]["completion"] = "ask anna.berg@tidewater.shop about this"
     rows[14]["completion"] = f"api_key = {KEY}"
     rows[15]["completion"] = "???"
     rows[16] = {"prompt": rows[17]["prompt"], "completion": "No."}
@@ -94,12 +96,15 @@ def test_a_messy_frame_gives_exactly_these_findings_and_mending_leaves_none_of_t
         Change(9, "dropped: repeats row 4"),
         Change(11, "repaired encoding"),
         Change(12, "removed control characters"),
-        Change(13, "redacted EMAIL"),
-        Change(14, "redacted OPENAI_KEY"),
         Change(15, "dropped: next to no text"),
         Change(18, "dropped: empty"),
     ]
-    fixed = fixes.rebuilt(frame, sources.read(frame).train, result.fixed)
+    redacted = result.fix(FIXABLE)
+    assert [one for one in redacted.changes if one not in result.fixed.changes] == [
+        Change(13, "redacted EMAIL"),
+        Change(14, "redacted OPENAI_KEY"),
+    ]
+    fixed = fixes.rebuilt(frame, sources.read(frame).train, redacted)
     assert fixed.loc[11, "completion"] == "The café opens at nine, naïve as it sounds"
     assert fixed.loc[12, "completion"] == "ring the bell twice"
     assert fixed.loc[13, "completion"] == "ask <EMAIL> about this"
@@ -203,9 +208,110 @@ def test_lengths_by_the_tokenizer_and_estimated() -> None:
     assert found(estimated) == {"long": (5, 6)}
     measured = checked(rows, tokenizer=tokenizer(), max_length=100)
     assert not measured.estimated
-    assert found(measured) == {"nothing": (6,), "long": (5,)}
+    assert found(measured) == {"long_prompt": (6,), "long": (5,)}
+    assert measured.findings[0].title == "1 row whose prompt alone fills max_length 100: dropped in training"
+    assert measured.findings[0].level == "harms"
     assert len(measured.lengths) == 60
-    assert measured.fixed.changes == [Change(6, "dropped: nothing to learn")]
+    assert measured.fixed.changes == [Change(6, "dropped: prompt over max_length")]
+
+
+def test_a_prompt_that_fills_max_length_in_every_row_stops_training() -> None:
+    result = checked(sound(), tokenizer=tokenizer(), max_length=8)
+    (finding,) = result.findings
+    assert (finding.kind, finding.level, finding.fix, finding.count) == ("long_prompt", "stops", "", 60)
+    assert result.fixed.kept == list(range(60))
+
+
+def tools(count: int = 60) -> list[dict[str, Any]]:
+    """Conversations of which five in six call a tool."""
+    rows = []
+    for number, row in enumerate(sound(count)):
+        turns = [{"role": "user", "content": row["prompt"]}]
+        if number % 6:
+            function = {"name": "look_up", "arguments": {"number": number}}
+            turns += [
+                {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]},
+                {"role": "tool", "content": f"result {number}"},
+            ]
+        rows.append({"messages": [*turns, {"role": "assistant", "content": row["completion"]}]})
+    return rows
+
+
+@pytest.mark.parametrize("template", [CHATML, INST])  # one leaves calls out, one refuses the conversation
+def test_a_template_without_tool_calls_is_a_wrong_choice_of_model_and_no_row_is_dropped(
+    template: str,
+) -> None:
+    result = checked(tools(), tokenizer=tokenizer(template))
+    first = result.findings[0]
+    assert (first.kind, first.level, first.count, first.fix) == ("template", "stops", 50, "")
+    assert first.title == "this model's chat template cannot render tool calls: 50 rows"
+    assert first.mend.startswith("these can: Qwen2.5 Instruct")
+    assert set(found(result)) == {"template"}
+    assert (result.fix(FIXABLE).kept, result.fix(FIXABLE).changes) == (list(range(60)), [])
+
+
+def test_a_template_that_refuses_system_prompts_is_a_wrong_choice_of_model() -> None:
+    def turns(row: dict[str, Any], *first: dict[str, str]) -> dict[str, Any]:
+        said = {"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}
+        return {"messages": [*first, *said]}
+
+    rows = [turns(row, {"role": "system", "content": "Be brief."}) for row in sound()]
+    rows[7:9] = [turns(sound()[7]), {"messages": rows[8]["messages"][1:] + rows[9]["messages"][1:]}]
+    result = checked(rows, tokenizer=tokenizer(INST, bos_token="<s>", eos_token="</s>"))
+    (finding,) = result.findings
+    assert (finding.kind, finding.count, finding.fix) == ("template", 58, "")
+    assert finding.title == "this model's chat template cannot render system prompts: 58 rows"
+    assert finding.mend.startswith("these can: smollm2-135m, ")
+    assert result.fixed.kept == list(range(60))
+
+
+def test_a_template_with_tool_calls_has_nothing_against_them() -> None:
+    assert found(checked(tools(), tokenizer=tokenizer(TOOLS))) == {}
+
+
+ORDINARY = [
+    ("What is the angle between the vectors?", "It is arccos(-0.357142857), or 1.936 rad; cos(0.8415550132) = 0.666."),
+    ("What is 1/3 + 2/3 in decimals?", "1/3 = 0.33333 2/3 = 0.66667, so -1.5 -2.5 -3.5 -4.5 -5.5 is another list."),
+    ("Generate a password of 12 letters.", "Password: xK9#mP2$vL5n"),
+    ("Suggest what to choose", "Here is a strong password: xK9#mP2$vL5nQ8"),
+    ("Write a mail.", "From: jane.doe@example.com\nTo: john@mail.example.org"),
+    ("How do I take every other row?", "```python\nrows[::2]\ncall = '+49 30 901820'\n```\nor `212-736-5000`"),
+    ("What addresses are private?", "192.168.1.10, 10.0.0.1 and 172.16.0.4; 203.0.113.7 and 2001:db8::1 are examples."),
+    ("Whose number is it?", "Of films: 415-555-0132; to test payments: 4242 4242 4242 4242."),
+    ("How do I log in to AWS?", "aws_access_key_id = AKIAIOSFODNN7EXAMPLE"),
+]
+
+
+def test_redaction_leaves_ordinary_rows_as_they_are() -> None:
+    rows = [{"prompt": prompt, "completion": answer} for prompt, answer in ORDINARY]
+    for table in (
+        rows,
+        [
+            {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]}
+            for ask, answer in ORDINARY
+        ],
+    ):
+        result = checked(table)
+        assert found(result) == {"few": ()}
+        done = result.fix(["personal", "secret"])
+        assert (done.changes, done.patches) == ([], {})
+
+
+def test_redaction_finds_real_data_among_them() -> None:
+    said = "Ask anna.berg@gmail.com, +49 30 901820 or DE02 1203 0000 0000 2020 51; cos(0.8415550132)"
+    said += "; password=Tr0ub4dor&3x"
+    result = checked([*sound(), {"prompt": "Who is it?", "completion": said}])
+    assert found(result) == {"secret": (60,), "personal": (60,)}
+    text = result.fix(["personal", "secret"]).patches[60]["completion"]
+    assert text == "Ask <EMAIL>, <PHONE> or <IBAN>; cos(0.8415550132); password=<PASSWORD>"
+
+
+def test_what_is_allowed_is_neither_found_nor_redacted() -> None:
+    rows = sound()
+    rows[3]["completion"] = "write to help@tidewater.shop or to anna.berg@gmail.com"
+    result = checked(rows, allow=("*@TIDEWATER.shop",))
+    assert result.fix(["personal"]).patches == {3: {"completion": "write to help@tidewater.shop or to <EMAIL>"}}
+    assert found(checked(rows, allow=("*@tidewater.shop", "anna.berg@gmail.com"))) == {}
 
 
 def test_an_answer_with_an_end_token_cannot_be_trained_on() -> None:
@@ -227,7 +333,7 @@ def test_few_rows_are_worth_knowing() -> None:
 def test_without_the_extra_personal_data_are_not_looked_for_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pii, "available", lambda: False)
     rows = sound()
-    rows[3]["completion"] = "write to anna.berg@example.org for this one"
+    rows[3]["completion"] = "write to anna.berg@tidewater.shop for this one"
     result = checked(rows)
     assert found(result) == {}
     assert "pip install 'peft_nb[privacy]'" in result.notes[0]
@@ -235,7 +341,7 @@ def test_without_the_extra_personal_data_are_not_looked_for_and_that_is_said(mon
 
 def test_personal_data_stop_a_run_that_refuses_them() -> None:
     rows = sound()
-    rows[3]["completion"] = "write to anna.berg@example.org for this one"
+    rows[3]["completion"] = "write to anna.berg@tidewater.shop for this one"
     (finding,) = checked(rows, personal_data="refuse").findings
     assert (finding.kind, finding.level) == ("personal", "stops")
 
@@ -243,11 +349,11 @@ def test_personal_data_stop_a_run_that_refuses_them() -> None:
 def test_mending_redacts_rows_that_the_check_did_not_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "PERSONAL_ROWS", 10)
     rows = sound()
-    rows[40]["completion"] = "write to anna.berg@example.org for this one"
+    rows[40]["completion"] = "write to anna.berg@tidewater.shop for this one"
     result = checked(rows)
     assert found(result) == {}
-    assert result.notes == ["personal data were looked for in the first 10 rows; mending looks at all"]
-    assert result.fixed.changes == [Change(40, "redacted EMAIL")]
+    assert result.notes == ["personal data were looked for in the first 10 rows; redacting looks at all"]
+    assert result.fix(["personal"]).changes == [Change(40, "redacted EMAIL")]
 
 
 def test_progress_goes_from_nothing_to_all() -> None:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from peft_nb.data.quality.findings import EXAMPLES, FIXABLE, KINDS, LEVELS, SHOWN, Findings, shown
+from peft_nb.data.quality.findings import (
+    EXAMPLES,
+    FIXABLE,
+    FIXED_BY_DEFAULT,
+    KINDS,
+    LEVELS,
+    REDACTED,
+    SHOWN,
+    Findings,
+    shown,
+)
 from tests.test_data_quality_checks import KEY
 
 
@@ -37,6 +47,7 @@ def test_what_is_said_of_a_table_overrides_what_is_usual() -> None:
 
 def test_what_is_fixed_by_itself_says_how() -> None:
     assert {kind for kind, usual in KINDS.items() if usual.fix} == FIXABLE
+    assert FIXABLE - FIXED_BY_DEFAULT == REDACTED == {"personal", "secret"}
     assert {usual.level for usual in KINDS.values()} == set(LEVELS)
 
 
@@ -45,4 +56,6 @@ def test_an_example_is_one_short_line_without_secrets() -> None:
     long = shown("word " * 100)
     assert (len(long), long[-1]) == (SHOWN, "…")
     assert shown(f"my key is {KEY}") == "my key is s…"
+    assert shown(f"my key is {KEY[:9]}\u200b{KEY[9:]}") == "my key is s…"
+    assert shown(f"cafÃ©: {KEY}") == "cafÃ©: s…"
     assert shown("\x1b[31mred") == "�[31mred"

@@ -5,7 +5,7 @@ import pandas
 import pytest
 
 from peft_nb.data import sources
-from peft_nb.data.quality.fixes import Fixed, altered, overlaid, rebuilt, strings
+from peft_nb.data.quality.fixes import Change, Edit, Fixed, altered, edits, overlaid, rebuilt, strings
 
 ROWS = [{"a": "one", "n": 1}, {"a": "two", "n": 2}, {"a": "three", "n": 3}]
 FIXABLE = Fixed([0, 2], {2: {"a": "THREE"}}, [])
@@ -71,3 +71,32 @@ def test_a_list_keeps_the_keys_of_its_rows() -> None:
 @pytest.mark.parametrize("data", [None, "a file", pandas.Series])
 def test_anything_else_becomes_a_list(data: object) -> None:
     assert rebuilt(data, sources.read(ROWS).train, FIXABLE) == LEFT
+
+
+def test_every_fix_is_shown_before_and_after_and_nothing_secret() -> None:
+    words = "one two three four five six seven eight nine ten eleven twelve"
+    secret = "Tr0ub4dor&3x9Kd7Qz1mWv"
+    rows = [
+        {"a": "sound", "turns": []},
+        {"a": f"The cafÃ© is open. {words} At the cafÃ© then.", "turns": [{"role": "user", "content": "a\u200bb"}]},
+        {"a": "", "turns": [{"role": "user", "content": f"password={secret}"}]},
+        {"a": f"so password={secret} it is", "turns": []},
+        {"a": f"password=Tr0ub\u200b{secret[5:]}", "turns": []},
+    ]
+    turns = [{"role": "user", "content": "ab"}]
+    patches = {
+        1: {"a": f"The café is open. {words} At the café then.", "turns": turns},
+        3: {"a": "so password=<PASSWORD> it is"},
+        4: {"a": f"password={secret}"},
+    }
+    fixed = Fixed([0, 1, 3, 4], patches, [Change(number, "") for number in (1, 2, 3, 4)], {2: "empty"})
+    shown = list(edits(rows, fixed))
+    assert shown == [
+        Edit(1, "a", "The cafÃ© is open. one", "The café is open. one"),
+        Edit(1, "a", "twelve At the cafÃ© then.", "twelve At the café then."),
+        Edit(1, "turns", "a�b", "ab"),
+        Edit(2, "", "user password=T…", ""),
+        Edit(3, "a", "so password=T… it is", "so password=<PASSWORD> it is"),
+        Edit(4, "a", "password=T…", "password=T…"),
+    ]
+    assert secret[5:] not in str(shown)

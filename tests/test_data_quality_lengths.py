@@ -29,8 +29,8 @@ def measured(rows: list[dict[str, str]], *, estimate: bool = False, **options: A
 def test_rows_are_measured_as_the_model_sees_them() -> None:
     counts, found = measured(ROWS, max_length=64)
     assert counts.tolist() == [len(one.ids) for one in RenderedRows(ROWS, detect(ROWS), tokenizer())]
-    assert dict(found.rows) == {"nothing": [1], "long": [2]}
-    assert found.examples["nothing"][0].startswith("row 1: its prompt alone is ")
+    assert dict(found.rows) == {"long_prompt": [1], "long": [2]}
+    assert found.examples["long_prompt"][0].startswith("row 1: its prompt alone is ")
     assert dict(measured(ROWS, max_length=64, too_long="drop")[1].rows) == {"long": [1, 2]}
     assert dict(measured(ROWS)[1].rows) == {}
 

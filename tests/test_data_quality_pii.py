@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from peft_nb.data.quality import pii
-from peft_nb.data.quality.pii import Match, apart, available, masked, personal, redact
+from peft_nb.data.quality.pii import Match, apart, available, denied, masked, personal, redact
 from peft_nb.errors import DataError
 
 pytest.importorskip("presidio_analyzer")
@@ -25,14 +25,19 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "redacted"),
     [
-        ("Write to anna@example.com or bob.k+x@mail.co.uk.", "Write to <EMAIL> or <EMAIL>."),
-        ("Call me on 415-555-0132!", "Call me on <PHONE>!"),
-        ("It is +44 20 7946 0958, mostly", "It is <PHONE>, mostly"),
-        ("call 4155550132", "call <PHONE>"),
-        ("card 4111 1111 1111 1111", "card <CARD>"),
+        ("Write to anna@tidewater-boats.com or bob.k+x@mail.co.uk.", "Write to <EMAIL> or <EMAIL>."),
+        ("Call me on 415-626-0132!", "Call me on <PHONE>!"),
+        ("It is +44 20 7183 8750, mostly", "It is <PHONE>, mostly"),
+        ("+49 30 901820, or 030/901820", "<PHONE>, or <PHONE>"),
+        ("* Office: +49 30 901820", "* Office: <PHONE>"),
+        ("| Anna | 212-736-5000 |", "| Anna | <PHONE> |"),
+        ("**212-736-5000** - Anna", "**<PHONE>** - Anna"),
+        ("call 4156260132", "call <PHONE>"),
+        ("card 4539 5787 6362 1486", "card <CARD>"),
+        ("Amex 3782-822463-10013", "Amex <CARD>"),
         ("IBAN DE89 3704 0044 0532 0130 00", "IBAN <IBAN>"),
         ("to GB82WEST12345698765432.", "to <IBAN>."),
-        ("from 203.0.113.7 and 2001:db8::1f", "from <IP> and <IP>"),
+        ("from 85.214.132.7 and 2a01:4f8:151::1f", "from <IP> and <IP>"),
         ("536-22-1234", "<NATIONAL_ID>"),
         ("my ssn is 536221234", "my ssn is <NATIONAL_ID>"),
         ("NHS number 943 476 5919", "NHS number <NATIONAL_ID>"),
@@ -47,7 +52,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TFN 876 543 210", "TFN <NATIONAL_ID>"),
         ("medicare 2123 45670 1", "medicare <NATIONAL_ID>"),
         ("hetu 131052-308T", "hetu <NATIONAL_ID>"),
-        ("half \ud83d pair, anna@example.com", "half \ud83d pair, <EMAIL>"),
+        ("half \ud83d pair, anna@tidewater-boats.com", "half \ud83d pair, <EMAIL>"),
     ],
 )
 def test_found(offline: None, text: str, redacted: str) -> None:
@@ -76,6 +81,28 @@ def test_found(offline: None, text: str, redacted: str) -> None:
         "A::B::C and 10 000 000 pieces",
         "9434765919 parcels",
         "44051401359 grains",
+        # Decimals, arithmetic, lists, tables and code.
+        "The angle is arccos(-0.357142857), about 1.936 rad.",
+        "sqrt(2)=1.4142135623, x = 0.2127365000; 212.7365000",
+        "$\\cos(0.8415550132)$ and −0.3571428571",
+        "1/3 = 0.33333 2/3 = 0.66667, or -1.5 -2.5 -3.5 -4.5 -5.5",
+        "[0.1, 0.25, 0.333333333] and 6.67430 10-11",
+        "0.4111111111111111, 2.73349092e-16",
+        "12 + 212-736-5000, or 212-736-5000 = 1",
+        "1 2 3 4 5 6 7 8 9 10",
+        "4969 553862089 801707 6008 848132, 14700805952 4774520 7425518 4109465",
+        "sqrt(2127365000) / 3300, 1800/3300",
+        "id-212-736-5000 and #2127365000",
+        "Write `212-736-5000` or\n```python\nx = '+49 30 901820'\n```",
+        "ISBN 0-306-40615-2, pp. 480–487). 1998, 56 (2012) 755-767",
+        "rows[::2], rows[3::4], p[1::-1] and oid 1.3.6.1.5.5.7.3.1",
+        # Of nobody: set aside for examples, tests and private networks.
+        "jane.doe@example.com, joe@mail.example.org, x@example.net, you@yourdomain.com, a@contoso.com",
+        "a@b.test, u@host.example, x@y.invalid",
+        "phone 415-555-0132, +1-800-555-0199, call 123-456-7890, +44 20 7946 0958, 07700 900123",
+        "card 4242 4242 4242 4242, 4111-1111-1111-1111, 378282246310005",
+        "192.0.2.1, 198.51.100.7, 203.0.113.7, 10.0.0.1, 172.16.3.4, 192.168.1.10, 169.254.0.0/16, 8.8.8.8",
+        "2001:db8::1f, fe80::1:2:3, fd00::12",
     ],
 )
 def test_left_alone(offline: None, text: str) -> None:
@@ -84,7 +111,14 @@ def test_left_alone(offline: None, text: str) -> None:
 
 def test_no_network_and_no_cache(offline: None) -> None:
     pii._engine.cache_clear()
-    assert [match.kind for match in personal("anna@some.example.co.uk")] == ["EMAIL"]
+    assert [match.kind for match in personal("anna@some.tidewater.co.uk")] == ["EMAIL"]
+
+
+def test_what_is_allowed_is_left_alone(offline: None) -> None:
+    text = "Write to help@Tidewater.shop, anna@gmail.com or +49 30 901820."
+    allow = ["*@tidewater.shop", "+49 30 90182?"]
+    assert redact(text, personal(text, allow)) == "Write to help@Tidewater.shop, <EMAIL> or +49 30 901820."
+    assert denied("a b", [Match("X", 0, 1), Match("X", 2, 3)], ["B", "a b"]) == [Match("X", 0, 1)]
 
 
 def test_most_texts_never_reach_presidio(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +155,6 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     pii._engine.cache_clear()
     assert not available()
     with pytest.raises(DataError, match=r"pip install 'peft_nb\[privacy\]'"):
-        personal("write to anna.berg@example.org")
+        personal("write to anna.berg@tidewater.shop")
     monkeypatch.undo()
     assert available() == bool(importlib.util.find_spec("presidio_analyzer"))

@@ -12,7 +12,7 @@ from peft_nb.errors import DataError
 
 ROWS = [{"prompt": f"Where is parcel {number}?", "completion": "On its way."} for number in range(60)]
 PRIVATE = [
-    {**row, "completion": "write to anna.berg@example.org or +49 30 901820"} if number in (3, 40) else row
+    {**row, "completion": "write to anna.berg@tidewater.shop or +49 30 901820"} if number in (3, 40) else row
     for number, row in enumerate(ROWS)
 ]
 TABLE = sources.read(PRIVATE).train

@@ -86,10 +86,39 @@ def test_only_the_secret_part_of_an_assignment(text: str, kind: str) -> None:
         "https://user:password@host",
         "The token is valid for 30 minutes; max_new_tokens=128000.",
         "The secret is out, the key to success is patience.",
+        "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiaWF0IjoxNTE2MjM5MDIyfQ"
+        ".SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c",
+        "connect(user='me', password='mysecretpassword1') # or password='password123', or P@ssw0rd!",
+        "postgresql://postgres:postgres@localhost:5432",
+        "Here is a strong password: xK9#mP2$vL5nQ8",
+        "A randomly generated, very long password is 7T#nK9@s2",
+        "Ein starkes Passwort: 7T#nK9@s2",
     ],
 )
 def test_left_alone(text: str) -> None:
     assert secrets(text) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "kinds"),
+    [
+        ("Generate a password with 8 characters.", "Password: 7T#nK9@s2", []),
+        ("Come up with three random passwords", "The first password is 7T#nK9@s2", []),
+        ("I lost my password.", "Your password: 7T#nK9@s2", ["PASSWORD"]),
+        ("", "My password is Harbour!123, so create a new, strong password", ["PASSWORD"]),
+        ("", "I created an account there; the password is Harbour!123", ["PASSWORD"]),
+        ("Give me an example of a good password", "AKIA" + any_of(16, string.ascii_uppercase), ["AWS_KEY"]),
+    ],
+)
+def test_a_password_that_was_made_up_on_request_is_no_secret(before: str, text: str, kinds: list[str]) -> None:
+    assert [match.kind for match in secrets(text, before)] == kinds
+
+
+def test_what_is_allowed_is_left_alone() -> None:
+    text = "password=Tr0ub4dor&3x"
+    assert secrets(text, allow=["tr0ub*"]) == []
+    assert len(secrets(text, allow=["tr0ub"])) == 1
 
 
 def test_a_token_that_is_assigned_is_one_find() -> None:

@@ -58,15 +58,36 @@ def test_the_fields_of_a_spec_are_flags(shell: InteractiveShell) -> None:
     shell.user_ns["odd"] = shell.user_ns["tickets"].rename(columns={"prompt": "ask", "completion": "say"})
     columns = "--columns prompt=ask,completion=say"
     report = run(shell, f"%peft data odd {columns} --max-length 16 --model base --system 'Be kind.'")
-    assert {"empty", "duplicate", "nothing"} <= {finding.kind for finding in report.findings}
+    assert {"empty", "duplicate", "long_prompt"} <= {finding.kind for finding in report.findings}
     again = run(shell, report.next_steps[0])
     assert again.changes == report.changes
+
+
+def test_many_rows_are_dropped_only_when_that_is_said(shell: InteractiveShell) -> None:
+    shell.user_ns["tickets"].loc[20:27, "completion"] = ""
+    told = refused(shell, "%peft data tickets --model base --fix --out clean", DataError)
+    assert told.startswith("fixing would drop 10 of 60 rows, more than a tenth (empty 9, duplicate 1); look at report.")
+    assert "clean" not in shell.user_ns
+    run(shell, "%peft data tickets --model base --fix --drop --out clean")
+    assert len(shell.user_ns["clean"]) == 50
+
+
+def test_redaction_is_chosen_by_name_and_takes_an_allow_list(shell: InteractiveShell) -> None:
+    shell.user_ns["tickets"].loc[20, "completion"] = "write to help@tidewater.shop or to anna.berg@gmail.com"
+    run(shell, "%peft data tickets --model base --fix --out clean")
+    assert "anna.berg@gmail.com" in shell.user_ns["clean"].loc[20, "completion"]
+    report = run(shell, "%peft data tickets --model base --kinds all,personal --allow *@tidewater.shop --out clean")
+    assert shell.user_ns["clean"].loc[20, "completion"] == "write to help@tidewater.shop or to <EMAIL>"
+    assert len(shell.user_ns["clean"]) == 58
+    assert "anna" not in repr(report) + report._repr_html_()
+    allowing = run(shell, "%peft data tickets --model base --allow '*@tidewater.shop,anna*'").next_steps[0]
+    assert allowing == "%peft data tickets --model=base --allow '*@tidewater.shop,anna*' --fix --out clean"
 
 
 @pytest.mark.parametrize(
     ("line", "kind", "said"),
     [
-        ("", CommandError, "%peft data: something is missing; write %peft data NAME [--fix] [--row N] [--out VAR]"),
+        ("", CommandError, "%peft data: something is missing; write %peft data NAME [--fix] [--kinds KIND,...] [--"),
         ("tickts", DataError, "did you mean 'tickets'?"),
         ("tickets other", CommandError, "%peft data takes one name; write %peft data NAME"),
         ("tickets --row two", CommandError, "--row two: not the number of a row; write one such as 0"),

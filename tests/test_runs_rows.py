@@ -197,7 +197,7 @@ def test_redacted_rows_are_listed_with_the_run(
     spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
 ) -> None:
     pytest.importorskip("presidio_analyzer")
-    private = [{**rows[0], "answer": "Write to anna.berg@example.org."}, *rows[1:]]
+    private = [{**rows[0], "answer": "Write to anna.berg@tidewater.shop."}, *rows[1:]]
     run = begin(spec(max_steps=1, personal_data="redact"), data=private, store=store).wait()
     text = (run.folder / "data.json").read_text()
     assert json.loads(text)["changes"] == [{"row": 0, "what": "redacted EMAIL"}]

@@ -44,8 +44,12 @@ def said(panel: DataPanel) -> str:
 
 
 def mend(panel: DataPanel, kind: str | None = None) -> str:
+    return press(panel, panel.fixes[kind] if kind else panel.every)
+
+
+def press(panel: DataPanel, button: Any) -> str:
     panel._outcome.value = ""
-    (panel.fixes[kind] if kind else panel.every).click()
+    button.click()
     until = time.monotonic() + 60
     while not said(panel) or "…" in said(panel) or panel._busy.locked():
         assert time.monotonic() < until
@@ -86,9 +90,28 @@ def test_each_kind_is_mended_by_its_button_and_all_by_one(
     assert KEY in names["clean"].loc[10, "completion"]
     assert "%%peft lora --data clean" in panel._changes.value
     panel.variable.value = "all_clean"
-    assert mend(panel) == "mended: 4 changes, 58 of 60 rows are left in all_clean"
-    assert KEY not in names["all_clean"].loc[10, "completion"]
+    assert mend(panel) == "mended: 3 changes, 58 of 60 rows are left in all_clean"
+    assert KEY in names["all_clean"].loc[10, "completion"]
+    assert mend(panel, "secret") == "mended: 4 changes, 58 of 60 rows are left in all_clean"
+    assert names["all_clean"].loc[10, "completion"] == "api_key = <OPENAI_KEY>"
     assert len(report.data) == 60
+    assert "before and after, row by row" in panel._changes.value
+    assert "api_key = s…" in panel._changes.value
+    assert KEY not in panel._changes.value
+    assert panel.confirm.layout.display == "none"
+
+
+def test_dropping_many_rows_is_confirmed_once(names: dict[str, Any]) -> None:
+    rows = sound(20)
+    for number in range(3):
+        rows[number]["completion"] = ""
+    rows[9]["completion"] = "ring\x07 the bell"
+    panel = DataPanel(check(pandas.DataFrame(rows), model="nobody/nowhere"), names)
+    assert mend(panel, "empty").startswith("fixing would drop 3 of 20 rows, more than a tenth (empty 3): press “Drop")
+    assert (names, panel.confirm.layout.display) == ({}, None)
+    assert press(panel, panel.confirm) == "mended: 3 changes, 17 of 20 rows are left in clean"
+    assert (len(names["clean"]), panel.confirm.layout.display) == (17, "none")
+    assert mend(panel, "control") == "mended: 4 changes, 17 of 20 rows are left in clean"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pandas
 import pytest
 from IPython.core.formatters import DisplayFormatter
 
+from peft_nb.data.quality.fixes import Edit
 from peft_nb.errors import DataError
 from peft_nb.system import frontend
 from peft_nb.ui.check import check
@@ -21,7 +22,7 @@ NOWHERE = "nobody/has-this-model"
 
 def messy() -> pandas.DataFrame:
     rows = sound()
-    rows[3]["completion"] = f"{EVIL} anna.berg@example.org"
+    rows[3]["completion"] = f"{EVIL} anna.berg@tidewater.shop"
     rows[4] = {"prompt": EVIL, "completion": None}
     rows[9] = dict(rows[2])
     rows[10]["completion"] = f"api_key = {KEY}"
@@ -43,13 +44,13 @@ def test_text_is_deterministic(report: Report) -> None:
             "                      → fill or drop them (--fix drops the row)",
             "  harms the result  1 row with keys or passwords (10)",
             "                      row 10: OPENAI_KEY s…",
-            "                      → remove them, and revoke what is real (--fix redacts it)",
+            "                      → remove them, and revoke what is real (--kinds secret redacts it)",
             "  harms the result  1 row repeating an earlier one (9)",
             f"{'':<22}row 9: repeats row 2: how can i find my parcel parcel: choose find under find-parcel",
             "                      → keep one of each (--fix drops the row)",
             "  harms the result  1 row with personal data (3)",
-            "                      row 3: EMAIL a…@e…",
-            "                      → redact it, or personal_data: redact (--fix redacts it)",
+            "                      row 3: EMAIL a…@t…",
+            "                      → redact it, or personal_data: redact (--kinds personal redacts it)",
             f"  note: lengths are estimated, 4 characters a token: the tokenizer of {NOWHERE} is not on this machine",
             *repr(report).split("\n")[15:],
         ]
@@ -68,7 +69,7 @@ def test_html_is_whole_and_what_comes_from_the_data_is_escaped(report: Report) -
     html = report._repr_html_()
     page = Balanced(html)
     assert "<script" not in html
-    assert "row 3: EMAIL a…@e…" in page.words
+    assert "row 3: EMAIL a…@t…" in page.words
     assert "stops training" in page.words
     assert any(attributes.get("alt", "").startswith("tokens a row (estimated)") for attributes in page.attributes)
     assert "anna.berg" not in html
@@ -91,10 +92,61 @@ def test_mending_shows_what_was_changed_and_leaves_the_original(report: Report) 
     assert isinstance(clean, pandas.DataFrame)
     assert len(clean) == 58
     pandas.testing.assert_frame_equal(report.data, before)
-    assert "mended: 4 changes, 58 of 60 rows are left in clean" in repr(report)
-    assert "row 9: dropped: repeats row 2" in Balanced(report._repr_html_()).words
+    assert "mended: 2 changes, 58 of 60 rows are left in clean" in repr(report)
+    assert report.changes_said[3:] == [
+        "row 9: dropped: repeats row 2",
+        "  before  how can i find my parcel parcel: choose find under find-parcel",
+    ]
+    words = Balanced(report._repr_html_()).words
+    assert "dropped: repeats row 2" in words
+    assert report.changes_said[-1].split("  ")[-1] in words
     assert report.next_steps == [f"%%peft lora --data clean --model={NOWHERE}"]
+    assert [finding.kind for finding in check(clean, model=NOWHERE).findings] == ["secret", "personal"]
+
+
+def test_redaction_has_to_be_named_and_is_shown_masked(report: Report) -> None:
+    assert KEY in report.fixed().loc[10, "completion"]
+    clean = report.fixed("clean", kinds=["all", "personal", "secret"])
+    assert clean.loc[10, "completion"] == "api_key = <OPENAI_KEY>"
     assert check(clean, model=NOWHERE).findings == []
+    assert [(edit.row, edit.column) for edit in report.edits] == [
+        (3, "completion"),
+        (4, ""),
+        (9, ""),
+        (10, "completion"),
+    ]
+    assert report.edits[3] == Edit(10, "completion", "api_key = s…", "api_key = <OPENAI_KEY>")
+    page = Balanced(report._repr_html_())
+    assert "api_key = s…" in page.words
+    assert "api_key = <OPENAI_KEY>" in page.words
+    for shown in (repr(report), report._repr_html_(), str(report.edits)):
+        assert not [text for text in ("anna", KEY) if text in shown]
+    assert "<script" not in report._repr_html_()
+
+
+def test_dropping_more_than_a_tenth_has_to_be_confirmed() -> None:
+    rows = sound(20)
+    for number in range(3):
+        rows[number]["completion"] = ""
+    report = check(rows, model=NOWHERE)
+    asked = "fixing would drop 3 of 20 rows, more than a tenth (empty 3)"
+    told = f"{asked}; look at report.edits, and to drop them: report.fixed(drop=True), or --drop"
+    assert report.question() == asked
+    with pytest.raises(DataError, match=re.escape(told)):
+        report.fixed()
+    assert (report.changes_said, len(report.edits)) == ([], 3)
+    assert len(report.fixed(drop=True)) == 17
+    assert report.question(["encoding"]) == ""
+    rows[2]["completion"] = "two is a tenth"
+    assert len(check(rows, model=NOWHERE).fixed()) == 18
+
+
+def test_what_is_allowed_is_not_found() -> None:
+    assert [finding.kind for finding in check(messy(), model=NOWHERE, allow="anna.berg@*").findings] == [
+        "empty",
+        "secret",
+        "duplicate",
+    ]
 
 
 def test_json_holds_no_text_of_the_data(report: Report) -> None:
@@ -102,7 +154,7 @@ def test_json_holds_no_text_of_the_data(report: Report) -> None:
     told = json.loads(written)
     assert [finding["kind"] for finding in told["findings"]] == ["empty", "secret", "duplicate", "personal"]
     assert told["findings"][2]["rows"] == [9]
-    assert {"row": 3, "what": "redacted EMAIL"} in told["changes"]
+    assert {"row": 9, "what": "dropped: repeats row 2"} in told["changes"]
     assert not [text for text in ("anna", KEY, "alert") if text in written]
 
 

@@ -119,6 +119,11 @@ class Renderer:
             if len(conversations) > 1:
                 return [text for one in conversations for text in self._write([one], generation)]
             reason = f"the model's chat template refuses it ({str(error) or type(error).__name__})"
+            (turns,) = conversations
+            if any(turn["role"] == "tool" or turn.get("tool_calls") for turn in turns):
+                return [TemplateProblem(reason, "use a model whose template writes calls of tools", "tool_calls")]
+            if turns[1:] and turns[0]["role"] == "system" and isinstance(self._write([turns[1:]], generation)[0], str):
+                return [TemplateProblem(reason, "use a model whose template writes system prompts", "system")]
             return [RowProblem(reason, "change the roles or the order of its messages")]
 
     @cached_property

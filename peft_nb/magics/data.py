@@ -10,28 +10,48 @@ from peft_nb.spec import RunSpec
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-FIX = Flag("fix", "switch", "Mend what can be mended.")
+FIX = Flag("fix", "switch", "Fix what can be fixed; redact nothing.")
+KINDS = Flag(
+    "kinds", "text", "Fix these kinds alone, such as empty,personal; all,personal redacts too.", value="KIND,..."
+)
+ALLOW = Flag(
+    "allow", "text", "What is neither personal nor secret, such as *@tidewater.shop,+49 30 9018*.", value="TEXT,..."
+)
+DROP = Flag("drop", "switch", "Drop rows even if they are more than a tenth.")
 NUMBER = "the number of a row; write one such as 0"
 ROW = Flag("row", "integer", "Show the tokens of this row alone.", wanted=NUMBER)
 
 
-@command(Argument("data", label="NAME"), flags=[FIX, ROW, OUT], sections=("data", "model"), takes="one name")
+@command(
+    Argument("data", label="NAME"),
+    flags=[FIX, KINDS, DROP, ALLOW, ROW, OUT],
+    sections=("data", "model"),
+    takes="one name",
+)
 def data(
     shell: InteractiveShell,
     data: str,
     fields: dict[str, Any],
     fix: bool = False,
+    kinds: str | None = None,
+    drop: bool = False,
+    allow: str | None = None,
     row: int | None = None,
     out: str | None = None,
 ) -> Any:
-    """Check data before training: what is wrong, the mend, the lengths; --fix mends, --row shows one row's tokens."""
+    """Check data before training: what is wrong, the fix, the lengths; --fix fixes, --row shows one row's tokens."""
     spec = RunSpec(**fields, data=data)
     from peft_nb.ui import check
 
     if row is not None:
         return check.tokens(spec, row, shell.user_ns)
-    report = check.report_on(spec, namespace=shell.user_ns)
-    fixed = report.fixed(out) if fix else report
+    report = check.report_on(spec, namespace=shell.user_ns, allow=listed(allow or ""))
+    fixed = report.fixed(out, listed(kinds) if kinds else None, drop=drop) if fix or kinds or drop else report
     if out:
         shell.user_ns[out] = fixed
     return report
+
+
+def listed(text: str) -> list[str]:
+    """Take apart what commas separate."""
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
+from itertools import islice, takewhile
 from shlex import quote
 from typing import Any
 
 from peft_nb.data import sources
 from peft_nb.data.quality import checks, fixes
-from peft_nb.data.quality.findings import FIXABLE, KINDS, LEVELS, Finding
-from peft_nb.data.quality.fixes import Change, Fixed
+from peft_nb.data.quality.findings import FIXABLE, FIXED_BY_DEFAULT, KINDS, LEVELS, REDACTED, Finding
+from peft_nb.data.quality.fixes import Change, Edit, Fixed
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError, nearest
 from peft_nb.spec import RunSpec
@@ -25,6 +27,8 @@ from peft_nb.ui.style import BOX, MUTED
 from peft_nb.ui.tokens import TokenView, of_row
 
 NAMED = 5  # row numbers and changes shown
+EDITS = 100  # rows whose changes are shown as HTML
+DROPPED = 0.1  # share of the rows; to drop more of them has to be confirmed
 BARS, WIDE = 8, 30  # of the histogram in text
 WIDTH, HEIGHT = 480, 170  # pixels of the picture
 CELL = "text-align:left;vertical-align:top;white-space:"
@@ -40,6 +44,9 @@ class Report(Displayed):
         What is wrong, worst first: each with ``title``, ``count``, ``rows``, ``examples``, ``mend`` and ``fix``.
     changes : list of Change
         Exactly what :meth:`fixed` changes: the row's number in the original, and what was done to it.
+    edits : list of Edit
+        The same before and after, place by place: ``row``, ``column``, ``before`` and ``after``, shortened, with
+        personal data and secrets masked.
     lengths : list of int
         Tokens of each row that can be read.
     notes : list of str
@@ -51,6 +58,7 @@ class Report(Displayed):
     checked: checks.Checked
     tokenizer: Any
     data: Any
+    allow: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.findings: list[Finding] = self.checked.findings
@@ -65,20 +73,30 @@ class Report(Displayed):
         """What mending changes, by row."""
         return (self._done or self.checked.fixed).changes
 
+    @cached_property
+    def edits(self) -> list[Edit]:
+        """Every fix before and after."""
+        return list(fixes.edits(self.source.train, self._done or self.checked.fixed))
+
     @property
     def mendable(self) -> list[Finding]:
-        """The findings that are mended without a decision."""
+        """The findings that can be mended by themselves."""
         return [finding for finding in self.findings if finding.fix]
 
-    def fixed(self, name: str | None = None, kinds: Iterable[str] | None = None) -> Any:
-        """Mend what needs no decision: drop, repair, redact; from now on the report shows what was changed.
+    def fixed(self, name: str | None = None, kinds: Iterable[str] | None = None, *, drop: bool = False) -> Any:
+        """Fix what needs no decision: drop and repair; from now on the report shows what was changed.
+
+        Nothing is redacted unless ``kinds`` names it: what looks like a secret may be what is to be learned.
 
         Parameters
         ----------
         name : str, optional
             The variable that will hold the mended data, for the next steps.
         kinds : iterable of str, optional
-            Mend only findings of these kinds, such as ``["empty", "duplicate"]``; by default all that can be.
+            Fix only findings of these kinds, such as ``["empty", "duplicate"]``; by default ``"all"``, which is all
+            that can be but for ``personal`` and ``secret``: ``["all", "personal"]`` redacts too.
+        drop : bool, default False
+            Drop rows even if they are more than a tenth of all.
 
         Returns
         -------
@@ -89,19 +107,50 @@ class Report(Displayed):
         Raises
         ------
         DataError
-            If a kind is none, or needs a person's decision.
+            If a kind is none, or needs a person's decision; or if more than a tenth of the rows would be dropped.
         """
-        chosen = FIXABLE if kinds is None else frozenset([kinds] if isinstance(kinds, str) else kinds)
+        done, chosen = self._fixed(kinds)
+        if not drop and (question := self._question(done)):
+            raise DataError(f"{question}; look at report.edits, and to drop them: report.fixed(drop=True), or --drop")
+        mended = fixes.rebuilt(self.data, self.source.train, done)
+        self._mended, self._done, self.mended_kinds = name or "", done, chosen
+        vars(self).pop("edits", None)
+        if done.changes and done.kept:
+            fixes.remember(sources.read(mended).fingerprint, done.changes)
+        return mended
+
+    def question(self, kinds: Iterable[str] | None = None) -> str:
+        """Say what has to be confirmed before :meth:`fixed` drops many rows; empty where nothing has to.
+
+        Parameters
+        ----------
+        kinds : iterable of str, optional
+            As for :meth:`fixed`.
+
+        Returns
+        -------
+        str
+            How many rows would be dropped, and why.
+        """
+        return self._question(self._fixed(kinds)[0])
+
+    def _question(self, done: Fixed) -> str:
+        rows = len(self.source.train)
+        if len(done.dropped) <= DROPPED * rows:
+            return ""
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in Counter(done.dropped.values()).most_common())
+        return f"fixing would drop {len(done.dropped):,} of {rows:,} rows, more than a tenth ({kinds})"
+
+    def _fixed(self, kinds: Iterable[str] | None) -> tuple[Fixed, frozenset[str]]:
+        """Fix findings of some kinds; gives also which."""
+        chosen = frozenset({"all"} if kinds is None else [kinds] if isinstance(kinds, str) else kinds)
+        if "all" in chosen:
+            chosen = chosen - {"all"} | FIXED_BY_DEFAULT
         for kind in sorted(chosen - FIXABLE):
             known = ", ".join(finding.kind for finding in self.mendable) or "none here"
             hint = "" if kind in KINDS else nearest(kind, FIXABLE)
             raise DataError(f"{kind}: no kind that is mended by itself{hint or f'; choose of {known}'}")
-        done = self.checked.fixed if chosen == FIXABLE else self.checked.fix(chosen)
-        mended = fixes.rebuilt(self.data, self.source.train, done)
-        self._mended, self._done, self.mended_kinds = name or "", done, chosen
-        if done.changes and done.kept:
-            fixes.remember(sources.read(mended).fingerprint, done.changes)
-        return mended
+        return (self.checked.fixed if chosen == FIXED_BY_DEFAULT else self.checked.fix(chosen)), chosen
 
     def tokens(self, row: int = 0) -> TokenView:
         """Show one row as the model sees it.
@@ -149,23 +198,45 @@ class Report(Displayed):
 
     @property
     def changes_said(self) -> list[str]:
-        """Say what was mended, the first of the changes, and how many rows are left; empty before that."""
+        """Say what was mended, the first of it before and after, and how many rows are left; empty before that."""
         if self._done is None:
             return []
+        lines, shown = [self.changed_said], self._by_row(NAMED)
+        for row, (what, edits) in shown.items():
+            lines += [f"row {row}: {what}"]
+            for edit in edits:
+                lines += [f"  before  {edit.before}"] + [f"  after   {edit.after}"] * (row not in self._done.dropped)
+        left = len({change.row for change in self.changes}) - len(shown)
+        return [*lines, f"… and {wording.count(left, 'more row')} in report.edits"] if left else lines
+
+    @property
+    def changed_said(self) -> str:
+        """Say in one line what was mended; empty before that."""
+        if self._done is None:
+            return ""
         left, rows = len(self._done.kept), len(self.source.train)
-        more = [f"… and {len(self.changes) - NAMED:,} more in report.changes"] if len(self.changes) > NAMED else []
         where = f" in {self._mended}" if self._mended else ""
-        head = f"mended: {wording.count(len(self.changes), 'change')}, {left:,} of {rows:,} rows are left{where}"
-        return [head, *map(str, self.changes[:NAMED]), *more]
+        return f"mended: {wording.count(len(self.changes), 'change')}, {left:,} of {rows:,} rows are left{where}"
+
+    def _by_row(self, most: int) -> dict[int, tuple[str, list[Edit]]]:
+        """What was done to the first rows that were changed, and their edits."""
+        done: dict[int, list[str]] = {}
+        for change in self.changes:
+            done.setdefault(change.row, []).append(change.what)
+        shown = dict(islice(done.items(), most))
+        edits: dict[int, list[Edit]] = {row: [] for row in shown}
+        for edit in takewhile(lambda edit: edit.row in shown, self.edits):
+            edits[edit.row].append(edit)
+        return {row: (", ".join(what), edits[row]) for row, what in shown.items()}
 
     @property
     def next_steps(self) -> list[str]:
         """List the sensible next steps as code for a cell."""
         named = self.source.name if self.source.name != IN_MEMORY else ""
-        mendable = bool(self.mendable)
-        mended = FIXABLE if self._mended is None else self.mended_kinds
-        stopped = any(finding.level == "stops" and finding.kind not in mended for finding in self.findings)
-        data = self._mended if mendable else named
+        mendable = any(finding.kind in FIXED_BY_DEFAULT for finding in self.mendable)
+        mended = FIXED_BY_DEFAULT if self._mended is None else self.mended_kinds
+        stopped = any(one.level == "stops" and not (one.fix and one.kind in mended) for one in self.findings)
+        data = self._mended or named
         said = {name: value for name, value in self.spec.changed().items() if name not in ("data", "method")}
         fitting = for_kind(self.checked.layout.kind)
         if fitting is not TASKS[self.spec.task]:
@@ -174,8 +245,9 @@ class Report(Displayed):
             f" {quote(flag)}" for flag in write_flags(said, RunSpec.describe()) if not flag.endswith(IN_MEMORY)
         )
         steps = []
+        looked = flags + (f" --allow {quote(','.join(self.allow))}" if self.allow else "")
         if mendable and self._mended is None:
-            steps += [f"%peft data {quote(named)}{flags} --fix --out clean" if named else "clean = report.fixed()"]
+            steps += [f"%peft data {quote(named)}{looked} --fix --out clean" if named else "clean = report.fixed()"]
             data = "clean"
         if named:
             steps += [f"%peft data {quote(named)}{flags} --row 0"]
@@ -222,12 +294,33 @@ class Report(Displayed):
     @property
     def changes_html(self) -> str:
         """Say what was mended and write the next steps, as HTML."""
-        changes = "".join(f"<div>{escape(line)}</div>" for line in self.changes_said)
+        changes = f"<div>{escape(self.changed_said)}</div>{self._edits_html}" if self._done else ""
         code = "\n".join(map(escape, self.next_steps))
         following = (
             f'<p style="margin:8px 0 4px">Next:</p><pre style="margin:0"><code>{code}</code></pre>' if code else ""
         )
         return f'<div style="margin-top:8px">{changes}</div>{following}'
+
+    @property
+    def _edits_html(self) -> str:
+        """Show the rows that were changed, before and after, folded."""
+        shown = self._by_row(EDITS)
+        rows = "".join(
+            f'<tr><td style="{CELL}nowrap">{row}</td><td style="{CELL}normal">{escape(what)}</td>'
+            + "".join(
+                f'<td style="{CELL}normal;overflow-wrap:anywhere">{"<br/>".join(map(escape, texts))}</td>'
+                for texts in ([edit.before for edit in edits], [edit.after for edit in edits])
+            )
+            + "</tr>"
+            for row, (what, edits) in shown.items()
+        )
+        head = "".join(
+            f'<th scope="col" style="{CELL}nowrap">{name}</th>' for name in ("row", "fix", "before", "after")
+        )
+        left = len({change.row for change in self.changes}) - len(shown)
+        more = f'<div style="{MUTED}">… and {wording.count(left, "more row")} in report.edits</div>' if left else ""
+        table = f'<table style="margin:0;color:inherit;font-size:inherit"><tr>{head}</tr>{rows}</table>{more}'
+        return f"<details><summary>before and after, row by row</summary>{table}</details>" if rows else ""
 
     @cached_property
     def _picture(self) -> str:
@@ -248,7 +341,8 @@ def _places(finding: Finding) -> str:
 
 
 def _mend(finding: Finding) -> str:
-    return finding.mend + (f" (--fix {finding.fix})" if finding.fix else "")
+    flag = f"--kinds {finding.kind}" if finding.kind in REDACTED else "--fix"
+    return finding.mend + (f" ({flag} {finding.fix})" if finding.fix else "")
 
 
 def _details(finding: Finding) -> str:

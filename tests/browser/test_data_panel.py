@@ -19,7 +19,7 @@ verbs = ['find', 'print', 'cancel', 'change', 'archive', 'export', 'share', 'rec
 things = ['invoice', 'password', 'parcel', 'refund', 'voucher', 'address', 'battery', 'charger']
 rows = [(f'How do I {verb} my {thing}?', f'Open {thing}s, then choose <b>{verb} {thing}</b>.')
         for verb in verbs for thing in things]
-rows[3] = (rows[3][0], 'Write to anna.berg@example.org and we will do it.')
+rows[3] = (rows[3][0], 'Write to anna.berg@tidewater.shop and we will do it.')
 rows[5] = (rows[5][0], '')
 rows[9] = rows[2]
 rows[12] = (rows[12][0], 'The key is sk-proj-9fKqT2vLx7RbZ3mWc8Yd4HsJ6nPg5Qa1Ue0Bt')
@@ -76,6 +76,12 @@ def test_a_messy_table_is_explained_and_mended(page: Page) -> None:
     page.keyboard.press("Space")
     expect(report.get_by_role("status").first).to_contain_text("62 of 64 rows are left in clean", timeout=SECONDS)
     expect(report).to_contain_text("%%peft lora --data clean")
+    report.get_by_role("button", name="Mend 1 row with keys").focus()
+    page.keyboard.press("Space")
+    expect(report.get_by_role("status").first).to_contain_text("4 changes, 62 of 64 rows", timeout=SECONDS)
+    report.get_by_text("before and after, row by row").click()
+    expect(report).to_contain_text("The key is <OPENAI_KEY>")
+    assert "9fKqT2vLx7" not in report.inner_text()
     report.get_by_label("Row, 0 to 63").focus()
     page.keyboard.press("Control+a")
     page.keyboard.type("21\n")

@@ -19,7 +19,7 @@ from peft_nb.data import RowProblem, unused
 from peft_nb.data.examples import key
 from peft_nb.data.layouts import Layout
 from peft_nb.data.quality import characters, duplicates, pii, secrets
-from peft_nb.data.quality.findings import DROP, EXAMPLES, FIXABLE, KINDS, LEVELS, Finding, Findings, shown
+from peft_nb.data.quality.findings import DROP, EXAMPLES, FIXED_BY_DEFAULT, KINDS, LEVELS, Finding, Findings, shown
 from peft_nb.data.quality.fixes import Change, Fixed, Patches, overlaid, repaired, strings
 from peft_nb.data.quality.lengths import Options, lengths
 from peft_nb.data.quality.reading import Reading, read, trouble
@@ -30,7 +30,7 @@ from peft_nb.system.files import atomic_text
 
 Table = Sequence[Mapping[str, Any]]
 
-VERSION = 1  # to be raised whenever the same rows get another report
+VERSION = 2  # to be raised whenever the same rows get another report
 PERSONAL_ROWS = 20_000  # rows looked at for personal data, the slowest check by far
 # A rule of thumb: SetFit (Tunstall et al., 2022) and other work on few examples begin at 8 a class.
 USUAL_ROWS_A_LABEL = 8
@@ -71,8 +71,8 @@ class Checked:
 
     @cached_property
     def fixed(self) -> Fixed:
-        """What is left when everything is fixed that needs no decision, and the list of changes."""
-        return self.fix(FIXABLE)
+        """What is left when everything is fixed that needs no decision, but nothing redacted; and the changes."""
+        return self.fix(FIXED_BY_DEFAULT)
 
     @property
     def verdict(self) -> str:
@@ -160,11 +160,11 @@ def check(
     if not pii.available():
         notes.append("personal data were not looked for: pip install 'peft_nb[privacy]'")
     elif len(rows) > PERSONAL_ROWS:
-        notes.append(f"personal data were looked for in the first {PERSONAL_ROWS:,} rows; mending looks at all")
+        notes.append(f"personal data were looked for in the first {PERSONAL_ROWS:,} rows; redacting looks at all")
     if len(rows) + len(held) > duplicates.NEAR_ROWS:
         notes.append(f"above {duplicates.NEAR_ROWS:,} rows only exact duplicates are looked for")
 
-    fix = partial(_fix, rows, layout, held, found, spellings)
+    fix = partial(_fix, rows, layout, held, found, spellings, options.allow)
     counts = Counter(label for reading in readings.values() for label in reading.labels)
     return Checked(rows, layout, found.all(), tokens, rendered is None, dict(counts.most_common()), notes, fix)
 
@@ -369,13 +369,15 @@ def _text_findings(
     for number, row in enumerate(rows):
         if number not in readable:
             continue
+        before = ""
         for text in (text for column in layout.columns.values() for text in strings(row.get(column))):
             for kind in dict.fromkeys(FLAWS[flaw] for flaw in characters.flaws(text) if flaw in FLAWS):
                 found.add(kind, number, text)
-            if matches := secrets.secrets(text):
+            if matches := secrets.secrets(text, before, options.allow):
                 found.add("secret", number, _named(text, matches))
-            if people and number < PERSONAL_ROWS and (matches := pii.personal(text)):
+            if people and number < PERSONAL_ROWS and (matches := pii.personal(text, options.allow)):
                 found.add("personal", number, _named(text, matches), **said)
+            before += f"{text}\n"
         if progress and number % 64 == 0:
             progress(number / len(rows), "looking at every text")
 
@@ -393,6 +395,7 @@ def _fix(
     held: Mapping[int, Reading],
     found: Findings,
     spellings: Mapping[str, str],
+    allow: Collection[str],
     kinds: Collection[str],
 ) -> Fixed:
     """Repair cells, then leave out what is still unreadable, empty, repeated or in the evaluation too."""
@@ -401,19 +404,20 @@ def _fix(
     done: dict[int, list[str]] = {}
     for number, row in enumerate(rows):
         if number in touched or ("personal" in kinds and number >= PERSONAL_ROWS):
-            patch, what = repaired(row, layout, spellings, kinds)
+            patch, what = repaired(row, layout, spellings, kinds, allow)
             if patch:
                 patches[number], done[number] = patch, what
     again = Findings()
     _structure(overlaid(rows, patches), layout, held, again, None)
-    measured = [kind for kind in ("malformed", "nothing") if kind in kinds]
-    why = {number: found.why[kind, number] for kind in measured for number in found.rows.get(kind, ())}
-    dropped = [kind for kind in KINDS if kind in kinds and KINDS[kind].fix == DROP]
-    why |= {number: again.why[kind, number] for kind in dropped for number in again.rows[kind]}
-    done |= {number: [f"dropped: {reason}"] for number, reason in why.items()}
+    dropping = [kind for kind in KINDS if kind in kinds and KINDS[kind].fix == DROP]
+    measured = [kind for kind in ("malformed", "nothing", "long_prompt") if kind in kinds and found.fix(kind)]
+    dropped = {number: (kind, found) for kind in measured for number in found.rows.get(kind, ())}
+    dropped |= {number: (kind, again) for kind in dropping for number in again.rows[kind]}
+    done |= {number: [f"dropped: {why.why[kind, number]}"] for number, (kind, why) in dropped.items()}
     changes = [Change(number, what) for number in sorted(done) for what in done[number]]
-    kept = [number for number in range(len(rows)) if number not in why]
-    return Fixed(kept, {number: patch for number, patch in patches.items() if number not in why}, changes)
+    kept = [number for number in range(len(rows)) if number not in dropped]
+    patches = {number: patch for number, patch in patches.items() if number not in dropped}
+    return Fixed(kept, patches, changes, {number: kind for number, (kind, _) in dropped.items()})
 
 
 REPAIRED = ("encoding", "control", "secret", "personal", "label_spelling")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from peft_nb.data.quality import pii, secrets
+from peft_nb.data.quality import characters, pii, secrets
 
 Level = Literal["stops", "harms", "note"]
 LEVELS: dict[Level, str] = {"stops": "stops training", "harms": "harms the result", "note": "worth knowing"}
@@ -26,10 +26,11 @@ class Kind:
     fix: str = ""
 
 
-DROP = "drops the row"
+DROP, REDACT = "drops the row", "redacts it"
 KINDS = {  # what breaks training comes first
     "task": Kind("stops", "rows of another kind than the task learns from", "choose another task or other columns"),
     "media": Kind("stops", "columns of images, audio or video, which no task reads", "drop the columns"),
+    "template": Kind("stops", "{rows} that this model's chat template cannot render", "choose another model"),
     "malformed": Kind("stops", "{rows} that cannot be read", "mend or drop them", DROP),
     "empty": Kind("stops", "{rows} empty where text is needed", "fill or drop them", DROP),
     "roles": Kind("stops", "{rows} with messages in an order that cannot be learned", "mend or drop them", DROP),
@@ -37,11 +38,14 @@ KINDS = {  # what breaks training comes first
     "evaluation": Kind("stops", "{rows} for evaluation that cannot be read", "mend or drop them there"),
     "one_label": Kind("stops", "a single label: there is nothing to tell apart", "add rows with other labels"),
     "unknown_label": Kind("stops", "{rows} for evaluation with labels that training lacks", "add rows, or correct it"),
-    "secret": Kind("harms", "{rows} with keys or passwords", "remove them, and revoke what is real", "redacts it"),
+    "secret": Kind("harms", "{rows} with keys or passwords", "remove them, and revoke what is real", REDACT),
     "unused_column": Kind("harms", "columns with content that are not used", "give them a role, or drop them"),
     "judgement": Kind("harms", "a column that judges the rows is not used", "keep the rows that are to be learned"),
     "unused_key": Kind("harms", "{rows} with keys of messages that are not used", "write them as text, or drop them"),
     "leak": Kind("harms", "{rows} also in the evaluation, or nearly", "keep each on one side", DROP),
+    "long_prompt": Kind(
+        "harms", "{rows} whose prompt alone fills max_length: dropped in training", "raise max_length", DROP
+    ),
     "turns": Kind("harms", "{rows} with two messages of one role in a row", "join them, or add what is missing"),
     "label_spelling": Kind("harms", "{rows} with a label spelt in another way", "spell it alike", "spells it alike"),
     "contradiction": Kind("harms", "{rows} with another answer to an earlier question", "decide for one answer"),
@@ -50,7 +54,7 @@ KINDS = {  # what breaks training comes first
     "encoding": Kind("harms", "{rows} with broken encoding", "read the source as UTF-8", "repairs it"),
     "replacement": Kind("harms", "{rows} with lost letters (�)", "decode the source anew"),
     "control": Kind("harms", "{rows} with control or invisible characters", "remove them", "removes them"),
-    "personal": Kind("harms", "{rows} with personal data", "redact it, or personal_data: redact", "redacts it"),
+    "personal": Kind("harms", "{rows} with personal data", "redact it, or personal_data: redact", REDACT),
     "near_empty": Kind("harms", "{rows} with next to no text", "fill or drop them", DROP),
     "long": Kind("note", "{rows} over max_length", "raise max_length, or too_long: split"),
     "choice_number": Kind(
@@ -60,13 +64,17 @@ KINDS = {  # what breaks training comes first
     "few": Kind("note", "few rows", "add more"),
 }
 FIXABLE = frozenset(kind for kind, usual in KINDS.items() if usual.fix)
-"""The kinds that are fixed without a decision."""
+"""The kinds that can be fixed by themselves."""
+REDACTED = frozenset(kind for kind, usual in KINDS.items() if usual.fix == REDACT)
+"""Those of them that are fixed only where they are named: what looks like a secret may be what is to be learned."""
+FIXED_BY_DEFAULT = FIXABLE - REDACTED
 WHY = {  # a row is dropped
     "malformed": "cannot be read",
     "empty": "empty",
     "roles": "messages out of order",
     "nothing": "nothing to learn",
     "near_empty": "next to no text",
+    "long_prompt": "prompt over max_length",
 }
 
 
@@ -127,6 +135,10 @@ class Findings:
         self.rows[kind] = []
         self.changed[kind] |= said
 
+    def fix(self, kind: str) -> str:
+        """What fixing does to each row of a kind; empty where a person has to decide."""
+        return str(self.changed.get(kind, {}).get("fix", KINDS[kind].fix))
+
     def all(self) -> list[Finding]:
         """List them, worst first."""
         found = []
@@ -142,11 +154,31 @@ class Findings:
 
 def shown(text: str) -> str:
     """Shorten a text to one line and mask the personal data and secrets in it."""
-    begin = _veiled(text, secrets.secrets(text))[: 8 * SHOWN]
-    if pii.available():
-        begin = _veiled(begin, pii.personal(begin))
-    line = " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in begin).split())
+    return one_line(veiled(text, 8 * SHOWN))
+
+
+def one_line(text: str) -> str:
+    """Shorten a text to one line without signs that cannot be seen."""
+    line = " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in text).split())
     return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
+
+
+def veiled(text: str, most: int | None = None) -> str:
+    """Mask the secrets in a text, and the personal data in its first `most` characters, which are given.
+
+    Where there are more in the repaired text, that is masked: a letter that cannot be seen would hide them.
+    """
+    (masked, found), repaired = _masked(text, most), characters.repair(text)
+    more, hidden = _masked(repaired, most) if repaired != text else (masked, found)
+    return more if hidden > found else masked
+
+
+def _masked(text: str, most: int | None) -> tuple[str, int]:
+    """Mask a text; gives also how much was masked."""
+    matches = secrets.secrets(text)
+    begin = _veiled(text, matches)[:most]
+    people = pii.personal(begin) if pii.available() else []
+    return _veiled(begin, people), len(matches) + len(people)
 
 
 def _veiled(text: str, matches: Sequence[pii.Match]) -> str:

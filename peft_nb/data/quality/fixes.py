@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from typing import Any
 
 from peft_nb.data import Rows
 from peft_nb.data.layouts import Layout
 from peft_nb.data.quality import characters, pii, secrets
-from peft_nb.data.quality.findings import FIXABLE
+from peft_nb.data.quality.findings import FIXED_BY_DEFAULT, one_line, veiled
 
 Patches = dict[int, dict[str, Any]]  # row → column → new cell
 
@@ -58,11 +60,74 @@ class Fixed:
         New cells by row and column.
     changes : list of Change
         All that was done, by row.
+    dropped : dict of int to str
+        The kind of finding for which a row was left out.
     """
 
     kept: list[int]
     patches: Patches
     changes: list[Change]
+    dropped: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One place of a row before and after fixing, shortened, with personal data and secrets masked.
+
+    Attributes
+    ----------
+    row : int
+        Its number in the original.
+    column : str
+        Where it is; empty for a row that is dropped.
+    before, after : str
+        What stood there, and what stands there now; nothing after it for a row that is dropped.
+    """
+
+    row: int
+    column: str
+    before: str
+    after: str
+
+
+NEAR = 3  # words shown on both sides of what was changed
+
+
+def edits(rows: Sequence[Mapping[str, Any]], fixed: Fixed) -> Iterator[Edit]:
+    """Show every fix before and after, row by row.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        The original.
+    fixed : Fixed
+        What was done to it.
+
+    Yields
+    ------
+    Edit
+        By row; of a text with several changes one for each.
+    """
+    for number in sorted({change.row for change in fixed.changes}):
+        row = rows[number]
+        if number in fixed.patches:
+            for column, cell in fixed.patches[number].items():
+                for old, new in zip(strings(row.get(column)), strings(cell), strict=True):
+                    for before, after in _differences(old, new) if old != new else ():
+                        yield Edit(number, column, before, after)
+        else:
+            yield Edit(number, "", one_line(veiled("\n".join(strings(dict(row))))), "")
+
+
+def _differences(old: str, new: str) -> list[tuple[str, str]]:
+    """Where two texts differ, with some words around; masked, or a saved notebook would hold what was redacted."""
+    old, new = veiled(old), veiled(new)
+    before, after = (re.findall(r"\S+|\s+", text) for text in (old, new))
+    found = []
+    for group in SequenceMatcher(None, before, after, autojunk=False).get_grouped_opcodes(2 * NEAR):
+        places = before[group[0][1] : group[-1][2]], after[group[0][3] : group[-1][4]]
+        found.append((one_line("".join(places[0])), one_line("".join(places[1]))))
+    return found or [(one_line(old), one_line(new))]
 
 
 def strings(cell: Any) -> Iterator[str]:
@@ -164,13 +229,21 @@ def _frame(frame: Any, fixed: Fixed) -> Any:
 
 
 def repaired(
-    row: Mapping[str, Any], layout: Layout, spellings: Mapping[str, str], kinds: Container[str] = FIXABLE
+    row: Mapping[str, Any],
+    layout: Layout,
+    spellings: Mapping[str, str],
+    kinds: Container[str] = FIXED_BY_DEFAULT,
+    allow: Iterable[str] = (),
 ) -> tuple[dict[str, Any], list[str]]:
     """Repair what is of some kinds in the texts of one row; gives the new cells and what was done."""
     done: dict[str, None] = {}
+    said: list[str] = []
     letters = "encoding" in kinds or "control" in kinds  # together: of broken encoding, control characters are a part
-    finders = [secrets.secrets] * ("secret" in kinds)
-    finders += [pii.personal] * ("personal" in kinds and pii.available())
+    finders: list[Callable[[str], list[pii.Match]]] = []
+    if "secret" in kinds:
+        finders.append(lambda text: secrets.secrets(text, "\n".join(said), allow))
+    if "personal" in kinds and pii.available():
+        finders.append(lambda text: pii.personal(text, allow))
 
     def fix(text: str) -> str:
         flaws, fixed = characters.flaws(text), characters.repair(text) if letters else text
@@ -181,6 +254,7 @@ def repaired(
             if matches := find(fixed):
                 done.update(dict.fromkeys(f"redacted {match.kind}" for match in matches))
                 fixed = pii.redact(fixed, matches)
+        said.append(text)
         return fixed
 
     def spell(text: str) -> str:

@@ -12,16 +12,30 @@ from peft_nb.data import RowProblem
 from peft_nb.data.quality.findings import Findings
 from peft_nb.data.quality.reading import Reading
 from peft_nb.data.rendered import BATCH, RenderedRows
-from peft_nb.data.rendering import LossOn, Rendered
+from peft_nb.data.rendering import LossOn, Rendered, TemplateProblem
 from peft_nb.events import Progress
 from peft_nb.spec import RunSpec
 
+_TOOLS = (
+    "Qwen2.5 Instruct (from 0.5B), Qwen3, Llama 3.1 to 3.3 Instruct, Mistral 7B Instruct v0.3, Mistral Nemo, gpt-oss"
+)
+# What a conversation may hold that some templates leave out, in words, and models whose templates write it. Of those
+# that have a short name here, none writes calls of tools.
+WRITTEN_BY = {
+    "tool_calls": ("tool calls", _TOOLS),
+    "tool": ("what tools return", _TOOLS),
+    "tools": ("tool definitions", _TOOLS),
+    "system": ("system prompts", "smollm2-135m, Qwen2.5 Instruct, Qwen3, Llama 3.1 to 3.3 Instruct"),
+}
 CHARACTERS_A_TOKEN = 4  # of English, by OpenAI's help page "What are tokens and how to count them?"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a check has to know of the run that is planned; the fields are those of ``RunSpec``, but for the last."""
+    """What a check has to know of the run that is planned; the fields are those of ``RunSpec``, but for the last three.
+
+    ``allow`` is what is neither personal data nor a secret, as for :func:`.pii.denied`.
+    """
 
     task: str = "generation"
     max_length: int = 1024
@@ -32,13 +46,14 @@ class Options:
     method: str = "lora"
     usual_rows: int = 50
     accepts: tuple[str, ...] = ("chat", "text")
+    allow: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, spec: RunSpec, usual_rows: int, accepts: tuple[str, ...]) -> Options:
+    def of(cls, spec: RunSpec, usual_rows: int, accepts: tuple[str, ...], allow: tuple[str, ...] = ()) -> Options:
         """Take them from a spec, the rows that its method usually needs, and the kinds of layouts its task accepts."""
-        others = ("usual_rows", "accepts")
+        others = ("usual_rows", "accepts", "allow")
         known = {field.name: getattr(spec, field.name) for field in fields(cls) if field.name not in others}
-        return cls(**known, usual_rows=usual_rows, accepts=accepts)
+        return cls(**known, usual_rows=usual_rows, accepts=accepts, allow=allow)
 
 
 def lengths(
@@ -48,8 +63,9 @@ def lengths(
     found: Findings,
     progress: Progress | None,
 ) -> array[int]:
-    """Measure every row that can be read, and find those that are cut or then teach nothing."""
+    """Measure every row that can be read, and find those that are cut, dropped, or beyond the model's template."""
     counts, limit = array("q"), options.max_length
+    beyond: dict[str, str] = {}  # what the template cannot render, and what to do
     measured: Iterator[Any]
     if rendered is None:
         measured = (Rendered(range(-(-len(one.text) // CHARACTERS_A_TOKEN)), []) for one in readings.values())
@@ -57,16 +73,30 @@ def lengths(
         last = max(readings, default=-1)
         measured = (one for number, one in enumerate(islice(rendered, last + 1)) if number in readings)
     for number, one in zip(readings, measured, strict=True):
+        if isinstance(one, TemplateProblem):
+            what, models = WRITTEN_BY.get(one.part, ("", ""))
+            problem = f"this model's chat template cannot render {what}" if what else one.reason
+            beyond[problem] = f"these can: {models}; or write them as text" if what else one.fix
+            found.add("template", number, readings[number].text)
+            continue
         if isinstance(one, RowProblem):
             found.add("malformed", number, one.reason)
             continue
         ids, spans = one
         counts.append(len(ids))
         if spans and options.too_long == "truncate" and all(start >= limit for start, _ in spans):
-            found.add("nothing", number, f"its prompt alone is {spans[0][0]:,} tokens, max_length is {limit:,}")
+            said = f"its prompt alone is {spans[0][0]:,} tokens: {readings[number].text}"
+            title = f"{{rows}} whose prompt alone fills max_length {limit:,}: dropped in training"
+            found.add("long_prompt", number, said, title=title)
         elif len(ids) > limit:
             about = f"{'about ' if rendered is None else ''}{len(ids):,} tokens"
             found.add("long", number, f"{about}: {readings[number].text}", title=f"{{rows}} over {limit:,} tokens")
         if progress and len(counts) % BATCH == 0:
             progress(len(counts) / len(readings), "counting tokens")
+    if beyond:
+        mend = "; ".join(dict.fromkeys(beyond.values()))
+        found.changed["template"] = {"title": f"{'; '.join(beyond)}: {{rows}}", "mend": mend}
+    if readings and len(found.rows.get("long_prompt", ())) == len(readings):
+        title = f"the prompt alone fills max_length {limit:,} in every row"
+        found.changed["long_prompt"] |= {"level": "stops", "title": title, "fix": ""}
     return counts

@@ -3,6 +3,10 @@
 The recognisers are presidio-analyzer's (extra ``privacy``), on a blank spaCy pipeline that needs no model and no
 network. Only patterns are looked for, most with a checksum, no names of people. What is digits alone and could as well
 be an order number (ids of ten digits, phone numbers without separators) counts only near a word that says what it is.
+
+Left alone is what belongs to nobody: what the standards set aside for examples (RFC 2606, 5737, 3849; 555-01xx; Ofcom's
+numbers for drama; the card numbers of payment services' tests), addresses of private networks, and numbers that are
+calculated with: decimals, arithmetic, and for phone numbers whatever stands in code.
 """
 
 from __future__ import annotations
@@ -10,8 +14,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache, partial
 from importlib.util import find_spec
+from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import DataError
@@ -74,7 +80,40 @@ _DIAL_WORDS = re.compile(rf"\b(?:{'|'.join(_DIAL.split())})\b", re.IGNORECASE)
 _REGIONS = ("US", "GB", "DE", "FR", "IN")  # whose national ways to write a phone number are known; with a + all are
 _LOGIN = re.compile(r"://[^\s/@]*$")  # before the @ of an address such as postgres://user:password@host
 _DOTTED = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
-_VERSION = re.compile(r"(?:\bv|version|release|firmware|build)[\s:.]*$", re.IGNORECASE)
+_VERSION = re.compile(r"(?:\bv|version|release|firmware|build)[\s:.]*$|\d\.$", re.IGNORECASE)
+_OBJECT = re.compile(r"\.\d")  # 1.3.6.1.5.5.7.3, the id of an object
+
+# Of nobody. Labels of domains: RFC 2606's, what templates have in its place, and Microsoft's documentation.
+_EXAMPLE_DOMAIN = re.compile(
+    r"[@.](?:example|domain|your-?domain|mydomain|your-?company|contoso|fabrikam)\.", re.IGNORECASE
+)
+_RESOLVERS = ("1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9", "1.2.3.4")  # public, and everybody's example
+_EXAMPLE_PHONE = re.compile(  # 555-01xx; Ofcom's; counted upwards
+    r"(?:55501\d\d|2079460\d{3}|7700900\d{3}|1\d\d4960\d{3}|(?:289|292)0180\d{3}|1234567890|0123456789)$"
+)
+_TEST_CARDS = (  # as Stripe, PayPal, Adyen and Braintree document them
+    "4242424242424242", "4000056655665556", "4000000000000002", "4000000000009995", "4111111111111111",
+    "4012888888881881", "4222222222222", "4005519200000004", "5555555555554444", "5105105105105100",
+    "5200828282828210", "2223003122003222", "378282246310005", "371449635398431", "378734493671000",
+    "6011111111111117", "6011000990139424", "30569309025904", "38520000023237", "3530111333300000",
+    "3566002020360505", "6200000000000005", "5454545454545454", "4917610000000000",
+)  # fmt: skip
+_CARD = re.compile(r"\d+|\d{4}([ -])(?:\d{4}\1){2}\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5}")  # as cards write it, or in one
+
+# Numbers that are calculated with.
+NEAR = 40  # characters looked at on both sides
+_COUNTED = ("PHONE_NUMBER", "CREDIT_CARD", "US_SSN")
+_ADDRESSES = ("EMAIL_ADDRESS", "IP_ADDRESS", "IBAN_CODE")  # have points of their own, or none
+_DECIMAL = re.compile(r"(?<![\d.])\d*\.\d+(?!\.?\d)")
+_GROUPED = re.compile(r"[1-9]\d{0,2}(?:[ ,.]\d{3})+")  # thousands
+_LISTED = re.compile(  # 1 2 3 4 5; columns of a table; pages and years
+    r"(?:(?<!\d)\d\D+){3}|\s{2}|\d\)?\.\s|\((?:19|20)\d\d\)|^[1-9]\d* ?/ ?\d+$"
+)
+_CALCULATED = re.compile(
+    r"(?:[=^%×÷±√~\\_@$&]\s*|[\d)\]] *[-+*/<>] *|[/#]|[a-z]-|(?:isbn|issn|doi)\W*)$", re.IGNORECASE
+)
+_CALCULATES = re.compile(r"\s*[=^%×÷]|(?: \* |\*| \+ )[\d(]|_")
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 
 
 def available() -> bool:
@@ -82,13 +121,15 @@ def available() -> bool:
     return find_spec("presidio_analyzer") is not None
 
 
-def personal(text: str) -> list[Match]:
+def personal(text: str, allow: Iterable[str] = ()) -> list[Match]:
     """Find personal data in a text.
 
     Parameters
     ----------
     text : str
         One text, such as a message or a cell.
+    allow : iterable of str
+        What is none, as for :func:`denied`.
 
     Returns
     -------
@@ -112,11 +153,37 @@ def personal(text: str) -> list[Match]:
         return_decision_process=True,
     )
     found.sort(key=lambda one: -one.score)
-    return apart(
+    matches = apart(
         Match(kinds[one.entity_type], one.start, one.end)
         for one in found
         if (one.entity_type not in needs_context or _has_context(one)) and not _is_other(text, one)
     )
+    return denied(text, matches, allow)
+
+
+def denied(text: str, matches: Iterable[Match], allow: Iterable[str]) -> list[Match]:
+    """Leave out of some matches those that are allowed.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    matches : iterable of Match
+        Finds in it.
+    allow : iterable of str
+        Whole finds, with ``*`` and ``?`` for any letters and any one, such as ``*@tidewater.shop``; case is ignored.
+
+    Returns
+    -------
+    list of Match
+        The others.
+    """
+    patterns = [pattern.casefold() for pattern in allow]
+    return [
+        match
+        for match in matches
+        if not any(fnmatchcase(text[match.start : match.stop].casefold(), pattern) for pattern in patterns)
+    ]
 
 
 def redact(text: str, matches: Iterable[Match]) -> str:
@@ -193,17 +260,42 @@ def _has_context(one: RecognizerResult) -> bool:
 
 
 def _is_other(text: str, one: RecognizerResult) -> bool:
-    """Tell addresses and phone numbers from what looks like them."""
+    """Tell personal data from what only looks like it, or is known to be nobody's."""
     found = text[one.start : one.end]
+    if one.entity_type not in _ADDRESSES and any(
+        one.start < decimal.end() and decimal.start() < one.end
+        for decimal in _DECIMAL.finditer(text, max(0, one.start - NEAR), one.end + NEAR)
+    ):
+        return True
+    if one.entity_type in _COUNTED and not _has_context(one) and _is_calculated(text, one):
+        return True
     if one.entity_type == "EMAIL_ADDRESS":
-        return found.startswith("git@") or bool(_LOGIN.search(text[: one.start]))
+        nobody = found.startswith("git@") or _EXAMPLE_DOMAIN.search(found, found.rindex("@"))
+        return bool(nobody or _LOGIN.search(text[: one.start]))
     if one.entity_type == "PHONE_NUMBER":
         bare = found.removeprefix("+ ").isdigit()  # "+ 6291070513" is of a sum
-        return (bare and not _has_context(one)) or bool(_DOTTED.fullmatch(found))
+        in_code = "`" in text and any(
+            code.start() < one.end and one.start < code.end() for code in _CODE.finditer(text)
+        )
+        nobody = _EXAMPLE_PHONE.search(re.sub(r"\D", "", found))
+        dotted = _DOTTED.fullmatch(found.partition("/")[0])
+        return (bare and not _has_context(one)) or in_code or bool(dotted or nobody)
+    if one.entity_type == "CREDIT_CARD":
+        return re.sub(r"\D", "", found) in _TEST_CARDS or not _CARD.fullmatch(found)
     if one.entity_type == "IP_ADDRESS":
-        nobody = found.startswith(("127.", "0.", "255.")) or found.strip("0:") in ("", "1")
-        return nobody or bool(_VERSION.search(text[: one.start]))
+        host = ip_interface(found).ip
+        local = not host.is_global or host.is_multicast or found in _RESOLVERS
+        slices = host.version == 6 and int(host) >> 125 != 1  # rows[::2]; addresses of hosts are in 2000::/3
+        return bool(local or slices or _VERSION.search(text[: one.start]) or _OBJECT.match(text, one.end))
     return False
+
+
+def _is_calculated(text: str, one: RecognizerResult) -> bool:
+    """Tell the terms of a calculation, lists and tables from numbers of people."""
+    found, before = text[one.start : one.end], text[max(0, one.start - NEAR) : one.start]
+    called = found.startswith("(") and before[-1:].isalnum()  # sqrt(2127365000)
+    sums = called or _CALCULATED.search(before) or _CALCULATES.match(text, one.end)
+    return bool(sums or _GROUPED.fullmatch(found) or _LISTED.search(found))
 
 
 @cache

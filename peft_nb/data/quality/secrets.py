@@ -2,7 +2,8 @@
 
 The patterns follow gitleaks' rules (https://github.com/gitleaks/gitleaks, MIT) and the formats that the services
 document. What only looks like a secret is left alone: a body with few different characters ("sk-xxxxxxxx…"),
-documented examples, and values that are variables or words ("password = os.environ[…]", "api_key: your-key-here").
+documented examples, values that are variables or words ("password = os.environ[…]", "api_key: your-key-here"), and
+passwords that were made up on request ("Generate a password": "Password: …").
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable
 
-from peft_nb.data.quality.pii import Match, apart
+from peft_nb.data.quality.pii import Match, apart, denied
 
 # Kind and pattern; the group, where there is one, is the secret part.
 _PATTERNS = {
@@ -35,9 +37,10 @@ _PATTERNS = {
 }
 _COMPILED = {kind: re.compile(pattern) for kind, pattern in _PATTERNS.items()}
 
+_PASSWORD = "pass(?:word|wd|phrase|wort)|pwd|contraseña|mot de passe|senha|wachtwoord|пароль"
 # "password = …", '"api_key": "…"', "my passphrase is …"
 _ASSIGNED = re.compile(
-    r"(?:(?P<password>pass(?:word|wd|phrase|wort)|pwd|contraseña|mot de passe|senha|wachtwoord|пароль)"
+    rf"(?:(?P<password>{_PASSWORD})"
     r"|api[_ -]?key|(?:access|account|private|secret|auth)[_ -]?(?:key|token)"
     r"|client[_ -]?secret|secret|token|authorization|credentials?)"
     r"[\"']?\s*(?:[:=]+>?|\bis\b:?)\s*(?:(?:bearer|basic)\s+)?[\"'`]?(?P<value>[^\s\"'`,;<>(){}\[\]]{8,256})",
@@ -45,20 +48,37 @@ _ASSIGNED = re.compile(
 )
 _EXAMPLE = re.compile(
     r"example|sample|dummy|your|change.?me|placeholder|redacted|xxxx|\*{3}|\.{3}|…|0123456789"
-    r"|\$[{(]|^\$|%\(|\bos\.|environ|getenv|config[.\[]|secrets?\.|^(?:pass(?:word)?|pwd|secret|token|key)$",
+    r"|\$[{(]|^\$|%\(|\bos\.|environ|getenv|config[.\[]|secrets?\."
+    # words that stand for a password: "mysecretpassword1", "P@ssw0rd!", "password123"
+    r"|^(?:my|the|super|user|some|new|db|p[a@]ss(?:w[o0]rd|phrase)?|pwd|s[e3]cr[e3]t|token|key|hunter|qwerty|foo|bar|abc"
+    r"|[_-])+[\d!@#$%_-]*$|^(?:admin|guest|mysql|postgres|redis|root)$",
     re.IGNORECASE,
 )
+# "Generate a password with …", "a strong password": what follows was made up.
+_MADE_UP = re.compile(
+    r"\b(?:(?:generat\w+|creat(?:e|ing)|suggest|invent|propose|make up|come up with|write|give me|provide)\b"
+    r"[^.?!;\n]{0,40}?\b(?:an?|some|several|random|\d+|one|two|three|five|ten)\b|strong|secure|complex|random\w*|memorable|generated"
+    r"|sample|example|fictional|starkes|sicheres|zufälliges|segura|fuerte)\b"
+    rf"(?:[\s,]+[\w-]+){{0,5}}?[\s,]+(?:{_PASSWORD}|passcode|api[ _-]?key|token|secret)",
+    re.IGNORECASE,
+)
+# Of jwt.io and of Stripe's documentation.
+_DOCUMENTED = ("SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c", "4eC39HqLyjWDarjtT1zdp7dc", "BQokikJOvBiI2HlWgH4olfQ2")
 _LEAST_BITS = 3.0  # Shannon entropy a character of a key; English words lie under it, 20 random letters and digits over
 _LEAST_PASSWORD_BITS = 2.5  # passwords are short: eight different characters have three bits at most
 
 
-def secrets(text: str) -> list[Match]:
+def secrets(text: str, before: str = "", allow: Iterable[str] = ()) -> list[Match]:
     """Find keys, tokens and passwords in a text.
 
     Parameters
     ----------
     text : str
         One text, such as a message or a cell.
+    before : str
+        What its row says before it: a password that is made up on request is no secret.
+    allow : iterable of str
+        What is none, as for :func:`.pii.denied`.
 
     Returns
     -------
@@ -79,10 +99,10 @@ def secrets(text: str) -> list[Match]:
     for match in _ASSIGNED.finditer(text):
         value = match["value"].rstrip(".!?:")
         kind = "PASSWORD" if match["password"] else "API_KEY"
-        if _is_random(value, kind) and not _is_example(value):
-            start = match.start("value")
+        start = match.start("value")
+        if _is_random(value, kind) and not _is_example(value) and not _MADE_UP.search(f"{before}\n{text[:start]}"):
             found.append(Match(kind, start, start + len(value)))
-    return apart(found)
+    return denied(text, apart(found), allow)
 
 
 def bits(text: str) -> float:
@@ -99,4 +119,4 @@ def _is_random(value: str, kind: str) -> bool:
 
 
 def _is_example(value: str) -> bool:
-    return bool(_EXAMPLE.search(value))
+    return bool(_EXAMPLE.search(value)) or any(known in value for known in _DOCUMENTED)

@@ -40,8 +40,13 @@ class DataPanel(Panel):
             one.kind: button(f"Mend {one.title}", partial(self._mend, one.kind), help=f"{one.fix}; or {one.mend}")
             for one in report.mendable
         }
-        self.every = button("Mend all", self._mend, help="Mend all that needs no decision", primary=True)
-        mending = [row(self.variable, self.every), row(*self.fixes.values())] if self.fixes else []
+        told = "Fix all that needs no decision; redaction has buttons of its own"
+        self.every = button("Mend all", self._mend, help=told, primary=True)
+        self.confirm = button("Drop them", self._drop, help="Drop these rows, though they are many")
+        self._asked: str | None = None  # which kind waits for it
+        self._confirmed = ""  # what it was pressed for
+        self.confirm.layout.display = "none"
+        mending = [row(self.variable, self.every, self.confirm), row(*self.fixes.values())] if self.fixes else []
         last = max(len(report.source.train) - 1, 0)
         self.row = ipywidgets.BoundedIntText(max=last, description=f"Row, 0 to {last:,}", **WHOLE)
         self.row.add_class("peft-nb-number")
@@ -58,19 +63,33 @@ class DataPanel(Panel):
             done = "✓ " if finding.kind in report.mended_kinds else ""  # still there, or the focus would be lost
             self.fixes[finding.kind].description = f"{done}Mend {finding.title}"
 
-    def _mend(self, kind: str | None = None) -> None:
+    def _drop(self) -> None:
+        self._mend(self._asked, drop=True)
+
+    def _mend(self, kind: str | None = None, *, drop: bool = False) -> None:
         report, name = self._report, self.variable.value.strip()
-        kinds = None if kind is None else {kind, *report.mended_kinds}
+        kinds = {"all" if kind is None else kind, *report.mended_kinds}
+        asked: list[str] = []
 
         def work(tell: Tell) -> str:
             if not name.isidentifier() or iskeyword(name):
                 raise DataError(f"{name!r} is no name for a variable; write one such as clean")
             if name == report.source.name:
                 raise DataError(f"{name} holds the original, which stays as it is; choose another name")
-            self._namespace[name] = report.fixed(name, kinds)
-            return report.changes_said[0]
+            question = report.question(kinds)
+            if question not in ("", self._confirmed) and not drop:
+                asked.append(question)
+                return f"{question}: press “{self.confirm.description}” to do so"
+            self._namespace[name] = report.fixed(name, kinds, drop=True)
+            self._confirmed = question
+            return report.changed_said
 
-        self.in_background("mending", work, self._show)
+        def then() -> None:
+            self._asked = kind
+            self.confirm.layout.display = None if asked else "none"
+            self._show()
+
+        self.in_background("mending", work, then)
 
     def _show_tokens(self) -> None:
         try:
