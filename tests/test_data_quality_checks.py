@@ -412,3 +412,10 @@ def test_the_same_rows_are_checked_once(tmp_path: Path, monkeypatch: pytest.Monk
         file.write_text("{")  # cut off
     assert report("train", "eval") == first
     assert len(looked) == 6
+
+
+def test_labels_written_as_0_and_1_are_told_how_to_become_one_column() -> None:
+    rows = [{"text": f"mail {number}", "toxic": number % 2, "threat": number // 2 % 2} for number in range(8)]
+    found = check(rows, detection.detect(rows), options=Options(task="classification", accepts=("labelled",)))
+    (task,) = (finding for finding in found.findings if finding.kind == "task")
+    assert task.mend.startswith("columns toxic, threat look like labels written as 0 and 1: make one column of lists")

@@ -151,6 +151,8 @@ def check(
         found.say("task", title=title, mend=mend)
     elif "labelled" in options.accepts and layout.kind not in options.accepts:
         mend = "set format: text_label and columns: {text: …, label: …}"
+        if several := unused.flags(rows, layout.columns.values()):
+            mend = unused.as_lists(several, next(iter(layout.columns.values())))
         found.say("task", title=f"task: {options.task} needs labels, and the rows are {layout.name}", mend=mend)
     if layout.kind != "labelled" and len(rows) < options.usual_rows:
         found.say(
