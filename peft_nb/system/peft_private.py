@@ -37,6 +37,9 @@ API: dict[str, str | None] = {
     "peft.tuners._buffer_dict.BufferDict": None,
     "peft.tuners.lora.LoraModel._check_add_weighted_adapter": "self, adapters, combination_type, svd_rank",
     "peft.utils.other._get_submodules": "model, key",
+    "peft.utils.transformers_weight_conversion.convert_peft_adapter_state_dict_for_transformers": (
+        "model, peft_config, adapter_state_dict, adapter_name"
+    ),
 }
 
 
@@ -53,6 +56,27 @@ def placed(model: Any, name: str) -> tuple[Any, Any, str]:
 
     parent, target, own = _get_submodules(model, name)
     return parent, target, own
+
+
+def converted(model: Any, saved: dict[str, Any], adapter: str) -> dict[str, Any]:
+    """An adapter's file as PEFT renames it for a model whose layers have changed since it was written."""
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+
+    return convert_peft_adapter_state_dict_for_transformers(
+        model=model, peft_config=model.peft_config[adapter], adapter_state_dict=saved, adapter_name=adapter
+    )
+
+
+def saved_state(model: Any, adapter: str) -> dict[str, Any]:
+    """What an adapter is saved as; of virtual tokens those that are held, not those that a network would write."""
+    from peft import get_peft_model_state_dict
+
+    config = model.peft_config[adapter]
+    training, config.inference_mode = config.inference_mode, True
+    try:
+        return get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    finally:
+        config.inference_mode = training
 
 
 def activate(layer: Any, adapter: str) -> None:

@@ -111,8 +111,14 @@ class FullModel(BaseTuner):
         cls, model: nn.Module, config: FullConfig, adapter_name: str, state_dict: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """PEFT may have saved embeddings of the base beside their copies; loading must never write into the base."""
-        own = {name: tensor for name, tensor in state_dict.items() if ".base_layer." not in name}
-        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, own)
+        mapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        base = {
+            f"{name}.base_layer.{own}"
+            for name, layer in model.named_modules()
+            if isinstance(layer, FullLayer)
+            for own in layer.base_layer._parameters
+        }
+        return {name: tensor for name, tensor in mapped.items() if name not in base}
 
 
 def trained(model: nn.Module, config: FullConfig) -> dict[str, list[str]]:
