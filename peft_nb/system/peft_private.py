@@ -36,6 +36,7 @@ API: dict[str, str | None] = {
     f"{_TUNERS}._ExcludedModule": None,
     "peft.tuners._buffer_dict.BufferDict": None,
     "peft.tuners.lora.LoraModel._check_add_weighted_adapter": "self, adapters, combination_type, svd_rank",
+    f"{_TUNERS}._maybe_include_all_linear_layers": "peft_config, model",
     "peft.utils.other._get_submodules": "model, key",
     "peft.utils.transformers_weight_conversion.convert_peft_adapter_state_dict_for_transformers": (
         "model, peft_config, adapter_state_dict, adapter_name"
@@ -48,6 +49,15 @@ def excluded(match: Any) -> bool:
     from peft.tuners.tuners_utils import _ExcludedModule
 
     return isinstance(match, _ExcludedModule)
+
+
+def all_linear(config: Any, model: Any) -> set[str]:
+    """Full names of the layers that ``all-linear`` means in a model."""
+    from copy import copy
+
+    from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
+
+    return set(_maybe_include_all_linear_layers(copy(config), model).target_modules)
 
 
 def placed(model: Any, name: str) -> tuple[Any, Any, str]:
