@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import (
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
+)
 from torch import nn
 
 from peft_nb.errors import MethodError
@@ -58,15 +64,76 @@ class Block(nn.Module):
         return self.attention(x, x, self.scale * self.inner(x))[0]
 
 
-def test_copies_within_a_module_that_has_its_own_are_saved_and_loaded(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    base, x = nn.ModuleDict({"block": Block()}), torch.randn(3, 4)
+X = torch.linspace(-1, 1, 12).reshape(3, 4)
+
+
+def shaken(base: nn.Module) -> PeftModel:
+    """The same in full, every copy moved at random."""
     adapted = get_peft_model(share(base), FullConfig())
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data += torch.randn_like(parameter)
-    expected = adapted.get_base_model()["block"](x)
-    assert not torch.equal(expected, base["block"](x))
+    return adapted
+
+
+@pytest.fixture
+def block() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(Block()).requires_grad_(False)
+
+
+@pytest.mark.parametrize("lean", [False, True])
+def test_copies_within_a_module_that_has_its_own_are_saved_and_loaded(
+    block: nn.Module, lean: bool, tmp_path: Path
+) -> None:
+    adapted = shaken(block)
+    assert not torch.equal(adapted(X), block(X))
     adapted.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(share(base), tmp_path)
-    assert torch.equal(loaded.get_base_model()["block"](x), expected)
+    loaded = PeftModel.from_pretrained(share(block), tmp_path, low_cpu_mem_usage=lean)
+    assert torch.equal(loaded(X), adapted(X))
+    assert not any(one.is_meta for one in loaded.parameters())
+
+
+def test_copies_in_float32_are_loaded_as_they_are_with_little_memory(block: nn.Module, tmp_path: Path) -> None:
+    adapted = shaken(block.to(torch.bfloat16))
+    adapted.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(share(block), tmp_path, low_cpu_mem_usage=True)
+    expected = get_peft_model_state_dict(adapted)
+    assert all(torch.equal(one, expected[name]) for name, one in get_peft_model_state_dict(loaded).items())
+    assert {one.dtype for one in expected.values()} == {torch.float32}
+
+
+def test_what_is_read_through_fsdp_is_what_it_computes_with(block: nn.Module) -> None:
+    from torch import distributed
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    adapted = shaken(block)
+    expected = adapted(X)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = FullyShardedDataParallel(adapted, use_orig_params=True, device_id=torch.device("cpu"))
+        with torch.no_grad():
+            assert torch.equal(wrapped(X), expected)
+        state = get_peft_model_state_dict(wrapped)
+    finally:
+        distributed.destroy_process_group()
+    loaded = get_peft_model(share(block), FullConfig())
+    set_peft_model_state_dict(loaded, state)
+    assert torch.equal(loaded(X), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_base_prepared_as_for_quantized_training_is_trained_in_full(dtype: torch.dtype) -> None:
+    base = tiny.base("llama", tie_word_embeddings=True).to(dtype)
+    prepared = prepare_model_for_kbit_training(base, gradient_checkpointing_kwargs={"use_reentrant": False})
+    adapted = get_peft_model(prepared, FullConfig(task_type="CAUSAL_LM")).train()
+    ids = torch.arange(3, 15)[None]
+    adapted(ids, labels=ids).loss.backward()
+    copies = {name: one for name, one in adapted.named_parameters() if "full_copies" in name}
+    assert {(one.dtype, one.requires_grad, one.grad is not None) for one in copies.values()} == {
+        (torch.float32, True, True)
+    }
+    assert not any(one.requires_grad for name, one in adapted.named_parameters() if name not in copies)
+    assert sum(one.numel() for one in copies.values()) == sum(
+        one.numel() for one in tiny.base("llama", tie_word_embeddings=True).parameters()
+    )

@@ -46,7 +46,7 @@ class FullModel(BaseTuner):
         adapter_name : str
             Which of the configs.
         autocast_adapter_dtype : bool
-            Not used: the copies are always in float32.
+            Not used: PEFT casts afterwards.
         low_cpu_mem_usage : bool
             Whether to leave the copies without memory, for weights that are about to be loaded.
         state_dict : dict, optional
@@ -102,9 +102,6 @@ class FullModel(BaseTuner):
 
     def _check_merge_allowed(self) -> None:
         """PEFT's own warns of tied weights, which stay tied here."""
-
-    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
-        """The copies are in float32 from the start."""
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
