@@ -27,6 +27,7 @@ MODULES = ("test_custom_models", "test_decoder_models")
 
 # What cannot apply, as expressions over config, test and settings. Any other failure fails the run.
 CANNOT = {
+    r"BitFit.* test_merge_layers.*(Llama|Gemma3)": "a model without biases has no place for those that were added",
     r"Bottleneck.* test_\w*merg": "bottlenecks are not linear and do not merge",
     r"Bottleneck.* test_forward_b?float16": "ends with merging",
     r"Bottleneck.* test_unmerge": "begins with merging",
@@ -202,12 +203,16 @@ def pytest_configure(config: pytest.Config) -> None:
     prepare()
     from peft_tests import test_custom_models as custom
     from peft_tests import test_decoder_models as decoder
+    from peft_tests import testing_common
 
     custom.TEST_CASES[:] = list(cases())
     custom.MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES[:] = list(several())
     custom.ALL_PEFT_CONFIG_CLASSES[:] = list(configs())
     decoder.ALL_CONFIGS[:] = list(decoders())
     decoder.TestDecoderModels.transformers_class = Tiny
+    # These leave out, or change the targets of, every method that PEFT does not name there.
+    decoder.check_beft_config = lambda *_: None
+    testing_common._skip_if_conv1d_not_supported = lambda *_: None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:

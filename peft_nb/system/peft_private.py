@@ -16,7 +16,6 @@ _TUNERS = "peft.tuners.tuners_utils"
 # Each with the names of its parameters; None for what is not called.
 API: dict[str, str | None] = {
     # Overridden, or called on a tuner or a layer of our own.
-    f"{_TUNERS}.BaseTuner._cast_adapter_dtype": "self, adapter_name, autocast_adapter_dtype",
     f"{_TUNERS}.BaseTuner._check_merge_allowed": "self",
     f"{_TUNERS}.BaseTuner._check_new_adapter_config": "self, config",
     f"{_TUNERS}.BaseTuner._create_and_replace": (
