@@ -117,3 +117,23 @@ def test_numbers_that_are_none_are_loaded_as_they_are(lora: Path) -> None:
     next(iter(saved.values()))[0] = torch.nan
     save_file(saved, lora / FILE)
     adapter_weights.load(share(tiny.base("llama")), lora)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_an_adapter_that_is_sharded_between_processes_is_restored(method: str, tmp_path: Path) -> None:
+    from torch import distributed
+    from torch.distributed.fsdp import fully_shard
+
+    trained, model = adapter(method), adapter(method)
+    trained.save_pretrained(tmp_path, save_embedding_layers=False)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.zero_()
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = distributed.device_mesh.init_device_mesh("cpu", (1,))
+        fully_shard(model, mesh=mesh)
+        adapter_weights.restore(model, tmp_path)
+        assert torch.equal(logits(model), logits(trained))
+    finally:
+        distributed.destroy_process_group()

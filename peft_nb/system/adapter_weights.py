@@ -97,4 +97,5 @@ def _equal(saved: Any, loaded: Any) -> bool:
 
     if saved.shape != loaded.shape:
         return False
+    loaded = loaded.full_tensor() if hasattr(loaded, "full_tensor") else loaded  # sharded between processes
     return torch.allclose(saved.to(loaded.device, loaded.dtype), loaded, rtol=0, atol=0, equal_nan=True)
