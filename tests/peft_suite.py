@@ -132,7 +132,7 @@ def configs() -> tuple[Any, Any, Any, Any]:
 
 def prepare() -> None:
     """Give our configs the switch by which PEFT's tests ask for random weights in place of an identity."""
-    from dataclasses import dataclass, field
+    from dataclasses import field, make_dataclass
 
     import torch
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
@@ -140,29 +140,19 @@ def prepare() -> None:
     from peft_nb.methods import REGISTRY
 
     for name in ("bitfit", "bottleneck", "full"):
-        config = REGISTRY[name].config_class()
-        made = dataclass(
-            type(
-                config.__name__,
-                (config,),
-                {"__annotations__": {"init_weights": bool}, "init_weights": field(default=True)},
-            )
-        )
+        config, switch = REGISTRY[name].config_class(), ("init_weights", bool, field(default=True))
+        PEFT_TYPE_TO_CONFIG_MAPPING[name.upper()] = make_dataclass(config.__name__, [switch], bases=(config,))
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[name.upper()]
-        PEFT_TYPE_TO_CONFIG_MAPPING[name.upper()] = made
 
         def inject(
             self: Any, model: Any, adapter_name: str, *args: Any, _inject: Any = tuner.inject_adapter, **kwargs: Any
         ) -> None:
             _inject(self, model, adapter_name, *args, **kwargs)
-            if not self.peft_config[adapter_name].init_weights:
-                for layer in model.modules():
-                    if isinstance(layer, self.tuner_layer_cls):
-                        for one in layer.adapter_layer_names:
-                            held = getattr(layer, one)
-                            found = held[adapter_name] if adapter_name in held else torch.nn.Module()
-                            for weight in [found] if isinstance(found, torch.nn.Parameter) else found.parameters():
-                                weight.data += 0.1 * torch.randn_like(weight)
+            if self.peft_config[adapter_name].init_weights:
+                return
+            for name, weight in model.named_parameters():
+                if self.prefix in name and adapter_name in name.split("."):
+                    weight.data += 0.1 * torch.randn_like(weight)
 
         tuner.inject_adapter = inject
 
