@@ -14,7 +14,7 @@ SPREAD := $(WORKERS) --dist worksteal
 # Forked data workers would otherwise warn, and deadlock, after the tokenizer's threads have started.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo lab test quick oldest notebooks cover bench lint fix chromium clean
+.PHONY: demo lab test quick oldest notebooks cover bench peft-suite lint fix chromium clean
 
 demo: $(READY)
 	$(BIN)/python notebooks/demo.py
@@ -52,6 +52,10 @@ cover: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py $(if $(DATA),--data $(DATA))
 
+# PEFT's own generic tests, with our tuners; its source distribution is fetched once, into .peft-suite.
+peft-suite: $(READY)
+	$(BIN)/python tests/peft_suite.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -86,5 +90,5 @@ chromium:
 	fi
 
 clean:
-	rm -rf .venv $(OLDEST) build dist benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(OLDEST) build dist benchmarks/results .peft-suite .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

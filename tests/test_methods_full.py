@@ -13,7 +13,14 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    GptOssConfig,
+    GptOssForCausalLM,
+    PreTrainedModel,
+)
 
 from peft_nb.data.examples import Example
 from peft_nb.errors import MethodError
@@ -400,3 +407,33 @@ def test_a_run_trains_everything_goes_on_after_a_stop_and_is_found_again(
     assert stopped.resume().history.loss.dropna().tolist() == losses
     answer, bare = (run.generate("Hello", max_new_tokens=8, adapter=on) for on in (True, False))
     assert load(run.id, store=store).generate("Hello", max_new_tokens=8) == answer != bare
+
+
+@pytest.fixture
+def experts(base: Path, tmp_path: Path) -> str:
+    """Folder of a base whose attention and experts have parameters of their own around those of their layers."""
+    sizes = {**tiny.GROUPED, "vocab_size": 512, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}
+    torch.manual_seed(0)
+    GptOssForCausalLM(GptOssConfig(**sizes, initializer_range=0.2)).save_pretrained(tmp_path / "experts")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "experts")
+    return str(tmp_path / "experts")
+
+
+def test_modules_within_modules_go_on_after_a_stop_go_back_to_the_best_and_are_found_again(
+    start: Callable[..., Run], store: Store, experts: str
+) -> None:
+    fields = {
+        "method": "full",
+        "model": experts,
+        "learning_rate": 3e-2,
+        "eval_steps": 1,
+        "load_best_model_at_end": True,
+    }
+    run = start(**fields).wait()
+    assert 0 < run.metrics["best_step"] < len(run.history)
+    losses = run.history.loss.dropna().tolist()
+    resumed = start(stop_at(3), **fields).wait().resume()
+    assert resumed.history.loss.dropna().tolist() == losses
+    expected = logits(run.model)
+    assert torch.equal(logits(resumed.model), expected)
+    assert torch.equal(logits(load(run.id, store=store).model), expected)

@@ -20,10 +20,11 @@ def layer(base: nn.Module, *adapters: str) -> FullLayer:
     return made
 
 
-def test_copies_are_in_float32_and_read_in_the_dtype_of_the_base() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_copies_are_read_in_the_dtype_of_the_base_whatever_their_own(dtype: torch.dtype) -> None:
     one = layer(nn.Linear(3, 2).to(torch.bfloat16))
-    copies = one.full_copies["default"]
-    assert {copy.dtype for copy in copies.values()} == {torch.float32}
+    assert {copy.dtype for copy in one.full_copies["default"].values()} == {torch.bfloat16}
+    one.full_copies.to(dtype)
     assert one.weight.dtype == one(X.to(torch.bfloat16)).dtype == torch.bfloat16
     assert torch.equal(one.weight, one.base_layer.weight)
 
@@ -89,3 +90,32 @@ def test_a_wrapper_takes_no_other_weights() -> None:
     one.weight = one.full_copies["default"]["weight"]  # what tie_weights does
     with pytest.raises(MethodError, match="weight of a trained Linear cannot be replaced"):
         one.weight = nn.Parameter(torch.zeros(2, 3))
+
+
+def test_what_is_read_of_a_merged_and_disabled_layer_is_the_bases() -> None:
+    base = nn.MultiheadAttention(4, 2)  # which reads the weight of its output layer and never calls it
+    base.out_proj, x = layer(base.out_proj), torch.randn(3, 4)
+    before = base(x, x, x)[0]
+    base.out_proj.full_copies["default"]["weight"].data += 1
+    tuned = base(x, x, x)[0]
+    assert not torch.equal(tuned, before)
+    base.out_proj.merge()
+    assert torch.equal(base(x, x, x)[0], tuned)
+    base.out_proj.enable_adapters(False)
+    assert torch.equal(base(x, x, x)[0], before)
+
+
+def test_copies_are_computed_with_where_a_parameter_hides_behind_an_attribute() -> None:
+    base = nn.Linear(3, 2)
+    one = layer(base)
+    one.full_copies["default"]["bias"].data += 1
+    vars(base)["bias"] = view = base.bias.detach()  # as FSDP leaves it while it runs
+    torch.testing.assert_close(one(X), X @ base.weight.T + view + 1)
+    assert vars(base)["bias"] is view
+
+
+def test_copies_without_memory_stay_until_they_are_loaded() -> None:
+    one = layer(nn.Linear(3, 2))
+    one.full_copies.to("meta")
+    one._move_adapter_to_device_of_base_layer("default")
+    assert {copy.device.type for copy in one.full_copies.parameters()} == {"meta"}

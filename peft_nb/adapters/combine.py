@@ -17,6 +17,7 @@ from peft import PeftModel
 from peft_nb.errors import MethodError
 from peft_nb.models.plain import bare
 from peft_nb.models.quiet import first_line, quiet
+from peft_nb.system import adapter_weights
 from peft_nb.system.peft_private import combined_as_asked
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def combine(
 def same(model: PeftModel, folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Tell whether what was saved in a folder does the same as the live adapter."""
     with quiet():
-        again = PeftModel.from_pretrained(bare(model), str(folder)).eval()
+        again = adapter_weights.load(bare(model), folder)
         ids = torch.tensor([tokenizer(TEXT)["input_ids"]], device=model.device)
         return _near(_logits(again, ids), _logits(model, ids), _logits(bare(model), ids)) is None
 
@@ -105,9 +106,9 @@ def same(model: PeftModel, folder: Path, tokenizer: PreTrainedTokenizerBase) -> 
 def _loaded(live: PeftModel, folders: Mapping[str, Path]) -> Any:
     (first, folder), *others = folders.items()
     try:
-        model: Any = PeftModel.from_pretrained(bare(live), str(folder), adapter_name=first)
+        model: Any = adapter_weights.load(bare(live), folder, first)
         for name, folder in others:
-            model.load_adapter(str(folder), adapter_name=name)
+            adapter_weights.load(model, folder, name)
     except (RuntimeError, TypeError, ValueError) as error:
         raise MethodError(f"these adapters do not fit on one base together: {first_line(error)}") from error
     able = getattr(model.base_model, "add_weighted_adapter", None)

@@ -25,6 +25,7 @@ from peft_nb.models.quiet import first_line
 from peft_nb.models.resolve import ModelSource
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.store import Facts
+from peft_nb.system import adapter_weights
 from peft_nb.tasks import TASKS
 
 ORIGINAL = "original weights"
@@ -89,7 +90,7 @@ def merged_into(make: Callable[[], Any], adapter: Path, dtype: torch.dtype, spec
     """
     tree = make()
     tied = tree.config.tie_word_embeddings
-    adapted = PeftModel.from_pretrained(tree, str(adapter))
+    adapted = adapter_weights.load(tree, adapter)
     held: dict[int, int] = {}
     for module in adapted.modules():
         for parameter in module.parameters(recurse=False):

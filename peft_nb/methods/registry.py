@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError, nearest
+from peft_nb.methods.routers import routers
 from peft_nb.spec import METHODS, RunSpec, register_name
+from peft_nb.system import peft_private
 from peft_nb.tasks import TASKS
 from peft_nb.training.hooks import Hooks
 
@@ -279,6 +281,8 @@ def attach(
     config = method.config(spec, model.config, steps, peft_type)
     if whole:
         config.modules_to_save = list(whole)
+    if spec.target_modules == "all-linear" and (left := routers(model)):
+        config.target_modules = peft_private.all_linear(config, model) - left
     try:
         adapted = get_peft_model(model, config)
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:

@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
+
+# What kinds of layers call the sizes of what they take in and put out.
+SIZES = (
+    ("in_features", "out_features"),
+    ("nx", "nf"),  # transformers' Conv1D
+    ("in_channels", "out_channels"),
+    ("num_embeddings", "embedding_dim"),
+    ("embed_dim", "embed_dim"),  # attention
+)
+
+
+class Sized:
+    """A layer of a tuner that tells the sizes of the layer it wraps, as PEFT's own layers do."""
+
+    def _sizes(self: Any) -> tuple[int | None, int | None]:
+        base = self.get_base_layer()
+        names = next((names for names in SIZES if all(hasattr(base, name) for name in names)), None)
+        if names:
+            return getattr(base, names[0]), getattr(base, names[1])
+        shape = getattr(base, "normalized_shape", None)  # a norm's
+        return (math.prod(shape),) * 2 if shape else (None, None)
+
+    @property
+    def in_features(self) -> int | None:
+        """Size of what it takes in; None where it has no such size."""
+        return self._sizes()[0]
+
+    @property
+    def out_features(self) -> int | None:
+        """Size of what it puts out; None where it has no such size."""
+        return self._sizes()[1]
 
 
 class WrappingTuner(BaseTuner):

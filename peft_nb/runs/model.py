@@ -15,7 +15,7 @@ from peft_nb.models.resolve import ModelSource, resolve
 from peft_nb.runs.context import Inputs
 from peft_nb.spec import RunSpec
 from peft_nb.store import Facts
-from peft_nb.system import resources
+from peft_nb.system import adapter_weights, resources
 from peft_nb.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -88,11 +88,9 @@ def load_base(spec: RunSpec, source: ModelSource, facts: Facts, publish: Callabl
 
 def adapted(spec: RunSpec, base: Base, facts: Facts, folder: str) -> PeftModel:
     """Put a saved adapter on its base, in evaluation mode."""
-    from peft import PeftModel
-
     REGISTRY[spec.method].config_class()  # makes PEFT know a tuner of ours
     model, _ = TASKS[spec.task].build(base, facts.task)
-    return PeftModel.from_pretrained(model, folder).eval()
+    return adapter_weights.load(model, folder)
 
 
 def public_name(source: ModelSource) -> str:

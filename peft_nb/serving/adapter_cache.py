@@ -8,7 +8,7 @@ from typing import Any
 
 from peft_nb.errors import ModelError, RunError
 from peft_nb.serving.adapter_files import Adapter
-from peft_nb.system import peft_private
+from peft_nb.system import adapter_weights, peft_private
 
 
 class AdapterCache:
@@ -95,7 +95,6 @@ class AdapterCache:
                 self.shared = None
 
     def _put(self, one: Adapter) -> None:
-        from peft import PeftModel
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         from peft_nb.models.quiet import first_line, quiet
@@ -103,7 +102,7 @@ class AdapterCache:
 
         try:
             with quiet():
-                tree = PeftModel.from_pretrained(share(self.base), str(one.folder), adapter_name=one.key).eval()
+                tree: Any = adapter_weights.load(share(self.base), one.folder, one.key)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ModelError(f"{one.name} does not fit this base: {first_line(error)}") from error
         if not one.mixes:

@@ -16,7 +16,6 @@ _TUNERS = "peft.tuners.tuners_utils"
 # Each with the names of its parameters; None for what is not called.
 API: dict[str, str | None] = {
     # Overridden, or called on a tuner or a layer of our own.
-    f"{_TUNERS}.BaseTuner._cast_adapter_dtype": "self, adapter_name, autocast_adapter_dtype",
     f"{_TUNERS}.BaseTuner._check_merge_allowed": "self",
     f"{_TUNERS}.BaseTuner._check_new_adapter_config": "self, config",
     f"{_TUNERS}.BaseTuner._create_and_replace": (
@@ -36,7 +35,11 @@ API: dict[str, str | None] = {
     f"{_TUNERS}._ExcludedModule": None,
     "peft.tuners._buffer_dict.BufferDict": None,
     "peft.tuners.lora.LoraModel._check_add_weighted_adapter": "self, adapters, combination_type, svd_rank",
+    f"{_TUNERS}._maybe_include_all_linear_layers": "peft_config, model",
     "peft.utils.other._get_submodules": "model, key",
+    "peft.utils.transformers_weight_conversion.convert_peft_adapter_state_dict_for_transformers": (
+        "model, peft_config, adapter_state_dict, adapter_name"
+    ),
 }
 
 
@@ -47,12 +50,42 @@ def excluded(match: Any) -> bool:
     return isinstance(match, _ExcludedModule)
 
 
+def all_linear(config: Any, model: Any) -> set[str]:
+    """Full names of the layers that ``all-linear`` means in a model."""
+    from copy import copy
+
+    from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
+
+    return set(_maybe_include_all_linear_layers(copy(config), model).target_modules)
+
+
 def placed(model: Any, name: str) -> tuple[Any, Any, str]:
     """The parent of a module, the module and its name there."""
     from peft.utils.other import _get_submodules
 
     parent, target, own = _get_submodules(model, name)
     return parent, target, own
+
+
+def converted(model: Any, saved: dict[str, Any], adapter: str) -> dict[str, Any]:
+    """An adapter's file as PEFT renames it for a model whose layers have changed since it was written."""
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+
+    return convert_peft_adapter_state_dict_for_transformers(
+        model=model, peft_config=model.peft_config[adapter], adapter_state_dict=saved, adapter_name=adapter
+    )
+
+
+def saved_state(model: Any, adapter: str) -> dict[str, Any]:
+    """What an adapter is saved as; of virtual tokens those that are held, not those that a network would write."""
+    from peft import get_peft_model_state_dict
+
+    config = model.peft_config[adapter]
+    training, config.inference_mode = config.inference_mode, True
+    try:
+        return get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    finally:
+        config.inference_mode = training
 
 
 def activate(layer: Any, adapter: str) -> None:

@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from peft import PeftModel, set_peft_model_state_dict
-from peft.utils import load_peft_weights
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import (
@@ -30,6 +29,7 @@ from transformers import (
 from peft_nb.errors import RunError, StoreError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
 from peft_nb.spec import RunSpec
+from peft_nb.system import adapter_weights
 from peft_nb.system.files import flush
 from peft_nb.system.resources import memory_available_mb, process_memory_mb, processes
 from peft_nb.training import checkpoint, probe
@@ -314,7 +314,7 @@ class PlannedTrainer(Trainer):
             model.save_pretrained(output_dir, state_dict=state_dict, save_embedding_layers=False)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        set_peft_model_state_dict(self.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
+        adapter_weights.restore(self.model, resume_from_checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:

@@ -13,12 +13,13 @@ from transformers.pytorch_utils import Conv1D
 
 from peft_nb.errors import MethodError
 from peft_nb.methods.bitfit.config import BitFitConfig
+from peft_nb.methods.wrapping import Sized
 
 LINEAR = (nn.Linear, Conv1D)  # also the 4-bit and 8-bit layers of bitsandbytes
 BIASED = (*LINEAR, nn.LayerNorm)
 
 
-class BitFitLayer(nn.Module, BaseTunerLayer):
+class BitFitLayer(Sized, nn.Module, BaseTunerLayer):
     """``base(x) + b`` with a ``b`` for each adapter (Ben Zaken et al., 2021, arXiv:2106.10199).
 
     Parameters
@@ -35,6 +36,7 @@ class BitFitLayer(nn.Module, BaseTunerLayer):
     adapter_layer_names = ("bitfit_bias",)
     get_base_layer: Callable[[], Any]
     set_adapter: Callable[..., None]
+    _move_adapter_to_device_of_base_layer: Callable[..., None]
     active_adapters: list[str]
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: BitFitConfig) -> None:
@@ -47,12 +49,11 @@ class BitFitLayer(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: BitFitConfig) -> None:
-        """Add an adapter: float32 zeros of the output's size, whatever the base computes in."""
+        """Add an adapter: zeros of the output's size in what the base computes in; PEFT casts them afterwards."""
         base = self.get_base_layer()
-        shape = base.out_features if base.bias is None else base.bias.shape
-        self.bitfit_bias[adapter_name] = nn.Parameter(
-            torch.zeros(shape, dtype=torch.float32, device=base.weight.device)
-        )
+        shape: Any = self.out_features if base.bias is None else base.bias.shape
+        self.bitfit_bias[adapter_name] = nn.Parameter(torch.zeros(shape))
+        self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -79,7 +80,9 @@ class BitFitLayer(nn.Module, BaseTunerLayer):
         Raises
         ------
         MethodError
-            If the base layer has no bias, or the sum is not finite.
+            If the base layer has no bias.
+        ValueError
+            If ``safe_merge`` finds a sum that is not finite.
         """
         base = self.get_base_layer()
         for name in check_adapters_to_merge(self, adapter_names):
@@ -89,7 +92,7 @@ class BitFitLayer(nn.Module, BaseTunerLayer):
                 raise MethodError(unmergeable(1, "this layer"))
             merged = (base.bias.float() + self.bitfit_bias[name]).detach()
             if safe_merge and not torch.isfinite(merged).all():
-                raise MethodError(f"bitfit: adapter {name!r} has biases that are not finite; train it again")
+                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
             self._unmerged = self._unmerged or (base.bias,)
             base.bias = nn.Parameter(merged.to(base.bias.dtype), requires_grad=False)
             self.merged_adapters.append(name)

@@ -10,6 +10,7 @@ from peft_nb.errors import MethodError
 from peft_nb.methods.bitfit.config import BitFitConfig
 from peft_nb.methods.bitfit.layer import BIASED, LINEAR, BitFitLayer, unmergeable
 from peft_nb.methods.peft_registration import add_to_peft
+from peft_nb.methods.routers import routers
 from peft_nb.methods.wrapping import WrappingTuner
 
 # What lies below these is theirs; the projections of MultiheadAttention are read, never called.
@@ -33,7 +34,9 @@ class BitFitModel(WrappingTuner):
     def _prepare_model(self, peft_config: BitFitConfig, model: nn.Module) -> None:
         wanted = peft_config.target_modules
         peft_config.target_modules = ".*"
+        left = routers(model) if wanted is None else ()
         able = {name: base for name, base in _able(model).items() if check_target_module_exists(peft_config, name)}
+        able = {name: base for name, base in able.items() if name not in left}
         biased = {name for name, base in able.items() if base.bias is not None}
         if peft_config.add == "all" or not biased:
             biased |= {name for name, base in able.items() if isinstance(base, LINEAR)}

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from peft_nb.methods.wrapping import Sized
+
 if TYPE_CHECKING:
     from peft_nb.methods.bottleneck.config import BottleneckConfig
 
@@ -22,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-class BottleneckLayer(nn.Module, BaseTunerLayer):
+class BottleneckLayer(Sized, nn.Module, BaseTunerLayer):
     """A frozen module and the bottlenecks of one or more adapters.
 
     Parameters
@@ -138,6 +140,11 @@ class ParallelBottleneck(BottleneckLayer):
         if residual is None:
             return self._beside(self.base_layer(x), x)
         return self.base_layer(x, self._beside(residual, residual))
+
+    def _sizes(self) -> tuple[int, int]:
+        """Of hidden states: what is wrapped is a whole feed-forward."""
+        hidden = width(last_linear(self.get_base_layer()))
+        return hidden, hidden
 
     def _beside(self, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         dtype = h.dtype

@@ -13,6 +13,7 @@ ATTENTION_OUTPUT = (
     "self_attn.o_proj",  # Llama, Qwen, Mistral, Gemma
     "self_attn.dense",  # Phi
     "self_attn.out_proj",  # OPT
+    "attn.out_proj",  # GPT-J
     "attn.c_proj",  # GPT-2
     "attention.dense",  # GPT-NeoX
     "attention.output.dense",  # BERT, RoBERTa, ELECTRA
@@ -21,6 +22,7 @@ ATTENTION_OUTPUT = (
 FEED_FORWARD_OUTPUT = (
     "mlp.down_proj",  # Llama, Qwen, Mistral, Gemma
     "mlp.fc2",  # Phi
+    "mlp.fc_out",  # GPT-J
     "fc2",  # OPT
     "mlp.c_proj",  # GPT-2
     "mlp.dense_4h_to_h",  # GPT-NeoX
@@ -28,7 +30,7 @@ FEED_FORWARD_OUTPUT = (
     "ffn.lin2",  # DistilBERT
 )
 FEED_FORWARD = (
-    "mlp",  # Llama, Qwen, Mistral, Gemma, Phi, GPT-2, GPT-NeoX
+    "mlp",  # Llama, Qwen, Mistral, Gemma, Phi, GPT-2, GPT-J, GPT-NeoX
     "output",  # BERT, RoBERTa, ELECTRA
     "ffn",  # DistilBERT
 )

@@ -12,13 +12,14 @@ from torch import nn
 from torch.func import functional_call
 
 from peft_nb.errors import MethodError
+from peft_nb.methods.wrapping import Sized
 
 Place = tuple["FullLayer", str]
 """Where a copy is: the layer that holds it, and its name there."""
 
 
-class FullLayer(nn.Module, BaseTunerLayer):
-    """Wraps any module that holds parameters; what is read from it (``weight``, ``in_features``) is the module's own.
+class FullLayer(Sized, nn.Module, BaseTunerLayer):
+    """Wraps any module that holds parameters; what is read from it (``weight``, ``padding_idx``) is the module's own.
 
     A weight that several modules share has one copy, held by the layer that took it first; the others know where it
     is. So it is one parameter to optimizers and in files, however the model is moved, copied or loaded.
@@ -31,7 +32,7 @@ class FullLayer(nn.Module, BaseTunerLayer):
     Attributes
     ----------
     full_copies : torch.nn.ModuleDict
-        The copies by adapter, each a ``ParameterDict`` in float32.
+        The copies by adapter, each a ``ParameterDict``.
     full_ties : dict
         By adapter, the parameters whose copies are elsewhere.
     """
@@ -67,8 +68,7 @@ class FullLayer(nn.Module, BaseTunerLayer):
             if id(parameter) in places:
                 ties[name] = places[id(parameter)]
             else:
-                dtype = torch.promote_types(parameter.dtype, torch.float32)
-                own[name] = nn.Parameter(parameter.detach().to(dtype, copy=True))
+                own[name] = nn.Parameter(parameter.detach().clone())
                 places[id(parameter)] = self, name
         if own:
             self.full_copies[adapter] = nn.ParameterDict(own)
@@ -81,6 +81,8 @@ class FullLayer(nn.Module, BaseTunerLayer):
 
     def _copies(self) -> dict[str, torch.Tensor]:
         """What stands in for the module's own parameters now, in the dtype of the base."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
         if self.disable_adapters or self.merged:
             return {}
         active = {adapter: places for adapter in self.active_adapters if (places := self._places(adapter))}
@@ -93,11 +95,14 @@ class FullLayer(nn.Module, BaseTunerLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module on the active adapter's copies, or as it is when there are none."""
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        if copies := self._copies():
+        copies, own = self._copies(), vars(self.base_layer)
+        if not copies:
+            return self.base_layer(*args, **kwargs)
+        hiding = {name: own.pop(name) for name in copies if name in own}  # while it runs FSDP has attributes there
+        try:
             return functional_call(self.base_layer, copies, args, kwargs, tie_weights=False)
-        return self.base_layer(*args, **kwargs)
+        finally:
+            own.update(hiding)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Put an adapter's copies in the place of the module's own parameters, whose memory is left alone.
@@ -162,8 +167,8 @@ class FullLayer(nn.Module, BaseTunerLayer):
         return self.base_layer
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        """PEFT's own would also round the copies to the base's dtype."""
-        if adapter_name in self.full_copies:
+        """PEFT's own would also round copies that were saved in float32 to the base's dtype."""
+        if adapter_name in self.full_copies and not any(one.is_meta for one in self.full_copies[adapter_name].values()):
             self.full_copies[adapter_name].to(device or next(self.base_layer.parameters()).device)
 
     def _read(self, name: str) -> Any:

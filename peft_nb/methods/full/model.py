@@ -46,7 +46,7 @@ class FullModel(BaseTuner):
         adapter_name : str
             Which of the configs.
         autocast_adapter_dtype : bool
-            Not used: the copies are always in float32.
+            Not used: PEFT casts afterwards.
         low_cpu_mem_usage : bool
             Whether to leave the copies without memory, for weights that are about to be loaded.
         state_dict : dict, optional
@@ -103,16 +103,19 @@ class FullModel(BaseTuner):
     def _check_merge_allowed(self) -> None:
         """PEFT's own warns of tied weights, which stay tied here."""
 
-    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
-        """The copies are in float32 from the start."""
-
     @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: FullConfig, adapter_name: str, state_dict: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """PEFT may have saved embeddings of the base beside their copies; loading must never write into the base."""
-        own = {name: tensor for name, tensor in state_dict.items() if ".base_layer." not in name}
-        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, own)
+        mapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        base = {
+            f"{name}.base_layer.{own}"
+            for name, layer in model.named_modules()
+            if isinstance(layer, FullLayer)
+            for own in layer.base_layer._parameters
+        }
+        return {name: tensor for name, tensor in mapped.items() if name not in base}
 
 
 def trained(model: nn.Module, config: FullConfig) -> dict[str, list[str]]:
