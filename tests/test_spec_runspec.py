@@ -152,7 +152,7 @@ def test_all_problems_are_reported_at_once() -> None:
     assert problems(r=0, learnin_rate=1e-3, epochs="two", lora_alpha=8, alpha=9) == [
         "lora_alpha: stands for alpha, which is given too; keep one",
         "data: missing; give training rows: a notebook variable, a built-in set such as support-desk, "
-        "a csv, json, jsonl or parquet file, or a data set on the hub.",
+        "a csv, tsv, json, jsonl, ndjson, parquet, txt or md file, or a data set on the hub.",
         "r: 0 is below the smallest allowed value 1",
         "epochs: 'two' is not a finite number; write digits, such as 3 or 2e-4",
         "learnin_rate: no such field; did you mean 'learning_rate'?",

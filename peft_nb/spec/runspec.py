@@ -66,8 +66,8 @@ class RunSpec(BaseModel):
     task: TaskName = field("generation", "data")
     """What is learned: to write texts, or to give a text one or several labels."""
     data: Word = field(..., "data")
-    """Training rows: a notebook variable, a built-in set such as support-desk, a csv, json, jsonl or
-    parquet file, or a data set on the hub."""
+    """Training rows: a notebook variable, a built-in set such as support-desk, a csv, tsv, json, jsonl,
+    ndjson, parquet, txt or md file, or a data set on the hub."""
     eval_data: Word | None = field(None, "data")
     """Held-out rows, named like data; null sets a share of the training rows aside (eval_fraction)."""
     format: FormatName = field("auto", "data")
