@@ -8,11 +8,12 @@ from typing import Any
 
 from peft import PeftModel
 
-from peft_nb.adapters.card import CardInput, card, local
+from peft_nb.adapters.card import CardInput, card
 from peft_nb.adapters.usage import usage
 from peft_nb.models.resolve import HUB_NAME
 from peft_nb.plots import loss_curve
 from peft_nb.spec import RunSpec
+from peft_nb.spec.paths import local
 from peft_nb.store import Facts
 from peft_nb.system.files import atomic_folder
 from peft_nb.tasks import TASKS
