@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,14 +12,17 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from transformers import AutoTokenizer
 
-from peft_nb.adapters.card import CardInput, card, fenced, local
+from peft_nb.adapters.card import CardInput, card, fenced
+from peft_nb.adapters.usage import usage
 from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Facts, Store
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TRAINED = {"examples": 2000, "eval_examples": 300, "steps": 750}
+AWKWARD = """ "quoted" 'and' \\n `{x}` {{y}} %s $z \n```\n\"\"\" \u2028\x85\t\N{SNOWMAN} \\"""
 TESTED = {"base_eval_loss": 3.0, "eval_loss": 2.0, "forgetting": 0.1, "score": 0.9}
 
 
@@ -88,7 +93,9 @@ def test_limits_are_what_was_not_done(given: CardInput) -> None:
 
 def test_neither_paths_nor_secrets_nor_foreign_markup_come_through(given: CardInput) -> None:
     key = "sk-proj-Zq8vT3nB6xWm2LpR9cYd4KfH7sJg"
-    spec = RunSpec(data="/home/anna/tickets.csv", model="/home/anna/tiny", system=f"Say ``` and use {key}.")
+    paths = {"data": "/home/anna/tickets.csv", "model": "/home/anna/tiny", "eval_data": "~anna/held.csv"}
+    paths |= {"regression": "../anna/own.jsonl", "method_options": {"rotation": "/home/anna/r.safetensors"}}
+    spec = RunSpec(**paths, system=f"Say ``` and use\n>>> {key}.")  # written in quotes, where its n would hide the key
     facts, metrics = (
         Facts(data="/home/anna/tickets.csv"),
         {"verdict": "<script>alert(1)</script> | [x](http://y)\n# Best"},
@@ -99,23 +106,38 @@ def test_neither_paths_nor_secrets_nor_foreign_markup_come_through(given: CardIn
     assert key not in text
     assert "- Source: tickets.csv" in section(text, "Data")
     assert "model: tiny\n" in section(text, "Spec")
+    assert "regression: own.jsonl\n" in section(text, "Spec")
     assert section(text, "Verdict") == r"\<script\>alert(1)\</script\> \| \[x\](http://y) \# Best"
     assert r"'\*\*\<img src=x\>\*\*'" in text
     assert section(text, "Spec").startswith("````yaml\n")
 
 
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("owner/name", "owner/name"),
-        ("data/rows.csv", "data/rows.csv"),
-        ("/srv/data/rows.csv", "rows.csv"),
-        ("~/base/", "base"),
-        (r"C:\Users\anna\rows.csv", "rows.csv"),
-    ],
-)
-def test_of_a_path_the_last_part_is_told(name: str, told: str) -> None:
-    assert local(name) == told
+@pytest.mark.parametrize("name", ["DATABASE", "INPUTS MESSAGES TEXT", "END BASE LOADED TOKENIZER LENGTH LABELS"])
+@pytest.mark.parametrize("more", ["", AWKWARD])
+@pytest.mark.parametrize("template", [True, False])
+def test_whatever_a_text_says_the_lines_of_python_hold_it_as_it_is(
+    base: Path, given: CardInput, name: str, more: str, template: bool
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = tokenizer.chat_template if template else None
+    spec = RunSpec(data=f"{name}.csv", columns={"prompt": name}, system=name + more)
+    lines = usage(f"path/to/{name}", spec, given.facts, tokenizer)
+    block = section(card(replace(given, spec=spec, usage=lines)), "How to use")
+    fence = block.partition("python")[0]
+    code = block.partition("\n")[2].rpartition(f"\n{fence}")[0]
+    told = [one.value for one in ast.walk(ast.parse(code)) if isinstance(one, ast.Constant)]
+    assert f"path/to/{name}" in told
+    asked = f"{name}{more}\n\nUser: What can you do?\nAssistant:"
+    assert (name + more if template else asked) in told
+
+
+@pytest.mark.parametrize("text", ["use\nsk-proj-Zq8vT3nB6xWm2LpR9cYd4KfH7sJg", 'token: abcdefg123456789\\"x'])
+def test_without_its_secrets_python_stays_python(given: CardInput, text: str) -> None:
+    block = section(card(replace(given, usage=f"print({json.dumps(text)}, 'ok')")), "How to use")
+    (call,) = ast.parse(block.split("\n")[1]).body
+    (told, ok) = call.value.args  # type: ignore[attr-defined]
+    assert "[secret]" in told.value
+    assert ok.value == "ok"
 
 
 def test_a_fence_is_longer_than_any_in_the_text() -> None:

@@ -420,3 +420,23 @@ def test_what_the_store_refuses_does_not_end_a_run_and_is_written_later(finished
     assert run.status == "finished"
     assert run.history.step.tolist() == finished.history.step.tolist()
     assert set(run.metrics) == METRICS
+
+
+def test_a_run_keeps_its_files_when_the_folder_changes(
+    spec: Callable[..., RunSpec], rows_file: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, store = tmp_path / "here", Store(tmp_path / "store")
+    here.mkdir()
+    (here / "rows.jsonl").write_text(rows_file.read_text())
+    (here / "tiny").symlink_to(base)
+    (here / "few").mkdir()  # a variable goes before a folder
+    monkeypatch.chdir(here)
+    fields = {"data": "rows.jsonl", "regression": "rows.jsonl", "model": "tiny", "eval_data": "few"}
+    few = [{"question": "a", "answer": "b"}]
+    run = begin(spec(**fields, max_steps=1), namespace={"few": few}, store=store).wait()
+    monkeypatch.chdir(tmp_path)
+    again = load(run.id, store=store)
+    file = str(here / "rows.jsonl")
+    assert (again.spec.data, again.spec.regression, again.spec.model) == (file, file, str(here / "tiny"))
+    assert again.spec.eval_data == "few"
+    assert isinstance(again.generate("Hello", max_new_tokens=2), str)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from peft_nb.errors import CommandError
+from peft_nb.errors import CommandError, SpecError
 from peft_nb.spec import RunSpec
 from peft_nb.spec.notation.cell import CELL
 from peft_nb.spec.notation.flags import flags
@@ -56,8 +56,6 @@ def test_flags_are_read(argv: list[str], fields: dict[str, Any]) -> None:
     ("argv", "message"),
     [
         (["--learnin-rate", "1"], "no such flag: '--learnin-rate'; did you mean '--learning-rate'?"),
-        (["--lr=1"], "no such flag: '--lr'; did you mean '--learning-rate'?"),
-        (["--lora_rank=1"], "no such flag: '--lora-rank'; did you mean '--r'?"),
         (["--nofast"], "no such flag: '--nofast'; did you mean '--no-fast'?"),
         (["-r", "8"], "no such flag: '-r'; did you mean '--r'?"),
         (["--xyz"], "no such flag: '--xyz'; %peft help lists them"),
@@ -76,3 +74,25 @@ def test_mistyped_flags_are_refused(argv: list[str], message: str, capsys: pytes
         RunSpec.from_argv(argv)
     assert str(caught.value) == message
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--lr=1"], "lr is learning_rate here: write learning_rate: 1, or --learning-rate=1"),
+        (["--lora_rank", "1"], "lora_rank is r here: write r: 1, or --r=1"),
+        (["--bf16", "--r", "8"], "bf16 is dtype here: write dtype: bfloat16, or --dtype=bfloat16"),
+        (["--optim=x"], "optim: no such field: training always uses AdamW; leave it out"),
+        (
+            ["--stage", "sft", "--cutoff_len", "512", "--data=x", "--lora_target", "q,v"],
+            "stage, cutoff_len, lora_target: settings of another tool; write in their place\n"
+            "max_length: 512\ntarget_modules: q,v\n"
+            "# stage: supervised training is what is done; a preference method or pretraining stage is not\n"
+            "as flags: --max-length=512 --target-modules=q,v",
+        ),
+    ],
+)
+def test_flags_of_other_tools_are_told_all_at_once(argv: list[str], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        RunSpec.from_argv(argv)
+    assert str(caught.value) == message

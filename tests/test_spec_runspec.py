@@ -164,16 +164,12 @@ def test_all_problems_are_reported_at_once() -> None:
     [
         ("learnin_rate", "learning_rate"),
         ("Learning-Rate", "learning_rate"),
-        ("lr", "learning_rate"),
-        ("lora_r", "r"),
-        ("rank", "r"),
         ("epoch", "epochs"),
         ("lora_alfa", "lora_alpha"),
         ("maxlength", "max_length"),
-        ("dataset", "data"),
     ],
 )
-def test_a_misspelt_or_foreign_name_is_refused_with_the_nearest(name: str, right: str) -> None:
+def test_a_misspelt_name_is_refused_with_the_nearest(name: str, right: str) -> None:
     assert problems(data="x", **{name: 1}) == [f"{name}: no such field; did you mean {right!r}?"]
 
 

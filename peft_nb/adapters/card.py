@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import re
+import tokenize
+from ast import literal_eval
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +20,7 @@ from peft_nb.metrics import METRICS, evaluated
 from peft_nb.models import ALIASES
 from peft_nb.models.resolve import HUB_NAME
 from peft_nb.spec import RunSpec
+from peft_nb.spec.paths import local, named
 from peft_nb.store import Facts
 from peft_nb.tasks import TASKS
 
@@ -100,7 +105,7 @@ def card(given: CardInput) -> str:
         "Results": "\n".join(_results(given)),
         "Verdict": escaped(given.metrics["verdict"]) if given.metrics.get("verdict") else "Not judged.",
         "Limits": "\n".join(f"- {limit}" for limit in _limits(given)),
-        "How to use": fenced("python", _without_secrets(given.usage)),
+        "How to use": fenced("python", _code_without_secrets(given.usage)),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections.items())
     head = yaml.safe_dump(_metadata(given), sort_keys=False, allow_unicode=True)
@@ -120,7 +125,7 @@ def fenced(language: str, text: str) -> str:
 
 def settings(spec: RunSpec) -> str:
     """A spec as a block of YAML, without the folders of this machine and without secrets."""
-    return fenced("yaml", _without_secrets(_public(spec).to_yaml().rstrip()))
+    return fenced("yaml", RunSpec(**_clean(named(spec.changed()))).to_yaml().rstrip())
 
 
 def measured(facts: Facts, metrics: Mapping[str, Any]) -> str:
@@ -134,22 +139,30 @@ def measured(facts: Facts, metrics: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def local(name: str) -> str:
-    """The last part of an absolute path, and anything else as it is."""
-    absolute = re.match(r"[/\\~]|[A-Za-z]:[/\\]|file:", name)
-    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if absolute else name
-
-
-def _public(spec: RunSpec) -> RunSpec:
-    """The same spec without the folders of this machine."""
-    names = {name: local(value) for name in ("model", "data", "eval_data") if (value := getattr(spec, name))}
-    return RunSpec(**spec.changed() | names)
+def _clean(value: Any) -> Any:
+    """A value without the secrets in its texts; a name that holds one is left out."""
+    if isinstance(value, str):
+        return _without_secrets(value)
+    if isinstance(value, dict):
+        return {name: _clean(one) for name, one in value.items() if name != "name" or not secrets(str(one))}
+    return list(map(_clean, value)) if isinstance(value, list) else value
 
 
 def _without_secrets(text: str) -> str:
     for found in sorted(secrets(text), key=lambda one: one.start, reverse=True):
         text = f"{text[: found.start]}[secret]{text[found.stop :]}"
     return text
+
+
+def _code_without_secrets(code: str) -> str:
+    """Python without the secrets in its strings, read first: in their written form an escape could be cut in two."""
+    lines = code.split("\n")
+    for token in reversed(list(tokenize.generate_tokens(io.StringIO(code).readline))):
+        if token.type == tokenize.STRING and secrets(text := str(literal_eval(token.string))):
+            (row, start), (_, stop) = token.start, token.end
+            line, quoted = lines[row - 1], json.dumps(_without_secrets(text), ensure_ascii=False)
+            lines[row - 1] = line[:start] + quoted + line[stop:]
+    return "\n".join(lines)
 
 
 def _title(given: CardInput) -> str:

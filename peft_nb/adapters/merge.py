@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 
-from peft_nb.adapters.card import escaped, local, measured, settings
+from peft_nb.adapters.card import escaped, measured, settings
 from peft_nb.adapters.merge_weights import bases, cannot, merged_into
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import MergeError, MethodError, ModelError, StoreError, nearest
@@ -27,6 +27,7 @@ from peft_nb.models.load import DTYPES
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import ModelSource
 from peft_nb.spec import RunSpec
+from peft_nb.spec.paths import local
 from peft_nb.store import Facts
 from peft_nb.system.files import LITTER, atomic_folder
 from peft_nb.system.resources import MB

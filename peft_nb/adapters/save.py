@@ -8,11 +8,12 @@ from typing import Any
 
 from peft import PeftModel
 
-from peft_nb.adapters.card import CardInput, card, local
+from peft_nb.adapters.card import CardInput, card
 from peft_nb.adapters.usage import usage
 from peft_nb.models.resolve import HUB_NAME
 from peft_nb.plots import loss_curve
 from peft_nb.spec import RunSpec
+from peft_nb.spec.paths import local, named
 from peft_nb.store import Facts
 from peft_nb.system.files import atomic_folder
 from peft_nb.tasks import TASKS
@@ -41,7 +42,8 @@ def save(
     folder : Path
         Where the folder shall appear.
     spec : RunSpec
-        The run's settings, written beside the weights as ``spec.yaml`` and told in the model card.
+        The run's settings, written beside the weights as ``spec.yaml`` and told in the model card, both with names in
+        place of the paths of this machine.
     facts : Facts
         What it takes to open the run again.
     metrics : mapping
@@ -76,7 +78,7 @@ def save(
             (staging / "curves.png").write_bytes(loss_curve(losses, eval_losses).png())
         told = readme(model, spec, facts, metrics, tokenizer, data or {}, curves=bool(losses or eval_losses))
         (staging / "README.md").write_text(told, encoding="utf-8")
-        (staging / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
+        (staging / "spec.yaml").write_text(RunSpec(**named(spec.changed())).to_yaml(), encoding="utf-8")
     return Path(folder)
 
 

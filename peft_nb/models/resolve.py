@@ -90,7 +90,7 @@ def resolve(
     name = os.fspath(model)
     if alias := ALIASES.get(name):
         return _alias(alias, revision)
-    if _holds_a_model(value := (namespace or {}).get(name)):
+    if holds_a_model(value := (namespace or {}).get(name)):
         return _live(name, value)
     path = Path(name).expanduser()
     if path.exists() or name.endswith(".gguf") or not HUB_NAME.fullmatch(name):
@@ -161,7 +161,8 @@ def _live(name: str, pair: Any) -> ModelSource:
     return ModelSource(name, "live", pair=(model, tokenizer))
 
 
-def _holds_a_model(value: Any) -> bool:
+def holds_a_model(value: Any) -> bool:
+    """Whether a variable is what :func:`resolve` takes for a live base, right or wrong."""
     return _is_model(value) or (isinstance(value, tuple | list) and any(map(_is_model, value)))
 
 

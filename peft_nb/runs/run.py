@@ -15,16 +15,20 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from peft_nb.adapters import exporters
 from peft_nb.adapters.exporters import Exportable
 from peft_nb.data.prompts import Prompt
+from peft_nb.data.sources import BUILTIN
 from peft_nb.data.table import Table
 from peft_nb.errors import PeftNbError, RunError, SpecError
 from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Status, StatusChanged
 from peft_nb.methods import complete, problems
+from peft_nb.models import ALIASES
+from peft_nb.models.resolve import holds_a_model
 from peft_nb.runs import evaluate, pipeline, rows
 from peft_nb.runs.adapter import Adapter
 from peft_nb.runs.context import Context, Inputs
 from peft_nb.runs.executors import EXECUTORS
 from peft_nb.runs.record import RunRecord
 from peft_nb.spec import RunSpec
+from peft_nb.spec.paths import absolute
 from peft_nb.store import HISTORY, Facts, Record, Store
 from peft_nb.training.stop import Abandoned, StopFlag
 
@@ -525,6 +529,13 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[list[tuple[int, float]
     return [[(row["step"], row[name]) for row in history if row[name] is not None] for name in ("loss", "eval_loss")]
 
 
+def _stands_for(namespace: Mapping[str, Any], field: str, name: str) -> bool:
+    """Whether a name in a spec stands for something else than a file of that name."""
+    if field == "model":
+        return name in ALIASES or holds_a_model(namespace.get(name))
+    return name in namespace or name in BUILTIN
+
+
 def begin(
     spec: RunSpec,
     *,
@@ -541,7 +552,7 @@ def begin(
     Parameters
     ----------
     spec : RunSpec
-        What to do.
+        What to do; the run keeps its files and folders by their absolute paths.
     data, eval_data, model, score : object, optional
         Two tables, a ``(model, tokenizer)`` pair and a function in place of the names in the spec.
     namespace : mapping, optional
@@ -563,7 +574,8 @@ def begin(
     """
     if wrong := problems(spec):
         raise SpecError(wrong)
-    spec, inputs = complete(spec), Inputs(data, eval_data, model, score, namespace or {})
+    inputs = Inputs(data, eval_data, model, score, namespace or {})
+    spec = complete(RunSpec(**absolute(spec.changed(), partial(_stands_for, inputs.namespace))))
     table, facts = rows.read(spec, inputs)
     evaluate.refuse(spec, table, inputs)
     store = store or Store()

@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from peft_nb.errors import SpecError
-from peft_nb.spec import notation
+from peft_nb.spec import notation, pasted
 from peft_nb.spec.fields import (
     Columns,
     Criteria,
@@ -173,8 +173,11 @@ class RunSpec(BaseModel):
     id."""
 
     def __init__(self, /, **fields: Any) -> None:
+        own = {*RunSpec.model_fields, *ALIASES}
+        instead, problems = pasted.told(fields, own)
+        fields = instead | {name: value for name, value in fields.items() if name in own or name not in pasted.SETTINGS}
         twice = [alias for alias, name in ALIASES.items() if alias in fields and name in fields]
-        problems = [f"{alias}: stands for {ALIASES[alias]}, which is given too; keep one" for alias in twice]
+        problems += [f"{alias}: stands for {ALIASES[alias]}, which is given too; keep one" for alias in twice]
         fields = {ALIASES.get(name, name): value for name, value in fields.items() if name not in twice}
         try:
             super().__init__(**fields)

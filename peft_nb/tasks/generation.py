@@ -16,23 +16,6 @@ if TYPE_CHECKING:
     from peft_nb.data.rendered import RenderedRows
     from peft_nb.spec import RunSpec
 
-USAGE = """
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder, base = "path/to/this/folder", BASE
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
-tokenizer = AutoTokenizer.from_pretrained(base)
-INPUTS
-made = model.generate(**inputs, max_new_tokens=128, do_sample=False, eos_token_id=END)
-print(tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
-"""
-CHAT = """\
-messages = MESSAGES
-inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")"""
-TEXT = """\
-inputs = tokenizer(TEXT, return_tensors="pt")  # written as in training"""
-
 
 class Generation(Task):
     """To write texts; everything that :class:`Task` leaves to its subclasses is that of this one."""
@@ -90,15 +73,25 @@ class Generation(Task):
         messages = [{"role": "user", "content": "What can you do?"}]
         if spec.system:
             messages.insert(0, {"role": "system", "content": spec.system})
-        if not chat:
-            inputs = TEXT.replace("TEXT", _quoted("It begins"))
-        elif renderer.template:
-            inputs = TEXT.replace("TEXT", _quoted(unwrap(renderer.chats([messages], generation=True)[0])[0]))
+        if chat and not renderer.template:
+            options = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
+            inputs = f"messages = {_quoted(messages)}\ninputs = tokenizer.apply_chat_template(messages, {options})"
         else:
-            inputs = CHAT.replace("MESSAGES", _quoted(messages))
+            text = unwrap(renderer.chats([messages], generation=True)[0])[0] if chat else "It begins"
+            inputs = f'inputs = tokenizer({_quoted(text)}, return_tensors="pt")  # written as in training'
         if chat and renderer.end != tokenizer.eos_token_id:
             end = f"tokenizer.convert_tokens_to_ids({_quoted(renderer.end_text)})"
-        return USAGE.replace("END", end).replace("INPUTS", inputs).replace("BASE", base)
+        return f"""\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder, base = "path/to/this/folder", {base}
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(base)
+{inputs}
+made = model.generate(**inputs, max_new_tokens=128, do_sample=False, eos_token_id={end})
+print(tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+"""
 
     def limits(self, metrics: Mapping[str, Any]) -> Iterator[str]:
         """Say what was not measured of what the model writes."""

@@ -10,6 +10,7 @@ from peft_nb.errors import CommandError, SpecError
 from peft_nb.spec.fields import FieldInfo, aliases
 from peft_nb.spec.notation.flags import flags, parse_flags
 from peft_nb.spec.notation.yaml import read_yaml
+from peft_nb.spec.paths import beside
 
 
 def parse_train(argv: list[str], fields: Iterable[FieldInfo]) -> dict[str, Any]:
@@ -52,11 +53,14 @@ def read_run(file: str, values: Mapping[str, Any], fields: Iterable[FieldInfo]) 
 
 
 def read_runs(file: str | None, values: Mapping[str, Any], fields: Iterable[FieldInfo]) -> list[dict[str, Any]]:
-    """Read the runs that a YAML file describes, or `values` alone; these override what the file says."""
+    """Read the runs that a YAML file describes, or `values` alone; these override what the file says.
+
+    Files and folders that the working directory does not have are looked for beside the YAML file.
+    """
     if not file:
         return [dict(values)]
     try:
-        found = split_runs(read_yaml(Path(file).read_text("utf-8")))
+        found = [beside(one, Path(file).parent) for one in split_runs(read_yaml(Path(file).read_text("utf-8")))]
     except OSError as error:
         raise CommandError(f"{file!r}: {error.strerror}; give the path of a YAML file") from None
     except ValueError:

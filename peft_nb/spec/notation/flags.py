@@ -11,6 +11,7 @@ from typing import Any
 from peft_nb.errors import CommandError, SpecError
 from peft_nb.spec.fields import FieldInfo, suggest
 from peft_nb.spec.notation.yaml import dump, load
+from peft_nb.spec.pasted import SETTINGS, told
 
 
 def flags(fields: Iterable[FieldInfo]) -> dict[str, FieldInfo]:
@@ -72,10 +73,13 @@ def parse_flags(tokens: Iterable[str], known: Mapping[str, FieldInfo]) -> tuple[
     ------
     CommandError
         If a flag is unknown, given twice or lacks its value.
+    SpecError
+        If flags are settings of another tool.
     """
     # Not argparse: it abbreviates, prints, exits, and silently keeps the last of two values.
     words: list[str] = []
     values: dict[str, Any] = {}
+    foreign: dict[str, Any] = {}
     queue = deque(tokens)
     while queue:
         token = queue.popleft()
@@ -85,9 +89,14 @@ def parse_flags(tokens: Iterable[str], known: Mapping[str, FieldInfo]) -> tuple[
         flag, equals, text = token.partition("=")
         flag = flag.replace("_", "-")
         field = known.get(flag)
+        name = flag.strip("-").replace("-", "_")
+        if field is None and name in SETTINGS and "--method" in known:
+            follows = bool(queue) and not queue[0].startswith("-")
+            foreign[name] = text if equals else queue.popleft() if follows else "true"
+            continue
         if field is None:
             names = [name[2:].replace("-", "_") for name in known]
-            hint = suggest(flag.strip("-").replace("-", "_"), names)
+            hint = suggest(name, names)
             hint = hint.replace("_", "-").replace("'", "'--", 1) or "; %peft help lists them"
             raise CommandError(f"no such flag: {flag!r}{hint}")
         if field.name in values:
@@ -102,6 +111,12 @@ def parse_flags(tokens: Iterable[str], known: Mapping[str, FieldInfo]) -> tuple[
             values[field.name] = read_value(field, queue.popleft())
         else:
             raise CommandError(f"{flag}: needs a value; write {flag}=VALUE")
+    if foreign:
+        own = {field.name: field for field in known.values()}
+        instead, problems = told(foreign | values, own)
+        written = [_flag(own[name], value) for name, value in instead.items()]
+        before = "\nas flags: " if len(foreign) > 1 else ", or "
+        raise SpecError([problems[0] + (f"{before}{shlex.join(written)}" if written else "")])
     return words, values
 
 
