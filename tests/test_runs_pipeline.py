@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from peft_nb.errors import ModelError
-from peft_nb.events import Notice
-from peft_nb.runs.run import Run, begin, load
+from peft_nb.errors import ModelError, RunError
+from peft_nb.events import Event, Notice, StepLogged
+from peft_nb.runs.run import Run, active, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import Python, stop_at
@@ -141,3 +142,32 @@ def test_a_live_pair_is_trained_beside_and_never_changed(
         _ = load(run.id, store=store).model
     found = load(run.id, model=pair, store=store)
     assert found.generate("Hello", max_new_tokens=8) == run.generate("Hello", max_new_tokens=8)
+
+
+def test_numbers_that_are_not_finite_fail_the_run_and_leave_an_adapter_of_which_they_are(start: Start) -> None:
+    def blow_up(event: Event) -> None:
+        if isinstance(event, StepLogged) and event.step == 3:
+            (run,) = active()
+            next(one for one in run.adapter._model.parameters() if one.requires_grad).data.fill_(math.inf)  # type: ignore[union-attr]
+
+    run = start(blow_up)
+    told = (
+        r"^the loss of step 4 is nan on rows [\d, ]+ \(counting from 0\); lower learning_rate \(now 0.01\), .* is kept$"
+    )
+    with pytest.raises(RunError, match=told):
+        run.wait(60)
+    assert (run.status, run.reason) == ("failed", str(run._error))
+    weights = [one for one in run.model.parameters() if one.requires_grad]
+    assert all(bool(one.isfinite().all()) for one in weights)
+    assert run.reason.endswith("; the adapter of step 2 is kept")
+    assert run.metrics["steps"] == 2
+    assert isinstance(load(run.id, store=run.store).generate("Hello", max_new_tokens=2), str)
+
+
+def test_a_loss_that_ends_far_above_where_it_began_is_a_warning_in_metrics_notices_and_card(start: Start) -> None:
+    run = start(method="full", learning_rate=10.0, max_steps=3).wait()
+    told = run.metrics["warning"]
+    assert told.startswith("the eval loss ends at ")
+    assert told.endswith(": the learning rate (10) is likely too high; train again with a lower one, such as 1")
+    assert Notice(told) in run.events()
+    assert "- Warning: the eval loss ends at " in (run.adapter_dir / "README.md").read_text()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from peft_nb.runs.run import Run, active, begin, load, runs
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from peft_nb.store.connection import sha256
+from peft_nb.tasks import TASKS
 from tests.conftest import Python, file_size_limit
 
 Start = Callable[..., Run]
@@ -407,6 +409,34 @@ def test_an_unexpected_failure_is_one_line_and_its_story_a_file(start: Start) ->
     assert "\n" not in str(raised.value)
     assert run.status == "failed"
     assert "load_optimizer" in (run.folder / "error.txt").read_text()
+
+
+def test_an_adapter_that_cannot_be_read_back_ends_the_run_and_nobody_waits_for_ever(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
+) -> None:
+    def spoil(prompt: str, answer: str, reference: str) -> float:
+        for folder in (store.folder / "runs").glob("*/adapter"):
+            with suppress(FileExistsError):
+                (folder / "notes.txt").symlink_to("/proc/self/mem")  # which no account may read from its start
+        return 1.0
+
+    run = begin(spec(judge="full", max_steps=2), data=rows, score=spoil, store=store)
+    with pytest.raises(RunError, match=r"^cannot read .*notes\.txt: .*; check its permissions$") as raised:
+        run.wait(60)
+    assert (run.status, run.reason, active()) == ("failed", str(raised.value), [])
+    assert load(run.id, store=store).generate("Hello", max_new_tokens=2) == run.generate("Hello", max_new_tokens=2)
+
+
+def test_a_metric_that_json_cannot_hold_ends_the_run_in_a_line_and_the_others_are_kept(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(TASKS["generation"]), "measure", lambda *given: {"seen": {"a", "b"}, "worst": [1.5]})
+    run = start(max_steps=2)
+    with pytest.raises(RunError, match=r"^these metrics cannot be kept: seen \(set\); JSON holds "):
+        run.wait(60)
+    assert (run.status, active()) == ("failed", [])
+    assert (run.metrics["worst"], run.metrics["steps"]) == ([1.5], 2)
+    assert (run.adapter_dir / "README.md").exists()
 
 
 def test_what_the_store_refuses_does_not_end_a_run_and_is_written_later(finished: Run, start: Start) -> None:

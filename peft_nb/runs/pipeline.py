@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.data.table import Table
-from peft_nb.errors import ForecastError
+from peft_nb.errors import ForecastError, RunError
 from peft_nb.events import Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.methods import REGISTRY, attach
 from peft_nb.models.load import Base
@@ -80,7 +80,8 @@ def train(
     Raises
     ------
     PeftNbError
-        What keeps the run from training, in one line.
+        What keeps the run from training, in one line; also that a loss or a gradient was not finite, once the last
+        adapter that was good is saved.
     """
     began = time.perf_counter(), time.process_time()
     changes: list[rows.Change] = []
@@ -103,6 +104,9 @@ def train(
         with quiet():
             trainer = prepare(context, base, sides, hold)
         finished = fit(context, trainer, base.tokenizer, resumed=table is None, before=before)
+        if trainer.fault:
+            kept = trainer.best.step if trainer.best and trainer.best.step else trainer.state.global_step
+            trainer.fault += f"; the adapter of step {kept:,} is kept"
         if trainer.is_world_process_zero():
             evaluate.save(context, trainer.model, base.tokenizer, curve())
         found = None
@@ -110,6 +114,8 @@ def train(
             found = evaluate.evaluate(context, trainer, base, asked, own)
     spent = {"wall_seconds": time.perf_counter() - began[0], "cpu_seconds": time.process_time() - began[1]}
     context.metrics |= {name: context.metrics.get(name, 0.0) + seconds for name, seconds in spent.items()}
+    if trainer.fault:
+        raise RunError(trainer.fault)
     return Outcome(finished, evaluate.conclude(context, found) if found else {})
 
 
@@ -276,10 +282,11 @@ def fit(context: Context, trainer: PlannedTrainer, tokenizer: Any, *, resumed: b
         if before:
             memory.settle(before)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    last_epoch = losses[-max(1, trainer.steps_per_epoch // context.spec.logging_steps) :]
     evals = [row["eval_loss"] for row in earlier if row["eval_loss"] is not None] + trainer.eval_losses
     context.metrics |= {
         "steps": trainer.state.global_step,
-        "train_loss": fmean(losses[-max(1, trainer.steps_per_epoch // context.spec.logging_steps) :]),
+        "train_loss": fmean(last_epoch) if last_epoch else None,
         "base_eval_loss": evals[0] if evals else None,
         "eval_loss": evals[-1] if evals else None,
         "train_seconds": trainer.elapsed_s,
@@ -291,6 +298,11 @@ def fit(context: Context, trainer: PlannedTrainer, tokenizer: Any, *, resumed: b
         context.metrics["gpu_seconds"] = trainer.elapsed_s * resources.processes()
     if trainer.best and trainer.best.step:
         context.metrics |= {"eval_loss": trainer.best.loss, "best_step": trainer.best.step}
+    warning = evaluate.risen(context.spec, losses, context.metrics)
+    if warning or "warning" in context.metrics:  # of before it was resumed
+        context.metrics["warning"] = warning or None
+    if warning:
+        context.publish(Notice(warning))
     trainer.hooks.end(adapted)
     return trainer.finished
 

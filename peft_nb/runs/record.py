@@ -94,12 +94,20 @@ class RunRecord:
         )
 
     def write(self, *writes: Callable[[], None]) -> None:
-        """Write, after all that the disk has refused before; what it refuses now is kept for the next time."""
+        """Write, after all that the disk has refused before; what it refuses now is kept for the next time.
+
+        A write that fails otherwise would fail every time: it is dropped, and whoever asked for it gets the error.
+        """
         with self._writing:
             self._unwritten += writes
             try:
                 while self._unwritten:
-                    self._unwritten[0]()
+                    try:
+                        self._unwritten[0]()
+                    except Exception as error:
+                        if not isinstance(error, StoreError):
+                            del self._unwritten[0]
+                        raise
                     del self._unwritten[0]
             except StoreError as error:
                 if not self._refused:

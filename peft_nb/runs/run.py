@@ -485,7 +485,7 @@ class Run:
     def _work(self, context: Context, table: Table | None, stop: StopFlag, publish: Listener) -> None:
         """Train, and put everything in place whatever happens."""
         status: Status = "failed"
-        reason, story = "", self.folder / "error.txt"
+        reason = ""
         context.stop, context.publish = stop, publish
         try:
             publish(StatusChanged("preparing"))
@@ -495,30 +495,42 @@ class Run:
             self._evaluation = outcome.evaluation
         except Abandoned as error:
             status, reason = "stopped", str(error) or "given up at once"
-        except PeftNbError as error:
-            self._error, reason = error, str(error)
+        except BaseException as error:
+            reason = self._blame(error)
+        self._finish(context, status, reason)
+
+    def _blame(self, error: BaseException) -> str:
+        """Say in a line what made the run fail, and keep the whole story of what nobody foresaw."""
+        if isinstance(error, PeftNbError):
+            self._error = error
             # What led to it would hold the model and the optimizer in memory.
             error.__traceback__ = error.__cause__ = error.__context__ = None
-        except BaseException as error:
-            line = next(iter(str(error).strip().splitlines()), "")
-            reason = f"{type(error).__name__}: {line}"
-            self._error = RunError(f"{reason} (the whole story is in {story})")
-            with suppress(OSError):
-                story.write_text(traceback.format_exc(), encoding="utf-8")
-        self._finish(context, status, reason)
+            return str(error)
+        line, story = next(iter(str(error).strip().splitlines()), ""), self.folder / "error.txt"
+        reason = f"{type(error).__name__}: {line}"
+        self._error = RunError(f"{reason} (the whole story is in {story})")
+        with suppress(OSError):
+            story.write_text(traceback.format_exc(), encoding="utf-8")
+        return reason
 
     def _finish(self, context: Context, status: Status, reason: str) -> None:
         """Put everything in place, and last tell the listeners; the executor then lets go whoever waits."""
         record = self.record
-        record.set(context.metrics, context.facts)
-        if status == "finished":
-            record.write(partial(self.store.evaluate, self.id, evaluate.evaluations(context.metrics)))
-        record.keep(StatusChanged(status, reason))
-        if status == "finished":  # and known to be: whoever is killed before can resume
-            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-        _running.pop(self.id, None)
-        self.at_work = False
-        record.tell(StatusChanged(status, reason))
+        try:
+            record.set(context.metrics, context.facts)
+            if status == "finished":
+                record.write(partial(self.store.evaluate, self.id, evaluate.evaluations(context.metrics)))
+            record.keep(StatusChanged(status, reason))
+            if status == "finished":  # and known to be: whoever is killed before can resume
+                shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        except Exception as error:
+            if status != "failed":
+                status, reason = "failed", self._blame(error)
+            record.keep(StatusChanged(status, reason))
+        finally:
+            _running.pop(self.id, None)
+            self.at_work = False
+            record.tell(StatusChanged(status, reason))
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[list[tuple[int, float]]]:

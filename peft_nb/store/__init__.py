@@ -92,7 +92,12 @@ class Store:
     def set_metrics(self, id: str, metrics: dict[str, Any]) -> None:
         """Set some of a run's metrics and keep the others.
 
-        Values may be nested and may be scalars of numpy or torch; NaN and infinity become None.
+        Values may be nested and may be scalars or arrays of numpy or torch; NaN and infinity become None.
+
+        Raises
+        ------
+        RunError
+            If JSON cannot hold some of them; the others are kept.
         """
         runs.set_metrics(self._index, id, metrics)
 

@@ -15,6 +15,7 @@ _MODEL = "transformers.PreTrainedModel"
 # Each with the names of its parameters; None for what is not called.
 API: dict[str, str | None] = {
     # Overridden; Trainer hands these their arguments by position.
+    f"{_TRAINER}._get_grad_norm": "self, model, grad_norm",
     f"{_TRAINER}._get_num_items_in_batch": "self, batch_samples, device",
     f"{_TRAINER}._load_from_checkpoint": "self, resume_from_checkpoint, model",
     f"{_TRAINER}._load_optimizer_and_scheduler": "self, checkpoint",
