@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from peft_nb.errors import ModelError, RunError
-from peft_nb.events import Event, Notice, StepLogged
+from peft_nb.events import ACTIVE, Event, Notice, StepLogged
 from peft_nb.runs.run import Run, active, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -72,13 +72,37 @@ def test_how_a_step_is_computed_does_not_change_the_curve(finished: Run, start: 
     assert run.metrics["eval_loss"] == pytest.approx(finished.metrics["eval_loss"], rel=1e-4)
 
 
-def test_the_notebooks_random_state_is_left_alone(start: Start) -> None:
+def drawn() -> list[float]:
+    """One number of each generator that a notebook draws from."""
     import numpy
     import torch
 
-    states = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    start(dropout=0.1, max_steps=2).wait()
-    assert states == (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    return [random.random(), float(numpy.random.rand()), float(torch.rand(1))]
+
+
+def test_a_background_run_and_the_notebook_draw_as_if_they_were_alone(finished: Run, start: Start) -> None:
+    import numpy
+    import torch
+
+    def seed() -> None:
+        random.seed(5), numpy.random.seed(5), torch.manual_seed(5)
+
+    seed()
+    alone = [drawn() for _ in range(200_000)]
+    undisturbed = start(dropout=0.2).wait()
+    answers = [finished.generate("Hello", temperature=2.0, seed=seed, max_new_tokens=8) for seed in (1, 2)]
+    seed()
+    run, found = start(dropout=0.2), list[list[float]]()
+    while run.status in ACTIVE:
+        found += [drawn() for _ in range(20)]
+        if len(found) % 400 == 0:
+            asked = [finished.generate("Hello", temperature=2.0, seed=seed, max_new_tokens=8) for seed in (1, 2)]
+            assert asked == answers
+    assert run.wait().status == "finished"
+    assert found == alone[: len(found)]
+    assert len(found) > 100
+    assert losses(run) == losses(undisturbed)
+    assert answers[0] != answers[1]
 
 
 def test_dropout_is_the_same_every_time_and_after_resuming(start: Start) -> None:

@@ -13,6 +13,7 @@ import torch
 from peft_nb.errors import RunError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
 from peft_nb.spec import RunSpec
+from peft_nb.training.draws import OwnDraws
 from peft_nb.training.hooks import Hooks
 from peft_nb.training.objectives import Installed, Padded, PaddingFree
 from peft_nb.training.stop import Abandoned, StopFlag
@@ -76,7 +77,7 @@ def make(tmp_path: Path) -> Make:
         heard: list[Event] = []
         usual = {"data": "x", "batch_size": 4, "learning_rate": 1e-2, "token_budget": 1_000, "device": "cpu"}
         model, spec = tiny.with_lora(tiny.base("llama")), RunSpec(**usual | fields)
-        told = heard.append, StopFlag(), "cpu", hooks or Hooks()
+        told = heard.append, StopFlag(), "cpu", hooks or Hooks(), OwnDraws(spec.seed)
         return PlannedTrainer(model, spec, objective, EXAMPLES, held_out, STEPS, tmp_path, *told), heard
 
     return make

@@ -5,10 +5,8 @@ PyTorch is imported only after the data have been read and recognised, so that a
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -100,18 +98,17 @@ def train(
         sides = examples(context, table, base)
         asked, own = rows.to_evaluate(context, table, sides, base.tokenizer)
         context.heed_stop()
-    with random_state_kept(context.spec.seed):
-        with quiet():
-            trainer = prepare(context, base, sides, hold)
-        finished = fit(context, trainer, base.tokenizer, resumed=table is None, before=before)
-        if trainer.fault:
-            kept = trainer.best.step if trainer.best and trainer.best.step else trainer.state.global_step
-            trainer.fault += f"; the adapter of step {kept:,} is kept"
-        if trainer.is_world_process_zero():
-            evaluate.save(context, trainer.model, base.tokenizer, curve())
-        found = None
-        if finished and trainer.is_world_process_zero():
-            found = evaluate.evaluate(context, trainer, base, asked, own)
+    with quiet():
+        trainer = prepare(context, base, sides, hold)
+    finished = fit(context, trainer, base.tokenizer, resumed=table is None, before=before)
+    if trainer.fault:
+        kept = trainer.best.step if trainer.best and trainer.best.step else trainer.state.global_step
+        trainer.fault += f"; the adapter of step {kept:,} is kept"
+    if trainer.is_world_process_zero():
+        evaluate.save(context, trainer.model, base.tokenizer, curve())
+    found = None
+    if finished and trainer.is_world_process_zero():
+        found = evaluate.evaluate(context, trainer, base, asked, own)
     spent = {"wall_seconds": time.perf_counter() - began[0], "cpu_seconds": time.process_time() - began[1]}
     context.metrics |= {name: context.metrics.get(name, 0.0) + seconds for name, seconds in spent.items()}
     if trainer.fault:
@@ -174,6 +171,7 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
     import torch
 
     from peft_nb.training import packing
+    from peft_nb.training.draws import OwnDraws
     from peft_nb.training.trainer import PlannedTrainer
 
     context.publish(Preparing("adding the adapter"))
@@ -181,18 +179,21 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
     pad_id, device = base.tokenizer.pad_token_id, torch.device(base.device)
     batch = spec.batch_size * spec.gradient_accumulation_steps
     plan = packing.plan(len(sides.train), batch, spec.seed, spec.epochs, spec.max_steps)
-    bare, new = task.build(base, facts)
-    adapted = attach(bare, spec, model.public_name(base.source), new, len(plan), task.peft_type)
+    setup = OwnDraws(spec.seed)
+    with setup:
+        bare, new = task.build(base, facts)
+        adapted = attach(bare, spec, model.public_name(base.source), new, len(plan), task.peft_type)
     hold(adapted, base.tokenizer)
     if note := method.note(adapted):
         context.publish(Notice(note))
-    hooks = method.hooks(spec)
+    hooks, draws = method.hooks(spec), OwnDraws(spec.seed)
     shown = (packing.pad([sides.train[row] for row in step], pad_id) for step in plan[:PREPARED_STEPS])
-    hooks.begin(adapted, ({name: one.to(device) for name, one in padded.items()} for padded in shown))
+    with setup:
+        hooks.begin(adapted, ({name: one.to(device) for name, one in padded.items()} for padded in shown))
     wanted = {"fast": spec.fast, "supported": method.padding_free}
     objective = task.objective(adapted, sides.train, pad_id, device, facts, **wanted)
     if spec.gradient_checkpointing:
-        adapted.gradient_checkpointing_enable({"use_reentrant": False})
+        adapted.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": draws.checkpointed})
     announce(context, base, adapted, sides, len(plan), str(objective))
     return PlannedTrainer(
         adapted,
@@ -205,6 +206,7 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
         context.stop,
         base.device,
         hooks,
+        draws,
     )
 
 
@@ -315,19 +317,3 @@ def sampler(context: Context, adapted: PeftModel, tokenizer: Any, installed: Ins
     asked, expected_s = prompts.load(context.folder), context.metrics.get("forecast_seconds")
     how = context.facts.chat, context.spec.system
     return Sampler(adapted, tokenizer, asked, *how, installed.taken_out, context.publish, expected_s)
-
-
-@contextmanager
-def random_state_kept(seed: int) -> Iterator[None]:
-    """Seed every generator, and give the notebook its own random state back afterwards."""
-    import numpy
-    import torch
-
-    python, vectors = random.getstate(), numpy.random.get_state()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            numpy.random.set_state(vectors)

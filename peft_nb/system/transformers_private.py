@@ -32,6 +32,7 @@ API: dict[str, str | None] = {
     f"{_MODEL}._init_weights": "self, module",
     "transformers.PreTrainedConfig._attn_implementation": None,
     "transformers.modeling_gguf_pytorch_utils.tqdm": None,
+    "transformers.trainer.set_seed": None,
 }
 
 
@@ -44,6 +45,15 @@ def attention(model: Any) -> str:
     """The name of a model's attention, as ``set_attn_implementation`` takes it."""
     name: str = model.config._attn_implementation
     return name
+
+
+def unseeded() -> Any:
+    """Let a Trainer be made without seeding the generators of the process, while it is entered."""
+    from unittest.mock import patch
+
+    from transformers import trainer
+
+    return patch.object(trainer, "set_seed", lambda seed: None)
 
 
 def gguf_progress(shown: Any) -> Any:

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,12 @@ from transformers import (
 from peft_nb.errors import RunError, StoreError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
 from peft_nb.spec import RunSpec
+from peft_nb.system import transformers_private
 from peft_nb.system.files import flush
 from peft_nb.system.resources import memory_available_mb, process_memory_mb, processes
 from peft_nb.training import checkpoint, probe
 from peft_nb.training.best import Best
+from peft_nb.training.draws import OwnDraws
 from peft_nb.training.hooks import Hooks
 from peft_nb.training.objectives import Objective
 from peft_nb.training.packing import micro_batches, share_of
@@ -73,6 +75,8 @@ class PlannedTrainer(Trainer):
         ``cpu``, ``cuda`` or ``mps``.
     hooks : Hooks
         What the method wants done besides.
+    draws : OwnDraws
+        What the steps draw from, such as for dropout.
 
     Attributes
     ----------
@@ -97,8 +101,9 @@ class PlannedTrainer(Trainer):
         stop: StopFlag,
         device: str,
         hooks: Hooks,
+        draws: OwnDraws,
     ) -> None:
-        self.hooks = hooks
+        self.hooks, self.draws = hooks, draws
         self.spec, self.objective, self.examples, self.eval_examples = spec, objective, examples, eval_examples
         self.steps, self.folder, self.publish, self.stop = steps, folder, publish, stop
         self.elapsed_before = self.elapsed_s = 0.0
@@ -127,7 +132,8 @@ class PlannedTrainer(Trainer):
             ddp_find_unused_parameters=False,
             dataloader_pin_memory=False,
         )
-        super().__init__(model=model, args=arguments, train_dataset=steps, callbacks=[_Conductor(self)])
+        with transformers_private.unseeded():  # the generators of the process are the notebook's
+            super().__init__(model=model, args=arguments, train_dataset=steps, callbacks=[_Conductor(self)])
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.budget = spec.token_budget or probe.token_budget(model.get_base_model(), memory_available_mb())
@@ -155,7 +161,8 @@ class PlannedTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Every process reads the same steps and takes its own share of each, so nothing is left to shard."""
         # Batches of one: resuming skips items only where there is a batch sampler.
-        return DataLoader(self.steps, batch_size=1, collate_fn=itemgetter(0))  # type: ignore[arg-type]
+        own = torch.Generator()  # or the loader would draw a seed that it does not need from the notebook's
+        return DataLoader(self.steps, batch_size=1, collate_fn=itemgetter(0), generator=own)  # type: ignore[arg-type]
 
     def training_step(self, model: torch.nn.Module, inputs: list[int], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward over one optimizer step.
@@ -200,7 +207,7 @@ class PlannedTrainer(Trainer):
                 if self.stop.now.is_set():
                     raise Abandoned
                 last = index == len(cut) - 1
-                with nullcontext() if last else self.accelerator.no_sync(model):
+                with nullcontext() if last else self.accelerator.no_sync(model), self.drawing():
                     loss = self.objective.loss(model, micro, self.args.device) * weight
                     penalty = self.hooks.penalty(self.model) if last else None
                     self.accelerator.backward(loss if penalty is None else loss + penalty)
@@ -269,6 +276,10 @@ class PlannedTrainer(Trainer):
         loss.backward()
         gradients = (one.grad for one in self.model.parameters() if one.grad is not None)
         return bool(loss.isfinite()) and all(bool(one.isfinite().all()) for one in gradients)
+
+    def drawing(self) -> AbstractContextManager[Any]:
+        """Where a model draws, as a first step shows, a context in which it draws from the run's own generators."""
+        return self.draws if self.draws.drew or not self.tokens else nullcontext()
 
     def _cut(self, batch: Sequence[Any]) -> list[list[Any]]:
         return micro_batches(batch, self.budget, self.objective.padded, self.objective.share_prefix)
@@ -406,11 +417,11 @@ class PlannedTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        checkpoint.save_random(Path(output_dir), self.args.process_index)
+        checkpoint.save_random(self.draws.state(), Path(output_dir), self.args.process_index)
 
     def _load_rng_state(self, folder: str | None) -> None:
         if folder is not None:
-            checkpoint.load_random(Path(folder), self.args.process_index)
+            self.draws.restore(checkpoint.load_random(Path(folder), self.args.process_index))
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> None:
         return None
