@@ -9,8 +9,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from peft_nb.data.sources import IN_MEMORY
 from peft_nb.data.table import Table
-from peft_nb.errors import SpecError, StoreError
+from peft_nb.errors import RunError, SpecError, StoreError
 from peft_nb.events import Notice
 from peft_nb.metrics import comparable
 from peft_nb.runs import rows
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from peft_nb.data.examples import Example
     from peft_nb.evaluation.evaluators import Asked, Evaluator
+    from peft_nb.evaluation.scores import Score
     from peft_nb.models.load import Base
     from peft_nb.training.trainer import PlannedTrainer
 
@@ -50,17 +52,34 @@ def refuse(spec: RunSpec, table: Table, inputs: Inputs) -> None:
     SpecError
         One line for each field that is wrong.
     """
-    from peft_nb.evaluation.scores import scorer
-
     task = TASKS[spec.task]
     wrong = [f"{name}: {why}; leave it out" for name, why in task.unused.items() if getattr(spec, name) is not None]
-    if "score" not in task.unused:
-        scorer(spec.score, inputs.score, inputs.namespace)
+    score_of(spec, inputs)
     if not spec.eval_fraction and table.eval_rows is None:
         given = [name for name in ("early_stopping_patience", "load_best_model_at_end") if getattr(spec, name)]
         wrong += [f"{name}: needs held-out rows; give eval_data or eval_fraction" for name in given]
     if wrong:
         raise SpecError(wrong)
+
+
+def score_of(spec: RunSpec, inputs: Inputs) -> Score | None:
+    """Find what answers are scored by; None for a task whose answers are not.
+
+    Raises
+    ------
+    RunError
+        When it was a function in memory that is not at hand.
+    SpecError
+        When there is no function of that name.
+    """
+    from peft_nb.evaluation.scores import scorer
+
+    if "score" in TASKS[spec.task].unused:
+        return None
+    if spec.score == IN_MEMORY and inputs.score is None:
+        mend = "pass it again: peft_nb.load(id, score=function)"
+        raise RunError(f"the run was started with a score function in the notebook's memory; {mend}")
+    return scorer(spec.score, inputs.score, inputs.namespace)
 
 
 def risen(spec: RunSpec, losses: Sequence[float], metrics: Mapping[str, Any]) -> str:

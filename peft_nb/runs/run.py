@@ -25,7 +25,8 @@ from peft_nb.runs.context import Context, Inputs
 from peft_nb.runs.executors import EXECUTORS
 from peft_nb.runs.record import RunRecord
 from peft_nb.spec import RunSpec
-from peft_nb.store import HISTORY, Facts, Record, Store
+from peft_nb.store import HISTORY, Facts, Record, Store, find
+from peft_nb.system import frontend
 from peft_nb.training.stop import Abandoned, StopFlag
 
 if TYPE_CHECKING:
@@ -274,7 +275,9 @@ class Run:
         Raises
         ------
         RunError
-            If the run is active or has finished.
+            If the run is active or has finished, or the function that scores its answers has to be passed again.
+        SpecError
+            If there is no function of the name that scores its answers.
         StoreError
             If it was promoted as it is.
         """
@@ -283,6 +286,8 @@ class Run:
             raise RunError(f"run {self.id} is {status} already")
         if status == "finished":
             raise RunError(f"run {self.id} has finished; for more training start a new run with more epochs")
+        if "answers" in self.adapter.task.evaluator().parts(self.spec):  # told now, not when all is trained
+            evaluate.score_of(self.spec, self.inputs)
         self.store.claim(self.id)
         self.start(listeners)
         return self if background else self.wait()
@@ -586,8 +591,8 @@ def begin(
     return run
 
 
-def load(name: str, *, model: Any = None, store: Store | None = None) -> Run:
-    """Open a run from the store, in whatever process it was made.
+def load(name: str, *, model: Any = None, score: Any = None, store: Store | None = None) -> Run:
+    """Open a run from the store, in whatever process it was made; names in its spec are the notebook's variables.
 
     Parameters
     ----------
@@ -595,8 +600,10 @@ def load(name: str, *, model: Any = None, store: Store | None = None) -> Run:
         Its id; ``name@v2``; ``name@alias``, such as ``tickets@production``; or a name alone for its newest version.
     model : tuple, optional
         The live ``(model, tokenizer)`` pair, if the run was started on one.
+    score : callable, optional
+        How answers are scored, if the run was started with a function in place of a name.
     store : Store, optional
-        Where to look; default ``peft_runs`` in the working folder.
+        Where to look; default ``peft_runs`` in the working folder, then the stores in which this process made runs.
 
     Returns
     -------
@@ -608,11 +615,11 @@ def load(name: str, *, model: Any = None, store: Store | None = None) -> Run:
     StoreError
         If there is no such run.
     """
-    store = store or Store()
-    record = store.get(name)
+    store, record = (store, store.get(name)) if store else find(name)
     if record.id in _running and _running[record.id].folder == record.folder:
         return _running[record.id]
-    return Run(record, store, RunSpec.from_yaml(record.spec_yaml), Inputs(model=model))
+    inputs = Inputs(model=model, score=score, namespace=frontend.variables())
+    return Run(record, store, RunSpec.from_yaml(record.spec_yaml), inputs)
 
 
 def runs(store: Store | None = None) -> pandas.DataFrame:
