@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from peft_nb.errors import ModelError, RunError
-from peft_nb.events import ACTIVE, Event, Notice, StepLogged
+from peft_nb.errors import MethodError, ModelError, RunError
+from peft_nb.events import ACTIVE, Evaluated, Event, Notice, StepLogged
 from peft_nb.runs.run import Run, active, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -195,3 +195,26 @@ def test_a_loss_that_ends_far_above_where_it_began_is_a_warning_in_metrics_notic
     assert told.endswith(": the learning rate (10) is likely too high; train again with a lower one, such as 1")
     assert Notice(told) in run.events()
     assert "- Warning: the eval loss ends at " in (run.adapter_dir / "README.md").read_text()
+
+
+def test_what_cannot_be_trained_is_known_before_anything_is_measured(
+    spec: Callable[..., RunSpec], base: Path, rows: list[Any], store: Store
+) -> None:
+    from torch import nn
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    class Picky(LlamaMLP):
+        """Takes its layers for what they were, as routers of experts do."""
+
+        def forward(self, x: Any) -> Any:
+            return super().forward(x) if type(self.gate_proj) is nn.Linear else super().forward(x)["scores"]
+
+    pair = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    pair[0].model.layers[1].mlp.__class__ = Picky
+    run = begin(spec(model="(in memory)"), data=rows, model=pair, store=store)
+    told = r"^lora cannot train this LlamaForCausalLM \((IndexError|TypeError): .*\); choose another method, or name t"
+    with pytest.raises(MethodError, match=told):
+        run.wait(60)
+    assert not [event for event in run.events() if isinstance(event, Evaluated | StepLogged)]
+    assert (run.status, (run.folder / "checkpoints").exists()) == ("failed", False)

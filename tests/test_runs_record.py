@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
-from peft_nb.errors import RunError
+from peft_nb.errors import RunError, StoreError
 from peft_nb.events import Event, Notice, Preparing, StatusChanged, StepLogged
 from peft_nb.runs.record import RunRecord
 from peft_nb.runs.run import Run
@@ -109,5 +110,14 @@ def test_a_write_that_can_never_succeed_is_dropped_and_holds_nothing_up(record: 
     assert (record.status, record.metrics, record.facts.data) == ("training", {"steps": 3}, "rows")
     with pytest.raises(TypeError):
         record.publish(Notice({1, 2}))  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match=r"^cannot use .*: FOREIGN KEY constraint failed$"):
+        record.write(partial(break_the_index, record.store))
     record.publish(Preparing("one"))
     assert record.store.events(record.id) == [StatusChanged("training"), Preparing("one")]
+    record.keep(StatusChanged("failed", "no such file: caf\udce9.csv"))
+    assert (record.status, record.now.reason) == ("failed", "no such file: caf?.csv")
+
+
+def break_the_index(store: Store) -> None:
+    with store._index.writing() as db:
+        db.execute("INSERT INTO history (run, step) VALUES ('nobody', 1)")

@@ -280,3 +280,24 @@ def test_a_loss_of_the_base_that_is_not_finite_is_told_before_any_training(make:
     with pytest.raises(RunError, match=r"^the eval loss of the base, before any training, is nan; try dtype: float32$"):
         trainer.evaluate()
     assert heard == []
+
+
+def test_an_eval_loss_that_is_not_finite_after_a_step_goes_back_before_it(make: Make) -> None:
+    @dataclass(frozen=True)
+    class Spoilt(Padded):
+        pad_id: int = 0
+        steps: list[int] = field(default_factory=list)
+
+        def loss(self, model: torch.nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+            """Count what is trained; once that is, what is held out is no number."""
+            loss = super().loss(model, examples, device)
+            self.steps.extend([1] * model.training)
+            return loss if model.training or not self.steps else loss * torch.inf
+
+    trainer, heard = make(Spoilt(), held_out=HELD_OUT, eval_steps=2)
+    before = weights(trainer)
+    trainer.train()
+    assert trainer.fault == "the eval loss after step 2 is inf; lower learning_rate (now 0.01)"
+    assert (trainer.state.global_step, trainer.eval_losses) == (1, [])
+    assert not torch.equal(weights(trainer), before)
+    assert not [event for event in heard if isinstance(event, Evaluated)]

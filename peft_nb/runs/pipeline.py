@@ -13,11 +13,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.data.table import Table
-from peft_nb.errors import ForecastError, RunError
+from peft_nb.errors import ForecastError, MethodError, PeftNbError, RunError
 from peft_nb.events import Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.methods import REGISTRY, attach
 from peft_nb.models.load import Base
-from peft_nb.models.quiet import quiet
+from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource
 from peft_nb.models.weights import fingerprint
 from peft_nb.runs import evaluate, model, rows
@@ -28,7 +28,8 @@ from peft_nb.system import resources
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from peft_nb.training.objectives import Installed
+    from peft_nb.data.examples import Examples
+    from peft_nb.training.objectives import Installed, Objective
     from peft_nb.training.trainer import PlannedTrainer
 
 PREPARED_STEPS = 4  # batches shown to a method that looks at the data before it begins
@@ -192,6 +193,8 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
         hooks.begin(adapted, ({name: one.to(device) for name, one in padded.items()} for padded in shown))
     wanted = {"fast": spec.fast, "supported": method.padding_free}
     objective = task.objective(adapted, sides.train, pad_id, device, facts, **wanted)
+    if objective.padded and resources.processes() == 1:  # the padding-free way was tried as it was chosen
+        attempt(context, adapted, objective, sides.train, device)
     if spec.gradient_checkpointing:
         adapted.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": draws.checkpointed})
     announce(context, base, adapted, sides, len(plan), str(objective))
@@ -208,6 +211,28 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
         hooks,
         draws,
     )
+
+
+def attempt(context: Context, adapted: PeftModel, objective: Objective, examples: Examples, device: Any) -> None:
+    """Try the method on the shortest example, so that what cannot be trained is known before anything long begins."""
+    import torch
+
+    from peft_nb.training.trainer import out_of_memory
+
+    parameters, training = [one for one in adapted.parameters() if one.requires_grad], adapted.training
+    adapted.eval()
+    try:
+        with objective.installed(adapted):
+            loss = objective.loss(adapted, examples.shortest(1), device)
+            torch.autograd.grad(loss, parameters, allow_unused=True)
+    except Exception as error:
+        if isinstance(error, PeftNbError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+            raise
+        model, why = type(adapted.get_base_model()).__name__, f"{type(error).__name__}: {first_line(error)}"
+        mend = "choose another method, or name target_modules that it fits"
+        raise MethodError(f"{context.spec.method} cannot train this {model} ({why}); {mend}") from error
+    finally:
+        adapted.train(training)
 
 
 def announce(context: Context, base: Base, adapted: PeftModel, sides: Sides, steps: int, path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,6 +13,9 @@ from typing import Any
 from peft_nb.errors import StoreError
 from peft_nb.events import Event, Listener, Notice
 from peft_nb.store import Facts, Record, Store
+
+# What SQLite refuses for what is to be written, not for the state of the disk.
+HOPELESS = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 
 
 class RunRecord:
@@ -100,19 +104,18 @@ class RunRecord:
         """
         with self._writing:
             self._unwritten += writes
-            try:
-                while self._unwritten:
-                    try:
-                        self._unwritten[0]()
-                    except Exception as error:
-                        if not isinstance(error, StoreError):
-                            del self._unwritten[0]
+            while self._unwritten:
+                write = self._unwritten.pop(0)
+                try:
+                    write()
+                except StoreError as error:
+                    if isinstance(error.__cause__, HOPELESS):
                         raise
-                    del self._unwritten[0]
-            except StoreError as error:
-                if not self._refused:
-                    self._refused = True
-                    self.tell(Notice(f"{error}; the run goes on in memory"))
+                    self._unwritten.insert(0, write)
+                    if not self._refused:
+                        self._refused = True
+                        self.tell(Notice(f"{error}; the run goes on in memory"))
+                    return
 
     def tell(self, event: Event, listeners: Sequence[Listener] | None = None) -> None:
         """Tell an event without keeping it; a listener that fails is dropped."""

@@ -143,7 +143,7 @@ def curve(index: Index, id: str, most: int) -> tuple[list[tuple[int, float]], li
 
 
 def _set_status(db: sqlite3.Connection, id: str, status: Status, reason: str, owner: str | None) -> None:
-    values = (status, reason, owner, id)
+    values = (status, reason.encode(errors="replace").decode(), owner, id)  # names of files may hold what is no text
     db.execute("UPDATE runs SET status = ?, reason = ?, owner = ? WHERE id = ?", values)
 
 

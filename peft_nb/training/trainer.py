@@ -231,6 +231,11 @@ class PlannedTrainer(Trainer):
             return super().train(*args, **kwargs)
         except NotFinite as error:
             self.fault = str(error)
+            self._go_back()
+        finally:
+            self._undo = []
+
+    def _go_back(self) -> None:
         self.model.zero_grad()
         if self._undo:
             for parameter, before in self._undo:
@@ -242,7 +247,6 @@ class PlannedTrainer(Trainer):
             self._load_from_checkpoint(str(last))
             self.hooks.restore(self.model, checkpoint.load_method(last))
             self.state.global_step = checkpoint.step_of(last)
-        return None
 
     def remember(self) -> None:
         """Keep what is trained as it is before an update, where that takes little memory."""
