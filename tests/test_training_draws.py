@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 
 import numpy
@@ -19,6 +20,7 @@ DRAWING: dict[str, Callable[[], torch.Tensor]] = {
     "rand": lambda: torch.rand(3),
     "randn": lambda: torch.randn(3),
     "randint": lambda: torch.randint(9, (3,)),
+    "randint from": lambda: torch.randint(3, 9, (3,)),
     "randperm": lambda: torch.randperm(9),
     "bernoulli": lambda: torch.bernoulli(torch.full((9,), 0.5)),
     "multinomial": lambda: torch.multinomial(torch.ones(9), 4),
@@ -82,6 +84,31 @@ def test_what_a_checkpoint_computes_again_drops_out_the_same() -> None:
 
     for one, other in zip(learn(True), learn(False), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_what_seeds_itself_gets_its_own_draws_and_disturbs_nobody() -> None:
+    def projected() -> torch.Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            return torch.rand(3)
+
+    with OwnDraws(3) as calm:
+        wanted = [torch.rand(2), torch.rand(2)]
+    expected, before = projected(), torch.get_rng_state()
+    own, elsewhere = OwnDraws(3), list[torch.Tensor]()
+    with own.heeding_seeds():
+        found = [torch.rand(2)]
+        assert torch.equal(projected(), expected)
+        other = threading.Thread(target=lambda: elsewhere.append(projected()))
+        other.start()
+        other.join()
+        found.append(torch.rand(2))
+        torch.manual_seed(7)
+        assert torch.equal(torch.rand(3), expected)
+    assert calm.drew
+    assert [one.tolist() for one in found] == [one.tolist() for one in wanted]
+    assert torch.equal(elsewhere[0], expected)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_nothing_else_random_is_touched() -> None:

@@ -181,7 +181,7 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
     batch = spec.batch_size * spec.gradient_accumulation_steps
     plan = packing.plan(len(sides.train), batch, spec.seed, spec.epochs, spec.max_steps)
     setup = OwnDraws(spec.seed)
-    with setup:
+    with setup.heeding_seeds():
         bare, new = task.build(base, facts)
         adapted = attach(bare, spec, model.public_name(base.source), new, len(plan), task.peft_type)
     hold(adapted, base.tokenizer)
@@ -189,7 +189,7 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
         context.publish(Notice(note))
     hooks, draws = method.hooks(spec), OwnDraws(spec.seed)
     shown = (packing.pad([sides.train[row] for row in step], pad_id) for step in plan[:PREPARED_STEPS])
-    with setup:
+    with setup.heeding_seeds():
         hooks.begin(adapted, ({name: one.to(device) for name, one in padded.items()} for padded in shown))
     wanted = {"fast": spec.fast, "supported": method.padding_free}
     objective = task.objective(adapted, sides.train, pad_id, device, facts, **wanted)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 DROPOUT = torch.ops.aten.native_dropout.default  # of a GPU, which takes no generator
+
+_patching = threading.Lock()  # two at once would put back what the other had put
 
 
 class OwnDraws(TorchDispatchMode):
@@ -48,8 +52,43 @@ class OwnDraws(TorchDispatchMode):
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Go on from what :meth:`state` gave."""
+        for name in self._generators.keys() - state.keys():  # which had not drawn yet
+            self._generators[name].manual_seed(self._seed)
         for name, values in state.items():
             self.on(name).set_state(values)
+
+    @contextmanager
+    def heeding_seeds(self) -> Iterator[None]:
+        """Enter it, and let what seeds the process's generators here, as some methods of PEFT do, seed its own."""
+        mine, seed, fork = threading.get_ident(), torch.manual_seed, torch.random.fork_rng
+
+        def manual_seed(value: int) -> torch.Generator:
+            if threading.get_ident() != mine:
+                return seed(value)
+            self._seed = value
+            self.restore({})
+            return self.on("cpu")
+
+        @contextmanager
+        def fork_rng(*args: Any, **kwargs: Any) -> Iterator[None]:
+            if threading.get_ident() != mine or not kwargs.get("enabled", True):
+                with fork(*args, **kwargs):
+                    yield
+                return
+            before, state = self._seed, self.state()
+            try:
+                yield
+            finally:
+                self._seed = before
+                self.restore(state)
+
+        with (
+            _patching,
+            patch.object(torch, "manual_seed", manual_seed),
+            patch.object(torch.random, "fork_rng", fork_rng),
+            self,
+        ):
+            yield
 
     def checkpointed(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """What `torch.utils.checkpoint` takes as ``context_fn``: a part that is computed again draws the same again."""
@@ -64,8 +103,6 @@ class OwnDraws(TorchDispatchMode):
         def again() -> Iterator[None]:
             now = self.state()
             self.restore(before)
-            for name in now.keys() - before.keys():
-                self.on(name).manual_seed(self._seed)
             try:
                 with self:  # on a GPU the backward pass has a thread of its own
                     yield
@@ -94,9 +131,8 @@ def _drawing(func: Any) -> Callable[..., Any] | None:
         return _dropout
     if any(argument.name == "generator" for argument in func._schema.arguments):
         return func
-    if func._overloadname == "default" and "generator" in func.overloadpacket.overloads():
-        return func.overloadpacket.generator
-    return None
+    own = "generator" if func._overloadname == "default" else f"{func._overloadname}_generator"
+    return getattr(func.overloadpacket, own) if own in func.overloadpacket.overloads() else None
 
 
 def _dropout(given: torch.Tensor, p: float, train: bool | None, generator: torch.Generator) -> Any:
