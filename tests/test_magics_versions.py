@@ -104,6 +104,22 @@ def test_removed_only_without_an_alias(
     assert f"· removed {store.log()[0].at:%Y-%m-%d}" in repr(run(shell, "%peft lineage tickets@v1"))
 
 
+def test_rows_that_no_run_uses_are_listed_and_removed(
+    shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(store, "tickets", SPEC)
+    assert refused(shell, "%peft rm", CommandError).startswith("name one run, or write --unused")
+    assert refused(shell, "%peft rm tickets --unused", CommandError).startswith("name one run, or write --unused")
+    (store.folder / "examples" / "orphan").mkdir(parents=True)
+    (store.folder / "examples" / "orphan" / "ids.npy").write_bytes(b"1" * 2_000_000)
+    listed = run(shell, "%peft runs")
+    for said in (repr(listed), listed._repr_html_()):
+        assert "MB of encoded rows (2 MB used by no run; %peft rm --unused removes them)" in said
+    run(shell, "%peft rm --unused")
+    assert capsys.readouterr().out.splitlines()[-1] == "removed 2 MB of encoded rows that no run uses"
+    assert repr(run(shell, "%peft runs")).splitlines()[-1].startswith("on disk: ")
+
+
 def test_a_changed_or_missing_file_is_told(
     shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

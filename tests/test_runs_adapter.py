@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,44 @@ def test_what_is_borrowed_is_given_back_and_what_was_held_is_kept(again: Adapter
     with again.borrowed():
         pass
     assert again.model is model
+
+
+def test_two_who_need_it_at_once_load_it_once(again: Adapter) -> None:
+    ready, found = threading.Barrier(2), list[Any]()
+
+    def need() -> None:
+        ready.wait(10)
+        found.append(again.model)
+
+    both = [threading.Thread(target=need) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(60)
+    assert found[0] is found[1]
+
+
+@pytest.mark.parametrize("use", ["generate", "save", "merge", "borrowed"])
+def test_who_uses_the_model_waits_for_who_uses_it(again: Adapter, tmp_path: Path, use: str) -> None:
+    def borrow() -> None:
+        with again.borrowed():
+            pass
+
+    acts: dict[str, Callable[[], Any]] = {
+        "generate": lambda: again.generate(["Hello"], True, max_new_tokens=1),
+        "save": lambda: again.save(tmp_path / "saved"),
+        "merge": lambda: again.merge(tmp_path / "merged", None, 0.005, ["Hello"]),
+        "borrowed": borrow,
+    }
+    told = list[str]()
+    other = threading.Thread(target=lambda: (acts[use](), told.append("done")))
+    with again.using:
+        assert again.model.training is False
+        other.start()
+        other.join(0.5)
+        told.append("let go")
+    other.join(60)
+    assert told == ["let go", "done"]
 
 
 @pytest.mark.parametrize(

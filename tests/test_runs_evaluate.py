@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -125,3 +126,22 @@ def test_the_size_of_what_is_saved_is_measured(finished: Run, tmp_path: Path) ->
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     assert weights.read_bytes() == (finished.adapter_dir / "adapter_model.safetensors").read_bytes()
     assert context.metrics == {"adapter_mb": weights.stat().st_size / 1e6}
+
+
+@pytest.mark.parametrize(
+    ("losses", "train", "evals", "told"),
+    [
+        ([2.0, 1.5], 1.5, (2.0, 1.8), ""),
+        ([2.0, 2.9], 2.9, (2.0, 2.4), ""),  # single steps are noisy
+        ([2.0, 6.0], 6.0, (None, None), r"the train loss ends at 6, far above the 2 .*: the learning rate \(0.1\)"),
+        ([2.0, 6.0], 6.0, (2.0, 6.5), r"the eval loss ends at 6.5, far above the 2 .*: the learning rate \(0.1\)"),
+        ([2.0, 0.1], 0.1, (2.0, 4.5), r"the eval loss ends at 4.5, .*, while the train loss fell: .* learned by heart"),
+        ([], None, (None, None), ""),
+    ],
+)
+def test_a_loss_that_ends_far_above_its_beginning_is_warned_of_with_its_cause(
+    losses: list[float], train: Any, evals: tuple[Any, Any], told: str
+) -> None:
+    metrics = {"train_loss": train, "base_eval_loss": evals[0], "eval_loss": evals[1]}
+    found = evaluate.risen(RunSpec(data="x", learning_rate=0.1), losses, metrics)
+    assert re.match(told, found) if told else found == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from peft_nb.errors import ModelError
-from peft_nb.events import Notice
-from peft_nb.runs.run import Run, begin, load
+from peft_nb.errors import MethodError, ModelError, RunError
+from peft_nb.events import ACTIVE, Evaluated, Event, Notice, StepLogged
+from peft_nb.runs.run import Run, active, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import Python, stop_at
@@ -71,13 +72,37 @@ def test_how_a_step_is_computed_does_not_change_the_curve(finished: Run, start: 
     assert run.metrics["eval_loss"] == pytest.approx(finished.metrics["eval_loss"], rel=1e-4)
 
 
-def test_the_notebooks_random_state_is_left_alone(start: Start) -> None:
+def drawn() -> list[float]:
+    """One number of each generator that a notebook draws from."""
     import numpy
     import torch
 
-    states = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    start(dropout=0.1, max_steps=2).wait()
-    assert states == (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    return [random.random(), float(numpy.random.rand()), float(torch.rand(1))]
+
+
+def test_a_background_run_and_the_notebook_draw_as_if_they_were_alone(finished: Run, start: Start) -> None:
+    import numpy
+    import torch
+
+    def seed() -> None:
+        random.seed(5), numpy.random.seed(5), torch.manual_seed(5)
+
+    seed()
+    alone = [drawn() for _ in range(200_000)]
+    undisturbed = start(dropout=0.2).wait()
+    answers = [finished.generate("Hello", temperature=2.0, seed=seed, max_new_tokens=8) for seed in (1, 2)]
+    seed()
+    run, found = start(dropout=0.2), list[list[float]]()
+    while run.status in ACTIVE:
+        found += [drawn() for _ in range(20)]
+        if len(found) % 400 == 0:
+            asked = [finished.generate("Hello", temperature=2.0, seed=seed, max_new_tokens=8) for seed in (1, 2)]
+            assert asked == answers
+    assert run.wait().status == "finished"
+    assert found == alone[: len(found)]
+    assert len(found) > 100
+    assert losses(run) == losses(undisturbed)
+    assert answers[0] != answers[1]
 
 
 def test_dropout_is_the_same_every_time_and_after_resuming(start: Start) -> None:
@@ -141,3 +166,55 @@ def test_a_live_pair_is_trained_beside_and_never_changed(
         _ = load(run.id, store=store).model
     found = load(run.id, model=pair, store=store)
     assert found.generate("Hello", max_new_tokens=8) == run.generate("Hello", max_new_tokens=8)
+
+
+def test_numbers_that_are_not_finite_fail_the_run_and_leave_an_adapter_of_which_they_are(start: Start) -> None:
+    def blow_up(event: Event) -> None:
+        if isinstance(event, StepLogged) and event.step == 3:
+            (run,) = active()
+            next(one for one in run.adapter._model.parameters() if one.requires_grad).data.fill_(math.inf)  # type: ignore[union-attr]
+
+    run = start(blow_up)
+    told = (
+        r"^the loss of step 4 is nan on rows [\d, ]+ \(counting from 0\); lower learning_rate \(now 0.01\), .* is kept$"
+    )
+    with pytest.raises(RunError, match=told):
+        run.wait(60)
+    assert (run.status, run.reason) == ("failed", str(run._error))
+    weights = [one for one in run.model.parameters() if one.requires_grad]
+    assert all(bool(one.isfinite().all()) for one in weights)
+    assert run.reason.endswith("; the adapter of step 2 is kept")
+    assert run.metrics["steps"] == 2
+    assert isinstance(load(run.id, store=run.store).generate("Hello", max_new_tokens=2), str)
+
+
+def test_a_loss_that_ends_far_above_where_it_began_is_a_warning_in_metrics_notices_and_card(start: Start) -> None:
+    run = start(method="full", learning_rate=10.0, max_steps=3).wait()
+    told = run.metrics["warning"]
+    assert told.startswith("the eval loss ends at ")
+    assert told.endswith(": the learning rate (10) is likely too high; train again with a lower one, such as 1")
+    assert Notice(told) in run.events()
+    assert "- Warning: the eval loss ends at " in (run.adapter_dir / "README.md").read_text()
+
+
+def test_what_cannot_be_trained_is_known_before_anything_is_measured(
+    spec: Callable[..., RunSpec], base: Path, rows: list[Any], store: Store
+) -> None:
+    from torch import nn
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    class Picky(LlamaMLP):
+        """Takes its layers for what they were, as routers of experts do."""
+
+        def forward(self, x: Any) -> Any:
+            return super().forward(x) if type(self.gate_proj) is nn.Linear else super().forward(x)["scores"]
+
+    pair = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    pair[0].model.layers[1].mlp.__class__ = Picky
+    run = begin(spec(model="(in memory)"), data=rows, model=pair, store=store)
+    told = r"^lora cannot train this LlamaForCausalLM \((IndexError|TypeError): .*\); choose another method, or name t"
+    with pytest.raises(MethodError, match=told):
+        run.wait(60)
+    assert not [event for event in run.events() if isinstance(event, Evaluated | StepLogged)]
+    assert (run.status, (run.folder / "checkpoints").exists()) == ("failed", False)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
+from peft_nb.errors import RunError, StoreError
 from peft_nb.events import Event, Notice, Preparing, StatusChanged, StepLogged
 from peft_nb.runs.record import RunRecord
 from peft_nb.runs.run import Run
@@ -99,3 +101,23 @@ def test_what_the_disk_refuses_is_written_later_in_its_order(record: RunRecord) 
     assert record.store.events(record.id) == steps
     assert [row["step"] for row in record.curve()] == [1, 2, 3]
     assert (record.metrics, record.facts.data) == ({"train_loss": 2.0}, "rows")
+
+
+def test_a_write_that_can_never_succeed_is_dropped_and_holds_nothing_up(record: RunRecord) -> None:
+    with pytest.raises(RunError, match=r"^these metrics cannot be kept: seen \(set\); JSON holds "):
+        record.set({"seen": {1, 2}, "steps": 3}, Facts(data="rows"))
+    record.keep(StatusChanged("training"))
+    assert (record.status, record.metrics, record.facts.data) == ("training", {"steps": 3}, "rows")
+    with pytest.raises(TypeError):
+        record.publish(Notice({1, 2}))  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match=r"^cannot use .*: FOREIGN KEY constraint failed$"):
+        record.write(partial(break_the_index, record.store))
+    record.publish(Preparing("one"))
+    assert record.store.events(record.id) == [StatusChanged("training"), Preparing("one")]
+    record.keep(StatusChanged("failed", "no such file: caf\udce9.csv"))
+    assert (record.status, record.now.reason) == ("failed", "no such file: caf?.csv")
+
+
+def break_the_index(store: Store) -> None:
+    with store._index.writing() as db:
+        db.execute("INSERT INTO history (run, step) VALUES ('nobody', 1)")

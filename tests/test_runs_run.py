@@ -7,19 +7,22 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
-from peft_nb.errors import PeftNbError, RunError, StoreError
+from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, Planned, Resumed, Status, StatusChanged, StepLogged
 from peft_nb.runs.run import Run, active, begin, load, runs
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from peft_nb.store.connection import sha256
-from tests.conftest import Python, file_size_limit
+from peft_nb.tasks import TASKS
+from tests.conftest import Python, file_size_limit, stop_at
 
 Start = Callable[..., Run]
 
@@ -211,6 +214,38 @@ def test_a_run_stopped_twice_and_resumed_twice_ends_as_an_undisturbed_one(finish
     assert not (run.folder / "checkpoints").exists()
 
 
+def test_a_run_that_goes_on_finds_the_notebooks_function_again_or_says_at_once_that_it_is_gone(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], shell: InteractiveShell
+) -> None:
+    def mark(prompt: str, answer: str, reference: str) -> float:
+        return 0.75
+
+    store = Store()
+    wanted = spec(data="tickets", score="mark", judge="full", accept={"score": ">= 0.7"}, max_steps=4)
+    names = {"tickets": rows, "mark": mark}
+    run = begin(wanted, namespace=names, store=store, listeners=[stop_at(2)]).wait()
+    assert run.status == "stopped"
+    with pytest.raises(SpecError, match="score: there is no function 'mark'"):
+        load(run.id).resume()
+    assert load(run.id).status == "stopped"
+    shell.user_ns["mark"] = mark
+    again = load(run.id).resume()
+    assert (again.status, again.metrics["score"]) == ("finished", 0.75)
+    assert again.metrics["verdict"].startswith("passed")
+
+
+def test_a_function_in_memory_has_to_be_passed_again(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
+) -> None:
+    wanted, score = spec(score="(in memory)", judge="full", max_steps=4), lambda prompt, answer, reference: 0.5
+    run = begin(wanted, data=rows, score=score, store=store, listeners=[stop_at(2)]).wait()
+    with pytest.raises(
+        RunError, match=r"a score function in the notebook's memory; pass it again: peft_nb.load\(id, sc"
+    ):
+        load(run.id, store=store).resume()
+    assert load(run.id, score=score, store=store).resume().metrics["score"] == 0.5
+
+
 def test_a_run_without_a_checkpoint_starts_over(finished: Run, start: Start) -> None:
     run = start(at_step(3, lambda: run.stop(now=True)), max_steps=STEPS)
     assert run.wait().reason == "given up at once"
@@ -319,6 +354,26 @@ def test_a_run_comes_back_from_the_store_without_a_warning(
     assert not capfd.readouterr().err
 
 
+def test_a_run_is_found_where_it_was_made_after_the_folder_changes(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here, there) = (tmp_path / "here", tmp_path / "there")
+    here.mkdir(), there.mkdir()
+    monkeypatch.delenv("PEFT_NB_STORE", raising=False)
+    monkeypatch.chdir(here)
+    run = begin(spec(max_steps=1, name="moving-house"), data=rows).wait()
+    monkeypatch.chdir(there)
+    for word in (run.id, "moving-house"):
+        found = load(word)
+        assert (found.id, found.folder) == (run.id, here / "peft_runs" / "runs" / run.id)
+    with pytest.raises(StoreError, match=rf"there is no run 'nobody' in {there / 'peft_runs'}"):
+        load("nobody")
+    shutil.rmtree(here / "peft_runs")
+    with pytest.raises(StoreError, match=rf"there is no run '{run.id}' in {there / 'peft_runs'}"):
+        load(run.id)
+    assert not (here / "peft_runs").exists()
+
+
 def test_a_background_run_leaves_the_main_thread_free(start: Start) -> None:
     run = start(max_steps=100_000)
     while len(run.history) < 3:
@@ -407,6 +462,34 @@ def test_an_unexpected_failure_is_one_line_and_its_story_a_file(start: Start) ->
     assert "\n" not in str(raised.value)
     assert run.status == "failed"
     assert "load_optimizer" in (run.folder / "error.txt").read_text()
+
+
+def test_an_adapter_that_cannot_be_read_back_ends_the_run_and_nobody_waits_for_ever(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
+) -> None:
+    def spoil(prompt: str, answer: str, reference: str) -> float:
+        for folder in (store.folder / "runs").glob("*/adapter"):
+            with suppress(FileExistsError):
+                (folder / "notes.txt").symlink_to("/proc/self/mem")  # which no account may read from its start
+        return 1.0
+
+    run = begin(spec(judge="full", max_steps=2), data=rows, score=spoil, store=store)
+    with pytest.raises(RunError, match=r"^cannot read .*notes\.txt: .*; check its permissions$") as raised:
+        run.wait(60)
+    assert (run.status, run.reason, active()) == ("failed", str(raised.value), [])
+    assert load(run.id, store=store).generate("Hello", max_new_tokens=2) == run.generate("Hello", max_new_tokens=2)
+
+
+def test_a_metric_that_json_cannot_hold_ends_the_run_in_a_line_and_the_others_are_kept(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(TASKS["generation"]), "measure", lambda *given: {"seen": {"a", "b"}, "worst": [1.5]})
+    run = start(max_steps=2)
+    with pytest.raises(RunError, match=r"^these metrics cannot be kept: seen \(set\); JSON holds "):
+        run.wait(60)
+    assert (run.status, active()) == ("failed", [])
+    assert (run.metrics["worst"], run.metrics["steps"]) == ([1.5], 2)
+    assert (run.adapter_dir / "README.md").exists()
 
 
 def test_what_the_store_refuses_does_not_end_a_run_and_is_written_later(finished: Run, start: Start) -> None:

@@ -37,6 +37,8 @@ def test_numbers_of_numpy_are_numbers_and_only_finite_ones() -> None:
     numpy = pytest.importorskip("numpy")
     facts = Facts(task={"max_tokens": numpy.int64(16), "rates": [numpy.float32(0.5), math.nan]})
     assert Facts.from_json(facts.to_json()).task == {"max_tokens": 16, "rates": [0.5, None]}
+    facts = Facts(task={"weights": numpy.array([[1.5, numpy.inf]])})
+    assert Facts.from_json(facts.to_json()).task == {"weights": [[1.5, None]]}
 
 
 def test_a_run_knows_nothing_until_told_and_then_all_of_it(store: Store) -> None:

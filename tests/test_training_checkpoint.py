@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
-import numpy as np
 import torch
+from safetensors.torch import save_file
 from transformers import get_cosine_schedule_with_warmup
 
 from peft_nb.training import checkpoint
+from peft_nb.training.draws import OwnDraws
 
 
 def _step(parameter: torch.nn.Parameter, optimizer: torch.optim.Optimizer, schedule: object) -> None:
@@ -27,7 +27,7 @@ def test_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
         _step(parameter, optimizer, schedule)
     checkpoint.save_optimizer(optimizer.state_dict(), tmp_path)
     checkpoint.save_schedule(schedule.state_dict(), tmp_path)
-    checkpoint.save_random(tmp_path, rank=0)
+    before = torch.get_rng_state()
 
     twin = torch.nn.Parameter(parameter.detach().clone())
     other = torch.optim.AdamW([twin], lr=0.1, weight_decay=0.01, fused=True)
@@ -36,18 +36,30 @@ def test_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
         _step(parameter, optimizer, schedule)
     other.load_state_dict(checkpoint.load_optimizer(tmp_path))
     resumed.load_state_dict(checkpoint.load_schedule(tmp_path))
-    checkpoint.load_random(tmp_path, rank=0)
+    torch.set_rng_state(before)
     for _ in range(3):
         _step(twin, other, resumed)
     assert torch.equal(parameter, twin)
     assert schedule.get_last_lr() == resumed.get_last_lr()
 
 
-def test_every_random_generator_is_restored(tmp_path: Path) -> None:
-    checkpoint.save_random(tmp_path, rank=1)
-    first = random.random(), np.random.rand(), torch.rand(1).item()
-    checkpoint.load_random(tmp_path, rank=1)
-    assert (random.random(), np.random.rand(), torch.rand(1).item()) == first
+def test_where_random_generators_stand_is_restored(tmp_path: Path) -> None:
+    with OwnDraws(5) as draws:
+        torch.rand(3)
+        checkpoint.save_random(draws.state(), tmp_path, rank=1)
+        first = torch.rand(1).item()
+    again = OwnDraws(6)
+    again.restore(checkpoint.load_random(tmp_path, rank=1))
+    with again:
+        assert torch.rand(1).item() == first
+    assert checkpoint.load_random(tmp_path, rank=0) == {}
+
+
+def test_what_earlier_releases_kept_beside_is_not_needed(tmp_path: Path) -> None:
+    state = torch.Generator().manual_seed(4).get_state()
+    save_file({"torch": state, "numpy": torch.ones(3), "python": torch.ones(3)}, tmp_path / "0-random.safetensors")
+    (name, found) = checkpoint.load_random(tmp_path, rank=0).popitem()
+    assert (name, found.tolist()) == ("cpu", state.tolist())
 
 
 def test_the_newest_checkpoint_is_found_by_its_number(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from peft_nb.errors import RunError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
 from peft_nb.spec import RunSpec
+from peft_nb.training.draws import OwnDraws
 from peft_nb.training.hooks import Hooks
 from peft_nb.training.objectives import Installed, Padded, PaddingFree
 from peft_nb.training.stop import Abandoned, StopFlag
@@ -46,6 +47,26 @@ class Scarce(Padded):
         return super().loss(model, examples, device)
 
 
+@dataclass(frozen=True)
+class Poisoned(Padded):
+    """A loss that is no number on one example, or has a gradient that is none."""
+
+    pad_id: int = 0
+    bad: int = 5
+    what: str = "loss"
+
+    def loss(self, model: torch.nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+        """Spoil the sum with the bad example."""
+        bad = EXAMPLES[self.bad] in examples
+        for parameter in model.parameters() if bad and self.what == "weights" else ():
+            if parameter.requires_grad:
+                parameter.data.fill_(torch.inf)
+        loss = super().loss(model, examples, device)
+        if not bad or self.what == "weights":
+            return loss
+        return loss * torch.nan if self.what == "loss" else loss + (loss - loss.detach()).sqrt()
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     """A trainer of a tiny model with a fixed adapter."""
@@ -56,7 +77,7 @@ def make(tmp_path: Path) -> Make:
         heard: list[Event] = []
         usual = {"data": "x", "batch_size": 4, "learning_rate": 1e-2, "token_budget": 1_000, "device": "cpu"}
         model, spec = tiny.with_lora(tiny.base("llama")), RunSpec(**usual | fields)
-        told = heard.append, StopFlag(), "cpu", hooks or Hooks()
+        told = heard.append, StopFlag(), "cpu", hooks or Hooks(), OwnDraws(spec.seed)
         return PlannedTrainer(model, spec, objective, EXAMPLES, held_out, STEPS, tmp_path, *told), heard
 
     return make
@@ -216,3 +237,67 @@ def test_the_best_adapter_is_gone_back_to(make: Make) -> None:
     assert torch.equal(weights(trainer), seen[3])
     trainer.load_best()
     assert torch.equal(weights(trainer), seen[best])
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "kept"), [("loss", "nan", 0), ("gradient", "nan", 1), ("gradient unclipped", "inf", 1)]
+)
+def test_numbers_that_are_not_finite_end_the_training_with_the_last_good_adapter(
+    make: Make, what: str, value: str, kept: int
+) -> None:
+    clip = {"max_grad_norm": 0.0} if "unclipped" in what else {}
+    calm, _ = make(**clip)
+    if kept:
+        calm.stop.soon.set()
+        calm.train()
+    wanted = weights(calm)
+    trainer, heard = make(Poisoned(what=what.split()[0]), **clip)
+    trainer.train()
+    advice = "lower learning_rate (now 0.01), or look at what these rows hold"
+    assert trainer.fault.startswith(f"the {what.split()[0]} of step 2 is ")
+    assert trainer.fault.endswith(f" on row 5 (counting from 0); {advice}")
+    assert (trainer.finished, trainer.state.global_step) == (False, kept)
+    assert torch.equal(weights(trainer), wanted)
+    assert [event.step for event in heard if isinstance(event, StepLogged)] == [1]
+
+
+def test_what_is_too_large_to_be_copied_goes_back_to_its_checkpoint_or_to_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peft_nb.training.trainer.UNDO_BYTES", 0)
+    told = r"the loss of step 2 is nan on rows 4, 5, 6, 7 \(counting from 0\); "
+    trainer, _ = make(Poisoned(what="weights"))
+    with pytest.raises(RunError, match=rf"^{told}.*; there is no checkpoint to go back to$"):
+        trainer.train()
+    trainer, _ = make(Poisoned(what="weights"), save_steps=1)
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert bool(weights(trainer).isfinite().all())
+
+
+def test_a_loss_of_the_base_that_is_not_finite_is_told_before_any_training(make: Make) -> None:
+    trainer, heard = make(Poisoned(), held_out=EXAMPLES)
+    with pytest.raises(RunError, match=r"^the eval loss of the base, before any training, is nan; try dtype: float32$"):
+        trainer.evaluate()
+    assert heard == []
+
+
+def test_an_eval_loss_that_is_not_finite_after_a_step_goes_back_before_it(make: Make) -> None:
+    @dataclass(frozen=True)
+    class Spoilt(Padded):
+        pad_id: int = 0
+        steps: list[int] = field(default_factory=list)
+
+        def loss(self, model: torch.nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+            """Count what is trained; once that is, what is held out is no number."""
+            loss = super().loss(model, examples, device)
+            self.steps.extend([1] * model.training)
+            return loss if model.training or not self.steps else loss * torch.inf
+
+    trainer, heard = make(Spoilt(), held_out=HELD_OUT, eval_steps=2)
+    before = weights(trainer)
+    trainer.train()
+    assert trainer.fault == "the eval loss after step 2 is inf; lower learning_rate (now 0.01)"
+    assert (trainer.state.global_step, trainer.eval_losses) == (1, [])
+    assert not torch.equal(weights(trainer), before)
+    assert not [event for event in heard if isinstance(event, Evaluated)]

@@ -136,6 +136,33 @@ def test_a_failed_run_shows_its_end_and_raises(recorder: Recorder) -> None:
     assert (kind, view.status, view.reason) == ("ended", "failed", "row 12 is empty")
 
 
+def test_what_cannot_be_drawn_is_said_and_what_comes_next_is_drawn_again(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, broke = recorder.running, list[str]()
+
+    def fail_once(view: RunView, clock_s: float) -> None:
+        if not broke:
+            raise ValueError("no such colour")
+        draw(view, clock_s)
+
+    def fail(*given: Any) -> None:
+        recorder.closed.set()
+        raise ValueError("no such shape")
+
+    monkeypatch.setattr(recorder, "running", fail_once)
+    monkeypatch.setattr(recorder, "broke", lambda error: broke.append(str(error)))
+    monkeypatch.setattr(recorder, "ended", fail)
+    for background in (False, True):
+        broke.clear(), recorder.drawn.clear(), recorder.closed.clear()
+        follow([*steps(), StatusChanged("finished")], background=background)
+        assert recorder.closed.wait(10)
+        assert broke[0] == "no such colour"
+        assert len(recorder.drawn) >= 1
+    time.sleep(0.05)
+    assert broke == ["no such colour", "no such shape"]
+
+
 def test_a_run_that_was_given_up_gets_its_summary_when_it_has_ended(recorder: Recorder) -> None:
     began = time.monotonic()
     with pytest.raises(RunError, match="given up"):

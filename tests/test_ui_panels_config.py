@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.data.sources import BUILTIN
 from peft_nb.errors import CommandError, SpecError
@@ -96,6 +97,44 @@ def test_new_variables_are_offered(filled: ConfigPanel, rows: list[dict[str, str
     filled._offer_variables()
     filled._debouncer.wait()
     assert "21 rows" in filled.data_status.line.value
+
+
+def test_a_form_looks_at_what_cells_make_only_while_somebody_sees_it(
+    shell: InteractiveShell, rows: list[dict[str, str]]
+) -> None:
+    names: dict[str, Any] = {"tickets": rows}
+    panel = ConfigPanel(None, names)
+    following = shell.events.callbacks["post_run_cell"]
+
+    def offered(name: str) -> bool:
+        names[name] = rows
+        shell.run_cell("pass")
+        return name in panel.controls["data"].input.options
+
+    assert offered("first")
+    panel._keyboard.views = 1
+    assert offered("second")
+    panel._keyboard.views = 0  # its output was cleared, or its cell was run again
+    assert not offered("third")
+    panel._keyboard.views = 1
+    assert "third" in panel.controls["data"].input.options
+    assert panel._follow in following
+    panel.box.close()
+    assert not offered("fourth")
+    assert panel._follow not in following
+    panel._debouncer.cancel()
+    panel._debouncer.wait()
+
+
+def test_what_goes_wrong_while_a_form_is_drawn_is_said_in_it(
+    filled: ConfigPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr("peft_nb.ui.form.read", lambda raw: 1 / 0)
+        filled.controls["r"].value = "5"
+    assert "ZeroDivisionError: division by zero" in filled._outcome.value
+    filled.controls["r"].value = "6"
+    assert "r: 6\n" in filled.cell.value
 
 
 def test_advice_is_given_and_taken(filled: ConfigPanel) -> None:

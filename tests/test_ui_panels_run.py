@@ -12,8 +12,11 @@ from peft_nb.runs.run import Run, load
 from peft_nb.store import Store
 from peft_nb.system import frontend
 from peft_nb.ui import live
+from peft_nb.ui.panels.loss_chart import LossChart
 from peft_nb.ui.panels.run import UNHEARD, RunPanel
+from peft_nb.ui.view import RunView
 from tests.conftest import stop_at
+from tests.widgets import words_of
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -124,6 +127,39 @@ def test_what_cannot_be_done_is_said_in_the_panel(finished: Run, shown: list[Run
     panel._resume()
     assert 'role="alert"' in outcome(panel)
     assert "has finished" in outcome(panel)
+
+
+def test_a_run_that_failed_is_offered_to_go_on_only_from_a_checkpoint(finished: Run) -> None:
+    for status, checkpoint, offered in (("failed", None, False), ("failed", 3, True), ("stopped", None, True)):
+        panel = RunPanel(finished, lambda: None)
+        panel.draw(RunView(status=status, reason="row 12 is empty", checkpoint=checkpoint))  # type: ignore[arg-type]
+        assert ("Resume" in enabled(panel)) == offered
+        assert words_of(panel.box).count("row 12 is empty") == 1
+
+
+def test_what_cannot_be_drawn_is_said_in_the_panel_which_goes_on(
+    start: Callable[..., Run], shown: list[RunPanel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, broken = LossChart.draw, list[int]()
+
+    def fail_once(*given: Any) -> None:
+        if not broken:
+            broken.append(1)
+            raise ValueError("no such colour")
+        draw(*given)
+
+    monkeypatch.setattr(LossChart, "draw", fail_once)
+    said: list[str] = []
+
+    def hear(event: Event) -> None:
+        said.extend(outcome(panel) for panel in shown)
+
+    run = live.watch(lambda listeners: start(*listeners, hear, max_steps=200))
+    (panel,) = shown
+    assert run.status == "finished"
+    assert any("ValueError: no such colour" in one for one in said)
+    assert "finished" in outcome(panel)
+    assert len(panel.chart.figure.marks[0].x) >= 2
 
 
 def test_where_no_button_is_heard_while_a_cell_runs_the_panel_names_the_one_that_is(

@@ -191,12 +191,17 @@ def test_the_command_gives_the_table_and_where_widgets_are_shown_the_panel(
     format = shell.display_formatter.format
     for formatter in shell.display_formatter.formatters.values():
         formatter.enabled = True
-    assert format(table)[0] == format(plain)[0]
+    shown, usual = format(table)[0], format(plain)[0]
+    room = "on disk: 0 MB of runs, 0 MB of encoded rows"
+    assert shown == {
+        "text/plain": f"{usual['text/plain']}\n\n{room}",
+        "text/html": f"{usual['text/html']}<p>{room}</p>",
+    }
     assert set(format(table)[0]) == {"text/plain", "text/html"}
     monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
     bundle = format(table)[0]
     assert bundle.pop("application/vnd.jupyter.widget-view+json")["model_id"]
-    assert bundle == format(plain)[0]
+    assert bundle == shown
     assert set(format(plain)[0]) == {"text/plain", "text/html"}
 
 

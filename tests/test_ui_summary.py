@@ -80,7 +80,17 @@ def test_without_styles_a_table_a_picture_and_code_remain() -> None:
 def test_next_steps_fit_how_it_ended(status: str, checkpoint: bool, name: str | None, steps: list[str]) -> None:
     events = [Checkpointed(1, "x")] if checkpoint else []
     view = replay([*events, StatusChanged(status)], KNOWN)  # type: ignore[arg-type]
-    assert summary.next_steps(view, name) == steps
+    assert summary.next_steps(view, {}, name) == steps
+
+
+def test_what_is_warned_of_stands_once_and_is_not_offered_to_be_saved() -> None:
+    warning = "the train loss ends at 9, far above the 2 where it began: the learning rate (1) is likely too high"
+    view = replay([Checkpointed(1, "x"), Notice(warning), StatusChanged("finished")], KNOWN)
+    text = summary.text(view, {"warning": warning}, "run")
+    assert text.count(warning) == 1
+    assert f"  {'warning':<14} {warning}" in text.splitlines()
+    assert "save" not in text
+    assert "%peft save run" in summary.text(view, {}, "run")
 
 
 def test_a_run_that_failed_before_training_says_why_and_shows_no_picture() -> None:

@@ -263,6 +263,8 @@ def _limits(given: CardInput) -> Iterator[str]:
     spec, metrics = given.spec, given.metrics
     examples, tested = metrics.get("examples", 0), metrics.get("eval_examples", 0)
     usual = REGISTRY[spec.method].rows
+    if metrics.get("warning"):
+        yield f"Warning: {escaped(metrics['warning'])}."
     if examples < usual:
         yield f"Little data: {examples:,} training examples, where {spec.method} usually needs {usual:,}."
     elif examples < LITTLE_DATA:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 
 from peft_nb.data.conversations import Message
 from peft_nb.data.rendering import Renderer
+from peft_nb.training.draws import OwnDraws
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,8 +127,7 @@ def write(
 
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     # Not inference_mode: what a model keeps from one call to the next may be needed in training after this.
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
+    with OwnDraws(seed) if temperature > 0 else nullcontext(), torch.no_grad():
         longest = max(map(len, encoded), default=0) + max_new_tokens
         batch = max(1, min(MOST_ROWS, MOST_TOKENS // longest))
         for start in range(0, len(order), batch):

@@ -145,14 +145,15 @@ def find(shell: InteractiveShell, word: str, unfinished: bool = False) -> tuple[
     PeftNbError
         If there is none, or the variable holds something else.
     """
+    from peft_nb import store
     from peft_nb.runs.run import Run, load
-    from peft_nb.store import Store
 
     held = {name: value for name, value in shell.user_ns.items() if isinstance(value, Run)}
     if word in held:
         return held[word], word
     try:
-        found = load(Store().get(word, unfinished=unfinished).id)
+        where, record = store.find(word, unfinished=unfinished)
+        found = load(record.id, store=where)
     except PeftNbError:
         if word not in shell.user_ns:
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.errors import RunError
+from peft_nb.errors import CommandError, RunError
 from peft_nb.magics.line import Argument, Flag, command
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 WHY = Flag("why", "text", "The reason, for the log.", value='"TEXT"')
 REASON = Flag("why", "text", "The reason, for the log.", value='"TEXT"', required=True)  # which the store asks for
 NAME = Flag("name", "text", "Name of a run that has none; by default that of its variable.")
+UNUSED = Flag("unused", "switch", "Remove the encoded rows that no run uses, instead of a run.")
 FORCE = Flag("force", "switch", "Promote it even if its verdict failed.")
 
 
@@ -77,9 +78,17 @@ def verify(shell: InteractiveShell, run: str | None = None) -> None:
         print(whole(store.lineage(word)))
 
 
-@command(Argument("run"), flags=[WHY])
-def rm(shell: InteractiveShell, run: str, why: str = "") -> None:
-    """Remove a run and its folder, unless an alias stands for it; the log and its lineage stay."""
+@command(Argument("run", required=False), flags=[WHY, UNUSED])
+def rm(shell: InteractiveShell, run: str | None = None, why: str = "", unused: bool = False) -> None:
+    """Remove a run, its folder and the encoded rows it alone used; --unused: all such rows that no run uses."""
+    from peft_nb.store import Store
+    from peft_nb.ui import wording
+
+    if unused == bool(run):
+        raise CommandError("name one run, or write --unused to remove the encoded rows that no run uses")
+    if not run:
+        print(f"removed {wording.memory(round(Store().clear() / 1e6, 1))} of encoded rows that no run uses")
+        return
     store, word, _ = _stored(shell, run)
     print(f"{store.remove(word, why=why).title} is removed")
 

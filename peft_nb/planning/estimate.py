@@ -80,14 +80,14 @@ def foresee(
     tell = progress or (lambda share, what: None)
     tell(0.0, "importing PyTorch and PEFT")
     spec = complete(spec)
-    import torch
 
     import peft_nb.training.trainer  # noqa: F401  (the memory of what it imports counts as the process's own)
+    from peft_nb.training.draws import OwnDraws
     from peft_nb.training.probe import fastest_dtype
 
     if resources.device(spec.device) != "cpu":
         raise ForecastError("device: forecasts are made for the CPU only; set device to cpu")
-    with torch.random.fork_rng(devices=[]):
+    with OwnDraws(spec.seed):
         tell(0.6, "reading the shapes")
         base = load_meta(
             source,

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from peft_nb.adapters.merge import Merged
     from peft_nb.models.load import Base
 
-_answering = threading.RLock()  # a model without its adapter for the one must not answer the other
-
 
 class Adapter:
     """What a run has learned.
@@ -46,11 +44,17 @@ class Adapter:
         The run in the store.
     at_work : callable
         Whether this process is training it now.
+
+    Attributes
+    ----------
+    using : threading.RLock
+        Held by whoever uses the model: one that is without its adapter for the one must not answer the other.
     """
 
     def __init__(self, spec: RunSpec, inputs: Inputs, record: RunRecord, at_work: Callable[[], bool]) -> None:
         self.spec, self.inputs, self._record, self._at_work = spec, inputs, record, at_work
         self.task = TASKS[spec.task]
+        self.using = threading.RLock()
         self._model: PeftModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -69,12 +73,15 @@ class Adapter:
         if self._at_work():
             status = self._record.status
             raise RunError(f"run {self._record.id} is {status}; call wait() or stop() before using its model")
-        if self._model is None:
-            folder, facts = str(self.folder), self._record.facts
-            with quiet():
-                base = models.load_base(self.spec, self._source(), facts, self._record.publish)
-                self.hold(models.adapted(self.spec, base, facts, folder), base.tokenizer)
-        return self._model
+        if (found := self._model) is None:
+            with self.using:  # or two would load it
+                if (found := self._model) is None:
+                    folder, facts = str(self.folder), self._record.facts
+                    with quiet():
+                        base = models.load_base(self.spec, self._source(), facts, self._record.publish)
+                        found = models.adapted(self.spec, base, facts, folder)
+                        self.hold(found, base.tokenizer)
+        return found
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -93,18 +100,19 @@ class Adapter:
 
     def hold(self, model: PeftModel, tokenizer: Any) -> None:
         """Take a live model for the run's own."""
-        self._model, self._tokenizer = model, tokenizer
+        self._tokenizer, self._model = tokenizer, model
 
     @contextmanager
     def borrowed(self) -> Iterator[None]:
         """Give back the memory of a model that was not loaded before; the base stays for the next one."""
-        held = self.held
-        try:
-            yield
-        finally:
-            if not held:
-                self._model = None
-                gc.collect()  # modules and hooks hold each other in cycles
+        with self.using:
+            held = self.held
+            try:
+                yield
+            finally:
+                if not held:
+                    self._model = None
+                    gc.collect()  # modules and hooks hold each other in cycles
 
     def generate(self, prompts: Sequence[Prompt], adapter: bool, **options: Any) -> list[str]:
         """Answer prompts, one call at a time."""
@@ -112,7 +120,7 @@ class Adapter:
             raise RunError(f"run {self._record.id} {self.task.instead}")
         from peft_nb.evaluation.generate import generate
 
-        with _answering, nullcontext() if adapter else self.model.disable_adapter():
+        with self.using, nullcontext() if adapter else self.model.disable_adapter():
             return generate(self.model, self.tokenizer, prompts, chat=self.chat, system=self.spec.system, **options)
 
     def predict(self, texts: Sequence[str]) -> pandas.DataFrame:
@@ -121,7 +129,8 @@ class Adapter:
             raise RunError(f"run {self._record.id} {self.task.instead}")
         if wrong := [type(one).__name__ for one in texts if not isinstance(one, str)]:
             raise RunError(f"predict() takes texts, and found a {wrong[0]} among them; turn it into text or drop it")
-        return self.task.predict(self.model, self.tokenizer, texts, self._record.facts.task)
+        with self.using:
+            return self.task.predict(self.model, self.tokenizer, texts, self._record.facts.task)
 
     def said(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
         """Answer prompts, or say in short texts what the model says of them."""
@@ -135,7 +144,8 @@ class Adapter:
 
         record, told = self._record, rows.told(self._record.folder)
         options: dict[str, Any] = {"tokenizer": self.tokenizer, "history": record.curve(), "data": told}
-        return save(self.model, path, self.spec, record.facts, record.metrics, **options)
+        with self.using:
+            return save(self.model, path, self.spec, record.facts, record.metrics, **options)
 
     def merge(self, folder: Path, dtype: str | None, max_kl: float, prompts: Sequence[str] | None) -> Merged:
         """Write a plain model with the adapter in its weights, once it is proven to do the same."""
@@ -144,9 +154,10 @@ class Adapter:
         facts, metrics = self._record.facts, self._record.metrics
         dtype = dtype or facts.dtype or "float32"
         merge.refuse(self.spec, facts, folder, dtype, max_kl)
-        examples, compared_on = self._to_compare(prompts)
-        live, source = (self.model, self.tokenizer, folder), self._source()
-        return merge.merge(*live, source, self.spec, facts, metrics, examples, compared_on, dtype, max_kl)
+        with self.using:
+            examples, compared_on = self._to_compare(prompts)
+            live, source = (self.model, self.tokenizer, folder), self._source()
+            return merge.merge(*live, source, self.spec, facts, metrics, examples, compared_on, dtype, max_kl)
 
     def for_script(self, namespace: Mapping[str, Any]) -> tuple[Base, Side, Side]:
         """Load the base and find the training and held-out examples; rows may be among the notebook's variables."""

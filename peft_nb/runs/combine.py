@@ -69,9 +69,9 @@ def combine(
     first = next(iter(parents))
     folders = {run.id: run.adapter_dir for run in parents}
     first_model, tokenizer = first.model, first.tokenizer
-    model = adapters.combine(
-        first_model, tokenizer, folders, list(parents.values()), how, density, seed=first.spec.seed
-    )
+    with first.adapter.using:
+        weights = list(parents.values())
+        model = adapters.combine(first_model, tokenizer, folders, weights, how, density, seed=first.spec.seed)
     spec = _spec(first, model.peft_config[model.active_adapter], name)
     store = store or first.store
     id = store.create(

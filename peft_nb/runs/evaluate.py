@@ -9,8 +9,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from peft_nb.data.sources import IN_MEMORY
 from peft_nb.data.table import Table
-from peft_nb.errors import SpecError, StoreError
+from peft_nb.errors import RunError, SpecError, StoreError
 from peft_nb.events import Notice
 from peft_nb.metrics import comparable
 from peft_nb.runs import rows
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 
     from peft_nb.data.examples import Example
     from peft_nb.evaluation.evaluators import Asked, Evaluator
+    from peft_nb.evaluation.scores import Score
     from peft_nb.models.load import Base
     from peft_nb.training.trainer import PlannedTrainer
 
 EVALUATION = "judgement.json"
+FAR = {"eval": 0.5, "train": 1.0}  # nats above its beginning; a training loss begins with the noise of one step
 
 
 def refuse(spec: RunSpec, table: Table, inputs: Inputs) -> None:
@@ -49,17 +52,65 @@ def refuse(spec: RunSpec, table: Table, inputs: Inputs) -> None:
     SpecError
         One line for each field that is wrong.
     """
-    from peft_nb.evaluation.scores import scorer
-
     task = TASKS[spec.task]
     wrong = [f"{name}: {why}; leave it out" for name, why in task.unused.items() if getattr(spec, name) is not None]
-    if "score" not in task.unused:
-        scorer(spec.score, inputs.score, inputs.namespace)
+    score_of(spec, inputs)
     if not spec.eval_fraction and table.eval_rows is None:
         given = [name for name in ("early_stopping_patience", "load_best_model_at_end") if getattr(spec, name)]
         wrong += [f"{name}: needs held-out rows; give eval_data or eval_fraction" for name in given]
     if wrong:
         raise SpecError(wrong)
+
+
+def score_of(spec: RunSpec, inputs: Inputs) -> Score | None:
+    """Find what answers are scored by; None for a task whose answers are not.
+
+    Raises
+    ------
+    RunError
+        When it was a function in memory that is not at hand.
+    SpecError
+        When there is no function of that name.
+    """
+    from peft_nb.evaluation.scores import scorer
+
+    if "score" in TASKS[spec.task].unused:
+        return None
+    if spec.score == IN_MEMORY and inputs.score is None:
+        mend = "pass it again: peft_nb.load(id, score=function)"
+        raise RunError(f"the run was started with a score function in the notebook's memory; {mend}")
+    return scorer(spec.score, inputs.score, inputs.namespace)
+
+
+def risen(spec: RunSpec, losses: Sequence[float], metrics: Mapping[str, Any]) -> str:
+    """Warn of a loss that ends far above where it began, with the likely cause.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        The run's.
+    losses : sequence of float
+        All logged training losses.
+    metrics : mapping
+        The run's.
+
+    Returns
+    -------
+    str
+        Empty where there is nothing to warn of.
+    """
+    fell = bool(losses) and metrics["train_loss"] < losses[0]
+    train = (losses[0], metrics["train_loss"]) if losses else (None, None)
+    pairs = {"eval": (metrics.get("base_eval_loss"), metrics.get("eval_loss")), "train": train}
+    for name, (first, last) in pairs.items():
+        if first is None or last is None or last <= first + FAR[name]:
+            continue
+        told = f"the {name} loss ends at {last:.3g}, far above the {first:.3g} where it began"
+        if name == "eval" and fell:
+            return f"{told}, while the train loss fell: the rows are learned by heart; train fewer epochs or more rows"
+        rate, lower = f"{spec.learning_rate:g}", f"{(spec.learning_rate or 0) / 10:g}"
+        return f"{told}: the learning rate ({rate}) is likely too high; train again with a lower one, such as {lower}"
+    return ""
 
 
 def save(context: Context, adapted: PeftModel, tokenizer: Any, history: Sequence[Mapping[str, Any]]) -> None:
@@ -157,7 +208,7 @@ def conclude(context: Context, found: Evaluator) -> dict[str, Any]:
     told, curves = rows.told(context.folder), (adapter / "curves.png").exists()
     text = readme(found.model, spec, facts, metrics, found.tokenizer, told, curves)
     try:
-        atomic_text(context.folder / EVALUATION, json.dumps(evaluation, ensure_ascii=False, indent=1))
+        atomic_text(context.folder / EVALUATION, json.dumps(evaluation, ensure_ascii=False, indent=1, default=str))
         atomic_text(adapter / "README.md", text)
     except StoreError as error:
         context.publish(Notice(f"the judgement is kept in memory only: {error}"))

@@ -5,21 +5,19 @@ PyTorch is imported only after the data have been read and recognised, so that a
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.data.table import Table
-from peft_nb.errors import ForecastError
+from peft_nb.errors import ForecastError, MethodError, PeftNbError, RunError
 from peft_nb.events import Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.methods import REGISTRY, attach
 from peft_nb.models.load import Base
-from peft_nb.models.quiet import quiet
+from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource
 from peft_nb.models.weights import fingerprint
 from peft_nb.runs import evaluate, model, rows
@@ -30,7 +28,8 @@ from peft_nb.system import resources
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from peft_nb.training.objectives import Installed
+    from peft_nb.data.examples import Examples
+    from peft_nb.training.objectives import Installed, Objective
     from peft_nb.training.trainer import PlannedTrainer
 
 PREPARED_STEPS = 4  # batches shown to a method that looks at the data before it begins
@@ -80,7 +79,8 @@ def train(
     Raises
     ------
     PeftNbError
-        What keeps the run from training, in one line.
+        What keeps the run from training, in one line; also that a loss or a gradient was not finite, once the last
+        adapter that was good is saved.
     """
     began = time.perf_counter(), time.process_time()
     changes: list[rows.Change] = []
@@ -99,17 +99,21 @@ def train(
         sides = examples(context, table, base)
         asked, own = rows.to_evaluate(context, table, sides, base.tokenizer)
         context.heed_stop()
-    with random_state_kept(context.spec.seed):
-        with quiet():
-            trainer = prepare(context, base, sides, hold)
-        finished = fit(context, trainer, base.tokenizer, resumed=table is None, before=before)
-        if trainer.is_world_process_zero():
-            evaluate.save(context, trainer.model, base.tokenizer, curve())
-        found = None
-        if finished and trainer.is_world_process_zero():
-            found = evaluate.evaluate(context, trainer, base, asked, own)
+    with quiet():
+        trainer = prepare(context, base, sides, hold)
+    finished = fit(context, trainer, base.tokenizer, resumed=table is None, before=before)
+    if trainer.fault:
+        kept = trainer.best.step if trainer.best and trainer.best.step else trainer.state.global_step
+        trainer.fault += f"; the adapter of step {kept:,} is kept"
+    if trainer.is_world_process_zero():
+        evaluate.save(context, trainer.model, base.tokenizer, curve())
+    found = None
+    if finished and trainer.is_world_process_zero():
+        found = evaluate.evaluate(context, trainer, base, asked, own)
     spent = {"wall_seconds": time.perf_counter() - began[0], "cpu_seconds": time.process_time() - began[1]}
     context.metrics |= {name: context.metrics.get(name, 0.0) + seconds for name, seconds in spent.items()}
+    if trainer.fault:
+        raise RunError(trainer.fault)
     return Outcome(finished, evaluate.conclude(context, found) if found else {})
 
 
@@ -168,6 +172,7 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
     import torch
 
     from peft_nb.training import packing
+    from peft_nb.training.draws import OwnDraws
     from peft_nb.training.trainer import PlannedTrainer
 
     context.publish(Preparing("adding the adapter"))
@@ -175,18 +180,23 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
     pad_id, device = base.tokenizer.pad_token_id, torch.device(base.device)
     batch = spec.batch_size * spec.gradient_accumulation_steps
     plan = packing.plan(len(sides.train), batch, spec.seed, spec.epochs, spec.max_steps)
-    bare, new = task.build(base, facts)
-    adapted = attach(bare, spec, model.public_name(base.source), new, len(plan), task.peft_type)
+    setup = OwnDraws(spec.seed)
+    with setup.heeding_seeds():
+        bare, new = task.build(base, facts)
+        adapted = attach(bare, spec, model.public_name(base.source), new, len(plan), task.peft_type)
     hold(adapted, base.tokenizer)
     if note := method.note(adapted):
         context.publish(Notice(note))
-    hooks = method.hooks(spec)
+    hooks, draws = method.hooks(spec), OwnDraws(spec.seed)
     shown = (packing.pad([sides.train[row] for row in step], pad_id) for step in plan[:PREPARED_STEPS])
-    hooks.begin(adapted, ({name: one.to(device) for name, one in padded.items()} for padded in shown))
+    with setup.heeding_seeds():
+        hooks.begin(adapted, ({name: one.to(device) for name, one in padded.items()} for padded in shown))
     wanted = {"fast": spec.fast, "supported": method.padding_free}
     objective = task.objective(adapted, sides.train, pad_id, device, facts, **wanted)
+    if objective.padded and resources.processes() == 1:  # the padding-free way was tried as it was chosen
+        attempt(context, adapted, objective, sides.train, device)
     if spec.gradient_checkpointing:
-        adapted.gradient_checkpointing_enable({"use_reentrant": False})
+        adapted.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": draws.checkpointed})
     announce(context, base, adapted, sides, len(plan), str(objective))
     return PlannedTrainer(
         adapted,
@@ -199,7 +209,30 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
         context.stop,
         base.device,
         hooks,
+        draws,
     )
+
+
+def attempt(context: Context, adapted: PeftModel, objective: Objective, examples: Examples, device: Any) -> None:
+    """Try the method on the shortest example, so that what cannot be trained is known before anything long begins."""
+    import torch
+
+    from peft_nb.training.trainer import out_of_memory
+
+    parameters, training = [one for one in adapted.parameters() if one.requires_grad], adapted.training
+    adapted.eval()
+    try:
+        with objective.installed(adapted):
+            loss = objective.loss(adapted, examples.shortest(1), device)
+            torch.autograd.grad(loss, parameters, allow_unused=True)
+    except Exception as error:
+        if isinstance(error, PeftNbError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+            raise
+        model, why = type(adapted.get_base_model()).__name__, f"{type(error).__name__}: {first_line(error)}"
+        mend = "choose another method, or name target_modules that it fits"
+        raise MethodError(f"{context.spec.method} cannot train this {model} ({why}); {mend}") from error
+    finally:
+        adapted.train(training)
 
 
 def announce(context: Context, base: Base, adapted: PeftModel, sides: Sides, steps: int, path: str) -> None:
@@ -276,10 +309,11 @@ def fit(context: Context, trainer: PlannedTrainer, tokenizer: Any, *, resumed: b
         if before:
             memory.settle(before)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    last_epoch = losses[-max(1, trainer.steps_per_epoch // context.spec.logging_steps) :]
     evals = [row["eval_loss"] for row in earlier if row["eval_loss"] is not None] + trainer.eval_losses
     context.metrics |= {
         "steps": trainer.state.global_step,
-        "train_loss": fmean(losses[-max(1, trainer.steps_per_epoch // context.spec.logging_steps) :]),
+        "train_loss": fmean(last_epoch) if last_epoch else None,
         "base_eval_loss": evals[0] if evals else None,
         "eval_loss": evals[-1] if evals else None,
         "train_seconds": trainer.elapsed_s,
@@ -291,6 +325,11 @@ def fit(context: Context, trainer: PlannedTrainer, tokenizer: Any, *, resumed: b
         context.metrics["gpu_seconds"] = trainer.elapsed_s * resources.processes()
     if trainer.best and trainer.best.step:
         context.metrics |= {"eval_loss": trainer.best.loss, "best_step": trainer.best.step}
+    warning = evaluate.risen(context.spec, losses, context.metrics)
+    if warning or "warning" in context.metrics:  # of before it was resumed
+        context.metrics["warning"] = warning or None
+    if warning:
+        context.publish(Notice(warning))
     trainer.hooks.end(adapted)
     return trainer.finished
 
@@ -303,19 +342,3 @@ def sampler(context: Context, adapted: PeftModel, tokenizer: Any, installed: Ins
     asked, expected_s = prompts.load(context.folder), context.metrics.get("forecast_seconds")
     how = context.facts.chat, context.spec.system
     return Sampler(adapted, tokenizer, asked, *how, installed.taken_out, context.publish, expected_s)
-
-
-@contextmanager
-def random_state_kept(seed: int) -> Iterator[None]:
-    """Seed every generator, and give the notebook its own random state back afterwards."""
-    import numpy
-    import torch
-
-    python, vectors = random.getstate(), numpy.random.get_state()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            numpy.random.set_state(vectors)

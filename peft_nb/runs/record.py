@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,6 +13,9 @@ from typing import Any
 from peft_nb.errors import StoreError
 from peft_nb.events import Event, Listener, Notice
 from peft_nb.store import Facts, Record, Store
+
+# What SQLite refuses for what is to be written, not for the state of the disk.
+HOPELESS = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 
 
 class RunRecord:
@@ -94,17 +98,24 @@ class RunRecord:
         )
 
     def write(self, *writes: Callable[[], None]) -> None:
-        """Write, after all that the disk has refused before; what it refuses now is kept for the next time."""
+        """Write, after all that the disk has refused before; what it refuses now is kept for the next time.
+
+        A write that fails otherwise would fail every time: it is dropped, and whoever asked for it gets the error.
+        """
         with self._writing:
             self._unwritten += writes
-            try:
-                while self._unwritten:
-                    self._unwritten[0]()
-                    del self._unwritten[0]
-            except StoreError as error:
-                if not self._refused:
-                    self._refused = True
-                    self.tell(Notice(f"{error}; the run goes on in memory"))
+            while self._unwritten:
+                write = self._unwritten.pop(0)
+                try:
+                    write()
+                except StoreError as error:
+                    if isinstance(error.__cause__, HOPELESS):
+                        raise
+                    self._unwritten.insert(0, write)
+                    if not self._refused:
+                        self._refused = True
+                        self.tell(Notice(f"{error}; the run goes on in memory"))
+                    return
 
     def tell(self, event: Event, listeners: Sequence[Listener] | None = None) -> None:
         """Tell an event without keeping it; a listener that fails is dropped."""

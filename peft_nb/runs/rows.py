@@ -30,7 +30,7 @@ from peft_nb.methods import REGISTRY
 from peft_nb.models.load import Base
 from peft_nb.runs.context import Context, Inputs
 from peft_nb.spec import RunSpec
-from peft_nb.store import Facts
+from peft_nb.store import Facts, space
 from peft_nb.system import resources
 from peft_nb.system.files import atomic_text
 from peft_nb.tasks import TASKS, inspect
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 OWN = 200  # of the user's own regression rows, at most
 CHECKED_ROWS = 2_000  # rows that a run looks through before it trains; `%peft data` takes its time for all
-EXAMPLES, LABELLED, JUDGING, DATA = "examples.json", "labelled.safetensors", "judging.json", "data.json"
+EXAMPLES, JUDGING, LABELLED, DATA = space.ROWS, space.ASKED, "labelled.safetensors", "data.json"
 
 
 class Sides(NamedTuple):

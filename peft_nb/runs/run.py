@@ -29,7 +29,8 @@ from peft_nb.runs.executors import EXECUTORS
 from peft_nb.runs.record import RunRecord
 from peft_nb.spec import RunSpec
 from peft_nb.spec.paths import absolute
-from peft_nb.store import HISTORY, Facts, Record, Store
+from peft_nb.store import HISTORY, Facts, Record, Store, find
+from peft_nb.system import frontend
 from peft_nb.training.stop import Abandoned, StopFlag
 
 if TYPE_CHECKING:
@@ -278,7 +279,9 @@ class Run:
         Raises
         ------
         RunError
-            If the run is active or has finished.
+            If the run is active or has finished, or the function that scores its answers has to be passed again.
+        SpecError
+            If there is no function of the name that scores its answers.
         StoreError
             If it was promoted as it is.
         """
@@ -287,6 +290,8 @@ class Run:
             raise RunError(f"run {self.id} is {status} already")
         if status == "finished":
             raise RunError(f"run {self.id} has finished; for more training start a new run with more epochs")
+        if "answers" in self.adapter.task.evaluator().parts(self.spec):  # told now, not when all is trained
+            evaluate.score_of(self.spec, self.inputs)
         self.store.claim(self.id)
         self.start(listeners)
         return self if background else self.wait()
@@ -489,7 +494,7 @@ class Run:
     def _work(self, context: Context, table: Table | None, stop: StopFlag, publish: Listener) -> None:
         """Train, and put everything in place whatever happens."""
         status: Status = "failed"
-        reason, story = "", self.folder / "error.txt"
+        reason = ""
         context.stop, context.publish = stop, publish
         try:
             publish(StatusChanged("preparing"))
@@ -499,30 +504,42 @@ class Run:
             self._evaluation = outcome.evaluation
         except Abandoned as error:
             status, reason = "stopped", str(error) or "given up at once"
-        except PeftNbError as error:
-            self._error, reason = error, str(error)
+        except BaseException as error:
+            reason = self._blame(error)
+        self._finish(context, status, reason)
+
+    def _blame(self, error: BaseException) -> str:
+        """Say in a line what made the run fail, and keep the whole story of what nobody foresaw."""
+        if isinstance(error, PeftNbError):
+            self._error = error
             # What led to it would hold the model and the optimizer in memory.
             error.__traceback__ = error.__cause__ = error.__context__ = None
-        except BaseException as error:
-            line = next(iter(str(error).strip().splitlines()), "")
-            reason = f"{type(error).__name__}: {line}"
-            self._error = RunError(f"{reason} (the whole story is in {story})")
-            with suppress(OSError):
-                story.write_text(traceback.format_exc(), encoding="utf-8")
-        self._finish(context, status, reason)
+            return str(error)
+        line, story = next(iter(str(error).strip().splitlines()), ""), self.folder / "error.txt"
+        reason = f"{type(error).__name__}: {line}"
+        self._error = RunError(f"{reason} (the whole story is in {story})")
+        with suppress(OSError):
+            story.write_text(traceback.format_exc(), encoding="utf-8")
+        return reason
 
     def _finish(self, context: Context, status: Status, reason: str) -> None:
         """Put everything in place, and last tell the listeners; the executor then lets go whoever waits."""
         record = self.record
-        record.set(context.metrics, context.facts)
-        if status == "finished":
-            record.write(partial(self.store.evaluate, self.id, evaluate.evaluations(context.metrics)))
-        record.keep(StatusChanged(status, reason))
-        if status == "finished":  # and known to be: whoever is killed before can resume
-            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-        _running.pop(self.id, None)
-        self.at_work = False
-        record.tell(StatusChanged(status, reason))
+        try:
+            record.set(context.metrics, context.facts)
+            if status == "finished":
+                record.write(partial(self.store.evaluate, self.id, evaluate.evaluations(context.metrics)))
+            record.keep(StatusChanged(status, reason))
+            if status == "finished":  # and known to be: whoever is killed before can resume
+                shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        except Exception as error:
+            if status != "failed":
+                status, reason = "failed", self._blame(error)
+            record.keep(StatusChanged(status, reason))
+        finally:
+            _running.pop(self.id, None)
+            self.at_work = False
+            record.tell(StatusChanged(status, reason))
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[list[tuple[int, float]]]:
@@ -586,8 +603,8 @@ def begin(
     return run
 
 
-def load(name: str, *, model: Any = None, store: Store | None = None) -> Run:
-    """Open a run from the store, in whatever process it was made.
+def load(name: str, *, model: Any = None, score: Any = None, store: Store | None = None) -> Run:
+    """Open a run from the store, in whatever process it was made; names in its spec are the notebook's variables.
 
     Parameters
     ----------
@@ -595,8 +612,10 @@ def load(name: str, *, model: Any = None, store: Store | None = None) -> Run:
         Its id; ``name@v2``; ``name@alias``, such as ``tickets@production``; or a name alone for its newest version.
     model : tuple, optional
         The live ``(model, tokenizer)`` pair, if the run was started on one.
+    score : callable, optional
+        How answers are scored, if the run was started with a function in place of a name.
     store : Store, optional
-        Where to look; default ``peft_runs`` in the working folder.
+        Where to look; default ``peft_runs`` in the working folder, then the stores in which this process made runs.
 
     Returns
     -------
@@ -608,11 +627,11 @@ def load(name: str, *, model: Any = None, store: Store | None = None) -> Run:
     StoreError
         If there is no such run.
     """
-    store = store or Store()
-    record = store.get(name)
+    store, record = (store, store.get(name)) if store else find(name)
     if record.id in _running and _running[record.id].folder == record.folder:
         return _running[record.id]
-    return Run(record, store, RunSpec.from_yaml(record.spec_yaml), Inputs(model=model))
+    inputs = Inputs(model=model, score=score, namespace=frontend.variables())
+    return Run(record, store, RunSpec.from_yaml(record.spec_yaml), inputs)
 
 
 def runs(store: Store | None = None) -> pandas.DataFrame:

@@ -8,18 +8,21 @@ commits before it returns, so a killed process loses nothing that it recorded.
       runs/lora-3f9a2c/
 
 :class:`Store` is the whole of it: :mod:`.runs` records runs at work, :mod:`.evaluations` and :mod:`.lineage` keep what
-was measured and where they came from, :mod:`.versions` what becomes of them, :mod:`.audit` who did it. All stand on
-:mod:`.connection`, which opens the index that :mod:`.schema` describes, and :mod:`.records`, which finds a run in it.
+was measured and where they came from, :mod:`.versions` what becomes of them, :mod:`.audit` who did it, :mod:`.space`
+what they take on disk. All stand on :mod:`.connection`, which opens the index that :mod:`.schema` describes, and
+:mod:`.records`, which finds a run in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from peft_nb.errors import StoreError
 from peft_nb.events import Event
-from peft_nb.store import audit, evaluations, lineage, records, runs, versions
+from peft_nb.store import audit, evaluations, lineage, records, runs, space, versions
 from peft_nb.store.audit import Entry
 from peft_nb.store.connection import Index
 from peft_nb.store.evaluations import Evaluation
@@ -27,8 +30,11 @@ from peft_nb.store.facts import Facts
 from peft_nb.store.lineage import Lineage
 from peft_nb.store.records import Record
 from peft_nb.store.runs import HISTORY
+from peft_nb.store.space import Space
 
-__all__ = ["HISTORY", "Entry", "Evaluation", "Facts", "Lineage", "Record", "Store"]
+__all__ = ["HISTORY", "Entry", "Evaluation", "Facts", "Lineage", "Record", "Space", "Store", "find"]
+
+_made_in: dict[Path, None] = {}  # folders of the stores in which this process made runs
 
 
 class Store:
@@ -74,6 +80,7 @@ class Store:
         str
             The id, such as ``lora-3f9a2c``.
         """
+        _made_in[self.folder] = None
         return runs.create(self._index, spec_yaml, method, model, name, parents)
 
     def folder_of(self, id: str) -> Path:
@@ -92,7 +99,12 @@ class Store:
     def set_metrics(self, id: str, metrics: dict[str, Any]) -> None:
         """Set some of a run's metrics and keep the others.
 
-        Values may be nested and may be scalars of numpy or torch; NaN and infinity become None.
+        Values may be nested and may be scalars or arrays of numpy or torch; NaN and infinity become None.
+
+        Raises
+        ------
+        RunError
+            If JSON cannot hold some of them; the others are kept.
         """
         runs.set_metrics(self._index, id, metrics)
 
@@ -288,7 +300,9 @@ class Store:
         return versions.rollback(self._index, alias, why)
 
     def remove(self, word: str, *, why: str = "") -> Record:
-        """Delete a run's folder and curve; what is known of where it came from, and its number, stay.
+        """Delete a run's folder, curve and answers, and the encoded rows that no other run uses.
+
+        What is known of where it came from, and its number, stay.
 
         Parameters
         ----------
@@ -311,6 +325,25 @@ class Store:
         """
         return versions.remove(self._index, word, why)
 
+    def clear(self) -> int:
+        """Delete the encoded rows that no run uses.
+
+        Returns
+        -------
+        int
+            The bytes that they took.
+
+        Raises
+        ------
+        RunError
+            If a run is being prepared, which may be encoding some.
+        """
+        return space.clear(self._index)
+
+    def space(self) -> Space:
+        """Measure the room that runs and encoded rows take on disk."""
+        return space.measure(self._index)
+
     def aliases(self) -> list[str]:
         """List all aliases that stand for a version, as ``name@alias``."""
         return versions.aliases(self._index)
@@ -318,3 +351,35 @@ class Store:
     def close(self) -> None:
         """Close the index; after this the store cannot be used."""
         self._index.close()
+
+
+def find(word: str, *, unfinished: bool = False) -> tuple[Store, Record]:
+    """Look up a run where the working folder may have changed: in the default store, else where this process made runs.
+
+    Parameters
+    ----------
+    word : str
+        The run, as in :meth:`Store.get`.
+    unfinished : bool, default False
+        As of :meth:`Store.get`.
+
+    Returns
+    -------
+    tuple of Store and Record
+        Where it is, and the run.
+
+    Raises
+    ------
+    StoreError
+        If there is none.
+    """
+    store = Store()
+    try:
+        return store, store.get(word, unfinished=unfinished)
+    except StoreError:
+        for folder in reversed(_made_in):
+            with suppress(StoreError):
+                if folder.is_dir() and folder != store.folder:
+                    other = Store(folder)
+                    return other, other.get(word, unfinished=unfinished)
+        raise

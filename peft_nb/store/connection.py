@@ -61,6 +61,7 @@ class Index:
                 self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
+            self._db.execute("PRAGMA secure_delete = ON")  # what is removed leaves no trace in free pages
             self._migrate()
 
     def folder_of(self, id: str) -> Path:
@@ -88,6 +89,12 @@ class Index:
                 if self._db.in_transaction:  # SQLite itself rolls back after some errors
                     self._db.execute("ROLLBACK")
                 raise
+
+    def shred(self) -> None:
+        """Write the file anew without what was deleted, where no other process reads it at this moment."""
+        with self._lock, suppress(sqlite3.OperationalError):
+            self._db.execute("VACUUM")  # releases before this one left deleted rows in free pages
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

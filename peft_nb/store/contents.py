@@ -27,11 +27,14 @@ def hashes(folder: Path) -> dict[str, str]:
     StoreError
         If a file cannot be read.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    found, path = {}, folder
     try:
-        return {path.relative_to(folder).as_posix(): _hash(path) for path in paths}
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                found[path.relative_to(folder).as_posix()] = _hash(path)
     except OSError as error:
-        raise StoreError(f"cannot read {error.filename or folder}: {error.strerror}; check its permissions") from error
+        raise StoreError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    return found
 
 
 def damage(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
@@ -54,9 +57,9 @@ def damage(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
 
 
 def _state(path: Path, digest: str) -> str:
-    if not path.is_file():
-        return "missing"
     try:
+        if not path.is_file():
+            return "missing"
         return "" if _hash(path) == digest else "changed"
     except OSError:
         return "unreadable"

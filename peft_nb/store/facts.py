@@ -53,11 +53,11 @@ class Facts:
 
 
 def plain(value: Any) -> Any:
-    """Reduce a value, such as a scalar of numpy or torch, to what JSON can hold; NaN and infinity become None."""
+    """Reduce a value, such as a scalar or array of numpy or torch, to what JSON holds; NaN and infinity become None."""
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
-    if hasattr(value, "item"):
-        value = value.item()
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
-from peft_nb.errors import StoreError
+from peft_nb.errors import RunError, StoreError
 from peft_nb.events import ACTIVE, Evaluated, Event, Resumed, Status, StatusChanged, StepLogged, from_json, to_json
 from peft_nb.store import contents, lineage, records, versions
 from peft_nb.store.connection import Index, check_name
@@ -45,8 +45,13 @@ def create(index: Index, spec_yaml: str, method: str, model: str, name: str | No
 def record(index: Index, id: str, event: Event) -> None:
     """Append an event, and do to the run's status, history, lineage and version what follows from it."""
     kind, fields = to_json(event)
-    ends = isinstance(event, StatusChanged) and event.status not in ACTIVE
-    written = contents.hashes(index.folder_of(id) / "adapter") if ends else {}  # nobody need wait for this
+    written: dict[str, str] = {}
+    if ends := isinstance(event, StatusChanged) and event.status not in ACTIVE:
+        try:
+            written = contents.hashes(index.folder_of(id) / "adapter")  # nobody need wait for this
+        except StoreError as error:  # no later try would help, and a run that failed has to be able to say so
+            if fields["status"] != "failed":
+                raise RunError(str(error)) from None
     with index.writing() as db:
         row = records.row_of(index, id)
         db.execute(
@@ -73,10 +78,20 @@ def record(index: Index, id: str, event: Event) -> None:
 
 
 def set_metrics(index: Index, id: str, metrics: dict[str, Any]) -> None:
-    """Set some metrics and keep the others."""
+    """Set some metrics and keep the others; those that JSON cannot hold are named once all others are kept."""
+    held, wrong = dict[str, Any](), list[str]()
+    for name, value in metrics.items():
+        try:
+            held[name] = json.loads(json.dumps(plain(value), allow_nan=False))
+        except (TypeError, ValueError, RecursionError):
+            wrong.append(f"{name} ({type(value).__name__})")
     with index.writing() as db:
-        merged = json.dumps(json.loads(records.row_of(index, id)["metrics"]) | plain(metrics), allow_nan=False)
+        merged = json.dumps(json.loads(records.row_of(index, id)["metrics"]) | held)
         db.execute("UPDATE runs SET metrics = ? WHERE id = ?", (merged, id))
+    if wrong:
+        raise RunError(
+            f"these metrics cannot be kept: {', '.join(wrong)}; JSON holds numbers, texts, lists and dicts of them"
+        )
 
 
 def set_facts(index: Index, id: str, facts: Facts) -> None:
@@ -128,7 +143,7 @@ def curve(index: Index, id: str, most: int) -> tuple[list[tuple[int, float]], li
 
 
 def _set_status(db: sqlite3.Connection, id: str, status: Status, reason: str, owner: str | None) -> None:
-    values = (status, reason, owner, id)
+    values = (status, reason.encode(errors="replace").decode(), owner, id)  # names of files may hold what is no text
     db.execute("UPDATE runs SET status = ?, reason = ?, owner = ? WHERE id = ?", values)
 
 

@@ -8,7 +8,7 @@ import sqlite3
 import time
 
 from peft_nb.errors import RunError, StoreError, nearest
-from peft_nb.store import audit, contents, lineage, records
+from peft_nb.store import audit, contents, lineage, records, space
 from peft_nb.store.audit import Entry
 from peft_nb.store.connection import Index, check_name
 from peft_nb.store.records import Record
@@ -99,8 +99,9 @@ def rollback(index: Index, alias: str, why: str) -> Entry:
 
 
 def remove(index: Index, word: str, why: str) -> Record:
-    """Delete a run's folder and curve, which no alias and no process may need."""
+    """Delete a run's folder and curve, which no alias and no process may need, and the rows that it alone used."""
     record = records.get(index, word)
+    rows = space.rows_of(record.folder)
     aside = index.runs / f".{record.id}.removed"
     try:
         with index.writing() as db:
@@ -124,6 +125,8 @@ def remove(index: Index, word: str, why: str) -> Record:
             audit.append(db, "remove", run=record.id, why=why.strip(), **named)
     finally:
         settle(index)
+    space.forget(index, rows)
+    index.shred()
     return record
 
 

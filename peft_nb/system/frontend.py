@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import metadata
-from typing import Literal
+from typing import Any, Literal
 
 Frontend = Literal["jupyterlab", "vscode", "colab", "notebook-headless", "terminal"]
 
@@ -55,3 +55,10 @@ def comms_while_busy() -> bool:
 def widgets() -> bool:
     """Tell whether what shows the output of this process also shows widgets."""
     return frontend() in ("jupyterlab", "vscode", "colab")
+
+
+def variables() -> dict[str, Any]:
+    """The notebook's variables, where names in a spec are looked up first."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell.user_ns if shell else {}

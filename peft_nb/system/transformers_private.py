@@ -15,6 +15,7 @@ _MODEL = "transformers.PreTrainedModel"
 # Each with the names of its parameters; None for what is not called.
 API: dict[str, str | None] = {
     # Overridden; Trainer hands these their arguments by position.
+    f"{_TRAINER}._get_grad_norm": "self, model, grad_norm",
     f"{_TRAINER}._get_num_items_in_batch": "self, batch_samples, device",
     f"{_TRAINER}._load_from_checkpoint": "self, resume_from_checkpoint, model",
     f"{_TRAINER}._load_optimizer_and_scheduler": "self, checkpoint",
@@ -31,6 +32,7 @@ API: dict[str, str | None] = {
     f"{_MODEL}._init_weights": "self, module",
     "transformers.PreTrainedConfig._attn_implementation": None,
     "transformers.modeling_gguf_pytorch_utils.tqdm": None,
+    "transformers.trainer.set_seed": None,
 }
 
 
@@ -43,6 +45,15 @@ def attention(model: Any) -> str:
     """The name of a model's attention, as ``set_attn_implementation`` takes it."""
     name: str = model.config._attn_implementation
     return name
+
+
+def unseeded() -> Any:
+    """Let a Trainer be made without seeding the generators of the process, while it is entered."""
+    from unittest.mock import patch
+
+    from transformers import trainer
+
+    return patch.object(trainer, "set_seed", lambda seed: None)
 
 
 def gguf_progress(shown: Any) -> Any:

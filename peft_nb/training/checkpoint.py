@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -88,28 +86,26 @@ def load_method(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / METHOD) if (folder / METHOD).exists() else {}
 
 
-def save_random(folder: Path, rank: int) -> None:
-    """Write the state of every random generator that training draws from, for one process.
+def save_random(state: dict[str, torch.Tensor], folder: Path, rank: int) -> None:
+    """Write where the random generators of a training stand, for one process.
 
     Parameters
     ----------
+    state : dict of str to torch.Tensor
+        By device.
     folder : Path
         An existing folder.
     rank : int
         Which process this is.
     """
-    version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
-    tensors["python"] = torch.tensor(words, dtype=torch.int64)
-    if torch.cuda.is_available():
-        tensors |= {f"cuda.{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
-    rest = {"python": [version, gauss], "numpy": [str(kind), int(position), int(has_gauss), float(cached)]}
-    save_file(tensors, folder / f"{rank}-{RANDOM}", metadata={"rest": json.dumps(rest)})
+    save_file(
+        {"torch" if name == "cpu" else name.replace(":", "."): one for name, one in state.items()},
+        folder / f"{rank}-{RANDOM}",
+    )
 
 
-def load_random(folder: Path, rank: int) -> None:
-    """Set the random generators to what :func:`save_random` wrote; does nothing if this process wrote none.
+def load_random(folder: Path, rank: int) -> dict[str, torch.Tensor]:
+    """Read back what :func:`save_random` wrote, also by earlier releases; empty if this process wrote nothing.
 
     Parameters
     ----------
@@ -117,21 +113,17 @@ def load_random(folder: Path, rank: int) -> None:
         The folder of a checkpoint.
     rank : int
         Which process this is.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        Of the devices that are here.
     """
     file = folder / f"{rank}-{RANDOM}"
-    if not file.exists():
-        return
-    tensors = load_file(file)
-    with safe_open(file, "pt") as opened:
-        rest = json.loads(opened.metadata()["rest"])
-    version, gauss = rest["python"]
-    random.setstate((version, tuple(tensors["python"].tolist()), gauss))
-    kind, position, has_gauss, cached = rest["numpy"]
-    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(tensors["torch"])
-    cuda = [tensors[name] for name in sorted(tensors) if name.startswith("cuda.")]
-    if cuda and torch.cuda.device_count() == len(cuda):
-        torch.cuda.set_rng_state_all(cuda)
+    found = load_file(file) if file.exists() else {}
+    state = {"cpu" if name == "torch" else name.replace(".", ":"): one for name, one in found.items()}
+    here = {"cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))}
+    return {name: one for name, one in state.items() if name in here}
 
 
 def latest(folder: Path) -> Path | None:

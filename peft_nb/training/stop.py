@@ -1,15 +1,20 @@
-"""How the world stops the engine: two flags that it reads, and what it raises when a step is given up."""
+"""How the world stops the engine: two flags that it reads, and what it raises when it cannot go on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from threading import Event as Flag
 
+from peft_nb.errors import RunError
 from peft_nb.system.resources import processes
 
 
 class Abandoned(Exception):
     """The user asked twice: the step under way is given up at once."""
+
+
+class NotFinite(RunError):
+    """The loss or a gradient is no number any more; the message says at which step and on which rows."""
 
 
 @dataclass(frozen=True)

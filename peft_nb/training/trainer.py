@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,19 @@ from transformers import (
 from peft_nb.errors import RunError, StoreError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
 from peft_nb.spec import RunSpec
-from peft_nb.system import adapter_weights
+from peft_nb.system import adapter_weights, transformers_private
 from peft_nb.system.files import flush
 from peft_nb.system.resources import memory_available_mb, process_memory_mb, processes
 from peft_nb.training import checkpoint, probe
 from peft_nb.training.best import Best
+from peft_nb.training.draws import OwnDraws
 from peft_nb.training.hooks import Hooks
 from peft_nb.training.objectives import Objective
 from peft_nb.training.packing import micro_batches, share_of
-from peft_nb.training.stop import Abandoned, StopFlag, agreed
+from peft_nb.training.stop import Abandoned, NotFinite, StopFlag, agreed
 
 CHECKPOINT_SECONDS = 60.0
+UNDO_BYTES = 2**26  # of trained parameters, up to which a copy of them is kept to go back by a step
 
 
 class PlannedTrainer(Trainer):
@@ -72,6 +74,8 @@ class PlannedTrainer(Trainer):
         ``cpu``, ``cuda`` or ``mps``.
     hooks : Hooks
         What the method wants done besides.
+    draws : OwnDraws
+        What the steps draw from, such as for dropout.
 
     Attributes
     ----------
@@ -79,6 +83,8 @@ class PlannedTrainer(Trainer):
         Training seconds before this start, when resuming.
     sample : callable
         Called after each evaluation with the step and the seconds of training so far.
+    fault : str
+        Why the training broke off with a loss or a gradient that is not finite; empty where it did not.
     """
 
     def __init__(
@@ -94,8 +100,9 @@ class PlannedTrainer(Trainer):
         stop: StopFlag,
         device: str,
         hooks: Hooks,
+        draws: OwnDraws,
     ) -> None:
-        self.hooks = hooks
+        self.hooks, self.draws = hooks, draws
         self.spec, self.objective, self.examples, self.eval_examples = spec, objective, examples, eval_examples
         self.steps, self.folder, self.publish, self.stop = steps, folder, publish, stop
         self.elapsed_before = self.elapsed_s = 0.0
@@ -124,13 +131,16 @@ class PlannedTrainer(Trainer):
             ddp_find_unused_parameters=False,
             dataloader_pin_memory=False,
         )
-        super().__init__(model=model, args=arguments, train_dataset=steps, callbacks=[_Conductor(self)])
+        with transformers_private.unseeded():  # the generators of the process are the notebook's
+            super().__init__(model=model, args=arguments, train_dataset=steps, callbacks=[_Conductor(self)])
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.budget = spec.token_budget or probe.token_budget(model.get_base_model(), memory_available_mb())
         self.tokens, self.busy_s = 0, 0.0
         self.eval_losses: list[float] = []
         self.sample: Callable[[int, float], None] = lambda step, trained_s: None
+        self.fault = ""
+        self._undo: list[tuple[torch.Tensor, torch.Tensor]] = []
         wanted = spec.load_best_model_at_end or spec.early_stopping_patience is not None
         self.best = Best(folder / "best", spec.early_stopping_patience) if wanted and eval_examples else None
 
@@ -150,7 +160,8 @@ class PlannedTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Every process reads the same steps and takes its own share of each, so nothing is left to shard."""
         # Batches of one: resuming skips items only where there is a batch sampler.
-        return DataLoader(self.steps, batch_size=1, collate_fn=itemgetter(0))  # type: ignore[arg-type]
+        own = torch.Generator()  # or the loader would draw a seed that it does not need from the notebook's
+        return DataLoader(self.steps, batch_size=1, collate_fn=itemgetter(0), generator=own)  # type: ignore[arg-type]
 
     def training_step(self, model: torch.nn.Module, inputs: list[int], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward over one optimizer step.
@@ -179,6 +190,9 @@ class PlannedTrainer(Trainer):
         loss = self._forward_backward(model, mine, weight)
         while loss is None:
             loss = self._forward_backward(model, mine, weight)
+        if self.args.world_size == 1 and not math.isfinite(loss):  # of several none stops alone: all see the gradient
+            raise self._not_finite("loss", float(loss), inputs)
+        self._inputs = inputs
         self.tokens += sum(one.cost for one in batch)
         self.busy_s += time.perf_counter() - start
         return loss
@@ -192,7 +206,7 @@ class PlannedTrainer(Trainer):
                 if self.stop.now.is_set():
                     raise Abandoned
                 last = index == len(cut) - 1
-                with nullcontext() if last else self.accelerator.no_sync(model):
+                with nullcontext() if last else self.accelerator.no_sync(model), self.drawing():
                     loss = self.objective.loss(model, micro, self.args.device) * weight
                     penalty = self.hooks.penalty(self.model) if last else None
                     self.accelerator.backward(loss if penalty is None else loss + penalty)
@@ -203,6 +217,72 @@ class PlannedTrainer(Trainer):
             return total
         model.zero_grad()
         return None
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as Trainer does; where a loss or a gradient is not finite, go back to the last adapter that was good.
+
+        Raises
+        ------
+        RunError
+            If there is no such adapter.
+        """
+        try:
+            return super().train(*args, **kwargs)
+        except NotFinite as error:
+            self.fault = str(error)
+            self._go_back()
+        finally:
+            self._undo = []
+
+    def _go_back(self) -> None:
+        self.model.zero_grad()
+        if self._undo:
+            for parameter, before in self._undo:
+                parameter.data.copy_(before)
+            self.state.global_step -= 1
+        elif not self._trained_finite():
+            if not (last := checkpoint.latest(self.folder)):
+                raise RunError(f"{self.fault}; there is no checkpoint to go back to")
+            self._load_from_checkpoint(str(last))
+            self.hooks.restore(self.model, checkpoint.load_method(last))
+            self.state.global_step = checkpoint.step_of(last)
+
+    def remember(self) -> None:
+        """Keep what is trained as it is before an update, where that takes little memory."""
+        trained = [one for one in self.model.parameters() if one.requires_grad]
+        if sum(one.nbytes for one in trained) <= UNDO_BYTES:
+            self._undo = [(one, one.detach().clone()) for one in trained]
+
+    def _trained_finite(self) -> bool:
+        return all(bool(one.isfinite().all()) for one in self.model.parameters() if one.requires_grad)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        if norm is not None and not math.isfinite(norm):
+            self._undo = []  # the update before was good: its loss is a number
+            raise self._not_finite("gradient", float(norm), self._inputs)
+        return norm
+
+    def _not_finite(self, what: str, value: float, inputs: Sequence[int]) -> NotFinite:
+        """Say of what and on which rows a step is not finite."""
+        guilty = [row for row in inputs if not self._finite_alone(row)] if self.args.world_size == 1 else []
+        numbers = getattr(self.examples, "rows", range(len(self.examples)))
+        rows = ", ".join(str(number) for number in sorted({int(numbers[row]) for row in guilty or inputs}))
+        on = f"on row{'s' * (',' in rows)} {rows} (counting from 0)"
+        advice = f"lower learning_rate (now {self.spec.learning_rate:g}), or look at what these rows hold"
+        return NotFinite(f"the {what} of step {self.state.global_step + 1:,} is {value} {on}; {advice}")
+
+    def _finite_alone(self, row: int) -> bool:
+        """Whether loss and gradients of one example are finite."""
+        self.model.zero_grad()
+        loss = self.objective.loss(self.model, [self.examples[row]], self.args.device)
+        loss.backward()
+        gradients = (one.grad for one in self.model.parameters() if one.grad is not None)
+        return bool(loss.isfinite()) and all(bool(one.isfinite().all()) for one in gradients)
+
+    def drawing(self) -> AbstractContextManager[Any]:
+        """Where a model draws, as a first step shows, a context in which it draws from the run's own generators."""
+        return self.draws if self.draws.drew or not self.tokens else nullcontext()
 
     def _cut(self, batch: Sequence[Any]) -> list[list[Any]]:
         return micro_batches(batch, self.budget, self.objective.padded, self.objective.share_prefix)
@@ -238,6 +318,11 @@ class PlannedTrainer(Trainer):
         if self.args.world_size > 1:
             dist.all_reduce(sums)
         metrics = {"eval_loss": (sums[0] / sums[1]).item()}
+        if not math.isfinite(metrics["eval_loss"]):
+            step = self.state.global_step
+            at = f"after step {step:,}" if step else "of the base, before any training,"
+            advice = f"lower learning_rate (now {self.spec.learning_rate:g})" if step else "try dtype: float32"
+            raise NotFinite(f"the eval loss {at} is {metrics['eval_loss']}; {advice}")
         self.eval_losses.append(metrics["eval_loss"])
         self.publish(Evaluated(self.state.global_step, metrics["eval_loss"]))
         self.sample(self.state.global_step, self.busy_s)
@@ -264,7 +349,7 @@ class PlannedTrainer(Trainer):
     def finished(self) -> bool:
         """Whether there is nothing left to train: the last step is done, or more of them are of no use."""
         early = self.best is not None and self.best.exhausted
-        return early or self.state.global_step == len(self.steps)
+        return not self.fault and (early or self.state.global_step == len(self.steps))
 
     def load_best(self) -> None:
         """Go back to the adapter of the lowest held-out loss, where it is kept and is not the present one."""
@@ -335,11 +420,11 @@ class PlannedTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        checkpoint.save_random(Path(output_dir), self.args.process_index)
+        checkpoint.save_random(self.draws.state(), Path(output_dir), self.args.process_index)
 
     def _load_rng_state(self, folder: str | None) -> None:
         if folder is not None:
-            checkpoint.load_random(Path(folder), self.args.process_index)
+            self.draws.restore(checkpoint.load_random(Path(folder), self.args.process_index))
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> None:
         return None
@@ -365,6 +450,11 @@ class _Conductor(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.started = self.last_saved = time.monotonic()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.remember()
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

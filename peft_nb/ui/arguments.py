@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import SpecError
 from peft_nb.spec import RunSpec
+from peft_nb.system.frontend import variables as variables
 
 
 def described(spec: RunSpec | None, fields: dict[str, Any], **given: Any) -> tuple[RunSpec, dict[str, Any]]:
@@ -38,10 +38,3 @@ def described(spec: RunSpec | None, fields: dict[str, Any], **given: Any) -> tup
     elif said:
         spec = RunSpec(**{**spec.to_kwargs(), **said})
     return spec, live
-
-
-def variables() -> dict[str, Any]:
-    """The notebook's variables, where names in a spec are looked up first."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return shell.user_ns if shell else {}

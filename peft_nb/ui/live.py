@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -89,17 +90,34 @@ class Live:
         changed = view is not drawn or (view.latest is None and int(clock) > second)
         if changed and (last < 0 or clock - last >= self._surface.interval_s):
             self._drawn = (clock, view, int(clock))
-            self._surface.running(view, clock)
+            with self._drawing():
+                self._surface.running(view, clock)
 
     def close(self, metrics: Mapping[str, Any]) -> None:
         """Draw the summary for good."""
-        self._surface.ended(self.view, metrics, self._name)
+        with self._drawing():
+            self._surface.ended(self.view, metrics, self._name)
         self._closed.set()
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Say in a line what goes wrong while something is drawn; what happens next is drawn again."""
+        try:
+            yield
+        except Exception as error:
+            with suppress(Exception):
+                self._surface.broke(error)
+
+    def _sum_up(self, run: Run) -> None:
+        metrics: dict[str, Any] = {}
+        with self._drawing():
+            metrics = run.metrics | run.facts.task
+        self.close(metrics)
 
     def settle(self, run: Run) -> None:
         """Draw the summary; of a run that was given up and still works, once it has ended."""
         if self._ended.wait(LAST_WORD_S):
-            self.close(run.metrics | run.facts.task)
+            self._sum_up(run)
         else:
             self.follow(run)
 
@@ -134,7 +152,7 @@ class Live:
     def _pump(self, run: Run) -> None:
         while not self._ended.wait(self._surface.interval_s):
             self.refresh()
-        self.close(run.metrics | run.facts.task)
+        self._sum_up(run)
 
 
 def watch(

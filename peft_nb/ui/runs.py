@@ -23,16 +23,37 @@ SIGNS = {"passed": "✓", "failed": "✗"}
 
 
 class Runs(Displayed, pandas.DataFrame):
-    """What :func:`peft_nb.runs` gives; where widgets are shown, the panel of the runs."""
+    """What :func:`peft_nb.runs` gives, and the room it takes; where widgets are shown, the panel of the runs."""
+
+    space = ""
 
     @property
     def _constructor(self) -> type[pandas.DataFrame]:
         return pandas.DataFrame
 
+    _metadata = ("space",)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}\n\n{self.space}"
+
+    def _repr_html_(self) -> str:
+        return f"{super()._repr_html_()}<p>{escape(self.space)}</p>"  # type: ignore[misc]
+
 
 def listed() -> Runs:
-    """List the runs of the store, newest first."""
-    return Runs(runs())
+    """List the runs of the store, newest first, and say what room they take."""
+    store = Store()
+    found = Runs(runs(store))
+    found.space = taken(store)
+    return found
+
+
+def taken(store: Store) -> str:
+    """Say in a line what room a store takes on disk."""
+    room = store.space()
+    runs, rows, unused = (wording.memory(round(size / 1e6, 1)) for size in (room.runs, room.rows, room.unused))
+    idle = f" ({unused} used by no run; %peft rm --unused removes them)" if room.unused else ""
+    return f"on disk: {runs} of runs, {rows} of encoded rows{idle}"
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     trainable = fact("trainable_parameters", view.plan.trainable_parameters if view.plan else None)
     whole = view.plan.total_parameters if view.plan else 0
     part = fact("trainable_share", trainable / whole if trainable is not None and whole else None)
-    found: list[tuple[str, str]] = [("run", view.id)]
+    found: list[tuple[str, str]] = [("run", view.id), ("warning", metrics.get("warning") or "")]
     if view.data:
         found += [("data", _data(view, metrics.get("classes")))]
     if after is not None:
@@ -82,7 +82,7 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     found += evaluation.cost(metrics, TASKS[view.task].unit)
     if view.plan:
         found += [("computed", f"{view.plan.dtype} on {view.plan.device}, {view.plan.path}")]
-    found += [("note", notice) for notice in view.notices]
+    found += [("note", notice) for notice in view.notices if notice != metrics.get("warning")]
     return [(label, value) for label, value in found if value]
 
 
@@ -122,13 +122,15 @@ def _forecast(say: Callable[[float], str], actual: float, forecast: float | None
     return say(actual) + (f" (forecast {say(forecast)})" if forecast is not None else "")
 
 
-def next_steps(view: RunView, name: str | None = None) -> list[str]:
-    """List the sensible next steps as code for a cell.
+def next_steps(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> list[str]:
+    """List the sensible next steps as code for a cell; nobody should save what its warning says is spoilt.
 
     Parameters
     ----------
     view : RunView
         What is known about the run.
+    metrics : mapping
+        ``run.metrics``; may be empty.
     name : str, optional
         The variable that holds the run; by default the code takes the run from the store first.
 
@@ -145,7 +147,8 @@ def next_steps(view: RunView, name: str | None = None) -> list[str]:
     if view.status != "finished":
         steps += [f"%peft resume {run}"]
     if view.status != "failed":
-        steps += [f'{run}.{TASKS[view.task].verb}("…")', f"%peft save {run} my-adapter"]
+        steps += [f'{run}.{TASKS[view.task].verb}("…")']
+        steps += [] if metrics.get("warning") else [f"%peft save {run} my-adapter"]
     return steps
 
 
@@ -157,7 +160,7 @@ def text(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> 
     str
         Lines of label and value, then the next steps, last the verdict where one was asked for.
     """
-    following = next_steps(view, name)
+    following = next_steps(view, metrics, name)
     lines = [headline(view), *(f"  {label:<14} {value}" for label, value in rows(view, metrics))]
     verdict = evaluation.verdict(metrics)
     return "\n".join(
@@ -194,7 +197,7 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None, *, 
         f'<td style="{cell}normal;overflow-wrap:anywhere">{escape(value)}</td></tr>'
         for label, value in rows(view, metrics)
     )
-    code = "\n".join(map(escape, next_steps(view, name)))
+    code = "\n".join(map(escape, next_steps(view, metrics, name)))
     following = f'<p style="margin:8px 0 4px">Next:</p><pre style="margin:0"><code>{code}</code></pre>' if code else ""
     verdict = evaluation.verdict(metrics)
     last = f'<p style="margin:8px 0 0"><strong>{escape(verdict)}</strong></p>' if verdict else ""

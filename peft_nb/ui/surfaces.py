@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -13,6 +14,7 @@ from peft_nb.system import frontend
 from peft_nb.system.display import panel_of
 from peft_nb.ui import status, summary
 from peft_nb.ui.view import RunView
+from peft_nb.ui.wording import spoken
 
 if TYPE_CHECKING:
     from peft_nb.runs.run import Run
@@ -39,6 +41,10 @@ class Surface:
         """Show a run that has ended."""
         raise NotImplementedError
 
+    def broke(self, error: Exception) -> None:
+        """Say that something could not be drawn."""
+        print(f"⚠ {spoken(error)}", file=sys.stderr, flush=True)
+
 
 class NotebookSurface(Surface):
     """One output area of a cell, updated in place."""
@@ -54,6 +60,11 @@ class NotebookSurface(Surface):
     def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
         """Replace the panel by the summary."""
         self._show(summary.html(view, metrics, name), summary.text(view, metrics, name))
+
+    def broke(self, error: Exception) -> None:
+        """Say it in place of what was drawn before."""
+        said = f"⚠ {spoken(error)}"
+        self._show(f"<p>{escape(said)}</p>", said)
 
     def _show(self, html: str, text: str) -> None:
         from IPython.display import publish_display_data
@@ -91,6 +102,10 @@ class WidgetSurface(NotebookSurface):
         """Bring the panel up to date and put the summary below it."""
         self._panel.draw(view)
         super().ended(view, metrics, name)
+
+    def broke(self, error: Exception) -> None:
+        """Say it in the panel, if there is one."""
+        self._panel.fail(error) if "_panel" in vars(self) else super().broke(error)
 
     def _show(self, html: str, text: str) -> None:
         super()._show(

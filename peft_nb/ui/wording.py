@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
+
+from peft_nb.errors import PeftNbError
+from peft_nb.models.quiet import first_line
 
 
 def duration(seconds: float) -> str:
@@ -63,3 +67,11 @@ SAID: dict[str, Callable[[float], str]] = {
 def measured(value: float, unit: str) -> str:
     """Say the value of a metric in its unit; one that is not known stands behind four significant digits."""
     return SAID[unit](value) if unit in SAID else f"{value:.4g} {unit}".rstrip()
+
+
+def spoken(error: Exception) -> str:
+    """Say in a line what went wrong: a user's mistake in its own, anything else with its kind, and in the log."""
+    if isinstance(error, PeftNbError):
+        return first_line(error)
+    logging.getLogger(__name__).error("%s", error, exc_info=error)
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -119,3 +119,18 @@ def test_hostile_words_change_nothing_but_text(page: Page) -> None:
     for width in (480, 1600):
         page.set_viewport_size({"width": width, "height": 900})
         until(page, lambda: panel.evaluate("node => node.scrollWidth <= node.clientWidth"))
+
+
+def test_the_kernel_knows_whether_a_form_is_seen(opened: Open) -> None:
+    form = "%load_ext peft_nb\nfrom peft_nb.ui.panels.config import ConfigPanel\nform = ConfigPanel()\nform"
+    page = opened([form, "print('seen', form._keyboard.views, form.closed)", "print('then', form.closed)"])
+    output = run_next(page, 0)
+    expect(output.locator(".peft-nb").first).to_be_visible(timeout=SECONDS)
+    expect(run_next(page, 1)).to_contain_text("seen 1 False")
+    page.evaluate("jupyterapp.commands.execute('notebook:move-cursor-up')")
+    page.evaluate("jupyterapp.commands.execute('notebook:move-cursor-up')")
+    page.evaluate("jupyterapp.commands.execute('notebook:clear-cell-output')")
+    expect(output.locator(".peft-nb")).to_have_count(0)
+    page.evaluate("jupyterapp.commands.execute('notebook:move-cursor-down')")
+    page.evaluate("jupyterapp.commands.execute('notebook:move-cursor-down')")
+    expect(run_next(page, 2)).to_contain_text("then True")

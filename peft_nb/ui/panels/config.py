@@ -70,7 +70,10 @@ class ConfigPanel(Panel):
         self._reported: object = None  # what the data were checked as
         self._advice: Advice | None = None
         offers = form.offered(self._namespace)
-        self.controls = {name: Control(entry, offers, self._changed) for name, entry in self.form.entries.items()}
+        self.controls = {
+            name: Control(entry, offers, partial(self.attempt, self._changed))
+            for name, entry in self.form.entries.items()
+        }
 
         self.recipe = ipywidgets.Combobox(description="recipe or file", placeholder="spec.yaml", options=names())
         fill = button("Fill in", lambda: self.attempt(self._fill_in), help="Fill in what a recipe or a YAML file says")
@@ -96,8 +99,10 @@ class ConfigPanel(Panel):
         )
         self.fill({**form.blank(), "data": offers["data"][0], **given})
         ipython = sys.modules.get("IPython")
-        if shell := ipython.get_ipython() if ipython else None:
-            shell.events.register("post_run_cell", self._offer_variables)
+        self._shell = ipython.get_ipython() if ipython else None
+        if self._shell:
+            self._shell.events.register("post_run_cell", self._follow)
+        self._keyboard.observe(lambda change: self._follow() if change["old"] == 0 else None, "views")
 
     def __repr__(self) -> str:
         return f"a form for the cell\n\n{self.form.cell}".rstrip()
@@ -148,7 +153,14 @@ class ConfigPanel(Panel):
         self.insert.cell = self.form.cell
         self._examine()
 
-    def _offer_variables(self, *_: object) -> None:
+    def _follow(self, *_: object) -> None:
+        """Look at what a cell has made, while anybody sees the form; one that was closed never looks again."""
+        if self.box.comm is None and self._shell:
+            self._shell.events.unregister("post_run_cell", self._follow)
+        if not self.closed:
+            self.attempt(self._offer_variables)
+
+    def _offer_variables(self) -> None:
         """Offer the variables that a cell has made; look again where it has made the chosen data anew."""
         for name, words in form.offered(self._namespace).items():
             self.controls[name].input.options = words
@@ -247,5 +259,6 @@ class ConfigPanel(Panel):
 
     def ended(self, view: RunView) -> None:
         """Say how a run ended; now there is time for a forecast again."""
-        self.say(" ".join((view.id, view.status, view.reason)).strip())
-        self._examine()
+        self.say(f"{view.id} {view.status}")  # the reason stands in the panel of the run
+        if not self.closed:
+            self._examine()

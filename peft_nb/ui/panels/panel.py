@@ -6,7 +6,6 @@ writes what it says into the panel, five times a second at most. What goes wrong
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from html import escape
@@ -15,10 +14,10 @@ from typing import Any
 
 import anywidget
 import ipywidgets
+import traitlets
 
-from peft_nb.errors import PeftNbError
-from peft_nb.models.quiet import first_line
 from peft_nb.system import ipykernel_private
+from peft_nb.ui.wording import spoken as spoken
 
 TICK_S = 0.2
 # A field whose label is never cut off, and which takes the width there is.
@@ -29,10 +28,17 @@ Work = Callable[[Tell], str]
 
 
 class Keyboard(anywidget.AnyWidget):
-    """Shows nothing; gives the panel that it lies in its style, and lets what is pressed there stay there."""
+    """Shows nothing; gives the panel that it lies in its style, and lets what is pressed there stay there.
+
+    Attributes
+    ----------
+    views : int or None
+        How often a page shows the panel; None before any has.
+    """
 
     _esm = Path(__file__).with_name("panel.js")
     _css = Path(__file__).with_name("panel.css")
+    views = traitlets.Int(None, allow_none=True).tag(sync=True)
 
 
 class Panel:
@@ -56,7 +62,8 @@ class Panel:
         self._outcome = ipywidgets.HTML()
         self._outcome.add_class("peft-nb-outcome")
         self._busy = threading.Lock()
-        self.box = ipywidgets.VBox([Keyboard(), *children, self._outcome])
+        self._keyboard = Keyboard()
+        self.box = ipywidgets.VBox([self._keyboard, *children, self._outcome])
         self.box.add_class("peft-nb")
 
     def __repr__(self) -> str:
@@ -66,6 +73,11 @@ class Panel:
         _let_through(self.box)
         shown: dict[str, Any] = self.box._repr_mimebundle_()
         return {**shown, "text/plain": repr(self)}
+
+    @property
+    def closed(self) -> bool:
+        """Whether the panel was closed, or no page shows it any more."""
+        return self.box.comm is None or self._keyboard.views == 0
 
     def say(self, text: str) -> None:
         """Say what has happened, which screen readers announce."""
@@ -146,14 +158,6 @@ def _let_through(widget: ipywidgets.Widget) -> None:
         ipykernel_private.answer_where_sent(widget.comm)
     for child in getattr(widget, "children", ()):
         _let_through(child)
-
-
-def spoken(error: Exception) -> str:
-    """Say in a line what went wrong: a user's mistake in its own, anything else with its kind, and in the log."""
-    if isinstance(error, PeftNbError):
-        return first_line(error)
-    logging.getLogger(__name__).error("%s", error, exc_info=error)
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def button(label: str, act: Callable[[], None], *, help: str = "", primary: bool = False) -> ipywidgets.Button:

@@ -84,7 +84,8 @@ class RunPanel(Panel):
         self._status = view.status
         usable = view.status == "finished" or (not view.active and view.checkpoint is not None)
         self.stop.disabled, self.stop.description = not view.active, "Stop"
-        self.resume.disabled = view.status not in ("stopped", "failed")
+        # A run that failed before its first step would fail again in the same way.
+        self.resume.disabled = not (view.status == "stopped" or (view.status == "failed" and view.checkpoint))
         for made in (self.save, self.merge, self.compare, self.chat):
             made.disabled = not usable
         self.say(summary.headline(view))
@@ -163,6 +164,10 @@ class EmbeddedSurface(Surface):
     def running(self, view: RunView, clock_s: float) -> None:
         """Show how far the run is."""
         self._panel.draw(view, clock_s)
+
+    def broke(self, error: Exception) -> None:
+        """Say it in the panel."""
+        self._panel.fail(error)
 
     def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
         """Show what came of it."""

@@ -75,6 +75,7 @@ class RunsPanel(Panel):
         self.choice = _field(ipywidgets.SelectMultiple, "Choose runs, several with Shift or Ctrl", rows=LISTED)
         self.choice.add_class("peft-nb-choice")
         self.table, self.place, self.opened = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.VBox()
+        self.room = ipywidgets.HTML()
         self.table.add_class("peft-nb-listing")
 
         self.alias = _field(ipywidgets.Text, "Alias", value="production")
@@ -103,7 +104,7 @@ class RunsPanel(Panel):
         search = row(self.words, self.column, self.order)
         asked = [self.promotion.box, self.removal.box]
         super().__init__("runs", [search, pages, self.choice, row(*buttons), *asked])
-        self.box.children += (self.opened, self.table)  # last, for it is long
+        self.box.children += (self.room, self.opened, self.table)  # last, for it is long
         for field, act in (
             (self.words, self._first),
             (self.column, self._sort),
@@ -121,6 +122,7 @@ class RunsPanel(Panel):
     def refresh(self) -> None:
         """Read the store again and show it."""
         self._records = self._store.all()
+        self.room.value = escape(listing.taken(self._store))
         self._drawn.clear()
         self._show()
 
