@@ -72,7 +72,7 @@ class Adapter:
         if self._model is None:
             folder, facts = str(self.folder), self._record.facts
             with quiet():
-                base = models.load_base(self.spec, self._source(), facts, self._record.publish)
+                base = models.load_base(self.spec, self._source(), facts, self._record.publish, self.folder)
                 self.hold(models.adapted(self.spec, base, facts, folder), base.tokenizer)
         return self._model
 
@@ -156,7 +156,7 @@ class Adapter:
         inputs = replace(self.inputs, namespace=namespace or self.inputs.namespace)
         context = Context(self.spec, inputs, record.folder, record.facts, publish=record.publish)
         with quiet():
-            base = models.load_base(self.spec, self._source(), record.facts, record.publish)
+            base = models.load_base(self.spec, self._source(), record.facts, record.publish, record.folder / "adapter")
             return base, *rows.for_script(context, base)
 
     def _source(self) -> Any:

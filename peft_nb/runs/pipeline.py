@@ -93,7 +93,8 @@ def train(
         before = 0.0 if table is None else foresee(context, source, table)
         if resources.processes() > 1:
             meet(context)
-        base = model.load_base(context.spec, source, context.facts, context.publish)
+        resumed = None if table else context.folder / "adapter"
+        base = model.load_base(context.spec, source, context.facts, context.publish, resumed)
         if table is not None:
             rows.check(context, table, changes, base.tokenizer)
         sides = examples(context, table, base)
@@ -178,7 +179,7 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
     bare, new = task.build(base, facts)
     adapted = attach(bare, spec, model.public_name(base.source), new, len(plan), task.peft_type)
     hold(adapted, base.tokenizer)
-    if note := method.note(adapted):
+    for note in filter(None, (method.note(adapted), model.untrained(base, adapted))):
         context.publish(Notice(note))
     hooks = method.hooks(spec)
     shown = (packing.pad([sides.train[row] for row in step], pad_id) for step in plan[:PREPARED_STEPS])

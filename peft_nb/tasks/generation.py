@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import DataError
+from peft_nb.models.live import UNCHANGED, Changes
 from peft_nb.tasks.base import Facts, Rows, Task
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder, base = "path/to/this/folder", BASE
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
-tokenizer = AutoTokenizer.from_pretrained(base)
+LOADED
+tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
 INPUTS
 made = model.generate(**inputs, max_new_tokens=128, do_sample=False, eos_token_id=END)
 print(tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
@@ -82,7 +83,9 @@ class Generation(Task):
                 found.append({"messages": before, "reference": answer["content"]})
         return found
 
-    def usage(self, base: str, spec: RunSpec, facts: Facts, tokenizer: Any, *, chat: bool) -> str:
+    def usage(
+        self, base: str, spec: RunSpec, facts: Facts, tokenizer: Any, *, chat: bool, changes: Changes = UNCHANGED
+    ) -> str:
         """Write the Python lines that ask a saved adapter as it was trained."""
         from peft_nb.data.rendering import Renderer, unwrap
 
@@ -98,7 +101,12 @@ class Generation(Task):
             inputs = CHAT.replace("MESSAGES", _quoted(messages))
         if chat and renderer.end != tokenizer.eos_token_id:
             end = f"tokenizer.convert_tokens_to_ids({_quoted(renderer.end_text)})"
-        return USAGE.replace("END", end).replace("INPUTS", inputs).replace("BASE", base)
+        loaded, resized = "AutoModelForCausalLM.from_pretrained(base)", ""
+        if changes.rows:
+            loaded, resized = "model", f"model = {loaded}\n{changes.resized('model')}\n"
+        lines = USAGE.replace("LOADED", f"{resized}model = PeftModel.from_pretrained({loaded}, folder).eval()")
+        lines = lines.replace("TOKENIZER", changes.loaded_from)
+        return lines.replace("END", end).replace("INPUTS", inputs).replace("BASE", base)
 
     def limits(self, metrics: Mapping[str, Any]) -> Iterator[str]:
         """Say what was not measured of what the model writes."""
