@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
@@ -19,6 +20,7 @@ from peft_nb.models.live import WEIGHTS
 from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
+from tests.conftest import stop_at
 
 NEW = ["<|order|>", "<|refund|>"]
 TEMPLATE = (
@@ -66,7 +68,7 @@ def changed(folder: Path, auto: Any = AutoModelForCausalLM) -> tuple[Any, Any]:
         model.resize_token_embeddings(len(tokenizer))
         for end in filter(None, (model.get_input_embeddings(), model.get_output_embeddings())):
             end.weight.data[-2:] = torch.randn(2, end.weight.shape[1])
-            end.weight.data[7] *= -1.5
+            end.weight.data[[1, 7]] *= -1.5
     tokenizer.chat_template, tokenizer.eos_token = TEMPLATE, "<|refund|>"
     return model, tokenizer
 
@@ -157,6 +159,30 @@ def test_the_run_is_opened_again_on_the_base_that_the_pair_was_made_of(run: Run,
     assert torch.equal(pair[0].get_input_embeddings().weight, before)
     again.save(tmp_path / "again")
     assert load_file(tmp_path / "again" / WEIGHTS).keys() == load_file(run.adapter_dir / WEIGHTS).keys()
+
+
+def test_what_cannot_be_compared_is_saved(train: Train, base: Path, tmp_path: Path) -> None:
+    model, tokenizer = untouched(base)
+    model.name_or_path = model.config._name_or_path = "nobody/nowhere"
+    run = train((model, tokenizer))
+    assert (run.adapter_dir / "tokenizer.json").exists()
+    assert weights(run) == {EMBEDDING, HEAD}
+    shutil.copytree(base, tmp_path / "base")
+    model.name_or_path = model.config._name_or_path = str(tmp_path / "base")
+    for file in (tmp_path / "base").glob("*.safetensors"):
+        file.write_bytes(b"torn")
+    assert weights(train((model, tokenizer))) == {EMBEDDING, HEAD}
+
+
+def test_a_stopped_run_goes_on_with_what_it_began_with(train: Train, base: Path) -> None:
+    run = train(changed(base), stop_at(1), max_steps=3)
+    assert run.status == "stopped"
+    assert load(run.id, model=untouched(base), store=run.store).resume().status == "finished"
+    again = load(run.id, model=changed(base), store=run.store)
+    whole = train(changed(base), max_steps=3)
+    ids = torch.tensor([[512, 60, 7, 513]])
+    with torch.inference_mode():
+        torch.testing.assert_close(again.model(input_ids=ids).logits, whole.model(input_ids=ids).logits)
 
 
 def test_a_merged_model_is_the_changed_one(run: Run, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,8 +82,8 @@ def changes(model: Any, tokenizer: Any, name: str) -> Changes:
 
     Parameters
     ----------
-    model : peft.PeftModel
-        The live model with an adapter.
+    model : transformers.PreTrainedModel or peft.PeftModel
+        The live model, mostly with an adapter.
     tokenizer : transformers.PreTrainedTokenizerBase
         Its tokenizer, with a pad token.
     name : str
@@ -95,7 +96,7 @@ def changes(model: Any, tokenizer: Any, name: str) -> Changes:
     """
     folder = _folder(name)
     theirs = _tokenizer(folder) if folder else None
-    inside = model.get_base_model()
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
     weights: dict[str, torch.Tensor] = {}
     rows = 0
     new = {id: token for token, id in tokenizer.get_vocab().items() - (theirs or tokenizer).get_vocab().items()}
@@ -129,8 +130,8 @@ def restored(base: Base, folder: Path) -> Base:
     Returns
     -------
     Base
-        With the saved tokenizer, and memory of its own for embeddings that the adapter brings. The same base where
-        nothing was saved.
+        With the saved tokenizer and, in memory of their own, the saved embeddings. The same base where nothing was
+        saved.
     """
     from safetensors import safe_open
 
@@ -140,18 +141,18 @@ def restored(base: Base, folder: Path) -> Base:
         base = replace(base, tokenizer=tokenizer)
     if not (folder / WEIGHTS).is_file():
         return base
-    with safe_open(str(folder / WEIGHTS), "pt") as file:
-        saved = {plain_name(key): file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
     model = share(base.model)
     names = [f"{path}.{own}" for path, part, _ in _ends(model) for own, _ in part.named_parameters(recurse=False)]
-    brought = {name: shape for name in names for key, shape in saved.items() if key.endswith(f".{name}")}
+    with safe_open(str(folder / WEIGHTS), "pt") as file:
+        keys = {name: key for name in names for key in file.keys() if plain_name(key).endswith(f".{name}")}  # noqa: SIM118
+        brought = {name: file.get_tensor(key) for name, key in keys.items()}
     if not brought:
         return base
     if names[0] in brought:
-        model.resize_token_embeddings(brought[names[0]][0], mean_resizing=False)
-    for _, part, _ in _ends(model):
-        for parameter in part.parameters(recurse=False):
-            parameter.data = parameter.data.clone()  # PEFT writes into it
+        model.resize_token_embeddings(len(brought[names[0]]), mean_resizing=False)
+    for name, weight in brought.items():
+        parameter = model.get_parameter(name)
+        parameter.data = weight.to(parameter.device, parameter.dtype)  # not written into memory that others share
     return replace(base, model=model.requires_grad_(False))
 
 
@@ -200,12 +201,12 @@ def plain_name(name: str) -> str:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """In which of a folder's files each weight is."""
-    from safetensors import safe_open
+    """In which of a folder's files each weight is; one that cannot be read costs no run its adapter."""
+    from safetensors import SafetensorError, safe_open
 
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(str(path), "pt") as file:
+        with suppress(OSError, SafetensorError), safe_open(str(path), "pt") as file:
             found |= dict.fromkeys(file.keys(), path)
     return found
 

@@ -93,8 +93,8 @@ def train(
         before = 0.0 if table is None else foresee(context, source, table)
         if resources.processes() > 1:
             meet(context)
-        resumed = None if table else context.folder / "adapter"
-        base = model.load_base(context.spec, source, context.facts, context.publish, resumed)
+        kept = context.folder / "adapter" if table is None else None
+        base = model.load_base(context.spec, source, context.facts, context.publish, kept)
         if table is not None:
             rows.check(context, table, changes, base.tokenizer)
         sides = examples(context, table, base)
