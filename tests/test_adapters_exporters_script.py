@@ -153,6 +153,31 @@ def test_a_script_says_what_keeps_it_from_the_same_losses(trained: Begin, tmp_pa
         assert words not in exact
 
 
+def test_a_script_trains_on_what_a_pair_was_changed_to(
+    spec: Callable[..., RunSpec], base: Path, rows: list[dict[str, str]], store: Store, tmp_path: Path, python: Python
+) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens("<|refund|>", special_tokens=True)
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<|refund|>")
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.get_input_embeddings().weight.data[5:20] *= 3
+    live = spec(model="(in memory)", max_steps=4)
+    run = begin(live, data=rows, model=(model, tokenizer), store=store).wait()
+    script = run.export(tmp_path / "out")
+    process = python(script)
+    same(run, [json.loads(line) for line in process.communicate()[0].splitlines()])
+    assert process.returncode == 0
+    theirs, ours = (
+        load_file(folder / "adapter_model.safetensors") for folder in (script.parent / "adapter", run.adapter_dir)
+    )
+    assert theirs.keys() == ours.keys()
+    assert all((theirs[name] - ours[name]).abs().max() < 1e-3 for name in ours)
+    assert AutoTokenizer.from_pretrained(script.parent / "adapter").chat_template == tokenizer.chat_template
+
+
 def test_a_base_made_in_memory_is_refused_and_one_from_a_folder_is_found(
     spec: Callable[..., RunSpec], base: Path, rows: list[dict[str, str]], store: Store, tmp_path: Path
 ) -> None:

@@ -74,12 +74,12 @@ def test_a_model_is_timed_with_its_adapter_and_without_in_turns(timed: str) -> N
     layer = model.get_base_model().model.layers[0].mlp.up_proj
 
     def told(*passed: Any) -> None:
-        time.sleep(0 if layer.disable_adapters else 0.002)
+        time.sleep(0 if layer.disable_adapters else 0.01)
         rounds.append(layer.disable_adapters)
 
     layer.register_forward_hook(told)
     adapted, bare = getattr(measure, timed)(model, [5, 6, 7], *([0] if timed == "token_latency" else []))
-    assert adapted > bare + 1 > 1  # in ms
+    assert adapted > bare + 2 > 2  # in ms
     assert [off for off, _ in groupby(rounds)] == [False, True] * measure.LATENCY_ROUNDS
     assert len(rounds) == 2 * measure.LATENCY_ROUNDS * measure.LATENCY_TOKENS
     assert not layer.disable_adapters

@@ -57,8 +57,10 @@ def test_every_layout_and_model_is_documented(name: str) -> None:
 @pytest.mark.parametrize("entry", layouts.LAYOUTS.values(), ids=lambda entry: entry.name)
 def test_every_column_name_that_is_recognised_is_documented(entry: layouts.LayoutType) -> None:
     (line,) = [line for line in TEXT.splitlines() if line.startswith(f"| `{entry.name}` |")]
-    names = {name for role in entry.roles if role.name != "system" for name in (role.name, *role.others)}
+    names = {name for role in entry.roles if role.tells for name in (role.name, *role.others)}
     assert names <= set(re.findall(r"\w+", line))
+    anywhere = {name for role in entry.roles if not role.tells for name in (role.name, *role.others)}
+    assert anywhere <= set(re.findall(r"`(\w+)`", TEXT))
 
 
 @pytest.mark.parametrize("cell", blocks("", "%%peft"))

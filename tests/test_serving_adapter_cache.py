@@ -32,7 +32,7 @@ def make(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
         folder = tmp_path_factory.mktemp(name)
         config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False, **settings)
         get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(str(folder))
-        read, mb = inspect(name, folder, None, ())
+        read, mb = inspect(name, folder, None, {})
         return Adapter(name, f"key_{name}", folder, read, mb, True, None)
 
     return make

@@ -19,6 +19,7 @@ from tests.stores import finish
 SPEC = RunSpec(data="tickets", system="Be brief.")
 LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 WHOLE = "base_model.model.lm_head.weight"
+HEAD = {"lm_head.weight": torch.ones(10, 100)}
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_what_is_no_run(one: object) -> None:
 
 
 def test_settings_and_size_are_read(folder: Path) -> None:
-    config, mb = inspect("legal", folder, SPEC, {"lm_head.weight"})
+    config, mb = inspect("legal", folder, SPEC, HEAD)
     assert config.target_modules == {"q_proj"}
     assert mb == pytest.approx(4_000 / 2**20, rel=0.05)
 
@@ -65,16 +66,17 @@ def test_settings_and_size_are_read(folder: Path) -> None:
 def test_weights_of_the_base_are_refused_unless_the_adapter_has_them_to_itself(tmp_path: Path) -> None:
     brings = written(tmp_path / "whole", LORA, WHOLE)
     with pytest.raises(MethodError, match=r"whole brings lm_head\.weight, a weight of the base itself"):
-        inspect("whole", brings, None, {"lm_head.weight"})
+        inspect("whole", brings, None, HEAD)
+    inspect("whole", brings, None, {"lm_head.weight": torch.zeros(10, 100)})  # the base has the same
     own = written(tmp_path / "own", WHOLE, modules_to_save=["lm_head"])
-    assert inspect("own", own, None, {"lm_head.weight"})[0].modules_to_save == ["lm_head"]
+    assert inspect("own", own, None, HEAD)[0].modules_to_save == ["lm_head"]
 
 
 @pytest.mark.parametrize("lacking", ["adapter_config.json", "adapter_model.safetensors"])
 def test_a_folder_without_an_adapter_is_refused(folder: Path, lacking: str) -> None:
     (folder / lacking).unlink()
     with pytest.raises(ModelError, match="legal: .* holds no adapter that can be read"):
-        inspect("legal", folder, None, ())
+        inspect("legal", folder, None, {})
 
 
 @pytest.mark.parametrize(

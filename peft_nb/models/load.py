@@ -28,6 +28,8 @@ _VOLATILE = {"_name_or_path", "architectures", "dtype", "quantization_config", "
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
+LIVE = "live"  # in the identity of a base that was a pair in memory
+
 _lock = RLock()
 _bases: WeakValueDictionary[tuple[object, ...], Base] = WeakValueDictionary()
 _latest: list[Base] = []
@@ -274,7 +276,7 @@ def _live(source: ModelSource, dtype: str, quantization: Quantization, device: s
         notes.append(f"{source.name} is a live model in {stored}, and is used as it is")
     if stored != "none":
         dtype, device = dtype_of(model), model.device.type
-    identity = _identity(source.name, "live", model.config)
+    identity = _identity(source.name, LIVE, model.config)
     known_as = Path(given.name_or_path)
     folder = known_as if given.name_or_path and known_as.is_dir() else None
     return Base(model, tokenizer, source, dtype, stored, device, identity, notes, folder)
@@ -292,8 +294,15 @@ def _fit(model: Any, tokenizer: Any, name: str) -> list[str]:
         return []
     if tokenizer.eos_token is None:
         raise ModelError(f"{name}: the tokenizer has neither a pad nor an end token; set tokenizer.pad_token")
-    tokenizer.pad_token = tokenizer.eos_token
+    with_pad_token(tokenizer)
     return [f"{name} has no pad token; its end token {tokenizer.eos_token!r} pads, and is still learned"]
+
+
+def with_pad_token(tokenizer: Any) -> Any:
+    """Let a tokenizer pad with its end token where it has no other to pad with."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _check_means(dtype: str, quantization: str, device: str) -> None:

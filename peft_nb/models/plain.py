@@ -35,21 +35,26 @@ def bare(model: Any) -> Any:
     return tree
 
 
-def _unwrap(parent: nn.Module) -> None:
+def inner(module: nn.Module) -> Any:
+    """Give the base's own module inside the wrappers that an adapter has put around it."""
     from peft.tuners.adaption_prompt.layer import AdaptedAttention, AdaptedAttentionGPT
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper
 
+    found: Any = module
+    while isinstance(found, BaseTunerLayer | AuxiliaryTrainingWrapper | AdaptedAttention | AdaptedAttentionGPT):
+        if isinstance(found, BaseTunerLayer):
+            found = found.get_base_layer()
+        else:
+            found = found.original_module if isinstance(found, AuxiliaryTrainingWrapper) else found.model
+    return found
+
+
+def _unwrap(parent: nn.Module) -> None:
     for name, child in parent.named_children():
-        inner: Any = child
-        while isinstance(inner, BaseTunerLayer | AuxiliaryTrainingWrapper | AdaptedAttention | AdaptedAttentionGPT):
-            if isinstance(inner, BaseTunerLayer):
-                inner = inner.get_base_layer()
-            else:
-                inner = inner.original_module if isinstance(inner, AuxiliaryTrainingWrapper) else inner.model
-        if inner is not child:
-            setattr(parent, name, inner)
-        _unwrap(inner)
+        if (own := inner(child)) is not child:
+            setattr(parent, name, own)
+        _unwrap(own)
 
 
 def copied(tree: Any) -> Any:

@@ -78,7 +78,7 @@ class Adapter:
                 if (found := self._model) is None:
                     folder, facts = str(self.folder), self._record.facts
                     with quiet():
-                        base = models.load_base(self.spec, self._source(), facts, self._record.publish)
+                        base = models.load_base(self.spec, self._source(), facts, self._record.publish, self.folder)
                         found = models.adapted(self.spec, base, facts, folder)
                         self.hold(found, base.tokenizer)
         return found
@@ -167,7 +167,7 @@ class Adapter:
         inputs = replace(self.inputs, namespace=namespace or self.inputs.namespace)
         context = Context(self.spec, inputs, record.folder, record.facts, publish=record.publish)
         with quiet():
-            base = models.load_base(self.spec, self._source(), record.facts, record.publish)
+            base = models.load_base(self.spec, self._source(), record.facts, record.publish, record.folder / "adapter")
             return base, *rows.for_script(context, base)
 
     def _source(self) -> Any:

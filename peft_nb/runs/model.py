@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_nb.data.sources import IN_MEMORY
@@ -10,6 +11,7 @@ from peft_nb.errors import ModelError
 from peft_nb.events import Event, Notice, Preparing
 from peft_nb.methods import REGISTRY
 from peft_nb.models import ALIASES
+from peft_nb.models.live import changes, restored
 from peft_nb.models.load import Base, load
 from peft_nb.models.resolve import ModelSource, resolve
 from peft_nb.runs.context import Inputs
@@ -50,7 +52,9 @@ def find(spec: RunSpec, inputs: Inputs) -> ModelSource:
     return resolve(spec.model if inputs.model is None else inputs.model, spec.revision, inputs.namespace)
 
 
-def load_base(spec: RunSpec, source: ModelSource, facts: Facts, publish: Callable[[Event], None]) -> Base:
+def load_base(
+    spec: RunSpec, source: ModelSource, facts: Facts, publish: Callable[[Event], None], adapter: Path | None = None
+) -> Base:
     """Load the base of a run, once a process and shared between runs.
 
     Parameters
@@ -63,6 +67,8 @@ def load_base(spec: RunSpec, source: ModelSource, facts: Facts, publish: Callabl
         What it was computed in before: a run goes on in what it began with.
     publish : callable
         Takes each event.
+    adapter : Path, optional
+        Folder of the run's adapter, if there is one: what it holds of a live pair is put back.
 
     Returns
     -------
@@ -83,7 +89,7 @@ def load_base(spec: RunSpec, source: ModelSource, facts: Facts, publish: Callabl
     )
     for note in base.notes:
         publish(Notice(note))
-    return base
+    return restored(base, adapter) if source.pair and adapter else base
 
 
 def adapted(spec: RunSpec, base: Base, facts: Facts, folder: str) -> PeftModel:
@@ -91,6 +97,11 @@ def adapted(spec: RunSpec, base: Base, facts: Facts, folder: str) -> PeftModel:
     REGISTRY[spec.method].config_class()  # makes PEFT know a tuner of ours
     model, _ = TASKS[spec.task].build(base, facts.task)
     return adapter_weights.load(model, folder)
+
+
+def untrained(base: Base, adapted: PeftModel) -> str:
+    """Say which new tokens of a live pair the adapter does not train, or nothing."""
+    return changes(adapted, base.tokenizer, public_name(base.source)).warning if base.source.pair else ""
 
 
 def public_name(source: ModelSource) -> str:

@@ -93,7 +93,8 @@ def train(
         before = 0.0 if table is None else foresee(context, source, table)
         if resources.processes() > 1:
             meet(context)
-        base = model.load_base(context.spec, source, context.facts, context.publish)
+        kept = context.folder / "adapter" if table is None else None
+        base = model.load_base(context.spec, source, context.facts, context.publish, kept)
         if table is not None:
             rows.check(context, table, changes, base.tokenizer)
         sides = examples(context, table, base)
@@ -103,8 +104,8 @@ def train(
         trainer = prepare(context, base, sides, hold)
     finished = fit(context, trainer, base.tokenizer, resumed=table is None, before=before)
     if trainer.fault:
-        kept = trainer.best.step if trainer.best and trainer.best.step else trainer.state.global_step
-        trainer.fault += f"; the adapter of step {kept:,} is kept"
+        step = trainer.best.step if trainer.best and trainer.best.step else trainer.state.global_step
+        trainer.fault += f"; the adapter of step {step:,} is kept"
     if trainer.is_world_process_zero():
         evaluate.save(context, trainer.model, base.tokenizer, curve())
     found = None
@@ -185,7 +186,7 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
         bare, new = task.build(base, facts)
         adapted = attach(bare, spec, model.public_name(base.source), new, len(plan), task.peft_type)
     hold(adapted, base.tokenizer)
-    if note := method.note(adapted):
+    for note in filter(None, (method.note(adapted), model.untrained(base, adapted))):
         context.publish(Notice(note))
     hooks, draws = method.hooks(spec), OwnDraws(spec.seed)
     shown = (packing.pad([sides.train[row] for row in step], pad_id) for step in plan[:PREPARED_STEPS])

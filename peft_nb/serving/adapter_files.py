@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -97,7 +97,7 @@ def find(one: Any) -> tuple[str, Path, RunSpec | None, Facts]:
     return record.name or record.id, record.folder / "adapter", RunSpec.from_yaml(record.spec_yaml), record.facts
 
 
-def inspect(name: str, folder: Path, spec: RunSpec | None, base: Iterable[str]) -> tuple[PeftConfig, float]:
+def inspect(name: str, folder: Path, spec: RunSpec | None, base: Mapping[str, Any]) -> tuple[PeftConfig, float]:
     """Read an adapter's settings and the sizes of its tensors.
 
     Parameters
@@ -108,8 +108,8 @@ def inspect(name: str, folder: Path, spec: RunSpec | None, base: Iterable[str]) 
         Where it is.
     spec : RunSpec, optional
         Of its run.
-    base : iterable of str
-        Names of the base's parameters.
+    base : mapping
+        The base's parameters by their names.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def inspect(name: str, folder: Path, spec: RunSpec | None, base: Iterable[str]) 
     Raises
     ------
     MethodError
-        If it brings weights of the base, which loading would write over.
+        If it brings weights of the base that differ from these, which loading would write over.
     ModelError
         If it cannot be read.
     """
@@ -135,14 +135,29 @@ def inspect(name: str, folder: Path, spec: RunSpec | None, base: Iterable[str]) 
         config = PeftConfig.from_pretrained(str(folder))
         with safe_open(str(folder / "adapter_model.safetensors"), "pt") as file:
             sizes = {key: math.prod(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            equal = {key for key in sizes if _equal(file.get_tensor, key, base.get(_of_base(key)))}
     except (OSError, SafetensorError, TypeError, ValueError, KeyError) as error:
         raise ModelError(f"{name}: {folder} holds no adapter that can be read: {error}") from error
-    theirs, own = set(base), tuple(getattr(config, "modules_to_save", None) or ())
-    for key in sizes:
-        weight = key.removeprefix("base_model.model.")
-        if weight in theirs and not any(f".{part}." in f".{weight}" for part in own):
+    own = tuple(getattr(config, "modules_to_save", None) or ())
+    for key in sizes.keys() - equal:
+        weight = _of_base(key)
+        if weight in base and not any(f".{part}." in f".{weight}" for part in own):
             raise MethodError(
                 f"{name} brings {weight}, a weight of the base itself, which all adapters share; merge it into a model "
                 "of its own, or save it without (save_embedding_layers=False, bias='none')"
             )
     return config, sum(sizes.values()) * 4 / MB
+
+
+def _of_base(key: str) -> str:
+    return key.removeprefix("base_model.model.")
+
+
+def _equal(read: Callable[[str], Any], key: str, weight: Any) -> bool:
+    """Whether an adapter brings what the base has already, as that of a live pair does."""
+    import torch
+
+    if weight is None:
+        return False
+    brought = read(key)
+    return brought.shape == weight.shape and torch.equal(brought.to(weight.device, weight.dtype), weight)

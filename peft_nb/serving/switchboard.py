@@ -126,7 +126,7 @@ class Switchboard:
         if identity:
             self._identities[name] = identity
         chat, system = facts.chat, spec.system if spec else None
-        config, mb = inspect(name, folder, spec, {key for key, _ in self._base.named_parameters()})
+        config, mb = inspect(name, folder, spec, dict(self._base.named_parameters()))
         self._adapters[name] = Adapter(name, f"a{len(self._adapters)}", folder, config, mb, chat, system)
         return name
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from peft_nb.data.prompts import Asked
 from peft_nb.errors import DataError, RunError
 from peft_nb.metrics import Metric
+from peft_nb.models.live import UNCHANGED, Changes
 
 if TYPE_CHECKING:
     import pandas
@@ -261,7 +262,9 @@ class Task:
         """Why no class of transformers can hold the merged model, or an empty string."""
         return ""
 
-    def usage(self, base: str, spec: RunSpec, facts: Facts, tokenizer: Any, *, chat: bool) -> str:
+    def usage(
+        self, base: str, spec: RunSpec, facts: Facts, tokenizer: Any, *, chat: bool, changes: Changes = UNCHANGED
+    ) -> str:
         """Write the Python lines that use a saved adapter without peft_nb; `base` is a quoted name."""
         raise NotImplementedError(f"task {self.name} does not say how its adapters are used")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import DataError
+from peft_nb.models.live import UNCHANGED, Changes
 from peft_nb.tasks.base import Facts, Rows, Task
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ class Generation(Task):
                 found.append({"messages": before, "reference": answer["content"]})
         return found
 
-    def usage(self, base: str, spec: RunSpec, facts: Facts, tokenizer: Any, *, chat: bool) -> str:
+    def usage(
+        self, base: str, spec: RunSpec, facts: Facts, tokenizer: Any, *, chat: bool, changes: Changes = UNCHANGED
+    ) -> str:
         """Write the Python lines that ask a saved adapter as it was trained."""
         from peft_nb.data.rendering import Renderer, unwrap
 
@@ -81,13 +84,16 @@ class Generation(Task):
             inputs = f'inputs = tokenizer({_quoted(text)}, return_tensors="pt")  # written as in training'
         if chat and renderer.end != tokenizer.eos_token_id:
             end = f"tokenizer.convert_tokens_to_ids({_quoted(renderer.end_text)})"
+        loaded, resized = "AutoModelForCausalLM.from_pretrained(base)", ""
+        if changes.rows:
+            loaded, resized = "model", f"model = {loaded}\n{changes.resized('model')}\n"
         return f"""\
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder, base = "path/to/this/folder", {base}
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
-tokenizer = AutoTokenizer.from_pretrained(base)
+{resized}model = PeftModel.from_pretrained({loaded}, folder).eval()
+tokenizer = AutoTokenizer.from_pretrained({changes.loaded_from})
 {inputs}
 made = model.generate(**inputs, max_new_tokens=128, do_sample=False, eos_token_id={end})
 print(tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))

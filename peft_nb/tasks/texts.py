@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.data.prompts import Asked
+from peft_nb.models.live import UNCHANGED, Changes
 from peft_nb.tasks.base import Facts, Rows, Task
 
 if TYPE_CHECKING:
@@ -220,9 +221,19 @@ class TextTask(Task):
             return ""
         return "no class of transformers holds this classifier, which takes the mean over a text's hidden states"
 
-    def usage(self, base: str, spec: RunSpec, facts: Facts, tokenizer: Any, *, chat: bool) -> str:
+    def usage(
+        self, base: str, spec: RunSpec, facts: Facts, tokenizer: Any, *, chat: bool, changes: Changes = UNCHANGED
+    ) -> str:
         """Write the Python lines that ask a saved adapter about texts."""
         lines = MEAN if facts["pooling"] == "mean" else HEAD
+        if changes.rows and lines is HEAD:
+            own = f"num_labels=config.num_labels)\n{changes.resized('model')}\n"
+            lines = lines.replace("config=config)\n", f"{own}model.config.pad_token_id = config.pad_token_id\n")
+        elif changes.rows:
+            lines = lines.replace("encoder.pooler", f"{changes.resized('encoder')}\nencoder.pooler")
+        lines = lines.replace(
+            "AutoTokenizer.from_pretrained(base)", f"AutoTokenizer.from_pretrained({changes.loaded_from})"
+        )
         return (
             lines.replace("LENGTH", str(facts["max_tokens"])).replace("LABELS", self.shown(facts)).replace("BASE", base)
         )

@@ -17,6 +17,7 @@ from peft_nb.data.rendering import Renderer, prepare
 from peft_nb.errors import RunError
 from peft_nb.methods import REGISTRY
 from peft_nb.models import ALIASES, bundled
+from peft_nb.models.live import UNCHANGED, changes
 from peft_nb.models.load import Base
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.system.files import atomic_folder
@@ -55,6 +56,8 @@ def _plain(spec: RunSpec) -> bool:
 def write(run: Exportable, folder: Path) -> Path:
     """Write a folder with ``train.py``, ``train.jsonl`` and ``held_out.jsonl``.
 
+    The tokenizer and the embeddings of a live pair are written too where they are not those of the base that it names.
+
     A line of the data holds messages or a text where the script makes the run's tokens of it, which is tried with the
     script's own code, and token ids elsewhere.
 
@@ -77,10 +80,13 @@ def write(run: Exportable, folder: Path) -> Path:
     StoreError
         If the disk refuses; nothing half-written stays.
     """
+    from safetensors.torch import save_file
+
     from peft_nb.training.packing import plan
 
     spec, (base, train, held_out) = run.spec, run.examples()
     (model, revision), model_config = _found_by(base), base.model.config
+    differs = changes(base.model, base.tokenizer, os.path.expanduser(model)) if base.source.pair else UNCHANGED
     batch = spec.batch_size * spec.gradient_accumulation_steps
     steps = len(plan(len(train.examples), batch, spec.seed, spec.epochs, spec.max_steps))
     config = REGISTRY[spec.method].config(spec, model_config, steps, TASKS[spec.task].peft_type)
@@ -113,6 +119,11 @@ SEED = {spec.seed}
         raise RunError(f"method: the config of this {spec.method} cannot be written as code; save the adapter instead")
     with atomic_folder(folder) as staging:
         (staging / "train.py").write_text(source, encoding="utf-8")
+        if differs.tokenizer:
+            base.tokenizer.save_pretrained(staging / "tokenizer")
+        if differs.weights:
+            own = {name: weight.detach().cpu().contiguous() for name, weight in differs.weights.items()}
+            save_file(own, staging / "embeddings.safetensors")
         for name, side in (("train.jsonl", train), ("held_out.jsonl", held_out)):
             with (staging / name).open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{line}\n" for line in _lines(side, spec.system, renderer, tried["encode"]))

@@ -18,6 +18,7 @@ from typing import Any
 import peft
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
 
@@ -42,6 +43,8 @@ SEED = 42
 # --- end of settings ---
 
 HERE = Path(__file__).resolve().parent
+# Where the base was changed in memory: what it had of its own.
+TOKENIZER, EMBEDDINGS = HERE / "tokenizer", HERE / "embeddings.safetensors"
 NEVER_DECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
 Example = tuple[list[int], list[bool]]
@@ -123,7 +126,7 @@ def mean_loss(model: Any, examples: list[Example], pad: int) -> float:
 def main() -> None:
     """Read, train, save."""
     name = os.path.expanduser(sys.argv[1] if sys.argv[1:] else MODEL)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=REVISION)
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER if TOKENIZER.is_dir() else name, revision=REVISION)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     train, held_out = (
         [encode(json.loads(line), tokenizer) for line in (HERE / file).open(encoding="utf-8")]
@@ -131,6 +134,10 @@ def main() -> None:
     )
 
     base = AutoModelForCausalLM.from_pretrained(name, revision=REVISION, dtype=DTYPE).to(DEVICE)
+    if EMBEDDINGS.is_file():
+        own = load_file(EMBEDDINGS)
+        base.resize_token_embeddings(max(map(len, own.values())), mean_resizing=False)
+        base.load_state_dict(own, strict=False)
     torch.manual_seed(SEED)  # here, because the adapter's first values are drawn next
     model = peft.get_peft_model(base, CONFIG)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -167,7 +174,9 @@ def main() -> None:
         print(json.dumps({"step": number, "loss": loss}), flush=True)
     if held_out:
         print(json.dumps({"step": STEPS, "eval_loss": mean_loss(model, held_out, pad)}), flush=True)
-    model.save_pretrained(HERE / "adapter", save_embedding_layers=False)
+    model.save_pretrained(HERE / "adapter", save_embedding_layers=EMBEDDINGS.is_file())
+    if TOKENIZER.is_dir():
+        tokenizer.save_pretrained(HERE / "adapter")
 
 
 if __name__ == "__main__":
