@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -134,6 +135,8 @@ def _flag(field: FieldInfo, value: Any) -> str:
 
 def write_value(field: FieldInfo, value: Any) -> str:
     """Write the value of a field, which is not null, as :func:`read_value` reads it."""
-    if field.type in ("mapping", "list") and (not isinstance(value, str) or value.startswith(_FLOW)):
-        value = dump(value, flow=True).strip()
+    if field.type in ("mapping", "list") and isinstance(value, str) and value.startswith(_FLOW):
+        return json.dumps(value, ensure_ascii=False)  # YAML would take several lines for one with a line break
+    if field.type in ("mapping", "list") and not isinstance(value, str):
+        return dump(value, flow=True).strip()
     return str(value)
