@@ -82,6 +82,8 @@ def test_what_a_setting_is_here_is_a_valid_spec(name: str) -> None:
         ({"train_on_responses_only": True}, "train_on_responses_only is loss_on here: write loss_on: assistant"),
         ({"train_on_inputs": "true"}, "train_on_inputs is loss_on here: write loss_on: all"),
         ({"use_rslora": "true"}, "use_rslora is method here: write method: rslora"),
+        ({"method": "lora", "use_rslora": True}, "use_rslora is method here: write method: rslora"),
+        ({"method": "dora", "use_rslora": True}, "use_rslora is method here, and method is given too; keep method"),
         ({"dataset_text_field": "body"}, "dataset_text_field is columns here: write columns: {text: body}"),
         (
             {"val_size": 500},
@@ -147,3 +149,9 @@ def test_a_pasted_file_is_answered_with_lines_to_paste() -> None:
 
 def test_several_data_sets_are_told_that_one_is_trained_on() -> None:
     assert "one data set is trained on" in refused(datasets=[{"path": "a"}, {"path": "b"}])
+
+
+def test_the_method_of_the_first_line_does_not_hide_the_kind_of_lora_that_is_meant() -> None:
+    with pytest.raises(SpecError) as caught:
+        RunSpec.from_magic("%%peft lora --data x\nlora_rank: 8\nuse_rslora: true\n")
+    assert str(caught.value).endswith("write in their place\nr: 8\nmethod: rslora")

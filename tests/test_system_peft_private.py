@@ -26,6 +26,7 @@ OF_OTHERS = {
     "_abc_impl",  # Python's abc
     *("_member_map_", "_member_names_", "_name_", "_value2member_map_", "_value_"),  # Python's enum
     *("_python_dispatch", "_local_scalar_dense", "_to_copy", "_scaled_dot_product_flash_attention_for_cpu"),  # torch
+    *("_schema", "_overloadname"),  # of its operations
     *("_buffers", "_forward_pre_hooks", "_modules", "_parameters"),  # torch.nn
     "_convert_weight_packed_for_cpu_inverse",  # bitsandbytes
 }

@@ -62,14 +62,15 @@ def told(given: Mapping[str, Any], known: Collection[str]) -> tuple[Fields, list
             # A special kind of LoRA is what was meant beside the word for all of them.
             if field not in written or written[field] in GENERAL:
                 written[field] = value
-    written = {field: value for field, value in written.items() if field not in given}
+    written = {field: value for field, value in written.items() if not _kept(field, value, given)}
     stated = {field: value if _plain(value) else "(passed)" for field, value in written.items()}
     if len(foreign) == 1:
         ((name, fields),) = made.items()
         return stated, [_line(name, foreign[name], fields, given)]
     lines = [_written({field: value}) for field, value in written.items()]
     lines += [f"# {name}: {SETTINGS[name].why}" for name, fields in made.items() if not fields]
-    lines += [f"# {name}: {', '.join(fields)} is given too" for name, fields in made.items() if {*fields} & {*given}]
+    for name, fields in made.items():
+        lines += [f"# {name}: {field} is given too" for field, one in fields.items() if _kept(field, one, given)]
     lines += [f"# {name}: {left}" for name in foreign if made[name] and (left := _left(foreign[name]))]
     return stated, [f"{', '.join(foreign)}: settings of another tool; write in their place\n" + "\n".join(lines)]
 
@@ -78,12 +79,17 @@ def _line(name: str, value: Any, fields: Fields, given: Mapping[str, Any]) -> st
     if not fields:
         return f"{name}: no such field: {SETTINGS[name].why}; leave it out"
     both = " and ".join(fields)
-    if twice := [field for field in fields if field in given]:
+    if twice := [field for field, one in fields.items() if _kept(field, one, given)]:
         return f"{name} is {both} here, and {twice[0]} is given too; keep {twice[0]}"
     if not all(map(_plain, fields.values())):
         return f"{name} is {both} here: pass it as {both}"
     written = ", ".join(_written({field: one}) for field, one in fields.items())
     return f"{name} is {both} here: write {written}{'; ' * bool(left := _left(value))}{left}"
+
+
+def _kept(field: str, value: Any, given: Mapping[str, Any]) -> bool:
+    """Whether a field stays as it was given: a special kind of LoRA takes the place of the word for all of them."""
+    return field in given and (str(given[field]) not in GENERAL or value in GENERAL)
 
 
 def _left(value: Any) -> str:
