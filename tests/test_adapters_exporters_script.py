@@ -43,9 +43,18 @@ def same(run: Run, lines: list[dict[str, float]]) -> None:
     assert abs(evals[0] - evals[1]) > 2e-3  # something was learned that could have been another thing
 
 
-def test_a_script_trains_the_same_adapter(trained: Begin, tmp_path: Path, python: Python) -> None:
+def same_weights(script: Path, run: Run) -> None:
+    """Compare the adapter that a script has trained with the run's."""
     from safetensors.torch import load_file
 
+    theirs, ours = (
+        load_file(folder / "adapter_model.safetensors") for folder in (script.parent / "adapter", run.adapter_dir)
+    )
+    assert theirs.keys() == ours.keys()
+    assert all((theirs[name] - ours[name]).abs().max() < 1e-3 for name in ours)
+
+
+def test_a_script_trains_the_same_adapter(trained: Begin, tmp_path: Path, python: Python) -> None:
     run = trained()
     script = run.export(tmp_path / "out")
     assert script == tmp_path / "out" / "train.py"
@@ -54,11 +63,7 @@ def test_a_script_trains_the_same_adapter(trained: Begin, tmp_path: Path, python
     process = python(script)
     same(run, [json.loads(line) for line in process.communicate()[0].splitlines()])
     assert process.returncode == 0
-    theirs, ours = (
-        load_file(folder / "adapter_model.safetensors") for folder in (script.parent / "adapter", run.adapter_dir)
-    )
-    assert theirs.keys() == ours.keys()
-    assert all((theirs[name] - ours[name]).abs().max() < 1e-3 for name in ours)
+    same_weights(script, run)
 
 
 ACCUMULATED = {"gradient_accumulation_steps": 2, "batch_size": 3, "weight_decay": 0.5, "warmup_steps": 2}
@@ -156,7 +161,6 @@ def test_a_script_says_what_keeps_it_from_the_same_losses(trained: Begin, tmp_pa
 def test_a_script_trains_on_what_a_pair_was_changed_to(
     spec: Callable[..., RunSpec], base: Path, rows: list[dict[str, str]], store: Store, tmp_path: Path, python: Python
 ) -> None:
-    from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
@@ -170,11 +174,7 @@ def test_a_script_trains_on_what_a_pair_was_changed_to(
     process = python(script)
     same(run, [json.loads(line) for line in process.communicate()[0].splitlines()])
     assert process.returncode == 0
-    theirs, ours = (
-        load_file(folder / "adapter_model.safetensors") for folder in (script.parent / "adapter", run.adapter_dir)
-    )
-    assert theirs.keys() == ours.keys()
-    assert all((theirs[name] - ours[name]).abs().max() < 1e-3 for name in ours)
+    same_weights(script, run)
     assert AutoTokenizer.from_pretrained(script.parent / "adapter").chat_template == tokenizer.chat_template
 
 

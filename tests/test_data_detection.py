@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from peft_nb.data import RowProblem, Rows
-from peft_nb.data.detection import LOOKED, detect
+from peft_nb.data import LOOKED, RowProblem, Rows
+from peft_nb.data.detection import detect
 from peft_nb.data.layouts import LAYOUTS
 from peft_nb.data.sources import read
 from peft_nb.errors import DataError

@@ -17,23 +17,7 @@ from peft_nb.data.detection import detect
 from peft_nb.data.files import READERS
 from peft_nb.data.sources import read
 from peft_nb.errors import DataError
-
-ROWS = [{"question": "Where?", "answer": "Here."}, {"question": "When?", "answer": "Now."}]
-CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
-
-
-def refused(data: object) -> str:
-    with pytest.raises(DataError) as caught:
-        read(data)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def write(path: Path, content: str | bytes) -> str:
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return str(path)
-
+from tests.test_data_sources import CHAT, ROWS, refused, write
 
 FILES = {
     ".csv": "question,answer\nWhere?,Here.\nWhen?,Now.\n",

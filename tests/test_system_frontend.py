@@ -51,7 +51,7 @@ def test_frontends_are_told_apart_in_a_real_kernel() -> None:
 
     try:
         assert ask("import os, sys, types\nfrom peft_nb.system.frontend import frontend") == "notebook-headless"
-        assert ask("os.environ['JPY_SESSION_NAME'] = '/work/tickets.ipynb'") == "jupyterlab"
+        assert ask("os.environ['JPY_SESSION_NAME'] = '/notebooks/tickets.ipynb'") == "jupyterlab"
         assert ask("os.environ['VSCODE_CWD'] = '/'") == "vscode"
         assert ask("sys.modules['google.colab'] = types.ModuleType('google.colab')") == "colab"
         assert ask("__vsc_ipynb_file__ = 'tickets.ipynb'") == "vscode"

@@ -6,7 +6,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import SpecError
 from peft_nb.spec import RunSpec
-from peft_nb.ui.arguments import described, variables
+from peft_nb.system.frontend import variables
+from peft_nb.ui.arguments import described
 
 
 def test_names_go_into_the_spec_and_live_objects_beside_it() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from peft_nb.errors import RunError
 from peft_nb.ui.panels import panel as module
-from peft_nb.ui.panels.panel import Panel, button, put, row, spoken
+from peft_nb.ui.panels.panel import Panel, button, put, row
+from peft_nb.ui.wording import spoken
 from tests.test_ui_panels_compare import outcome, settled
 
 

@@ -10,6 +10,7 @@ from peft_nb.errors import DataError
 
 BLOCK = 1024  # rows fetched at a time while iterating
 SHOWN = 5  # rows named in a refusal
+LOOKED = 100  # rows looked at to tell what a table holds: half of them the first, half spread over it
 
 
 class Rows(Sequence[dict[str, Any]]):
@@ -68,6 +69,18 @@ class Rows(Sequence[dict[str, Any]]):
         for cells in self._fetch(start, stop):
             converted = [convert(cell) for convert, cell in zip(self._converters, cells, strict=True)]
             yield dict(zip(self.columns, converted, strict=True))
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Name the columns of a table."""
+    return rows.columns if isinstance(rows, Rows) else tuple(dict.fromkeys(key for row in rows for key in row))
+
+
+def looked_at(rows: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    """Give some rows by their numbers: the first, since a stride could skip every other one, and some of all."""
+    half, total = LOOKED // 2, len(rows)
+    places = {*range(min(total, half)), *(total * part // half for part in range(half)), total - 1} - {-1}
+    return {place: rows[place] for place in sorted(places)}
 
 
 class RowProblem(DataError):

@@ -57,11 +57,7 @@ def parse_cell(cell: Any) -> Any:
         return cell
     start = cell.lstrip()
     if start.startswith(("[", "array(")):
-        try:
-            return json.loads(start)
-        except (ValueError, RecursionError):
-            held = printed.read(start, cell)
-            return held if isinstance(held, list) else cell
+        return printed.read(start, cell)
     if start.startswith("Human:") and len(turns := TURN.split(cell)[1:]) > 2:
         if not turns[-1].strip():  # a prompt that ends where the assistant is to speak
             turns = turns[:-2]
@@ -78,17 +74,21 @@ def style(cell: Any) -> Style | None:
     return next((keys for keys in (OPENAI, SHAREGPT) if first.get(keys[0]) is not None), None)
 
 
-def is_written(cell: str) -> bool:
-    """Tell whether text is a conversation written down: every message with both keys, each of a known speaker."""
-    turns, keys = parse_cell(cell), style(cell)
+def is_written(cell: Any) -> bool:
+    """Tell whether what text holds is a conversation: every message with both keys, each of a known speaker."""
+    turns = parse_cell(cell)
+    keys = style(turns)
     if keys is None or not isinstance(turns, Sequence):
         return False
     return all(
-        isinstance(turn, Mapping)
-        and str(turn.get(keys[0])).strip().lower() in SPEAKERS
-        and (keys[1] in turn or "tool_calls" in turn)
+        isinstance(turn, Mapping) and role_of(turn.get(keys[0])) and (keys[1] in turn or "tool_calls" in turn)
         for turn in turns
     )
+
+
+def role_of(speaker: Any) -> str | None:
+    """The role that a speaker has by any of its names; None for an unknown one."""
+    return SPEAKERS.get(str(speaker).strip().lower())
 
 
 def read(cell: Any, keys: Style) -> list[Message]:
@@ -154,7 +154,7 @@ def _is_learned(message: Mapping[str, Any], who: str) -> bool:
     """Tell from its flags whether an answer is to be learned; the weight of OpenAI, the names of other tools."""
     for key in FLAGS:
         value = message.get(key)
-        if value is not None and not (learned := FLAG_VALUES.get(str(value).strip().lower())):
+        if value is not None and not (learned := _flag(value)):
             if learned is None:
                 fix = "write 1 for an answer that is learned and 0 for one that is not"
                 raise RowProblem(f"{who} has {key} {value!r}, and an answer is learned or not", fix)
@@ -162,20 +162,26 @@ def _is_learned(message: Mapping[str, Any], who: str) -> bool:
     return True
 
 
+def _flag(value: Any) -> bool | None:
+    """What a flag says; None where it says neither."""
+    return FLAG_VALUES.get(str(value).strip().lower())
+
+
 def unread(cell: Any) -> Iterator[tuple[str, Any]]:
     """Give the keys of messages that nothing reads, with what they hold; nothing of a cell without messages."""
-    keys, turns = style(cell), parse_cell(cell)
+    turns = parse_cell(cell)
+    keys = style(turns)
     if keys is None:
         return
     for turn in [turns] if isinstance(turns, Mapping) else turns:
-        speaker = SPEAKERS.get(str(turn.get(keys[0])).strip().lower()) if isinstance(turn, Mapping) else None
-        if speaker is None:
+        role = role_of(turn.get(keys[0])) if isinstance(turn, Mapping) else None
+        if role is None:
             continue
         read = {*keys, *PASSED_ON}
-        if speaker == "assistant":
+        if role == "assistant":
             read |= {"tool_calls", "function_call", *REASONING, *FLAGS}
         for key, value in turn.items():
-            unlearned = key in FLAGS and FLAG_VALUES.get(str(value).strip().lower()) is False
+            unlearned = key in FLAGS and _flag(value) is False
             if key not in read and not unlearned and value not in (None, "", [], {}):
                 yield key, value
 

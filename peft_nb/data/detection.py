@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from peft_nb.data import Rows, unused
+from peft_nb.data import Rows, columns_of, looked_at, unused
 from peft_nb.data.conversations import parse_cell, style
 from peft_nb.data.layouts import LAYOUTS, Layout, LayoutType, columns_for, filled
 from peft_nb.errors import DataError, nearest
-
-LOOKED = 100  # rows looked at to recognise a layout: half of them the first, half spread over the table
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ def detect(rows: Sequence[Mapping[str, Any]], format: str = "auto", columns: Map
     """Recognise the layout of a table by the names of its columns and, where they do not decide, by its cells.
 
     A name that is the role's own comes before its usual other names, and a reading that uses more columns
-    before one that uses some of the same; what then is still ambiguous is refused. Only `LOOKED` rows are looked
+    before one that uses some of the same; what then is still ambiguous is refused. Only some rows are looked
     at: others that disagree are refused when they are read.
 
     Parameters
@@ -62,10 +60,10 @@ def detect(rows: Sequence[Mapping[str, Any]], format: str = "auto", columns: Map
         When the table fits no layout, several, or one in some rows and another in others, or `format` or
         `columns` names something that is not there.
     """
-    present = rows.columns if isinstance(rows, Rows) else tuple(dict.fromkeys(key for row in rows for key in row))
+    present = columns_of(rows)
     given = columns or {}
     layouts = _allowed(format, given, present)
-    looked = {place: rows[place] for place in _places(len(rows))}
+    looked = looked_at(rows)
     found = [_reading(entry, one, given, looked) for entry in layouts for one in entry.readings(present, given)]
     able = [one for one in found if one.rows] or found
     best = [one for one in able if not any(other.beats(one) for other in able)]
@@ -107,12 +105,6 @@ def _allowed(format: str, given: Mapping[str, str], present: Sequence[str]) -> l
             hint = nearest(column, present)
             raise DataError(f"columns: there is no column {column!r} for {role}{hint}; there are {_listed(present)}")
     return [entry for entry in layouts if set(given) <= {role.name for role in entry.roles}]
-
-
-def _places(total: int) -> list[int]:
-    """Numbers of the rows to look at: the first, since a stride could skip every other one, and some of all."""
-    half = LOOKED // 2
-    return sorted({*range(min(total, half)), *(total * part // half for part in range(half)), total - 1} - {-1})
 
 
 def _why(reading: _Reading, present: Sequence[str], looked: Mapping[int, Mapping[str, Any]], given: bool) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from peft_nb.data import RowProblem, parse, printed
+from peft_nb.data import RowProblem, parse
 from peft_nb.data.conversations import (
     OPENAI,
     SHAREGPT,
@@ -50,7 +50,7 @@ class Role:
     def read(self, cell: Any, column: str) -> Any:
         """Parse a cell of the column that plays the role."""
         if isinstance(cell, str) and column.strip().casefold() in self.lists:
-            cell = printed.read(cell, cell) if cell.lstrip().startswith("{") else parse_cell(cell)
+            cell = parse.held(cell)
         return self.parse(cell)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +14,9 @@ def said(speaker: str) -> Callable[[Any], list[Message]]:
     """Read a cell that holds messages or the words of one speaker."""
 
     def parse(cell: Any) -> list[Message]:
-        keys = style(cell) if not isinstance(cell, str) or is_written(cell) else None
-        return read_messages(cell, keys) if keys else [{"role": speaker, "content": text(cell)}]
+        turns = parse_cell(cell)
+        keys = style(turns) if not isinstance(cell, str) or is_written(turns) else None
+        return read_messages(turns, keys) if keys else [{"role": speaker, "content": text(cell)}]
 
     return parse
 
@@ -31,21 +31,16 @@ def answer(cell: Any) -> str:
     return text(cell)
 
 
-def _held(cell: Any) -> Any:
-    """Give what a text cell holds as JSON or as Python prints it; any other cell as it is."""
-    if not isinstance(cell, str):
-        return cell
-    try:
-        return json.loads(cell)
-    except (ValueError, RecursionError):
-        return printed.read(cell, cell)
+def held(cell: Any) -> Any:
+    """Give the list or dict that a text cell holds; any other cell as it is."""
+    return printed.read(cell, cell) if isinstance(cell, str) else cell
 
 
 def tools(cell: Any) -> list[dict[str, Any]]:
     """Read the definitions of tools; bare functions are wrapped as chat templates expect it."""
-    held = _held(cell)
-    given = [held] if isinstance(held, Mapping) else held
-    several: list[Any] = [_held(one) for one in given] if isinstance(given, (list, tuple)) else [None]
+    found = held(cell)
+    given = [found] if isinstance(found, Mapping) else found
+    several: list[Any] = [held(one) for one in given] if isinstance(given, (list, tuple)) else [None]
     if not all(isinstance(one, Mapping) and {"function", "name"} & set(one) for one in several):
         fix = 'write a list such as [{"type": "function", "function": {"name": …}}] in JSON, or drop the column'
         raise RowProblem("holds no definitions of tools", fix)
@@ -54,31 +49,32 @@ def tools(cell: Any) -> list[dict[str, Any]]:
 
 def history(cell: Any) -> list[Message]:
     """Read what was said before: messages, pairs of a question and its answer, or text."""
-    held = _held(cell)
-    if (keys := style(held)) and not isinstance(held, str):
-        return read_messages(held, keys)
-    if isinstance(held, (list, tuple)):
-        if any(not isinstance(pair, (list, tuple)) or len(pair) != 2 for pair in held):
+    found = held(cell)
+    if (keys := style(found)) and not isinstance(found, str):
+        return read_messages(found, keys)
+    if isinstance(found, (list, tuple)):
+        if any(not isinstance(pair, (list, tuple)) or len(pair) != 2 for pair in found):
             raise RowProblem("holds a list that is none of pairs", "write [[question, answer], …] or messages")
         speakers = ("user", "assistant")
-        return [{"role": who, "content": text(said)} for pair in held for who, said in zip(speakers, pair, strict=True)]
+        turns = (turn for pair in found for turn in zip(speakers, pair, strict=True))
+        return [{"role": who, "content": text(words)} for who, words in turns]
     return [{"role": "user", "content": text(cell)}]
 
 
 def choices(cell: Any) -> dict[str, str]:
     """Read the choices of a question by their letters, of lists A, B, …; text is one without a letter."""
-    held = _held(cell)
-    if isinstance(held, Mapping) and {"text", "label"} <= set(held):  # as in ARC
-        letters, texts = list(map(text, held["label"])), list(map(text, held["text"]))
+    found = held(cell)
+    if isinstance(found, Mapping) and {"text", "label"} <= set(found):  # as in ARC
+        letters, texts = list(map(text, found["label"])), list(map(text, found["text"]))
         if len(letters) != len(texts):
             raise RowProblem(f"holds {len(texts)} choices with {len(letters)} labels", "give each choice a label")
         return dict(zip(letters, texts, strict=True))
-    if isinstance(held, Mapping):
-        return {str(letter): text(choice) for letter, choice in held.items()}
-    if isinstance(held, (list, tuple)) and all(isinstance(one, Mapping) and "text" in one for one in held):
-        held = [one["text"] for one in held]
-    if isinstance(held, (list, tuple)):
-        return {_letter(number): text(choice) for number, choice in enumerate(held)}
+    if isinstance(found, Mapping):
+        return {str(letter): text(choice) for letter, choice in found.items()}
+    if isinstance(found, (list, tuple)) and all(isinstance(one, Mapping) and "text" in one for one in found):
+        found = [one["text"] for one in found]
+    if isinstance(found, (list, tuple)):
+        return {_letter(number): text(choice) for number, choice in enumerate(found)}
     return {"": text(cell)}
 
 

@@ -1,4 +1,4 @@
-"""Lists and dicts as Python and numpy print them, which is what a csv file holds of a column of lists.
+"""Lists and dicts in text: as JSON, or as Python and numpy print them, which csv files hold of a column of lists.
 
 numpy writes no commas between elements, and Python joins strings that stand side by side: evaluated as it is,
 ``['yes' 'no']`` would be ``["yesno"]``.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 import tokenize
+from contextlib import suppress
 from typing import Any
 
 _BEGINS = re.compile(r"\s*(?:(?:array\()?\[\s*(?:[-\d'\"\[{(\]]|None|True|False|array\()|\{\s*['\"])")
@@ -19,7 +21,7 @@ _VALUES = (tokenize.STRING, tokenize.NUMBER, tokenize.NAME)
 
 
 def read(text: str, otherwise: Any) -> Any:
-    """Read a printed list or dict.
+    """Read a list or dict that stands in text.
 
     Parameters
     ----------
@@ -33,6 +35,10 @@ def read(text: str, otherwise: Any) -> Any:
     object
         The list or the dict.
     """
+    text = text.strip()
+    if text.startswith(("[", "{")):
+        with suppress(ValueError, RecursionError):
+            return json.loads(text)
     if not _BEGINS.match(text):
         return otherwise
     try:

@@ -104,15 +104,15 @@ class Renderer:
         return [next((id for id in tail if id in special), None) for tail in tails]
 
     def _write(self, conversations: list[list[Message]], generation: bool = False) -> list[str | RowProblem]:
-        tools = [tools_of(turns) for turns in conversations]
-        if len(conversations) > 1 and any(tools):  # a batch is written with the same tools
-            return [text for one in conversations for text in self._write([one], generation)]
-        bare = [[{key: turn[key] for key in turn if key != "tools"} for turn in turns] for turns in conversations]
         options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": generation}
-        options |= {"tools": tools[0]} if any(tools) else {}
+        if any(map(tools_of, conversations)):
+            if len(conversations) > 1:  # a batch is written with the same tools
+                return [text for one in conversations for text in self._write([one], generation)]
+            options["tools"] = tools_of(conversations[0])
+            conversations = [[{key: turn[key] for key in turn if key != "tools"} for turn in conversations[0]]]
         try:
             texts: list[str | RowProblem] = self.tokenizer.apply_chat_template(
-                bare, chat_template=self.template, **options
+                conversations, chat_template=self.template, **options
             )
             return texts
         except Exception as error:  # a template is somebody's program and can raise anything

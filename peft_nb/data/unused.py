@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-from peft_nb.data import Rows
+from peft_nb.data import columns_of, looked_at
 from peft_nb.data.layouts import filled
 
-LOOKED = 100  # rows looked at: half of them the first, half spread over the table
 WORDS = 4  # of which text is content, and no name or code
 
 _NAMELESS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
@@ -62,7 +61,7 @@ def find(rows: Sequence[Mapping[str, Any]], used: Collection[str]) -> list[Unuse
     Parameters
     ----------
     rows : sequence of mapping
-        The table; `LOOKED` rows are looked at.
+        The table; some of them are looked at.
     used : collection of str
         Columns that play a role.
 
@@ -72,14 +71,16 @@ def find(rows: Sequence[Mapping[str, Any]], used: Collection[str]) -> list[Unuse
         In the order of the columns. ``content`` could change what is learned, ``judgement`` says which rows are good,
         ``media`` are images, audio and video, ``index`` numbers the rows, ``aside`` is anything else.
     """
-    present = rows.columns if isinstance(rows, Rows) else tuple(dict.fromkeys(key for row in rows for key in row))
-    return [_kind(column, _cells(rows, column)) for column in present if column not in used]
+    return [_kind(column, cells) for column, cells in _cells(rows, used).items()]
 
 
 def flags(rows: Sequence[Mapping[str, Any]], used: Collection[str]) -> list[str]:
     """Name the unused columns that hold 0 and 1 or true and false alone, as several labels of a text are written."""
-    free = [one.column for one in find(rows, used) if one.what != "index"]
-    return [column for column in free if {str(cell).casefold() for cell in _cells(rows, column)} in _FLAGS]
+    return [
+        column
+        for column, cells in _cells(rows, used).items()
+        if {str(cell).casefold() for cell in cells} in _FLAGS and _kind(column, cells).what != "index"
+    ]
 
 
 def untrained(media: Sequence[Unused]) -> str:
@@ -107,10 +108,11 @@ def _plain(name: str) -> str:
     return re.sub(r"\W+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())).casefold()
 
 
-def _cells(rows: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
-    half, total = LOOKED // 2, len(rows)
-    places = sorted({*range(min(total, half)), *(total * part // half for part in range(half if total else 0))})
-    return [cell for place in places if filled(cell := rows[place].get(column))]
+def _cells(rows: Sequence[Mapping[str, Any]], used: Collection[str]) -> dict[str, list[Any]]:
+    """What the columns hold that are not used, in the rows looked at."""
+    looked = looked_at(rows).values()
+    left = [column for column in columns_of(rows) if column not in used]
+    return {column: [cell for row in looked if filled(cell := row.get(column))] for column in left}
 
 
 def _kind(column: str, cells: list[Any]) -> Unused:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from peft_nb.errors import MethodError, ModelError
 from peft_nb.spec import RunSpec
 from peft_nb.store import Facts, Store
+from peft_nb.system import adapter_weights
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -135,13 +136,13 @@ def inspect(name: str, folder: Path, spec: RunSpec | None, base: Mapping[str, An
         config = PeftConfig.from_pretrained(str(folder))
         with safe_open(str(folder / "adapter_model.safetensors"), "pt") as file:
             sizes = {key: math.prod(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            equal = {key for key in sizes if _equal(file.get_tensor, key, base.get(_of_base(key)))}
+            theirs = {key: base[_of_base(key)] for key in sizes if _of_base(key) in base}
+            same = {key for key, weight in theirs.items() if adapter_weights.equal(file.get_tensor(key), weight)}
     except (OSError, SafetensorError, TypeError, ValueError, KeyError) as error:
         raise ModelError(f"{name}: {folder} holds no adapter that can be read: {error}") from error
     own = tuple(getattr(config, "modules_to_save", None) or ())
-    for key in sizes.keys() - equal:
-        weight = _of_base(key)
-        if weight in base and not any(f".{part}." in f".{weight}" for part in own):
+    for weight in map(_of_base, theirs.keys() - same):
+        if not any(f".{part}." in f".{weight}" for part in own):
             raise MethodError(
                 f"{name} brings {weight}, a weight of the base itself, which all adapters share; merge it into a model "
                 "of its own, or save it without (save_embedding_layers=False, bias='none')"
@@ -151,13 +152,3 @@ def inspect(name: str, folder: Path, spec: RunSpec | None, base: Mapping[str, An
 
 def _of_base(key: str) -> str:
     return key.removeprefix("base_model.model.")
-
-
-def _equal(read: Callable[[str], Any], key: str, weight: Any) -> bool:
-    """Whether an adapter brings what the base has already, as that of a live pair does."""
-    import torch
-
-    if weight is None:
-        return False
-    brought = read(key)
-    return brought.shape == weight.shape and torch.equal(brought.to(weight.device, weight.dtype), weight)

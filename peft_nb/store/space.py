@@ -12,10 +12,8 @@ from peft_nb.errors import RunError
 from peft_nb.store import records
 from peft_nb.store.connection import Index
 
-ROWS, ASKED = (
-    "examples.json",
-    "judging.json",
-)  # beside a run: which encoded rows are its own, and those asked at the end
+# Beside a run: which encoded rows are its own, and those that are asked at the end.
+ROWS, ASKED = "examples.json", "judging.json"
 
 
 @dataclass(frozen=True)

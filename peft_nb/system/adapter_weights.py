@@ -34,7 +34,7 @@ def load(model: Any, folder: str | Path, name: str = "default") -> PeftModel:
     ModelError
         If a weight in the file is not in the adapter afterwards, or one of the adapter's is not in the file.
     """
-    from peft import PeftModel
+    from peft import PeftModel, load_peft_weights
 
     try:
         if isinstance(model, PeftModel):
@@ -46,7 +46,7 @@ def load(model: Any, folder: str | Path, name: str = "default") -> PeftModel:
             raise
         # PEFT looks up the parts that were trained whole.
         raise ModelError(f"{folder}: its file lacks {error}, a weight of the adapter; save the adapter again") from None
-    _check(model, folder, name)
+    _check(model, folder, name, load_peft_weights(str(folder), device="cpu"))
     return model.eval()
 
 
@@ -67,15 +67,14 @@ def restore(model: PeftModel, folder: str | Path) -> None:
     """
     from peft import load_peft_weights, set_peft_model_state_dict
 
-    set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
-    _check(model, folder, "default")
+    saved = load_peft_weights(str(folder), device="cpu")
+    set_peft_model_state_dict(model, dict(saved))
+    _check(model, folder, "default", saved)
 
 
-def _check(model: Any, folder: str | Path, name: str) -> None:
+def _check(model: Any, folder: str | Path, name: str, saved: dict[str, Any]) -> None:
     """PEFT tells of some weights that it could not place, and drops others without a word."""
-    from peft import load_peft_weights
-
-    saved = peft_private.converted(model, load_peft_weights(str(folder), device="cpu"), name)
+    saved = peft_private.converted(model, saved, name)
     kept = peft_private.saved_state(model, name)
     if lacking := sorted(kept.keys() - saved.keys()):
         raise ModelError(
@@ -84,7 +83,7 @@ def _check(model: Any, folder: str | Path, name: str) -> None:
         )
     if saved.keys() - kept.keys():  # of the base, such as embeddings that were resized
         kept = {**model.state_dict(), **kept}
-    lost = sorted(key for key, one in saved.items() if key not in kept or not _equal(one, kept[key]))
+    lost = sorted(key for key, one in saved.items() if key not in kept or not equal(one, kept[key]))
     if lost:
         raise ModelError(
             f"{folder}: {len(lost)} of {len(saved)} saved weights were not loaded, such as {lost[0]}; "
@@ -92,7 +91,8 @@ def _check(model: Any, folder: str | Path, name: str) -> None:
         )
 
 
-def _equal(saved: Any, loaded: Any) -> bool:
+def equal(saved: Any, loaded: Any) -> bool:
+    """Tell whether a weight of a file is one in memory, in whose dtype they are compared."""
     import torch
 
     if saved.shape != loaded.shape:

@@ -8,7 +8,6 @@ from typing import Any
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import SpecError
 from peft_nb.spec import RunSpec
-from peft_nb.system.frontend import variables as variables
 
 
 def described(spec: RunSpec | None, fields: dict[str, Any], **given: Any) -> tuple[RunSpec, dict[str, Any]]:

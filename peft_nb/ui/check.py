@@ -18,8 +18,9 @@ from peft_nb.models import ALIASES, bundled, hub
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import HUB_NAME, resolve
 from peft_nb.spec import RunSpec
+from peft_nb.system.frontend import variables
 from peft_nb.tasks import TASKS
-from peft_nb.ui.arguments import described, variables
+from peft_nb.ui.arguments import described
 from peft_nb.ui.progress_bar import progress_bar
 from peft_nb.ui.report import Report
 from peft_nb.ui.tokens import TokenView, of_row

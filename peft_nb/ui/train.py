@@ -6,7 +6,8 @@ from typing import Any
 
 from peft_nb.runs.run import Run, begin
 from peft_nb.spec import RunSpec
-from peft_nb.ui.arguments import described, variables
+from peft_nb.system.frontend import variables
+from peft_nb.ui.arguments import described
 from peft_nb.ui.live import watch
 
 

@@ -346,7 +346,9 @@ def _unused_findings(
     if said["judgement"]:
         title = f"columns that judge the rows, though all rows are learned alike: {said['judgement']}"
         found.say("judgement", title=title)
-    dropped = "reasoning_content" in rendered.renderer.unwritten if rendered and not layout.plain else False
+    if layout.plain:  # no messages, no keys
+        return
+    dropped = rendered is not None and "reasoning_content" in rendered.renderer.unwritten
     names: dict[str, None] = {}
     for number, row in enumerate(rows):
         keys = [key for key, _ in layout.unread(row)]

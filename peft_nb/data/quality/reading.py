@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peft_nb.data.conversations import SPEAKERS, Message, parse_cell
+from peft_nb.data.conversations import Message, parse_cell, role_of
 from peft_nb.data.layouts import Layout
 
 
@@ -67,7 +67,7 @@ def trouble(row: Mapping[str, Any], layout: Layout) -> str:
         return "malformed"
     if not all("tool_calls" in turn or "function_call" in turn or not _blank(_content(turn)) for turn in turns):
         return "empty"
-    spoken = {SPEAKERS.get(str(turn.get("role", turn.get("from"))).strip().lower()) for turn in turns}
+    spoken = {role_of(turn.get("role", turn.get("from"))) for turn in turns}
     return "malformed" if None in spoken else "roles" if "assistant" in spoken else "nothing"
 
 

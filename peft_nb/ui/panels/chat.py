@@ -13,8 +13,8 @@ import ipywidgets
 
 from peft_nb.errors import CommandError
 from peft_nb.runs.compare import BASE
+from peft_nb.system.frontend import variables
 from peft_nb.ui import wording
-from peft_nb.ui.arguments import variables
 from peft_nb.ui.chat import Chat, Turn, html
 from peft_nb.ui.panels.panel import FIELD, LABEL, Panel, Tell, button, row
 from peft_nb.ui.style import MUTED

@@ -19,8 +19,8 @@ from peft_nb.runs import run
 from peft_nb.runs.run import Run
 from peft_nb.spec import RunSpec, notation
 from peft_nb.spec.recipes import get, names
+from peft_nb.system.frontend import variables
 from peft_nb.ui import check, forecast, form
-from peft_nb.ui.arguments import variables
 from peft_nb.ui.live import watch
 from peft_nb.ui.panels.controls import Collapsible, Control, StatusLine, choice, grid, heading, prose
 from peft_nb.ui.panels.debounce import Debouncer, RaiseIfSuperseded

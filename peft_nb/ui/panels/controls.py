@@ -14,7 +14,8 @@ from peft_nb.spec.names import NAMES
 from peft_nb.ui import form
 from peft_nb.ui.form import Entry
 from peft_nb.ui.panels.debounce import RaiseIfSuperseded, SupersededError
-from peft_nb.ui.panels.panel import TICK_S, button, spoken
+from peft_nb.ui.panels.panel import TICK_S, button
+from peft_nb.ui.wording import spoken
 
 LONG = {"system"}  # texts that may have several lines
 

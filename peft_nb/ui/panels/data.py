@@ -12,8 +12,8 @@ import ipywidgets
 
 from peft_nb.errors import DataError, PeftNbError
 from peft_nb.plots import BLUE, VERMILION
+from peft_nb.system.frontend import variables
 from peft_nb.ui import wording
-from peft_nb.ui.arguments import variables
 from peft_nb.ui.panels.panel import Panel, Tell, button, row
 from peft_nb.ui.report import Report, bins, histogram
 

@@ -17,7 +17,7 @@ import ipywidgets
 import traitlets
 
 from peft_nb.system import ipykernel_private
-from peft_nb.ui.wording import spoken as spoken
+from peft_nb.ui.wording import spoken
 
 TICK_S = 0.2
 # A field whose label is never cut off, and which takes the width there is.

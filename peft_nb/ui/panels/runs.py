@@ -14,9 +14,9 @@ from peft_nb.events import Listener
 from peft_nb.runs.compare import gather, named
 from peft_nb.runs.run import Run, active
 from peft_nb.store import Record, Store
+from peft_nb.system.frontend import variables
 from peft_nb.ui import lineage, live, wording
 from peft_nb.ui import runs as listing
-from peft_nb.ui.arguments import variables
 from peft_nb.ui.compare import OPTIONS, Comparison
 from peft_nb.ui.panels.panel import FIELD, LABEL, Panel, Tell, button, put, row
 from peft_nb.ui.panels.run import EmbeddedSurface
