@@ -86,9 +86,8 @@ def test_mistyped_flags_are_refused(argv: list[str], message: str, capsys: pytes
         (
             ["--stage", "sft", "--cutoff_len", "512", "--data=x", "--lora_target", "q,v"],
             "stage, cutoff_len, lora_target: settings of another tool; write in their place\n"
-            "max_length: 512\ntarget_modules: q,v\n"
-            "# stage: supervised training is what is done; a preference method or pretraining stage is not\n"
-            "as flags: --max-length=512 --target-modules=q,v",
+            "task: generation\nmax_length: 512\ntarget_modules: q,v\n"
+            "as flags: --task=generation --max-length=512 --target-modules=q,v",
         ),
     ],
 )

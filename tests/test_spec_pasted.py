@@ -45,6 +45,37 @@ num_epochs: 4
 optimizer: adamw_bnb_8bit
 lr_scheduler: cosine
 """
+AUTOTRAIN = """
+task: llm-sft
+base_model: owner/model
+project_name: my-run
+log: tensorboard
+backend: local
+data:
+  path: no_robots
+  train_split: train
+  valid_split: null
+  chat_template: zephyr
+  column_mapping:
+    text_column: messages
+params:
+  model_max_length: 2048
+  epochs: 2
+  batch_size: 1
+  lr: 1e-5
+  peft: true
+  quantization: int4
+  target_modules: all-linear
+  padding: right
+  optimizer: paged_adamw_8bit
+  scheduler: cosine
+  gradient_accumulation: 8
+  mixed_precision: bf16
+hub:
+  username: ${HF_USERNAME}
+  token: ${HF_TOKEN}
+  push_to_hub: true
+"""
 
 
 def refused(**fields: Any) -> str:
@@ -87,8 +118,19 @@ def test_what_a_setting_is_here_is_a_valid_spec(name: str) -> None:
         ({"dataset_text_field": "body"}, "dataset_text_field is columns here: write columns: {text: body}"),
         (
             {"val_size": 500},
-            "val_size: no such field: eval_fraction takes a share of the rows up to 0.5, such as 0.1; leave it out",
+            "val_size: no such field: eval_fraction takes a share of the rows up to 0.5, such as 0.1",
         ),
+        (
+            {"warmup_ratio": 0.1},
+            "warmup_ratio: no such field: warmup_steps takes a number of steps: write this share times the steps of "
+            "the run",
+        ),
+        ({"bf16": "auto"}, "bf16 is dtype here: write dtype: auto"),
+        ({"quantization": "int4"}, "quantization: 'int4' is another tool's word: write quantization: 4bit"),
+        ({"data": {"path": "a.csv"}}, "data stands alone here: write data: a.csv"),
+        ({"task": "llm-sft"}, "task: 'llm-sft' is another tool's word: write task: generation"),
+        ({"cutof_len": 9}, "cutof_len: no such field; 'cutoff_len' of another tool is max_length here"),
+        ({"lora_rnk": 9}, "lora_rnk: no such field; 'lora_rank' of another tool is r here"),
         ({"optim": "adamw_torch"}, "optim: no such field: training always uses AdamW; leave it out"),
         (
             {"cutoff_len": 9, "max_length": 8},
@@ -128,7 +170,6 @@ def test_a_pasted_file_is_answered_with_lines_to_paste() -> None:
         dtype="bfloat16",
         eval_fraction=0.1,
     )
-    assert "# stage: supervised training is what is done" in lines
     assert "# output_dir: runs are kept in the folder peft_runs" in lines
     assert "# datasets: not taken over: type" in pasted(AXOLOTL)
     assert RunSpec.from_yaml(pasted(AXOLOTL)) == RunSpec(
@@ -145,6 +186,36 @@ def test_a_pasted_file_is_answered_with_lines_to_paste() -> None:
         epochs=4,
         lr_scheduler_type="cosine",
     )
+
+
+def test_settings_in_groups_are_told_like_those_beside_them() -> None:
+    lines = pasted(AUTOTRAIN)
+    assert "# backend: runs are trained where the notebook is" in lines
+    assert "# token: run.save(folder) writes what a hub takes" in lines
+    assert "HF_TOKEN" not in lines
+    assert RunSpec.from_yaml(lines) == RunSpec(
+        model="owner/model",
+        data="no_robots",
+        name="my-run",
+        max_length=2048,
+        epochs=2,
+        batch_size=1,
+        learning_rate=1e-5,
+        method="lora",
+        quantization="4bit",
+        target_modules="all-linear",
+        lr_scheduler_type="cosine",
+        gradient_accumulation_steps=8,
+        dtype="bfloat16",
+    )
+
+
+def test_data_that_are_a_mapping_of_columns_stay_data() -> None:
+    assert RunSpec(data="x").data == "x"
+    with pytest.raises(SpecError) as caught:
+        RunSpec(data={"path": ["a", "b"]}, lr=1)
+    assert "no_robots" not in str(caught.value)
+    assert "lr is learning_rate here" in str(caught.value)
 
 
 def test_several_data_sets_are_told_that_one_is_trained_on() -> None:

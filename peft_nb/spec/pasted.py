@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
+from peft_nb.spec.fields import show
 from peft_nb.spec.notation.yaml import dump
 
+ANYWAY = "this is how it is done here anyway"
 Fields = dict[str, Any]
 NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -33,7 +36,7 @@ class Setting:
 
     example: Any
     here: Callable[[Any], Fields]
-    why: str = "this is how it is done here anyway"
+    why: str = ANYWAY
 
 
 def told(given: Mapping[str, Any], known: Collection[str]) -> tuple[Fields, list[str]]:
@@ -49,47 +52,101 @@ def told(given: Mapping[str, Any], known: Collection[str]) -> tuple[Fields, list
     Returns
     -------
     tuple of dict and list of str
-        The fields to write in their place, and at most one message: a line, or for several settings the lines to
-        paste.
+        The fields to go on with, and at most one message: a line, or for several settings the lines to paste.
     """
-    foreign = {name: value for name, value in given.items() if name not in known and name in SETTINGS}
+    foreign = _foreign(given, known)
     if not foreign:
-        return {}, []
-    made = {name: SETTINGS[name].here(value) for name, value in foreign.items()}
+        return dict(given), []
+    kept = {name: value for name, value in given.items() if name in known and name not in foreign}
+    made = {name: SETTINGS[name].here(value) if name in SETTINGS else {name: value} for name, value in foreign.items()}
+    made |= {
+        name: {name: VALUES[name, _word(value)]} for name, value in foreign.items() if (name, _word(value)) in VALUES
+    }
     written: Fields = {}
     for fields in made.values():
         for field, value in fields.items():
             # A special kind of LoRA is what was meant beside the word for all of them.
             if field not in written or written[field] in GENERAL:
                 written[field] = value
-    written = {field: value for field, value in written.items() if not _kept(field, value, given)}
-    stated = {field: value if _plain(value) else "(passed)" for field, value in written.items()}
+    written = {field: value for field, value in written.items() if not _kept(field, value, kept)}
+    unknown = {name: value for name, value in given.items() if name not in known and not _understood(name, value)}
+    fields = kept | unknown | {field: value if _plain(value) else "(passed)" for field, value in written.items()}
     if len(foreign) == 1:
-        ((name, fields),) = made.items()
-        return stated, [_line(name, foreign[name], fields, given)]
+        ((name, one),) = made.items()
+        return fields, [_line(name, foreign[name], one, kept)]
     lines = [_written({field: value}) for field, value in written.items()]
     lines += [f"# {name}: {SETTINGS[name].why}" for name, fields in made.items() if not fields]
-    for name, fields in made.items():
-        lines += [f"# {name}: {field} is given too" for field, one in fields.items() if _kept(field, one, given)]
+    for name, here in made.items():
+        lines += [f"# {name}: {field} is given too" for field, one in here.items() if _kept(field, one, kept)]
     lines += [f"# {name}: {left}" for name in foreign if made[name] and (left := _left(foreign[name]))]
-    return stated, [f"{', '.join(foreign)}: settings of another tool; write in their place\n" + "\n".join(lines)]
+    return fields, [f"{', '.join(foreign)}: settings of another tool; write in their place\n" + "\n".join(lines)]
 
 
-def _line(name: str, value: Any, fields: Fields, given: Mapping[str, Any]) -> str:
+def alike(name: str, known: Collection[str]) -> str:
+    """Say of a name that neither a spec nor another tool has which setting of another tool it resembles, if any.
+
+    Parameters
+    ----------
+    name : str
+        As it was written.
+    known : collection of str
+        Names that a spec has, which come first.
+
+    Returns
+    -------
+    str
+        A line, or nothing.
+    """
+    if not (near := get_close_matches(name, [*known, *SETTINGS], 1, 0.8)) or near[0] in known:
+        return ""
+    here = " and ".join({} if (one := SETTINGS[near[0]]).example is None else one.here(one.example))
+    return f"{name}: no such field; {near[0]!r} of another tool is {here} here" if here else ""
+
+
+def _foreign(given: Mapping[str, Any], known: Collection[str]) -> Fields:
+    """The settings of other tools by name, those of their groups as if they stood beside them."""
+    found: Fields = {}
+    for name, value in given.items():
+        if name in GROUPS and isinstance(value, dict):
+            found |= {one: held for one, held in value.items() if one in known} | _foreign(value, known)
+        elif name == "data" and isinstance(value, dict) and isinstance(value.get("path"), str):  # AutoTrain's
+            found |= {"data": value["path"]} | _foreign(
+                {one: held for one, held in value.items() if one != "path"}, known
+            )
+        elif (name not in known and name in SETTINGS) or (name, _word(value)) in VALUES:
+            found[name] = value
+    return found
+
+
+def _understood(name: str, value: Any) -> bool:
+    return name in SETTINGS or (name in GROUPS and isinstance(value, dict))
+
+
+def _word(value: Any) -> str:
+    return value.lower().replace("-", "_").replace(":", "_") if isinstance(value, str) else ""
+
+
+def _line(name: str, value: Any, fields: Fields, kept: Mapping[str, Any]) -> str:
     if not fields:
-        return f"{name}: no such field: {SETTINGS[name].why}; leave it out"
+        setting = SETTINGS[name]
+        without = "; leave it out" if setting.example is None or setting.why == ANYWAY else ""
+        return f"{name}: no such field: {setting.why}{without}"
     both = " and ".join(fields)
-    if twice := [field for field, one in fields.items() if _kept(field, one, given)]:
+    if twice := [field for field, one in fields.items() if _kept(field, one, kept)]:
         return f"{name} is {both} here, and {twice[0]} is given too; keep {twice[0]}"
     if not all(map(_plain, fields.values())):
         return f"{name} is {both} here: pass it as {both}"
     written = ", ".join(_written({field: one}) for field, one in fields.items())
+    if fields == {name: value}:  # which stood in a group
+        return f"{name} stands alone here: write {written}"
+    if name in fields:
+        return f"{name}: {show(value)} is another tool's word: write {written}"
     return f"{name} is {both} here: write {written}{'; ' * bool(left := _left(value))}{left}"
 
 
-def _kept(field: str, value: Any, given: Mapping[str, Any]) -> bool:
+def _kept(field: str, value: Any, kept: Mapping[str, Any]) -> bool:
     """Whether a field stays as it was given: a special kind of LoRA takes the place of the word for all of them."""
-    return field in given and (str(given[field]) not in GENERAL or value in GENERAL)
+    return field in kept and (str(kept[field]) not in GENERAL or value in GENERAL)
 
 
 def _left(value: Any) -> str:
@@ -149,7 +206,8 @@ def _bits(value: Any) -> Fields:
 
 
 def _column(role: str) -> Callable[[Any], Fields]:
-    return lambda value: {} if value is None or value == role else {"columns": {role: value}}
+    named = (None, role, "messages", "conversations")  # which are found by their names
+    return lambda value: {} if value in named else {"columns": {role: value}}
 
 
 def _data(field: str) -> Callable[[Any], Fields]:
@@ -182,6 +240,15 @@ def _never(why: str) -> Setting:
 
 
 GENERAL = ("lora",)
+GROUPS = ("params", "hub", "column_mapping", "training", "architecture", "tokenizer", "augmentation", "train", "args")
+"""Under which AutoTrain, H2O LLM Studio and others write some of their settings."""
+VALUES = {
+    **{("quantization", value): "4bit" for value in ("int4", "nf4", "bnb.nf4", "4", "bnb_nf4", "fp4")},
+    **{("quantization", value): "8bit" for value in ("int8", "bnb.int8", "8", "bnb_int8")},
+    **{("task", value): "generation" for value in ("llm", "llm_sft", "sft", "llm_generic", "text_generation")},
+    **{("task", value): "classification" for value in ("text_classification", "sequence_classification", "seq_cls")},
+}
+"""By field and what other tools write there: what it is here."""
 CONFIG = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")  # what is read of PEFT's
 # By field: what has the same values elsewhere, with one of them.
 _NAMES: dict[str, tuple[Any, str]] = {
@@ -210,6 +277,7 @@ _NONE = {
     "nothing is sent anywhere; run.history and run.plot() show the curves": "report_to logging_dir log use_wandb "
     "wandb_project wandb_entity wandb_watch wandb_log_model logging_first_step plot_loss logging_strategy "
     "mlflow_tracking_uri",
+    "runs are trained where the notebook is": "backend",
     "runs are kept in the folder peft_runs; run.save(folder) writes the adapter elsewhere": "output_dir "
     "output_directory "
     "overwrite_output_dir lora_out_dir",
@@ -227,7 +295,6 @@ _NONE = {
     "padding_side multipack_real_batches train_sampling_strategy",
     "attention is chosen and checked when a run begins": "attn_implementation flash_attention flash_attn "
     "use_flash_attention_2 sdp_attention xformers_attention use_cache",
-    "warmup_steps takes a number of steps: this share times the steps of the run": "warmup_ratio warmup_epochs",
     "code of a model's own repository is never run": "trust_remote_code",
     "tokenizer and kind of model are those of the base": "tokenizer_type model_type tokenizer_name tokenizer "
     "processing_class tokenizer_config is_llama_derived_model is_mistral_derived_model special_tokens task_type "
@@ -240,7 +307,7 @@ _NONE = {
     "overwrite_cache "
     "dataset_prepared_path dataloader_pin_memory remove_unused_columns dataset_kwargs streaming dataset_processes",
     "the rows are given as data: take a part of them there, such as data=rows[:1000]": "max_samples train_split "
-    "valid_split dataset_dir dataset_split max_train_samples",
+    "valid_split valid_split_name train_split_name dataset_dir dataset_split max_train_samples",
     "device says where to compute; several processes are started with torchrun": "device_map deepspeed fsdp "
     "fsdp_config "
     "ddp_timeout ddp_find_unused_parameters local_rank no_cuda use_cpu num_gpus distributed_backend gpu_ids max_memory",
@@ -264,6 +331,7 @@ _BF16, _KEPT = {"dtype": "bfloat16"}, "dtype: auto takes the fastest safe number
 _FEW = "only lora, qlora, full and the like: %peft help method lists the methods"
 _SFT = "supervised training is what is done; a preference method or pretraining stage is not"
 _ONE = "one data set is trained on: put the rows together and give them as data: NAME"
+_WARMUP = "warmup_steps takes a number of steps: write this share times the steps of the run"
 _SHARE = "eval_fraction takes a share of the rows up to 0.5, such as 0.1"
 
 SETTINGS: dict[str, Setting] = {
@@ -297,9 +365,11 @@ SETTINGS: dict[str, Setting] = {
         ]
     },
     **{name: Setting("0.1", _share, _SHARE) for name in ("val_size", "val_set_size", "test_size", "validation_size")},
-    "stage": Setting("sft", lambda value: {}, _SFT),
+    "warmup_ratio": Setting("0.1", lambda value: {}, _WARMUP),
+    "warmup_epochs": Setting("1", lambda value: {}, _WARMUP),
+    "stage": Setting("sft", _words(sft={"task": "generation"}), _SFT),
     "rl": Setting("dpo", lambda value: {}, _SFT),
-    "trainer": Setting("sft", lambda value: {}, _SFT),
+    "trainer": Setting("sft", _words(sft={"task": "generation"}, default={"task": "generation"}), _SFT),
     "finetuning_type": Setting(
         "lora", _words(lora={"method": "lora"}, full={"method": "full"}, oft={"method": "oft"}), _FEW
     ),
@@ -333,7 +403,7 @@ SETTINGS: dict[str, Setting] = {
     "use_int4": Setting("true", _switch({"quantization": "4bit"})),
     "use_int8": Setting("true", _switch({"quantization": "8bit"})),
     "quantization_bit": Setting("4", _bits, "a base is held in 4 or 8 bits"),
-    "bf16": Setting("true", _switch(_BF16), _KEPT),
+    "bf16": Setting("true", lambda value: {"dtype": "auto"} if value == "auto" else _switch(_BF16)(value), _KEPT),
     "fp16": _never("float16 loses small gradients, and dtype: auto takes the fastest safe number format"),
     "mixed_precision": Setting("bf16", _words(bf16=_BF16, no={"dtype": "float32"}), _KEPT),
     "torch_dtype": Setting(

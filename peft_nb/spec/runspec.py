@@ -174,8 +174,10 @@ class RunSpec(BaseModel):
 
     def __init__(self, /, **fields: Any) -> None:
         own = {*RunSpec.model_fields, *ALIASES}
-        instead, problems = pasted.told(fields, own)
-        fields = instead | {name: value for name, value in fields.items() if name in own or name not in pasted.SETTINGS}
+        fields, problems = pasted.told(fields, own)
+        near = {name: line for name in fields if name not in own and (line := pasted.alike(name, own))}
+        problems += near.values()
+        fields = {name: value for name, value in fields.items() if name not in near}
         twice = [alias for alias, name in ALIASES.items() if alias in fields and name in fields]
         problems += [f"{alias}: stands for {ALIASES[alias]}, which is given too; keep one" for alias in twice]
         fields = {ALIASES.get(name, name): value for name, value in fields.items() if name not in twice}

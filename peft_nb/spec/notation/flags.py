@@ -114,8 +114,8 @@ def parse_flags(tokens: Iterable[str], known: Mapping[str, FieldInfo]) -> tuple[
             raise CommandError(f"{flag}: needs a value; write {flag}=VALUE")
     if foreign:
         own = {field.name: field for field in known.values()}
-        instead, problems = told(foreign | values, own)
-        written = [_flag(own[name], value) for name, value in instead.items()]
+        fields, problems = told(foreign | values, own)
+        written = [_flag(own[name], value) for name, value in fields.items() if values.get(name) != value]
         before = "\nas flags: " if len(foreign) > 1 else ", or "
         raise SpecError([problems[0] + (f"{before}{shlex.join(written)}" if written else "")])
     return words, values
