@@ -107,6 +107,7 @@ _special: dict[str, st.SearchStrategy[Any]] = {
     "accept": st.dictionaries(st.sampled_from(sorted(demandable())), _comparisons, max_size=3),
     "columns": st.dictionaries(words, words, max_size=3),
     "method_options": st.dictionaries(words, plain, max_size=3),
+    "allow": st.lists(words, max_size=3),
     "target_modules": words | st.lists(words, min_size=1, max_size=3),
     "method": st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True),
     "name": st.from_regex(r"[a-zA-Z0-9_]([a-zA-Z0-9._-]{0,9}[a-zA-Z0-9_-])?", fullmatch=True),

@@ -39,7 +39,7 @@ def test_personal_data_are_replaced_and_nothing_else() -> None:
 def test_personal_data_are_refused_without_showing_them() -> None:
     message = (
         "personal data in 2 of 60 rows (EMAIL in 2, PHONE in 2; rows 3, 40, counting from 0); "
-        "redact them with personal_data: redact, or drop the rows"
+        "redact them with personal_data: redact, name what is none in allow, or drop the rows"
     )
     with pytest.raises(DataError) as refused:
         redact_rows(TABLE, LAYOUT, "refuse")

@@ -81,7 +81,7 @@ def test_redaction_is_chosen_by_name_and_takes_an_allow_list(shell: InteractiveS
     assert len(shell.user_ns["clean"]) == 58
     assert "anna" not in repr(report) + report._repr_html_()
     allowing = run(shell, "%peft data tickets --model base --allow '*@tidewater.shop,anna*'").next_steps[0]
-    assert allowing == "%peft data tickets --model=base --allow '*@tidewater.shop,anna*' --fix --out clean"
+    assert allowing == "%peft data tickets --model=base '--allow=*@tidewater.shop,anna*' --fix --out clean"
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,13 @@ def test_redacted_rows_are_listed_with_the_run(
     assert json.loads(text)["changes"] == [{"row": 0, "what": "redacted EMAIL"}]
     assert "anna" not in text
     assert "personal data: redacted EMAIL (1)" in notices(run)
+    allowed = begin(
+        spec(max_steps=1, personal_data="redact", allow="*@tidewater.shop"), data=private, store=store
+    ).wait()
+    assert json.loads((allowed.folder / "data.json").read_text())["changes"] == []
+    assert begin(spec(max_steps=1, personal_data="refuse", allow="*@*"), data=private, store=store).wait().status == (
+        "finished"
+    )
 
 
 def test_of_many_rows_the_first_are_looked_through(

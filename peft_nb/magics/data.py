@@ -14,9 +14,6 @@ FIX = Flag("fix", "switch", "Fix what can be fixed; redact nothing.")
 KINDS = Flag(
     "kinds", "text", "Fix these kinds alone, such as empty,personal; all,personal redacts too.", value="KIND,..."
 )
-ALLOW = Flag(
-    "allow", "text", "What is neither personal nor secret, such as *@tidewater.shop,+49 30 9018*.", value="TEXT,..."
-)
 DROP = Flag("drop", "switch", "Drop rows even if they are more than a tenth.")
 NUMBER = "the number of a row; write one such as 0"
 ROW = Flag("row", "integer", "Show the tokens of this row alone.", wanted=NUMBER)
@@ -24,7 +21,7 @@ ROW = Flag("row", "integer", "Show the tokens of this row alone.", wanted=NUMBER
 
 @command(
     Argument("data", label="NAME"),
-    flags=[FIX, KINDS, DROP, ALLOW, ROW, OUT],
+    flags=[FIX, KINDS, DROP, ROW, OUT],
     sections=("data", "model"),
     takes="one name",
 )
@@ -35,7 +32,6 @@ def data(
     fix: bool = False,
     kinds: str | None = None,
     drop: bool = False,
-    allow: str | None = None,
     row: int | None = None,
     out: str | None = None,
 ) -> Any:
@@ -45,7 +41,7 @@ def data(
 
     if row is not None:
         return check.tokens(spec, row, shell.user_ns)
-    report = check.report_on(spec, namespace=shell.user_ns, allow=listed(allow or ""))
+    report = check.report_on(spec, namespace=shell.user_ns)
     fixed = report.fixed(out, listed(kinds) if kinds else None, drop=drop) if fix or kinds or drop else report
     if out:
         shell.user_ns[out] = fixed

@@ -96,17 +96,19 @@ def read_again(context: Context) -> Table:
 
 def redacted(context: Context, found: Table) -> tuple[Table, list[Change]]:
     """Replace personal data in the rows, or refuse to train on them, where the spec says so."""
-    wanted, progress = context.spec.personal_data, context.progress
-    rows, changes = redaction.redact_rows(found.rows, found.layout, wanted, progress)
+    spec, progress = context.spec, context.progress
+    wanted, allow = spec.personal_data, spec.allow
+    rows, changes = redaction.redact_rows(found.rows, found.layout, wanted, allow, progress)
     eval_rows = found.eval_rows
     if eval_rows is not None:
-        eval_rows, more = redaction.redact_rows(eval_rows, found.eval_layout, wanted, progress)
+        eval_rows, more = redaction.redact_rows(eval_rows, found.eval_layout, wanted, allow, progress)
         changes += [Change(change.row, f"held-out row: {change.what}") for change in more]
     if changes:
         counts = Counter(change.what for change in changes)
         context.publish(Notice("personal data: " + ", ".join(f"{what} ({n:,})" for what, n in counts.items())))
     if wanted == "redact":  # or rows with and without personal data would be taken for the same
-        fingerprints = (f"{one}, redacted" for one in (found.fingerprint, found.eval_fingerprint))
+        how = f"redacted but for {allow}" if allow else "redacted"
+        fingerprints = (f"{one}, {how}" for one in (found.fingerprint, found.eval_fingerprint))
         found = replace(found, **dict(zip(("fingerprint", "eval_fingerprint"), fingerprints, strict=True)))  # type: ignore[arg-type]
     return replace(found, rows=rows, eval_rows=eval_rows), changes
 

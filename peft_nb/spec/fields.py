@@ -145,6 +145,14 @@ def _modules(value: Any) -> str | list[str]:
     return [_word(name) for name in value]
 
 
+def _words(value: Any) -> list[str]:
+    if isinstance(value, str):
+        value = [word.strip() for word in value.split(",") if word.strip()]
+    if not isinstance(value, (list, tuple, set)):
+        raise ValueError(f"{show(value)} is no list; write [FIRST, SECOND], or FIRST,SECOND")
+    return [_word(one) for one in value]
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 Word = Annotated[str, BeforeValidator(_word)]
 TaskName = Annotated[str, BeforeValidator(partial(_name, "task"))]
@@ -156,6 +164,7 @@ Switch = Annotated[bool, BeforeValidator(_switch)]
 Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
 Options = Annotated[dict[str, Any], BeforeValidator(_options)]
 Criteria = Annotated[dict[str, str], BeforeValidator(_criteria)]
+Words = Annotated[list[str], BeforeValidator(_words)]
 Modules = Annotated[str | list[str], BeforeValidator(_modules)]
 
 Kind = Literal["text", "integer", "number", "switch", "choice", "mapping", "list"]

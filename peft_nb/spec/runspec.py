@@ -29,6 +29,7 @@ from peft_nb.spec.fields import (
     Text,
     Whole,
     Word,
+    Words,
     aliases,
     explain,
     field,
@@ -88,6 +89,9 @@ class RunSpec(BaseModel):
     personal_data: Literal["warn", "redact", "refuse"] = field("warn", "data")
     """What happens when the rows hold e-mail addresses, phone, card or account numbers and the like: say so,
     replace them, or train nothing."""
+    allow: Words = field([], "data")
+    """What is neither personal data nor a secret, such as *@tidewater.shop,+49 30 9018*; * stands for any
+    letters."""
     eval_fraction: Number = field(0.1, "data", "share of rows", ge=0, le=0.5)
     """Share of the training rows held out for evaluation when eval_data is not given; 0 holds out none."""
 

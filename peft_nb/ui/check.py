@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,7 @@ from peft_nb.ui.report import Report
 from peft_nb.ui.tokens import TokenView, of_row
 
 
-def check(
-    data: Any, *, eval_data: Any = None, model: Any = None, allow: str | Iterable[str] = (), **fields: Any
-) -> Report:
+def check(data: Any, *, eval_data: Any = None, model: Any = None, **fields: Any) -> Report:
     """Look for everything in a data set that spoils training, before it does.
 
     Parameters
@@ -39,11 +37,8 @@ def check(
         Held-out rows or their name; by default those that the data bring.
     model : str or tuple, optional
         Whose tokenizer measures the rows, if it is on this machine; nothing is downloaded.
-    allow : str or iterable of str, optional
-        What is neither personal data nor a secret, such as ``["*@tidewater.shop", "+49 30 901820"]``; ``*`` stands for
-        any letters. It is neither found nor redacted.
     **fields
-        Any field of :class:`peft_nb.RunSpec`, such as ``format``, ``columns``, ``max_length``, ``loss_on``, ``task``.
+        Any field of :class:`peft_nb.RunSpec`, such as ``format``, ``columns``, ``max_length``, ``allow``, ``task``.
 
     Returns
     -------
@@ -57,7 +52,7 @@ def check(
         What is wrong, in one line, when the data cannot be read or recognised.
     """
     spec, live = described(None, fields, data=data, eval_data=eval_data, model=model)
-    return report_on(spec, **live, namespace=variables(), allow=[allow] if isinstance(allow, str) else allow)
+    return report_on(spec, **live, namespace=variables())
 
 
 def report_on(
@@ -68,13 +63,11 @@ def report_on(
     model: Any = None,
     namespace: Mapping[str, Any],
     progress: Progress | None = None,
-    allow: Iterable[str] = (),
 ) -> Report:
     """Check the data of a spec; parameters as for :func:`peft_nb.runs.run.begin`, and live held-out rows.
 
     Where `progress` is told how far it is, no bar is shown.
     """
-    allow = tuple(allow)
     source = sources.read(spec.data if data is None else data, namespace)
     layout = detection.detect(source.train, spec.format, spec.columns)
     held, held_layout = source.eval, layout
@@ -86,18 +79,18 @@ def report_on(
         tokenizer = _tokenizer(spec, model, namespace)
         rendered = tokenizer and RenderedRows(source.train, layout, tokenizer, loss_on=spec.loss_on, system=spec.system)
         checked = checks.check(
-            source.train, layout, held, held_layout, rendered=rendered, options=options(spec, allow), progress=progress
+            source.train, layout, held, held_layout, rendered=rendered, options=options(spec), progress=progress
         )
     if tokenizer is None:
         where = f"the tokenizer of {spec.model} is not on this machine"
         checked.notes.append(f"lengths are estimated, {CHARACTERS_A_TOKEN} characters a token: {where}")
     held_by = namespace.get(spec.data) if data is None else data
-    return Report(spec, source, checked, tokenizer, held_by, allow)
+    return Report(spec, source, checked, tokenizer, held_by)
 
 
-def options(spec: RunSpec, allow: tuple[str, ...] = ()) -> Options:
+def options(spec: RunSpec) -> Options:
     """What a check has to know of a spec."""
-    return Options.of(spec, REGISTRY[spec.method].rows, TASKS[spec.task].accepts, allow)
+    return Options.of(spec, REGISTRY[spec.method].rows, TASKS[spec.task].accepts)
 
 
 def tokens(spec: RunSpec, row: int, namespace: Mapping[str, Any]) -> TokenView:

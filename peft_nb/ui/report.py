@@ -58,7 +58,6 @@ class Report(Displayed):
     checked: checks.Checked
     tokenizer: Any
     data: Any
-    allow: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.findings: list[Finding] = self.checked.findings
@@ -245,9 +244,8 @@ class Report(Displayed):
             f" {quote(flag)}" for flag in write_flags(said, RunSpec.describe()) if not flag.endswith(IN_MEMORY)
         )
         steps = []
-        looked = flags + (f" --allow {quote(','.join(self.allow))}" if self.allow else "")
         if mendable and self._mended is None:
-            steps += [f"%peft data {quote(named)}{looked} --fix --out clean" if named else "clean = report.fixed()"]
+            steps += [f"%peft data {quote(named)}{flags} --fix --out clean" if named else "clean = report.fixed()"]
             data = "clean"
         if named:
             steps += [f"%peft data {quote(named)}{flags} --row 0"]

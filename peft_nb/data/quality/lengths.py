@@ -32,10 +32,7 @@ CHARACTERS_A_TOKEN = 4  # of English, by OpenAI's help page "What are tokens and
 
 @dataclass(frozen=True)
 class Options:
-    """What a check has to know of the run that is planned; the fields are those of ``RunSpec``, but for the last three.
-
-    ``allow`` is what is neither personal data nor a secret, as for :func:`.pii.denied`.
-    """
+    """What a check has to know of the run that is planned; the fields are those of ``RunSpec``, but the last two."""
 
     task: str = "generation"
     max_length: int = 1024
@@ -44,16 +41,15 @@ class Options:
     system: str | None = None
     personal_data: str = "warn"
     method: str = "lora"
+    allow: tuple[str, ...] = ()
     usual_rows: int = 50
     accepts: tuple[str, ...] = ("chat", "text")
-    allow: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, spec: RunSpec, usual_rows: int, accepts: tuple[str, ...], allow: tuple[str, ...] = ()) -> Options:
+    def of(cls, spec: RunSpec, usual_rows: int, accepts: tuple[str, ...]) -> Options:
         """Take them from a spec, the rows that its method usually needs, and the kinds of layouts its task accepts."""
-        others = ("usual_rows", "accepts", "allow")
-        known = {field.name: getattr(spec, field.name) for field in fields(cls) if field.name not in others}
-        return cls(**known, usual_rows=usual_rows, accepts=accepts, allow=allow)
+        known = {field.name: getattr(spec, field.name) for field in fields(cls)[:-2]}
+        return cls(**known | {"allow": tuple(spec.allow)}, usual_rows=usual_rows, accepts=accepts)
 
 
 def lengths(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 from peft_nb.data import Rows
 from peft_nb.data.layouts import Layout
@@ -15,7 +16,7 @@ NAMED = 5  # rows named in a message
 
 
 def redact_rows(
-    rows: Rows, layout: Layout, personal_data: str, progress: Progress | None = None
+    rows: Rows, layout: Layout, personal_data: str, allow: Collection[str] = (), progress: Progress | None = None
 ) -> tuple[Rows, list[Change]]:
     """Replace personal data in rows, or refuse to train on them.
 
@@ -27,6 +28,8 @@ def redact_rows(
         What its columns mean; only these are looked at.
     personal_data : {"warn", "redact", "refuse"}
         ``warn`` leaves the rows as they are: :func:`peft_nb.data.quality.checks.check` finds what to warn of.
+    allow : collection of str, optional
+        What is not personal data, as for :func:`.pii.denied`.
     progress : callable, optional
         As for the check.
 
@@ -49,7 +52,7 @@ def redact_rows(
     patches: Patches = {}
 
     def redacted(text: str) -> str:
-        matches = pii.personal(text)
+        matches = pii.personal(text, allow)
         here.update(match.kind for match in matches)
         return pii.redact(text, matches)
 
@@ -65,6 +68,6 @@ def redact_rows(
         named = ", ".join(f"{kind} in {count:,}" for kind, count in sorted(kinds.items()))
         some = ", ".join(map(str, list(found)[:NAMED])) + (", …" if len(found) > NAMED else "")
         what = f"personal data in {len(found):,} of {len(rows):,} rows ({named}; rows {some}, counting from 0)"
-        raise DataError(f"{what}; redact them with personal_data: redact, or drop the rows")
+        raise DataError(f"{what}; redact them with personal_data: redact, name what is none in allow, or drop the rows")
     changes = [Change(number, f"redacted {kind}") for number, here in found.items() for kind in sorted(here)]
     return (overlaid(rows, patches) if patches else rows), changes
