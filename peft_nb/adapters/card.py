@@ -189,7 +189,7 @@ def _metadata(given: CardInput) -> dict[str, Any]:
     if metrics:
         rows = {"name": "held-out rows", "type": hub or "private"}
         result = {"task": {"type": pipeline}, "dataset": rows, "metrics": metrics}
-        head["model-index"] = [{"name": spec.name or f"{spec.method} adapter", "results": [result]}]
+        head["model-index"] = [{"name": _without_secrets(spec.name or f"{spec.method} adapter"), "results": [result]}]
     return head
 
 
