@@ -95,7 +95,9 @@ def test_neither_paths_nor_secrets_nor_foreign_markup_come_through(given: CardIn
     key = "sk-proj-Zq8vT3nB6xWm2LpR9cYd4KfH7sJg"
     paths = {"data": "/home/anna/tickets.csv", "model": "/home/anna/tiny", "eval_data": "~anna/held.csv"}
     paths |= {"regression": "../anna/own.jsonl", "method_options": {"rotation": "/home/anna/r.safetensors"}}
-    spec = RunSpec(**paths, name=key, system=f"Say ``` and use\n>>> {key}.")  # written in quotes, where its n would hide the key
+    spec = RunSpec(
+        **paths, name=key, system=f"Say ``` and use\n>>> {key}."
+    )  # written in quotes, where its n would hide the key
     facts, metrics = (
         Facts(data="/home/anna/tickets.csv"),
         {"verdict": "<script>alert(1)</script> | [x](http://y)\n# Best"},

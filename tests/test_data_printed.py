@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from peft_nb.data.printed import is_cut, read
+from peft_nb.data.printed import by_numpy, is_cut, read
 
 VALUES = [
     ["yes", "no"],
@@ -46,3 +46,14 @@ def test_a_cut_array_is_known() -> None:
     assert is_cut(long)
     assert read(long, "as it is") == "as it is"
     assert not is_cut("[to be continued...]")
+
+
+@pytest.mark.parametrize("text", ["['a' 'b']", "array(['a'], dtype=object)", "array(['a', 'b'])", "[\"it's\" 'so']"])
+def test_what_numpy_printed_is_known(text: str) -> None:
+    assert by_numpy(text)
+    assert by_numpy(f" {text}\n")
+
+
+@pytest.mark.parametrize("text", ['["38", "39"]', "['a', 'b']", "['a']", "[]", "[1 2]", "array of words", "['open", ""])
+def test_json_python_and_matrices_are_text_like_any_other(text: str) -> None:
+    assert not by_numpy(text)

@@ -322,6 +322,12 @@ def test_an_answer_with_an_end_token_cannot_be_trained_on() -> None:
     assert "<|im_end|>" in result.findings[0].examples[0]
 
 
+def test_answers_that_numpy_printed_are_named() -> None:
+    rows = sound()
+    rows[7]["completion"], rows[8]["completion"] = "['yes' 'no']", '["yes", "no"]'
+    assert found(checked(rows)) == {"printed": (7,)}
+
+
 def test_few_rows_are_worth_knowing() -> None:
     (finding,) = checked(sound(20)).findings
     assert (finding.kind, finding.level, finding.fix) == ("few", "note", "")

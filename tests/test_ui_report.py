@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pandas
@@ -139,6 +140,15 @@ def test_dropping_more_than_a_tenth_has_to_be_confirmed() -> None:
     assert report.question(["encoding"]) == ""
     rows[2]["completion"] = "two is a tenth"
     assert len(check(rows, model=NOWHERE).fixed()) == 18
+
+
+def test_the_next_steps_find_a_file_where_the_check_found_it(tmp_path: Path) -> None:
+    file = tmp_path / "own rows.csv"
+    pandas.DataFrame([{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(60)]).to_csv(file)
+    assert check(file, model=NOWHERE).next_steps == [
+        f"%peft data '{file}' --model={NOWHERE} --row 0",
+        f"%%peft lora --data '{file}' --model={NOWHERE}",
+    ]
 
 
 def test_what_is_allowed_is_not_found() -> None:

@@ -53,6 +53,20 @@ def is_cut(text: str) -> bool:
     return bool(_CUT.fullmatch(text.strip()))
 
 
+def by_numpy(text: str) -> bool:
+    """Tell whether text is what numpy prints of an array of texts: words in quotes without commas, or ``array(…)``."""
+    text = text.strip()
+    if not text.startswith(("array(", "['", '["')):
+        return False
+    if is_cut(text):
+        return True
+    found = read(text, None)
+    try:
+        return found is not None and found != ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return found is not None
+
+
 def _with_commas(text: str) -> str:
     """Write a comma wherever a value follows another one, and arrays as the lists in them."""
     written: list[str] = []

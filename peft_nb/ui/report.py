@@ -231,7 +231,7 @@ class Report(Displayed):
     @property
     def next_steps(self) -> list[str]:
         """List the sensible next steps as code for a cell."""
-        named = self.source.name if self.source.name != IN_MEMORY else ""
+        named = self.spec.data if self.spec.data != IN_MEMORY else ""
         mendable = any(finding.kind in FIXED_BY_DEFAULT for finding in self.mendable)
         mended = FIXED_BY_DEFAULT if self._mended is None else self.mended_kinds
         stopped = any(one.level == "stops" and not (one.fix and one.kind in mended) for one in self.findings)

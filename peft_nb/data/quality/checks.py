@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from peft_nb.data import RowProblem, unused
+from peft_nb.data import RowProblem, printed, unused
 from peft_nb.data.examples import key
 from peft_nb.data.layouts import Layout
 from peft_nb.data.quality import characters, duplicates, pii, secrets
@@ -30,7 +30,7 @@ from peft_nb.system.files import atomic_text
 
 Table = Sequence[Mapping[str, Any]]
 
-VERSION = 2  # to be raised whenever the same rows get another report
+VERSION = 3  # to be raised whenever the same rows get another report
 PERSONAL_ROWS = 20_000  # rows looked at for personal data, the slowest check by far
 # A rule of thumb: SetFit (Tunstall et al., 2022) and other work on few examples begin at 8 a class.
 USUAL_ROWS_A_LABEL = 8
@@ -254,6 +254,8 @@ def _structure(
             continue
         if "near_empty" in flaws:
             found.add("near_empty", number, reading.text)
+        if any(map(printed.by_numpy, reading.parts)):
+            found.add("printed", number, reading.text)
         if any(role == following != "tool" for role, following in pairwise(reading.roles)):
             found.add("turns", number, reading.text)
         readings[number] = reading

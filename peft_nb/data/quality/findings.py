@@ -42,6 +42,9 @@ KINDS = {  # what breaks training comes first
     "unused_column": Kind("harms", "columns with content that are not used", "give them a role, or drop them"),
     "judgement": Kind("harms", "a column that judges the rows is not used", "keep the rows that are to be learned"),
     "unused_key": Kind("harms", "{rows} with keys of messages that are not used", "write them as text, or drop them"),
+    "printed": Kind(
+        "harms", "{rows} with a list as numpy prints it, trained as that text", "keep the data as JSON lines or parquet"
+    ),
     "leak": Kind("harms", "{rows} also in the evaluation, or nearly", "keep each on one side", DROP),
     "long_prompt": Kind(
         "harms", "{rows} whose prompt alone fills max_length: dropped in training", "raise max_length", DROP
