@@ -1,7 +1,7 @@
-"""Seconds from running a ``%%peft`` cell in a fresh kernel to the first metrics, and where they go.
+"""Seconds from running a ``%%peft`` cell in a fresh kernel to its first losses and to its end, and where they go.
 
-The base is in the cache already; everything else starts from nothing: imports, loading, encoding, the checks
-before the first step. The clock is outside the kernel and reads the store, where events appear as they occur.
+The base is in the cache already, and from the second round on what the first one measured of machine and base; all else
+starts from nothing. The clock is outside the kernel and reads the store, where events appear as they occur.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import os
 import statistics
 import sys
 import time
+from itertools import pairwise
 from queue import Empty
 from tempfile import TemporaryDirectory
 
 from jupyter_client.manager import start_new_kernel
 
-from peft_nb.events import Evaluated, Event, StepLogged
+from peft_nb.events import Evaluated, Event, StatusChanged, StepLogged
 from peft_nb.models.load import load
 from peft_nb.models.resolve import resolve
 from peft_nb.store import Store
 
-CELL = """%%peft {method} --data support-desk
+CELL = """%%peft {method} --data support-desk --max-steps {steps}
 model: {model}
 """
 
@@ -31,8 +32,8 @@ def moments(seen: list[tuple[float, Event]], kind: type[Event]) -> list[float]:
     return [seconds for seconds, event in seen if isinstance(event, kind)]
 
 
-def until_first_loss(cell: str, limit: float) -> list[tuple[float, Event]]:
-    """Run the cell in a fresh kernel until its first loss is in the store, then end the kernel.
+def until_its_end(cell: str, limit: float) -> list[tuple[float, Event]]:
+    """Run the cell in a fresh kernel until the run has finished, then end the kernel.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ def until_first_loss(cell: str, limit: float) -> list[tuple[float, Event]]:
     Returns
     -------
     list of tuple of float and Event
-        What happened and when, in seconds since the cell was run, up to the first logged step.
+        What happened and when, in seconds since the cell was run.
     """
     with TemporaryDirectory() as folder:
         store = Store(folder)
@@ -56,14 +57,14 @@ def until_first_loss(cell: str, limit: float) -> list[tuple[float, Event]]:
             seen: list[tuple[float, Event]] = []
             begin = time.perf_counter()
             client.execute(cell)
-            while not moments(seen, StepLogged):
+            while not any(event == StatusChanged("finished") for _, event in seen):
                 try:
                     reply = client.get_shell_msg(timeout=0.05)["content"]
                 except Empty:
                     reply = {"status": "busy"}
                 now = time.perf_counter() - begin
                 if reply["status"] == "error" or now > limit:
-                    sys.exit(reply.get("evalue") or f"no loss after {limit:.0f} s")
+                    sys.exit(reply.get("evalue") or f"not finished after {limit:.0f} s")
                 events = [event for record in store.all() for event in store.events(record.id)]
                 seen += [(now, event) for event in events[len(seen) :]]
             return seen
@@ -74,9 +75,10 @@ def until_first_loss(cell: str, limit: float) -> list[tuple[float, Event]]:
 
 
 def main() -> None:
-    """Measure some rounds; print each event of the last one and the median."""
+    """Measure some rounds; print each event of the last one, and what all of them took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="fresh kernels (default 3)")
+    parser.add_argument("--steps", type=int, default=3, help="training steps (default 3)")
     parser.add_argument("--model", default="smollm2-135m", help="alias or folder of the base")
     parser.add_argument("--method", default="lora")
     parser.add_argument("--limit", type=float, default=300, help="seconds after which to give up (default 300)")
@@ -84,12 +86,16 @@ def main() -> None:
 
     if resolve(options.model).path is None:
         load(resolve(options.model))  # fetches it, which is not what is timed
-    cell = CELL.format(method=options.method, model=options.model)
-    rounds = [until_first_loss(cell, options.limit) for _ in range(options.rounds)]
-    for seconds, event in rounds[-1]:
-        print(f"{seconds:6.1f} s  {event}")
-    for what, kind in (("first metric, the base's held-out loss,", Evaluated), ("first training loss", StepLogged)):
-        first = [moments(seen, kind)[0] for seen in rounds]
+    cell = CELL.format(method=options.method, model=options.model, steps=options.steps)
+    rounds = [until_its_end(cell, options.limit) for _ in range(options.rounds)]
+    for (seconds, event), (later, _) in pairwise([*rounds[-1], (rounds[-1][-1][0], None)]):
+        print(f"{seconds:6.1f} s  +{later - seconds:4.1f}  {event}")
+    for what, kind in (
+        ("the base model's eval loss", Evaluated),
+        ("the first train loss", StepLogged),
+        ("the end", None),
+    ):
+        first = [moments(seen, kind)[0] if kind else seen[-1][0] for seen in rounds]
         each = ", ".join(f"{seconds:.1f}" for seconds in first)
         print(f"{what} after {statistics.median(first):.1f} s (median of {each})")
 

@@ -115,6 +115,14 @@ class Report:
         return f"{self.examples:,} row{'s' * (self.examples != 1)}, {self.tokens:,} tokens{over}"
 
 
+def fingerprint(examples: Iterable[Example]) -> str:
+    """Hash what some examples hold, wherever it is kept."""
+    digest = hashlib.sha256()
+    for one in examples:
+        digest.update(b"%d " % len(one.ids) + bytes(one.ids) + one.supervised + repr(one.labels).encode())
+    return digest.hexdigest()
+
+
 class Examples(Sequence[Example]):
     """Encoded examples that become objects only when they are asked for; slices are views.
 

@@ -5,12 +5,14 @@ Every part is measured on the model as it is saved, with the adapter and, where 
 
 from __future__ import annotations
 
+import math
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import numpy
 
@@ -33,8 +35,16 @@ PARTS = {
 }
 """The parts of a judgement, and what each of them measures of what can be demanded."""
 
+STAGES = {
+    "tokens": "token accuracy",
+    "forgetting": "loss on general text",
+    "latency": "latency",
+    "answers": "answers",
+    "questions": "questions of general knowledge",
+}
 SOME_TEXTS = 3  # every third text of the suite, where nothing hangs on it
-TOKENS = 1_024  # of held-out examples, for the share of tokens found right
+ROUNDS = 4  # in which these are measured, as long as there is time
+TOKENS = 1_024  # of eval examples, for the token accuracy
 ANSWERED = 64  # held-out rows at most that are answered: about one batch
 LONGEST = 256  # tokens of such an answer; less where the references are short
 QUESTION_TOKENS = 32  # of an answer to a question of the suite, all of which are short
@@ -58,12 +68,8 @@ class Asked:
         return next((turn["content"] for turn in reversed(self.messages) if turn["role"] == "user"), "")
 
 
-_known: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
-
-
-def known(base: Any) -> dict[str, Any]:
-    """What was found out about a loaded base by earlier runs; a live model may have been changed since."""
-    return {} if base.source.pair else _known.setdefault(base, {})
+Once = Callable[[str, dict[str, Any], Callable[[], Any]], Any]
+"""Gives what an earlier run measured of the same base model, or measures it: kind, what it depends on, how."""
 
 
 @dataclass
@@ -74,6 +80,8 @@ class Evaluator:
     ----------
     model, tokenizer
         A `PeftModel` in evaluation mode, and its tokenizer.
+    objective : Objective
+        How a micro-batch is computed; not yet installed.
     spec : RunSpec
         The run's.
     held_out : sequence of Example
@@ -86,8 +94,10 @@ class Evaluator:
         The user's own regression rows with their names.
     find_score : callable
         Gives ``score(prompt, answer, reference) -> float``.
-    known : dict
-        What was found out about the same bare base before; added to.
+    once : callable
+        Gives what was measured of the same base model before, or measures it.
+    seconds : float
+        What a quick evaluation may take on general text; all of it is measured where something hangs on it.
     publish, stopped : callable
         Takes each event; whether the user wants this to end.
     details, missing : dict
@@ -98,13 +108,15 @@ class Evaluator:
 
     model: Any
     tokenizer: Any
+    objective: Any
     spec: RunSpec
     held_out: Sequence[Any]
     metrics: dict[str, Any]
     asked: Sequence[Asked] = ()
     own: Sequence[tuple[str, Any]] = ()
     find_score: Callable[[], scores.Score] = lambda: scores.scorer(None, None, {})
-    known: dict[str, Any] = field(default_factory=dict)
+    once: Once = lambda kind, about, measure: measure()
+    seconds: float = math.inf
     publish: Callable[[Event], None] = lambda event: None
     stopped: Callable[[], bool] = lambda: False
     details: dict[str, Any] = field(default_factory=dict)
@@ -126,27 +138,29 @@ class Evaluator:
         """
         wanted = [] if unable else self.parts(self.spec)
         for part, names in PARTS.items():
-            why = "judging was stopped" if part in wanted else unable or f"judge is {self.spec.judge}"
+            why = "the evaluation was stopped" if part in wanted else unable or f"judge is {self.spec.judge}"
             self.missing |= dict.fromkeys(names, why)
         for part in wanted:
             try:
                 self._heed()
-                self.publish(Preparing(f"judging: {part}"))
+                self.publish(Preparing(f"evaluating: {STAGES[part]}"))
                 getattr(self, part)()
             except Abandoned:
                 return
             except Unmeasured as reason:
                 self.missing |= dict.fromkeys(PARTS[part], str(reason))
-            except Exception as error:  # whatever it is, a trained model is not lost through its judge
+            except Exception as error:  # whatever it is, a trained model is not lost through its evaluation
                 line = next(iter(str(error).strip().splitlines()), "")
                 told = line if isinstance(error, PeftNbError) else f"{type(error).__name__}: {line}"
                 self.missing |= dict.fromkeys(PARTS[part], told)
-                self.publish(Notice(f"judging: {part} could not be measured: {told}"))
+                self.publish(Notice(f"{STAGES[part]} could not be measured: {told}"))
 
     def tokens(self) -> None:
-        """How many held-out tokens the model finds likeliest."""
+        """How many eval tokens greedy decoding would find, unless the last evaluation in training has told."""
         if not len(self.held_out):
-            raise Unmeasured("no row is held out")
+            raise Unmeasured("there is no evaluation set")
+        if self.metrics.get("token_accuracy") is not None:
+            return
         taken: list[Any] = []
         tokens = 0
         for example in self.held_out:
@@ -161,20 +175,26 @@ class Evaluator:
         """How much worse the model predicts the regression texts than its base does."""
         whole = self.spec.judge == "full" or "forgetting" in self.spec.accept
         suite = regression.texts()[:: 1 if whole else SOME_TEXTS]
-        ids = Renderer(self.tokenizer).texts([one.text for one in suite], generation=True)
-        examples: list[Any] = [Example(array("i", one), b"\x01" * len(one)) for one in ids]
-        names = [(one.id, one.topic, one.text) for one in suite]
+        rounds = [suite] if whole else [suite[first::ROUNDS] for first in range(ROUNDS)]
+        measured: list[regression.Text] = []
+        own = [example for _, example in self.own]
+        losses = [(self._means(own), numpy.array(self._base_means(own)))]
+        began = time.perf_counter()
+        for number, texts in enumerate(rounds):
+            if (time.perf_counter() - began) * (number + 1) > self.seconds * max(1, number):
+                self._left_out(len(measured), len(suite))
+                break
+            ids = Renderer(self.tokenizer).texts([one.text for one in texts], generation=True)
+            examples: list[Any] = [Example(array("i", one), b"\x01" * len(one)) for one in ids]
+            base = self.once("general-text", {"texts": ids}, partial(self._base_means, examples))
+            losses.append((self._means(examples), numpy.array(base)))
+            measured += texts
+        after, before = map(numpy.concatenate, zip(*[*losses[1:], losses[0]], strict=True))
+        names = [(one.id, one.topic, one.text) for one in measured]
         names += [
             (name, "own", self.tokenizer.decode(list(example.ids), skip_special_tokens=True))
             for name, example in self.own
         ]
-        own = [example for _, example in self.own]
-        after = self._predictions([*examples, *own]).means
-        with self.model.disable_adapter():
-            texts = f"{len(examples)} texts"
-            if texts not in self.known:
-                self.known[texts] = self._predictions(examples).means
-            before = numpy.concatenate([self.known[texts], self._predictions(own).means])
         rises = after - before
         mean, low, high = scores.bootstrap(rises, self.spec.seed)
         rows = [
@@ -201,13 +221,17 @@ class Evaluator:
     def latency(self) -> None:
         """How long a token takes with the adapter and without."""
         prompt = Renderer(self.tokenizer).render([{"role": "user", "content": measure.LATENCY_PROMPT}], generation=True)
-        pair = measure.token_latency(self.model, prompt, self.tokenizer.pad_token_id)
+        self._took(measure.token_latency(self.model, prompt, self.tokenizer.pad_token_id))
+
+    def _took(self, pair: tuple[float, float] | None) -> None:
+        if pair is None:
+            raise Unmeasured(f"it takes over {measure.LATENCY_S:g} s")
         self.metrics["latency_ms"], self.metrics["base_latency_ms"] = pair
 
     def answers(self) -> None:
         """How well the model answers held-out prompts, and how well its base does."""
         if not self.asked:
-            raise Unmeasured("no row with an answer is held out")
+            raise Unmeasured("no row of the evaluation set has an answer")
         score = self.find_score()
         references = [one.reference for one in self.asked]
         longest = max(len(self.tokenizer(one, add_special_tokens=False)["input_ids"]) for one in references)
@@ -238,9 +262,8 @@ class Evaluator:
         prompts: list[list[Message]] = [[{"role": "user", "content": one.question}] for one in suite]
         options: dict[str, Any] = {"system": None, "max_new_tokens": QUESTION_TOKENS}
         given = self._generate(prompts, True, **options)
-        if "answers" not in self.known:
-            self.known["answers"] = self._generate(prompts, False, **options)
-        bare = self.known["answers"]
+        asked = {"questions": prompts, **options}
+        bare = self.once("answers", asked, lambda: self._generate(prompts, False, **options))
         passed = {
             prefix: [one.passed(answer) for one, answer in zip(suite, answers, strict=True)]
             for prefix, answers in (("base_", bare), ("", given))
@@ -263,7 +286,22 @@ class Evaluator:
             raise Abandoned
 
     def _predictions(self, examples: Sequence[Any]) -> measure.Predictions:
-        return measure.predictions(self.model, examples, self.tokenizer.pad_token_id, self._heed)
+        return measure.predictions(self.model, self.objective, examples, self._heed)
+
+    def _means(self, examples: Sequence[Any]) -> numpy.ndarray:
+        return self._predictions(examples).means
+
+    def _base_means(self, examples: Sequence[Any]) -> list[float]:
+        with self.model.disable_adapter():
+            return self._means(examples).tolist()
+
+    def _left_out(self, measured: int, of: int) -> None:
+        self.publish(
+            Notice(
+                f"the loss on general text was measured on {measured} of {of} texts, to take {self.seconds:.0f} s at "
+                "most; judge: full measures all"
+            )
+        )
 
     def _generate(self, prompts: Sequence[list[Message]], adapter: bool, **options: Any) -> list[str]:
         self._heed()
@@ -297,14 +335,13 @@ class TextEvaluator(Evaluator):
     def latency(self) -> None:
         """How long a text takes with the adapter and without."""
         if not self.held_out:
-            raise Unmeasured("no row is held out")
-        pair = measure.text_latency(self.model, self.held_out[0].ids)
-        self.metrics["latency_ms"], self.metrics["base_latency_ms"] = pair
+            raise Unmeasured("there is no evaluation set")
+        self._took(measure.text_latency(self.model, self.held_out[0].ids))
 
     def answers(self) -> None:
         """How sure the accuracy on the held-out texts is."""
         if not self.held_out:
-            raise Unmeasured("no row is held out")
+            raise Unmeasured("there is no evaluation set")
         if self.metrics.get("accuracy") is None:
             raise Unmeasured("what the model says is no class")
         right = round(self.metrics["accuracy"] * len(self.held_out))

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy
 import torch
-import torch.nn.functional as F
 
-from peft_nb.training.packing import IGNORE, Encoded, micro_batches, pad
+from peft_nb.training.objectives import Objective
+from peft_nb.training.packing import Encoded, micro_batches
 
-LOGITS_BYTES = 2**28  # of the scores of one micro-batch
+LOGITS_BYTES = 2**28  # of the scores of one padded micro-batch
+TOKENS = 1_024  # of a micro-batch without padding
 LATENCY_PROMPT = "Tell me in a few sentences what a harbour is."
 LATENCY_TOKENS, LATENCY_ROUNDS = 8, 2
+LATENCY_S = 3.0  # for all rounds together
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,18 @@ class Predictions:
 
 
 def predictions(
-    model: Any, examples: Sequence[Encoded], pad_id: int, heed: Callable[[], None] = lambda: None
+    model: Any, objective: Objective, examples: Sequence[Encoded], heed: Callable[[], None] = lambda: None
 ) -> Predictions:
     """Let a model predict the supervised tokens of some examples.
 
     Parameters
     ----------
-    model : transformers.PreTrainedModel or peft.PeftModel
-        A causal language model in evaluation mode.
+    model : peft.PeftModel
+        A causal language model in evaluation mode, with or without its adapter.
+    objective : Objective
+        How a micro-batch is computed; not yet installed.
     examples : sequence of Encoded
         Token ids, and which of them count.
-    pad_id : int
-        Token to pad with.
     heed : callable
         Called before every micro-batch; what it raises ends the work.
 
@@ -61,24 +63,14 @@ def predictions(
     Predictions
         In the order of the examples.
     """
-    budget = max(64, LOGITS_BYTES // (4 * model.get_base_model().config.get_text_config().vocab_size))
+    vocabulary = model.get_base_model().config.get_text_config().vocab_size
+    budget = max(64, LOGITS_BYTES // (4 * vocabulary)) if objective.padded else TOKENS
     order = sorted(range(len(examples)), key=lambda number: -len(examples[number].ids))
     found: list[list[float]] = []
-    for micro in micro_batches([examples[number] for number in order], budget, padded=True):
-        heed()
-        inputs = {name: tensor.to(model.device) for name, tensor in pad(micro, pad_id).items()}
-        labels = inputs.pop("labels")
-        with torch.inference_mode():
-            # A soft prompt stands before the tokens, and its scores are none of theirs.
-            logits = model(**inputs, use_cache=False).logits[:, -labels.shape[1] : -1]
-            labels = labels[:, 1:]
-            wanted = labels != IGNORE
-            rows, scores, tokens = wanted.nonzero()[:, 0], logits[wanted].float(), labels[wanted]
-            sums = torch.zeros(3, len(micro), dtype=torch.float64, device=logits.device)
-            sums[0].index_add_(0, rows, F.cross_entropy(scores, tokens, reduction="none").double())
-            sums[1].index_add_(0, rows, (scores.argmax(-1) == tokens).double())
-            sums[2] = wanted.sum(1)
-        found += sums.T.tolist()
+    with objective.installed(model), torch.inference_mode():
+        for micro in micro_batches([examples[number] for number in order], budget, objective.padded):
+            heed()
+            found += objective.scores(model, micro, model.device).tolist()
     columns = numpy.array(found).reshape(-1, 3)[numpy.argsort(order)].T
     return Predictions(*columns)
 
@@ -101,8 +93,8 @@ class _Clock:
         return [1000 * (after - before) for before, after in zip(self.times[1:], self.times[2:], strict=False)]
 
 
-def token_latency(model: Any, ids: Sequence[int], pad_id: int) -> tuple[float, float]:
-    """Time the tokens of a few answers with the adapter and without, in turns.
+def token_latency(model: Any, ids: Sequence[int], pad_id: int) -> tuple[float, float] | None:
+    """Time the tokens of a few answers with the adapter and without, in turns, for about `LATENCY_S` at most.
 
     Parameters
     ----------
@@ -115,11 +107,13 @@ def token_latency(model: Any, ids: Sequence[int], pad_id: int) -> tuple[float, f
 
     Returns
     -------
-    tuple of float
-        Median time for a token of one answer, in ms: with the adapter, and of the bare base.
+    tuple of float or None
+        Median time for a token of one answer, in ms: with the adapter, and of the base model. None where a token takes
+        so long that none could be timed.
     """
     prompt = torch.tensor([list(ids)]).to(model.device)
-    options = {"max_new_tokens": LATENCY_TOKENS, "min_new_tokens": LATENCY_TOKENS, "do_sample": False}
+    options: dict[str, Any] = {"max_new_tokens": LATENCY_TOKENS, "min_new_tokens": LATENCY_TOKENS, "do_sample": False}
+    options["max_time"] = LATENCY_S / 2
 
     def timed() -> list[float]:
         clock = _Clock()
@@ -131,8 +125,8 @@ def token_latency(model: Any, ids: Sequence[int], pad_id: int) -> tuple[float, f
     return _in_turns(model, timed)
 
 
-def text_latency(model: Any, ids: Sequence[int]) -> tuple[float, float]:
-    """Time a classifier on one text with the adapter and without, in turns.
+def text_latency(model: Any, ids: Sequence[int]) -> tuple[float, float] | None:
+    """Time a classifier on one text with the adapter and without, in turns, for about `LATENCY_S` at most.
 
     Parameters
     ----------
@@ -143,26 +137,31 @@ def text_latency(model: Any, ids: Sequence[int]) -> tuple[float, float]:
 
     Returns
     -------
-    tuple of float
-        Median time for the text, in ms: with the adapter, and of the bare base.
+    tuple of float or None
+        Median time for the text, in ms: with the adapter, and of the base model. None where that takes too long.
     """
     text = torch.tensor([list(ids)]).to(model.device)
 
     def timed() -> list[float]:
-        clock = _Clock()
+        clock, until = _Clock(), time.perf_counter() + LATENCY_S / 2
         for _ in range(LATENCY_TOKENS):
             model(input_ids=text, attention_mask=torch.ones_like(text)).logits.cpu()
             clock.put(text)
+            if time.perf_counter() > until:
+                break
         return clock.gaps
 
     return _in_turns(model, timed)
 
 
-def _in_turns(model: Any, timed: Callable[[], list[float]]) -> tuple[float, float]:
-    adapted, bare = [], []
+def _in_turns(model: Any, timed: Callable[[], list[float]]) -> tuple[float, float] | None:
+    adapted, bare = list[float](), list[float]()
+    began = time.perf_counter()
     with torch.inference_mode():
         for _ in range(LATENCY_ROUNDS):
             adapted += timed()
             with model.disable_adapter():
                 bare += timed()
-    return float(numpy.median(adapted)), float(numpy.median(bare))
+            if time.perf_counter() - began > LATENCY_S / 2:
+                break
+    return (float(numpy.median(adapted)), float(numpy.median(bare))) if adapted and bare else None

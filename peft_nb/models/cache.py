@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_dir
 
 from peft_nb.events import Progress
+from peft_nb.system import known
 from peft_nb.system.files import atomic_folder, remove_leftovers, writing
 
 CONVERSION = 1  # part of the path: raise it when prepared folders of earlier releases must be made anew
@@ -29,8 +28,7 @@ def folder(name: str) -> Path:
     Path
         Below ``$PEFT_NB_CACHE`` or the user's cache folder; it exists exactly when the base is complete.
     """
-    root = os.environ.get("PEFT_NB_CACHE") or user_cache_dir("peft_nb", appauthor=False)
-    return Path(root).expanduser().resolve() / f"models-{CONVERSION}" / name
+    return known.root() / f"models-{CONVERSION}" / name
 
 
 def prepared(name: str, fill: Callable[[Path], None], progress: Progress) -> Path:

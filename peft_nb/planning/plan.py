@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from array import array
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from peft_nb.planning import memory
 from peft_nb.planning.forecast import Forecast
 from peft_nb.planning.workload import Load, Workload, shortened
 from peft_nb.spec import RunSpec
-from peft_nb.system import resources
+from peft_nb.system import known, resources
 from peft_nb.system.resources import MB
 from peft_nb.tasks import TASKS, Facts
 
@@ -148,7 +149,7 @@ class Plan:
         """Train one layer for a moment, where a twentieth of the free memory holds it."""
         import torch
 
-        from peft_nb.planning.layer_benchmark import benchmark_layer
+        from peft_nb.planning.layer_benchmark import Costs, benchmark_layer
         from peft_nb.training.packing import pad
 
         layer = next(part for part in self.base.model.modules() if isinstance(part, torch.nn.ModuleList))[0]
@@ -157,10 +158,23 @@ class Plan:
             return None
         micro = self.work.micro(self.work.drawn[0])
         rows = shortened(micro[len(micro) // 2], max(64, int(LAYER_PASS / parameters)))
-        single = single_layer(self.base)
-        words = single.model.get_input_embeddings().num_embeddings
-        rows = [replace(one, ids=type(one.ids)(one.ids.typecode, (i % words for i in one.ids))) for one in rows]
-        objective = replace(self.objective, pad_id=0) if self.objective.padded else self.objective
-        model = self._attached(single)
-        REGISTRY[self.spec.method].hooks(self.spec).begin(model, (pad(some, 0) for some in [rows]))
-        return benchmark_layer(model, objective, rows, self.work.load(rows).tokens, torch.device("cpu"))
+
+        def benchmark() -> dict[str, float]:
+            single = single_layer(self.base)
+            words = single.model.get_input_embeddings().num_embeddings
+            known_words = [replace(one, ids=array("i", (i % words for i in one.ids))) for one in rows]
+            objective = replace(self.objective, pad_id=0) if self.objective.padded else self.objective
+            model = self._attached(single)
+            REGISTRY[self.spec.method].hooks(self.spec).begin(model, (pad(some, 0) for some in [known_words]))
+            tokens = self.work.load(known_words).tokens
+            return asdict(benchmark_layer(model, objective, known_words, tokens, torch.device("cpu")))
+
+        about = {
+            "machine": known.machine(),
+            "config": self.base.model.config.to_dict(),
+            "dtype": self.base.dtype,
+            "path": str(self.objective),
+            "adapter": self.adapted.peft_config["default"].to_dict(),
+            "rows": [len(one.ids) for one in rows],
+        }
+        return Costs(**known.once("layer", about, benchmark, days=1))

@@ -18,6 +18,7 @@ from peft_nb.runs import rows
 from peft_nb.runs.context import Context, Inputs
 from peft_nb.spec import RunSpec, criteria
 from peft_nb.store import Evaluation
+from peft_nb.system import known, resources
 from peft_nb.system.files import atomic_text
 from peft_nb.system.resources import MB
 from peft_nb.tasks import TASKS
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from peft_nb.data.examples import Example
-    from peft_nb.evaluation.evaluators import Asked, Evaluator
+    from peft_nb.evaluation.evaluators import Asked, Evaluator, Once
     from peft_nb.evaluation.scores import Score
     from peft_nb.models.load import Base
     from peft_nb.training.trainer import PlannedTrainer
 
 EVALUATION = "judgement.json"
+QUICK_S, QUICK_SHARE = 5.0, 0.06  # of general text, so that all of a quick evaluation takes 10 s or a tenth at most
 FAR = {"eval": 0.5, "train": 1.0}  # nats above its beginning; a training loss begins with the noise of one step
 
 
@@ -131,6 +133,30 @@ def save(context: Context, adapted: PeftModel, tokenizer: Any, history: Sequence
     context.metrics["adapter_mb"] = (folder / WEIGHTS).stat().st_size / MB
 
 
+def once(base: Base, weights: str, path: str) -> Once:
+    """Give what measures a base model once for all kernels of this user.
+
+    Parameters
+    ----------
+    base : Base
+        What was loaded; a live model may have been changed since, so that nothing is kept of it.
+    weights : str
+        Its fingerprint.
+    path : str
+        How micro-batches are computed.
+
+    Returns
+    -------
+    callable
+        Takes a kind, all else that the numbers depend on, and what measures them.
+    """
+    if base.source.pair or resources.processes() > 1:
+        return lambda kind, about, measure: measure()
+    of = {"base": base.identity, "weights": weights, "dtype": base.dtype, "quantization": base.quantization}
+    of |= {"device": base.device, "path": path, "torch": known.machine()["torch"]}
+    return lambda kind, about, measure: known.once(kind, {**of, **about}, measure)
+
+
 def evaluate(
     context: Context,
     trainer: PlannedTrainer,
@@ -156,20 +182,21 @@ def evaluate(
     Evaluator
         What was found.
     """
-    from peft_nb.evaluation.evaluators import known
     from peft_nb.evaluation.scores import perplexity, scorer
 
     began, spec, metrics, inputs = time.perf_counter(), context.spec, context.metrics, context.inputs
     found = context.task.evaluator()(
         trainer.model,
         base.tokenizer,
+        trainer.objective,
         spec,
         trainer.eval_examples,
         metrics,
         asked=asked,
         own=own,
         find_score=partial(scorer, spec.score, inputs.score, inputs.namespace),
-        known=known(base),
+        once=once(base, str(context.facts.base_hash), str(trainer.objective)),
+        seconds=max(QUICK_S, QUICK_SHARE * trainer.elapsed_s),
         publish=context.publish,
         stopped=context.stop.soon.is_set,
     )

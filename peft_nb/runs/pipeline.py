@@ -23,7 +23,9 @@ from peft_nb.models.weights import fingerprint
 from peft_nb.runs import evaluate, model, rows
 from peft_nb.runs.context import Context
 from peft_nb.runs.rows import Sides
+from peft_nb.spec import RunSpec
 from peft_nb.system import resources
+from peft_nb.system.lazy import import_training
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -88,7 +90,8 @@ def train(
         table, changes = rows.redacted(context, table)
     context.publish(Preparing(f"finding {context.spec.model}"))
     source = model.find(context.spec, context.inputs)
-    context.publish(Preparing("starting PyTorch"))
+    context.publish(Preparing("importing PyTorch"))
+    import_training()
     with quiet():
         before = 0.0 if table is None else foresee(context, source, table)
         if resources.processes() > 1:
@@ -102,7 +105,7 @@ def train(
         context.heed_stop()
     with quiet():
         trainer = prepare(context, base, sides, hold)
-    finished = fit(context, trainer, base.tokenizer, resumed=table is None, before=before)
+    finished = fit(context, trainer, base, resumed=table is None, before=before)
     if trainer.fault:
         step = trainer.best.step if trainer.best and trainer.best.step else trainer.state.global_step
         trainer.fault += f"; the adapter of step {step:,} is kept"
@@ -128,14 +131,14 @@ def foresee(context: Context, source: ModelSource, table: Table) -> float:
     """
     if resources.processes() > 1 or resources.device(context.spec.device) != "cpu":
         return 0.0
-    from peft_nb.planning import estimate, memory
+    from peft_nb.planning import memory, recall
 
-    context.publish(Preparing("forecasting memory and time"))
+    context.publish(Preparing("estimating memory and time"))
     before = memory.process()
     try:
-        forecast = estimate.foresee(context.spec, source, table, context.facts.task)
+        forecast = recall.foresee(context.spec, source, table, context.facts.task)
     except ForecastError as error:
-        context.publish(Notice(f"no forecast: {error}"))
+        context.publish(Notice(f"no estimate: {error}"))
         return before
     context.metrics |= {"forecast_memory_mb": forecast.memory_mb, "forecast_seconds": forecast.seconds}
     if not source.pair:
@@ -254,7 +257,35 @@ def announce(context: Context, base: Base, adapted: PeftModel, sides: Sides, ste
     context.publish(Planned(*counts, base.dtype, base.device, path))
 
 
-def fit(context: Context, trainer: PlannedTrainer, tokenizer: Any, *, resumed: bool, before: float) -> bool:
+def base_evaluation(context: Context, trainer: PlannedTrainer, base: Base) -> dict[str, float]:
+    """What the base model is worth on the evaluation set, as the training begins: known, or measured."""
+    from peft_nb.data.examples import fingerprint as content
+
+    spec, facts, start = context.spec, context.facts, dict[str, Any]()
+    if not context.task.tokenwise:  # a head is drawn
+        start |= {"task": spec.task, "seed": spec.seed, "facts": facts.task}
+    if not starts_as_base(trainer.model):
+        own = {one.name for one in RunSpec.describe() if one.section == "method"}
+        start |= {name: value for name, value in spec.to_dict().items() if name in own}
+        start |= {"seed": spec.seed, "train": content(trainer.examples)}
+
+    def measure() -> dict[str, float]:
+        context.publish(Preparing(f"evaluating the base model on {len(trainer.eval_examples):,} rows"))
+        return trainer.measured()
+
+    once = evaluate.once(base, str(facts.base_hash), str(trainer.objective))
+    found: dict[str, float] = once("eval", {"examples": content(trainer.eval_examples), "start": start}, measure)
+    return found
+
+
+def starts_as_base(adapted: PeftModel) -> bool:
+    """Whether an adapter changes nothing before it is trained, whatever its settings: LoRA whose B is zero."""
+    trained = {name: one for name, one in adapted.named_parameters() if one.requires_grad}
+    added = {name: one for name, one in trained.items() if "modules_to_save" not in name}
+    return all(".lora_A." in name or (".lora_B." in name and not one.any()) for name, one in added.items())
+
+
+def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool, before: float) -> bool:
     """Train from the beginning or the last checkpoint, and keep what was measured on the way.
 
     Parameters
@@ -263,8 +294,8 @@ def fit(context: Context, trainer: PlannedTrainer, tokenizer: Any, *, resumed: b
         The run.
     trainer : PlannedTrainer
         What :func:`prepare` gave.
-    tokenizer : transformers.PreTrainedTokenizerBase
-        The base's.
+    base : Base
+        What is trained on.
     resumed : bool
         Whether to go on from the last checkpoint.
     before : float
@@ -292,10 +323,9 @@ def fit(context: Context, trainer: PlannedTrainer, tokenizer: Any, *, resumed: b
     try:
         with Installed(trainer.objective, adapted) as installed, resources.PeakMemory() as peak:
             if context.task.generates and resources.processes() == 1:
-                trainer.sample = sampler(context, adapted, tokenizer, installed)
+                trainer.sample = sampler(context, adapted, base.tokenizer, installed)
             if held_out and not done:
-                context.publish(Preparing(f"measuring the base on {len(held_out):,} held-out rows"))
-                trainer.evaluate()
+                trainer.evaluated(base_evaluation(context, trainer, base))
                 context.heed_stop()
             context.publish(StatusChanged("training"))
             trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -324,8 +354,11 @@ def fit(context: Context, trainer: PlannedTrainer, tokenizer: Any, *, resumed: b
     }
     if trainer.args.device.type == "cuda":
         context.metrics["gpu_seconds"] = trainer.elapsed_s * resources.processes()
+    if (accuracy := trainer.accuracies.get(trainer.state.global_step)) is not None:
+        context.metrics["token_accuracy"] = accuracy
     if trainer.best and trainer.best.step:
         context.metrics |= {"eval_loss": trainer.best.loss, "best_step": trainer.best.step}
+        context.metrics["token_accuracy"] = trainer.accuracies.get(trainer.best.step)
     warning = evaluate.risen(context.spec, losses, context.metrics)
     if warning or "warning" in context.metrics:  # of before it was resumed
         context.metrics["warning"] = warning or None

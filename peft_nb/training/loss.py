@@ -66,3 +66,32 @@ class FrozenHeadLoss(torch.autograd.Function):
         """Scale the gradient computed in the forward pass."""
         (gradient,) = ctx.saved_tensors
         return gradient * grad.to(gradient.dtype), None, None, None
+
+
+@torch.no_grad()
+def token_scores(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+) -> torch.Tensor:
+    """Loss of each target and whether it is what greedy decoding would choose, without the logits of a whole row.
+
+    Parameters
+    ----------
+    hidden, weight, bias, targets : torch.Tensor
+        As of :class:`FrozenHeadLoss`.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape ``(2, n)``, float64: negative log-likelihoods in nats, and 1 where the target is the likeliest token.
+    """
+    found = torch.empty(2, len(targets), dtype=torch.float64, device=hidden.device)
+    rows = max(16, CHUNK_BYTES // (weight.shape[0] * 4))
+    for start in range(0, len(targets), rows):
+        chunk, target = slice(start, start + rows), targets[start : start + rows, None]
+        logits = hidden[chunk] @ weight.t()
+        if bias is not None:
+            logits += bias
+        logits = logits.float()
+        found[0, chunk] = (logits.logsumexp(-1, keepdim=True) - logits.gather(1, target))[:, 0]
+        found[1, chunk] = (logits.argmax(-1, keepdim=True) == target)[:, 0]
+    return found

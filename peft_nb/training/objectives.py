@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import nn
 
 from peft_nb.training import attention, fused
-from peft_nb.training.loss import FrozenHeadLoss
+from peft_nb.training.loss import FrozenHeadLoss, token_scores
 from peft_nb.training.packing import IGNORE, Encoded, pack, pad, supervised_targets
 
 # Relative differences of the loss and of the gradients that rounding explains; a token that sees another example,
@@ -40,6 +40,12 @@ class Objective(Protocol):
 
     def loss(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
         """Summed loss of the examples, in nats."""
+
+    def scores(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+        """Sum up each example without a gradient; shape ``(examples, 3)``, float64.
+
+        The columns: its loss, its targets that greedy decoding would find (NaN where none are tokens), its targets.
+        """
 
     def installed(self, model: PeftModel) -> AbstractContextManager[None]:
         """Make the model ready for this path while the context lasts."""
@@ -101,11 +107,26 @@ class Padded(Tokenwise):
         """Summed negative log-likelihood of the supervised tokens, in nats."""
         inputs = {name: tensor.to(device) for name, tensor in pad(examples, self.pad_id).items()}
         labels = inputs.pop("labels")
-        logits = model(**inputs, use_cache=False).logits
-        logits = logits[:, -labels.shape[1] : -1]
+        logits, targets, _ = self._predicted(model, inputs, labels)
+        return F.cross_entropy(logits, targets, reduction="sum")
+
+    def _predicted(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The logits of the supervised tokens, these tokens, and the example each belongs to."""
+        # A soft prompt stands before the tokens, and its logits are none of theirs.
+        logits = model(**inputs, use_cache=False).logits[:, -labels.shape[1] : -1]
         labels = labels[:, 1:]
         wanted = labels != IGNORE
-        return F.cross_entropy(logits[wanted].float(), labels[wanted], reduction="sum")
+        return logits[wanted].float(), labels[wanted], wanted.nonzero()[:, 0]
+
+    @torch.no_grad()
+    def scores(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
+        """Loss, right tokens and tokens of each example; as of :meth:`Objective.scores`."""
+        inputs = {name: tensor.to(device) for name, tensor in pad(examples, self.pad_id).items()}
+        logits, targets, owner = self._predicted(model, inputs, inputs.pop("labels"))
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        return _by_example(torch.stack((losses, logits.argmax(-1) == targets)), owner, len(examples))
 
     @contextmanager
     def installed(self, model: PeftModel) -> Iterator[None]:
@@ -127,6 +148,13 @@ class PaddingFree(Tokenwise):
         """Summed negative log-likelihood of the supervised tokens, in nats."""
         return model(**pack(examples, self.share_prefix).inputs(device))
 
+    @torch.no_grad()
+    def scores(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
+        """Loss, right tokens and tokens of each example; as of :meth:`Objective.scores`."""
+        found = model(**pack(examples, self.share_prefix).inputs(device), scored=True)
+        counts = torch.tensor([len(supervised_targets(one)) for one in examples], device=device)
+        return _by_example(found, torch.arange(len(examples), device=device).repeat_interleave(counts), len(examples))
+
     @contextmanager
     def installed(self, model: PeftModel) -> Iterator[None]:
         """Give the model the padding-free forward pass while the context lasts.
@@ -142,6 +170,13 @@ class PaddingFree(Tokenwise):
             yield
 
 
+def _by_example(of_tokens: torch.Tensor, owner: torch.Tensor, examples: int) -> torch.Tensor:
+    """Add up losses, right tokens and tokens by example."""
+    sums = torch.zeros(3, examples, dtype=torch.float64, device=owner.device)
+    sums.index_add_(1, owner, torch.cat((of_tokens.double(), torch.ones_like(of_tokens[:1], dtype=torch.float64))))
+    return sums.T
+
+
 def _forward_to_loss(causal: Any) -> Callable[..., torch.Tensor]:
     decoder, head = getattr(causal, causal.base_model_prefix), causal.get_output_embeddings()
 
@@ -152,6 +187,7 @@ def _forward_to_loss(causal: Any) -> Callable[..., torch.Tensor]:
         position_ids: torch.Tensor,
         segments: list[int],
         shared_prefix: bool,
+        scored: bool = False,
         **ignored: Any,
     ) -> torch.Tensor:
         hidden = decoder(
@@ -161,7 +197,8 @@ def _forward_to_loss(causal: Any) -> Callable[..., torch.Tensor]:
             shared_prefix=shared_prefix,
             use_cache=False,
         ).last_hidden_state
-        return FrozenHeadLoss.apply(hidden[0, sources], head.weight, getattr(head, "bias", None), targets)
+        given = hidden[0, sources], head.weight, getattr(head, "bias", None), targets
+        return token_scores(*given) if scored else FrozenHeadLoss.apply(*given)
 
     return forward
 

@@ -64,6 +64,15 @@ class TextObjective:
         """Summed over the texts."""
         return self.head_loss(self.logits(model, examples, device), examples)
 
+    @torch.no_grad()
+    def scores(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+        """Loss of each text, and 1 for what it counts; as of :meth:`peft_nb.training.objectives.Objective.scores`."""
+        logits = self.logits(model, examples, device)
+        losses = torch.stack(
+            [self.head_loss(one[None], [example]) for one, example in zip(logits, examples, strict=True)]
+        )
+        return torch.stack((losses, torch.full_like(losses, torch.nan), torch.ones_like(losses)), dim=1).double()
+
     @contextmanager
     def installed(self, model: PeftModel) -> Iterator[None]:
         """Take the padding out around the base while the context lasts, unless this objective is padded."""

@@ -81,6 +81,8 @@ class PlannedTrainer(Trainer):
     ----------
     elapsed_before : float
         Training seconds before this start, when resuming.
+    accuracies : dict of int to float
+        By step of an evaluation, the share of the eval tokens that greedy decoding would find, where tokens count.
     sample : callable
         Called after each evaluation with the step and the seconds of training so far.
     fault : str
@@ -138,6 +140,7 @@ class PlannedTrainer(Trainer):
         self.budget = spec.token_budget or probe.token_budget(model.get_base_model(), memory_available_mb())
         self.tokens, self.busy_s = 0, 0.0
         self.eval_losses: list[float] = []
+        self.accuracies: dict[int, float] = {}
         self.sample: Callable[[int, float], None] = lambda step, trained_s: None
         self.fault = ""
         self._undo: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -301,34 +304,43 @@ class PlannedTrainer(Trainer):
             torch.cuda.empty_cache()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Mean loss on the held-out examples, published as an event; all processes share the work.
+        """Publish what :meth:`measured` finds."""
+        self.evaluated(metrics := self.measured())
+        return metrics
+
+    def measured(self) -> dict[str, float]:
+        """Mean loss on the evaluation examples; all processes share the work.
 
         Returns
         -------
         dict of str to float
-            ``eval_loss`` in nats per supervised token, or per labelled text.
+            ``eval_loss`` in nats per supervised token or labelled text; ``token_accuracy``, where tokens are learned
+            the share that greedy decoding would find, else NaN.
         """
         mine = share_of(self.eval_examples, self.args.process_index, self.args.world_size)
         self.model.eval()
-        with torch.no_grad():
-            loss = self._summed_loss(mine)
+        loss, right, targets = (sums := self._scores(mine))
         self.model.train()
-        targets = self.objective.targets(mine)
-        sums = torch.tensor([loss, targets], dtype=torch.float64).to(self.args.device)
         if self.args.world_size > 1:
             dist.all_reduce(sums)
-        metrics = {"eval_loss": (sums[0] / sums[1]).item()}
+        metrics = {"eval_loss": (loss / targets).item(), "token_accuracy": (right / targets).item()}
         if not math.isfinite(metrics["eval_loss"]):
             step = self.state.global_step
-            at = f"after step {step:,}" if step else "of the base, before any training,"
+            at = f"after step {step:,}" if step else "of the base model, before any training,"
             advice = f"lower learning_rate (now {self.spec.learning_rate:g})" if step else "try dtype: float32"
             raise NotFinite(f"the eval loss {at} is {metrics['eval_loss']}; {advice}")
-        self.eval_losses.append(metrics["eval_loss"])
-        self.publish(Evaluated(self.state.global_step, metrics["eval_loss"]))
-        self.sample(self.state.global_step, self.busy_s)
-        if self.best and self.state.global_step:
-            self._compare(self.best, metrics["eval_loss"])
         return metrics
+
+    def evaluated(self, metrics: dict[str, float]) -> None:
+        """Publish what :meth:`measured` found, and keep what is best."""
+        step, loss, accuracy = self.state.global_step, metrics["eval_loss"], metrics["token_accuracy"]
+        self.eval_losses.append(loss)
+        if math.isfinite(accuracy):
+            self.accuracies[step] = accuracy
+        self.publish(Evaluated(step, loss))
+        self.sample(step, self.busy_s)
+        if self.best and step:
+            self._compare(self.best, loss)
 
     def _compare(self, best: Best, loss: float) -> None:
         """Keep the best adapter, and end the training when there has been no better one for long."""
@@ -357,18 +369,19 @@ class PlannedTrainer(Trainer):
             self._load_from_checkpoint(str(self.best.folder))
             self.hooks.restore(self.model, checkpoint.load_method(self.best.folder))
 
-    def _summed_loss(self, batch: Sequence[Any]) -> float:
-        total = 0.0
+    def _scores(self, batch: Sequence[Any]) -> torch.Tensor:
+        """Loss, right targets and targets of all examples together."""
+        total = torch.zeros(3, dtype=torch.float64, device=self.args.device)
         for micro in self._cut(batch):
             if self.stop.now.is_set():
                 raise Abandoned
-            loss = None
+            sums = None
             try:
-                loss = self.objective.loss(self.model, micro, self.args.device).item()
+                sums = self.objective.scores(self.model, micro, self.args.device).sum(0)
             except RuntimeError as error:
                 self._halve_budget(error, [micro])
             # Only here has the error gone, and with it what it held of the memory that was short.
-            total += self._summed_loss(micro) if loss is None else loss
+            total += self._scores(micro) if sums is None else sums
         return total
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:

@@ -1,0 +1,65 @@
+"""Estimates of earlier runs, for those that do the same on the same machine: what is left to look at is the memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from peft_nb.data.table import Table
+from peft_nb.models.resolve import ModelSource
+from peft_nb.planning import estimate, memory
+from peft_nb.planning.forecast import Forecast
+from peft_nb.spec import RunSpec
+from peft_nb.system import known, resources
+from peft_nb.system.resources import MB
+
+IRRELEVANT = ("name", "judge", "accept", "score", "regression", "logging_steps", "save_steps")
+
+
+def foresee(spec: RunSpec, source: ModelSource, table: Table, facts: Mapping[str, Any]) -> Forecast:
+    """Estimate a run as :func:`peft_nb.planning.estimate.foresee` does, or as it did within the last day.
+
+    Parameters
+    ----------
+    spec, source, table, facts
+        As of :func:`peft_nb.planning.estimate.foresee`.
+
+    Returns
+    -------
+    Forecast
+        With the memory that the process has and can have now. One that is tight is always made anew.
+
+    Raises
+    ------
+    DataError, ModelError, MethodError, ForecastError
+        As of :func:`peft_nb.planning.estimate.foresee`.
+    """
+    import peft_nb.training.trainer  # noqa: F401  (the memory of what it imports counts as the process's own)
+
+    process, about = memory.process() / MB, _about(spec, source, table)
+    if about and (found := known.recall("estimate", about, days=1)):
+        room = resources.process_memory_mb() + resources.memory_available_mb()
+        forecast = Forecast(**found)
+        forecast = replace(forecast, process_mb=process + forecast.process_mb, room_mb=room)
+        if not forecast.tight:
+            return forecast
+    forecast = estimate.foresee(spec, source, table, dict(facts))
+    if about and not forecast.tight:
+        known.keep("estimate", about, asdict(replace(forecast, process_mb=forecast.process_mb - process)))
+    return forecast
+
+
+def _about(spec: RunSpec, source: ModelSource, table: Table) -> dict[str, Any]:
+    """All that an estimate depends on; nothing for a model that is not a folder, whose shapes may change unseen."""
+    if source.pair or not source.path or not (config := source.path / "config.json").is_file():
+        return {}
+    settings = {name: value for name, value in spec.to_dict().items() if name not in IRRELEVANT}
+    return {
+        "machine": known.machine(),
+        "spec": settings,
+        "config": config.read_text(encoding="utf-8"),
+        "rows": [table.fingerprint, table.eval_fingerprint],
+        "room": int(2 * math.log2(max(1.0, resources.memory_available_mb()))),  # which bounds a micro-batch
+    }

@@ -1,0 +1,66 @@
+"""Modules that libraries import whether they are needed or not, imported when they are used."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+
+class Late(ModuleType):
+    """Stands for a module in the names of whoever imported it, and imports it at the first use."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("__file__", "__wrapped__"):  # what inspect asks of every module there is
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextmanager
+def late(*names: str) -> Iterator[None]:
+    """Let modules that are imported while this context lasts be loaded at their first use.
+
+    :class:`importlib.util.LazyLoader` would not do: its modules stay in ``sys.modules``, where the next call of
+    ``inspect.getmodule``, of which PyTorch makes many, loads them.
+
+    Parameters
+    ----------
+    *names : str
+        Modules; those that are loaded already, or are not installed, are left as they are.
+    """
+    made = []
+    for name in names:
+        if name not in sys.modules and (spec := importlib.util.find_spec(name)):
+            made.append(Late(name))
+            made[-1].__spec__ = spec
+            sys.modules[name] = made[-1]
+    try:
+        yield
+    finally:
+        for one in made:
+            if sys.modules.get(one.__name__) is one:
+                del sys.modules[one.__name__]
+
+
+def import_training() -> None:
+    """Import what every run needs: PyTorch, PEFT and transformers' Trainer.
+
+    PEFT imports bitsandbytes, which starts PyTorch's compiler, and the Trainer imports datasets: together a third of
+    the time, for what most runs never touch.
+    """
+    with late("bitsandbytes", "datasets"):
+        import peft.helpers
+        import transformers.trainer  # noqa: F401
+
+        bitsandbytes = sys.modules.get("bitsandbytes")
+        if isinstance(bitsandbytes, Late):
+            vars(bitsandbytes)["nn"] = SimpleNamespace(Linear4bit=object)  # all that PEFT asks of it for plain LoRA
+            import peft.tuners.lora.bnb  # noqa: F401
+
+            del vars(bitsandbytes)["nn"]
