@@ -11,7 +11,7 @@
     ├── StoreError         the store's folder or index cannot be read or written
     └── CommandError       a magic or command line was mistyped
 
-Each message is one line: what is wrong, where, and how to mend it.
+Each message is one line: what is wrong, where, and how to fix it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from difflib import get_close_matches
 
 
 class PeftNbError(Exception):
-    """A mistake that the user can mend; shown in a notebook as one line, never as a traceback."""
+    """A mistake that the user can fix; shown in a notebook as one line, never as a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]

@@ -32,10 +32,10 @@ class Metric:
     help : str
         What it is, with its unit.
     base : str
-        The metric that holds the value of the bare base, if any does.
+        The metric that holds the value of the base model, if any does.
     on : tuple of str
-        What two values have to be measured on alike to be comparable: the held-out ``rows``, the ``tokens`` of one
-        tokenizer, both or nothing.
+        What two values have to be measured on alike to be comparable: the ``rows`` of the evaluation set, the
+        ``tokens`` of one tokenizer, both or nothing.
     phrase : str
         What sentences call it where that is not its title.
     """
@@ -84,35 +84,33 @@ _ROWS, _TOKENS, _BOTH = ("rows",), ("tokens",), ("rows", "tokens")
 
 register(
     Metric(
-        *("eval_loss", "held-out loss", "loss", "low", "held-out"),
-        help="mean loss on the held-out rows, nats per token (per text when classifying)",
+        *("eval_loss", "eval loss", "loss", "low", "held-out"),
+        help="mean loss on the evaluation set, nats per token (per text when classifying)",
         base="base_eval_loss",
         on=_BOTH,
     ),
     Metric("perplexity", "perplexity", "score", "low", "held-out", "exponential of eval_loss", on=_BOTH),
     Metric(
-        *("token_accuracy", "held-out tokens right", "share", "high", "held-out"),
-        help="share of the held-out tokens that the model would have chosen",
+        *("token_accuracy", "token accuracy", "share", "high", "held-out"),
+        help="share of the evaluation set's tokens that greedy decoding would choose",
         on=_BOTH,
-        phrase="token accuracy",
     ),
     Metric(
         *("score", "score", "score", "high", "held-out"),
-        help="mean of the score that the spec names, over the held-out answers",
+        help="mean of the score that the spec names, over the answers of the evaluation set",
         base="base_score",
         on=_ROWS,
-        phrase="score on held-out rows",
+        phrase="score on the evaluation set",
     ),
     Metric(
-        *("exact_match", "exact answers", "share", "high", "held-out"),
-        help="share of the held-out answers equal to their reference",
+        *("exact_match", "exact match", "share", "high", "held-out"),
+        help="share of the evaluation set's answers equal to their reference",
         on=_ROWS,
-        phrase="exact match",
     ),
-    Metric("rouge_l", "ROUGE-L", "score", "high", "held-out", "mean ROUGE-L of the held-out answers", on=_ROWS),
+    Metric("rouge_l", "ROUGE-L", "score", "high", "held-out", "mean ROUGE-L on the evaluation set", on=_ROWS),
     Metric(
         *("accuracy", "accuracy", "share", "high", "held-out"),
-        help="share of the held-out texts whose labels, or answers, are right",
+        help="share of the evaluation texts whose labels, or answers, are right",
         on=_ROWS,
     ),
     Metric("macro_f1", "macro-F1", "score", "high", "held-out", "mean F-measure over the classes", on=_ROWS),
@@ -122,18 +120,18 @@ register(
         on=_ROWS,
     ),
     Metric(
-        *("forgetting", "forgetting", "rise", "low", "regression"),
-        help="rise of the mean loss on the regression texts over the base's, nats per token",
+        *("forgetting", "loss change on general text", "rise", "low", "regression"),
+        help="mean loss on general text minus that of the base model, nats per token; lower is better",
         on=_TOKENS,
     ),
     Metric(
-        *("regression_score", "base's questions right", "share", "high", "regression"),
-        help="share of the regression questions answered rightly",
+        *("regression_score", "general questions right", "share", "high", "regression"),
+        help="share of the general questions answered correctly",
         base="base_regression_score",
         phrase="score on general questions",
     ),
     Metric(
-        *("train_loss", "training loss", "loss", "low", "training"),
+        *("train_loss", "train loss", "loss", "low", "training"),
         help="mean training loss of the last epoch, nats per token",
         on=_BOTH,
     ),
@@ -142,60 +140,57 @@ register(
         *("supervised_tokens", "supervised tokens", "count", None, "training"),
         help="tokens that are learned, in one pass over the rows",
     ),
-    Metric("trainable_parameters", "parameters", "count", "low", "training", "parameters that are trained"),
+    Metric("trainable_parameters", "trainable parameters", "count", "low", "training", "parameters that are trained"),
     Metric(
-        *("trainable_share", "share of the model", "share", "low", "training"),
-        help="trained parameters over all, 0 to 1",
-        phrase="trained share",
+        *("trainable_share", "trainable share", "share", "low", "training"),
+        help="trainable parameters over all, 0 to 1",
     ),
     Metric(
-        *("tokens_per_second", "training speed", "tokens/s", None, "training"),
+        *("tokens_per_second", "speed", "tokens/s", None, "training"),
         help="tokens computed in a second of training",
     ),
     Metric("train_seconds", "training time", "s", "low", "cost", "time spent on training, s"),
     Metric("peak_memory_mb", "peak memory", "MB", "low", "cost", "highest memory while training, MB"),
     Metric(
-        *("adapter_mb", "adapter on disk", "MB", "low", "cost"),
-        help="size of the saved adapter, MB",
-        phrase="adapter size",
+        *("adapter_mb", "adapter size", "MB", "low", "cost"),
+        help="size of the saved adapter on disk, MB",
     ),
     Metric(
-        *("latency_ms", "time a token", "ms", "low", "cost"),
-        help="median time for a token (for a text when classifying) with the adapter, ms",
+        *("latency_ms", "time per token", "ms", "low", "cost"),
+        help="median time per token (per text when classifying) with the adapter, ms",
         base="base_latency_ms",
-        phrase="time per token",
     ),
-    Metric("cpu_seconds", "processor time", "s", None, "cost", "processor time of the whole run, s"),
+    Metric("cpu_seconds", "CPU time", "s", None, "cost", "CPU time of the whole run, s"),
     Metric("gpu_seconds", "GPU time", "s", None, "cost", "time spent on training, times the number of GPUs, s"),
-    Metric("wall_seconds", "time from start to verdict", "s", None, "cost", "time from start to verdict, s"),
+    Metric("wall_seconds", "duration", "s", None, "cost", "time from start to verdict, s"),
     *(
         Metric(name, help=help)
         for name, help in {
-            "base_eval_loss": "eval_loss of the base, before the first step",
-            "base_latency_ms": "latency_ms of the base",
-            "base_regression_loss": "mean loss of the base on the regression texts, nats per token",
-            "base_regression_score": "regression_score of the base",
+            "base_eval_loss": "eval_loss of the base model, before the first step",
+            "base_latency_ms": "latency_ms of the base model",
+            "base_regression_loss": "mean loss of the base model on general text, nats per token",
+            "base_regression_score": "regression_score of the base model",
             "base_regression_score_interval": "its 95 % interval",
-            "base_score": "score of the base",
+            "base_score": "score of the base model",
             "best_step": "step whose adapter was kept, where that is not the last one's",
-            "confusion": "triples of true class, given class and number of texts",
+            "confusion": "triples of true class, predicted class and number of texts",
             "criteria": "what became of each demand of accept",
-            "eval_examples": "held-out examples",
+            "eval_examples": "examples of the evaluation set",
             "examples": "training examples",
-            "forecast_memory_mb": "peak memory that was expected, MB",
-            "forecast_seconds": "training time that was expected, s",
+            "forecast_memory_mb": "peak memory that was estimated, MB",
+            "forecast_seconds": "training time that was estimated, s",
             "forgetting_interval": "95 % interval of forgetting",
             "how": "of a combined run: how its adapter was made of others",
-            "judge_seconds": "time spent on judging, s",
+            "judge_seconds": "time spent on the evaluation after training, s",
             "parents": "of a combined run: the runs it was made of, and their weights",
             "path": "how batches were computed: padding-free or padded",
-            "regression_loss": "mean loss on the regression texts with the adapter, nats per token",
+            "regression_loss": "mean loss on general text with the adapter, nats per token",
             "regression_score_interval": "95 % interval of regression_score",
             "score_interval": "95 % interval of score",
             "token_budget": "most tokens computed at once",
             "total_parameters": "parameters of base and adapter",
             "verdict": "passed or failed, and why",
-            "worst_hit": "regression texts that became less likely most, and by how much",
+            "worst_hit": "general texts with the largest increase of the loss, and that",
         }.items()
     ),
 )

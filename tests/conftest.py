@@ -10,6 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -24,6 +25,7 @@ from IPython.core.interactiveshell import InteractiveShell
 import peft_nb
 from peft_nb.data import support_desk
 from peft_nb.events import Event, StepLogged
+from peft_nb.models import cache as models_cache
 from peft_nb.runs.run import Run, active, begin
 from peft_nb.spec import RunSpec
 from peft_nb.spec.names import NAMES
@@ -33,6 +35,12 @@ from tests.every_method import NEEDED, RATES
 # A machine that is busy with something else makes no test fail.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+# What runs measure of a machine and of bases is known only to these tests; the models are those that are there already.
+KNOWN = Path(tempfile.mkdtemp(prefix="peft_nb-tests-"))
+models_cache.folder("models").parent.mkdir(parents=True, exist_ok=True)
+(KNOWN / models_cache.folder("models").parent.name).symlink_to(models_cache.folder("models").parent)
+os.environ["PEFT_NB_CACHE"] = str(KNOWN)
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

@@ -69,7 +69,7 @@ def test_every_section_is_there_and_told_from_the_facts(given: CardInput) -> Non
     assert given.spec.to_yaml() in section(text, "Spec") + "\n"
     assert "](curves.png)" in section(text, "Training")
     assert "| train loss | 1.25 |" in section(text, "Training")
-    assert "| held-out loss | 3 | 2 |\n| perplexity |  | 7.4 |" in section(text, "Results")
+    assert "| eval loss | 3 | 2 |\n| perplexity |  | 7.4 |" in section(text, "Results")
     assert re.search(r"^\| forgetting .*\|  \| 0.1 \|$", section(text, "Results"), re.M)
     assert section(text, "Verdict") == "accepted: better than the base"
     assert "Its data had flaws: 2 rows repeating an earlier one." in section(text, "Limits")
@@ -154,7 +154,7 @@ def test_the_store_holds_a_card_with_the_curves_and_saving_tells_what_is_known_l
     assert "\n# desk\n" in text
     assert str(Path(run.spec.model).parent) not in text
     assert "1 row repeating an earlier one" in section(text, "Data")
-    assert f"| held-out loss | {run.metrics['base_eval_loss']:.4g} | {run.metrics['eval_loss']:.4g} |" in text
+    assert f"| eval loss | {run.metrics['base_eval_loss']:.4g} | {run.metrics['eval_loss']:.4g} |" in text
     assert rows[3]["answer"] not in text
     picture = (run.adapter_dir / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG")

@@ -135,8 +135,8 @@ def test_the_losses_are_those_of_the_model_itself(full: Run) -> None:
 
 def test_without_held_out_rows_it_is_said_why_there_is_no_number(start: Start) -> None:
     run = start(judge="quick", max_steps=1, eval_fraction=0).wait()
-    assert run.judgement["missing"]["token_accuracy"] == "no row is held out"
-    assert run.judgement["missing"]["eval_loss"] == "no row is held out"
+    assert run.judgement["missing"]["token_accuracy"] == "there is no evaluation set"
+    assert run.judgement["missing"]["eval_loss"] == "there is no evaluation set"
 
 
 def test_own_rows_join_the_regression_texts(spec: Callable[..., RunSpec], rows: list[Any], store: Store) -> None:
@@ -187,17 +187,17 @@ def test_a_function_that_fails_costs_its_score_and_no_run(
     told = "the function for score failed on an answer: ZeroDivisionError: division by zero"
     assert run.status == "finished"
     assert run.metrics["verdict"] == f"failed: score was not measured ({told}), wanted > 0"
-    assert f"judging: answers could not be measured: {told}" in notices(run)
+    assert f"answers could not be measured: {told}" in notices(run)
 
 
 def test_the_user_can_end_the_judging(start: Start) -> None:
     def stop(event: Event) -> None:
-        if event == Preparing("judging: forgetting"):
+        if event == Preparing("evaluating: loss on general text"):
             running.stop()
 
     running = start(stop, judge="full", accept={"forgetting": "< 1", "token_accuracy": ">= 0"})
     assert running.wait().status == "finished"
-    assert running.metrics["verdict"] == "failed: forgetting was not measured (judging was stopped), wanted < 1"
+    assert running.metrics["verdict"] == "failed: forgetting was not measured (the evaluation was stopped), wanted < 1"
 
 
 def test_answers_that_are_few_words_are_classes(spec: Callable[..., RunSpec], store: Store) -> None:
@@ -215,7 +215,7 @@ def test_a_conversation_is_asked_as_it_stands_and_scored_by_what_was_said_last()
 def test_plain_texts_have_no_answers_to_score(spec: Callable[..., RunSpec], rows: list[Any], store: Store) -> None:
     texts = [{"text": row["answer"]} for row in rows]
     run = begin(spec(judge="full", max_steps=2), data=texts, store=store).wait()
-    assert run.judgement["missing"]["score"] == "no row with an answer is held out"
+    assert run.judgement["missing"]["score"] == "no row of the evaluation set has an answer"
     assert run.metrics["regression_score"] is not None
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from peft import PromptTuningConfig, get_peft_model
 
 from peft_nb.evaluation import measure
+from peft_nb.training.objectives import Objective, Padded, PaddingFree
 from tests import tiny
 
 
@@ -23,16 +24,23 @@ def soft_prompt(family: str) -> Any:
     return get_peft_model(tiny.base(family), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
 
 
-@pytest.mark.parametrize("logits_bytes", [1, 2**28], ids=["many micro-batches", "one micro-batch"])
+@pytest.mark.parametrize("tokens", [1, 2**10], ids=["many micro-batches", "one micro-batch"])
 @pytest.mark.parametrize(
-    "adapted", [lambda: tiny.with_lora(tiny.base("llama")), lambda: soft_prompt("llama")], ids=["lora", "prompt"]
+    ("adapted", "objective"),
+    [
+        (lambda: tiny.with_lora(tiny.base("llama")), Padded(0)),
+        (lambda: tiny.with_lora(tiny.base("llama")), PaddingFree(share_prefix=True)),
+        (lambda: soft_prompt("llama"), Padded(0)),
+    ],
+    ids=["padded", "padding-free", "prompt"],
 )
 def test_predictions_are_those_of_each_text_alone(
-    monkeypatch: pytest.MonkeyPatch, adapted: Callable[[], Any], logits_bytes: int
+    monkeypatch: pytest.MonkeyPatch, adapted: Callable[[], Any], objective: Objective, tokens: int
 ) -> None:
-    monkeypatch.setattr(measure, "LOGITS_BYTES", logits_bytes)  # but never fewer than 64 tokens at once
+    monkeypatch.setattr(measure, "LOGITS_BYTES", tokens if tokens == 1 else 2**28)  # but never fewer than 64 tokens
+    monkeypatch.setattr(measure, "TOKENS", max(64, tokens))
     model, texts, cuts = adapted().eval(), tiny.examples(12), []
-    found = measure.predictions(model, texts, 0, lambda: cuts.append(None))
+    found = measure.predictions(model, objective, texts, lambda: cuts.append(None))
     for number, one in enumerate(texts):
         ids, wanted = torch.tensor([one.ids]), torch.tensor(one.supervised[1:])
         with torch.inference_mode():
@@ -41,13 +49,13 @@ def test_predictions_are_those_of_each_text_alone(
         assert found.losses[number] == pytest.approx(F.cross_entropy(scores, right, reduction="sum").item(), rel=1e-4)
         assert found.right[number] == (scores.argmax(-1) == right).sum()
         assert found.targets[number] == len(right)
-    assert (len(cuts) > 1) == (logits_bytes == 1)
+    assert (len(cuts) > 1) == (tokens == 1)
 
 
 def test_means_are_taken_over_supervised_tokens_and_nothing_is_divided_by_none() -> None:
     found = measure.Predictions(numpy.array([6.0, 0.0]), numpy.array([1.0, 0.0]), numpy.array([3.0, 0.0]))
     assert found.means.tolist() == [2.0, 0.0]
-    nothing = measure.predictions(tiny.with_lora(tiny.base("llama")), [], 0)
+    nothing = measure.predictions(tiny.with_lora(tiny.base("llama")), Padded(0), [])
     assert [len(column) for column in (nothing.losses, nothing.right, nothing.targets, nothing.means)] == [0, 0, 0, 0]
 
 
@@ -56,7 +64,7 @@ def test_who_wants_to_stop_is_heard_before_every_micro_batch() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure.predictions(tiny.with_lora(tiny.base("llama")), tiny.examples(), 0, stop)
+        measure.predictions(tiny.with_lora(tiny.base("llama")), Padded(0), tiny.examples(), stop)
 
 
 def test_the_first_token_which_waits_for_the_prompt_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_variables_names_and_the_base_are_compared_shown_and_kept(shell: Interac
     assert shell.user_ns["found"] is found
     assert found.names == ["a", "second", "base"]
     assert found.answers.index.tolist() == ["Hello", "Bye"]
-    assert "held-out loss" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "eval loss" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "a, second, base on " in shown.stdout
     assert "  second: " in shown.stdout
 

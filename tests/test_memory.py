@@ -65,7 +65,7 @@ needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="only Linux li
 
 
 @needs_limits
-@pytest.mark.parametrize("moment", [Preparing("measuring the base on 720 held-out rows"), StatusChanged("training")])
+@pytest.mark.parametrize("moment", [Preparing("evaluating the base model on 720 rows"), StatusChanged("training")])
 def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
     spec: Callable[..., RunSpec], store: Store, moment: Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,7 +225,7 @@ def test_different_held_out_rows_are_told_and_rank_nothing(runs: list[Run], spec
     assert f"calm and {other.id} were measured on different held-out rows: held-out" in " ".join(shown.notes)
     with pytest.raises(RunError, match="^eval_loss does not tell .*: calm and .* on different held-out rows$"):
         shown.best()
-    assert "★" not in next(line for line in repr(shown).splitlines() if "held-out loss" in line)
+    assert "★" not in next(line for line in repr(shown).splitlines() if "eval loss" in line)
 
 
 def test_classifiers_say_their_classes(encoder: Path, labelled: Rows, tmp_path: Path) -> None:
@@ -249,8 +249,8 @@ def test_the_text_has_all_of_it(four: Comparison, runs: list[Run]) -> None:
     assert text.startswith("calm, short, wide, base on ")
     lines = text.splitlines()
     best = four.best().spec.name
-    (row,) = (line for line in lines if line.startswith("  held-out loss"))
-    cells = row.removeprefix("  held-out loss").split("  ")
+    (row,) = (line for line in lines if line.startswith("  eval loss"))
+    cells = row.removeprefix("  eval loss").split("  ")
     ordered = [cell.strip() for cell in cells if cell.strip()]
     assert ordered[four.names.index(best)].endswith(" ★")
     assert row.count("★") == 1

@@ -39,8 +39,11 @@ def test_the_store_keeps_what_was_measured(finished: Run) -> None:
         ({"score": "seven"}, "score: a int is no function; give exact_match, rouge_l"),
         ({"regression": "no_such"}, "no data named 'no_such'"),
         ({"regression": "kinds"}, "these rows have labels and no answers"),
-        ({"eval_fraction": 0, "early_stopping_patience": 2}, "early_stopping_patience: needs held-out rows; give eval"),
-        ({"eval_fraction": 0, "load_best_model_at_end": True}, "load_best_model_at_end: needs held-out rows"),
+        (
+            {"eval_fraction": 0, "early_stopping_patience": 2},
+            "early_stopping_patience: needs an evaluation set; give eval",
+        ),
+        ({"eval_fraction": 0, "load_best_model_at_end": True}, "load_best_model_at_end: needs an evaluation set"),
     ],
     ids=str,
 )
@@ -60,7 +63,7 @@ def test_every_field_that_cannot_be_used_has_its_line() -> None:
     with pytest.raises(SpecError) as refused:
         evaluate.refuse(spec, table.read(spec, kinds), Inputs())
     told = str(refused.value)
-    for name in ("score: a classifier", "regression: a classifier", "early_stopping_patience: needs held-out rows"):
+    for name in ("score: a classifier", "regression: a classifier", "early_stopping_patience: needs an evaluation set"):
         assert name in told
     spec = RunSpec(**fields, eval_data="x")
     evaluate.refuse(spec, table.read(spec, kinds, kinds), Inputs())

@@ -1,4 +1,4 @@
-"""The adapter of the lowest held-out loss is the one that is kept, also when a run was stopped in between."""
+"""The adapter of the lowest eval loss is the one that is kept, also when a run was stopped in between."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_adapter_with_the_lowest_held_out_loss_is_saved(start: Start) -> Non
 
 @pytest.fixture(scope="module")
 def patient(spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that ends when the held-out loss has not fallen for long."""
+    """A run that ends when the eval loss has not fallen for long."""
     store = Store(tmp_path_factory.mktemp("patient"))
     return begin(spec(**OVERFITS, early_stopping_patience=2), data=rows, store=store).wait()
 
@@ -95,7 +95,7 @@ def test_training_ends_when_the_held_out_loss_has_not_fallen_for_long(patient: R
     assert run.status == "finished"
     assert run.metrics["steps"] == run.metrics["best_step"] + 4 < 24
     assert max(found) == run.metrics["steps"]
-    told = f"stopped early: the held-out loss has not fallen below that of step {run.metrics['best_step']} since"
+    told = f"stopped early: the eval loss has not fallen below that of step {run.metrics['best_step']} since"
     assert Notice(told) in run.events()
     assert run.history.step.max() == run.metrics["steps"]
 

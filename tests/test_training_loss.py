@@ -57,3 +57,15 @@ def test_without_gradients_none_is_computed(monkeypatch: pytest.MonkeyPatch) -> 
 def test_no_targets_are_no_loss() -> None:
     hidden, weight, bias, targets = head()
     assert FrozenHeadLoss.apply(hidden[:0], weight, bias, targets[:0]).item() == 0
+
+
+def test_scores_are_the_parts_of_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 1)  # 16 rows at once
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(40, 8), torch.randn(50, 8), torch.randint(50, (40,))
+    losses, right = loss.token_scores(hidden, weight, None, targets)
+    torch.testing.assert_close(
+        losses, F.cross_entropy(hidden @ weight.t(), targets, reduction="none").double(), rtol=1e-5, atol=1e-5
+    )
+    assert right.tolist() == ((hidden @ weight.t()).argmax(-1) == targets).double().tolist()
+    assert loss.token_scores(hidden[:0], weight, None, targets[:0]).shape == (2, 0)

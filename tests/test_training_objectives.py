@@ -26,6 +26,20 @@ def test_padding_free_equals_padded(family: str, prefix: int) -> None:
         assert max(objectives.disagreement(model, PaddingFree(share), Padded(0), batch, CPU)) < EXACT
 
 
+@pytest.mark.parametrize("prefix", [0, 12])
+def test_scores_are_those_of_the_padded_path_and_add_up_to_the_loss(prefix: int) -> None:
+    model, batch = tiny.with_lora(tiny.base("llama")).eval(), tiny.examples(prefix=prefix)
+    wanted = Padded(0).scores(model, batch, CPU)
+    for objective in (Padded(0), PaddingFree(False), PaddingFree(True)):
+        with objective.installed(model):
+            found = objective.scores(model, batch, CPU)
+            loss = objective.loss(model, batch, CPU)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        assert found[:, 0].sum().item() == pytest.approx(loss.item(), rel=1e-5)
+        assert found[:, 2].sum() == objective.targets(batch)
+    assert (wanted[:, 1] <= wanted[:, 2]).all()
+
+
 @pytest.mark.parametrize("family", FITTING)
 def test_the_check_chooses_the_padding_free_path_where_it_fits(family: str) -> None:
     model = tiny.with_lora(tiny.base(family))

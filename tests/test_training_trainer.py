@@ -16,6 +16,7 @@ from peft_nb.spec import RunSpec
 from peft_nb.training.draws import OwnDraws
 from peft_nb.training.hooks import Hooks
 from peft_nb.training.objectives import Installed, Padded, PaddingFree
+from peft_nb.training.packing import supervised_targets
 from peft_nb.training.stop import Abandoned, StopFlag
 from peft_nb.training.trainer import PlannedTrainer, out_of_memory
 from tests import tiny
@@ -41,10 +42,19 @@ class Scarce(Padded):
 
     def loss(self, model: torch.nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
         """Refuse what does not fit."""
+        self.take(examples)
+        return super().loss(model, examples, device)
+
+    def scores(self, model: torch.nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+        """Likewise."""
+        self.take(examples)
+        return super().scores(model, examples, device)
+
+    def take(self, examples: Sequence[Any]) -> None:
+        """Refuse what does not fit."""
         self.sizes.append(sum(one.cost for one in examples))
         if self.sizes[-1] > self.room:
             raise RuntimeError(self.error)
-        return super().loss(model, examples, device)
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,18 @@ class Poisoned(Padded):
         if not bad or self.what == "weights":
             return loss
         return loss * torch.nan if self.what == "loss" else loss + (loss - loss.detach()).sqrt()
+
+    def scores(self, model: torch.nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+        """Likewise."""
+        return super().scores(model, examples, device) * (torch.nan if EXAMPLES[self.bad] in examples else 1)
+
+
+def right_tokens(model: Any, example: Any) -> list[bool]:
+    """Of each supervised token of an example whether it is the likeliest."""
+    ids = torch.tensor([list(example.ids)])
+    with torch.no_grad():
+        likeliest = model(input_ids=ids).logits[0].argmax(-1)
+    return [bool(likeliest[place - 1] == ids[0, place]) for place in supervised_targets(example)]
 
 
 @pytest.fixture
@@ -125,7 +147,10 @@ def test_the_held_out_loss_is_a_mean_over_all_of_its_tokens_and_is_told(make: Ma
     trainer.sample = lambda step, trained_s: asked.append((step, trained_s))
     with torch.no_grad():
         wanted = plain_loss(trainer.model.eval(), HELD_OUT).item()
-    assert trainer.evaluate() == {"eval_loss": pytest.approx(wanted, rel=1e-4)}
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(wanted, rel=1e-4)
+    likeliest = [right_tokens(trainer.model.eval(), one) for one in HELD_OUT]
+    assert trainer.accuracies == {0: pytest.approx(sum(map(sum, likeliest)) / sum(map(len, likeliest)))}
+    trainer.model.train()
     assert heard == [Evaluated(0, trainer.eval_losses[0])]
     assert asked == [(0, 0.0)]
     assert trainer.model.training
@@ -277,7 +302,9 @@ def test_what_is_too_large_to_be_copied_goes_back_to_its_checkpoint_or_to_nothin
 
 def test_a_loss_of_the_base_that_is_not_finite_is_told_before_any_training(make: Make) -> None:
     trainer, heard = make(Poisoned(), held_out=EXAMPLES)
-    with pytest.raises(RunError, match=r"^the eval loss of the base, before any training, is nan; try dtype: float32$"):
+    with pytest.raises(
+        RunError, match=r"^the eval loss of the base model, before any training, is nan; try dtype: float32$"
+    ):
         trainer.evaluate()
     assert heard == []
 
@@ -286,13 +313,10 @@ def test_an_eval_loss_that_is_not_finite_after_a_step_goes_back_before_it(make: 
     @dataclass(frozen=True)
     class Spoilt(Padded):
         pad_id: int = 0
-        steps: list[int] = field(default_factory=list)
 
-        def loss(self, model: torch.nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
-            """Count what is trained; once that is, what is held out is no number."""
-            loss = super().loss(model, examples, device)
-            self.steps.extend([1] * model.training)
-            return loss if model.training or not self.steps else loss * torch.inf
+        def scores(self, model: torch.nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+            """What is held out is no number."""
+            return super().scores(model, examples, device) * torch.tensor([torch.inf, 1, 1])
 
     trainer, heard = make(Spoilt(), held_out=HELD_OUT, eval_steps=2)
     before = weights(trainer)

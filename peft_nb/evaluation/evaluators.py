@@ -1,4 +1,4 @@
-"""What a trained model is worth: on held-out rows, on what its base could already do, and in time.
+"""What a trained model is worth: on the evaluation set, on what its base could already do, and in time.
 
 Every part is measured on the model as it is saved, with the adapter and, where a change is asked for, without it.
 """
@@ -45,7 +45,7 @@ STAGES = {
 SOME_TEXTS = 3  # every third text of the suite, where nothing hangs on it
 ROUNDS = 4  # in which these are measured, as long as there is time
 TOKENS = 1_024  # of eval examples, for the token accuracy
-ANSWERED = 64  # held-out rows at most that are answered: about one batch
+ANSWERED = 64  # rows of the evaluation set at most that are answered: about one batch
 LONGEST = 256  # tokens of such an answer; less where the references are short
 QUESTION_TOKENS = 32  # of an answer to a question of the suite, all of which are short
 WORST = 5
@@ -57,7 +57,7 @@ class Unmeasured(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A held-out conversation up to its last answer, and that answer."""
+    """A conversation of the evaluation set up to its last answer, and that answer."""
 
     messages: list[Message]
     reference: str
@@ -85,11 +85,11 @@ class Evaluator:
     spec : RunSpec
         The run's.
     held_out : sequence of Example
-        Held-out examples.
+        Evaluation examples.
     metrics : dict
         The run's; what is measured goes there.
     asked : sequence of Asked
-        Held-out rows to be answered; empty where the data have no answers.
+        Evaluation rows to be answered; empty where the data have no answers.
     own : sequence of (str, Example)
         The user's own regression rows with their names.
     find_score : callable
@@ -229,7 +229,7 @@ class Evaluator:
         self.metrics["latency_ms"], self.metrics["base_latency_ms"] = pair
 
     def answers(self) -> None:
-        """How well the model answers held-out prompts, and how well its base does."""
+        """How well the model answers prompts of the evaluation set, and how well its base does."""
         if not self.asked:
             raise Unmeasured("no row of the evaluation set has an answer")
         score = self.find_score()
@@ -257,7 +257,7 @@ class Evaluator:
         self.details["answers"] = {"score": name, "rows": sorted(told, key=lambda row: row["score"])}
 
     def questions(self) -> None:
-        """How many of the suite's questions the model answers rightly, and how many its base did."""
+        """How many of the suite's questions the model answers correctly, and how many its base did."""
         suite = regression.questions()
         prompts: list[list[Message]] = [[{"role": "user", "content": one.question}] for one in suite]
         options: dict[str, Any] = {"system": None, "max_new_tokens": QUESTION_TOKENS}
@@ -339,7 +339,7 @@ class TextEvaluator(Evaluator):
         self._took(measure.text_latency(self.model, self.held_out[0].ids))
 
     def answers(self) -> None:
-        """How sure the accuracy on the held-out texts is."""
+        """How sure the accuracy on the evaluation set is."""
         if not self.held_out:
             raise Unmeasured("there is no evaluation set")
         if self.metrics.get("accuracy") is None:

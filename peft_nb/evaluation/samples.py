@@ -1,4 +1,4 @@
-"""What a model answers while it learns: a few held-out prompts, asked at evaluations while that costs little."""
+"""What a model answers while it learns: a few evaluation prompts, asked while that costs little."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peft_nb.events import Event, Notice, Sampled
 
 ASKED = 2
 TOKENS = 24  # of an answer
-SHARE = 0.1  # of the training time, at most, beside the bare base's answers
+SHARE = 0.1  # of the training time, at most, beside the base model's answers
 SHOWN = 200  # characters of a prompt or reference that are told
 BANDWIDTH, OVERHEAD_S = 1e10, 0.005  # bytes of weights read a second, and seconds a token takes beside: a first guess
 
@@ -59,7 +59,7 @@ class Sampler:
         Parameters
         ----------
         step : int
-            Optimizer steps done; 0 asks the bare base.
+            Optimizer steps done; 0 asks the base model.
         trained_s : float
             Seconds of training so far.
         """

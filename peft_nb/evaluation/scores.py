@@ -107,8 +107,8 @@ def scorer(name: str | None, given: object, namespace: Mapping[str, Any]) -> Sco
         what = f"a {type(found).__name__} is no function" if found is not None else f"there is no function {name!r}"
         functions = [one for one, value in namespace.items() if callable(value) and not one.startswith("_")]
         hint = nearest(name or "", [*SCORES, *functions])
-        mend = "; give exact_match, rouge_l, or a function of prompt, answer and reference"
-        raise SpecError([f"score: {what}{hint or mend}"])
+        fix = "; give exact_match, rouge_l, or a function of prompt, answer and reference"
+        raise SpecError([f"score: {what}{hint or fix}"])
     return lambda prompt, answer, reference: built_in(answer, reference)
 
 

@@ -120,8 +120,8 @@ def _local(name: str, path: Path) -> ModelSource:
         raise ModelError(f"folder {name!r} holds an adapter; name the base model it was made for")
     if lacks := hub.missing(path):
         files = [file.name for file in sorted(path.glob("*.gguf"))]
-        mend = f"name the file itself: {path / files[0]}" if files else f"a model is {KINDS}{close}"
-        raise ModelError(f"folder {name!r} is no model that can be loaded: it has no {lacks}; {mend}")
+        fix = f"name the file itself: {path / files[0]}" if files else f"a model is {KINDS}{close}"
+        raise ModelError(f"folder {name!r} is no model that can be loaded: it has no {lacks}; {fix}")
     return ModelSource(name, "folder", path=path.resolve())
 
 

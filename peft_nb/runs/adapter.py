@@ -63,8 +63,8 @@ class Adapter:
         """Where it is on disk; RunError if none has been written yet."""
         folder, status = self._record.folder / "adapter", self._record.status
         if not folder.is_dir():
-            mend = "wait() for it" if status in ACTIVE else "resume() it"
-            raise RunError(f"run {self._record.id} is {status} and has written no adapter yet; {mend} first")
+            fix = "wait() for it" if status in ACTIVE else "resume() it"
+            raise RunError(f"run {self._record.id} is {status} and has written no adapter yet; {fix} first")
         return folder
 
     @property
@@ -160,7 +160,7 @@ class Adapter:
             return merge.merge(*live, source, self.spec, facts, metrics, examples, compared_on, dtype, max_kl)
 
     def for_script(self, namespace: Mapping[str, Any]) -> tuple[Base, Side, Side]:
-        """Load the base and find the training and held-out examples; rows may be among the notebook's variables."""
+        """Load the base and find the training and evaluation examples; rows may be among the notebook's variables."""
         record = self._record
         if self._at_work():
             raise RunError(f"run {record.id} is {record.status}; call wait() or stop() before exporting it")
@@ -174,7 +174,7 @@ class Adapter:
         return models.find(self.spec, self.inputs)
 
     def _to_compare(self, prompts: Sequence[str] | None) -> tuple[list[Any], str]:
-        """Texts to compare another model with this one on: held-out rows, else learned ones, else built-in prompts."""
+        """Texts to compare another model with this one on: evaluation rows, else learned ones, else built-in prompts."""
         from peft_nb.evaluation import agreement
 
         examples, name = ((), "") if prompts else rows.compared_on(self._record.folder)

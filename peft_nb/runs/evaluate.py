@@ -59,7 +59,7 @@ def refuse(spec: RunSpec, table: Table, inputs: Inputs) -> None:
     score_of(spec, inputs)
     if not spec.eval_fraction and table.eval_rows is None:
         given = [name for name in ("early_stopping_patience", "load_best_model_at_end") if getattr(spec, name)]
-        wrong += [f"{name}: needs held-out rows; give eval_data or eval_fraction" for name in given]
+        wrong += [f"{name}: needs an evaluation set; give eval_data or eval_fraction" for name in given]
     if wrong:
         raise SpecError(wrong)
 
@@ -79,8 +79,8 @@ def score_of(spec: RunSpec, inputs: Inputs) -> Score | None:
     if "score" in TASKS[spec.task].unused:
         return None
     if spec.score == IN_MEMORY and inputs.score is None:
-        mend = "pass it again: peft_nb.load(id, score=function)"
-        raise RunError(f"the run was started with a score function in the notebook's memory; {mend}")
+        fix = "pass it again: peft_nb.load(id, score=function)"
+        raise RunError(f"the run was started with a score function in the notebook's memory; {fix}")
     return scorer(spec.score, inputs.score, inputs.namespace)
 
 
@@ -175,7 +175,7 @@ def evaluate(
     base : Base
         What it was trained on.
     asked, own : sequence
-        Held-out rows to be answered; the user's own regression rows with their names.
+        Evaluation rows to be answered; the user's own regression rows with their names.
 
     Returns
     -------
@@ -225,7 +225,7 @@ def conclude(context: Context, found: Evaluator) -> dict[str, Any]:
     from peft_nb.adapters.save import readme
 
     spec, metrics, facts = context.spec, context.metrics, context.facts
-    missing = dict.fromkeys(("eval_loss", "perplexity"), "no row is held out") | found.missing
+    missing = dict.fromkeys(("eval_loss", "perplexity"), "there is no evaluation set") | found.missing
     if spec.accept:
         verdict = criteria.verdict(spec.accept, metrics, missing)
         metrics |= {"verdict": str(verdict), "criteria": [asdict(line) for line in verdict.lines]}

@@ -163,7 +163,7 @@ def meet(context: Context) -> None:
 
 
 def examples(context: Context, table: Table | None, base: Base) -> Sides:
-    """The training and held-out examples: encoded, or those that the run began with."""
+    """The training and evaluation examples: encoded, or those that the run began with."""
     if table is None:
         if sides := rows.kept(context.folder):
             return sides
@@ -233,8 +233,8 @@ def attempt(context: Context, adapted: PeftModel, objective: Objective, examples
         if isinstance(error, PeftNbError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
             raise
         model, why = type(adapted.get_base_model()).__name__, f"{type(error).__name__}: {first_line(error)}"
-        mend = "choose another method, or name target_modules that it fits"
-        raise MethodError(f"{context.spec.method} cannot train this {model} ({why}); {mend}") from error
+        fix = "choose another method, or name target_modules that it fits"
+        raise MethodError(f"{context.spec.method} cannot train this {model} ({why}); {fix}") from error
     finally:
         adapted.train(training)
 
@@ -369,7 +369,7 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
 
 
 def sampler(context: Context, adapted: PeftModel, tokenizer: Any, installed: Installed) -> Callable[[int, float], None]:
-    """What asks a few held-out prompts at evaluations."""
+    """What asks a few prompts of the evaluation set at evaluations."""
     from peft_nb.data import prompts
     from peft_nb.evaluation.samples import Sampler
 

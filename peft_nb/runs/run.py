@@ -112,8 +112,8 @@ class Run:
     def judgement(self) -> dict[str, Any]:
         """What the numbers of the judgement are made of, as in ``judgement.json``; empty while there is none.
 
-        ``texts`` (per topic, and the worst hit), ``answers`` (held-out rows, the worst first), ``questions`` (those
-        lost), ``missing`` (why a metric has no value), ``metrics``.
+        ``texts`` (per topic, and the largest increases), ``answers`` (of the evaluation set, the worst first),
+        ``questions`` (those lost), ``missing`` (why a metric has no value), ``metrics``.
         """
         file = self.folder / evaluate.EVALUATION
         if not self._evaluation and file.exists():
@@ -122,7 +122,7 @@ class Run:
 
     @property
     def history(self) -> pandas.DataFrame:
-        """One row a logged step: loss, held-out loss, learning rate, gradient norm, speed, memory, time."""
+        """One row a logged step: loss, eval loss, learning rate, gradient norm, speed, memory, time."""
         import pandas
 
         found = pandas.DataFrame(self.store.history(self.id), columns=HISTORY.split(", "), dtype=float)
@@ -175,7 +175,7 @@ class Run:
         return self.record.listen(listener)
 
     def plot(self, what: Literal["loss", "confusion"] = "loss") -> Figure:
-        """Draw the loss and the held-out loss over the steps, or what a classifier takes for what.
+        """Draw the loss and the eval loss over the steps, or what a classifier takes for what.
 
         Parameters
         ----------
@@ -196,8 +196,8 @@ class Run:
 
         if what == "confusion":
             if not (counts := self.metrics.get("confusion")):
-                mend = "one comes of task: classification with held-out rows and one label a text"
-                raise RunError(f"run {self.id} has no confusion matrix; {mend}")
+                fix = "one comes of task: classification with an evaluation set and one label per text"
+                raise RunError(f"run {self.id} has no confusion matrix; {fix}")
             return confusion(self.facts.task["classes"], counts)
         losses, eval_losses = _curves(self.store.history(self.id))
         return loss_curve(losses, eval_losses)
@@ -356,7 +356,7 @@ class Run:
             What to answer, rendered exactly as in training: a text, or several, each a text or the messages of a
             conversation. While one call is answered another waits.
         adapter : bool
-            ``False`` asks the bare base.
+            ``False`` asks the base model.
         **options
             ``max_new_tokens`` (default 128), ``temperature`` (default 0: always the likeliest token) and ``seed``;
             ``listen``, a function that gets the list of answers so far after every token, and ends them by
@@ -463,7 +463,7 @@ class Run:
         max_kl : float
             Largest mean KL divergence from the live model, in nats per token (of a classifier, per text).
         prompts : sequence of str, optional
-            What to compare answers to; by default held-out rows, else training rows, else built-in prompts.
+            What to compare answers to; by default evaluation rows, else training rows, else built-in prompts.
 
         Returns
         -------

@@ -65,7 +65,7 @@ def inspect(spec: RunSpec, table: Table) -> Facts:
     task.validate(table.layout, spec)
     facts = task.inspect(table.rows, table.layout)
     if table.eval_rows is not None:
-        task.validate_eval(table.eval_rows, table.eval_layout, facts, "held-out row")
+        task.validate_eval(table.eval_rows, table.eval_layout, facts, "evaluation row")
     return facts
 
 

@@ -142,7 +142,7 @@ class Task:
         fingerprint : str
             Of the data that the rows are a part of.
         row_name : str, default "row"
-            What errors call a row, such as ``held-out row``; also tells the part.
+            What errors call a row, such as ``evaluation row``; also tells the part.
         progress : callable, optional
             Told how far it is.
 
@@ -221,7 +221,7 @@ class Task:
         budget: int,
         facts: Facts,
     ) -> dict[str, Any]:
-        """Measure the task's own metrics on the held-out examples, with the objective installed."""
+        """Measure the task's own metrics on the evaluation set, with the objective installed."""
         return {}
 
     def evaluator(self) -> type[Evaluator]:

@@ -104,7 +104,7 @@ class Classification(TextTask):
         budget: int,
         facts: Facts,
     ) -> dict[str, Any]:
-        """How often the model is right on the held-out texts."""
+        """How often the model is right on the evaluation set."""
         from peft_nb.evaluation.texts import logits
 
         found = logits(model.eval(), objective, examples, device, budget)

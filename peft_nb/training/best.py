@@ -1,4 +1,4 @@
-"""The adapter of the lowest held-out loss, kept on disk, and when to stop looking for a better one."""
+"""The adapter of the lowest eval loss, kept on disk, and when to stop looking for a better one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Best:
     Attributes
     ----------
     step, loss : int, float
-        When it was best, and its held-out loss; step 0 while there is none.
+        When it was best, and its eval loss; step 0 while there is none.
     since : int
         Evaluations since then.
     """

@@ -61,7 +61,7 @@ class PlannedTrainer(Trainer):
     objective : Objective
         How a micro-batch becomes a loss; it must be installed around :meth:`train`.
     examples, eval_examples : sequence of Example
-        Training and held-out examples.
+        Training and evaluation examples.
     steps : list of list of int
         What :func:`peft_nb.training.packing.plan` returned.
     folder : Path
@@ -291,13 +291,13 @@ class PlannedTrainer(Trainer):
         return micro_batches(batch, self.budget, self.objective.padded, self.objective.share_prefix)
 
     def _halve_budget(self, error: RuntimeError, cut: list[list[Any]]) -> None:
-        """Make room for another try after memory ran out on a cut, or raise what cannot be mended so."""
+        """Make room for another try after memory ran out on a cut, or raise what cannot be fixed so."""
         if not out_of_memory(error) or self.args.world_size > 1:
             raise error
         tokens = max(sum(one.cost for one in micro) for micro in cut)
         if all(len(micro) == 1 for micro in cut):
-            mend = "lower max_length, turn on gradient_checkpointing, or take a smaller model"
-            raise RunError(f"memory ran out on a single example of {tokens:,} tokens; {mend}") from error
+            fix = "lower max_length, turn on gradient_checkpointing, or take a smaller model"
+            raise RunError(f"memory ran out on a single example of {tokens:,} tokens; {fix}") from error
         self.budget = max(1, min(self.budget, tokens) // 2)
         self.publish(Notice(f"memory ran out: micro-batches are cut at {self.budget:,} tokens from here on"))
         if torch.cuda.is_available():
@@ -351,7 +351,7 @@ class PlannedTrainer(Trainer):
         if best.exhausted and self.state.global_step < len(self.steps):
             self.control.should_training_stop = self.control.should_log = True
             step = f"{best.step:,}"
-            self.publish(Notice(f"stopped early: the held-out loss has not fallen below that of step {step} since"))
+            self.publish(Notice(f"stopped early: the eval loss has not fallen below that of step {step} since"))
 
     def _save_best(self, folder: Path) -> None:
         self._save(str(folder))
@@ -364,7 +364,7 @@ class PlannedTrainer(Trainer):
         return not self.fault and (early or self.state.global_step == len(self.steps))
 
     def load_best(self) -> None:
-        """Go back to the adapter of the lowest held-out loss, where it is kept and is not the present one."""
+        """Go back to the adapter of the lowest eval loss, where it is kept and is not the present one."""
         if self.best and self.best.step not in (0, self.state.global_step):
             self._load_from_checkpoint(str(self.best.folder))
             self.hooks.restore(self.model, checkpoint.load_method(self.best.folder))
