@@ -70,7 +70,7 @@ def test_every_section_is_there_and_told_from_the_facts(given: CardInput) -> Non
     assert "](curves.png)" in section(text, "Training")
     assert "| train loss | 1.25 |" in section(text, "Training")
     assert "| eval loss | 3 | 2 |\n| perplexity |  | 7.4 |" in section(text, "Results")
-    assert re.search(r"^\| forgetting .*\|  \| 0.1 \|$", section(text, "Results"), re.M)
+    assert re.search(r"^\| loss change on general text .*\|  \| 0.1 \|$", section(text, "Results"), re.M)
     assert section(text, "Verdict") == "accepted: better than the base"
     assert "Its data had flaws: 2 rows repeating an earlier one." in section(text, "Limits")
     assert "```python\nprint(1)\n```" in section(text, "How to use")

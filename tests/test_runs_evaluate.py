@@ -89,7 +89,7 @@ def concluded(finished: Run, tmp_path: Path) -> Callable[..., tuple[Context, Eva
         shutil.copytree(finished.adapter_dir, tmp_path / "adapter")
         spec, measured = RunSpec(**finished.spec.changed() | {"accept": accept}), {"eval_loss": 2.0}
         context = Context(spec, Inputs(), tmp_path, finished.facts, measured, heard.append)
-        found = Evaluator(finished.model, finished.tokenizer, spec, [], context.metrics)
+        found = Evaluator(finished.model, finished.tokenizer, None, spec, [], context.metrics)
         found.evaluate("the model is spread over several processes")
         found.details["answers"] = {"score": "rouge_l", "rows": []}
         return context, found, heard
@@ -104,7 +104,7 @@ def test_the_verdict_is_written_beside_the_run_and_into_its_card(concluded: Any)
     assert context.metrics["verdict"] == f"failed: forgetting was not measured ({why}), wanted < 1"
     assert [line["passed"] for line in context.metrics["criteria"]] == [True, False]
     assert told["missing"]["forgetting"] == why
-    assert told["missing"]["perplexity"] == "no row is held out"
+    assert told["missing"]["perplexity"] == "there is no evaluation set"
     assert "eval_loss" not in told["missing"]
     assert told["answers"] == {"score": "rouge_l", "rows": []}
     assert json.loads((context.folder / evaluate.EVALUATION).read_text()) == json.loads(json.dumps(told))

@@ -47,6 +47,7 @@ METRICS = {
     "token_budget",
     "path",
     "perplexity",
+    "token_accuracy",
     "judge_seconds",
     "wall_seconds",
     "cpu_seconds",

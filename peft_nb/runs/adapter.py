@@ -174,7 +174,7 @@ class Adapter:
         return models.find(self.spec, self.inputs)
 
     def _to_compare(self, prompts: Sequence[str] | None) -> tuple[list[Any], str]:
-        """Texts to compare another model with this one on: evaluation rows, else learned ones, else built-in prompts."""
+        """Texts to compare another model on: evaluation rows, else learned ones, else built-in prompts."""
         from peft_nb.evaluation import agreement
 
         examples, name = ((), "") if prompts else rows.compared_on(self._record.folder)
