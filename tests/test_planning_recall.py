@@ -57,7 +57,7 @@ def test_where_memory_is_short_it_is_estimated_anew(
     monkeypatch.setattr(resources, "memory_available_mb", lambda *given: 900.0)
     first = foreseen(base, rows)
     assert not first.tight
-    monkeypatch.setattr(resources, "process_memory_mb", lambda: -899.0)
+    monkeypatch.setattr(resources, "memory_available_mb", lambda *given: 1.0)
     assert foreseen(base, rows).tight
     assert len(made) == 2
     assert foreseen(base, rows).tight  # and what is tight is not kept

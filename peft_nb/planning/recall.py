@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -15,6 +14,7 @@ from peft_nb.spec import RunSpec
 from peft_nb.system import known, resources
 from peft_nb.system.resources import MB
 
+AS_FREE = 0.8  # of the memory that was free then
 IRRELEVANT = ("name", "judge", "accept", "score", "regression", "logging_steps", "save_steps")
 
 
@@ -38,16 +38,19 @@ def foresee(spec: RunSpec, source: ModelSource, table: Table, facts: Mapping[str
     """
     import peft_nb.training.trainer  # noqa: F401  (the memory of what it imports counts as the process's own)
 
-    process, about = memory.process() / MB, _about(spec, source, table)
-    if about and (found := known.recall("estimate", about, days=1)):
-        room = resources.process_memory_mb() + resources.memory_available_mb()
-        forecast = Forecast(**found)
+    process, free = memory.process() / MB, resources.memory_available_mb()
+    about = _about(spec, source, table)
+    found = known.recall("estimate", about, days=1) if about else None
+    if found and free >= AS_FREE * found["free"]:  # the free memory bounds a micro-batch
+        forecast = Forecast(**found["forecast"])
+        room = resources.process_memory_mb() + free
         forecast = replace(forecast, process_mb=process + forecast.process_mb, room_mb=room)
         if not forecast.tight:
             return forecast
     forecast = estimate.foresee(spec, source, table, dict(facts))
     if about and not forecast.tight:
-        known.keep("estimate", about, asdict(replace(forecast, process_mb=forecast.process_mb - process)))
+        kept = replace(forecast, process_mb=forecast.process_mb - process)
+        known.keep("estimate", about, {"free": free, "forecast": asdict(kept)})
     return forecast
 
 
@@ -61,5 +64,4 @@ def _about(spec: RunSpec, source: ModelSource, table: Table) -> dict[str, Any]:
         "spec": settings,
         "config": config.read_text(encoding="utf-8"),
         "rows": [table.fingerprint, table.eval_fingerprint],
-        "room": int(2 * math.log2(max(1.0, resources.memory_available_mb()))),  # which bounds a micro-batch
     }
