@@ -21,8 +21,9 @@ from peft_nb.data.examples import Example
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import PeftNbError
 from peft_nb.evaluation import measure, regression, scores
-from peft_nb.evaluation.generate import generate
-from peft_nb.events import Event, Notice, Preparing
+from peft_nb.evaluation.generate import MOST_ROWS, generate
+from peft_nb.evaluation.samples import BANDWIDTH, OVERHEAD_S
+from peft_nb.events import Event, Notice, Preparing, TimeLeft
 from peft_nb.spec import RunSpec
 from peft_nb.training.stop import Abandoned
 
@@ -49,6 +50,7 @@ ANSWERED = 64  # rows of the evaluation set at most that are answered: about one
 LONGEST = 256  # tokens of such an answer; less where the references are short
 QUESTION_TOKENS = 32  # of an answer to a question of the suite, all of which are short
 WORST = 5
+READ, CHARACTERS_A_TOKEN = 20, 4  # tokens that are read while one is written; a guess
 
 
 class Unmeasured(Exception):
@@ -143,6 +145,7 @@ class Evaluator:
         for part in wanted:
             try:
                 self._heed()
+                self.publish(TimeLeft(self.expected_s(wanted[wanted.index(part) :])))
                 self.publish(Preparing(f"evaluating: {STAGES[part]}"))
                 getattr(self, part)()
             except Abandoned:
@@ -154,6 +157,26 @@ class Evaluator:
                 told = line if isinstance(error, PeftNbError) else f"{type(error).__name__}: {line}"
                 self.missing |= dict.fromkeys(PARTS[part], told)
                 self.publish(Notice(f"{STAGES[part]} could not be measured: {told}"))
+
+    @property
+    def _whole(self) -> bool:
+        """Whether all of the general text is measured, however long that takes."""
+        return self.spec.judge == "full" or "forgetting" in self.spec.accept
+
+    def expected_s(self, parts: Sequence[str]) -> float:
+        """Seconds that some parts will take, roughly: a token takes what was measured, or what its weights suggest."""
+        size = self.model.get_base_model().get_memory_footprint()
+        token = (self.metrics.get("latency_ms") or 1000 * (size / BANDWIDTH + OVERHEAD_S)) / 1000
+        asked, questions = (math.ceil(count / MOST_ROWS) for count in (len(self.asked), len(regression.questions())))
+        texts = regression.texts()[:: 1 if self._whole else SOME_TEXTS]
+        general = sum(len(one.text) for one in texts) / CHARACTERS_A_TOKEN * token / READ
+        seconds = {
+            "forgetting": general if self._whole else min(self.seconds, general),
+            "latency": min(measure.LATENCY_S, 4 * measure.LATENCY_TOKENS * token),
+            "answers": 2 * asked * LONGEST / 2 * token,
+            "questions": 2 * questions * QUESTION_TOKENS * token,
+        }
+        return sum(seconds.get(part, 0.0) for part in parts)
 
     def tokens(self) -> None:
         """How many eval tokens greedy decoding would find, unless the last evaluation in training has told."""
@@ -173,9 +196,8 @@ class Evaluator:
 
     def forgetting(self) -> None:
         """How much worse the model predicts the regression texts than its base does."""
-        whole = self.spec.judge == "full" or "forgetting" in self.spec.accept
-        suite = regression.texts()[:: 1 if whole else SOME_TEXTS]
-        rounds = [suite] if whole else [suite[first::ROUNDS] for first in range(ROUNDS)]
+        suite = regression.texts()[:: 1 if self._whole else SOME_TEXTS]
+        rounds = [suite] if self._whole else [suite[first::ROUNDS] for first in range(ROUNDS)]
         measured: list[regression.Text] = []
         own = [example for _, example in self.own]
         losses = [(self._means(own), numpy.array(self._base_means(own)))]

@@ -157,21 +157,21 @@ def once(base: Base, weights: str, path: str) -> Once:
     return lambda kind, about, measure: known.once(kind, {**of, **about}, measure)
 
 
-def evaluate(
+def prepare(
     context: Context,
     trainer: PlannedTrainer,
     base: Base,
     asked: Sequence[Asked],
     own: Sequence[tuple[str, Example]],
 ) -> Evaluator:
-    """Measure what a trained model is worth.
+    """Make what will measure a model that is about to be trained.
 
     Parameters
     ----------
     context : Context
         The run; what is measured goes into its metrics.
     trainer : PlannedTrainer
-        What trained it.
+        What trains it.
     base : Base
         What it was trained on.
     asked, own : sequence
@@ -180,12 +180,12 @@ def evaluate(
     Returns
     -------
     Evaluator
-        What was found.
+        Knows what it will take.
     """
-    from peft_nb.evaluation.scores import perplexity, scorer
+    from peft_nb.evaluation.scores import scorer
 
-    began, spec, metrics, inputs = time.perf_counter(), context.spec, context.metrics, context.inputs
-    found = context.task.evaluator()(
+    spec, metrics, inputs = context.spec, context.metrics, context.inputs
+    return context.task.evaluator()(
         trainer.model,
         base.tokenizer,
         trainer.objective,
@@ -196,15 +196,22 @@ def evaluate(
         own=own,
         find_score=partial(scorer, spec.score, inputs.score, inputs.namespace),
         once=once(base, str(context.facts.base_hash), str(trainer.objective)),
-        seconds=max(QUICK_S, QUICK_SHARE * trainer.elapsed_s),
+        seconds=QUICK_S,
         publish=context.publish,
         stopped=context.stop.soon.is_set,
     )
+
+
+def evaluate(context: Context, trainer: PlannedTrainer, found: Evaluator) -> None:
+    """Measure what a trained model is worth; `found` holds it then, as the run's metrics do."""
+    from peft_nb.evaluation.scores import perplexity
+
+    began, metrics = time.perf_counter(), context.metrics
+    found.seconds = max(QUICK_S, QUICK_SHARE * trainer.elapsed_s)
     if context.task.tokenwise and metrics["eval_loss"] is not None:
         metrics["perplexity"] = perplexity(metrics["eval_loss"])
     found.evaluate("the model is spread over several processes" if trainer.is_fsdp_enabled else "")
     metrics["judge_seconds"] = time.perf_counter() - began
-    return found
 
 
 def conclude(context: Context, found: Evaluator) -> dict[str, Any]:

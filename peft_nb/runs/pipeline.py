@@ -16,6 +16,7 @@ from peft_nb.data.table import Table
 from peft_nb.errors import ForecastError, MethodError, PeftNbError, RunError
 from peft_nb.events import Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.methods import REGISTRY, attach
+from peft_nb.metrics import comparable
 from peft_nb.models.load import Base
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from peft_nb.training.objectives import Installed, Objective
     from peft_nb.training.trainer import PlannedTrainer
 
+SAVING_S = 1.0  # an adapter is saved in, about
 PREPARED_STEPS = 4  # batches shown to a method that looks at the data before it begins
 
 
@@ -105,20 +107,23 @@ def train(
         context.heed_stop()
     with quiet():
         trainer = prepare(context, base, sides, hold)
+    found = evaluate.prepare(context, trainer, base, asked, own)
+    trainer.after_s = SAVING_S + found.expected_s(found.parts(context.spec))
     finished = fit(context, trainer, base, resumed=table is None, before=before)
     if trainer.fault:
         step = trainer.best.step if trainer.best and trainer.best.step else trainer.state.global_step
         trainer.fault += f"; the adapter of step {step:,} is kept"
     if trainer.is_world_process_zero():
+        context.publish(Preparing("saving the adapter"))
         evaluate.save(context, trainer.model, base.tokenizer, curve())
-    found = None
-    if finished and trainer.is_world_process_zero():
-        found = evaluate.evaluate(context, trainer, base, asked, own)
+    evaluated = finished and trainer.is_world_process_zero()
+    if evaluated:
+        evaluate.evaluate(context, trainer, found)
     spent = {"wall_seconds": time.perf_counter() - began[0], "cpu_seconds": time.process_time() - began[1]}
     context.metrics |= {name: context.metrics.get(name, 0.0) + seconds for name, seconds in spent.items()}
     if trainer.fault:
         raise RunError(trainer.fault)
-    return Outcome(finished, evaluate.conclude(context, found) if found else {})
+    return Outcome(finished, evaluate.conclude(context, found) if evaluated else {})
 
 
 def foresee(context: Context, source: ModelSource, table: Table) -> float:
@@ -324,6 +329,8 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
         with Installed(trainer.objective, adapted) as installed, resources.PeakMemory() as peak:
             if context.task.generates and resources.processes() == 1:
                 trainer.sample = sampler(context, adapted, base.tokenizer, installed)
+            elif resources.processes() == 1:
+                trainer.scores = scorer(context, trainer)
             if held_out and not done:
                 trainer.evaluated(base_evaluation(context, trainer, base))
                 context.heed_stop()
@@ -366,6 +373,22 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
         context.publish(Notice(warning))
     trainer.hooks.end(adapted)
     return trainer.finished
+
+
+def scorer(context: Context, trainer: PlannedTrainer) -> Callable[[], dict[str, float]]:
+    """What measures the task's own metrics at evaluations."""
+    shown = comparable()
+
+    def scores() -> dict[str, float]:
+        trainer.model.eval()
+        try:
+            on = trainer.eval_examples, trainer.args.device, trainer.budget, context.facts.task
+            found = context.task.measure(trainer.model, trainer.objective, *on)
+        finally:
+            trainer.model.train()
+        return {name: value for name, value in found.items() if name in shown and value is not None}
+
+    return scores
 
 
 def sampler(context: Context, adapted: PeftModel, tokenizer: Any, installed: Installed) -> Callable[[int, float], None]:

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from peft_nb.errors import RunError, StoreError
-from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
+from peft_nb.events import Checkpointed, Evaluated, Event, Notice, Preparing, Scored, StepLogged, TimeLeft
 from peft_nb.spec import RunSpec
 from peft_nb.system import adapter_weights, transformers_private
 from peft_nb.system.files import flush
@@ -81,10 +81,14 @@ class PlannedTrainer(Trainer):
     ----------
     elapsed_before : float
         Training seconds before this start, when resuming.
+    evaluation_s, after_s : float
+        What an evaluation takes, as expected or as the last one took; what comes after the last one.
     accuracies : dict of int to float
         By step of an evaluation, the share of the eval tokens that greedy decoding would find, where tokens count.
     sample : callable
         Called after each evaluation with the step and the seconds of training so far.
+    scores : callable
+        Measures the task's own metrics, after each evaluation in training.
     fault : str
         Why the training broke off with a loss or a gradient that is not finite; empty where it did not.
     """
@@ -138,10 +142,12 @@ class PlannedTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.budget = spec.token_budget or probe.token_budget(model.get_base_model(), memory_available_mb())
-        self.tokens, self.busy_s = 0, 0.0
+        self.tokens, self.busy_s, self.steps_timed = 0, 0.0, 0
         self.eval_losses: list[float] = []
+        self.evaluation_s = self.after_s = 0.0
         self.accuracies: dict[int, float] = {}
         self.sample: Callable[[int, float], None] = lambda step, trained_s: None
+        self.scores: Callable[[], dict[str, float]] = dict
         self.fault = ""
         self._undo: list[tuple[torch.Tensor, torch.Tensor]] = []
         wanted = spec.load_best_model_at_end or spec.early_stopping_patience is not None
@@ -198,6 +204,7 @@ class PlannedTrainer(Trainer):
         self._inputs = inputs
         self.tokens += sum(one.cost for one in batch)
         self.busy_s += time.perf_counter() - start
+        self.steps_timed += 1
         return loss
 
     def _forward_backward(self, model: torch.nn.Module, batch: Sequence[Any], weight: float) -> torch.Tensor | None:
@@ -318,9 +325,13 @@ class PlannedTrainer(Trainer):
             the share that greedy decoding would find, else NaN.
         """
         mine = share_of(self.eval_examples, self.args.process_index, self.args.world_size)
+        if self.state.global_step:
+            self.publish(Preparing(f"evaluating on {len(self.eval_examples):,} rows"))
+        began = time.perf_counter()
         self.model.eval()
         loss, right, targets = (sums := self._scores(mine))
         self.model.train()
+        self.evaluation_s = time.perf_counter() - began
         if self.args.world_size > 1:
             dist.all_reduce(sums)
         metrics = {"eval_loss": (loss / targets).item(), "token_accuracy": (right / targets).item()}
@@ -338,9 +349,20 @@ class PlannedTrainer(Trainer):
         if math.isfinite(accuracy):
             self.accuracies[step] = accuracy
         self.publish(Evaluated(step, loss))
+        if step and (scores := self.scores()):
+            self.publish(Scored(step, scores))
         self.sample(step, self.busy_s)
         if self.best and step:
             self._compare(self.best, loss)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the run has ended, with the evaluations and what comes after them."""
+        step, last = self.state.global_step, len(self.steps)
+        every = self.spec.eval_steps or self.steps_per_epoch
+        evaluations = (last // every - step // every + bool(last % every)) * bool(self.eval_examples)
+        pace = self.busy_s / self.steps_timed if self.steps_timed else 0.0
+        return (last - step) * pace + evaluations * self.evaluation_s + self.after_s
 
     def _compare(self, best: Best, loss: float) -> None:
         """Keep the best adapter, and end the training when there has been no better one for long."""
@@ -520,6 +542,7 @@ class _Conductor(TrainerCallback):
                 elapsed_s=trainer.elapsed_s,
             )
         )
+        trainer.publish(TimeLeft(trainer.left_s))
 
 
 def out_of_memory(error: RuntimeError) -> bool:
