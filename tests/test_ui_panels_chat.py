@@ -17,6 +17,7 @@ from peft_nb.ui.panels.chat import ChatPanel
 from tests.shell import refused
 from tests.test_runs_compare import Page
 from tests.test_ui_panels_compare import outcome, press, settled
+from tests.widgets import published
 
 Rows = list[dict[str, str]]
 
@@ -132,7 +133,11 @@ def test_the_command_talks_and_keeps(
     assert "nobody" in refused(shell, "%peft chat a nobody")
     assert list(shell.display_formatter.format(talk)[0]) == ["text/plain", "text/html"]
     monkeypatch.setattr(frontend, "frontend", lambda: "vscode")
-    assert "application/vnd.jupyter.widget-view+json" in shell.display_formatter.format(talk)[0]
+    with published() as bundles:
+        shell.display_formatter.format(talk)
+    view, page = bundles
+    assert view["application/vnd.jupyter.widget-view+json"]["model_id"]
+    assert page["text/plain"] == repr(talk)
 
     talk.ask("Hello", max_new_tokens=3)
     talk.panel.variable.value = "so far"

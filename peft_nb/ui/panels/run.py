@@ -43,6 +43,8 @@ class RunPanel(Panel):
     def __init__(self, run: Run, resume: Callable[[], None]) -> None:
         self._run, self._go_on = run, resume
         self._status, self._charted = "", 0.0
+        self._page = self._text = ""
+        self.command = f"%peft show {run.id}"
         self._comparison: Comparison | None = None
         self._facts, self._samples, self._summary = (ipywidgets.HTML() for _ in range(3))
         self.chart = LossChart()
@@ -82,6 +84,10 @@ class RunPanel(Panel):
         if view.status == self._status:
             return
         self._status = view.status
+        if view.active:  # the summary of a run that goes on again no longer holds
+            self._summary.value = self._page = ""
+            self._text = f"{summary.headline(view)} when this was saved; {self.command} shows how it stands"
+            self.keep()
         usable = view.status == "finished" or (not view.active and view.checkpoint is not None)
         self.stop.disabled, self.stop.description = not view.active, "Stop"
         # A run that failed before its first step would fail again in the same way.
@@ -91,8 +97,19 @@ class RunPanel(Panel):
         self.say(summary.headline(view))
 
     def sum_up(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
-        """Show what came of the run, where no static summary stands below; parameters as of `summary.html`."""
+        """Show what came of the run, here and in the page; parameters as of `summary.html`."""
         self._summary.value = summary.html(view, metrics, name, whole=False)
+        self._page = summary.html(view, metrics, name) + status.samples(view)
+        self._text = summary.text(view, metrics, name)
+        self.keep()
+
+    def page(self) -> str:
+        """Return the summary with the sample answers, once the run has ended."""
+        return self._page or super().page()
+
+    def text(self) -> str:
+        """Say the summary, or that the run was at work."""
+        return self._text or super().text()
 
     def _stop(self) -> None:
         self.attempt(self._ask_to_stop)
