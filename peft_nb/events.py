@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Status = Literal["created", "preparing", "training", "finished", "stopped", "failed"]
+
+Level = Literal["info", "warning"]
 
 Progress = Callable[[float, str], None]
 """Called with the share that is done (0 to 1) and what is being done; what it raises ends the work cleanly."""
@@ -27,16 +29,28 @@ class StatusChanged:
 
 @dataclass(frozen=True)
 class Preparing:
-    """What is being done before the first step, such as ``loading the model``."""
+    """What is being done before, between or after the steps, such as ``loading the model`` or ``evaluating``."""
 
     what: str
 
 
 @dataclass(frozen=True)
+class TimeLeft:
+    """How many seconds it takes until the run ends, with all that is still to come: steps, evaluations, saving."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Notice:
-    """Something the user should know, in plain words: a fallback taken, a row truncated, memory that ran out."""
+    """Something the user should know, in plain words: a fallback taken, a row truncated, memory that ran out.
+
+    A warning stands out; ``fix`` says what to do about it, such as ``max_length: 512``.
+    """
 
     text: str
+    level: Level = "info"
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,15 +84,23 @@ class StepLogged:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Mean loss on the held-out examples after ``step`` optimizer steps; step 0 is the base itself."""
+    """Mean loss on the evaluation set after ``step`` optimizer steps; step 0 is the base model."""
 
     step: int
     eval_loss: float
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What else was measured on the evaluation set after ``step`` steps, such as ``accuracy`` and ``macro_f1``."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Sampled:
-    """What the model answers to a held-out prompt after ``step`` optimizer steps; step 0 is the base itself."""
+    """What the model answers to a prompt of the evaluation set after ``step`` steps; step 0 is the base model."""
 
     step: int
     prompt: str
@@ -101,14 +123,23 @@ class Resumed:
     step: int
 
 
-Event = StatusChanged | Preparing | Notice | Planned | StepLogged | Evaluated | Sampled | Checkpointed | Resumed
+Event = (
+    StatusChanged
+    | Preparing
+    | TimeLeft
+    | Notice
+    | Planned
+    | StepLogged
+    | Evaluated
+    | Scored
+    | Sampled
+    | Checkpointed
+    | Resumed
+)
 
 Listener = Callable[[Event], None]
 
-KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind
-    for kind in (StatusChanged, Preparing, Notice, Planned, StepLogged, Evaluated, Sampled, Checkpointed, Resumed)
-}
+KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def to_json(event: Event) -> tuple[str, dict[str, Any]]:

@@ -96,7 +96,7 @@ def test_stop_ends_the_answer_and_only_one_is_written_at_a_time(panel: ChatPanel
     assert panel.message.value == ""
     panel.message.value = "Wait"
     press(panel, "Send")
-    assert "something else is still being done here" in outcome(panel)
+    assert "something else is still running here" in outcome(panel)
     press(panel, "Stop")
     assert "stopped after" in settled(panel)
     assert [turn.prompt for turn in panel.talk.turns] == ["Hello"]

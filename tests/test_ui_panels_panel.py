@@ -35,7 +35,7 @@ def test_work_in_the_background_says_how_it_goes_one_piece_at_a_time() -> None:
     panel.in_background("merging", lambda tell: str(go_on.wait(10)), lambda: done.append("then"))
     assert "merging …" in outcome(panel)
     panel.in_background("saving", lambda tell: "saved")
-    assert "something else is still being done here" in outcome(panel)
+    assert "wait, something else is still running here" in outcome(panel)
     go_on.set()
     assert 'role="status">True<' in settled(panel)
     assert done == ["then"]

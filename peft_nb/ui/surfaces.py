@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from peft_nb.events import Notice
 from peft_nb.system import frontend
 from peft_nb.system.display import panel_of
 from peft_nb.ui import status, summary
@@ -111,7 +112,7 @@ class TerminalSurface(Surface):
 
     def running(self, view: RunView, clock_s: float) -> None:
         """Print the notices and the state, each unless it was printed before."""
-        for line in (*view.notices, status.text(view)):
+        for line in (*map(_line, view.notices), status.text(view)):
             if line not in self._said:
                 self._said.add(line)
                 print(line, file=sys.stderr, flush=True)
@@ -119,6 +120,11 @@ class TerminalSurface(Surface):
     def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
         """Print the summary."""
         print(summary.text(view, metrics, name), flush=True)
+
+
+def _line(notice: Notice) -> str:
+    said = notice.text + (f"; fix: {notice.fix}" if notice.fix else "")
+    return f"warning: {said}" if notice.level == "warning" else said
 
 
 def surface() -> Surface:

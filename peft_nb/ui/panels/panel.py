@@ -175,7 +175,7 @@ class Panel:
             What to do to the panel five times a second until then, such as to show what grows.
         """
         if not self._busy.acquire(blocking=False):
-            self.say(f"{doing}: something else is still being done here; wait for it")
+            self.say(f"{doing}: wait, something else is still running here")
             return
         self.say(f"{doing} …")
         steps = (doing, work, then, meanwhile)
@@ -189,7 +189,7 @@ class Panel:
             try:
                 found.append(work(told.append))
             except BaseException as error:
-                found.append(error if isinstance(error, Exception) else RuntimeError(f"{doing} was broken off"))
+                found.append(error if isinstance(error, Exception) else RuntimeError(f"{doing} was interrupted"))
 
         worker = threading.Thread(target=job, daemon=True)
         worker.start()

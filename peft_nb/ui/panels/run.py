@@ -49,11 +49,11 @@ class RunPanel(Panel):
         self._facts, self._samples, self._summary = (ipywidgets.HTML() for _ in range(3))
         self.chart = LossChart()
         self.stop = button("Stop", self._stop, help="End the run after its current step; what it learned is kept")
-        self.resume = button("Resume", self._resume, help="Go on from the last checkpoint")
+        self.resume = button("Resume", self._resume, help="Resume from the last checkpoint")
         self.save = button("Save", self._save, help="Write the adapter as a PEFT folder")
         self.merge = button("Merge", self._merge, help="Write a plain model with the adapter in its weights")
-        self.compare = button("Compare", self._compare, help="Ask the run and its bare base the same")
-        self.chat = button("Chat", self._chat, help="Talk to the run and to its bare base")
+        self.compare = button("Compare", self._compare, help="Ask the run and its base model the same")
+        self.chat = button("Chat", self._chat, help="Talk to the run and to its base model")
         self.called = ipywidgets.Text(
             value=run.spec.name or run.id,
             description="Save as",
@@ -75,7 +75,7 @@ class RunPanel(Panel):
 
     def draw(self, view: RunView, clock_s: float | None = None) -> None:
         """Show what is known; parameters as of :func:`peft_nb.ui.status.html`."""
-        self._facts.value = status.html(view, clock_s if view.active else None, spark=False)
+        self._facts.value = status.html(view, clock_s if view.active else None)
         self._samples.value = status.samples(view)
         self._samples.layout.display = None if view.samples else "none"
         if not view.active or time.monotonic() - self._charted >= CHART_S:
@@ -117,15 +117,15 @@ class RunPanel(Panel):
     def _ask_to_stop(self) -> str:
         again = self.stop.description != "Stop"
         self._run.stop(now=again)
-        self.stop.description = "Stop at once"
-        return "giving up the current step" if again else "stopping after this step; press again to give it up"
+        self.stop.description = "Abort"
+        return "aborting; the last checkpoint is kept" if again else "stopping after this step; press again to abort"
 
     def _resume(self) -> None:
         self.attempt(self._ask_to_go_on)
 
     def _ask_to_go_on(self) -> str:
         self._go_on()
-        return "going on from the last checkpoint"
+        return "resuming from the last checkpoint"
 
     def _save(self) -> None:
         folder = f"{self.called.value.strip()}-adapter"
@@ -141,7 +141,7 @@ class RunPanel(Panel):
             asked = {self._run.id: self._run, BASE: None}
             told = gather(asked, None, lambda share, what: tell(f"{what} ({share:.0%})"), **OPTIONS)
             self._comparison = Comparison(told)
-            return "compared with its bare base; see below"
+            return "compared with its base model; see below"
 
         self.in_background("comparing", ask, self._show_comparison)
 
