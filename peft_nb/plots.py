@@ -59,7 +59,7 @@ def loss_curve(
     Parameters
     ----------
     losses, eval_losses : sequence of (step, loss)
-        Training and held-out losses, in nats per supervised token or labelled text.
+        Train and eval losses, in nats per supervised token or labelled text.
     size : tuple of float
         Width and height in inches.
 
@@ -70,9 +70,9 @@ def loss_curve(
     """
     figure, axes = _axes(size, "step", "loss (nats)")
     if losses:
-        axes.plot(*zip(*losses, strict=True), color=BLUE, linewidth=1.5, label="training")
+        axes.plot(*zip(*losses, strict=True), color=BLUE, linewidth=1.5, label="train loss")
     if eval_losses:
-        axes.plot(*zip(*eval_losses, strict=True), "o-", color=VERMILION, linewidth=1, markersize=4, label="held-out")
+        axes.plot(*zip(*eval_losses, strict=True), "o-", color=VERMILION, linewidth=1, markersize=4, label="eval loss")
     if losses or eval_losses:
         axes.legend(frameon=False, labelcolor=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -88,18 +88,18 @@ def loss_curves(
     Parameters
     ----------
     curves : mapping of str to (losses, eval_losses)
-        Of each run by its name, as for :func:`loss_curve`. Training losses are drawn as a running mean.
+        Of each run by its name, as for :func:`loss_curve`. Train losses are drawn as a running mean.
     size : tuple of float
         Width and height in inches.
 
     Returns
     -------
     Picture
-        Training losses on the left; held-out ones on the right, where there are any.
+        Train losses on the left; eval losses on the right, where there are any.
     """
     figure = Picture(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    titles = ["training loss (nats)"] + ["held-out loss (nats)"] * any(evals for _, evals in curves.values())
+    titles = ["train loss (nats)"] + ["eval loss (nats)"] * any(evals for _, evals in curves.values())
     drawn = [
         _styled(figure.add_subplot(1, len(titles), place, xlabel="step", ylabel=title))
         for place, title in enumerate(titles, 1)
@@ -195,7 +195,7 @@ def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Picture:
     ----------
     names : sequence of str
         The classes; shown as they are, up to 40 of them.
-    counts : sequence of (true class, given class, number of texts)
+    counts : sequence of (true class, predicted class, number of texts)
         Classes by their places in ``names``; pairs that never occur are left out.
 
     Returns
@@ -208,7 +208,7 @@ def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Picture:
     side = min(max(3.4, 1.8 + 0.27 * size), 10.0)
     figure = Picture(figsize=(side + 0.8, side), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="given", ylabel="true")
+    axes = figure.add_subplot(xlabel="predicted", ylabel="true")
     totals: dict[int, int] = {}
     for true, _, count in counts:
         totals[true] = totals.get(true, 0) + count

@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peft_nb.events import ACTIVE, KINDS, Event, Status, StatusChanged, StepLogged, from_json, to_json
+from peft_nb.events import ACTIVE, KINDS, Event, Level, Status, StatusChanged, StepLogged, from_json, to_json
 
 VALUES: dict[Any, st.SearchStrategy[Any]] = {
     str: st.text(),
     int: st.integers(),
     float: st.floats(allow_nan=False),
     Status: st.sampled_from(get_args(Status)),
+    Level: st.sampled_from(get_args(Level)),
+    dict[str, float]: st.dictionaries(st.text(), st.floats(allow_nan=False)),
 }
 
 

@@ -7,6 +7,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 import pytest
+from IPython.core.formatters import DisplayFormatter
 
 from peft_nb.system import display, frontend
 from peft_nb.system.display import PANELS, Displayed, panel_of
@@ -25,8 +26,11 @@ class WordsPanel:
     def __init__(self, words: Words, *more: object) -> None:
         self.words, self.more = words, more
 
-    def _repr_mimebundle_(self) -> dict[str, Any]:
-        return {"view": "a widget", "text/plain": "<panel>"}
+    def _ipython_display_(self) -> None:
+        displayed.append(self)
+
+
+displayed: list[Any] = []
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +45,13 @@ def test_a_result_is_shown_by_the_panel_of_its_type_or_of_a_type_above_it() -> N
     assert Words().panel is not Words().panel
 
 
-def test_the_panel_stands_in_for_nothing_but_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Words()._repr_mimebundle_() == {}
+def test_the_panel_shows_a_result_only_where_there_are_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    words, formatter = Words(), DisplayFormatter()
+    assert formatter.format(words)[0] == {"text/plain": "words"}
     monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
-    assert Words()._repr_mimebundle_() == {"view": "a widget"}
+    assert formatter.format(words) == ({}, {})
+    (panel,) = displayed
+    assert panel.result is words
 
 
 @pytest.mark.parametrize(("result", "panel"), PANELS.items())

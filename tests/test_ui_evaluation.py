@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from peft_nb.metrics import METRICS
 from peft_nb.ui import evaluation
 
+NAME = (METRICS["forgetting"].phrase or METRICS["forgetting"].title).capitalize()
 LINE = {"metric": "forgetting", "wanted": "< 0.05", "got": 0.01, "passed": True, "why": ""}
 
 
@@ -17,14 +19,14 @@ def test_only_what_was_measured_is_said() -> None:
 @pytest.mark.parametrize("unit", ["token", "text"])
 def test_latency_is_given_for_a_unit(unit: str) -> None:
     metrics = {"latency_ms": 4.0, "base_latency_ms": 3.0}
-    assert evaluation.cost(metrics, unit) == [("cost", f"4 ms a {unit}, 3 without the adapter")]
+    assert evaluation.cost(metrics, unit) == evaluation.labelled("latency_ms", f"4 ms per {unit}, base model 3")
 
 
 def test_the_verdict_names_what_fell_short() -> None:
     assert evaluation.verdict({"criteria": [LINE]}) == (
-        "Verdict: passed, everything demanded was reached. Forgetting 0.01, should be below 0.05."
+        f"Verdict: passed, everything demanded was met. {NAME} 0.01, should be below 0.05."
     )
     failed = {**LINE, "got": None, "passed": False, "why": "no texts"}
     assert evaluation.verdict({"criteria": [LINE, failed]}) == (
-        "Verdict: failed, 1 of 2 demands not met. Forgetting was not measured (no texts), should be below 0.05."
+        f"Verdict: failed, 1 of 2 demands not met. {NAME} was not measured (no texts), should be below 0.05."
     )

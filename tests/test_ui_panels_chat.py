@@ -17,6 +17,7 @@ from peft_nb.ui.panels.chat import ChatPanel
 from tests.shell import refused
 from tests.test_runs_compare import Page
 from tests.test_ui_panels_compare import outcome, press, settled
+from tests.widgets import published
 
 Rows = list[dict[str, str]]
 
@@ -95,7 +96,7 @@ def test_stop_ends_the_answer_and_only_one_is_written_at_a_time(panel: ChatPanel
     assert panel.message.value == ""
     panel.message.value = "Wait"
     press(panel, "Send")
-    assert "something else is still being done here" in outcome(panel)
+    assert "something else is still running here" in outcome(panel)
     press(panel, "Stop")
     assert "stopped after" in settled(panel)
     assert [turn.prompt for turn in panel.talk.turns] == ["Hello"]
@@ -132,7 +133,11 @@ def test_the_command_talks_and_keeps(
     assert "nobody" in refused(shell, "%peft chat a nobody")
     assert list(shell.display_formatter.format(talk)[0]) == ["text/plain", "text/html"]
     monkeypatch.setattr(frontend, "frontend", lambda: "vscode")
-    assert "application/vnd.jupyter.widget-view+json" in shell.display_formatter.format(talk)[0]
+    with published() as bundles:
+        shell.display_formatter.format(talk)
+    view, page = bundles
+    assert view["application/vnd.jupyter.widget-view+json"]["model_id"]
+    assert page["text/plain"] == repr(talk)
 
     talk.ask("Hello", max_new_tokens=3)
     talk.panel.variable.value = "so far"

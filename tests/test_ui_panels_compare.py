@@ -24,6 +24,7 @@ from peft_nb.ui.panels.compare import ComparePanel
 from peft_nb.ui.panels.loss_overlay import lines, overlay
 from peft_nb.ui.panels.panel import Panel
 from tests.test_runs_compare import HOSTILE, Page, hostile
+from tests.widgets import published
 
 Rows = list[dict[str, str]]
 
@@ -192,7 +193,10 @@ def test_a_front_end_with_widgets_gets_them_beside_the_page(
     plain, _ = DisplayFormatter().format(three)
     assert set(plain) == {"text/plain", "text/html"}
     monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
-    shown, _ = DisplayFormatter().format(three)
-    assert shown["text/plain"] == plain["text/plain"]
-    assert shown["text/html"] == plain["text/html"]
+    with published() as bundles:
+        DisplayFormatter().format(three)
+    shown, page = bundles
+    assert shown["text/plain"] == ""
     assert shown[view]["model_id"] == three.panel.box.model_id
+    assert page["text/plain"] == plain["text/plain"]
+    assert plain["text/html"] in page["text/html"]

@@ -49,19 +49,19 @@ def test_it_draws_both_curves_and_says_the_newest_values(chart: LossChart) -> No
     assert (len(raw.x), len(smooth.x), list(evals.x)) == (300, 300, [50, 100, 150, 200, 250, 300])
     assert 0 < len(touched.x) <= TOUCHED
     assert (chart.step.value, chart.step.max) == (300, 300)
-    assert "loss 0.129 · held-out 0.129" in chart.told.value
+    assert "train loss 0.129 · eval loss 0.129" in chart.told.value
 
 
 def test_the_chosen_step_stays_and_the_newest_moves_on(chart: LossChart) -> None:
     chart.draw(curve(400), curve(400, 50))
     assert chart.step.value == 400
     chart.step.value = 120
-    assert "loss 0.308 · held-out 0.364 (step 100)" in chart.told.value
+    assert "train loss 0.308 · eval loss 0.364 (step 100)" in chart.told.value
     chart.draw(curve(500), curve(500, 50))
     assert chart.step.value == 120
     chart.draw(curve(100), Curve())  # a resumed run begins before that
     assert chart.step.value == 100
-    assert "held-out" not in chart.told.value
+    assert "eval loss" not in chart.told.value
 
 
 def test_every_control_changes_what_is_drawn(chart: LossChart) -> None:

@@ -26,7 +26,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[RunPanel]:
     """The panels that a front end with widgets was given."""
     panels: list[RunPanel] = []
     monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
-    monkeypatch.setattr("IPython.display.display", panels.append)
+    monkeypatch.setattr("IPython.display.display", lambda panel: (panels.append(panel), panel._ipython_display_()))
     return panels
 
 

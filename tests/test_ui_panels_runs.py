@@ -17,7 +17,7 @@ from peft_nb.ui.panels.runs import RunsPanel
 from tests.conftest import stop_at
 from tests.stores import finish
 from tests.test_ui_runs import trained
-from tests.widgets import button_of, words_of
+from tests.widgets import button_of, published, words_of
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)> مرحبا 👩‍🔧 " + "w" * 300
 SPEC = "data: rows\n"
@@ -199,9 +199,12 @@ def test_the_command_gives_the_table_and_where_widgets_are_shown_the_panel(
     }
     assert set(format(table)[0]) == {"text/plain", "text/html"}
     monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
-    bundle = format(table)[0]
-    assert bundle.pop("application/vnd.jupyter.widget-view+json")["model_id"]
-    assert bundle == shown
+    with published() as bundles:
+        format(table)
+    view, page = bundles
+    assert view["application/vnd.jupyter.widget-view+json"]["model_id"]
+    assert page["text/plain"] == shown["text/plain"]
+    assert shown["text/html"] in page["text/html"]
     assert set(format(plain)[0]) == {"text/plain", "text/html"}
 
 

@@ -17,6 +17,7 @@ from peft_nb.ui.report import Report, bins
 from tests.templates import tokenizer
 from tests.test_data_quality_checks import KEY, sound
 from tests.test_ui_status import EVIL, Balanced
+from tests.widgets import published
 
 NOWHERE = "nobody/has-this-model"
 
@@ -228,6 +229,9 @@ def test_the_static_report_stands_in_where_there_are_no_widgets(mixed: Report, m
     assert "data:image/png;base64," in static["text/html"]
     assert set(static) == {"text/plain", "text/html"}
     monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
-    bundle = formatter.format(mixed)[0]
-    assert bundle.pop("application/vnd.jupyter.widget-view+json")["model_id"]
-    assert bundle == static
+    with published() as bundles:
+        formatter.format(mixed)
+    view, page = bundles
+    assert view["application/vnd.jupyter.widget-view+json"]["model_id"]
+    assert page["text/plain"] == static["text/plain"]
+    assert static["text/html"] in page["text/html"]

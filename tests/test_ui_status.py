@@ -2,7 +2,18 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from peft_nb.events import Evaluated, Event, Notice, Planned, Preparing, Resumed, StatusChanged, StepLogged
+from peft_nb.events import (
+    Evaluated,
+    Event,
+    Notice,
+    Planned,
+    Preparing,
+    Resumed,
+    Scored,
+    StatusChanged,
+    StepLogged,
+    TimeLeft,
+)
 from peft_nb.ui import status
 from peft_nb.ui.view import Curve, RunView, replay
 
@@ -81,11 +92,10 @@ def test_a_run_that_has_ended_has_no_time_left() -> None:
 def test_everything_is_said_in_words() -> None:
     words = Balanced(status.html(training())).words
     for said in (
-        "lora on smollm2-135m",
+        "lora on smollm2-135m (lora-3f9a2c)",
         "step 45 of 126",
         "2 min 2 s left",
-        "2.875",
-        "from 3.975",
+        "2.987",
         "3.520",
         "900",
         "2.9 GB",
@@ -93,7 +103,7 @@ def test_everything_is_said_in_words() -> None:
     ):
         assert said in words
     assert status.text(training()) == (
-        "step 45 of 126 · loss 2.875 · held-out 3.520 · 900 tokens/s · 2.9 GB of 24.0 GB · 2 min 2 s left"
+        "step 45 of 126 · eval loss 3.520 · train loss 2.987 · 900 tokens/s · 2.9 GB of 24.0 GB · 2 min 2 s left"
     )
 
 
@@ -102,6 +112,47 @@ def test_foreign_text_is_escaped() -> None:
     html = status.html(view)
     assert "<script" not in html
     assert Balanced(html).words.count("<script>") >= 4
+
+
+def test_the_headline_is_the_eval_loss_with_its_change_and_the_train_loss_is_a_mean() -> None:
+    view = replay([Evaluated(45, 3.02)], training(45))
+    words = Balanced(status.html(view)).words
+    assert words.index("eval loss") < words.index("train loss")
+    assert "-0.500 from 3.520" in words
+    assert "2.987 mean of 10 steps" in words  # of the steps from 36 to 45
+    view = replay([Evaluated(46, 3.3)], view)
+    assert "best 3.020 at step 45" in Balanced(status.html(view)).words
+
+
+def test_scores_are_shown_as_they_come() -> None:
+    view = replay([Scored(20, {"accuracy": 0.5}), Scored(40, {"accuracy": 0.875})], training(45))
+    assert "accuracy0.875" in Balanced(status.html(view)).words
+    assert " · accuracy 0.875 · " in status.text(view)
+
+
+def test_the_clock_and_the_label_go_on_while_the_run_evaluates_and_the_time_left_is_the_told_one() -> None:
+    view = replay([Preparing("evaluating on 60 rows"), TimeLeft(75.0)], training(45))
+    assert status.stage(view, 68.0) == "step 45 of 126, evaluating on 60 rows, 1 min 8 s so far"
+    assert "1 min 15 s left" in Balanced(status.html(view)).words
+    assert "almost done" in Balanced(status.html(replay([Preparing("saving"), TimeLeft(0.2)], view))).words
+
+
+def test_warnings_stand_out_with_their_fix() -> None:
+    told = [Notice("the CPU has no bfloat16"), Notice(f"54 of 160 rows truncated {EVIL}", "warning", "max_length: 512")]
+    html = status.html(replay(told, training()))
+    words = Balanced(html).words
+    assert words.index("Warning: 54 of 160") < words.index("Note: the CPU")
+    assert "Fix: max_length: 512" in words
+    assert status.WARNING in html
+
+
+def test_what_moves_is_drawn_inside_its_box() -> None:
+    assert status._tile(Curve().add(1, 2.0)) == ""
+    for curve in (Curve().add(1, 2.0).add(2, 2.0), training().losses):
+        points = status._tile(curve).split('points="')[1].split('"')[0].split()
+        for x, y in (map(float, point.split(",")) for point in points):
+            assert 2 <= x <= status.TILE[0] - 2
+            assert 2 <= y <= status.TILE[1] - 2
 
 
 def test_sparkline_stays_inside_its_box_and_needs_two_points() -> None:

@@ -15,8 +15,10 @@ from peft_nb.events import (
     Planned,
     Preparing,
     Resumed,
+    Scored,
     StatusChanged,
     StepLogged,
+    TimeLeft,
 )
 from peft_nb.ui.view import CURVE_POINTS, NOTICES, Curve, RunView, replay
 
@@ -132,3 +134,28 @@ def test_a_loss_that_is_no_number_stays_out_of_the_curve() -> None:
 def test_nothing_is_known_at_first() -> None:
     view = RunView()
     assert (view.step, view.total_steps, view.fraction, view.eta_s, view.active) == (0, 0, 0, None, True)
+
+
+def test_a_smoothed_curve_begins_at_the_mean_of_its_first_values() -> None:
+    curve = Curve()
+    for step, value in enumerate([4.0, 2.0, 6.0, 0.0, 1.0], 1):
+        curve = curve.add(step, value)
+    assert curve.smoothed(3).points() == [
+        (1, 4.0),
+        (2, 4.0),
+        (3, 4.0),
+        (4, pytest.approx(8 / 3)),
+        (5, pytest.approx(7 / 3)),
+    ]
+    assert curve.smoothed(9).points()[0] == (1, pytest.approx(2.6))
+    assert (len(Curve().smoothed(3)), curve.mean(2), curve.until(2).mean(9)) == (0, 0.5, 3.0)
+
+
+def test_scores_are_curves_that_a_resume_cuts_and_the_time_left_is_the_latest_told() -> None:
+    view = replay([PLAN, Scored(10, {"accuracy": 0.5}), Scored(20, {"accuracy": 0.75})])
+    assert view.scores["accuracy"].points() == [(10, 0.5), (20, 0.75)]
+    assert replay([Resumed(10)], view).scores["accuracy"].points() == [(10, 0.5)]
+    view = replay([logged(21), TimeLeft(40.0)], view)
+    assert view.eta_s == 40.0
+    assert replay([Preparing("judging"), TimeLeft(9.0)], view).eta_s == 9.0
+    assert replay([StatusChanged("finished")], view).eta_s is None

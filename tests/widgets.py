@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
 
 import ipywidgets
 
@@ -23,3 +26,21 @@ def button_of(box: ipywidgets.Widget, label: str) -> ipywidgets.Button:
     """The first button on which this stands."""
     buttons = (one for one in walk(box) if isinstance(one, ipywidgets.Button))
     return next(one for one in buttons if one.description.removesuffix(" …") == label)
+
+
+@contextmanager
+def published() -> Iterator[list[dict[str, Any]]]:
+    """What is published meanwhile: the bundles, in which an update takes the place of what it updates."""
+    bundles: list[dict[str, Any]] = []
+    places: dict[str, int] = {}
+
+    def publish(data: dict[str, Any], *, transient: dict[str, str] | None = None, update: bool = False) -> None:
+        key = (transient or {}).get("display_id", "")
+        if update:
+            bundles[places[key]] = data
+        else:
+            places[key] = len(bundles)
+            bundles.append(data)
+
+    with patch("IPython.display.publish_display_data", publish):
+        yield bundles

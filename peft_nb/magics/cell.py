@@ -40,7 +40,7 @@ def train(shell: InteractiveShell, line: str, body: str) -> None:
     Raises
     ------
     PeftNbError
-        For whatever the user can mend, in one line.
+        For whatever the user can fix, in one line.
     """
     refuse_unfilled(shell, line)
     parsed = notation.parse_cell(line, body, RunSpec.describe())

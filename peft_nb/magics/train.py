@@ -1,4 +1,4 @@
-"""``%peft`` before and for training: train what a file describes, forecast it, fill in a form, begin from a recipe."""
+"""``%peft`` before and for training: train what a file describes, estimate it, fill in a form, begin from a recipe."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def train(
 
 @command(Argument("data|file", required=False), sections=SECTIONS, takes="one name")
 def estimate(shell: InteractiveShell, fields: dict[str, Any], data: str | None = None) -> Any:
-    """Forecast memory and time of a run on DATA, or of one that a YAML file describes; trains nothing."""
+    """Estimate memory and time of a run on DATA, or of one that a YAML file describes; trains nothing."""
     if data and Path(data).suffix in (".yaml", ".yml"):
         spec = RunSpec(**notation.read_run(data, fields, RunSpec.describe()))
     else:
@@ -46,7 +46,7 @@ def estimate(shell: InteractiveShell, fields: dict[str, Any], data: str | None =
 
 @command(Argument("recipe|file", required=False))
 def panel(shell: InteractiveShell, recipe: str | None = None) -> Any:
-    """Describe a run in a form: checked and forecast as it is filled in, kept as a cell, started from there."""
+    """Describe a run in a form: checked and estimated as it is filled in, kept as a cell, started from there."""
     from peft_nb.ui.panels.config import ConfigPanel, named
 
     return ConfigPanel(named(recipe) if recipe else None, shell.user_ns)

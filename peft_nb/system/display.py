@@ -42,8 +42,9 @@ class Displayed:
         """A new panel over all of this; what a front end that has widgets shows."""
         return panel_of(self)
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def _ipython_display_(self) -> None:
         if not frontend.widgets():
-            return {}
-        bundle = self.panel._repr_mimebundle_()
-        return {kind: value for kind, value in bundle.items() if kind != "text/plain"}  # the text is the result's own
+            raise NotImplementedError  # then IPython shows its own text and HTML
+        panel = self.panel
+        panel.result = self
+        panel._ipython_display_()

@@ -27,15 +27,21 @@ def rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """
     found = []
     if metrics.get("score") is not None and "accuracy" not in metrics:
-        found += [("score", _change(metrics, "score"))]
+        found += labelled("score", _change(metrics, "score"))
     if (rise := metrics.get("forgetting")) is not None:
         worst = [f"{name} ({more:+.2f})" for name, more in metrics.get("worst_hit", ())[:3]]
-        hit = f"; worst hit {', '.join(worst)}" if worst else ""
+        hit = f"; largest increase: {', '.join(worst)}" if worst else ""
         between = _interval(metrics.get("forgetting_interval"), "+.3f")
-        found += [("forgetting", f"{rise:+.3f} nats a token{between} on texts of other kinds{hit}")]
+        found += labelled("forgetting", f"{rise:+.3f} nats per token{between}, lower is better{hit}")
     if metrics.get("regression_score") is not None:
-        found += [("questions", f"{_change(metrics, 'regression_score')} of general questions right")]
+        found += labelled("regression_score", _change(metrics, "regression_score"))
     return found
+
+
+def labelled(key: str, value: str) -> list[tuple[str, str]]:
+    """Make the line of a metric: its title with its key, and its value."""
+    title = METRICS[key].title
+    return [(title if title == key else f"{title} ({key})", value)]
 
 
 def _change(metrics: Mapping[str, Any], name: str) -> str:
@@ -49,16 +55,15 @@ def _interval(bounds: Any, digits: str) -> str:
 
 
 def cost(metrics: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
-    """List what a run and its adapter cost, as label and value; latency is given for one `unit`, such as a token."""
-    facts = []
-    for name, what in (("wall_seconds", "in all"), ("cpu_seconds", "of processor time"), ("gpu_seconds", "on the GPU")):
-        if metrics.get(name) is not None:
-            facts += [f"{wording.duration(metrics[name])} {what}"]
-    if metrics.get("adapter_mb") is not None and facts:
-        facts += [f"adapter of {wording.memory(metrics['adapter_mb'])}"]
+    """List what a run and its adapter take, as label and value; latency is given for one `unit`, such as a token."""
+    found = []
+    for key in ("wall_seconds", "cpu_seconds", "gpu_seconds", "adapter_mb"):
+        if metrics.get(key) is not None:
+            found += labelled(key, wording.measured(metrics[key], METRICS[key].unit))
     if metrics.get("latency_ms") is not None:
-        facts += [f"{metrics['latency_ms']:.3g} ms a {unit}, {metrics['base_latency_ms']:.3g} without the adapter"]
-    return [("cost", ", ".join(facts))] if facts else []
+        base = f", base model {metrics['base_latency_ms']:.3g}" if metrics.get("base_latency_ms") is not None else ""
+        found += labelled("latency_ms", f"{metrics['latency_ms']:.3g} ms per {unit}{base}")
+    return found
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
@@ -80,7 +85,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     short = [_line(line) for line in lines if not line["passed"]]
     if short:
         return f"Verdict: failed, {len(short)} of {wording.count(len(lines), 'demand')} not met. {'. '.join(short)}."
-    return f"Verdict: passed, everything demanded was reached. {'. '.join(map(_line, lines))}."
+    return f"Verdict: passed, everything demanded was met. {'. '.join(map(_line, lines))}."
 
 
 def _line(line: Mapping[str, Any]) -> str:

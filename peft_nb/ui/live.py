@@ -83,11 +83,11 @@ class Live:
         self.follow(run)
 
     def refresh(self) -> None:
-        """Draw the running state if it is due and anything has changed."""
+        """Draw the running state if it is due and anything has changed, if only the clock."""
         clock = time.monotonic() - self._began
         view = self.view
         last, drawn, second = self._drawn
-        changed = view is not drawn or (view.latest is None and int(clock) > second)
+        changed = view is not drawn or int(clock) > second
         if changed and (last < 0 or clock - last >= self._surface.interval_s):
             self._drawn = (clock, view, int(clock))
             with self._drawing():
@@ -236,4 +236,6 @@ def show(run: Run, name: str | None = None, on: Surface | None = None) -> None:
 
 def _identified(view: RunView, run: Run) -> RunView:
     spec = run.spec
-    return replace(view, id=run.id, method=spec.method, model=spec.model, data=spec.data, task=spec.task)
+    return replace(
+        view, id=run.id, name=spec.name or "", method=spec.method, model=spec.model, data=spec.data, task=spec.task
+    )

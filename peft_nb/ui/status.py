@@ -8,22 +8,27 @@ from __future__ import annotations
 
 from html import escape
 
-from peft_nb.events import Sampled, StepLogged
+from peft_nb.events import Notice, Sampled, StepLogged
+from peft_nb.metrics import METRICS
 from peft_nb.ui import wording
 from peft_nb.ui.style import BOX, MUTED, NUMBERS
-from peft_nb.ui.view import Curve, RunView
+from peft_nb.ui.view import RECENT, Curve, RunView
 
 TRACK = "height:8px;border-radius:4px;overflow:hidden;margin:6px 0 8px;background:rgba(128,128,128,.3)"
 FILL = "height:100%;border-radius:4px;background:var(--jp-brand-color1,#1976d2)"
 GRID = "display:grid;grid-template-columns:repeat(auto-fit,minmax(132px,1fr));gap:8px 20px;margin-bottom:4px"
+WARNING = "margin:6px 0;padding:4px 10px;border-left:4px solid #d55e00;background:rgba(213,94,0,.12)"
 SPARK = (150, 36)  # pixels
 TILE = (120, 22)
 TILE_POINTS = 60
+NOTES = 4
 
 
 def title(view: RunView) -> str:
-    """Name a run by its method and model, such as ``"lora on smollm2-135m"``."""
-    return f"{view.method} on {view.model}" if view.method else "peft_nb"
+    """Name a run, its method and its model, such as ``"lora on smollm2-135m (lora-3f9a2c)"``."""
+    what = f"{view.method} on {view.model}" if view.method else "peft_nb"
+    known = ", ".join(filter(None, (view.name, view.id)))
+    return f"{what} ({known})" if known else what
 
 
 def stage(view: RunView, clock_s: float | None = None) -> str:
@@ -34,17 +39,16 @@ def stage(view: RunView, clock_s: float | None = None) -> str:
     view : RunView
         What is known about the run.
     clock_s : float, optional
-        Seconds for which the run has been in front of the user; shown while nothing else moves.
+        Seconds for which the run has been in front of the user.
 
     Returns
     -------
     str
-        Such as ``"loading the model, 6 s so far"`` or ``"step 45 of 126"``.
+        Such as ``"loading the model, 6 s so far"`` or ``"step 45 of 126, evaluating, 1 min 8 s so far"``.
     """
     steps = f"step {view.step:,} of {view.total_steps:,}" if view.total_steps else ""
     said = ", ".join(filter(None, (steps, view.what if view.active else view.status))) or view.status
-    waiting = view.latest is None and clock_s is not None and clock_s >= 1
-    return f"{said}, {wording.duration(int(clock_s or 0))} so far" if waiting else said
+    return f"{said}, {wording.duration(int(clock_s))} so far" if clock_s is not None and clock_s >= 1 else said
 
 
 def text(view: RunView, clock_s: float | None = None) -> str:
@@ -60,20 +64,34 @@ def text(view: RunView, clock_s: float | None = None) -> str:
     Returns
     -------
     str
-        Such as ``"step 45 of 126 · loss 1.234 · 890 tokens/s · 2.9 GB of 24.0 GB · 1 min 20 s left"``.
+        Such as ``"step 45 of 126 · eval loss 1.300 · train loss 1.234 · 890 tokens/s · 1 min 20 s left"``.
     """
     parts = [stage(view, clock_s)]
     if view.latest:
-        parts += [f"loss {wording.loss(view.latest.loss)}"]
         if view.eval_loss is not None:
-            parts += [f"held-out {wording.loss(view.eval_loss)}"]
+            parts += [f"eval loss {wording.loss(view.eval_loss)}"]
+        parts += [f"{_named(key)} {_score(curve.last)}" for key, curve in view.scores.items() if curve]
+        if view.train_loss is not None:
+            parts += [f"train loss {wording.loss(view.train_loss)}"]
         parts += [f"{view.tokens_per_second:,.0f} tokens/s", " ".join(_memory(view, view.latest)).strip()]
     if view.eta_s is not None:
-        parts += [f"{wording.duration(view.eta_s)} left"]
+        parts += [_left(view.eta_s)]
     return " · ".join(parts)
 
 
-def html(view: RunView, clock_s: float | None = None, *, spark: bool = True) -> str:
+def _left(seconds: float) -> str:
+    return f"{wording.duration(seconds)} left" if seconds >= 1 else "almost done"
+
+
+def _named(key: str) -> str:
+    return METRICS[key].title if key in METRICS else key
+
+
+def _score(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def html(view: RunView, clock_s: float | None = None) -> str:
     """Draw the running state.
 
     Parameters
@@ -82,16 +100,14 @@ def html(view: RunView, clock_s: float | None = None, *, spark: bool = True) -> 
         What is known about the run; its words may come from anywhere and are escaped.
     clock_s : float, optional
         As in :func:`stage`.
-    spark : bool, default True
-        Whether to draw the curve.
 
     Returns
     -------
     str
         An HTML fragment.
     """
-    far = f" · epoch {view.latest.epoch:.2f} after {wording.duration(view.latest.elapsed_s)}" if view.latest else ""
-    left = f" · {wording.duration(view.eta_s)} left" if view.eta_s is not None else ""
+    far = f" · epoch {view.latest.epoch:.2f}" if view.latest else ""
+    left = f" · {_left(view.eta_s)}" if view.eta_s is not None else ""
     percent = f"{100 * view.fraction:.0f}"
     now = f'aria-valuenow="{percent}" ' if view.total_steps else ""
     head = (
@@ -104,18 +120,47 @@ def html(view: RunView, clock_s: float | None = None, *, spark: bool = True) -> 
         f'aria-valuetext="{escape(stage(view))}" style="{TRACK}">'
         f'<div style="{FILL};width:{percent}%"></div></div>'
     )
-    cells = f'<div style="{GRID}">{"".join(_cells(view, view.latest, spark))}</div>' if view.latest else ""
-    notices = "".join(f"<div>Note: {escape(notice)}</div>" for notice in view.notices[-4:])
-    return f'<div style="{BOX}">{head}{bar}{cells}{notices}</div>'
+    cells = f'<div style="{GRID}">{"".join(_cells(view, view.latest))}</div>' if view.latest else ""
+    return f'<div style="{BOX}">{head}{bar if view.active else ""}{cells}{notices(view)}</div>'
 
 
-def _cells(view: RunView, latest: StepLogged, spark: bool) -> list[str]:
-    first = f"from {wording.loss(view.first_loss)}" if view.first_loss is not None else ""
-    cells = [_cell("loss", wording.loss(latest.loss), first)]
-    if spark:
-        cells.append(f'<div style="align-self:center">{sparkline(view.losses, view.evals)}</div>')
+def notices(view: RunView, *warned: str) -> str:
+    """Draw what the run told: warnings, those given first, so that they stand out; below them the newest notes.
+
+    Parameters
+    ----------
+    view : RunView
+        What is known about the run.
+    *warned : str
+        Warnings beside those that the events told.
+
+    Returns
+    -------
+    str
+        An HTML fragment; empty where there is nothing to tell.
+    """
+    warnings = [Notice(text, "warning") for text in warned]
+    warnings += [one for one in view.notices if one.level == "warning" and one.text not in warned]
+    notes = [one for one in view.notices if one.level == "info" and one.text not in warned][-NOTES:]
+    return "".join(
+        f'<div role="note" style="{WARNING if one in warnings else MUTED}">'
+        f"{'<strong>Warning:</strong> ' if one in warnings else 'Note: '}{escape(one.text)}{_fix(one)}</div>"
+        for one in (*warnings, *notes)
+    )
+
+
+def _fix(notice: Notice) -> str:
+    return f" <strong>Fix:</strong> <code>{escape(notice.fix)}</code>" if notice.fix else ""
+
+
+def _cells(view: RunView, latest: StepLogged) -> list[str]:
+    cells = []
     if view.eval_loss is not None:
-        cells.append(_cell("held-out loss", wording.loss(view.eval_loss), _best(view), view.evals))
+        cells.append(_cell("eval loss", wording.loss(view.eval_loss), _change(view), view.evals))
+    cells += [_cell(_named(key), _score(curve.last), "", curve) for key, curve in view.scores.items() if curve]
+    if view.train_loss is not None:
+        over = f"mean of {min(RECENT, len(view.losses))} steps" if len(view.losses) > 1 else ""
+        cells.append(_cell("train loss", wording.loss(view.train_loss), over, view.losses.smoothed(RECENT)))
     used, limit = _memory(view, latest)
     return [
         *cells,
@@ -126,18 +171,20 @@ def _cells(view: RunView, latest: StepLogged, spark: bool) -> list[str]:
     ]
 
 
-def _best(view: RunView) -> str:
-    """What the held-out loss was before: at its lowest, once it rises again, else of the base."""
+def _change(view: RunView) -> str:
+    """How the eval loss compares: with its lowest, once it rises again, else with the base model."""
     steps, values = view.evals.arrays()
     lowest = values.argmin() if len(values) else 0
     if lowest + 1 < len(values):
-        return f"best {wording.loss(values[lowest])} at {steps[lowest]:,}"
-    return f"base {wording.loss(view.base_eval_loss)}" if view.base_eval_loss is not None else ""
+        return f"best {wording.loss(values[lowest])} at step {steps[lowest]:,}"
+    if view.base_eval_loss is None or len(values) < 2:
+        return "base model" if len(values) == 1 and steps[0] == 0 else ""
+    return f"{values[-1] - view.base_eval_loss:+.3f} from {wording.loss(view.base_eval_loss)}"
 
 
 def _cell(label: str, value: str, aside: str, curve: Curve | None = None) -> str:
     return (
-        f'<div style="white-space:nowrap;{NUMBERS}"><div style="{MUTED}">{label}</div>'
+        f'<div style="white-space:nowrap;{NUMBERS}"><div style="{MUTED}">{escape(label)}</div>'
         f'<strong style="font-size:1.25em">{value}</strong> <span style="{MUTED}">{aside}</span>'
         f"{_tile(curve) if curve else ''}</div>"
     )
@@ -149,12 +196,15 @@ def _tile(curve: Curve) -> str:
     if len(points) < 2:
         return ""
     steps, values = zip(*points, strict=True)
-    low, across, down = min(values), wide / (steps[-1] - steps[0] or 1), (tall - 4) / (max(values) - min(values) or 1)
-    path = " ".join(f"{(step - steps[0]) * across:.1f},{tall - 2 - (value - low) * down:.1f}" for step, value in points)
+    low, across, down = min(values), (wide - 4) / (steps[-1] - steps[0] or 1), max(values) - min(values)
+    down = (tall - 4) / (down or 1)
+    path = " ".join(
+        f"{2 + (step - steps[0]) * across:.1f},{tall - 2 - (value - low) * down:.1f}" for step, value in points
+    )
     return (
         f'<svg aria-hidden="true" viewBox="0 0 {wide} {tall}" preserveAspectRatio="none" fill="none" '
-        f'style="display:block;width:100%;height:{tall}px"><polyline points="{path}" stroke-width="1.5" '
-        'stroke="var(--jp-brand-color1,#1976d2)" vector-effect="non-scaling-stroke"/></svg>'
+        f'style="display:block;width:100%;max-width:240px;height:{tall}px"><polyline points="{path}" '
+        'stroke-width="1.5" stroke="var(--jp-brand-color1,#1976d2)" vector-effect="non-scaling-stroke"/></svg>'
     )
 
 
@@ -164,7 +214,7 @@ def _memory(view: RunView, latest: StepLogged) -> tuple[str, str]:
 
 
 def samples(view: RunView) -> str:
-    """Draw what the model answered to the same held-out prompts as it learned.
+    """Draw what the model answered to the same prompts of the evaluation set as it learned.
 
     Parameters
     ----------
@@ -183,7 +233,7 @@ def samples(view: RunView) -> str:
 
 
 def _sample(prompt: str, answers: list[Sampled]) -> str:
-    said = [(f"step {one.step:,}" if one.step else "base", one.answer) for one in answers]
+    said = [(f"step {one.step:,}" if one.step else "base model", one.answer) for one in answers]
     said += [("expected", answers[0].reference)] * bool(answers[0].reference)
     left, wrapped = "text-align:left;vertical-align:top", "text-align:left;overflow-wrap:anywhere"
     rows = "".join(
@@ -198,12 +248,12 @@ def _sample(prompt: str, answers: list[Sampled]) -> str:
 
 
 def sparkline(losses: Curve, evals: Curve) -> str:
-    """Draw the loss curve as a line and the held-out losses as rings, without axes.
+    """Draw the loss curve as a line and the eval losses as rings, without axes.
 
     Parameters
     ----------
     losses, evals : Curve
-        Training and held-out loss; both share one scale.
+        Train and eval loss; both share one scale.
 
     Returns
     -------

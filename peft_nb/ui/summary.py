@@ -12,16 +12,19 @@ from typing import Any
 from peft_nb.metrics import METRICS
 from peft_nb.tasks import TASKS
 from peft_nb.ui import evaluation, wording
-from peft_nb.ui.status import title
-from peft_nb.ui.style import BOX
-from peft_nb.ui.view import RunView
+from peft_nb.ui.evaluation import labelled
+from peft_nb.ui.status import notices, title
+from peft_nb.ui.style import BOX, NUMBERS
+from peft_nb.ui.view import RECENT, RunView
 
-SHOWN = 8  # classes named
+SHOWN = 8  # classes named, or listed without being folded
+SCORES = ("perplexity", "token_accuracy", "accuracy", "macro_f1", "micro_f1")  # those that need no words of their own
+FORECASTS = {"train_seconds": "forecast_seconds", "peak_memory_mb": "forecast_memory_mb"}
 WIDTH, HEIGHT = 480, 220  # pixels at which the picture is shown; it is drawn at twice that
 
 
 def headline(view: RunView) -> str:
-    """Say how the run ended, such as ``"lora on smollm2-135m stopped: after step 60"``."""
+    """Say how the run ended, such as ``"lora on smollm2-135m (lora-3f9a2c) stopped: after step 60"``."""
     return f"{title(view)} {view.status}" + (f": {view.reason}" if view.reason else "")
 
 
@@ -45,68 +48,58 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         return otherwise if metrics.get(key) is None else metrics[key]
 
     after = fact("eval_loss", view.eval_loss)
-    train = metrics.get("train_loss")
-    seconds = fact("train_seconds", view.latest.elapsed_s if view.latest else None)
-    peak = fact("peak_memory_mb", view.peak_memory_mb or None)
     trainable = fact("trainable_parameters", view.plan.trainable_parameters if view.plan else None)
     whole = view.plan.total_parameters if view.plan else 0
     part = fact("trainable_share", trainable / whole if trainable is not None and whole else None)
-    found: list[tuple[str, str]] = [("run", view.id), ("warning", metrics.get("warning") or "")]
+    found: list[tuple[str, str]] = []
     if view.data:
         found += [("data", _data(view, metrics.get("classes")))]
     if after is not None:
-        known = view.base_eval_loss if len(view.evals) > 1 else None
-        found += [(METRICS["eval_loss"].title, _change(known, after) + _tokens(metrics))]
-    found += _classified(metrics)
+        known = view.base_eval_loss if len(view.evals) > 1 else metrics.get("base_eval_loss")
+        found += labelled("eval_loss", _change(known, after))
+    found += [row for key in SCORES if metrics.get(key) is not None for row in labelled(key, _score(key, metrics))]
     found += evaluation.rows(metrics)
     if view.first_loss is not None:
-        # Single steps are noisy, so the metrics give the mean of the last epoch.
-        change = f"{wording.loss(view.first_loss)} at first"
-        if train is not None:
-            change += f", {wording.loss(train)} over the last epoch"
-        elif view.latest:
-            change += f", {wording.loss(view.latest.loss)} at last"
-        found += [(METRICS["train_loss"].title, change)]
+        found += labelled("train_loss", _trained(view, metrics.get("train_loss")))
     if view.total_steps:
         passed = view.latest.epoch if view.latest else 0
         epochs = f" ({passed:.3g} {'epoch' if passed == 1 else 'epochs'})" if view.latest else ""
         found += [("steps", f"{view.step:,} of {view.total_steps:,}{epochs}")]
-    if seconds is not None:
-        took = _forecast(wording.duration, seconds, metrics.get("forecast_seconds"))
-        found += [(METRICS["train_seconds"].title, took)]
     if trainable is not None:
         share = f" ({wording.share(part)} of the model)" if part is not None else ""
-        found += [("trained", f"{wording.count(trainable, 'parameter')}{share}")]
-    if peak is not None:
-        found += [(METRICS["peak_memory_mb"].title, _forecast(wording.memory, peak, metrics.get("forecast_memory_mb")))]
+        found += labelled("trainable_parameters", f"{trainable:,}{share}")
+    for key, known, say in (
+        ("train_seconds", view.latest.elapsed_s if view.latest else None, wording.duration),
+        ("peak_memory_mb", view.peak_memory_mb or None, wording.memory),
+    ):
+        if (measured := fact(key, known)) is not None:
+            found += labelled(key, _estimated(say, measured, metrics.get(FORECASTS[key])))
     found += evaluation.cost(metrics, TASKS[view.task].unit)
     if view.plan:
-        found += [("computed", f"{view.plan.dtype} on {view.plan.device}, {view.plan.path}")]
-    found += [("note", notice) for notice in view.notices if notice != metrics.get("warning")]
+        found += [("precision and device", f"{view.plan.dtype} on {view.plan.device}"), ("batching", view.plan.path)]
     return [(label, value) for label, value in found if value]
 
 
-def _tokens(metrics: Mapping[str, Any]) -> str:
-    """The held-out loss in other words."""
-    facts = [f"perplexity {metrics['perplexity']:.3g}"] if metrics.get("perplexity") is not None else []
-    if metrics.get("token_accuracy") is not None:
-        facts += [f"{wording.share(metrics['token_accuracy'])} of the tokens right"]
-    return f" ({', '.join(facts)})" if facts else ""
+def _score(key: str, metrics: Mapping[str, Any]) -> str:
+    """A score in its unit; accuracy with one decimal, and said exactly where a text has several labels."""
+    if key == "accuracy":
+        return f"{100 * metrics[key]:.1f} %" + (" with all labels right" if metrics.get("multi_label") else "")
+    return wording.measured(metrics[key], METRICS[key].unit)
 
 
-def _classified(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How often a classifier is right."""
-    if metrics.get("accuracy") is None:
-        return []
-    accuracy = "all labels right" if metrics.get("multi_label") else "accuracy"
-    f1 = [f"{name.replace('_f1', '-F1')} {metrics[name]:.3f}" for name in ("macro_f1", "micro_f1") if name in metrics]
-    return [("held-out", ", ".join([f"{accuracy} {100 * metrics['accuracy']:.1f} %", *f1]))]
+def _trained(view: RunView, train_loss: float | None) -> str:
+    """How the train loss fell; single steps are noisy, so the metrics give the mean of the last epoch."""
+    first = f"{wording.loss(view.first_loss or 0)} first step"
+    if train_loss is not None:
+        return f"{first} → {wording.loss(train_loss)} last-epoch mean"
+    latest = min(RECENT, len(view.losses))
+    return f"{first} → {wording.loss(view.train_loss or 0)} mean of the last {wording.count(latest, 'step')}"
 
 
 def _data(view: RunView, classes: Sequence[str] | None) -> str:
     if not view.plan:
         return view.data
-    held_out = f", {view.plan.eval_examples:,} held out" if view.plan.eval_examples else ""
+    held_out = f", {view.plan.eval_examples:,} in the eval set" if view.plan.eval_examples else ""
     trained_on = wording.count(view.plan.supervised_tokens, "supervised token")
     if classes:
         more = ", …" if len(classes) > SHOWN else ""
@@ -115,11 +108,13 @@ def _data(view: RunView, classes: Sequence[str] | None) -> str:
 
 
 def _change(before: float | None, after: float) -> str:
-    return f"{wording.loss(before)} → {wording.loss(after)}" if before is not None else wording.loss(after)
+    if before is None:
+        return wording.loss(after)
+    return f"{wording.loss(before)} → {wording.loss(after)} ({after - before:+.3f})"
 
 
-def _forecast(say: Callable[[float], str], actual: float, forecast: float | None) -> str:
-    return say(actual) + (f" (forecast {say(forecast)})" if forecast is not None else "")
+def _estimated(say: Callable[[float], str], actual: float, estimate: float | None) -> str:
+    return say(actual) + (f" (estimate {say(estimate)})" if estimate is not None else "")
 
 
 def next_steps(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> list[str]:
@@ -160,13 +155,21 @@ def text(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> 
     str
         Lines of label and value, then the next steps, last the verdict where one was asked for.
     """
+    told = rows(view, metrics)
+    warned = [("warning", metrics["warning"])] if metrics.get("warning") else []
+    warned += [
+        (one.level.replace("info", "note"), one.text + (f"; fix: {one.fix}" if one.fix else ""))
+        for one in view.notices
+        if one.text != metrics.get("warning")
+    ]
     following = next_steps(view, metrics, name)
-    lines = [headline(view), *(f"  {label:<14} {value}" for label, value in rows(view, metrics))]
+    wide = max([14, *(len(label) for label, _ in told)])
     verdict = evaluation.verdict(metrics)
     return "\n".join(
         [
-            *lines,
-            *(f"  {'next' if not i else '':<14} {step}" for i, step in enumerate(following)),
+            headline(view),
+            *(f"  {label:<{wide}} {value}" for label, value in (*told, *warned)),
+            *(f"  {'' if i else 'next':<{wide}} {step}" for i, step in enumerate(following)),
             *([verdict] if verdict else []),
         ]
     )
@@ -201,12 +204,15 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None, *, 
     following = f'<p style="margin:8px 0 4px">Next:</p><pre style="margin:0"><code>{code}</code></pre>' if code else ""
     verdict = evaluation.verdict(metrics)
     last = f'<p style="margin:8px 0 0"><strong>{escape(verdict)}</strong></p>' if verdict else ""
-    head, curve = (f"<p><strong>{escape(headline(view))}</strong></p>", _image(view)) if whole else ("", "")
+    head, curve = "", ""
+    if whole:
+        warned = notices(view, *filter(None, [metrics.get("warning")]))
+        head, curve = f"<p><strong>{escape(headline(view))}</strong></p>{warned}", _image(view)
     return (
         f'<div style="{BOX}">{head}'
         '<div style="display:flex;flex-wrap:wrap;gap:8px 24px;align-items:flex-start">'
         f'<table style="margin:0;flex:1 1 300px;color:inherit;font-size:inherit">{body}</table>'
-        f"{curve}{_matrix(metrics)}</div>{following}{last}</div>"
+        f"{curve}{_matrix(metrics)}</div>{_classes(metrics)}{following}{last}</div>"
     )
 
 
@@ -221,9 +227,9 @@ def _image(view: RunView) -> str:
 
 def curve_told(view: RunView) -> str:
     """Say what the picture of the curve shows, such as ``"Loss over 126 steps: training 3.900 to 0.400"``."""
-    curves = {"training": view.losses, "held-out": view.evals}
+    curves = {"train loss": view.losses, "eval loss": view.evals}
     said = [f"{name} {wording.loss(of.first)} to {wording.loss(of.last)}" for name, of in curves.items() if of]
-    return f"Loss over {wording.count(view.step, 'step')}: {', '.join(said)}" if said else ""
+    return f"Losses over {wording.count(view.step, 'step')}: {', '.join(said)}" if said else ""
 
 
 def _matrix(metrics: Mapping[str, Any]) -> str:
@@ -233,8 +239,54 @@ def _matrix(metrics: Mapping[str, Any]) -> str:
 
     names, counts = metrics["classes"], metrics["confusion"]
     wrong = sorted(((count, names[true], names[given]) for true, given, count in counts if true != given), reverse=True)
-    most = "; ".join(f"{true} taken for {given}: {count}" for count, true, given in wrong[:3])
-    alt = f"Confusion matrix of {len(names)} classes; " + (
-        f"most often {most}" if wrong else "no text is taken wrongly"
-    )
+    most = "; ".join(f"{true} predicted as {given}: {count}" for count, true, given in wrong[:3])
+    alt = f"Confusion matrix of {len(names)} classes; " + (f"most often {most}" if wrong else "none is wrong")
     return confusion(names, counts).html(alt)
+
+
+def by_class(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[tuple[str, float, float, float, int]]:
+    """Work out precision, recall and F1 of each class, and of how many texts it is the true one.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The classes.
+    counts : sequence of (true class, predicted class, number of texts)
+        As in ``run.metrics["confusion"]``.
+
+    Returns
+    -------
+    list of tuple
+        Name, precision, recall, F1 and number of texts, a class a row; 0 where a share has no texts.
+    """
+    right, true, predicted = ([0] * len(names) for _ in range(3))
+    for own, found, count in counts:
+        true[own] += count
+        predicted[found] += count
+        right[own] += count if own == found else 0
+    return [
+        (name, hit / max(given, 1), hit / max(texts, 1), 2 * hit / max(given + texts, 1), texts)
+        for name, hit, given, texts in zip(names, right, predicted, true, strict=True)
+    ]
+
+
+def _classes(metrics: Mapping[str, Any]) -> str:
+    """A table by class; a long one is folded."""
+    if not metrics.get("confusion"):
+        return ""
+    right = f"text-align:right;padding:0 8px;{NUMBERS}"
+    rows = "".join(
+        f'<tr><th scope="row" style="text-align:left;overflow-wrap:anywhere">{escape(name)}</th>'
+        + "".join(f'<td style="{right}">{share:.3f}</td>' for share in shares)
+        + f'<td style="{right}">{texts:,}</td></tr>'
+        for name, *shares, texts in by_class(metrics["classes"], metrics["confusion"])
+    )
+    head = "".join(
+        f'<th scope="col" style="{right}">{name}</th>' for name in ("precision", "recall", "F1", "eval texts")
+    )
+    folded = "" if len(metrics["classes"]) > SHOWN else " open"
+    return (
+        f"<details{folded}><summary>{len(metrics['classes']):,} classes on the eval set</summary>"
+        '<table style="margin:0;color:inherit;font-size:inherit">'
+        f'<tr><th scope="col" style="text-align:left">class</th>{head}</tr>{rows}</table></details>'
+    )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import cache, cached_property
+from functools import cached_property
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from peft_nb.events import Notice
 from peft_nb.system import frontend
 from peft_nb.system.display import panel_of
 from peft_nb.ui import status, summary
@@ -18,11 +18,6 @@ from peft_nb.ui.wording import spoken
 
 if TYPE_CHECKING:
     from peft_nb.runs.run import Run
-
-
-@cache
-def _without_kernel() -> str:
-    return Path(__file__).with_name("without_kernel.css").read_text("utf-8")
 
 
 class Surface:
@@ -77,8 +72,8 @@ class NotebookSurface(Surface):
         self._shown = True
 
 
-class WidgetSurface(NotebookSurface):
-    """A panel with a live chart and buttons; in the output area below it stays what outlives the kernel."""
+class WidgetSurface(Surface):
+    """A panel with a live chart and buttons; in a saved notebook its page stands in its place."""
 
     def attach(self, run: Run, resume: Callable[[], None]) -> None:
         """Learn what the panel is about."""
@@ -91,7 +86,6 @@ class WidgetSurface(NotebookSurface):
 
         panel = panel_of(self._run, self._resume)
         display(panel)
-        self._show("", repr(panel))  # holds the place of the summary, which may come from a thread
         return panel
 
     def running(self, view: RunView, clock_s: float) -> None:
@@ -99,18 +93,13 @@ class WidgetSurface(NotebookSurface):
         self._panel.draw(view, clock_s)
 
     def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
-        """Bring the panel up to date and put the summary below it."""
+        """Show in the panel what came of the run."""
         self._panel.draw(view)
-        super().ended(view, metrics, name)
+        self._panel.sum_up(view, metrics, name)
 
     def broke(self, error: Exception) -> None:
         """Say it in the panel, if there is one."""
         self._panel.fail(error) if "_panel" in vars(self) else super().broke(error)
-
-    def _show(self, html: str, text: str) -> None:
-        super()._show(
-            f'<div class="peft-nb-stays"><style>{_without_kernel()}</style>{html}</div>' if html else "", text
-        )
 
 
 class TerminalSurface(Surface):
@@ -123,7 +112,7 @@ class TerminalSurface(Surface):
 
     def running(self, view: RunView, clock_s: float) -> None:
         """Print the notices and the state, each unless it was printed before."""
-        for line in (*view.notices, status.text(view)):
+        for line in (*map(_line, view.notices), status.text(view)):
             if line not in self._said:
                 self._said.add(line)
                 print(line, file=sys.stderr, flush=True)
@@ -131,6 +120,11 @@ class TerminalSurface(Surface):
     def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
         """Print the summary."""
         print(summary.text(view, metrics, name), flush=True)
+
+
+def _line(notice: Notice) -> str:
+    said = notice.text + (f"; fix: {notice.fix}" if notice.fix else "")
+    return f"warning: {said}" if notice.level == "warning" else said
 
 
 def surface() -> Surface:

@@ -30,11 +30,11 @@ def train(
     data : str, DataFrame, list of dict, Dataset or DatasetDict
         What to train on, or its name.
     eval_data : str, DataFrame, list of dict or Dataset, optional
-        Held-out rows, or their name; by default a share of the rows (``eval_fraction``).
+        The evaluation set, or its name; by default a share of the rows (``eval_fraction``).
     model : str or tuple, optional
         A name, a folder, a GGUF file, or a live ``(model, tokenizer)`` pair; default ``smollm2-135m``.
     score : str or callable, optional
-        How held-out answers are scored: ``exact_match``, ``rouge_l``, or a function
+        How answers of the evaluation set are scored: ``exact_match``, ``rouge_l``, or a function
         ``score(prompt, answer, reference) -> float``.
     background : bool
         Return at once; the run goes on in its thread.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -24,9 +24,11 @@ from peft_nb.events import (
     Preparing,
     Resumed,
     Sampled,
+    Scored,
     Status,
     StatusChanged,
     StepLogged,
+    TimeLeft,
 )
 from peft_nb.spec import RunSpec
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 CURVE_POINTS = 240  # about one a pixel of the sparkline
 NOTICES = 20
 SAMPLES = 6  # answers kept to one prompt: the base's and the latest
+RECENT = 10  # logged steps whose mean is the train loss that is shown: one batch alone is too noisy
 SMOOTHING = 0.3  # weight of the newest step in the shown speed, which jumps with the length of the rows
 
 Points = list[tuple[int, float]]
@@ -85,6 +88,23 @@ class Curve:
         kept = thin(steps, values, most)
         return list(zip(steps[kept].tolist(), values[kept].tolist(), strict=True))
 
+    def smoothed(self, width: int) -> Curve:
+        """Means of so many values up to each point; the first points have the mean of the first values."""
+        import numpy
+
+        if not self:
+            return self
+        steps, values = self.arrays()
+        width = min(width, len(values))
+        sums = numpy.concatenate([[0.0], values.cumsum()])
+        means = (sums[width:] - sums[: len(sums) - width]) / width
+        means = numpy.concatenate([numpy.full(width - 1, means[0]), means])
+        return Curve(array("q", steps.tolist()), array("d", means.tolist()), len(values))
+
+    def mean(self, newest: int) -> float:
+        """Mean of its newest values; NaN while it is empty."""
+        return fmean(self._values[max(0, self._length - newest) : self._length]) if self._length else math.nan
+
     @property
     def first(self) -> float:
         """Where it begins; in a long curve the mean of what falls into its first point. NaN while it is empty."""
@@ -133,6 +153,7 @@ class RunView:
     """
 
     id: str = ""
+    name: str = ""
     method: str = ""
     model: str = ""
     data: str = ""
@@ -157,7 +178,9 @@ class RunView:
     rates: Curve = field(default_factory=Curve)
     norms: Curve = field(default_factory=Curve)
     samples: tuple[Sampled, ...] = ()
-    notices: tuple[str, ...] = ()
+    scores: Mapping[str, Curve] = field(default_factory=dict)  # by the key of the metric, such as accuracy
+    notices: tuple[Notice, ...] = ()
+    left_s: float | None = None  # as the latest event told it
 
     @property
     def active(self) -> bool:
@@ -166,8 +189,13 @@ class RunView:
 
     @property
     def first_loss(self) -> float | None:
-        """Training loss at the beginning; a mean over the first steps in a long run."""
+        """Train loss at the beginning; a mean over the first steps in a long run."""
         return self.losses.first if self.losses else None
+
+    @property
+    def train_loss(self) -> float | None:
+        """Mean train loss of the latest steps."""
+        return self.losses.mean(RECENT) if self.losses else None
 
     @property
     def step(self) -> int:
@@ -186,8 +214,10 @@ class RunView:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds left at the pace so far; None while there is no pace, and once the run has ended."""
-        if not (self.active and self.latest and self.start and self.total_steps):
+        """Seconds left, as told or else at the pace of the steps; None while not known, and once the run has ended."""
+        if not self.active or self.left_s is not None:
+            return self.left_s if self.active else None
+        if not (self.latest and self.start and self.total_steps):
             return None
         steps = self.latest.step - self.start.step
         # The first step is slower than the others, so it counts only while it is all there is.
@@ -217,13 +247,17 @@ def advance(view: RunView, event: Event) -> RunView:
     match event:
         case StatusChanged("preparing"):
             # A run that is resumed begins anew where it was; its pace until then says nothing of the wait ahead.
-            return replace(view, status="preparing", reason="", resumed_at=view.step, start=None, latest=None)
+            return replace(
+                view, status="preparing", reason="", resumed_at=view.step, start=None, latest=None, left_s=None
+            )
         case StatusChanged(status, reason):
             return replace(view, status=status, reason=reason, what="")
         case Preparing(what):
             return replace(view, what=what)
-        case Notice(text):
-            return view if text in view.notices else replace(view, notices=(*view.notices, text)[-NOTICES:])
+        case TimeLeft(seconds):
+            return replace(view, left_s=seconds)
+        case Notice():
+            return view if event in view.notices else replace(view, notices=(*view.notices, event)[-NOTICES:])
         case Planned():
             # On a GPU the memory reported is the GPU's, which this process's limit says nothing about.
             limit = view.memory_limit_mb if event.device == "cpu" else None
@@ -235,6 +269,9 @@ def advance(view: RunView, event: Event) -> RunView:
             return replace(
                 view, what="", base_eval_loss=base, eval_loss=eval_loss, evals=view.evals.add(step, eval_loss)
             )
+        case Scored(step, metrics):
+            scores = {name: view.scores.get(name, Curve()).add(step, value) for name, value in metrics.items()}
+            return replace(view, scores={**view.scores, **scores})
         case Sampled():
             return replace(view, samples=_sampled(view.samples, event))
         case Checkpointed(step):
@@ -253,6 +290,7 @@ def advance(view: RunView, event: Event) -> RunView:
                 rates=view.rates.until(step),
                 norms=view.norms.until(step),
                 samples=tuple(one for one in view.samples if one.step <= step),
+                scores={name: curve.until(step) for name, curve in view.scores.items()},
                 eval_loss=kept.last if kept else None,
             )
 

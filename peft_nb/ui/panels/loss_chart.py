@@ -74,10 +74,10 @@ class _Drawing:
         tip = {"fields": ["x", "y"], "labels": ["step", "loss"], "formats": [",d", ".4f"]}
         self.raw = bqplot.Lines(x=[], y=[], scales=scales, colors=[BLUE], stroke_width=1)
         self.smooth = bqplot.Lines(
-            x=[], y=[], scales=scales, colors=[BLUE], stroke_width=2.5, labels=["training"], display_legend=True
+            x=[], y=[], scales=scales, colors=[BLUE], stroke_width=2.5, labels=["train loss"], display_legend=True
         )
         self.evals = bqplot.Lines(
-            x=[], y=[], scales=scales, colors=[VERMILION], line_style="dashed", labels=["held-out"],
+            x=[], y=[], scales=scales, colors=[VERMILION], line_style="dashed", labels=["eval loss"],
             display_legend=True,
         )  # fmt: skip
         self.tests = bqplot.Scatter(
@@ -100,7 +100,7 @@ class _Drawing:
 
 
 class LossChart:
-    """Training and held-out loss over the steps.
+    """Train and eval loss over the steps.
 
     Attributes
     ----------
@@ -190,7 +190,7 @@ class LossChart:
         losses, evals = self._curves
         said = [
             f"{name} {wording.loss(value)}" + (f" (step {step:,})" if step != self.step.value else "")
-            for name, curve in (("loss", losses), ("held-out", evals))
+            for name, curve in (("train loss", losses), ("eval loss", evals))
             if curve
             for step, value in [nearest(curve, self.step.value)]
         ]

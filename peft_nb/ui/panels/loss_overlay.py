@@ -54,7 +54,7 @@ def thinned(points: Points) -> tuple[numpy.ndarray, numpy.ndarray]:
 
 
 def overlay(curves: Mapping[str, tuple[Points, Points]]) -> list[ipywidgets.Widget]:
-    """Draw training losses, as running means, and held-out losses of runs over each other.
+    """Draw train losses, as running means, and eval losses of runs over each other.
 
     Parameters
     ----------
@@ -72,10 +72,10 @@ def overlay(curves: Mapping[str, tuple[Points, Points]]) -> list[ipywidgets.Widg
         name: list(zip([step for step, _ in train], running_mean([loss for _, loss in train]), strict=True))
         for name, (train, _) in drawn.items()
     }
-    held = {name: evals for name, (_, evals) in drawn.items()}
+    tested = {name: evals for name, (_, evals) in drawn.items()}
     charts = [
         _chart(title, sides, looks, marked)
-        for title, sides, marked in (("training loss (nats)", smooth, False), ("held-out loss (nats)", held, True))
+        for title, sides, marked in (("train loss (nats)", smooth, False), ("eval loss (nats)", tested, True))
         if any(sides.values())
     ]
     if not charts:

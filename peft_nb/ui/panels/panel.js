@@ -8,6 +8,42 @@ function show(model, more) {
   model.save_changes();
 }
 
+// While the panel lives, its static page is not shown.
+function hidingPage(key) {
+  const page = `.peft-nb-stays[data-panel="${key}"]`;
+  const style = document.createElement("style");
+  style.textContent = `${page}, .jp-OutputArea-child:has(${page}) { display: none; }`;
+  return style;
+}
+
+function notice(command) {
+  const said = document.createElement("div");
+  said.className = "peft-nb-gone";
+  said.setAttribute("role", "status");
+  said.hidden = true;
+  said.append("kernel gone: ");
+  const code = document.createElement("code");
+  code.textContent = command;
+  said.append(...(command ? [code] : ["run the cell again"]));
+  return said;
+}
+
+// JupyterLab marks the widgets of a kernel that somebody restarts. That a kernel died or was shut down only the
+// notebook's indicator tells; while it is "unknown", the connection may come back.
+const OVER = ["restarting", "autorestarting", "terminating", "dead"];
+function watch(el, changed) {
+  let over = false;
+  const look = () => {
+    const panel = el.closest(".peft-nb");
+    const indicator = el.closest(".jp-NotebookPanel")?.querySelector(".jp-Notebook-ExecutionIndicator");
+    const status = indicator?.dataset.status;
+    over ||= OVER.includes(status) || !!panel?.classList.contains("jupyter-widgets-disconnected");
+    changed(over || status === "unknown", panel);
+  };
+  const timer = setInterval(look, 500);
+  return () => clearInterval(timer);
+}
+
 function render({ model, el }) {
   show(model, 1);
   const removed = new AbortController();
@@ -20,7 +56,17 @@ function render({ model, el }) {
   for (const kind of ["focusin", "keydown", "keyup"]) {
     document.addEventListener(kind, spare, { signal: removed.signal });
   }
+  const hiding = hidingPage(model.get("key"));
+  const said = notice(model.get("again"));
+  el.append(hiding, said);
+  const unwatch = watch(el, (gone, panel) => {
+    if (said.hidden === !gone) return;
+    said.hidden = !gone;
+    hiding.disabled = gone;
+    panel.classList.toggle("peft-nb-over", gone);
+  });
   return () => {
+    unwatch();
     removed.abort();
     show(model, -1);
   };

@@ -2,6 +2,17 @@
 
 Callbacks return at once. Work is done in a thread of its own, one piece at a time; another thread, and nothing else,
 writes what it says into the panel, five times a second at most. What goes wrong is shown in the panel.
+
+A panel is two outputs: the widgets, and right below them its page (:meth:`Panel.page`), static HTML under a display id
+which :meth:`Panel.keep` brings up to date. One of the two is seen at a time; what each front end does:
+
+* JupyterLab and Notebook 7: while the widgets live, their style hides the page. Once the kernel is gone (restarted,
+  died, shut down) the widgets give way to one line, ``kernel gone: COMMAND``, and the page is shown. In a notebook that
+  is opened without its kernel the page alone is shown: its style hides "model not found". An untrusted notebook lets
+  no style through; there that line stands above the page.
+* VS Code and Colab: the same rule hides the page while the widgets live, if all outputs of the cell are in one
+  document; in a notebook that is opened again the page stands below whatever they write for a widget without a kernel.
+* nbconvert, nbviewer, GitHub: the page alone; the widgets' output is an empty text there.
 """
 
 from __future__ import annotations
@@ -11,12 +22,14 @@ from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anywidget
 import ipywidgets
 import traitlets
 
 from peft_nb.system import ipykernel_private
+from peft_nb.ui.style import staying
 from peft_nb.ui.wording import spoken
 
 TICK_S = 0.2
@@ -34,11 +47,17 @@ class Keyboard(anywidget.AnyWidget):
     ----------
     views : int or None
         How often a page shows the panel; None before any has.
+    key : str
+        Ties the widgets to the page below them.
+    again : str
+        What brings the panel back once its kernel is gone.
     """
 
     _esm = Path(__file__).with_name("panel.js")
     _css = Path(__file__).with_name("panel.css")
     views = traitlets.Int(None, allow_none=True).tag(sync=True)
+    key = traitlets.Unicode().tag(sync=True)
+    again = traitlets.Unicode().tag(sync=True)
 
 
 class Panel:
@@ -55,24 +74,62 @@ class Panel:
     ----------
     box : ipywidgets.VBox
         All of it.
+    command : str
+        What brings the panel back once its kernel is gone, such as ``%peft runs``; of the class or of the panel.
+    result : object or None
+        The result that is shown by the panel; its own HTML and text are then the page.
     """
+
+    command = ""
+    result: Any = None
 
     def __init__(self, name: str, children: Sequence[ipywidgets.Widget]) -> None:
         self.name = name
         self._outcome = ipywidgets.HTML()
         self._outcome.add_class("peft-nb-outcome")
         self._busy = threading.Lock()
-        self._keyboard = Keyboard()
+        self._key, self._kept = uuid4().hex, ""
+        self._keyboard = Keyboard(key=self._key)
         self.box = ipywidgets.VBox([self._keyboard, *children, self._outcome])
         self.box.add_class("peft-nb")
 
     def __repr__(self) -> str:
         return f"<peft_nb {self.name}>"
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def page(self) -> str:
+        """Return what is left of the panel where no kernel runs, as HTML; a panel over no result overrides it."""
+        return f"<p>{escape(self.text())}</p>" if self.result is None else self.result._repr_html_()
+
+    def text(self) -> str:
+        """Say the page in plain text, for front ends without HTML."""
+        again = f"{self.name}: to show it, run {self.command or 'the cell again'}"
+        return again if self.result is None else repr(self.result)
+
+    def keep(self) -> None:
+        """Bring the page up to date; called after work in the background, and by a panel whenever its page changes.
+
+        Does nothing for a panel that is not displayed by itself, such as one inside another.
+        """
+        if self._kept and (page := self.page()) != self._kept:
+            self._publish(page, update=True)
+
+    def _publish(self, page: str, *, update: bool) -> None:
+        from IPython.display import publish_display_data
+
+        self._kept = page
+        publish_display_data(
+            {"text/html": staying(page, self._key), "text/plain": self.text()},
+            transient={"display_id": self._key},
+            update=update,
+        )
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import publish_display_data
+
         _let_through(self.box)
-        shown: dict[str, Any] = self.box._repr_mimebundle_()
-        return {**shown, "text/plain": repr(self)}
+        self._keyboard.again = self.command
+        publish_display_data({**self.box._repr_mimebundle_(), "text/plain": ""})
+        self._publish(self.page(), update=bool(self._kept))
 
     @property
     def closed(self) -> bool:
@@ -118,7 +175,7 @@ class Panel:
             What to do to the panel five times a second until then, such as to show what grows.
         """
         if not self._busy.acquire(blocking=False):
-            self.say(f"{doing}: something else is still being done here; wait for it")
+            self.say(f"{doing}: wait, something else is still running here")
             return
         self.say(f"{doing} …")
         steps = (doing, work, then, meanwhile)
@@ -132,7 +189,7 @@ class Panel:
             try:
                 found.append(work(told.append))
             except BaseException as error:
-                found.append(error if isinstance(error, Exception) else RuntimeError(f"{doing} was broken off"))
+                found.append(error if isinstance(error, Exception) else RuntimeError(f"{doing} was interrupted"))
 
         worker = threading.Thread(target=job, daemon=True)
         worker.start()
@@ -148,6 +205,7 @@ class Panel:
         self.fail(outcome) if isinstance(outcome, Exception) else self.say(outcome)
         try:
             then()
+            self.keep()
         except Exception as error:
             self.fail(error)
 

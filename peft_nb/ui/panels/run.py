@@ -43,15 +43,17 @@ class RunPanel(Panel):
     def __init__(self, run: Run, resume: Callable[[], None]) -> None:
         self._run, self._go_on = run, resume
         self._status, self._charted = "", 0.0
+        self._page = self._text = ""
+        self.command = f"%peft show {run.id}"
         self._comparison: Comparison | None = None
         self._facts, self._samples, self._summary = (ipywidgets.HTML() for _ in range(3))
         self.chart = LossChart()
         self.stop = button("Stop", self._stop, help="End the run after its current step; what it learned is kept")
-        self.resume = button("Resume", self._resume, help="Go on from the last checkpoint")
+        self.resume = button("Resume", self._resume, help="Resume from the last checkpoint")
         self.save = button("Save", self._save, help="Write the adapter as a PEFT folder")
         self.merge = button("Merge", self._merge, help="Write a plain model with the adapter in its weights")
-        self.compare = button("Compare", self._compare, help="Ask the run and its bare base the same")
-        self.chat = button("Chat", self._chat, help="Talk to the run and to its bare base")
+        self.compare = button("Compare", self._compare, help="Ask the run and its base model the same")
+        self.chat = button("Chat", self._chat, help="Talk to the run and to its base model")
         self.called = ipywidgets.Text(
             value=run.spec.name or run.id,
             description="Save as",
@@ -73,7 +75,7 @@ class RunPanel(Panel):
 
     def draw(self, view: RunView, clock_s: float | None = None) -> None:
         """Show what is known; parameters as of :func:`peft_nb.ui.status.html`."""
-        self._facts.value = status.html(view, clock_s if view.active else None, spark=False)
+        self._facts.value = status.html(view, clock_s if view.active else None)
         self._samples.value = status.samples(view)
         self._samples.layout.display = None if view.samples else "none"
         if not view.active or time.monotonic() - self._charted >= CHART_S:
@@ -82,6 +84,10 @@ class RunPanel(Panel):
         if view.status == self._status:
             return
         self._status = view.status
+        if view.active:  # the summary of a run that goes on again no longer holds
+            self._summary.value = self._page = ""
+            self._text = f"{summary.headline(view)} when this was saved; {self.command} shows how it stands"
+            self.keep()
         usable = view.status == "finished" or (not view.active and view.checkpoint is not None)
         self.stop.disabled, self.stop.description = not view.active, "Stop"
         # A run that failed before its first step would fail again in the same way.
@@ -91,8 +97,19 @@ class RunPanel(Panel):
         self.say(summary.headline(view))
 
     def sum_up(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
-        """Show what came of the run, where no static summary stands below; parameters as of `summary.html`."""
+        """Show what came of the run, here and in the page; parameters as of `summary.html`."""
         self._summary.value = summary.html(view, metrics, name, whole=False)
+        self._page = summary.html(view, metrics, name) + status.samples(view)
+        self._text = summary.text(view, metrics, name)
+        self.keep()
+
+    def page(self) -> str:
+        """Return the summary with the sample answers, once the run has ended."""
+        return self._page or super().page()
+
+    def text(self) -> str:
+        """Say the summary, or that the run was at work."""
+        return self._text or super().text()
 
     def _stop(self) -> None:
         self.attempt(self._ask_to_stop)
@@ -100,15 +117,15 @@ class RunPanel(Panel):
     def _ask_to_stop(self) -> str:
         again = self.stop.description != "Stop"
         self._run.stop(now=again)
-        self.stop.description = "Stop at once"
-        return "giving up the current step" if again else "stopping after this step; press again to give it up"
+        self.stop.description = "Abort"
+        return "aborting; the last checkpoint is kept" if again else "stopping after this step; press again to abort"
 
     def _resume(self) -> None:
         self.attempt(self._ask_to_go_on)
 
     def _ask_to_go_on(self) -> str:
         self._go_on()
-        return "going on from the last checkpoint"
+        return "resuming from the last checkpoint"
 
     def _save(self) -> None:
         folder = f"{self.called.value.strip()}-adapter"
@@ -124,7 +141,7 @@ class RunPanel(Panel):
             asked = {self._run.id: self._run, BASE: None}
             told = gather(asked, None, lambda share, what: tell(f"{what} ({share:.0%})"), **OPTIONS)
             self._comparison = Comparison(told)
-            return "compared with its bare base; see below"
+            return "compared with its base model; see below"
 
         self.in_background("comparing", ask, self._show_comparison)
 
