@@ -43,7 +43,7 @@ def test_promoted_regretted_and_rolled_back(
         "rollback production --why='too curt'",
     ):
         run(shell, f"%peft {line}")
-    told = ["nothing → v1", "v1 → v2", "v2 → v1"]
+    told = ["(none) → v1", "v1 → v2", "v2 → v1"]
     assert capsys.readouterr().out.splitlines() == [f"tickets@production: {change}" for change in told]
     assert peft_nb.load("tickets@production").id == first
     assert peft_nb.load("tickets@v2").id == peft_nb.load("tickets").id == second
@@ -65,7 +65,7 @@ def test_a_variable_names_a_run_without_a_name(
     shell.user_ns["other"] = peft_nb.load(finish(elsewhere, None, SPEC), store=elsewhere)
     run(shell, "%peft promote desk production --why good")
     run(shell, "%peft promote other candidate --name desk --why 'not bad'")
-    assert capsys.readouterr().out.splitlines() == ["desk@production: nothing → v1", "desk@candidate: nothing → v2"]
+    assert capsys.readouterr().out.splitlines() == ["desk@production: (none) → v1", "desk@candidate: (none) → v2"]
     assert (shell.user_ns["desk"].version, shell.user_ns["other"].version) == ("desk v1", "desk v2")
     assert store.all() == []
     assert repr(run(shell, "%peft lineage desk")).startswith(f"desk v1 · {shell.user_ns['desk'].id} · production\n")
@@ -81,7 +81,7 @@ def test_a_failed_verdict_needs_force_and_a_reason(
     said = refused(shell, "%peft promote tickets production --why 'I like it'", RunError)
     assert said == (
         f"run {id} was not promoted: its verdict is: failed: forgets 0.4 nats; "
-        "add --force (force=True) to promote it all the same"
+        "add --force (force=True) to promote it anyway"
     )
     assert refused(shell, "%peft promote tickets production --force", StoreError).startswith(
         "a promotion needs a reason"
@@ -155,7 +155,7 @@ def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, sto
     store.promote(parent, "production", why="y")
     packages = ", ".join(f"{name} {version}" for name, version in store.get(parent).package_versions.items())
     drawn = repr(run(shell, f"%peft lineage {child}")).splitlines()
-    made = f"made: {store.get(child).created:%Y-%m-%d %H:%M} UTC by lora, "
+    made = f"created: {store.get(child).created.astimezone():%Y-%m-%d %H:%M} by lora, "
     spec = store.lineage(parent).spec_hash[:12]
     assert drawn == [
         f"{child} · both",
@@ -164,8 +164,8 @@ def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, sto
         f"├─ spec: {spec}",
         f"├─ packages: {packages}",
         "├─ measured",
-        "│  └─ regression: loss rise 0.0125 (0.01 to 0.015)",
-        "└─ made from",
+        "│  └─ general text: loss rise 0.0125 (0.01 to 0.015)",
+        "└─ created from",
         f"   └─ tickets v1 · {parent} · production",
         f"      ├─ {made}finished",
         "      ├─ verdict: passed: 3 of 3",

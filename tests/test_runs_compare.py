@@ -222,8 +222,8 @@ def test_answers_that_were_scored_differently_rank_nothing(spec: Spec, rows: Row
 def test_different_held_out_rows_are_told_and_rank_nothing(runs: list[Run], spec: Spec, rows: Rows) -> None:
     other = begin(spec(max_steps=1, seed=4), data=rows, store=runs[0].store).wait()
     shown = compare(runs[0], other, prompts=[])
-    assert f"calm and {other.id} were measured on different held-out rows: held-out" in " ".join(shown.notes)
-    with pytest.raises(RunError, match="^eval_loss does not tell .*: calm and .* on different held-out rows$"):
+    assert f"calm and {other.id} were evaluated on different evaluation sets: their eval" in " ".join(shown.notes)
+    with pytest.raises(RunError, match="^eval_loss does not tell .*: calm and .* on different evaluation sets$"):
         shown.best()
     assert "★" not in next(line for line in repr(shown).splitlines() if "held-out loss" in line)
 
@@ -241,7 +241,7 @@ def test_classifiers_say_their_classes(encoder: Path, labelled: Rows, tmp_path: 
     first = pair[0].predict(shown.answers.index.tolist())
     assert shown.answers["long"].tolist()[0] == f"{first['label'][0]} ({first['probability'][0]:.0%})"
     assert shown.best(by="accuracy") is max(pair, key=lambda run: run.metrics["accuracy"])
-    assert "the bare base has no head for classification and gives no answers" in shown.notes
+    assert "the base model has no head for classification and gives no answers" in shown.notes
 
 
 def test_the_text_has_all_of_it(four: Comparison, runs: list[Run]) -> None:
@@ -256,7 +256,7 @@ def test_the_text_has_all_of_it(four: Comparison, runs: list[Run]) -> None:
     assert row.count("★") == 1
     assert four.answers.index[0] in lines
     assert f"  reference: {four.answers['reference'].iloc[0]}" in lines
-    assert "note: prompts: held-out rows of calm" in text
+    assert "note: prompts: evaluation set of calm" in text
 
 
 def test_the_page_marks_the_best_and_the_words_that_differ(four: Comparison) -> None:

@@ -102,7 +102,7 @@ def test_promoted_with_alias_and_reason(store: Store) -> None:
     assert "its verdict is: failed" in said(panel)
     panel.force.value = True
     panel.promotion.box.children[-1].children[0].click()
-    assert said(panel) == "tickets@production: nothing → v1"
+    assert said(panel) == "tickets@production: (none) → v1"
     assert panel.promotion.box.layout.display == "none"
     assert store.get("tickets@production").id == id
     assert "@production" in panel.table.value

@@ -1,6 +1,6 @@
 """Fold an adapter into weights of their own, and prove on texts that the result does what the adapter does.
 
-The live model is never merged. Candidates are built away from it, one at a time, measured, and the best is written.
+The live model is never merged. Candidates are built away from it, one at a time, evaluated, and the best is written.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Merged:
     judged_on : str
         Which texts these numbers come from.
     dtype : str
-        Number format of the weights.
+        dtype of the weights.
     mb : float
         Size on disk in MB.
     """
@@ -80,7 +80,8 @@ class Merged:
 
     @property
     def _line(self) -> str:
-        return f"merged into {self.folder}: {self.chosen}, {self.dtype}, {self.mb:,.1f} MB; judged on {self.judged_on}"
+        how = f"{self.chosen}, {self.dtype}, {self.mb:,.1f} MB"
+        return f"merged into {self.folder}: {how}; evaluated on {self.judged_on}"
 
 
 def refuse(spec: RunSpec, facts: Facts, folder: Path, dtype: str, max_kl: float) -> None:
@@ -125,11 +126,11 @@ def merge(
     spec, facts, metrics
         The run's.
     examples : sequence of Answered or Example
-        What to judge by.
+        What to evaluate on.
     judged_on : str
         What these are called.
     dtype : {"float32", "bfloat16", "float16"}
-        Number format of the weights to write.
+        dtype of the weights to write.
     max_kl : float
         Largest mean KL divergence from the live model, in nats per token (of a classifier, per text).
 

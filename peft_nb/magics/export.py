@@ -20,7 +20,7 @@ def save(shell: InteractiveShell, run: str, path: str) -> None:
     print(f"{found.id} is saved in {found.save(path)}")
 
 
-DTYPE = Flag("dtype", "choice", "Number format of the weights; by default the run's own.", choices=DTYPES)
+DTYPE = Flag("dtype", "choice", "dtype of the weights; by default the run's own.", choices=DTYPES)
 MAX_KL = Flag("max_kl", "number", "Largest KL divergence from the live model that is let through.", unit="nats")
 
 

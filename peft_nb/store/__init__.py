@@ -172,7 +172,7 @@ class Store:
         Returns
         -------
         tuple of two lists of (step, loss)
-            Training and held-out losses.
+            Train and eval losses.
         """
         return runs.curve(self._index, id, most)
 

@@ -59,8 +59,8 @@ def promote(index: Index, word: str, alias: str, why: str, name: str | None, for
         if verdict.lower().startswith("failed"):
             against.insert(0, f"its verdict is: {verdict}")
         if against and not force:
-            mend = "add --force (force=True) to promote it all the same"
-            raise RunError(f"run {record.id} was not promoted: {'; '.join(against)}; {mend}")
+            fix = "add --force (force=True) to promote it anyway"
+            raise RunError(f"run {record.id} was not promoted: {'; '.join(against)}; {fix}")
         if record.version is None:
             enter(db, record.id, name or str(record.name))
             record = records.get(index, record.id)
@@ -109,8 +109,8 @@ def remove(index: Index, word: str, why: str) -> Record:
             record = records.record(index, row)
             if record.aliases:
                 names = ", ".join(f"{record.name}@{alias}" for alias in record.aliases)
-                mend = "promote another version or roll back first"
-                raise RunError(f"run {record.id} is {names} and stays; {mend}")
+                fix = "promote another version or roll back first"
+                raise RunError(f"run {record.id} is {names} and stays; {fix}")
             if records.held(row):
                 raise RunError(f"run {record.id} is {record.status}, and a process is at work on it; stop it first")
             # Deleted only once the index says so; a kill before that leaves it to be put back.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 from typing import Any
 
@@ -62,7 +63,7 @@ class Column:
 
     key: Callable[[Record], Any]
     cell: Callable[[Record], str]
-    falling: bool = False  # whether high values are what people look for first
+    descending: bool = False  # whether high values are what people look for first
 
 
 def _run(record: Record) -> str:
@@ -76,7 +77,7 @@ def _status(record: Record) -> str:
     return escape(record.status) + (_small(_cut(record.reason)) if record.reason else "")
 
 
-def _held_out(record: Record) -> str:
+def _eval_loss(record: Record) -> str:
     after, before = record.metrics.get("eval_loss"), record.metrics.get("base_eval_loss")
     if after is None:
         return ""
@@ -88,7 +89,7 @@ def _verdict(record: Record) -> str:
     return f"{SIGNS.get(word, '')} {escape(_cut(word))}{_small(_cut(rest.strip()))}" if word else ""
 
 
-def _cost(record: Record) -> str:
+def _duration(record: Record) -> str:
     seconds, peak = _seconds(record), record.metrics.get("peak_memory_mb")
     said = wording.duration(seconds) if seconds is not None else ""
     return said + (_small(wording.memory(peak)) if peak is not None else "")
@@ -97,6 +98,10 @@ def _cost(record: Record) -> str:
 def _seconds(record: Record) -> float | None:
     seconds: float | None = record.metrics.get("wall_seconds", record.metrics.get("train_seconds"))
     return seconds
+
+
+def _local(record: Record) -> datetime:
+    return record.created.astimezone()
 
 
 def _version(record: Record) -> tuple[str, int] | None:
@@ -116,20 +121,20 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
-def _made(record: Record) -> str:
-    return f"{record.created:%Y-%m-%d}<small>{record.created:%H:%M}</small>"
+def _created(record: Record) -> str:
+    return f"{_local(record):%Y-%m-%d}<small>{_local(record):%H:%M}</small>"
 
 
-NEWEST, TRAINING = "made (UTC)", METRICS["train_loss"].title
+NEWEST, TRAINING = "created", METRICS["train_loss"].title
 COLUMNS: dict[str, Column] = {
     "run": Column(lambda record: record.title.casefold(), _run),
     "status": Column(lambda record: record.status, _status),
     TRAINING: Column(lambda record: record.metrics.get("train_loss"), lambda record: ""),
-    METRICS["eval_loss"].title: Column(lambda record: record.metrics.get("eval_loss"), _held_out),
+    METRICS["eval_loss"].title: Column(lambda record: record.metrics.get("eval_loss"), _eval_loss),
     "verdict": Column(lambda record: record.metrics.get("verdict"), _verdict),
-    "version": Column(_version, _versions, falling=True),
-    NEWEST: Column(lambda record: record.created, _made, falling=True),
-    "cost": Column(_seconds, _cost),
+    "version": Column(_version, _versions, descending=True),
+    NEWEST: Column(lambda record: record.created, _created, descending=True),
+    "duration": Column(_seconds, _duration),
 }
 
 
@@ -158,7 +163,7 @@ def _said(record: Record) -> str:
     return " ".join(filter(None, told)).casefold()
 
 
-def ordered(records: Sequence[Record], column: str, falling: bool) -> list[Record]:
+def ordered(records: Sequence[Record], column: str, descending: bool) -> list[Record]:
     """Sort runs by a column.
 
     Parameters
@@ -167,7 +172,7 @@ def ordered(records: Sequence[Record], column: str, falling: bool) -> list[Recor
         As the store lists them.
     column : str
         One of `COLUMNS`.
-    falling : bool
+    descending : bool
         Whether high values come first.
 
     Returns
@@ -177,7 +182,7 @@ def ordered(records: Sequence[Record], column: str, falling: bool) -> list[Recor
     """
     key = COLUMNS[column].key
     known = [record for record in records if key(record) is not None]
-    return [*sorted(known, key=key, reverse=falling), *(record for record in records if key(record) is None)]
+    return [*sorted(known, key=key, reverse=descending), *(record for record in records if key(record) is None)]
 
 
 def curves(store: Store, records: Sequence[Record]) -> dict[str, str]:
@@ -210,7 +215,7 @@ def _curve(points: Sequence[tuple[int, float]]) -> Curve:
 
 
 def table(
-    records: Sequence[Record], drawn: Mapping[str, str], column: str, falling: bool, chosen: Collection[str]
+    records: Sequence[Record], drawn: Mapping[str, str], column: str, descending: bool, chosen: Collection[str]
 ) -> str:
     """Write runs as a table.
 
@@ -220,7 +225,7 @@ def table(
         Of one page; their words may come from anywhere and are escaped.
     drawn : mapping of str to str
         Curves, as :func:`curves` gives them.
-    column, falling : str, bool
+    column, descending : str, bool
         How they are sorted.
     chosen : collection of str
         Ids of those that are marked.
@@ -230,8 +235,8 @@ def table(
     str
         A ``<table>``; each cell knows its column, so that a narrow one can show a run as a card.
     """
-    sort = {column: f' aria-sort="{"descending" if falling else "ascending"}"'}
-    mark = {column: " ▼" if falling else " ▲"}
+    sort = {column: f' aria-sort="{"descending" if descending else "ascending"}"'}
+    mark = {column: " ▼" if descending else " ▲"}
     head = "".join(
         f'<th scope="col" role="columnheader"{sort.get(name, "")}>{name}{mark.get(name, "")}</th>' for name in COLUMNS
     )
@@ -259,11 +264,11 @@ def _trained(record: Record) -> str:
 
 
 def label(record: Record) -> str:
-    """Name a run in a list to choose from, such as ``tickets v2 · lora-3f9a2c · finished · held-out 1.234``."""
+    """Name a run in a list to choose from, such as ``tickets v2 · lora-3f9a2c · finished · eval loss 1.234``."""
     loss = record.metrics.get("eval_loss")
-    held_out = f"held-out {wording.loss(loss)}" if loss is not None else ""
+    loss_said = f"eval loss {wording.loss(loss)}" if loss is not None else ""
     own = [record.id] if record.version else [record.name]
-    return " · ".join(filter(None, (record.title, *own, record.status, held_out, *record.aliases)))
+    return " · ".join(filter(None, (record.title, *own, record.status, loss_said, *record.aliases)))
 
 
 def opened(id: str, store: Store, namespace: Mapping[str, Any]) -> tuple[Run, str | None]:

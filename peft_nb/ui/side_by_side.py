@@ -151,7 +151,7 @@ def notes(found: Compared) -> str:
 
 
 def table(found: Compared) -> str:
-    """Draw what was measured."""
+    """Draw the metrics."""
     head, body = "", ""
     for name, run in found.runs.items():
         id = f'<br/><span style="{MUTED};font-weight:normal">{run.id}</span>' if run and run.id != name else ""
@@ -167,7 +167,7 @@ def table(found: Compared) -> str:
     legend = f'<div style="{MUTED}">{BEST} best of its row</div>' if any(row.best for row in shown) else ""
     style = "margin:0;color:inherit;font-size:inherit;border-collapse:collapse"
     return (
-        f'<div {SCROLLED} aria-label="what was measured"><table style="{style}"><thead><tr><td></td>{head}</tr></thead>'
+        f'<div {SCROLLED} aria-label="metrics"><table style="{style}"><thead><tr><td></td>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{legend}"
     )
 

@@ -115,7 +115,7 @@ def test_the_store_is_searched_and_its_runs_are_worked_with(page: Page, store: S
     assert violations(page, ".peft-nb") == []
     panel.get_by_role("button", name="Promote", exact=True).focus()
     page.keyboard.press("Space")
-    expect(panel).to_contain_text("desk-1@production: nothing → v1")
+    expect(panel).to_contain_text("desk-1@production: (none) → v1")
     choose(page, panel, "desk-2 v1")
     press(page, panel, "Remove …")
     expect(panel.get_by_label("Reason for the log").last).to_be_focused()

@@ -1,4 +1,4 @@
-"""The compare panel: what was measured, curves, answers prompt after prompt, a blind vote, and promotion."""
+"""The compare panel: metrics, curves, answers prompt after prompt, a blind vote, and promotion."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class ComparePanel(Panel):
         )
         self.named = ipywidgets.Text(description="Name", placeholder="such as tickets", layout=FIELD, style=LABEL)
         self.why = ipywidgets.Text(description="Reason", placeholder="for the log", layout=FIELD, style=LABEL)
-        self.force = ipywidgets.Checkbox(description="Promote it all the same", indent=False, layout=dict(FIELD))
+        self.force = ipywidgets.Checkbox(description="Promote despite failed verdict", indent=False, layout=dict(FIELD))
         self.run.observe(lambda _: self._choose(), "value")
         self._choose()
         promote = button("Promote", self._promote, help="Let the alias stand for this run from now on")

@@ -22,7 +22,7 @@ from peft_nb.ui.panels.panel import FIELD, LABEL, Panel, Tell, button, put, row
 from peft_nb.ui.panels.run import EmbeddedSurface
 from peft_nb.ui.view import RunView
 
-ORDERS = {"rising": False, "falling": True}
+ORDERS = {"ascending": False, "descending": True}
 LISTED = 5  # lines of the list to choose from
 
 
@@ -81,7 +81,7 @@ class RunsPanel(Panel):
         self.alias = _field(ipywidgets.Text, "Alias", value="production")
         self.called = _field(ipywidgets.Text, "Name")
         self.why = _field(ipywidgets.Text, "Reason for the log")
-        self.force = ipywidgets.Checkbox(description="even if its verdict failed", indent=False)
+        self.force = ipywidgets.Checkbox(description="Promote despite failed verdict", indent=False)
         self.promotion = Question([self.alias, self.called, self.why, self.force], "Promote", self._promoted)
         self.gone_why = _field(ipywidgets.Text, "Reason for the log")
         self.removal = Question([self.gone_why], "Remove for good", self._removed)
@@ -94,7 +94,7 @@ class RunsPanel(Panel):
         )
         acts = {
             "Open": (self._open, "Show the run with its curves"),
-            "Resume": (self._resume, "Go on from the last checkpoint"),
+            "Resume": (self._resume, "Continue from the last checkpoint"),
             "Stop": (self._stop, "End the run after its current step"),
             "Compare": (self._compare, "Ask runs and their base the same"),
             "Promote …": (self._promote, "Let an alias stand for the run"),
@@ -127,7 +127,7 @@ class RunsPanel(Panel):
         self._show()
 
     def _sort(self) -> None:
-        self.order.value = listing.COLUMNS[self.column.value].falling
+        self.order.value = listing.COLUMNS[self.column.value].descending
         self._first()
 
     def _first(self) -> None:
@@ -184,7 +184,7 @@ class RunsPanel(Panel):
 
         live.watch(start, background=True, view=view, name=name, on=place)
         self.refresh()
-        return f"{run.id} goes on, shown below; Stop ends it. In a cell: %peft resume {name or run.id}"
+        return f"{run.id} resumes, shown below; Stop ends it. In a cell: %peft resume {name or run.id}"
 
     def _ended(self, view: RunView) -> None:
         if any(record.id == view.id and record.status != view.status for record in self._records):
