@@ -43,7 +43,7 @@ def test_the_table_says_how_it_is_sorted_and_which_runs_are_chosen(store: Store)
     records = store.all()
     html = listing.table(records, listing.curves(store, records), "duration", True, [id])
     assert html.count('scope="col"') == len(listing.COLUMNS)
-    assert re.findall('aria-sort="([a-z]+)">([^<]*)', html) == [("descending", "cost ▼")]
+    assert re.findall('aria-sort="([a-z]+)">([^<]*)', html) == [("descending", "duration ▼")]
     assert html.count("<polyline") == html.count("<circle") == 1
     for words in ("tickets v1", "finished", "2.000", "base 3.000", "✓ passed", "@production", "20 s", "2.9 GB"):
         assert words in html
