@@ -97,8 +97,15 @@ def test_removed_only_without_an_alias(
     run(shell, "%peft promote tickets production --why y")
     assert refused(shell, "%peft rm tickets@v1", RunError).startswith(f"run {id} is tickets@production and stays; ")
     run(shell, "%peft rollback tickets@production")
-    run(shell, "%peft rm tickets --why 'nobody uses it'")
-    assert capsys.readouterr().out.splitlines()[-2:] == ["tickets@production: v1 → nothing", "tickets v1 is removed"]
+    assert capsys.readouterr().out.splitlines()[-1] == "tickets@production: v1 → (none)"
+    run(shell, "%peft rm tickets")
+    assert capsys.readouterr().out.splitlines() == [
+        "would remove tickets v1 (finished) with its folder, adapter and curve; its log stays",
+        "to remove it: %peft rm tickets --yes",
+    ]
+    assert store.get(id).removed is None
+    run(shell, "%peft rm tickets --yes --why 'nobody uses it'")
+    assert capsys.readouterr().out.splitlines()[-1:] == ["tickets v1 is removed"]
     assert len(run(shell, "%peft runs")) == 0
     assert run(shell, f"%peft log {id}").action[0] == "remove"
     assert f"· removed {store.log()[0].at:%Y-%m-%d}" in repr(run(shell, "%peft lineage tickets@v1"))
@@ -114,8 +121,12 @@ def test_rows_that_no_run_uses_are_listed_and_removed(
     (store.folder / "examples" / "orphan" / "ids.npy").write_bytes(b"1" * 2_000_000)
     listed = run(shell, "%peft runs")
     for said in (repr(listed), listed._repr_html_()):
-        assert "MB of encoded rows (2 MB used by no run; %peft rm --unused removes them)" in said
+        assert "MB of encoded rows (2 MB used by no run; %peft rm --unused --yes removes them)" in said
     run(shell, "%peft rm --unused")
+    told = "would remove 2 MB of encoded rows that no run uses; to remove them: %peft rm --unused --yes"
+    assert capsys.readouterr().out.splitlines()[-1] == told
+    assert (store.folder / "examples" / "orphan").exists()
+    run(shell, "%peft rm --unused --yes")
     assert capsys.readouterr().out.splitlines()[-1] == "removed 2 MB of encoded rows that no run uses"
     assert repr(run(shell, "%peft runs")).splitlines()[-1].startswith("on disk: ")
 
@@ -163,7 +174,7 @@ def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, sto
         "├─ base: m",
         f"├─ spec: {spec}",
         f"├─ packages: {packages}",
-        "├─ measured",
+        "├─ evaluated",
         "│  └─ general text: loss rise 0.0125 (0.01 to 0.015)",
         "└─ created from",
         f"   └─ tickets v1 · {parent} · production",

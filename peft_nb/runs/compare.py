@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from peft_nb.data import prompts as kept_prompts
@@ -76,6 +77,7 @@ def gather(
         If there is no run, answers are wanted of runs on different bases, or one has no adapter to ask.
     """
     trained = {name: run for name, run in runs.items() if run}
+    progress(0, "reading the runs")
     if not trained:
         raise RunError("a comparison needs a run; name one or more, beside base")
     found = Compared(dict(runs))
@@ -138,11 +140,17 @@ def _check_rows(found: Compared, trained: Mapping[str, Run]) -> None:
 
 def _base(trained: Sequence[Run]) -> dict[str, Any]:
     """What is known of the base model: what the first run that measured it found."""
+    from peft_nb.evaluation.scores import perplexity
+
     known: dict[str, Any] = {"model": trained[0].spec.model}
     for key, measure in comparable().items():
         values = (run.metrics.get(measure.base) for run in trained if measure.base)
         if (value := next((value for value in values if value is not None), None)) is not None:
             known[key] = value
+    if "eval_loss" in known and any("perplexity" in run.metrics for run in trained):
+        known["perplexity"] = perplexity(known["eval_loss"])
+    if any(run.metrics.get("forgetting") is not None for run in trained):
+        known["forgetting"] = 0.0  # which is measured against the base itself
     return known
 
 
@@ -154,16 +162,30 @@ def _ask(found: Compared, trained: Mapping[str, Run], progress: Progress, option
     """Ask all of them, one model at a time."""
     asked = [one.prompt for one in found.asked]
     first = next(iter(trained.values()))
-    for place, (name, run) in enumerate(trained.items()):
-        progress(place / len(trained), f"asking {name}")
+    bases = [other for other, held in found.runs.items() if held is None]
+    if bases and not first.adapter.task.generates:
+        found.notes.append(f"the base model has no head for {first.spec.task} and gives no answers")
+        bases = []
+    parts = len(trained) + len(bases)
+
+    def listening(name: str) -> dict[str, Any]:
+        done, tokens = len(found.answers), count(1)
+
+        def heard(answers: Sequence[str]) -> None:
+            share = min(1, next(tokens) / options["max_new_tokens"])
+            progress((done + share) / parts, f"{name}: generating answers")
+
+        return {**options, "listen": heard}
+
+    for name, run in trained.items():
+        progress(len(found.answers) / parts, f"{name}: loading the model")
         with run.adapter.borrowed():
-            found.answers[name] = run.adapter.said(asked, **options)
+            _ = run.model  # loads it, before it is said that answers are generated
+            progress(len(found.answers) / parts, f"{name}: generating answers")
+            found.answers[name] = run.adapter.said(asked, **listening(name))
             if run is first:
-                bases = [other for other, held in found.runs.items() if held is None]
-                if bases and not run.adapter.task.generates:
-                    found.notes.append(f"the base model has no head for {run.spec.task} and gives no answers")
-                    bases = []
-                found.answers |= {other: run.generate(asked, adapter=False, **options) for other in bases}
+                for base in bases:
+                    found.answers[base] = run.generate(asked, adapter=False, **listening("base model"))
     found.answers = {name: found.answers[name] for name in found.runs if name in found.answers}
     drawn = f"sampled at temperature {options['temperature']}, seed {options['seed']}"
     how = drawn if options["temperature"] else "greedy decoding"

@@ -299,6 +299,10 @@ class Store:
         """
         return versions.rollback(self._index, alias, why)
 
+    def removable(self, word: str) -> Record:
+        """Give the run that :meth:`remove` would remove, or raise what it would raise."""
+        return versions.removable(self._index, word)
+
     def remove(self, word: str, *, why: str = "") -> Record:
         """Delete a run's folder, curve and answers, and the encoded rows that no other run uses.
 
