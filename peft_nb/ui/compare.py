@@ -236,6 +236,12 @@ class Comparison(Displayed):
         atomic_text(path, side_by_side.page(self._found))
         return path
 
+    def _files(self) -> dict[str, str]:
+        """What can be downloaded, by the names of the files."""
+        written = {"metrics.csv": self.table.to_csv()} if self._found.facts else {}
+        written |= {"answers.csv": self.answers.to_csv()} if self._found.answers else {}
+        return written | {"comparison.html": side_by_side.page(self._found)}
+
     def __repr__(self) -> str:
         return side_by_side.text(self._found)
 

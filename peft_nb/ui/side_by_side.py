@@ -5,6 +5,7 @@ What colour says is also said by a sign or a line, and all that comes from data 
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from html import escape
 from textwrap import indent
@@ -216,6 +217,16 @@ def _table(label: str, names: Mapping[str, str], shown: list[Row]) -> str:
         f'<div {SCROLLED} aria-label="{label}"><table style="{style}"><thead><tr><td></td>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def downloads(files: Mapping[str, str]) -> str:
+    """Draw links to files that lie in the links themselves; the csv has a mark by which Excel reads UTF-8."""
+    links = []
+    for name, text in files.items():
+        kind, sign = ("text/html", "utf-8") if name.endswith("html") else ("text/csv", "utf-8-sig")
+        data = b64encode(text.encode(sign, "replace")).decode()
+        links.append(f'<a download="{name}" href="data:{kind};charset=utf-8;base64,{data}">{name}</a>')
+    return f"Download: {' · '.join(links)}"
 
 
 def ends(found: Compared) -> str:

@@ -48,8 +48,13 @@ class ComparePanel(Panel):
         self.comparison, self._found = comparison, comparison._found
         self._seed = secrets.randbits(32) if seed is None else seed
         self._asked = list(side_by_side.asked(self._found))
-        head = [side_by_side.title(self._found), side_by_side.table(self._found)]
-        tail = [escape(side_by_side.ends(self._found)), side_by_side.notes(self._found)]
+        settings = side_by_side.settings(side_by_side.differing(self._found))
+        head = [side_by_side.title(self._found), side_by_side.table(self._found), settings]
+        tail = [
+            escape(side_by_side.ends(self._found)),
+            side_by_side.notes(self._found),
+            side_by_side.downloads(comparison._files()),
+        ]
         super().__init__(
             "compare panel",
             [_shown(*head), *overlay(self._found.curves), _shown(*tail), *self._asking(), *self._promoting()],
