@@ -26,6 +26,7 @@ from peft_nb.runs.run import begin
 from peft_nb.store import Store
 from peft_nb.ui.differences import clean
 from tests.conftest import file_size_limit
+from tests.stores import finish
 
 Spec = Callable[..., RunSpec]
 Rows = list[dict[str, str]]
@@ -114,9 +115,16 @@ def test_the_table_has_a_row_a_run_and_a_column_for_what_was_measured(four: Comp
         assert table.loc[run.spec.name, "adapter_mb"] == run.metrics["adapter_mb"]
     assert table.loc["base", "eval_loss"] == runs[0].metrics["base_eval_loss"]
     assert table.loc["base", "perplexity"] == pytest.approx(math.exp(runs[0].metrics["base_eval_loss"]))
-    assert table.loc["base", "forgetting"] == 0
     assert table.loc["base"].isna()["adapter_mb"]
     assert table["trainable_parameters"].dtype == float
+
+
+def test_the_base_has_forgotten_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = finish(store, "tickets", "data: rows\n", eval_loss=1.0, base_eval_loss=2.0, perplexity=2.7, forgetting=0.4)
+    table = compare(id, "base", prompts=[], store=store).table
+    assert table["forgetting"].tolist() == [0.4, 0]
+    assert table["perplexity"].tolist() == [2.7, pytest.approx(7.389, abs=1e-3)]
 
 
 def test_the_stage_is_told_from_the_first_moment(runs: list[Run]) -> None:

@@ -123,7 +123,7 @@ def test_a_header_sorts_and_turns_the_order_round(store: Store) -> None:
 
 
 def test_one_thing_at_a_time_stands_above_the_table(store: Store, shell: InteractiveShell) -> None:
-    first, second = finish(store, None, SPEC + "r: 8\n"), finish(store, None, SPEC + "r: 16\nname: <b>\n")
+    first, second = finish(store, None, SPEC + "r: 8\n"), finish(store, None, SPEC + "r: 16\nname: other\n")
     panel = RunsPanel(store)
     tick(panel, first, second)
     press(panel, "Settings diff")

@@ -114,10 +114,10 @@ def compare(
 
 @command(Argument("run", many=True), flags=[OUT])
 def chat(shell: InteractiveShell, runs: list[str], out: str | None = None) -> Any:
-    """Chat with runs and their base model side by side; --out saves the conversation."""
-    from peft_nb.ui.chat import Chat
+    """Chat with runs and their base model, or try a classifier on texts; --out saves the conversation."""
+    from peft_nb.ui.chat import conversation
 
-    talk = Chat({word: find(shell, word)[0] for word in runs})
+    talk = conversation({word: find(shell, word)[0] for word in runs})
     if out:
         shell.user_ns[out] = talk
     return talk

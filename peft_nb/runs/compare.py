@@ -180,7 +180,7 @@ def _ask(found: Compared, trained: Mapping[str, Run], progress: Progress, option
     for name, run in trained.items():
         progress(len(found.answers) / parts, f"{name}: loading the model")
         with run.adapter.borrowed():
-            _ = run.model  # loads it, before it is said that answers are generated
+            _ = run.adapter.tokenizer  # comes with the model, which a variable of its own would keep in memory
             progress(len(found.answers) / parts, f"{name}: generating answers")
             found.answers[name] = run.adapter.said(asked, **listening(name))
             if run is first:

@@ -100,7 +100,7 @@ def rollback(index: Index, alias: str, why: str) -> Entry:
 
 def removable(index: Index, word: str) -> Record:
     """Give the run that a word names, and refuse one that an alias or a process needs."""
-    row = records.row_of(index, word)
+    row = records.find(index, word)
     record = records.record(index, row)
     if record.aliases:
         names = ", ".join(f"{record.name}@{alias}" for alias in record.aliases)

@@ -16,6 +16,7 @@ from peft_nb.store import Store
 from peft_nb.system.display import Displayed, panel_of
 from peft_nb.ui import side_by_side
 from peft_nb.ui.differences import clean
+from peft_nb.ui.trial import Trial, only
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Turn:
     base: str = ""
 
 
-def chat(*runs: Run | str, store: Store | None = None) -> Chat:
-    """Talk to runs on one base, and to the base model beside them.
+def chat(*runs: Run | str, store: Store | None = None) -> Chat | Trial:
+    """Talk to runs on one base, and to the base model beside them; try one run that gives labels on texts.
 
     Parameters
     ----------
@@ -50,18 +51,24 @@ def chat(*runs: Run | str, store: Store | None = None) -> Chat:
 
     Returns
     -------
-    Chat
-        Shown by a notebook; ``.ask("…")``, ``.messages()``, ``.clear()``.
+    Chat or Trial
+        Shown by a notebook; ``.ask("…")``, of a chat ``.messages()``, ``.clear()``. A trial, for one run whose task
+        writes no texts, tells the probability of each class.
 
     Raises
     ------
     RunError
-        If there is no run, the runs are on different bases, or one gives labels instead of texts.
+        If there is no run, the runs are on different bases, or one of several gives labels instead of texts.
     StoreError
         If there is no such run.
     """
     found = {run.folder: run for run in (one if isinstance(one, Run) else load(one, store=store) for one in runs)}
-    return Chat({name: run for name, run in named(list(found.values())).items() if run})
+    return conversation({name: run for name, run in named(list(found.values())).items() if run})
+
+
+def conversation(runs: dict[str, Run]) -> Chat | Trial:
+    """Begin a chat with what names stand for, or the trial of one run that gives labels; see :func:`chat`."""
+    return Trial(labels) if (labels := only(runs)) else Chat(runs)
 
 
 class Chat(Displayed):
