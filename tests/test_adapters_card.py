@@ -84,8 +84,8 @@ def test_limits_are_what_was_not_done(given: CardInput) -> None:
     assert "Every example was seen at most once." in limits(given, steps=250)
     assert "at most once" not in limits(given, steps=251)
     assert "Stopped early: 700 of 750 steps were taken." in limits(given, steps=700)
-    assert "no rows were held out" in limits(given, eval_examples=0)
-    assert "Hardly tested: 7 held-out examples" in limits(given, eval_examples=7)
+    assert "there was no evaluation set" in limits(given, eval_examples=0)
+    assert "Hardly tested: 7 evaluation examples" in limits(given, eval_examples=7)
     assert "no lower than the base's" in limits(given, eval_loss=3.0)
     assert "(forgetting)" in limits(given, forgetting=None)
     assert "not whether its own answers are right" in limits(given, score=None)
@@ -158,7 +158,7 @@ def test_the_store_holds_a_card_with_the_curves_and_saving_tells_what_is_known_l
     assert rows[3]["answer"] not in text
     picture = (run.adapter_dir / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
-    assert section(text, "Verdict") == "Not judged."
+    assert section(text, "Verdict") == "No criteria given."
     store.set_metrics(run.id, {"verdict": "accepted"})
     folder = load(run.id, store=store).save(tmp_path / "adapter")
     assert section((folder / "README.md").read_text(), "Verdict") == "accepted"

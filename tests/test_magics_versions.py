@@ -43,7 +43,7 @@ def test_promoted_regretted_and_rolled_back(
         "rollback production --why='too curt'",
     ):
         run(shell, f"%peft {line}")
-    told = ["nothing → v1", "v1 → v2", "v2 → v1"]
+    told = ["(none) → v1", "v1 → v2", "v2 → v1"]
     assert capsys.readouterr().out.splitlines() == [f"tickets@production: {change}" for change in told]
     assert peft_nb.load("tickets@production").id == first
     assert peft_nb.load("tickets@v2").id == peft_nb.load("tickets").id == second
@@ -65,7 +65,7 @@ def test_a_variable_names_a_run_without_a_name(
     shell.user_ns["other"] = peft_nb.load(finish(elsewhere, None, SPEC), store=elsewhere)
     run(shell, "%peft promote desk production --why good")
     run(shell, "%peft promote other candidate --name desk --why 'not bad'")
-    assert capsys.readouterr().out.splitlines() == ["desk@production: nothing → v1", "desk@candidate: nothing → v2"]
+    assert capsys.readouterr().out.splitlines() == ["desk@production: (none) → v1", "desk@candidate: (none) → v2"]
     assert (shell.user_ns["desk"].version, shell.user_ns["other"].version) == ("desk v1", "desk v2")
     assert store.all() == []
     assert repr(run(shell, "%peft lineage desk")).startswith(f"desk v1 · {shell.user_ns['desk'].id} · production\n")
@@ -81,7 +81,7 @@ def test_a_failed_verdict_needs_force_and_a_reason(
     said = refused(shell, "%peft promote tickets production --why 'I like it'", RunError)
     assert said == (
         f"run {id} was not promoted: its verdict is: failed: forgets 0.4 nats; "
-        "add --force (force=True) to promote it all the same"
+        "add --force (force=True) to promote it anyway"
     )
     assert refused(shell, "%peft promote tickets production --force", StoreError).startswith(
         "a promotion needs a reason"
@@ -97,8 +97,15 @@ def test_removed_only_without_an_alias(
     run(shell, "%peft promote tickets production --why y")
     assert refused(shell, "%peft rm tickets@v1", RunError).startswith(f"run {id} is tickets@production and stays; ")
     run(shell, "%peft rollback tickets@production")
-    run(shell, "%peft rm tickets --why 'nobody uses it'")
-    assert capsys.readouterr().out.splitlines()[-2:] == ["tickets@production: v1 → nothing", "tickets v1 is removed"]
+    assert capsys.readouterr().out.splitlines()[-1] == "tickets@production: v1 → (none)"
+    run(shell, "%peft rm tickets")
+    assert capsys.readouterr().out.splitlines() == [
+        "would remove tickets v1 (finished) with its folder, adapter and curve; its log stays",
+        "to remove it: %peft rm tickets --yes",
+    ]
+    assert store.get(id).removed is None
+    run(shell, "%peft rm tickets --yes --why 'nobody uses it'")
+    assert capsys.readouterr().out.splitlines()[-1:] == ["tickets v1 is removed"]
     assert len(run(shell, "%peft runs")) == 0
     assert run(shell, f"%peft log {id}").action[0] == "remove"
     assert f"· removed {store.log()[0].at:%Y-%m-%d}" in repr(run(shell, "%peft lineage tickets@v1"))
@@ -114,8 +121,12 @@ def test_rows_that_no_run_uses_are_listed_and_removed(
     (store.folder / "examples" / "orphan" / "ids.npy").write_bytes(b"1" * 2_000_000)
     listed = run(shell, "%peft runs")
     for said in (repr(listed), listed._repr_html_()):
-        assert "MB of encoded rows (2 MB used by no run; %peft rm --unused removes them)" in said
+        assert "MB of encoded rows (2 MB used by no run; %peft rm --unused --yes removes them)" in said
     run(shell, "%peft rm --unused")
+    told = "would remove 2 MB of encoded rows that no run uses; to remove them: %peft rm --unused --yes"
+    assert capsys.readouterr().out.splitlines()[-1] == told
+    assert (store.folder / "examples" / "orphan").exists()
+    run(shell, "%peft rm --unused --yes")
     assert capsys.readouterr().out.splitlines()[-1] == "removed 2 MB of encoded rows that no run uses"
     assert repr(run(shell, "%peft runs")).splitlines()[-1].startswith("on disk: ")
 
@@ -155,7 +166,7 @@ def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, sto
     store.promote(parent, "production", why="y")
     packages = ", ".join(f"{name} {version}" for name, version in store.get(parent).package_versions.items())
     drawn = repr(run(shell, f"%peft lineage {child}")).splitlines()
-    made = f"made: {store.get(child).created:%Y-%m-%d %H:%M} UTC by lora, "
+    made = f"created: {store.get(child).created.astimezone():%Y-%m-%d %H:%M} by lora, "
     spec = store.lineage(parent).spec_hash[:12]
     assert drawn == [
         f"{child} · both",
@@ -163,9 +174,9 @@ def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, sto
         "├─ base: m",
         f"├─ spec: {spec}",
         f"├─ packages: {packages}",
-        "├─ measured",
-        "│  └─ regression: loss rise 0.0125 (0.01 to 0.015)",
-        "└─ made from",
+        "├─ evaluated",
+        "│  └─ general text: loss rise 0.0125 (0.01 to 0.015)",
+        "└─ created from",
         f"   └─ tickets v1 · {parent} · production",
         f"      ├─ {made}finished",
         "      ├─ verdict: passed: 3 of 3",

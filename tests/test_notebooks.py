@@ -191,3 +191,21 @@ def test_a_demo_that_fails_keeps_the_notebook_to_look_at(demo: ModuleType, tmp_p
         demo.execute(notebook(tmp_path / "small.ipynb", "1 / 0"))
     (cell,) = code_cells(demo.FOLDER / "small.ipynb")
     assert cell.outputs[0].ename == "ZeroDivisionError"
+
+
+def test_the_workshop_gives_hints_and_no_solutions_and_deletes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [cell.source for cell in code_cells(FOLDER / "workshop.ipynb")]
+    assert not [source for source in cells if re.search(r"rmtree|unlink|remove\(", source)]
+    (checker,) = [source for source in cells if "def check(" in source]
+    names: dict[str, Any] = {}
+    exec(checker[checker.index("def check(") :], names)
+    (numbers,) = [source for source in cells if "trained = check(" in source]
+    for answer, told in ((33_793, ""), (33_792, "33,792 numbers")):
+        exec(numbers, names | {"trained": answer})
+        said = capsys.readouterr().out
+        assert ("33,792" in said) == bool(told)
+        assert told in said
+    (rate,) = [source for source in cells if "rate = check(" in source]
+    for answer, right in ((1e-9, False), (0.002, True), (0.01, False)):
+        exec(rate, names | {"rate": answer})
+        assert ("✓ right" in capsys.readouterr().out) == right

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import weakref
 from collections.abc import Callable
@@ -20,11 +21,12 @@ from peft_nb.errors import DataError, RunError, StoreError
 from peft_nb.metrics import comparable
 from peft_nb.models import load as bases
 from peft_nb.runs import model as run_model
-from peft_nb.runs.compare import Compared
+from peft_nb.runs.compare import Compared, gather
 from peft_nb.runs.run import begin
 from peft_nb.store import Store
 from peft_nb.ui.differences import clean
 from tests.conftest import file_size_limit
+from tests.stores import finish
 
 Spec = Callable[..., RunSpec]
 Rows = list[dict[str, str]]
@@ -100,7 +102,7 @@ def test_draws_are_seeded_alike(runs: list[Run]) -> None:
     drawn = compare("base", runs[1], prompts="Hello", **options)
     assert drawn.answers["short"].tolist() == runs[1].generate(["Hello"], **options)
     assert drawn.answers["base"].tolist() == runs[1].generate(["Hello"], adapter=False, **options)
-    assert "answers: drawn at temperature 1.0, seed 5, at most 6 of them" in drawn.notes
+    assert "answers: sampled at temperature 1.0, seed 5, at most 6 of them" in drawn.notes
 
 
 def test_the_table_has_a_row_a_run_and_a_column_for_what_was_measured(four: Comparison, runs: list[Run]) -> None:
@@ -112,8 +114,34 @@ def test_the_table_has_a_row_a_run_and_a_column_for_what_was_measured(four: Comp
         assert table.loc[run.spec.name, "eval_loss"] == run.metrics["eval_loss"]
         assert table.loc[run.spec.name, "adapter_mb"] == run.metrics["adapter_mb"]
     assert table.loc["base", "eval_loss"] == runs[0].metrics["base_eval_loss"]
+    assert table.loc["base", "perplexity"] == pytest.approx(math.exp(runs[0].metrics["base_eval_loss"]))
     assert table.loc["base"].isna()["adapter_mb"]
     assert table["trainable_parameters"].dtype == float
+
+
+def test_the_base_has_forgotten_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = finish(store, "tickets", "data: rows\n", eval_loss=1.0, base_eval_loss=2.0, perplexity=2.7, forgetting=0.4)
+    table = compare(id, "base", prompts=[], store=store).table
+    assert table["forgetting"].tolist() == [0.4, 0]
+    assert table["perplexity"].tolist() == [2.7, pytest.approx(7.389, abs=1e-3)]
+
+
+def test_the_stage_is_told_from_the_first_moment(runs: list[Run]) -> None:
+    told: list[tuple[float, str]] = []
+    options: dict[str, Any] = {"max_new_tokens": 4, "temperature": 0.0, "seed": 0}
+    gather({"short": runs[1], "base": None}, ["Hello"], lambda share, what: told.append((share, what)), **options)
+    assert told[:3] == [(0, "reading the runs"), (0, "short: loading the model"), (0, "short: generating answers")]
+    assert (1 / 8, "short: generating answers") in told
+    assert told[-1][1] == "base model: generating answers"
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares)
+    assert shares[-1] <= 1
+
+
+def test_settings_that_differ_are_shown(four: Comparison) -> None:
+    assert "  r: calm 16, short 16, wide 32" in repr(four).splitlines()
+    assert "Settings that differ (2)" in Page(four._repr_html_()).text
 
 
 def test_best_knows_which_way_is_better(four: Comparison, runs: list[Run]) -> None:
@@ -222,8 +250,8 @@ def test_answers_that_were_scored_differently_rank_nothing(spec: Spec, rows: Row
 def test_different_held_out_rows_are_told_and_rank_nothing(runs: list[Run], spec: Spec, rows: Rows) -> None:
     other = begin(spec(max_steps=1, seed=4), data=rows, store=runs[0].store).wait()
     shown = compare(runs[0], other, prompts=[])
-    assert f"calm and {other.id} were measured on different held-out rows: held-out" in " ".join(shown.notes)
-    with pytest.raises(RunError, match="^eval_loss does not tell .*: calm and .* on different held-out rows$"):
+    assert f"calm and {other.id} were evaluated on different evaluation sets: their eval" in " ".join(shown.notes)
+    with pytest.raises(RunError, match="^eval_loss does not tell .*: calm and .* on different evaluation sets$"):
         shown.best()
     assert "★" not in next(line for line in repr(shown).splitlines() if "eval loss" in line)
 
@@ -241,7 +269,7 @@ def test_classifiers_say_their_classes(encoder: Path, labelled: Rows, tmp_path: 
     first = pair[0].predict(shown.answers.index.tolist())
     assert shown.answers["long"].tolist()[0] == f"{first['label'][0]} ({first['probability'][0]:.0%})"
     assert shown.best(by="accuracy") is max(pair, key=lambda run: run.metrics["accuracy"])
-    assert "the bare base has no head for classification and gives no answers" in shown.notes
+    assert "the base model has no head for classification and gives no answers" in shown.notes
 
 
 def test_the_text_has_all_of_it(four: Comparison, runs: list[Run]) -> None:
@@ -250,13 +278,13 @@ def test_the_text_has_all_of_it(four: Comparison, runs: list[Run]) -> None:
     lines = text.splitlines()
     best = four.best().spec.name
     (row,) = (line for line in lines if line.startswith("  eval loss"))
-    cells = row.removeprefix("  eval loss").split("  ")
+    cells = row.partition("(eval_loss)")[2].split("  ")
     ordered = [cell.strip() for cell in cells if cell.strip()]
     assert ordered[four.names.index(best)].endswith(" ★")
     assert row.count("★") == 1
     assert four.answers.index[0] in lines
     assert f"  reference: {four.answers['reference'].iloc[0]}" in lines
-    assert "note: prompts: held-out rows of calm" in text
+    assert "note: prompts: evaluation set of calm" in text
 
 
 def test_the_page_marks_the_best_and_the_words_that_differ(four: Comparison) -> None:

@@ -331,7 +331,7 @@ def test_a_run_interrupted_twice_is_given_up_at_once_and_keeps_its_checkpoint(en
 @pytest.mark.exhaustive
 def test_a_killed_run_is_resumed_without_its_data_and_ends_as_an_undisturbed_one(finished: Run, ended: Ended) -> None:
     run = ended.killed
-    assert (run.status, run.reason) == ("stopped", "its process ended")
+    assert (run.status, run.reason) == ("stopped", "interrupted (kernel died)")
     assert STEPS > len(losses(run)) >= 5
     assert None not in (run.facts.dtype, run.facts.layout, run.facts.fingerprint)
     run.resume()

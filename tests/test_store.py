@@ -94,7 +94,7 @@ def test_sigkill_loses_nothing_that_was_recorded_and_the_run_reads_as_stopped(st
     recorded = [int(event.text) for event in store.events(id) if isinstance(event, Notice)]
     assert recorded == list(range(len(recorded)))
     assert recorded[-1] >= last
-    assert (store.get(id).status, store.get(id).reason) == ("stopped", "its process ended")
+    assert (store.get(id).status, store.get(id).reason) == ("stopped", "interrupted (kernel died)")
     assert store.all()[0].status == "stopped"
 
 

@@ -54,7 +54,7 @@ def test_a_run_of_another_host_counts_as_ended_after_a_long_silence(
     with pytest.raises(StoreError, match="is in use by process"):
         store.claim(id)
     monkeypatch.setattr(records, "SILENCE_S", 0)
-    assert (store.get(id).status, store.get(id).reason) == ("stopped", "its process ended")
+    assert (store.get(id).status, store.get(id).reason) == ("stopped", "interrupted (kernel died)")
     store.claim(id)
     monkeypatch.undo()
     files._owner.cache_clear()

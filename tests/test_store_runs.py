@@ -146,6 +146,6 @@ def test_a_run_whose_process_died_can_be_claimed_and_its_leftovers_go(store: Sto
     store.claim(id)
     store.claim(id)
     assert list(store.folder_of(id).iterdir()) == []
-    assert (store.get(id).status, store.get(id).reason) == ("stopped", "its process ended")
+    assert (store.get(id).status, store.get(id).reason) == ("stopped", "interrupted (kernel died)")
     store.record(id, StatusChanged("training"))
     assert store.get(id).status == "training"

@@ -11,6 +11,7 @@ from peft_nb import Run, RunSpec, chat
 from peft_nb.errors import RunError
 from peft_nb.runs.run import begin
 from peft_nb.ui.chat import Turn, html
+from peft_nb.ui.trial import Trial
 from tests.test_runs_compare import HOSTILE, Page
 
 Rows = list[dict[str, str]]
@@ -96,7 +97,15 @@ def test_who_cannot_talk_is_refused(
     fields = {"model": str(encoder), "data": "(in memory)", "task": "classification", "device": "cpu", "max_steps": 1}
     labels = begin(RunSpec(**fields), data=labelled[:60], store=talkers[0].store).wait()
     with pytest.raises(RunError, match="gives texts labels and writes none; call predict"):
-        chat(labels)
+        chat(talkers[0], labels)
+    trial = chat(labels)
+    assert isinstance(trial, Trial)
+    tried = trial.ask(labelled[0]["text"])
+    found = labels.predict(labelled[0]["text"])
+    assert next(iter(tried.probabilities)) == found["label"][0]
+    assert list(tried.probabilities.values()) == sorted(tried.probabilities.values(), reverse=True)
+    assert sum(tried.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert set(tried.probabilities) == {one["label"] for one in labelled[:60]}
 
 
 def test_a_run_on_plain_texts_continues_what_is_said(talkers: list[Run], spec: Callable[..., RunSpec]) -> None:

@@ -64,7 +64,7 @@ def test_the_oldest_turns_are_left_out_once_the_model_cannot_hold_them(
 
 def test_enter_sends_and_the_answers_are_shown(panel: ChatPanel, talkers: list[Run]) -> None:
     assert repr(panel) == "<peft_nb chat panel>"
-    assert "Nothing was said yet" in panel._said.value
+    assert "No messages yet" in panel._said.value
     enter(panel, "Hello <b>you</b>")
     assert "answered after" in settled(panel)
     assert panel.message.value == ""
@@ -83,7 +83,7 @@ def test_enter_sends_and_the_answers_are_shown(panel: ChatPanel, talkers: list[R
     assert Page(panel._said.value).text.count("base") == 2
     press(panel, "Clear")
     assert panel.talk.turns == []
-    assert "Nothing was said yet" in panel._said.value
+    assert "No messages yet" in panel._said.value
 
 
 def test_stop_ends_the_answer_and_only_one_is_written_at_a_time(panel: ChatPanel) -> None:

@@ -138,7 +138,7 @@ def test_a_run_is_promoted_and_a_failed_verdict_has_to_be_forced(runs: list[Run]
     assert panel.force.layout.display == "flex"
     panel.force.value = True
     press(panel, "Promote")
-    assert 'role="status">calm@production: nothing → v1<' in settled(panel)
+    assert 'role="status">calm@production: (none) → v1<' in settled(panel)
     entry = store.log(runs[0].id)[0]
     assert (entry.why, entry.forced) == ("calmer", "its verdict is: failed: held-out loss")
     panel.run.value = runs[1]
@@ -155,7 +155,7 @@ def test_a_run_without_a_name_is_given_one(runs: list[Run]) -> None:
     assert panel.force.layout.display == "none"
     panel.named.value = "tickets"
     press(panel, "Promote")
-    assert "tickets@candidate: nothing → v1" in settled(panel)
+    assert "tickets@candidate: (none) → v1" in settled(panel)
 
 
 def test_the_curves_are_those_of_the_runs(three: Comparison, runs: list[Run]) -> None:

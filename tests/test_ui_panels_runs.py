@@ -10,6 +10,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 import peft_nb
+from peft_nb.metrics import METRICS
 from peft_nb.runs.run import Run, load
 from peft_nb.store import Store
 from peft_nb.system import frontend
@@ -32,6 +33,17 @@ def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
     while not happened():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def tick(panel: RunsPanel, *ids: str) -> None:
+    for id in panel.chosen:
+        panel.pressed({"run": id, "chosen": False})
+    for id in ids:
+        panel.pressed({"run": id, "chosen": True})
+
+
+def listed(panel: RunsPanel) -> list[str]:
+    return re.findall('data-open="([^"]*)"', panel.table.value)
 
 
 def press(panel: RunsPanel, label: str) -> None:
@@ -57,41 +69,78 @@ def test_a_thousand_runs_are_twenty_a_page(store: Store) -> None:
         )
     panel = RunsPanel(store)
     assert panel.table.value.count("<svg") == 20
-    assert panel.choice.options[0][1] == "lora-0999"
+    assert listed(panel)[0] == "lora-0999"
     assert "1–20 of 1,000<" in panel.place.value
     press(panel, "Next page")
-    assert panel.choice.options[0][1] == "lora-0979"
+    assert listed(panel)[0] == "lora-0979"
     panel.words.value = "lora-00"
     assert "1–20 of 100, of 1,000 runs in all" in panel.place.value
-    panel.column.value = "held-out loss"
-    assert panel.order.value is False
-    assert panel.choice.options[0][1] == "lora-0097"  # as good as lora-0000, and newer
+    panel.pressed({"sort": METRICS["eval_loss"].title})
+    assert listed(panel)[0] == "lora-0097"  # as good as lora-0000, and newer
     for _ in range(9):
         press(panel, "Next page")
     assert "81–100 of 100" in panel.place.value
     panel.words.value = "nothing like it"
     assert "no run, of 1,000 runs in all" in panel.place.value
-    assert panel.choice.options == ()
+    assert listed(panel) == []
+    assert panel.pages.layout.display == "none"
 
 
 def test_what_needs_a_run_says_so(store: Store) -> None:
     for name in ("first", "second"):
         trained(store, name)
     panel = RunsPanel(store)
-    press(panel, "Open")
-    assert said(panel) == "⚠ no run is chosen; choose one in the list"
-    panel.choice.value = [id for _, id in panel.choice.options]
+    press(panel, "Compare")
+    assert said(panel) == "⚠ no run is chosen; tick one in the table"
+    tick(panel, *listed(panel))
+    assert "1–2 of 2 · 2 chosen" in panel.place.value
     press(panel, "Promote")
     assert said(panel) == "⚠ 2 runs are chosen; this takes one"
-    panel.choice.value = panel.choice.value[:1]
+    tick(panel, panel.chosen[0])
+    press(panel, "Settings diff")
+    assert said(panel).startswith("⚠ settings are compared of two or more runs")
     press(panel, "Stop")
     assert "this kernel is not at work on it" in said(panel)
+
+
+def test_an_empty_store_says_what_to_do(store: Store) -> None:
+    assert "No runs yet" in RunsPanel(store).table.value
+    assert "%%peft lora --data" in RunsPanel(store).table.value
+
+
+def test_a_header_sorts_and_turns_the_order_round(store: Store) -> None:
+    ids = [trained(store, name, loss) for name, loss in (("a", 2.0), ("b", 1.0), ("c", 3.0))]
+    panel = RunsPanel(store)
+    assert listed(panel) == [ids[2], ids[1], ids[0]]
+    title = METRICS["eval_loss"].title
+    panel.pressed({"sort": title})
+    assert listed(panel) == [ids[1], ids[0], ids[2]]
+    panel.pressed({"sort": title})
+    assert listed(panel) == [ids[2], ids[0], ids[1]]
+    assert re.findall('aria-sort="([a-z]+)"', panel.table.value) == ["descending"]
+    panel.pressed({"sort": "<no such column>"})
+    assert listed(panel) == [ids[2], ids[0], ids[1]]
+
+
+def test_one_thing_at_a_time_stands_above_the_table(store: Store, shell: InteractiveShell) -> None:
+    first, second = finish(store, None, SPEC + "r: 8\n"), finish(store, None, SPEC + "r: 16\nname: other\n")
+    panel = RunsPanel(store)
+    tick(panel, first, second)
+    press(panel, "Settings diff")
+    assert said(panel) == "1 setting differs, shown below"
+    assert re.sub("<[^>]+>", " ", panel.opened.children[0].value).split()[-3:] == ["r", "8", "16"]
+    tick(panel, first)
+    press(panel, "Promote")
+    assert panel.opened.children == ()
+    panel.pressed({"open": second})
+    assert panel.promotion.box.layout.display == "none"
+    assert f"{second} is open below" in said(panel)
 
 
 def test_promoted_with_alias_and_reason(store: Store) -> None:
     id = finish(store, None, SPEC, verdict="failed: forgets 0.4 nats")
     panel = RunsPanel(store)
-    panel.choice.value = [id]
+    tick(panel, id)
     assert panel.promotion.box.layout.display == "none"
     press(panel, "Promote")
     assert panel.promotion.box.layout.display == panel.called.layout.display == ""
@@ -102,26 +151,26 @@ def test_promoted_with_alias_and_reason(store: Store) -> None:
     assert "its verdict is: failed" in said(panel)
     panel.force.value = True
     panel.promotion.box.children[-1].children[0].click()
-    assert said(panel) == "tickets@production: nothing → v1"
+    assert said(panel) == "tickets@production: (none) → v1"
     assert panel.promotion.box.layout.display == "none"
     assert store.get("tickets@production").id == id
     assert "@production" in panel.table.value
-    assert panel.choice.value == (id,)
+    assert panel.chosen == [id]
 
 
 def test_removed_when_asked_twice_and_never_under_an_alias(store: Store) -> None:
     kept, gone = finish(store, "tickets", SPEC), finish(store, "tickets", SPEC)
     store.promote(kept, "production", why="good")
     panel = RunsPanel(store)
-    panel.choice.value = [kept]
+    tick(panel, kept)
     press(panel, "Remove")
     assert "is tickets@production and stays" in said(panel)
     assert panel.removal.box.layout.display == "none"
-    panel.choice.value = [gone]
+    tick(panel, gone)
     press(panel, "Remove")
     assert panel.removal.box.layout.display == ""
     assert len(store.all()) == 2
-    panel.choice.value = [kept]  # what was asked about is removed, nothing else
+    tick(panel, kept)  # what was asked about is removed, nothing else
     panel.gone_why.value = "nobody uses it"
     press(panel, "Remove for good")
     assert said(panel) == "tickets v2 is removed"
@@ -136,8 +185,8 @@ def test_a_stopped_run_opens_from_disk_resumes_stops_and_is_compared(
     run = start(stop_at(3), max_steps=100_000, save_steps=1).wait()
     id = run.id
     panel = RunsPanel(Store(store.folder))  # as after a restart: nothing but the disk
-    panel.choice.value = [id]
-    press(panel, "Open")
+    tick(panel, id)
+    panel.pressed({"open": id})
     assert f"stopped: {run.reason}" in words_of(panel.opened)
     assert f"%peft load {id}" in words_of(panel.opened)
     assert not button_of(panel.opened, "Resume").disabled
@@ -155,7 +204,7 @@ def test_a_stopped_run_opens_from_disk_resumes_stops_and_is_compared(
 
     press(panel, "Compare")
     wait_for(lambda: "compared below" in said(panel))
-    wait_for(lambda: "held-out" in words_of(panel.opened))
+    wait_for(lambda: "eval_loss" in words_of(panel.opened))
     assert button_of(panel.opened, "Reveal")  # who compares can also vote
 
 
@@ -165,8 +214,8 @@ def test_a_run_at_work_is_open_alive_and_goes_on_where_it_was_opened(
     monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")
     run = start(max_steps=100_000, save_steps=1)
     panel = RunsPanel(store)
-    panel.choice.value = [run.id]
-    press(panel, "Open")
+    tick(panel, run.id)
+    panel.pressed({"open": run.id})
     wait_for(lambda: re.search("step [1-9]", words_of(panel.opened)) is not None)
     before = words_of(panel.opened)
     wait_for(lambda: words_of(panel.opened) != before)

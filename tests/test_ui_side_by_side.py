@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from base64 import b64decode
+
 from peft_nb.ui import side_by_side
 from tests.test_runs_compare import HOSTILE, Page
 
@@ -11,6 +13,13 @@ def test_words_that_the_first_answer_has_not_are_marked_in_the_others() -> None:
     assert "reference" in page.text
     assert "(as a)" in page.text
     assert side_by_side.legend({"a": ""}) == ""
+
+
+def test_downloads_lie_in_their_links() -> None:
+    (link, page) = Page(side_by_side.downloads({"metrics.csv": "run,ä\n", "comparison.html": "<p>é"})).elements
+    assert link[1]["download"] == "metrics.csv"
+    assert b64decode(str(link[1]["href"]).partition("base64,")[2]).decode("utf-8-sig") == "run,ä\n"
+    assert b64decode(str(page[1]["href"]).partition("base64,")[2]).decode() == "<p>é"
 
 
 def test_a_turn_marks_nothing_and_shows_foreign_text_as_text() -> None:

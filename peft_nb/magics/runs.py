@@ -57,7 +57,7 @@ def stop(shell: InteractiveShell, run: str | None = None) -> None:
 
 @command(Argument("run"), flags=[OUT, BACKGROUND])
 def resume(shell: InteractiveShell, run: str, out: str | None = None, background: bool = False) -> None:
-    """Go on with a run that was stopped, from its last checkpoint."""
+    """Resume a run that was stopped, from its last checkpoint."""
     from peft_nb.ui import live
 
     found, name = find(shell, run, unfinished=True)
@@ -93,7 +93,7 @@ def compare(
     html: str | None = None,
     out: str | None = None,
 ) -> Any:
-    """Ask runs and their bare base the same, by default held-out rows, and show all side by side; --html keeps it."""
+    """Compare metrics and answers of runs and their base model, by default on the evaluation set."""
     from peft_nb.runs.compare import BASE
     from peft_nb.ui import compare
 
@@ -114,10 +114,10 @@ def compare(
 
 @command(Argument("run", many=True), flags=[OUT])
 def chat(shell: InteractiveShell, runs: list[str], out: str | None = None) -> Any:
-    """Talk to runs and their bare base side by side; --out keeps the conversation."""
-    from peft_nb.ui.chat import Chat
+    """Chat with runs and their base model, or try a classifier on texts; --out saves the conversation."""
+    from peft_nb.ui.chat import conversation
 
-    talk = Chat({word: find(shell, word)[0] for word in runs})
+    talk = conversation({word: find(shell, word)[0] for word in runs})
     if out:
         shell.user_ns[out] = talk
     return talk

@@ -16,6 +16,7 @@ WHY = Flag("why", "text", "The reason, for the log.", value='"TEXT"')
 REASON = Flag("why", "text", "The reason, for the log.", value='"TEXT"', required=True)  # which the store asks for
 NAME = Flag("name", "text", "Name of a run that has none; by default that of its variable.")
 UNUSED = Flag("unused", "switch", "Remove the encoded rows that no run uses, instead of a run.")
+YES = Flag("yes", "switch", "Remove it; without this flag it is only said what would be removed.")
 FORCE = Flag("force", "switch", "Promote it even if its verdict failed.")
 
 
@@ -78,18 +79,28 @@ def verify(shell: InteractiveShell, run: str | None = None) -> None:
         print(whole(store.lineage(word)))
 
 
-@command(Argument("run", required=False), flags=[WHY, UNUSED])
-def rm(shell: InteractiveShell, run: str | None = None, why: str = "", unused: bool = False) -> None:
-    """Remove a run, its folder and the encoded rows it alone used; --unused: all such rows that no run uses."""
+@command(Argument("run", required=False), flags=[WHY, UNUSED, YES])
+def rm(shell: InteractiveShell, run: str | None = None, why: str = "", unused: bool = False, yes: bool = False) -> None:
+    """Say what would be removed, a run with its folder or --unused encoded rows; --yes removes it."""
     from peft_nb.store import Store
     from peft_nb.ui import wording
 
     if unused == bool(run):
         raise CommandError("name one run, or write --unused to remove the encoded rows that no run uses")
     if not run:
-        print(f"removed {wording.memory(round(Store().clear() / 1e6, 1))} of encoded rows that no run uses")
+        store = Store()
+        size = wording.memory(round((store.clear() if yes else store.space().unused) / 1e6, 1))
+        if yes:
+            print(f"removed {size} of encoded rows that no run uses")
+        else:
+            print(f"would remove {size} of encoded rows that no run uses; to remove them: %peft rm --unused --yes")
         return
     store, word, _ = _stored(shell, run)
+    if not yes:
+        record = store.removable(word)
+        print(f"would remove {record.title} ({record.status}) with its folder, adapter and curve; its log stays")
+        print(f"to remove it: %peft rm {run} --yes")
+        return
     print(f"{store.remove(word, why=why).title} is removed")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.data.prompts import Prompt
 from peft_nb.errors import RunError
-from peft_nb.events import ACTIVE
+from peft_nb.events import ACTIVE, Progress
 from peft_nb.models.quiet import quiet
 from peft_nb.runs import model as models
 from peft_nb.runs import rows
@@ -147,7 +147,9 @@ class Adapter:
         with self.using:
             return save(self.model, path, self.spec, record.facts, record.metrics, **options)
 
-    def merge(self, folder: Path, dtype: str | None, max_kl: float, prompts: Sequence[str] | None) -> Merged:
+    def merge(
+        self, folder: Path, dtype: str | None, max_kl: float, prompts: Sequence[str] | None, progress: Progress
+    ) -> Merged:
         """Write a plain model with the adapter in its weights, once it is proven to do the same."""
         from peft_nb.adapters import merge
 
@@ -155,9 +157,11 @@ class Adapter:
         dtype = dtype or facts.dtype or "float32"
         merge.refuse(self.spec, facts, folder, dtype, max_kl)
         with self.using:
+            progress(0, "loading the model")
             examples, compared_on = self._to_compare(prompts)
             live, source = (self.model, self.tokenizer, folder), self._source()
-            return merge.merge(*live, source, self.spec, facts, metrics, examples, compared_on, dtype, max_kl)
+            told = self.spec, facts, metrics
+            return merge.merge(*live, source, *told, examples, compared_on, dtype, max_kl, progress)
 
     def for_script(self, namespace: Mapping[str, Any]) -> tuple[Base, Side, Side]:
         """Load the base and find the training and evaluation examples; rows may be among the notebook's variables."""

@@ -135,7 +135,7 @@ def _spec(first: Run, config: Any, name: str | None) -> RunSpec:
 
 
 def _keep_examples(parents: Mapping[Run, float], runs: Any, id: str) -> None:
-    """Let the new run be judged on what the one with the largest weight was."""
+    """Let the new run be evaluated on what the one with the largest weight was."""
     heaviest = max(parents, key=lambda run: abs(parents[run]))
     file = heaviest.folder / "examples.json"
     if heaviest.folder.parent == runs and file.exists():

@@ -1,10 +1,11 @@
-"""Several runs and their bare base side by side: what was measured, how they learned, what they answer."""
+"""Several runs and their base model side by side: what was measured, how they learned, what they answer."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from peft_nb.data import prompts as kept_prompts
@@ -25,11 +26,11 @@ class Compared:
     Attributes
     ----------
     runs : dict of str to Run or None
-        By the names they are shown with; None is the bare base.
+        By the names they are shown with; None is the base model.
     facts : dict of str to dict
         For each of them what is known: ``method``, ``model``, ``data``, ``verdict`` and metrics.
     curves : dict of str to tuple
-        Training and held-out losses by step, of the runs.
+        Train and eval losses by step, of the runs.
     asked : list of Asked
         The prompts.
     answers : dict of str to list of str
@@ -57,9 +58,9 @@ def gather(
     Parameters
     ----------
     runs : mapping of str to Run or None
-        By the names to show them with; None is the bare base, asked as the first run was taught.
+        By the names to show them with; None is the base model, asked as the first run was taught.
     prompts : sequence of str or of list of dict, or None
-        What to ask; None takes held-out prompts of the first run that has kept any.
+        What to ask; None takes prompts of the evaluation set of the first run that has kept any.
     progress : callable
         Called with the share that is done (0 to 1) and what is being done.
     **options
@@ -76,6 +77,7 @@ def gather(
         If there is no run, answers are wanted of runs on different bases, or one has no adapter to ask.
     """
     trained = {name: run for name, run in runs.items() if run}
+    progress(0, "reading the runs")
     if not trained:
         raise RunError("a comparison needs a run; name one or more, beside base")
     found = Compared(dict(runs))
@@ -89,7 +91,7 @@ def gather(
         found.facts[name] = told | measured | verdict
         steps = history.set_index("step")
         found.curves[name] = (_points(steps["loss"]), _points(steps["eval_loss"]))
-    found.facts |= {name: _bare(list(trained.values())) for name, run in runs.items() if run is None}
+    found.facts |= {name: _base(list(trained.values())) for name, run in runs.items() if run is None}
     found.facts = {name: found.facts[name] for name in runs}
     _check_rows(found, trained)
     if found.asked:
@@ -98,12 +100,12 @@ def gather(
 
 
 def _kept(found: Compared, trained: Mapping[str, Run]) -> list[Asked]:
-    """Held-out prompts that a run has kept."""
+    """Prompts of the evaluation set that a run has kept."""
     for name, run in trained.items():
         if kept := kept_prompts.load(run.folder):
-            found.notes.append(f"prompts: held-out rows of {name}")
+            found.notes.append(f"prompts: evaluation set of {name}")
             return kept
-    found.notes.append("no answers: no run has held-out prompts; pass prompts=[…]")
+    found.notes.append("no answers: no run has kept prompts of its evaluation set; pass prompts=[…]")
     return []
 
 
@@ -115,34 +117,40 @@ def _check_bases(found: Compared, trained: Mapping[str, Run]) -> None:
         if other == one:
             continue
         if found.asked:
-            mend = "to compare their metrics alone, pass prompts=[]"
-            raise RunError(f"{first} is on {one} and {name} is on {other}: answers are compared on one base; {mend}")
+            fix = "to compare their metrics alone, pass prompts=[]"
+            raise RunError(f"{first} is on {one} and {name} is on {other}: answers are compared on one base; {fix}")
         why = "the bases differ, and with them what a token is"
         found.unranked |= {key: why for key, measure in comparable().items() if "tokens" in measure.on}
         found.notes.append(f"{first} is on {one}, {name} on {other}: losses do not compare")
 
 
 def _check_rows(found: Compared, trained: Mapping[str, Run]) -> None:
-    """Where runs were not measured on the same held-out rows or in one way, say so, and rank nothing by that."""
+    """Where runs were not evaluated on the same rows or in one way, say so, and rank nothing by that."""
     kept = {name: rows for name, run in trained.items() if (rows := kept_prompts.load(run.folder))}
     (first, one), *others = kept.items() or [("", [])]
     if differing := [name for name, rows in others if rows != one]:
-        why = f"{first} and {differing[0]} were measured on different held-out rows"
+        why = f"{first} and {differing[0]} were evaluated on different evaluation sets"
         found.unranked |= {key: why for key, measure in comparable().items() if "rows" in measure.on}
-        found.notes.append(f"{why}: held-out numbers do not compare")
+        found.notes.append(f"{why}: their eval metrics do not compare")
     ways = {name: run.spec.score or "rouge_l" for name, run in trained.items() if "score" in run.metrics}
     if len({*ways.values()}) > 1:
         told = ", ".join(f"{name} by {way}" for name, way in ways.items())
         found.unranked["score"] = f"answers were scored in different ways: {told}"
 
 
-def _bare(trained: Sequence[Run]) -> dict[str, Any]:
-    """What is known of the bare base: what the first run that measured it found."""
+def _base(trained: Sequence[Run]) -> dict[str, Any]:
+    """What is known of the base model: what the first run that measured it found."""
+    from peft_nb.evaluation.scores import perplexity
+
     known: dict[str, Any] = {"model": trained[0].spec.model}
     for key, measure in comparable().items():
         values = (run.metrics.get(measure.base) for run in trained if measure.base)
         if (value := next((value for value in values if value is not None), None)) is not None:
             known[key] = value
+    if "eval_loss" in known and any("perplexity" in run.metrics for run in trained):
+        known["perplexity"] = perplexity(known["eval_loss"])
+    if any(run.metrics.get("forgetting") is not None for run in trained):
+        known["forgetting"] = 0.0  # which is measured against the base itself
     return known
 
 
@@ -154,19 +162,33 @@ def _ask(found: Compared, trained: Mapping[str, Run], progress: Progress, option
     """Ask all of them, one model at a time."""
     asked = [one.prompt for one in found.asked]
     first = next(iter(trained.values()))
-    for place, (name, run) in enumerate(trained.items()):
-        progress(place / len(trained), f"asking {name}")
+    bases = [other for other, held in found.runs.items() if held is None]
+    if bases and not first.adapter.task.generates:
+        found.notes.append(f"the base model has no head for {first.spec.task} and gives no answers")
+        bases = []
+    parts = len(trained) + len(bases)
+
+    def listening(name: str) -> dict[str, Any]:
+        done, tokens = len(found.answers), count(1)
+
+        def heard(answers: Sequence[str]) -> None:
+            share = min(1, next(tokens) / options["max_new_tokens"])
+            progress((done + share) / parts, f"{name}: generating answers")
+
+        return {**options, "listen": heard}
+
+    for name, run in trained.items():
+        progress(len(found.answers) / parts, f"{name}: loading the model")
         with run.adapter.borrowed():
-            found.answers[name] = run.adapter.said(asked, **options)
+            _ = run.adapter.tokenizer  # comes with the model, which a variable of its own would keep in memory
+            progress(len(found.answers) / parts, f"{name}: generating answers")
+            found.answers[name] = run.adapter.said(asked, **listening(name))
             if run is first:
-                bare = [other for other, held in found.runs.items() if held is None]
-                if bare and not run.adapter.task.generates:
-                    found.notes.append(f"the bare base has no head for {run.spec.task} and gives no answers")
-                    bare = []
-                found.answers |= {other: run.generate(asked, adapter=False, **options) for other in bare}
+                for base in bases:
+                    found.answers[base] = run.generate(asked, adapter=False, **listening("base model"))
     found.answers = {name: found.answers[name] for name in found.runs if name in found.answers}
-    drawn = f"drawn at temperature {options['temperature']}, seed {options['seed']}"
-    how = drawn if options["temperature"] else "the likeliest tokens"
+    drawn = f"sampled at temperature {options['temperature']}, seed {options['seed']}"
+    how = drawn if options["temperature"] else "greedy decoding"
     found.notes.append(f"answers: {how}, at most {options['max_new_tokens']:,} of them")
     systems = {run.spec.system for run in trained.values()}
     if len(systems) > 1:

@@ -18,7 +18,7 @@ from peft_nb.data.prompts import Prompt
 from peft_nb.data.sources import BUILTIN
 from peft_nb.data.table import Table
 from peft_nb.errors import PeftNbError, RunError, SpecError
-from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Status, StatusChanged
+from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Progress, Status, StatusChanged
 from peft_nb.methods import complete, problems
 from peft_nb.models import ALIASES
 from peft_nb.models.resolve import holds_a_model
@@ -450,7 +450,13 @@ class Run:
         return exporters.export(found, Path(path).expanduser(), as_)
 
     def merge(
-        self, path: str | Path, *, dtype: str | None = None, max_kl: float = 0.005, prompts: Sequence[str] | None = None
+        self,
+        path: str | Path,
+        *,
+        dtype: str | None = None,
+        max_kl: float = 0.005,
+        prompts: Sequence[str] | None = None,
+        progress: Progress = lambda share, what: None,
     ) -> Merged:
         """Write a plain model with the adapter folded into its weights, once it is proven to do the same.
 
@@ -464,6 +470,8 @@ class Run:
             Largest mean KL divergence from the live model, in nats per token (of a classifier, per text).
         prompts : sequence of str, optional
             What to compare answers to; by default evaluation rows, else training rows, else built-in prompts.
+        progress : callable
+            Called with the share that is done (0 to 1) and what is being done.
 
         Returns
         -------
@@ -479,7 +487,7 @@ class Run:
         StoreError
             If the folder holds something, or the disk refuses; nothing half-written stays.
         """
-        return self.adapter.merge(Path(path).expanduser(), dtype, max_kl, prompts)
+        return self.adapter.merge(Path(path).expanduser(), dtype, max_kl, prompts, progress)
 
     # ---- at work
 

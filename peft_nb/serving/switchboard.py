@@ -99,7 +99,7 @@ class Switchboard:
 
     @property
     def model(self) -> Any:
-        """The base with the active adapter, or bare when none is; for whatever else a model can do."""
+        """The base with the active adapter, or the base alone when none is; for whatever else a model can do."""
         return self._base if self.active is None else self.switch(self.active)
 
     def add(self, adapter: Adapted | str | os.PathLike[str]) -> str:
@@ -165,7 +165,7 @@ class Switchboard:
         prompts : str or sequence of str
             What to answer, each rendered as its adapter was trained.
         adapter : str or sequence, optional
-            One name for all, or one for each prompt, None among them for the bare base; by default the active adapter.
+            One name for all, or one for each prompt, None among them for the base model; by default the active adapter.
         **options
             As of ``Run.generate``: ``max_new_tokens``, ``temperature``, ``seed``.
 

@@ -172,7 +172,7 @@ class Store:
         Returns
         -------
         tuple of two lists of (step, loss)
-            Training and held-out losses.
+            Train and eval losses.
         """
         return runs.curve(self._index, id, most)
 
@@ -298,6 +298,10 @@ class Store:
             If there is no such alias, or several names have it.
         """
         return versions.rollback(self._index, alias, why)
+
+    def removable(self, word: str) -> Record:
+        """Give the run that :meth:`remove` would remove, or raise what it would raise."""
+        return versions.removable(self._index, word)
 
     def remove(self, word: str, *, why: str = "") -> Record:
         """Delete a run's folder, curve and answers, and the encoded rows that no other run uses.

@@ -103,7 +103,7 @@ def record(index: Index, row: sqlite3.Row) -> Record:
         model=row["model"],
         created=_time(row["created"]),
         status="stopped" if orphaned else row["status"],
-        reason="its process ended" if orphaned else row["reason"],
+        reason="interrupted (kernel died)" if orphaned else row["reason"],
         spec_yaml=row["spec_yaml"],
         facts=Facts.from_json(row["facts"]),
         metrics=json.loads(row["metrics"]),

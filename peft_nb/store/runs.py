@@ -131,7 +131,7 @@ def history(index: Index, id: str) -> list[dict[str, Any]]:
 
 
 def curve(index: Index, id: str, most: int) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-    """Read the training and held-out losses as the means of some stretches."""
+    """Read the train and eval losses as the means of some stretches."""
     records.row_of(index, id)
     found = []
     for loss in ("loss", "eval_loss"):

@@ -59,8 +59,8 @@ def promote(index: Index, word: str, alias: str, why: str, name: str | None, for
         if verdict.lower().startswith("failed"):
             against.insert(0, f"its verdict is: {verdict}")
         if against and not force:
-            mend = "add --force (force=True) to promote it all the same"
-            raise RunError(f"run {record.id} was not promoted: {'; '.join(against)}; {mend}")
+            fix = "add --force (force=True) to promote it anyway"
+            raise RunError(f"run {record.id} was not promoted: {'; '.join(against)}; {fix}")
         if record.version is None:
             enter(db, record.id, name or str(record.name))
             record = records.get(index, record.id)
@@ -98,6 +98,19 @@ def rollback(index: Index, alias: str, why: str) -> Entry:
         return audit.read(index, "id = last_insert_rowid()")[0]
 
 
+def removable(index: Index, word: str) -> Record:
+    """Give the run that a word names, and refuse one that an alias or a process needs."""
+    row = records.find(index, word)
+    record = records.record(index, row)
+    if record.aliases:
+        names = ", ".join(f"{record.name}@{alias}" for alias in record.aliases)
+        fix = "promote another version or roll back first"
+        raise RunError(f"run {record.id} is {names} and stays; {fix}")
+    if records.held(row):
+        raise RunError(f"run {record.id} is {record.status}, and a process is at work on it; stop it first")
+    return record
+
+
 def remove(index: Index, word: str, why: str) -> Record:
     """Delete a run's folder and curve, which no alias and no process may need, and the rows that it alone used."""
     record = records.get(index, word)
@@ -105,14 +118,7 @@ def remove(index: Index, word: str, why: str) -> Record:
     aside = index.runs / f".{record.id}.removed"
     try:
         with index.writing() as db:
-            row = records.row_of(index, record.id)
-            record = records.record(index, row)
-            if record.aliases:
-                names = ", ".join(f"{record.name}@{alias}" for alias in record.aliases)
-                mend = "promote another version or roll back first"
-                raise RunError(f"run {record.id} is {names} and stays; {mend}")
-            if records.held(row):
-                raise RunError(f"run {record.id} is {record.status}, and a process is at work on it; stop it first")
+            record = removable(index, record.id)
             # Deleted only once the index says so; a kill before that leaves it to be put back.
             with files.writing(record.folder):
                 if record.folder.exists():

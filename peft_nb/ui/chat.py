@@ -1,4 +1,4 @@
-"""``%peft chat`` and ``peft_nb.chat``: a conversation with runs and their bare base, each side with its own history."""
+"""``%peft chat`` and ``peft_nb.chat``: a conversation with runs and their base model, each with its own history."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from peft_nb.store import Store
 from peft_nb.system.display import Displayed, panel_of
 from peft_nb.ui import side_by_side
 from peft_nb.ui.differences import clean
+from peft_nb.ui.trial import Trial, only
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Turn:
     run : str
         The name of the run that answered.
     answer, base : str
-        What the run and the bare base said; empty where they were stopped before.
+        What the run and the base model said; empty where they were stopped before.
     """
 
     prompt: str
@@ -38,8 +39,8 @@ class Turn:
     base: str = ""
 
 
-def chat(*runs: Run | str, store: Store | None = None) -> Chat:
-    """Talk to runs on one base, and to the bare base beside them.
+def chat(*runs: Run | str, store: Store | None = None) -> Chat | Trial:
+    """Talk to runs on one base, and to the base model beside them; try one run that gives labels on texts.
 
     Parameters
     ----------
@@ -50,18 +51,24 @@ def chat(*runs: Run | str, store: Store | None = None) -> Chat:
 
     Returns
     -------
-    Chat
-        Shown by a notebook; ``.ask("…")``, ``.messages()``, ``.clear()``.
+    Chat or Trial
+        Shown by a notebook; ``.ask("…")``, of a chat ``.messages()``, ``.clear()``. A trial, for one run whose task
+        writes no texts, tells the probability of each class.
 
     Raises
     ------
     RunError
-        If there is no run, the runs are on different bases, or one gives labels instead of texts.
+        If there is no run, the runs are on different bases, or one of several gives labels instead of texts.
     StoreError
         If there is no such run.
     """
     found = {run.folder: run for run in (one if isinstance(one, Run) else load(one, store=store) for one in runs)}
-    return Chat({name: run for name, run in named(list(found.values())).items() if run})
+    return conversation({name: run for name, run in named(list(found.values())).items() if run})
+
+
+def conversation(runs: dict[str, Run]) -> Chat | Trial:
+    """Begin a chat with what names stand for, or the trial of one run that gives labels; see :func:`chat`."""
+    return Trial(labels) if (labels := only(runs)) else Chat(runs)
 
 
 class Chat(Displayed):
@@ -102,7 +109,7 @@ class Chat(Displayed):
         seed: int = 0,
         listen: Callable[[Turn], bool | None] | None = None,
     ) -> Turn:
-        """Say something, and let first a run and then the bare base answer.
+        """Say something, and let first a run and then the base model answer.
 
         Parameters
         ----------
@@ -111,9 +118,9 @@ class Chat(Displayed):
         run : str, optional
             Who answers; default the first of :attr:`runs`.
         max_new_tokens : int
-            Longest answer, in tokens; default 128.
+            Most tokens of an answer; default 128.
         temperature : float
-            0 takes the likeliest token each time; above, tokens are drawn with this temperature.
+            0 is greedy decoding; above, tokens are sampled with this temperature.
         seed : int
             Fixes the draw, alike for both.
         listen : callable, optional
@@ -161,7 +168,7 @@ class Chat(Displayed):
         Parameters
         ----------
         base : bool, default False
-            The bare base's side of it, instead of the runs'.
+            The base model's side of it, instead of the runs'.
 
         Returns
         -------
@@ -183,7 +190,7 @@ class Chat(Displayed):
         self.forgotten = 0
 
     def __repr__(self) -> str:
-        lines = [f'chat with {", ".join(self.runs)} beside the bare base; ask("…") says something']
+        lines = [f'chat with {", ".join(self.runs)} beside the base model; ask("…") says something']
         for turn in self.turns:
             lines += ["", turn.prompt, f"  {turn.run}: {turn.answer}", f"  {BASE}: {turn.base}"]
         return clean("\n".join(lines))
@@ -202,7 +209,7 @@ def fitting(run: Run, messages: list[Message], longest: int) -> list[Message]:
     messages : list of dict
         The user's and the assistant's in turn, the user's last, which always stays as well.
     longest : int
-        Longest answer, in tokens, for which room is kept; at most half of what the model can hold.
+        Most tokens of an answer, for which room is kept; at most half of what the model can hold.
 
     Returns
     -------

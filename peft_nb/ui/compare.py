@@ -33,7 +33,7 @@ def compare(
     seed: int = 0,
     store: Store | None = None,
 ) -> Comparison:
-    """Compare runs with each other and with their bare base.
+    """Compare runs with each other and with their base model.
 
     All are asked the same prompts, on one base in memory and one after the other; what is not in memory before is
     loaded from disk and released again.
@@ -41,15 +41,16 @@ def compare(
     Parameters
     ----------
     *runs : Run or str
-        Runs, their ids or names in the store, and ``"base"`` for the bare base. One run alone is compared with its
+        Runs, their ids or names in the store, and ``"base"`` for the base model. One run alone is compared with its
         base.
     prompts : str or iterable, optional
-        What to ask: texts, or conversations as lists of messages. By default held-out rows of the first run;
+        What to ask: texts, or conversations as lists of messages. By default rows of the
+        evaluation set of the first run;
         ``[]`` asks nothing and compares the metrics alone, also of runs on different bases.
     max_new_tokens : int
-        Longest answer, in tokens; default 128.
+        Most tokens of an answer; default 128.
     temperature : float
-        0 takes the likeliest token each time; above, tokens are drawn with this temperature.
+        0 is greedy decoding; above, tokens are sampled with this temperature.
     seed : int
         Fixes the draw, alike for all.
     store : Store, optional
@@ -78,10 +79,10 @@ def compare(
 
 
 def compared(runs: Mapping[str, Run | None], prompts: str | Iterable[Prompt] | None, **options: Any) -> Comparison:
-    """Compare what names stand for; None is the bare base, and other parameters are as for :func:`compare`."""
+    """Compare what names stand for; None is the base model, and other parameters are as for :func:`compare`."""
     asked = None if prompts is None else _prompts(prompts)
     chosen = dict(runs) if len(runs) > 1 or None in runs.values() else {**runs, BASE: None}
-    with progress_bar() as progress:
+    with progress_bar(delay=0) as progress:
         return Comparison(gather(chosen, asked, progress or (lambda share, what: None), **{**OPTIONS, **options}))
 
 
@@ -235,6 +236,12 @@ class Comparison(Displayed):
         atomic_text(path, side_by_side.page(self._found))
         return path
 
+    def _files(self) -> dict[str, str]:
+        """What can be downloaded, by the names of the files."""
+        written = {"metrics.csv": self.table.to_csv()} if self._found.facts else {}
+        written |= {"answers.csv": self.answers.to_csv()} if self._found.answers else {}
+        return written | {"comparison.html": side_by_side.page(self._found)}
+
     def __repr__(self) -> str:
         return side_by_side.text(self._found)
 
@@ -251,8 +258,8 @@ def refuse_existing(path: str | Path) -> None:
 def _prompts(given: str | Iterable[Prompt]) -> list[Prompt]:
     """Check prompts before anything is loaded to answer them."""
     if isinstance(given, Mapping) or hasattr(given, "columns") or not isinstance(given, Iterable):
-        mend = 'give a list of texts, such as ["…"] or list(table["question"])'
-        raise DataError(f"prompts: a {type(given).__name__} is no list of texts; {mend}")
+        fix = 'give a list of texts, such as ["…"] or list(table["question"])'
+        raise DataError(f"prompts: a {type(given).__name__} is no list of texts; {fix}")
     found: list[Prompt] = [given] if isinstance(given, str) else list(given)
     for place, one in enumerate(found):
         turns = one if isinstance(one, list) else []

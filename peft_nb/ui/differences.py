@@ -1,11 +1,15 @@
-"""Words of one text that another has not, marked so that it is told without colour."""
+"""What differs: words of a text that another has not, marked so that it is told without colour; settings of specs."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from difflib import SequenceMatcher
 from html import escape
+from typing import Any
+
+from peft_nb.spec import RunSpec
 
 MARK = "text-decoration:underline 2px;text-underline-offset:3px;background:rgba(230,159,0,.22);color:inherit"
 # Words as white space parts them: to cut inside one would tear emoji and joined letters apart. Chinese and Japanese
@@ -34,6 +38,25 @@ def marked(text: str, beside: str) -> str:
         before, _, after = words.partition(core) if core else (words, "", "")  # no line under the space around
         parts += [escape(before), f'<ins style="{MARK}">{escape(core)}</ins>' if core else "", escape(after)]
     return "".join(parts)
+
+
+def settings(specs: Mapping[str, RunSpec]) -> dict[str, dict[str, Any]]:
+    """Find the settings in which specs differ.
+
+    Parameters
+    ----------
+    specs : mapping of str to RunSpec
+        By the names of their runs.
+
+    Returns
+    -------
+    dict of str to dict
+        By field, in the order of the fields, the value of each run; without the name, which says nothing else.
+    """
+    told = {name: spec.to_dict() for name, spec in specs.items()}
+    fields = list(dict.fromkeys(field for own in told.values() for field in own if field != "name"))
+    found = {field: {name: own.get(field) for name, own in told.items()} for field in fields}
+    return {field: own for field, own in found.items() if any(one != next(iter(own.values())) for one in own.values())}
 
 
 def clean(text: str) -> str:

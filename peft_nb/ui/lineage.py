@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 
 from peft_nb.store import Entry, Evaluation, Lineage, Record
@@ -12,6 +13,7 @@ from peft_nb.ui.methods import Listing
 from peft_nb.ui.style import BOX
 
 DIGITS = 12  # of a hash, enough to compare by eye
+SUITES = {"held-out": "evaluation set", "regression": "general text", "cost": "resources"}  # as they are kept
 COLUMNS = ("when", "who", "action", "what", "why", "forced")
 
 
@@ -52,7 +54,7 @@ def tree(lineage: Lineage) -> Tree:
     Returns
     -------
     Tree
-        The run, its base, data, spec, packages, files and what was measured; below these its parents with theirs,
+        The run, its base, data, spec, packages, files and how it was evaluated; below these its parents with theirs,
         its children, and the versions of its name.
     """
     record = lineage.record
@@ -72,7 +74,7 @@ def _origin(lineage: Lineage) -> tuple[Tree, ...]:
     reason = f": {record.reason}" if record.reason else ""
     packages = ", ".join(f"{name} {version}" for name, version in lineage.package_versions.items())
     told = {
-        "made": f"{record.created:%Y-%m-%d %H:%M} UTC by {record.method}, {record.status}{reason}",
+        "created": f"{_local(record.created):%Y-%m-%d %H:%M} by {record.method}, {record.status}{reason}",
         "verdict": str(record.metrics.get("verdict") or ""),
         "base": _hashed(lineage.base or record.model, "weights", lineage.base_hash),
         "data": _hashed(lineage.data, "content", lineage.data_fingerprint),
@@ -82,8 +84,8 @@ def _origin(lineage: Lineage) -> tuple[Tree, ...]:
     }
     return (
         *(Tree(f"{label}: {text}") for label, text in told.items() if text),
-        *_branch("measured", [Tree(_measured(one)) for one in lineage.evaluations]),
-        *_branch("made from", [Tree(_named(parent.record).text, _origin(parent)) for parent in lineage.parents]),
+        *_branch("evaluated", [Tree(_measured(one)) for one in lineage.evaluations]),
+        *_branch("created from", [Tree(_named(parent.record).text, _origin(parent)) for parent in lineage.parents]),
     )
 
 
@@ -110,7 +112,7 @@ def _files(lineage: Lineage) -> str:
 def _measured(one: Evaluation) -> str:
     value = "unknown" if one.value is None else f"{one.value:.4g}"
     within = "" if one.low is None or one.high is None else f" ({one.low:.4g} to {one.high:.4g})"
-    return f"{one.suite}: {one.measure.replace('_', ' ')} {value}{within}"
+    return f"{SUITES.get(one.suite, one.suite)}: {one.measure.replace('_', ' ')} {value}{within}"
 
 
 def log(entries: Iterable[Entry]) -> Listing:
@@ -124,19 +126,24 @@ def log(entries: Iterable[Entry]) -> Listing:
     Returns
     -------
     Listing
-        One row an entry: when (UTC), who, the action, what it did, why, and what it overruled.
+        One row an entry: when (local time), who, the action, what it did, why, and what it overruled.
     """
     rows = [
-        (one.at.replace(microsecond=0), one.who, one.action, said(one), one.why, one.forced or "") for one in entries
+        (_local(one.at).replace(tzinfo=None), one.who, one.action, said(one), one.why, one.forced or "")
+        for one in entries
     ]
     return Listing(rows, columns=COLUMNS)
+
+
+def _local(at: datetime) -> datetime:
+    return at.astimezone().replace(microsecond=0)
 
 
 def said(entry: Entry) -> str:
     """Say what was done, such as ``tickets@production: v1 → v2``."""
     version = f"{entry.name} v{entry.version}" if entry.version else ""
     if entry.alias:
-        before, after = (f"v{number}" if number else "nothing" for number in (entry.before, entry.version))
+        before, after = (f"v{number}" if number else "(none)" for number in (entry.before, entry.version))
         return f"{entry.name}@{entry.alias}: {before} → {after}"
     return f"{entry.run} is {version}" if version else str(entry.run)
 

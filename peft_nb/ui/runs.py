@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 from typing import Any
 
@@ -18,7 +19,7 @@ from peft_nb.ui.status import sparkline
 from peft_nb.ui.view import Curve
 
 PAGE = 20  # runs
-LONGEST = 90  # characters of a text in a cell
+LONGEST = 90  # characters of a text in a cell that are shown at once
 SIGNS = {"passed": "✓", "failed": "✗"}
 
 
@@ -52,31 +53,32 @@ def taken(store: Store) -> str:
     """Say in a line what room a store takes on disk."""
     room = store.space()
     runs, rows, unused = (wording.memory(round(size / 1e6, 1)) for size in (room.runs, room.rows, room.unused))
-    idle = f" ({unused} used by no run; %peft rm --unused removes them)" if room.unused else ""
+    idle = f" ({unused} used by no run; %peft rm --unused --yes removes them)" if room.unused else ""
     return f"on disk: {runs} of runs, {rows} of encoded rows{idle}"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: what it is sorted by (None comes last), and what stands in its cells, as escaped HTML."""
+    """One column: what it is sorted by (None comes last), what stands in its cells as escaped HTML, and how."""
 
     key: Callable[[Record], Any]
     cell: Callable[[Record], str]
-    falling: bool = False  # whether high values are what people look for first
+    descending: bool = False  # whether high values are what people look for first
+    number: bool = False
 
 
 def _run(record: Record) -> str:
     what = (
         f"{record.id} · {record.method}" if record.version else " · ".join(filter(None, (record.name, record.method)))
     )
-    return f"<strong>{escape(record.title)}</strong>{_small(_cut(f'{what} on {record.model}'))}"
+    return _small(f"{what} on {record.model}")
 
 
 def _status(record: Record) -> str:
-    return escape(record.status) + (_small(_cut(record.reason)) if record.reason else "")
+    return escape(record.status) + _small(record.reason or "")
 
 
-def _held_out(record: Record) -> str:
+def _eval_loss(record: Record) -> str:
     after, before = record.metrics.get("eval_loss"), record.metrics.get("base_eval_loss")
     if after is None:
         return ""
@@ -85,18 +87,22 @@ def _held_out(record: Record) -> str:
 
 def _verdict(record: Record) -> str:
     word, _, rest = str(record.metrics.get("verdict") or "").partition(":")
-    return f"{SIGNS.get(word, '')} {escape(_cut(word))}{_small(_cut(rest.strip()))}" if word else ""
+    return f"{SIGNS.get(word, '')} {_whole(word)}{_small(rest.strip())}" if word else ""
 
 
-def _cost(record: Record) -> str:
+def _duration(record: Record) -> str:
     seconds, peak = _seconds(record), record.metrics.get("peak_memory_mb")
     said = wording.duration(seconds) if seconds is not None else ""
-    return said + (_small(wording.memory(peak)) if peak is not None else "")
+    return said + (_small(f"peak {wording.memory(peak)}") if peak is not None else "")
 
 
 def _seconds(record: Record) -> float | None:
     seconds: float | None = record.metrics.get("wall_seconds", record.metrics.get("train_seconds"))
     return seconds
+
+
+def _local(record: Record) -> datetime:
+    return record.created.astimezone()
 
 
 def _version(record: Record) -> tuple[str, int] | None:
@@ -109,27 +115,30 @@ def _versions(record: Record) -> str:
 
 
 def _small(text: str) -> str:
-    return f"<small>{escape(text)}</small>" if text else ""
+    return f"<small>{_whole(text)}</small>" if text else ""
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+def _whole(text: str) -> str:
+    """A text, of which what is long is folded away."""
+    if len(text) <= LONGEST:
+        return escape(text)
+    return f"<details><summary>{escape(text[: LONGEST - 1])}…</summary>{escape(text)}</details>"
 
 
-def _made(record: Record) -> str:
-    return f"{record.created:%Y-%m-%d}<small>{record.created:%H:%M}</small>"
+def _created(record: Record) -> str:
+    return f"{_local(record):%Y-%m-%d}<small>{_local(record):%H:%M}</small>"
 
 
-NEWEST, TRAINING = "made (UTC)", METRICS["train_loss"].title
+NEWEST, TRAINING = "created", METRICS["train_loss"].title
 COLUMNS: dict[str, Column] = {
     "run": Column(lambda record: record.title.casefold(), _run),
     "status": Column(lambda record: record.status, _status),
-    TRAINING: Column(lambda record: record.metrics.get("train_loss"), lambda record: ""),
-    METRICS["eval_loss"].title: Column(lambda record: record.metrics.get("eval_loss"), _held_out),
+    TRAINING: Column(lambda record: record.metrics.get("train_loss"), lambda record: "", number=True),
+    METRICS["eval_loss"].title: Column(lambda record: record.metrics.get("eval_loss"), _eval_loss, number=True),
     "verdict": Column(lambda record: record.metrics.get("verdict"), _verdict),
-    "version": Column(_version, _versions, falling=True),
-    NEWEST: Column(lambda record: record.created, _made, falling=True),
-    "cost": Column(_seconds, _cost),
+    "version": Column(_version, _versions, descending=True),
+    NEWEST: Column(lambda record: record.created, _created, descending=True),
+    "duration": Column(_seconds, _duration, number=True),
 }
 
 
@@ -158,7 +167,7 @@ def _said(record: Record) -> str:
     return " ".join(filter(None, told)).casefold()
 
 
-def ordered(records: Sequence[Record], column: str, falling: bool) -> list[Record]:
+def ordered(records: Sequence[Record], column: str, descending: bool) -> list[Record]:
     """Sort runs by a column.
 
     Parameters
@@ -167,7 +176,7 @@ def ordered(records: Sequence[Record], column: str, falling: bool) -> list[Recor
         As the store lists them.
     column : str
         One of `COLUMNS`.
-    falling : bool
+    descending : bool
         Whether high values come first.
 
     Returns
@@ -177,7 +186,7 @@ def ordered(records: Sequence[Record], column: str, falling: bool) -> list[Recor
     """
     key = COLUMNS[column].key
     known = [record for record in records if key(record) is not None]
-    return [*sorted(known, key=key, reverse=falling), *(record for record in records if key(record) is None)]
+    return [*sorted(known, key=key, reverse=descending), *(record for record in records if key(record) is None)]
 
 
 def curves(store: Store, records: Sequence[Record]) -> dict[str, str]:
@@ -210,7 +219,7 @@ def _curve(points: Sequence[tuple[int, float]]) -> Curve:
 
 
 def table(
-    records: Sequence[Record], drawn: Mapping[str, str], column: str, falling: bool, chosen: Collection[str]
+    records: Sequence[Record], drawn: Mapping[str, str], column: str, descending: bool, chosen: Collection[str]
 ) -> str:
     """Write runs as a table.
 
@@ -220,30 +229,33 @@ def table(
         Of one page; their words may come from anywhere and are escaped.
     drawn : mapping of str to str
         Curves, as :func:`curves` gives them.
-    column, falling : str, bool
+    column, descending : str, bool
         How they are sorted.
     chosen : collection of str
-        Ids of those that are marked.
+        Ids of those that are ticked.
 
     Returns
     -------
     str
-        A ``<table>``; each cell knows its column, so that a narrow one can show a run as a card.
+        A ``<table>``; each cell knows its column, so that a narrow one can show a run as a card. Headers
+        sort, titles open and boxes choose, as ``data-sort``, ``data-open`` and ``data-run`` say.
     """
-    sort = {column: f' aria-sort="{"descending" if falling else "ascending"}"'}
-    mark = {column: " ▼" if falling else " ▲"}
+    sort = {column: f' aria-sort="{"descending" if descending else "ascending"}"'}
+    mark = {column: " ▼" if descending else " ▲"}
     head = "".join(
-        f'<th scope="col" role="columnheader"{sort.get(name, "")}>{name}{mark.get(name, "")}</th>' for name in COLUMNS
+        f'<th scope="col" role="columnheader"{sort.get(name, "")}{" data-number" * one.number}>'
+        f'<button type="button" data-sort="{name}">{name}{mark.get(name, "")}</button></th>'
+        for name, one in COLUMNS.items()
     )
     rows = []
     for record in records:
         cells = []
         for name, one in COLUMNS.items():
             shown = drawn.get(record.id, "") + _trained(record) if name == TRAINING else one.cell(record)
-            label = f'data-label="{name}"'
-            tick = '<span class="peft-nb-tick">✓ chosen</span>' if name == "run" and record.id in chosen else ""
+            label = f'data-label="{name}"' + " data-number" * one.number
             tag = 'th scope="row" role="rowheader"' if name == "run" else 'td role="cell"'
-            cells.append(f"<{tag} {label}>{tick}{shown}</{tag[:2]}>")
+            handle = _handle(record, record.id in chosen) if name == "run" else ""
+            cells.append(f"<{tag} {label}>{handle}{shown}</{tag[:2]}>")
         marked = ' class="peft-nb-chosen"' if record.id in chosen else ""
         rows.append(f'<tr role="row"{marked}>{"".join(cells)}</tr>')
     return (
@@ -253,17 +265,22 @@ def table(
     )
 
 
+def _handle(record: Record, chosen: bool) -> str:
+    """What chooses a run, and what opens it."""
+    id, title = escape(record.id), escape(record.title)
+    box = f'<input type="checkbox" data-run="{id}" aria-label="choose {title}"{" checked" * chosen}>'
+    return f'{box}<button type="button" data-open="{id}" aria-label="open {title}">{title}</button>'
+
+
 def _trained(record: Record) -> str:
     loss = record.metrics.get("train_loss")
     return _small(wording.loss(loss)) if loss is not None else ""
 
 
-def label(record: Record) -> str:
-    """Name a run in a list to choose from, such as ``tickets v2 · lora-3f9a2c · finished · held-out 1.234``."""
-    loss = record.metrics.get("eval_loss")
-    held_out = f"held-out {wording.loss(loss)}" if loss is not None else ""
-    own = [record.id] if record.version else [record.name]
-    return " · ".join(filter(None, (record.title, *own, record.status, held_out, *record.aliases)))
+EMPTY = (
+    "<p>No runs yet. Check a DataFrame with <code>%peft data TABLE</code>, then train on it in a cell of its own: "
+    "<code>%%peft lora --data TABLE --out run</code>. The form <code>%peft panel</code> writes that cell.</p>"
+)
 
 
 def opened(id: str, store: Store, namespace: Mapping[str, Any]) -> tuple[Run, str | None]:

@@ -5,6 +5,7 @@ What colour says is also said by a sign or a line, and all that comes from data 
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from html import escape
 from textwrap import indent
@@ -13,7 +14,8 @@ from typing import Any, NamedTuple
 from peft_nb.data.prompts import Prompt
 from peft_nb.metrics import comparable
 from peft_nb.runs.compare import Compared
-from peft_nb.ui import wording
+from peft_nb.spec import RunSpec
+from peft_nb.ui import differences, wording
 from peft_nb.ui.differences import MARK, clean, marked
 from peft_nb.ui.style import BOX, MUTED, NUMBERS
 
@@ -24,6 +26,7 @@ WRAP = "white-space:normal;overflow-wrap:anywhere"
 NARROW = f"min-width:7.5em;max-width:18em;{WRAP}"
 SCROLLED = 'tabindex="0" role="region" style="overflow-x:auto"'  # by the keyboard too
 CELL = "text-align:left;vertical-align:top;padding:3px 16px 3px 0"
+RIGHT = "text-align:right"
 FOREIGN = "white-space:pre-wrap;overflow-wrap:anywhere"
 WIDE = BOX.replace("max-width:960px", "max-width:1400px")
 GRID = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(240px,100%),1fr));gap:8px;margin:6px 0 0"
@@ -32,11 +35,12 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no sc
 
 
 class Row(NamedTuple):
-    """A row of the table as it is read: its title, what is said of each run, and which of them are the best."""
+    """A row of a table: title, what is said of each run, which are the best, and the key of a metric."""
 
     title: str
     said: dict[str, str]
     best: set[str]
+    key: str = ""
 
 
 def keys(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -68,7 +72,7 @@ def rows(found: Compared) -> list[Row]:
             if key not in found.unranked and len(set(own.values())) > 1:
                 best = {name for name, value in own.items() if value == measure.best(own.values())}
             shown = {name: wording.measured(value, measure.unit) for name, value in own.items()}
-            told.append(Row(measure.title, shown, best))
+            told.append(Row(measure.title, shown, best, key))
         else:
             told.append(Row(key, own, set()))
     return told
@@ -91,12 +95,16 @@ def text(found: Compared) -> str:
     cells = [
         [_cut(row.said.get(name, ""), IN_CELL) + f" {BEST}" * (name in row.best) for name in names] for row in shown
     ]
-    side = max(len(row.title) for row in shown)
+    titles = [f"{row.title} ({row.key})" if row.key else row.title for row in shown]
+    side = max(map(len, titles))
     widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
     lines = [headline(found)]
-    for title, line in zip(["", *(row.title for row in shown)], [names, *cells], strict=True):
+    for title, line in zip(["", *titles], [names, *cells], strict=True):
         padded = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         lines.append(f"  {title:<{side}}  {padded}".rstrip())
+    lines += [
+        f"  {row.title}: " + ", ".join(f"{name} {said}" for name, said in row.said.items()) for row in differing(found)
+    ]
     lines += [f"  {BEST} best of its row"] * any(row.best for row in shown)
     lines += [f"  note: {note}" for note in found.notes]
     for prompt, reference, given in asked(found):
@@ -124,7 +132,8 @@ def html(found: Compared, heading: str = "p") -> str:
     str
         An HTML fragment that needs neither scripts nor style sheets.
     """
-    parts = (title(found, heading), table(found), _picture(found), notes(found), _answers(found))
+    metrics, learned = table(found) + settings(differing(found)), _picture(found)
+    parts = (title(found, heading), metrics, learned, notes(found), _answers(found))
     return clean(f'<div style="{WIDE}">{"".join(parts)}</div>')
 
 
@@ -151,25 +160,73 @@ def notes(found: Compared) -> str:
 
 
 def table(found: Compared) -> str:
-    """Draw what was measured."""
-    head, body = "", ""
+    """Draw the metrics."""
+    names = {}
     for name, run in found.runs.items():
         id = f'<br/><span style="{MUTED};font-weight:normal">{run.id}</span>' if run and run.id != name else ""
-        head += f'<th scope="col" style="{CELL};{NARROW}" dir="auto">{escape(name)}{id}</th>'
+        names[name] = escape(name) + id
     shown = rows(found)
+    legend = f'<div style="{MUTED}">{BEST} best of its row</div>' if any(row.best for row in shown) else ""
+    return _table("metrics", names, shown) + legend
+
+
+def differing(found: Compared) -> list[Row]:
+    """List the settings in which the runs differ, one setting a row."""
+    return settings_rows({name: run.spec for name, run in found.runs.items() if run})
+
+
+def settings_rows(specs: Mapping[str, RunSpec]) -> list[Row]:
+    """List the settings in which specs differ, one setting a row."""
+    told = differences.settings(specs).items()
+    return [Row(field, {name: _value(value) for name, value in own.items()}, set()) for field, own in told]
+
+
+def settings(shown: list[Row], *, opened: bool = False) -> str:
+    """Draw settings that differ, folded away unless they are `opened`; nothing where there are none."""
+    if not shown:
+        return ""
+    names = {name: escape(name) for name in shown[0].said}
+    unfolded = " open" * opened
+    head = f'<summary style="margin-top:8px">Settings that differ ({len(shown)})</summary>'
+    return f"<details{unfolded}>{head}{_table('settings that differ', names, shown)}</details>"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "not specified"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _table(label: str, names: Mapping[str, str], shown: list[Row]) -> str:
+    """Draw rows, a column a name, whose HTML is given; numbers stand to the right."""
+    numbers = bool(shown and any(row.key for row in shown))
+    head = "".join(
+        f'<th scope="col" style="{CELL};{NARROW};{RIGHT * numbers}" dir="auto">{html}</th>' for html in names.values()
+    )
+    body = ""
     for row in shown:
-        body += f'<tr><th scope="row" style="{CELL};white-space:nowrap;font-weight:normal">{escape(row.title)}</th>'
-        for name in found.runs:
+        key = f' <code style="{MUTED}">{row.key}</code>' if row.key else ""
+        body += f'<tr><th scope="row" style="{CELL};font-weight:normal">{escape(row.title)}{key}</th>'
+        for name in names:
             value = escape(row.said.get(name, ""))
             value = f"<strong>{value} {BEST}</strong>" if name in row.best else value
-            body += f'<td style="{CELL};{NARROW};{NUMBERS}" dir="auto">{value}</td>'
+            body += f'<td style="{CELL};{NARROW};{NUMBERS};{RIGHT * bool(row.key)}" dir="auto">{value}</td>'
         body += "</tr>"
-    legend = f'<div style="{MUTED}">{BEST} best of its row</div>' if any(row.best for row in shown) else ""
     style = "margin:0;color:inherit;font-size:inherit;border-collapse:collapse"
     return (
-        f'<div {SCROLLED} aria-label="what was measured"><table style="{style}"><thead><tr><td></td>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{legend}"
+        f'<div {SCROLLED} aria-label="{label}"><table style="{style}"><thead><tr><td></td>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def downloads(files: Mapping[str, str]) -> str:
+    """Draw links to files that lie in the links themselves; the csv has a mark by which Excel reads UTF-8."""
+    links = []
+    for name, text in files.items():
+        kind, sign = ("text/html", "utf-8") if name.endswith("html") else ("text/csv", "utf-8-sig")
+        data = b64encode(text.encode(sign, "replace")).decode()
+        links.append(f'<a download="{name}" href="data:{kind};charset=utf-8;base64,{data}">{name}</a>')
+    return f"Download: {' · '.join(links)}"
 
 
 def ends(found: Compared) -> str:

@@ -55,7 +55,7 @@ def share(part: float) -> str:
 SAID: dict[str, Callable[[float], str]] = {
     "loss": loss,
     "rise": lambda value: f"{value:+.3f}",
-    "score": lambda value: f"{value:.3f}",
+    "score": lambda value: f"{value:,.3f}",
     "share": share,
     "count": lambda value: f"{value:,.0f}",
     "s": duration,
@@ -66,7 +66,9 @@ SAID: dict[str, Callable[[float], str]] = {
 
 def measured(value: float, unit: str) -> str:
     """Say the value of a metric in its unit; one that is not known stands behind four significant digits."""
-    return SAID[unit](value) if unit in SAID else f"{value:.4g} {unit}".rstrip()
+    if unit in SAID:
+        return SAID[unit](value)
+    return (f"{value:,.0f} {unit}" if abs(value) >= 1000 else f"{value:.4g} {unit}").rstrip()
 
 
 def spoken(error: Exception) -> str:

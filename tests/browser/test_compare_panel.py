@@ -97,7 +97,7 @@ def test_runs_are_compared_voted_on_and_promoted(page: Page) -> None:
     page.keyboard.type("fewer mistakes")
     go(page, panel, "button", "Promote")
     page.keyboard.press("Enter")
-    expect(panel.get_by_role("status")).to_contain_text("calm@production: nothing → v1", timeout=10_000)
+    expect(panel.get_by_role("status")).to_contain_text("calm@production: (none) → v1", timeout=10_000)
     assert violations(page, ".peft-nb") == []
     shot(page, panel, "compare-panel-voted", height=2400)
     page.set_viewport_size({"width": 560, "height": 900})
@@ -124,7 +124,7 @@ def test_adapter_and_base_are_talked_to(page: Page) -> None:
     expect(said).to_contain_text("How much is <b>3</b> and 3?")
     expect(said.locator("bdi")).to_have_text(["calm", "base"])
 
-    panel.get_by_role("spinbutton", name="Longest answer, in tokens").focus()
+    panel.get_by_role("spinbutton", name="Max new tokens").focus()
     page.keyboard.press("Control+a")
     page.keyboard.type("1500")
     panel.get_by_role("combobox", name="Adapter").select_option("short")  # JupyterLab takes the arrow keys for itself

@@ -10,6 +10,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from peft_nb.data import support_desk
 from peft_nb.events import StatusChanged, StepLogged
+from peft_nb.metrics import METRICS
 from peft_nb.runs.run import begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -63,11 +64,13 @@ def choose(page: Page, panel: Locator, words: str) -> None:
     panel.get_by_label("Find").focus()
     page.keyboard.press("Control+a")
     page.keyboard.type(words)
-    options = panel.locator(".peft-nb-choice option")
-    expect(options).to_have_text([re.compile(re.escape(words[:6]))])
-    panel.get_by_role("listbox").focus()
-    page.keyboard.press("Home")
-    expect(panel.locator(".peft-nb-tick")).to_have_count(1)
+    expect(panel.locator("[data-open]")).to_have_text([re.compile(re.escape(words[:6]))])
+    box = panel.locator("[data-run]")
+    box.focus()
+    if not box.is_checked():
+        page.keyboard.press("Space")
+    expect(panel.locator("tr.peft-nb-chosen")).to_have_count(1)
+    expect(panel.locator("[data-run]")).to_be_focused()
 
 
 def test_the_store_is_searched_and_its_runs_are_worked_with(page: Page, store: Store) -> None:
@@ -88,21 +91,31 @@ def test_the_store_is_searched_and_its_runs_are_worked_with(page: Page, store: S
     for _ in range(12):
         reached.append(page.evaluate("document.activeElement.innerText || document.activeElement.tagName"))
         page.keyboard.press("Tab")
-    assert [one.split("\n")[0] for one in reached][3:6] == ["Previous page", "Next page", "Refresh"]
-    assert reached[7:] == ["Open", "Resume", "Stop", "Compare", "Promote …"]
+    pages = ["Previous page", "Next page"]
+    acts = ["Resume", "Stop", "Compare", "Settings diff", "Promote …", "Remove …", "Refresh"]
+    assert reached[1:] == [*pages, *acts, "run", "status"]
 
-    panel.get_by_label("Sort by").focus()
-    page.keyboard.type("held")
-    expect(panel.locator("[aria-sort=ascending]")).to_contain_text("held-out loss")
-    shot(page, output, "runs-panel", (1600, 1200, 480))
+    panel.locator(f"[data-sort='{METRICS['eval_loss'].title}']").focus()
+    page.keyboard.press("Enter")
+    expect(panel.locator("[aria-sort=ascending]")).to_contain_text(METRICS["eval_loss"].title)
+    expect(panel.locator("[aria-sort=ascending] button")).to_be_focused()
+    shot(page, output, "runs-panel", (1280, 480))
     assert page.title().startswith("desk")
 
     choose(page, panel, "broken-off")
-    press(page, panel, "Open")
+    panel.locator("[data-open]").focus()
+    page.keyboard.press("Enter")
     expect(panel).to_contain_text("stopped: after step 2", timeout=SECONDS)
     expect(panel.locator(".bqplot path.line").first).to_be_visible()
     expect(panel.get_by_role("button", name="Chat")).to_be_enabled()
 
+    panel.get_by_label("Find").focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("broken")
+    expect(panel.locator("[data-open]")).to_have_count(1)
+    page.keyboard.press("Control+a")
+    page.keyboard.type("nothing of that kind")
+    expect(panel.get_by_text("no run, of 24 runs in all")).to_be_visible()
     choose(page, panel, "desk-0@production")
     press(page, panel, "Remove")
     expect(panel.get_by_role("alert")).to_contain_text("is desk-0@production and stays")
@@ -111,11 +124,11 @@ def test_the_store_is_searched_and_its_runs_are_worked_with(page: Page, store: S
     expect(panel.get_by_label("Alias")).to_be_focused()
     page.keyboard.press("Tab")
     page.keyboard.type("fewer refusals")
-    shot(page, output, "runs-panel-promote", (1200, 480))
+    shot(page, output, "runs-panel-promote", (1280, 480))
     assert violations(page, ".peft-nb") == []
     panel.get_by_role("button", name="Promote", exact=True).focus()
     page.keyboard.press("Space")
-    expect(panel).to_contain_text("desk-1@production: nothing → v1")
+    expect(panel).to_contain_text("desk-1@production: (none) → v1")
     choose(page, panel, "desk-2 v1")
     press(page, panel, "Remove …")
     expect(panel.get_by_label("Reason for the log").last).to_be_focused()
@@ -129,5 +142,5 @@ def test_the_store_is_searched_and_its_runs_are_worked_with(page: Page, store: S
     expect(panel).to_contain_text("tokens/s", timeout=SECONDS)
     press(page, panel, "Stop")
     expect(panel).to_contain_text(re.compile("stopped: (after step|before the first step)"), timeout=SECONDS)
-    shot(page, output, "runs-panel-open", (1200, 480))
+    shot(page, output, "runs-panel-open", (1280, 480))
     assert violations(page, ".peft-nb") == []

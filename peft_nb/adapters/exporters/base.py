@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Side:
-    """Training or held-out examples, and the rows they come from where these can still be read."""
+    """Training or evaluation examples, and the rows they come from where these can still be read."""
 
     examples: Examples
     rows: Sequence[Mapping[str, Any]] | None = None
@@ -41,7 +41,7 @@ class Exportable:
     merge : callable
         Writes its base with the adapter in it, see ``Run.merge``.
     examples : callable
-        Loads its base and finds its training and held-out examples.
+        Loads its base and finds its training and evaluation examples.
     """
 
     id: str

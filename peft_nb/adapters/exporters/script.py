@@ -84,7 +84,7 @@ def write(run: Exportable, folder: Path) -> Path:
 
     from peft_nb.training.packing import plan
 
-    spec, (base, train, held_out) = run.spec, run.examples()
+    spec, (base, train, evaluation) = run.spec, run.examples()
     (model, revision), model_config = _found_by(base), base.model.config
     differs = changes(base.model, base.tokenizer, os.path.expanduser(model)) if base.source.pair else UNCHANGED
     batch = spec.batch_size * spec.gradient_accumulation_steps
@@ -124,7 +124,7 @@ SEED = {spec.seed}
         if differs.weights:
             own = {name: weight.detach().cpu().contiguous() for name, weight in differs.weights.items()}
             save_file(own, staging / "embeddings.safetensors")
-        for name, side in (("train.jsonl", train), ("held_out.jsonl", held_out)):
+        for name, side in (("train.jsonl", train), ("held_out.jsonl", evaluation)):
             with (staging / name).open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{line}\n" for line in _lines(side, spec.system, renderer, tried["encode"]))
     return folder / "train.py"

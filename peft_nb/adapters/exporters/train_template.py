@@ -2,8 +2,8 @@
 
     python train.py [MODEL]
 
-Beside this file lie train.jsonl and held_out.jsonl, one example a line; the adapter is written there too. All that is
-drawn follows from the seed, so that every step has the loss that it had in the run from which this was exported.
+Beside this file lie train.jsonl and held_out.jsonl, one example per line; the adapter is written there too. All that is
+random follows from the seed, so that every step has the loss that it had in the run from which this was exported.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def tokens(text: str, tokenizer: Any) -> list[int]:
 
 
 def encode(row: dict[str, Any], tokenizer: Any) -> Example:
-    """Token ids of a line, and which of them are learned."""
+    """Token ids of a line, and which of them are in the loss."""
     if "ids" in row:  # written out where a template would not give the same tokens again
         ids, spans = row["ids"], row["learned"]
     elif "text" in row:
@@ -75,7 +75,7 @@ def encode(row: dict[str, Any], tokenizer: Any) -> Example:
         answers = [i for i, one in enumerate(messages) if one["role"] == "assistant" and one.get("weight") != 0]
         for answer in answers[-1:] if LOSS_ON == "completion" else answers:
             start = len(render(messages[:answer], tokenizer, prompt=True))
-            spans.append([start, ids.index(end, start) + 1])  # the end is learned too, or answers would never stop
+            spans.append([start, ids.index(end, start) + 1])  # the end is in the loss too, or answers would never stop
         ids = ids[: len(ids) - ids[::-1].index(end)]
         spans = [[1, len(ids)]] if LOSS_ON == "all" else spans
     learned = [any(start <= place < stop for start, stop in spans) for place in range(len(ids))]
@@ -95,13 +95,13 @@ def order(rows: int) -> list[list[int]]:
 
 
 def summed_loss(model: Any, batch: list[Example], pad: int) -> torch.Tensor:
-    """Negative log-likelihood of all learned tokens of a batch, in nats."""
+    """Negative log-likelihood of all supervised tokens of a batch, in nats."""
     width = max(len(ids) for ids, _ in batch)
     ids, mask = torch.full((len(batch), width), pad), torch.zeros(len(batch), width, dtype=torch.long)
     wanted = torch.zeros(len(batch), width, dtype=torch.bool)
-    for row, (own, learned) in enumerate(batch):
+    for row, (own, supervised) in enumerate(batch):
         ids[row, : len(own)], mask[row, : len(own)] = torch.tensor(own), 1
-        wanted[row, : len(own)] = torch.tensor(learned)
+        wanted[row, : len(own)] = torch.tensor(supervised)
     ids, mask, wanted = ids.to(DEVICE), mask.to(DEVICE), wanted[:, 1:].to(DEVICE)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     logits = logits[:, -width:-1]  # the virtual tokens of a soft prompt stand before the text
@@ -109,13 +109,13 @@ def summed_loss(model: Any, batch: list[Example], pad: int) -> torch.Tensor:
 
 
 def targets(examples: list[Example]) -> int:
-    """Number of learned tokens; nothing predicts the first of an example."""
-    return sum(sum(learned[1:]) for _, learned in examples)
+    """Number of supervised tokens; nothing predicts the first of an example."""
+    return sum(sum(supervised[1:]) for _, supervised in examples)
 
 
 @torch.no_grad()
 def mean_loss(model: Any, examples: list[Example], pad: int) -> float:
-    """Loss a learned token, without dropout."""
+    """Mean loss per supervised token, without dropout."""
     model.eval()
     batches = (examples[start : start + BATCH_SIZE] for start in range(0, len(examples), BATCH_SIZE))
     total = sum(summed_loss(model, batch, pad).item() for batch in batches)
@@ -128,7 +128,7 @@ def main() -> None:
     name = os.path.expanduser(sys.argv[1] if sys.argv[1:] else MODEL)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER if TOKENIZER.is_dir() else name, revision=REVISION)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    train, held_out = (
+    train, evaluation = (
         [encode(json.loads(line), tokenizer) for line in (HERE / file).open(encoding="utf-8")]
         for file in ("train.jsonl", "held_out.jsonl")
     )
@@ -138,7 +138,7 @@ def main() -> None:
         own = load_file(EMBEDDINGS)
         base.resize_token_embeddings(max(map(len, own.values())), mean_resizing=False)
         base.load_state_dict(own, strict=False)
-    torch.manual_seed(SEED)  # here, because the adapter's first values are drawn next
+    torch.manual_seed(SEED)  # here, because the adapter's first values are random and drawn next
     model = peft.get_peft_model(base, CONFIG)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
@@ -156,8 +156,8 @@ def main() -> None:
 
     torch.manual_seed(SEED)
     model.train()
-    if held_out:
-        print(json.dumps({"step": 0, "eval_loss": mean_loss(model, held_out, pad)}), flush=True)
+    if evaluation:
+        print(json.dumps({"step": 0, "eval_loss": mean_loss(model, evaluation, pad)}), flush=True)
     for number, rows in enumerate(order(len(train)), 1):
         step = [train[row] for row in rows]
         loss = 0.0
@@ -172,8 +172,8 @@ def main() -> None:
         schedule.step()
         optimizer.zero_grad()
         print(json.dumps({"step": number, "loss": loss}), flush=True)
-    if held_out:
-        print(json.dumps({"step": STEPS, "eval_loss": mean_loss(model, held_out, pad)}), flush=True)
+    if evaluation:
+        print(json.dumps({"step": STEPS, "eval_loss": mean_loss(model, evaluation, pad)}), flush=True)
     model.save_pretrained(HERE / "adapter", save_embedding_layers=EMBEDDINGS.is_file())
     if TOKENIZER.is_dir():
         tokenizer.save_pretrained(HERE / "adapter")

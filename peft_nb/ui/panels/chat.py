@@ -1,4 +1,4 @@
-"""The chat panel: one prompt, the answers of an adapter and of its bare base as they grow."""
+"""The chat panel: one prompt, the answers of an adapter and of its base model as they grow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUMBER = {"width": "150px"}
 
 
 class ChatPanel(Panel):
-    """Talk to adapters and their bare base side by side.
+    """Talk to adapters and their base model side by side.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class ChatPanel(Panel):
             value=0, min=0, max=2**31 - 1, description="Seed", style=LABEL, layout=NUMBER
         )
         self.longest = ipywidgets.BoundedIntText(
-            value=128, min=1, max=4096, description="Longest answer, in tokens", style=LABEL, layout={"width": "240px"}
+            value=128, min=1, max=4096, description="Max new tokens", style=LABEL, layout={"width": "240px"}
         )
         # Turned round, so that the newest turn stays in sight while it grows.
         self._said = ipywidgets.HTML(
@@ -81,7 +81,7 @@ class ChatPanel(Panel):
                 self._said,
                 row(self.message, button("Send", self._press, primary=True), button("Stop", self.stop)),
                 row(
-                    button("Clear", lambda: self.attempt(self._clear), help="Forget what was said"),
+                    button("Clear", lambda: self.attempt(self._clear), help="Start a new conversation"),
                     self.variable,
                     button("Keep", lambda: self.attempt(self._keep), help="Put the messages into a variable"),
                 ),
@@ -142,13 +142,13 @@ class ChatPanel(Panel):
     def _draw(self) -> None:
         turn = self._turn
         growing = [replace(turn, answer=turn.answer or "…", base=turn.base or "…")] if turn else []
-        drawn = html([*self.talk.turns, *growing]) or f'<span style="{MUTED}">Nothing was said yet.</span>'
+        drawn = html([*self.talk.turns, *growing]) or f'<span style="{MUTED}">No messages yet.</span>'
         self._said.value = f'<div role="region" aria-label="conversation">{drawn}</div>'
 
     def _clear(self) -> str:
         self.talk.clear()
         self._draw()
-        return "nothing of it is sent along any more"
+        return "conversation cleared"
 
     def _keep(self) -> str:
         name = self.variable.value.strip()

@@ -1,4 +1,4 @@
-"""The compare panel: what was measured, curves, answers prompt after prompt, a blind vote, and promotion."""
+"""The compare panel: metrics, curves, answers prompt after prompt, a blind vote, and promotion."""
 
 from __future__ import annotations
 
@@ -48,8 +48,13 @@ class ComparePanel(Panel):
         self.comparison, self._found = comparison, comparison._found
         self._seed = secrets.randbits(32) if seed is None else seed
         self._asked = list(side_by_side.asked(self._found))
-        head = [side_by_side.title(self._found), side_by_side.table(self._found)]
-        tail = [escape(side_by_side.ends(self._found)), side_by_side.notes(self._found)]
+        settings = side_by_side.settings(side_by_side.differing(self._found))
+        head = [side_by_side.title(self._found), side_by_side.table(self._found), settings]
+        tail = [
+            escape(side_by_side.ends(self._found)),
+            side_by_side.notes(self._found),
+            side_by_side.downloads(comparison._files()),
+        ]
         super().__init__(
             "compare panel",
             [_shown(*head), *overlay(self._found.curves), _shown(*tail), *self._asking(), *self._promoting()],
@@ -130,7 +135,7 @@ class ComparePanel(Panel):
         )
         self.named = ipywidgets.Text(description="Name", placeholder="such as tickets", layout=FIELD, style=LABEL)
         self.why = ipywidgets.Text(description="Reason", placeholder="for the log", layout=FIELD, style=LABEL)
-        self.force = ipywidgets.Checkbox(description="Promote it all the same", indent=False, layout=dict(FIELD))
+        self.force = ipywidgets.Checkbox(description="Promote despite failed verdict", indent=False, layout=dict(FIELD))
         self.run.observe(lambda _: self._choose(), "value")
         self._choose()
         promote = button("Promote", self._promote, help="Let the alias stand for this run from now on")

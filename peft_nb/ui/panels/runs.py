@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
+from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets
+import traitlets
 
 from peft_nb.errors import RunError
 from peft_nb.events import Listener
@@ -15,15 +18,31 @@ from peft_nb.runs.compare import gather, named
 from peft_nb.runs.run import Run, active
 from peft_nb.store import Record, Store
 from peft_nb.system.frontend import variables
-from peft_nb.ui import lineage, live, wording
+from peft_nb.ui import lineage, live, side_by_side, wording
 from peft_nb.ui import runs as listing
 from peft_nb.ui.compare import OPTIONS, Comparison
 from peft_nb.ui.panels.panel import FIELD, LABEL, Panel, Tell, button, put, row
 from peft_nb.ui.panels.run import EmbeddedSurface
 from peft_nb.ui.view import RunView
 
-ORDERS = {"rising": False, "falling": True}
-LISTED = 5  # lines of the list to choose from
+
+class RunTable(anywidget.AnyWidget):
+    """Runs as a table whose headers, titles and boxes can be pressed.
+
+    Parameters
+    ----------
+    act : callable
+        Gets what was pressed: ``sort`` with a column, ``open`` with an id, or ``run`` with an id and ``chosen``.
+    """
+
+    _esm = Path(__file__).with_name("runs.js")
+    _css = Path(__file__).with_name("runs.css")
+    value = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self, act: Callable[[Mapping[str, Any]], None]) -> None:
+        super().__init__()
+        self.add_class("peft-nb-listing")
+        self.on_msg(lambda widget, content, buffers: act(content))
 
 
 class Question:
@@ -58,7 +77,7 @@ class Question:
 
 
 class RunsPanel(Panel):
-    """The runs of a store as a table, and what can be done with those that are chosen in the list above it.
+    """The runs of a store as a table, and what can be done with those that are ticked in it.
 
     Parameters
     ----------
@@ -68,54 +87,40 @@ class RunsPanel(Panel):
 
     def __init__(self, store: Store) -> None:
         self._store, self._page, self._drawn = store, 0, dict[str, str]()
+        self._column, self._descending = listing.NEWEST, True
         self._asked: list[Record] = []  # about which a question stands, whatever is chosen meanwhile
+        self.chosen: list[str] = []
         self.words = _field(ipywidgets.Text, "Find", placeholder="name, method, status …")
-        self.column = _field(ipywidgets.Dropdown, "Sort by", options=list(listing.COLUMNS), value=listing.NEWEST)
-        self.order = _field(ipywidgets.Dropdown, "Order", options=ORDERS, value=True)
-        self.choice = _field(ipywidgets.SelectMultiple, "Choose runs, several with Shift or Ctrl", rows=LISTED)
-        self.choice.add_class("peft-nb-choice")
-        self.table, self.place, self.opened = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.VBox()
+        self.table, self.place, self.opened = RunTable(self.pressed), ipywidgets.HTML(), ipywidgets.VBox()
         self.room = ipywidgets.HTML()
-        self.table.add_class("peft-nb-listing")
 
         self.alias = _field(ipywidgets.Text, "Alias", value="production")
         self.called = _field(ipywidgets.Text, "Name")
         self.why = _field(ipywidgets.Text, "Reason for the log")
-        self.force = ipywidgets.Checkbox(description="even if its verdict failed", indent=False)
+        self.force = ipywidgets.Checkbox(description="Promote despite failed verdict", indent=False)
         self.promotion = Question([self.alias, self.called, self.why, self.force], "Promote", self._promoted)
         self.gone_why = _field(ipywidgets.Text, "Reason for the log")
         self.removal = Question([self.gone_why], "Remove for good", self._removed)
 
-        pages = row(
+        self.pages = row(
             button("Previous page", partial(self.attempt, partial(self._turn, -1))),
-            self.place,
             button("Next page", partial(self.attempt, partial(self._turn, 1))),
-            button("Refresh", partial(self.attempt, self.refresh), help="Read the store again"),
         )
         acts = {
-            "Open": (self._open, "Show the run with its curves"),
-            "Resume": (self._resume, "Go on from the last checkpoint"),
+            "Resume": (self._resume, "Continue from the last checkpoint"),
             "Stop": (self._stop, "End the run after its current step"),
-            "Compare": (self._compare, "Ask runs and their base the same"),
+            "Compare": (self._compare, "Compare metrics and answers of runs and their base model"),
+            "Settings diff": (self._differ, "Show the settings in which runs differ"),
             "Promote …": (self._promote, "Let an alias stand for the run"),
             "Remove …": (self._remove, "Delete runs and their folders"),
+            "Refresh": (self.refresh, "Read the store again"),
         }
         buttons = [button(name, partial(self.attempt, act), help=help) for name, (act, help) in acts.items()]
-        search = row(self.words, self.column, self.order)
         asked = [self.promotion.box, self.removal.box]
-        super().__init__("runs", [search, pages, self.choice, row(*buttons), *asked])
-        self.box.children += (self.room, self.opened, self.table)  # last, for it is long
-        for field, act in (
-            (self.words, self._first),
-            (self.column, self._sort),
-            (self.order, self._first),
-            (self.choice, self._mark),
-        ):
-            field.observe(partial(self._heed, act), "value")
+        super().__init__("runs", [row(self.words, self.place, self.pages), row(*buttons), *asked])
+        self.box.children += (self.opened, self.table, self.room)  # last, for they are long
+        self.words.observe(lambda change: self.attempt(self._first), "value")
         self.refresh()
-
-    def _heed(self, act: Callable[[], None], change: object) -> None:
-        self.attempt(act)
 
     # ---- the table -----------------------------------------------------------------------------
 
@@ -126,9 +131,18 @@ class RunsPanel(Panel):
         self._drawn.clear()
         self._show()
 
-    def _sort(self) -> None:
-        self.order.value = listing.COLUMNS[self.column.value].falling
-        self._first()
+    def pressed(self, content: Mapping[str, Any]) -> None:
+        """Do what a press on the table means: sort by a column, open a run, or choose one."""
+        if (column := content.get("sort")) in listing.COLUMNS:
+            usual = listing.COLUMNS[column].descending
+            self._descending = not self._descending if column == self._column else usual
+            self._column = column
+            self.attempt(self._first)
+        elif id := content.get("open"):
+            self.attempt(partial(self._open, id))
+        elif id := content.get("run"):
+            self.chosen = [one for one in self.chosen if one != id] + [id] * bool(content.get("chosen"))
+            self._show()
 
     def _first(self) -> None:
         self._page = 0
@@ -140,27 +154,24 @@ class RunsPanel(Panel):
 
     def _show(self) -> None:
         found = listing.found(self._records, self.words.value)
-        found = listing.ordered(found, self.column.value, self.order.value)
+        found = listing.ordered(found, self._column, self._descending)
         self._page = max(0, min(self._page, (len(found) - 1) // listing.PAGE))
         first = self._page * listing.PAGE
-        self._shown = found[first : first + listing.PAGE]
-        self._drawn |= listing.curves(self._store, [one for one in self._shown if one.id not in self._drawn])
-        kept = [one.id for one in self._shown if one.id in self.choice.value]
-        self.choice.options = [(listing.label(one), one.id) for one in self._shown]
-        self.choice.value = kept
-        self._mark()
+        shown = found[first : first + listing.PAGE]
+        self._drawn |= listing.curves(self._store, [one for one in shown if one.id not in self._drawn])
+        self.chosen = [id for id in self.chosen if id in {one.id for one in shown}]  # what is done, is done to these
+        drawn = listing.table(shown, self._drawn, self._column, self._descending, self.chosen)
+        self.table.value = drawn if self._records else listing.EMPTY
+        self.pages.layout.display = "" if len(found) > listing.PAGE else "none"
         fewer = f", of {wording.count(len(self._records), 'run')} in all" if len(found) < len(self._records) else ""
-        where = f"{first + 1:,}–{first + len(self._shown):,} of {len(found):,}" if found else "no run"
-        self.place.value = f'<span role="status">{where}{fewer}</span>'
-
-    def _mark(self) -> None:
-        chosen = self.choice.value
-        self.table.value = listing.table(self._shown, self._drawn, self.column.value, self.order.value, chosen)
+        where = f"{first + 1:,}–{first + len(shown):,} of {len(found):,}" if found else "no run"
+        ticked = f" · {len(self.chosen)} chosen" if self.chosen else ""
+        self.place.value = f'<span role="status">{where}{fewer}{ticked}</span>'
 
     def _chosen(self) -> list[Record]:
-        if not self.choice.value:
-            raise RunError("no run is chosen; choose one in the list")
-        return [self._store.get(id) for id in self.choice.value]
+        if not self.chosen:
+            raise RunError("no run is chosen; tick one in the table")
+        return [self._store.get(id) for id in self.chosen]
 
     def _one(self) -> tuple[Run, str | None]:
         first, *others = self._chosen()
@@ -170,13 +181,21 @@ class RunsPanel(Panel):
 
     # ---- what is done with runs ----------------------------------------------------------------
 
-    def _open(self) -> str:
-        run, name = self._one()
+    def _clear(self) -> None:
+        """Put away questions and what is open: one thing at a time."""
+        self.promotion.hide()
+        self.removal.hide()
+        put(self.opened)
+
+    def _open(self, id: str) -> str:
+        run, name = listing.opened(id, self._store, variables())
+        self._clear()
         live.show(run, name, EmbeddedSurface(self.opened, self._ended))
         return f"{run.id} is open below; in a cell: %peft show {name or run.id}"
 
     def _resume(self) -> str:
         run, name = self._one()
+        self._clear()
         view, place = live.view_of(run), EmbeddedSurface(self.opened, self._ended)
 
         def start(listeners: Sequence[Listener]) -> Run:
@@ -184,7 +203,7 @@ class RunsPanel(Panel):
 
         live.watch(start, background=True, view=view, name=name, on=place)
         self.refresh()
-        return f"{run.id} goes on, shown below; Stop ends it. In a cell: %peft resume {name or run.id}"
+        return f"{run.id} resumes, shown below; Stop ends it. In a cell: %peft resume {name or run.id}"
 
     def _ended(self, view: RunView) -> None:
         if any(record.id == view.id and record.status != view.status for record in self._records):
@@ -211,17 +230,28 @@ class RunsPanel(Panel):
             for comparison in made:
                 put(self.opened, comparison.panel.box)
 
-        put(self.opened)
+        self._clear()
         self.in_background("comparing", work, then)
+
+    def _differ(self) -> str:
+        runs = [listing.opened(record.id, self._store, variables())[0] for record in self._chosen()]
+        if len(runs) < 2:
+            raise RunError("settings are compared of two or more runs; tick another one in the table")
+        shown = side_by_side.settings_rows({name: run.spec for name, run in named(runs).items() if run})
+        if not shown:
+            return "these runs have the same settings"
+        self._clear()
+        put(self.opened, ipywidgets.HTML(side_by_side.settings(shown, opened=True)))
+        return f"{wording.count(len(shown), 'setting')} {'differs' if len(shown) == 1 else 'differ'}, shown below"
 
     def _promote(self) -> None:
         run, variable = self._one()
+        self._clear()
         self._asked = self._chosen()
         unnamed = self._asked[0].name is None
         self.called.layout.display = "" if unnamed else "none"
         self.called.value = (variable or "") if unnamed else ""
         self.force.value = False
-        self.removal.hide()
         self.promotion.ask(f"Which alias shall stand for {run.id}, and why?")
 
     def _promoted(self) -> None:
@@ -239,10 +269,8 @@ class RunsPanel(Panel):
     def _remove(self) -> None:
         self._asked = self._chosen()
         for record in self._asked:
-            if record.aliases:
-                names = ", ".join(f"{record.name}@{alias}" for alias in record.aliases)
-                raise RunError(f"run {record.id} is {names} and stays; promote another version or roll back first")
-        self.promotion.hide()
+            self._store.removable(record.id)
+        self._clear()
         titles = ", ".join(record.title for record in self._asked)
         self.removal.ask(f"Remove {titles} with folder, adapter and curve? The log and the lineage stay.")
 
