@@ -270,7 +270,7 @@ def run(shell: InteractiveShell, line: str) -> Any:
     Raises
     ------
     PeftNbError
-        For whatever the user can mend, in one line.
+        For whatever the user can fix, in one line.
     """
     cell.refuse_unfilled(shell, line)
     name, *tokens = notation.split(line) or ["help"]

@@ -86,8 +86,8 @@ def budget(spec: RunSpec, model_config: Any, steps: int) -> dict[str, int]:
 register(
     Method(
         name="adalora",
-        help="LoRA in the form of singular values, whose ranks move to the layers that need them while it trains.",
-        when="a small budget of parameters is to be spent where it counts; many steps",
+        help="LoRA in the form of singular values, whose ranks move during training to the layers that need them.",
+        when="a small budget of trainable parameters, spent on the layers that need it; many steps",
         source="Zhang et al., 2023, arXiv:2303.10512",
         config_class=from_peft("AdaLoraConfig"),
         fields={"r": "target_r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"},
@@ -102,7 +102,7 @@ register(
     Method(
         name="vera",
         help="Vectors that scale one pair of random matrices shared by all layers: a tenth of LoRA's parameters.",
-        when="very many adapters have to be kept",
+        when="very many adapters have to be stored",
         source="Kopiczko et al., 2023, arXiv:2310.11454",
         config_class=from_peft("VeraConfig"),
         fields={"r": "r", "dropout": "vera_dropout", "target_modules": "target_modules"},

@@ -8,7 +8,7 @@ register(
     Method(
         name="oft",
         help="Rotates the weights in blocks, which keeps the angles between neurons.",
-        when="what the base knows must suffer least",
+        when="keeping what the base model knows comes first",
         source="Qiu et al., 2023, arXiv:2306.07280",
         config_class=from_peft("OFTConfig"),
         fields={"dropout": "module_dropout", "target_modules": "target_modules"},
@@ -21,7 +21,7 @@ register(
     Method(
         name="boft",
         help="Rotates the weights in small blocks and scales what comes out of each neuron; slower than OFT.",
-        when="OFT alone is too stiff and time is no matter",
+        when="OFT is not expressive enough and training time does not matter",
         source="Liu et al., 2023, arXiv:2311.06243",
         config_class=from_peft("BOFTConfig"),
         fields={"dropout": "boft_dropout", "target_modules": "target_modules"},

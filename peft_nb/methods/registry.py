@@ -46,7 +46,7 @@ class Method:
     fields : mapping
         The fields of a spec that it has a use for, and what the config calls them.
     defaults : mapping
-        What ``null`` in a field of the spec stands for; from the source where that says so.
+        What ``null`` in a field of the spec resolves to; from the source where that says so.
     options : mapping
         Fields of the config that make the method what it is; ``method_options`` may change them.
     own : mapping

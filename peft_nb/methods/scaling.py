@@ -32,7 +32,7 @@ def _as_given(module: torch.nn.Module, given: tuple[torch.Tensor, ...], output: 
 register(
     Method(
         name="ia3",
-        help="Scales keys, values and what the feed-forward layers take in: a few thousand parameters.",
+        help="Scales keys, values and the inputs of the feed-forward layers: a few thousand trainable parameters.",
         when="many tasks on one base, each with few rows",
         source="Liu et al., 2022, arXiv:2205.05638",
         config_class=from_peft("IA3Config"),
@@ -45,8 +45,8 @@ register(
 register(
     Method(
         name="ln-tuning",
-        help="Trains the weights of the norms alone.",
-        when="the smallest change that does something: style and tone",
+        help="Trains only the weights of the normalization layers.",
+        when="the smallest change with an effect: style and tone",
         source="Zhao et al., 2023, arXiv:2312.11420",
         config_class=from_peft("LNTuningConfig"),
         fields={"target_modules": "target_modules"},

@@ -53,8 +53,8 @@ def _as_they_are(module: torch.nn.Module, given: tuple[Any, ...], output: Any) -
 
 PROMPT = Method(
     name="prompt",
-    help="Trains the embeddings of some tokens before every text and nothing else.",
-    when="very many tenants on one base, each with one small file; large bases",
+    help="Trains the embeddings of a few virtual tokens before every text and nothing else.",
+    when="many customers on one base, each with one small file; large bases",
     source="Lester et al., 2021, arXiv:2104.08691",
     config_class=from_peft("PromptTuningConfig"),
     fields={"num_virtual_tokens": "num_virtual_tokens"},
@@ -72,7 +72,7 @@ register(
     replace(
         PROMPT,
         name="p-tuning",
-        help="Trains a small network that writes the embeddings of some tokens before every text.",
+        help="Trains a small network that computes the embeddings of a few virtual tokens before every text.",
         when="prompt tuning is unstable",
         source="Liu et al., 2021, arXiv:2103.10385",
         config_class=from_peft("PromptEncoderConfig"),
@@ -87,7 +87,7 @@ register(
         PROMPT,
         name="prefix",
         help="Trains keys and values that every layer sees before the text.",
-        when="many tenants on one base, and prompt tuning is too weak",
+        when="many customers on one base, and prompt tuning is too weak",
         source="Li and Liang, 2021, arXiv:2101.00190",
         config_class=from_peft("PrefixTuningConfig"),
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-2},
@@ -99,8 +99,8 @@ register(
     replace(
         PROMPT,
         name="adaption-prompt",
-        help="Trained tokens in the attention of the upper layers, let in through a gate that begins closed.",
-        when="instructions for a Llama, with few parameters and nothing lost at the start",
+        help="Trained tokens in the attention of the upper layers, behind a gate that starts at zero.",
+        when="instruction tuning of a Llama with few parameters, starting exactly at the base model",
         source="Zhang et al., 2023, arXiv:2303.16199",
         config_class=from_peft("AdaptionPromptConfig"),
         fields={"num_virtual_tokens": "adapter_len"},
@@ -115,8 +115,8 @@ register(
 register(
     Method(
         name="trainable-tokens",
-        help="Trains the embeddings of tokens that you name, and nothing else.",
-        when="new words or control tokens, mostly beside another method",
+        help="Trains the embeddings of the tokens that you name, and nothing else.",
+        when="new words or control tokens, usually combined with another method",
         source="PEFT, trainable tokens",
         config_class=from_peft("TrainableTokensConfig"),
         fields={"target_modules": "target_modules"},

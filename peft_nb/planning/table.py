@@ -63,15 +63,15 @@ class Fitted:
 
 # A column is its name and what it says of a method on a model; None where there is nothing to say.
 COLUMNS: dict[str, Callable[[Fitted], Any]] = {
-    "what is trained": lambda fitted: fitted.parts or fitted.why_not,
-    "parameters": lambda fitted: fitted.trained,
+    "trained layers": lambda fitted: fitted.parts or fitted.why_not,
+    "trainable parameters": lambda fitted: fitted.trained,
     "% of the model": lambda fitted: None if fitted.trained is None else round(100 * fitted.trained / fitted.total, 4),
     "adapter MB": lambda fitted: None if fitted.saved_bytes is None else round(fitted.saved_bytes / MB, 3),
     "memory MB": lambda fitted: None if fitted.memory_mb is None else round(fitted.memory_mb),
     "mergeable": lambda fitted: fitted.method.mergeable,
-    "swappable": lambda fitted: fitted.method.swappable,
+    "hot-swap": lambda fitted: fitted.method.swappable,
     "quantization": lambda fitted: ", ".join(fitted.method.quantizations),
-    "path": lambda fitted: "padding-free" if fitted.method.padding_free else "padded",
+    "batching": lambda fitted: "padding-free" if fitted.method.padding_free else "padded",
     "tasks": lambda fitted: ", ".join(tasks_of(fitted.method)),
     "when": lambda fitted: fitted.method.when,
     "source": lambda fitted: fitted.method.source,
@@ -102,7 +102,7 @@ def table(
     -------
     pandas.DataFrame
         One row a method, in the columns of :data:`COLUMNS`. A method that does not fit has its reason in place of
-        what is trained, and no numbers. Encoders are counted with a classifier of two classes.
+        its trained layers, and no numbers. Encoders are counted with a classifier of two classes.
 
     Raises
     ------
@@ -183,8 +183,8 @@ def _source(model: Any, revision: str | None, namespace: Mapping[str, Any] | Non
         return ModelSource(str(model), "folder", path=Path(model).expanduser())
     source = resolve(model, revision, namespace)
     if not source.pair and source.path is None:
-        mend = "a run on it fetches it, and a folder with its config.json is enough here"
-        raise ModelError(f"no model {source.name!r} on this machine yet; {mend}")
+        fix = "a run downloads it, and a folder with its config.json is enough here"
+        raise ModelError(f"no model {source.name!r} on this machine yet; {fix}")
     return source
 
 
@@ -215,7 +215,7 @@ def _bare(source: ModelSource, config: PreTrainedConfig, task: Task) -> tuple[An
     try:
         model = auto.from_config(config, dtype=torch.float32).requires_grad_(False)
     except ValueError as error:
-        raise ModelError(f"{source.name} is of no kind that can be trained here: {first_line(error)}") from None
+        raise ModelError(f"{source.name} is not of a kind that can be trained here: {first_line(error)}") from None
     pad = SimpleNamespace(pad_token_id=getattr(config, "pad_token_id", None))  # all that is asked of a tokenizer
     base = Base(model, pad, source, "float32", "none", "meta", source.name, folder=source.path)
     return task.build(base, task.counted())

@@ -57,8 +57,8 @@ def _word(value: Any) -> str:
 def _name(field: str, value: Any) -> str:
     name, known = _word(value), NAMES[field]
     if known and name not in known and name not in UNLISTED[field]:
-        mend = nearest(name, [*known, *UNLISTED[field]]) or "; known are " + ", ".join(known)
-        raise ValueError(f"no {field} is called {show(name)}{mend}")
+        fix = nearest(name, [*known, *UNLISTED[field]]) or "; known are " + ", ".join(known)
+        raise ValueError(f"no {field} is called {show(name)}{fix}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise ValueError(f"{show(name)} is not the name of a {field}; use letters, digits, '-' and '_'")
     return name
@@ -255,7 +255,7 @@ def explain(error: ErrorDetails, model: type[BaseModel], aliases: Iterable[str] 
     Returns
     -------
     str
-        The field, its value and how to mend it.
+        The field, its value and how to fix it.
     """
     given, context = error["input"], error.get("ctx", {})
     # A number that may be left open reaches its bounds as it was written.

@@ -23,7 +23,7 @@ Raw = Mapping[str, str | bool]
 
 SPEC = {info.name: info for info in RunSpec.describe()}
 FIELDS = {**SPEC, "out": notation.flags(notation.CELL)["--out"]}
-COLLAPSED = ("engine", "judging", "reporting")
+COLLAPSED = ("performance", "evaluation", "logging")
 EMPTY = '""'  # a text without characters, where an empty control stands for the default
 EVERY_FIELD = "form"  # what a problem that belongs to no field is filed under
 

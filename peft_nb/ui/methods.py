@@ -60,15 +60,15 @@ def explained(method: Method) -> str:
         What it does, when to use it, its source, what it can, its defaults and its options.
     """
     can = [f"quantization: {', '.join(method.quantizations)}", f"tasks: {', '.join(tasks_of(method))}"]
-    can += ["padding-free" if method.padding_free else "padded"]
-    can += [name for name in ("mergeable", "swappable") if getattr(method, name)]
+    can += [f"batching: {'padding-free' if method.padding_free else 'padded'}"]
+    can += ["mergeable"] * method.mergeable + ["hot-swap"] * method.swappable
     lines = [f"%%peft {method.name}", method.help, f"when: {method.when}", f"source: {method.source}", "; ".join(can)]
-    lines += ["", "what null in a field stands for", *_values(method.defaults)]
+    lines += ["", "defaults, where a field is null", *_values(method.defaults)]
     with importing() as progress:
         if progress:
             progress(0.0, "importing PEFT")
         given = {**options(method), **dict.fromkeys(method.required, "required")}
-    return "\n".join([*lines, "", "method_options, with their defaults", *_values(given)])
+    return "\n".join([*lines, "", "method_options and their defaults", *_values(given)])
 
 
 def _values(values: Mapping[str, Any]) -> list[str]:

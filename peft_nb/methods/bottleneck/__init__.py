@@ -26,7 +26,7 @@ register(
     Method(
         name="bottleneck",
         help="Small non-linear layers behind each feed-forward or attention; learns much, cannot be merged.",
-        when="one adapter a language or a domain, where merging is no matter",
+        when="one adapter per language or domain, where merging is not needed",
         source="Houlsby et al., 2019, arXiv:1902.00751; Pfeiffer et al., 2020, arXiv:2005.00247; "
         "He et al., 2021, arXiv:2110.04366",
         config_class=config_class,

@@ -25,8 +25,8 @@ def config_class() -> type[FullConfig]:
 register(
     Method(
         name="full",
-        help="Every weight, on a float32 copy of the base; the yardstick.",
-        when="to know what the others give away, on a base that is small",
+        help="Every weight, on a float32 copy of the base; the reference.",
+        when="a reference for what the other methods lose, on a small base",
         source="Howard and Ruder, 2018, arXiv:1801.06146",
         config_class=config_class,
         fields={"target_modules": "target_modules"},
