@@ -19,7 +19,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "the extension": (
         "from IPython.core.interactiveshell import InteractiveShell\n"
         "InteractiveShell.instance().run_line_magic('load_ext', 'peft_nb')",
-        HEAVY,
+        [*HEAVY, "huggingface_hub", "ipywidgets", "peft_nb.magics", "pydantic", "yaml"],
     ),
     "the store": ("from peft_nb.store import Store; Store('store').all()", [*HEAVY, "numpy"]),
     "data in a list": (

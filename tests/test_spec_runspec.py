@@ -21,7 +21,7 @@ from strategies import AWKWARD, specs, texts
 import peft_nb
 from peft_nb.errors import PeftNbError, SpecError
 from peft_nb.spec import ALIASES, RunSpec
-from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.field_info import FieldInfo
 
 pytestmark = pytest.mark.usefixtures("any_method")
 

@@ -8,7 +8,8 @@ from peft_nb.errors import CommandError, nearest
 from peft_nb.magics.line import COMMANDS, Argument, Command, command, usage
 from peft_nb.planning.rules import Situation
 from peft_nb.spec import RunSpec, notation
-from peft_nb.spec.fields import FieldInfo, info
+from peft_nb.spec.field_info import FieldInfo
+from peft_nb.spec.fields import info
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

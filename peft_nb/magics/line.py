@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from peft_nb.errors import CommandError, nearest
 from peft_nb.magics import cell
 from peft_nb.spec import RunSpec, notation
-from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.field_info import FieldInfo
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.methods.registry import Method, from_peft, register
-from peft_nb.spec import RunSpec
 from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+
+    from peft_nb.spec import RunSpec
 
 FINITE_ITERATIONS = 16  # of the randomised SVD; the paper on PiSSA finds 4 to 16 close to the exact one
 

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError
 from peft_nb.methods.registry import Method, from_peft, register
-from peft_nb.spec import RunSpec
 from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+
+    from peft_nb.spec import RunSpec
 
 MEANS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what PEFT's allocator remembers from step to step
 # The products of LoHa and LoKr take their shapes from the weights, which those in 4 bits do not show.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError, nearest
 from peft_nb.methods.routers import routers
-from peft_nb.spec import METHODS, RunSpec, register_name
+from peft_nb.spec import METHODS, register_name
 from peft_nb.system import peft_private
 from peft_nb.tasks import TASKS
 from peft_nb.training.hooks import Hooks
@@ -16,6 +16,8 @@ from peft_nb.training.hooks import Hooks
 if TYPE_CHECKING:
     import pandas
     from peft import PeftConfig, PeftModel
+
+    from peft_nb.spec import RunSpec
 
 # Fields of a spec that only some methods have a use for, and how to say that one has none.
 FIELDS = {
@@ -161,8 +163,8 @@ def complete(spec: RunSpec) -> RunSpec:
     RunSpec
         The same with the method's defaults in place of ``null``.
     """
-    defaults = REGISTRY[spec.method].defaults
-    return RunSpec(**spec.changed() | {name: value for name, value in defaults.items() if getattr(spec, name) is None})
+    defaults = {name: value for name, value in REGISTRY[spec.method].defaults.items() if getattr(spec, name) is None}
+    return type(spec)(**spec.changed() | defaults)
 
 
 def problems(spec: RunSpec) -> list[str]:

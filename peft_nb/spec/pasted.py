@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from peft_nb.spec.fields import show
+from peft_nb.spec.field_info import show
 from peft_nb.spec.notation.yaml import dump
 
 ANYWAY = "this is how it is done here anyway"

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 
 from peft_nb.errors import SpecError
 from peft_nb.spec import notation, pasted
+from peft_nb.spec.field_info import FieldInfo, aliases, show
 from peft_nb.spec.fields import (
     Columns,
     Criteria,
-    FieldInfo,
     FormatName,
     MethodName,
     Modules,
@@ -30,11 +30,9 @@ from peft_nb.spec.fields import (
     Whole,
     Word,
     Words,
-    aliases,
     explain,
     field,
     info,
-    show,
 )
 
 _MANY = 10**9

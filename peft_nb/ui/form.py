@@ -16,7 +16,7 @@ from peft_nb.methods import FIELDS as OPTIONAL
 from peft_nb.methods import REGISTRY, Method, problems
 from peft_nb.models import ALIASES
 from peft_nb.spec import METHODS, RunSpec, notation
-from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.field_info import FieldInfo
 
 Raw = Mapping[str, str | bool]
 """What stands in the form, by field: text, where nothing takes the default, or whether a box is ticked."""

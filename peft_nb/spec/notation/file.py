@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peft_nb.errors import CommandError, SpecError
-from peft_nb.spec.fields import FieldInfo, aliases
+from peft_nb.spec.field_info import FieldInfo, aliases
 from peft_nb.spec.notation.flags import flags, parse_flags
 from peft_nb.spec.notation.yaml import read_yaml
 from peft_nb.spec.paths import beside
