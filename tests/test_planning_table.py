@@ -10,10 +10,12 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.errors import ModelError
 from peft_nb.methods import REGISTRY, attach, complete, methods, options
-from peft_nb.planning.table import COLUMNS, table
+from peft_nb.models.resolve import ModelSource
+from peft_nb.planning.table import COLUMNS, _base, counted_bases, fitted, table
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.training.hooks import Hooks
 
+SOURCE = ModelSource("one", "folder")
 LAYERS, HIDDEN, INNER, KEYS = 2, 64, 128, 32  # of the tiny Llama; its keys and values are half as wide as its queries
 SHAPES = [(HIDDEN, HIDDEN), (HIDDEN, KEYS), (HIDDEN, KEYS), (HIDDEN, HIDDEN)]
 SHAPES += [(HIDDEN, INNER), (HIDDEN, INNER), (INNER, HIDDEN)]
@@ -114,6 +116,27 @@ def test_a_method_that_does_not_fit_the_model_says_why(tmp_path: Path) -> None:
     assert pandas.isna(found["trainable parameters"]["loha"])
     assert found["trained layers"]["loha"].startswith("loha does not fit GPT2LMHeadModel: ")
     assert found["trainable parameters"]["lora"] == 2 * 16 * (32 + 96 + 32 + 32 + 32 + 128 + 128 + 32)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+def test_a_model_of_many_layers_is_counted_exactly_on_few(kind: str) -> None:
+    from transformers import AutoConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 96}
+    config = AutoConfig.for_model(kind, **sizes, **({} if kind == "gpt2" else {"intermediate_size": 64}))
+    bases, whole = counted_bases(SOURCE, config), [_base(SOURCE, config)]
+    assert [base.model.config.num_hidden_layers for base in bases] == [3, 4]
+    for name in ("lora", "pissa", "adalora", "vera", "boft", "ln-tuning", "prefix", "adaption-prompt", "full"):
+        few, all_of_it = (fitted(REGISTRY[name], some, config) for some in (bases, whole))
+        assert few == all_of_it
+
+
+def test_a_model_whose_layers_differ_is_counted_whole() -> None:
+    from transformers import Qwen2MoeConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4}
+    config = Qwen2MoeConfig(**sizes, mlp_only_layers=[5], num_experts=2, vocab_size=96, intermediate_size=64)
+    assert [base.model.config.num_hidden_layers for base in counted_bases(SOURCE, config)] == [6]
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "no/such/folder", "smollm2-13b"])

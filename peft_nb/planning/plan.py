@@ -102,7 +102,7 @@ class Plan:
     @cached_property
     def weights(self) -> float:
         """Bytes of the frozen base."""
-        return memory.weights(self.base.model, self.base.quantization, self.shapes.size)
+        return memory.weights(*memory.sizes(self.base.model), self.base.quantization, self.shapes.size)
 
     def _attached(self, base: Base) -> PeftModel:
         task = TASKS[self.spec.task]
