@@ -42,6 +42,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
         "from peft_nb.ui.methods import listed; listed(None, {})._repr_html_()",
         TORCH,
     ),
+    "help of a method": (
+        "from peft_nb.methods import REGISTRY\nfrom peft_nb.ui.methods import explained; explained(REGISTRY['lora'])",
+        TORCH,
+    ),
     "advice": (
         "from peft_nb.planning.advise import advise\n"
         "repr(advise('support-desk', goal='style', memory_gb=8)); advise()._repr_html_()",

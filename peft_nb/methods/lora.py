@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.methods.registry import Method, from_peft, register
+from peft_nb.methods.config_source import ConfigClass
+from peft_nb.methods.registry import Method, register
 from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ LORA = Method(
     help="Low-rank updates beside every linear layer; the safe first choice.",
     when="start here, usually enough: style, format, a domain's vocabulary",
     source="Hu et al., 2021, arXiv:2106.09685",
-    config_class=from_peft("LoraConfig"),
+    config_class=ConfigClass("LoraConfig"),
     fields={"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"},
     # Rank 16 on all linear layers, alpha twice the rank and 2e-4: Dettmers et al., 2023, section 4.
     defaults={"r": 16, "alpha": 32.0, "target_modules": "all-linear", "learning_rate": 2e-4},

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.methods.registry import Method, from_peft, register
+from peft_nb.methods.config_source import ConfigClass
+from peft_nb.methods.registry import Method, register
 from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ PROMPT = Method(
     help="Trains the embeddings of a few virtual tokens before every text and nothing else.",
     when="many customers on one base, each with one small file; large bases",
     source="Lester et al., 2021, arXiv:2104.08691",
-    config_class=from_peft("PromptTuningConfig"),
+    config_class=ConfigClass("PromptTuningConfig"),
     fields={"num_virtual_tokens": "num_virtual_tokens"},
     # 20 tokens from the vocabulary at 0.3 with Adafactor in the paper; with AdamW a tenth of that.
     defaults={"num_virtual_tokens": 20, "learning_rate": 3e-2},
@@ -75,7 +76,7 @@ register(
         help="Trains a small network that computes the embeddings of a few virtual tokens before every text.",
         when="prompt tuning is unstable",
         source="Liu et al., 2021, arXiv:2103.10385",
-        config_class=from_peft("PromptEncoderConfig"),
+        config_class=ConfigClass("PromptEncoderConfig"),
         fields={**PROMPT.fields, "dropout": "encoder_dropout"},
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-3},
         options={"encoder_hidden_size": 128},
@@ -89,7 +90,7 @@ register(
         help="Trains keys and values that every layer sees before the text.",
         when="many customers on one base, and prompt tuning is too weak",
         source="Li and Liang, 2021, arXiv:2101.00190",
-        config_class=from_peft("PrefixTuningConfig"),
+        config_class=ConfigClass("PrefixTuningConfig"),
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-2},
         options={},
         hooks=lambda spec: Written(),
@@ -102,7 +103,7 @@ register(
         help="Trained tokens in the attention of the upper layers, behind a gate that starts at zero.",
         when="instruction tuning of a Llama with few parameters, starting exactly at the base model",
         source="Zhang et al., 2023, arXiv:2303.16199",
-        config_class=from_peft("AdaptionPromptConfig"),
+        config_class=ConfigClass("AdaptionPromptConfig"),
         fields={"num_virtual_tokens": "adapter_len"},
         defaults={"num_virtual_tokens": 10, "learning_rate": 9e-3},  # the paper's, section 4.1
         options={},
@@ -118,7 +119,7 @@ register(
         help="Trains the embeddings of the tokens that you name, and nothing else.",
         when="new words or control tokens, usually combined with another method",
         source="PEFT, trainable tokens",
-        config_class=from_peft("TrainableTokensConfig"),
+        config_class=ConfigClass("TrainableTokensConfig"),
         fields={"target_modules": "target_modules"},
         defaults={"learning_rate": 1e-2},
         quantizations=("none", "4bit", "8bit"),

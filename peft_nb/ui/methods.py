@@ -47,7 +47,7 @@ def listed(model: str | None, namespace: Mapping[str, Any]) -> Listing:
 
 
 def explained(method: Method) -> str:
-    """Say all there is to know about a method; imports PEFT for its options.
+    """Say all there is to know about a method.
 
     Parameters
     ----------
@@ -64,10 +64,7 @@ def explained(method: Method) -> str:
     can += ["mergeable"] * method.mergeable + ["hot-swap"] * method.swappable
     lines = [f"%%peft {method.name}", method.help, f"when: {method.when}", f"source: {method.source}", "; ".join(can)]
     lines += ["", "defaults, where a field is null", *_values(method.defaults)]
-    with importing() as progress:
-        if progress:
-            progress(0.0, "importing PEFT")
-        given = {**options(method), **dict.fromkeys(method.required, "required")}
+    given = {**options(method), **dict.fromkeys(method.required, "required")}
     return "\n".join([*lines, "", "method_options and their defaults", *_values(given)])
 
 

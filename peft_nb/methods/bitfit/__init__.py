@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from peft_nb.methods.config_source import ConfigClass
 from peft_nb.methods.registry import Method, register
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from peft_nb.methods.bitfit.config import BitFitConfig
 
-
-def config_class() -> type[BitFitConfig]:
-    """Import the config and make PEFT know the tuner, in this process and once."""
-    import peft_nb.methods.bitfit.model  # noqa: F401
-    from peft_nb.methods.bitfit.config import BitFitConfig
-
-    return BitFitConfig
+config_class = ConfigClass("BitFitConfig", "peft_nb.methods.bitfit.model")
+"""Imports the config and makes PEFT know the tuner."""
 
 
 def describe(model: PeftModel, adapter: str = "default") -> str:

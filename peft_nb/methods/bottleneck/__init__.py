@@ -6,20 +6,11 @@ as any other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from peft_nb.methods.config_source import ConfigClass
 from peft_nb.methods.registry import Method, register
 
-if TYPE_CHECKING:
-    from peft_nb.methods.bottleneck.config import BottleneckConfig
-
-
-def config_class() -> type[BottleneckConfig]:
-    """Import the config and make PEFT know the tuner, in this process and once."""
-    import peft_nb.methods.bottleneck.model  # noqa: F401
-    from peft_nb.methods.bottleneck.config import BottleneckConfig
-
-    return BottleneckConfig
+config_class = ConfigClass("BottleneckConfig", "peft_nb.methods.bottleneck.model")
+"""Imports the config and makes PEFT know the tuner."""
 
 
 register(
