@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from peft_nb import methods as _methods
 from peft_nb import tasks as _tasks
-from peft_nb.adapters import exporters as _exporters
 from peft_nb.data import layouts as _layouts
 from peft_nb.system import plugins as _plugins
 
@@ -13,24 +15,23 @@ for _group, _kind, _register in (
     ("peft_nb.layouts", _layouts.LayoutType, _layouts.register),
     ("peft_nb.tasks", _tasks.Task, _tasks.register),
     ("peft_nb.methods", _methods.Method, _methods.register),
-    ("peft_nb.exporters", _exporters.Exporter, _exporters.register),
 ):
     for _, _added in _plugins.load(_group, _kind):
         _register(_added)
 
-# ruff: noqa: E402
-from peft_nb.magics import load_ipython_extension, unload_ipython_extension
-from peft_nb.methods import methods
-from peft_nb.models import models
-from peft_nb.runs.combine import combine
-from peft_nb.runs.run import Run, load, runs
-from peft_nb.serving.switchboard import Switchboard
-from peft_nb.spec import RunSpec
-from peft_nb.spec.recipes import recipes
-from peft_nb.ui.chat import Chat, chat
-from peft_nb.ui.check import check
-from peft_nb.ui.compare import Comparison, compare
-from peft_nb.ui.train import train
+if _TYPE_CHECKING:
+    from peft_nb.extension import load_ipython_extension, unload_ipython_extension
+    from peft_nb.methods import methods
+    from peft_nb.models import models
+    from peft_nb.runs.combine import combine
+    from peft_nb.runs.run import Run, load, runs
+    from peft_nb.serving.switchboard import Switchboard
+    from peft_nb.spec import RunSpec
+    from peft_nb.spec.recipes import recipes
+    from peft_nb.ui.chat import Chat, chat
+    from peft_nb.ui.check import check
+    from peft_nb.ui.compare import Comparison, compare
+    from peft_nb.ui.train import train
 
 __all__ = [
     "Chat",
@@ -51,3 +52,41 @@ __all__ = [
     "train",
     "unload_ipython_extension",
 ]
+
+_MODULES = {
+    "Chat": "ui.chat",
+    "Comparison": "ui.compare",
+    "Run": "runs.run",
+    "RunSpec": "spec",
+    "Switchboard": "serving.switchboard",
+    "chat": "ui.chat",
+    "check": "ui.check",
+    "combine": "runs.combine",
+    "compare": "ui.compare",
+    "load": "runs.run",
+    "load_ipython_extension": "extension",
+    "methods": "methods",
+    "models": "models",
+    "recipes": "spec.recipes",
+    "runs": "runs.run",
+    "train": "ui.train",
+    "unload_ipython_extension": "extension",
+}
+
+# Rooms that are called like a function: what is imported later no longer hides it.
+for _name in ("methods", "models", "runs"):
+    _import_module(f"peft_nb.{_name}")
+    globals().pop(_name)
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'peft_nb' has no attribute {name!r}")
+    found: object = getattr(_import_module(f"peft_nb.{_MODULES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from peft_nb.metrics import demandable
 from peft_nb.spec import RunSpec
-from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.field_info import FieldInfo
 
 AWKWARD = [
     *[

@@ -19,7 +19,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "the extension": (
         "from IPython.core.interactiveshell import InteractiveShell\n"
         "InteractiveShell.instance().run_line_magic('load_ext', 'peft_nb')",
-        HEAVY,
+        [*HEAVY, "huggingface_hub", "ipywidgets", "peft_nb.magics", "pydantic", "yaml"],
     ),
     "the store": ("from peft_nb.store import Store; Store('store').all()", [*HEAVY, "numpy"]),
     "data in a list": (
@@ -40,6 +40,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "methods": (
         "import peft_nb.methods.bitfit, peft_nb.methods.bottleneck, peft_nb.methods.full\n"
         "from peft_nb.ui.methods import listed; listed(None, {})._repr_html_()",
+        TORCH,
+    ),
+    "help of a method": (
+        "from peft_nb.methods import REGISTRY\nfrom peft_nb.ui.methods import explained; explained(REGISTRY['lora'])",
         TORCH,
     ),
     "advice": (

@@ -13,7 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from peft_nb.errors import CommandError
 from peft_nb.magics.completion import OFFERS, complete
 from peft_nb.magics.line import COMMANDS, OUT, Argument, Command, Flag, command
-from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.field_info import FieldInfo
 from tests.shell import refused, run
 
 

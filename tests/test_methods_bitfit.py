@@ -362,15 +362,15 @@ def spec(**options: Any) -> Any:
             {},
             "bitfit: 14 zero-initialised biases were added to the linear layers of LlamaForCausalLM, which had none",
         ),
-        ("gpt2", {}, "bitfit: 13 biases of GPT2LMHeadModel are trained"),
+        ("gpt2", {}, "bitfit: 13 trainable biases in GPT2LMHeadModel"),
         (
             "qwen2",
             {"add": "all"},
-            "bitfit: 6 biases of Qwen2ForCausalLM are trained, and 8 zero-initialised ones were added to linear "
+            "bitfit: 6 trainable biases in Qwen2ForCausalLM, and 8 zero-initialised ones were added to linear "
             "layers that had none",
         ),
-        ("phi", {"target_modules": ["q_proj", "fc2"]}, "bitfit: 4 biases of PhiForCausalLM are trained"),
-        ("gpt2", {"target_modules": r".*\.h\.1\..*"}, "bitfit: 6 biases of GPT2LMHeadModel are trained"),
+        ("phi", {"target_modules": ["q_proj", "fc2"]}, "bitfit: 4 trainable biases in PhiForCausalLM"),
+        ("gpt2", {"target_modules": r".*\.h\.1\..*"}, "bitfit: 6 trainable biases in GPT2LMHeadModel"),
     ],
 )
 def test_one_line_says_what_was_done(family: str, options: dict[str, Any], told: str) -> None:

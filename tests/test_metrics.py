@@ -59,7 +59,7 @@ def test_a_metric_of_ones_own_can_be_demanded(error: Metric) -> None:
 
 
 def test_a_metric_of_ones_own_is_gone_with_its_task() -> None:
-    with pytest.raises(SpecError, match="nothing is measured as rmse"):
+    with pytest.raises(SpecError, match="no metric is called rmse"):
         RunSpec(data="x", accept={"rmse": "< 2"})
     line = {"metric": "mean_error", "wanted": "< 2", "got": 3.0, "passed": False, "why": ""}
     assert "Mean error 3, should be below 2." in evaluation.verdict({"criteria": [line]})

@@ -35,7 +35,7 @@ SITUATIONS: list[tuple[dict[str, Any], str, list[str]]] = [
     ({}, "lora", ["20 examples"]),
     ({"goal": "format", "rows": 12}, "lora", ["few-shot"]),
     ({"goal": "classification", "rows": 100, "classes": 20}, "ia3", ["label more"]),
-    ({"goal": "common", "rows": 1000}, "lora", ["measure the base"]),
+    ({"goal": "common", "rows": 1000}, "lora", ["evaluate the base model"]),
     ({"goal": "language", "rows": 300}, "rslora", ["speaks it"]),
 ]
 

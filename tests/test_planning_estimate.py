@@ -43,11 +43,11 @@ def test_what_does_not_fit_is_refused_with_settings_that_do(spec: Spec, rows: Ta
     whole = estimate(spec(**wide), data=rows)
     tight = estimate(spec(**wide), data=rows, room_mb=whole.memory_mb - whole.activations_mb / 2)
     assert tight.tight
-    with pytest.raises(RunError, match=r"needs about .* MB of memory and can have .*; set \w+: \w+") as refused:
+    with pytest.raises(RunError, match=r"needs about .* MB of memory and .* MB are available; set \w+: \w+") as refused:
         replace(tight, room_mb=tight.memory_mb / MARGIN - 1).require_memory()
     assert "\n" not in str(refused.value)
     replace(tight, room_mb=tight.memory_mb / MARGIN + 1).require_memory()
-    setting, peak = tight.mends[0]
+    setting, peak = tight.fixes[0]
     assert peak <= tight.room_mb
     changes = dict(part.split(": ") for part in setting.split(", "))
     assert estimate(spec(**wide | changes), data=rows).activations_mb < whole.activations_mb
@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_refused_with_settings_that_do(spec: Spec, rows: Ta
 def test_a_run_is_refused_before_its_base_is_loaded(start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peft_nb.system.resources.memory_available_mb", lambda: -500.0)
     run = start()
-    with pytest.raises(RunError, match="of memory and can have"):
+    with pytest.raises(RunError, match="of memory and .* are available"):
         run.wait()
     assert "forecast_memory_mb" in run.metrics
     assert "base" not in run.metrics

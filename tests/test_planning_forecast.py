@@ -22,12 +22,12 @@ def test_the_peak_is_the_sum_of_its_parts(spec: Spec, rows: Table) -> None:
     told = ("weights", "adapter", "optimizer", "activations", "loss", "process")
     assert forecast.memory_mb == pytest.approx(sum(getattr(forecast, f"{part}_mb") for part in told))
     assert forecast.fits
-    assert not forecast.mends
+    assert not forecast.fixes
     forecast.require_memory()
 
 
 def test_where_nothing_helps_it_says_so(spec: Spec, rows: Table) -> None:
-    with pytest.raises(RunError, match="take a smaller model"):
+    with pytest.raises(RunError, match="use a smaller model"):
         estimate(spec(), data=rows, room_mb=50).require_memory()
 
 
@@ -49,7 +49,7 @@ def test_what_is_tight_may_fit(room: float, tight: bool, fits: bool) -> None:
 def test_a_shortage_names_all_that_mends_it_in_one_line() -> None:
     tight = replace(FORECAST, room_mb=1200)
     line = (
-        "the run needs about 1,600 MB of memory and can have 1,200 MB; "
+        "the run needs about 1,600 MB of memory and 1,200 MB are available; "
         "set token_budget: 512 (about 550 MB) or r: 4 (about 1,490 MB)"
     )
     assert tight.shortage == line

@@ -27,10 +27,10 @@ def test_sizes_are_those_of_the_configuration() -> None:
 def test_weights_are_those_that_are_loaded(spec: Callable[..., RunSpec]) -> None:
     source = resolve(spec().model)
     plain = load(source, dtype="float32").model
-    assert memory.weights(plain, "none", 4) == sum(one.nbytes for one in plain.parameters())
+    assert memory.weights(*memory.sizes(plain), "none", 4) == sum(one.nbytes for one in plain.parameters())
     packed = load(source, dtype="float32", quantization="4bit").model
     real = sum(one.nbytes for one in packed.parameters())
-    assert memory.weights(plain, "4bit", 4) == pytest.approx(real, rel=0.05)  # scales come on top
+    assert memory.weights(*memory.sizes(plain), "4bit", 4) == pytest.approx(real, rel=0.05)  # scales come on top
 
 
 def test_a_quantized_base_keeps_its_head_and_its_embeddings() -> None:
@@ -39,9 +39,9 @@ def test_a_quantized_base_keeps_its_head_and_its_embeddings() -> None:
     )
     linear = 4 * 8 * 8 + 3 * 8 * 16
     others = 2 * 32 * 8 + 3 * 8
-    assert memory.weights(model, "none", 2) == 2 * (linear + others)
-    assert memory.weights(model, "8bit", 2) == linear + 2 * others
-    assert memory.weights(model, "4bit", 2) == linear * (4 + 8 / 64 + 32 / 64 / 256) / 8 + 2 * others
+    assert memory.weights(*memory.sizes(model), "none", 2) == 2 * (linear + others)
+    assert memory.weights(*memory.sizes(model), "8bit", 2) == linear + 2 * others
+    assert memory.weights(*memory.sizes(model), "4bit", 2) == linear * (4 + 8 / 64 + 32 / 64 / 256) / 8 + 2 * others
 
 
 def test_checkpointing_keeps_the_inputs_of_all_layers_and_the_rest_of_one() -> None:

@@ -77,7 +77,7 @@ def test_every_rule_is_about_some_method_and_no_rule_of_points_about_all() -> No
     ("words", "known", "method", "sets"),
     [
         ("quantized to 4 bits", {}, "qlora", {"quantization": "4bit", "gradient_checkpointing": True}),
-        ("small rank", {}, "lora", {"r": 8, "alpha": 16.0}),
+        ("a low rank is enough", {}, "lora", {"r": 8, "alpha": 16.0}),
         ("high ranks", {}, "rslora", {"r": 64, "alpha": 16.0}),
         ("rows are long", {"tokens": 1025}, "lora", {"max_length": 1280}),
         ("rows are long", {"tokens": 10**9}, "lora", {"max_length": 1_000_000}),
@@ -94,7 +94,7 @@ def test_settings_are_those_a_spec_takes(words: str, known: dict[str, Any], meth
 @pytest.mark.parametrize(
     ("words", "met", "missed"),
     [
-        ("too few rows to learn", {"rows": 19}, {"rows": 20}),
+        ("too few rows for training", {"rows": 19}, {"rows": 20}),
         ("fewer than eight", {"rows": 39, "task": "classification", "classes": 5},
          {"rows": 40, "task": "classification", "classes": 5}),
         ("not learned from so few", {"goal": "language", "rows": 9999}, {"goal": "language", "rows": 10_000}),

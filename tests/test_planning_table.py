@@ -10,10 +10,12 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.errors import ModelError
 from peft_nb.methods import REGISTRY, attach, complete, methods, options
-from peft_nb.planning.table import COLUMNS, table
+from peft_nb.models.resolve import ModelSource
+from peft_nb.planning.table import COLUMNS, _base, counted_bases, fitted, table
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.training.hooks import Hooks
 
+SOURCE = ModelSource("one", "folder")
 LAYERS, HIDDEN, INNER, KEYS = 2, 64, 128, 32  # of the tiny Llama; its keys and values are half as wide as its queries
 SHAPES = [(HIDDEN, HIDDEN), (HIDDEN, KEYS), (HIDDEN, KEYS), (HIDDEN, HIDDEN)]
 SHAPES += [(HIDDEN, INNER), (HIDDEN, INNER), (INNER, HIDDEN)]
@@ -56,18 +58,18 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> pandas.DataFra
 
 @pytest.mark.parametrize(("name", "parameters"), CLOSED_FORMS.items())
 def test_parameters_are_those_of_the_closed_form(made: pandas.DataFrame, name: str, parameters: int) -> None:
-    assert made["parameters"][name] == parameters
+    assert made["trainable parameters"][name] == parameters
 
 
 def test_every_listed_method_has_a_row_and_fits_or_says_why(made: pandas.DataFrame) -> None:
     assert list(made.index) == list(METHODS)
     assert list(made.columns) == list(COLUMNS)
-    without = made[made["parameters"].isna()]
+    without = made[made["trainable parameters"].isna()]
     assert list(without.index) == [name for name in METHODS if REGISTRY[name].required]
     assert without["adapter MB"].isna().all()
-    assert "needs token_indices" in without["what is trained"]["trainable-tokens"]
-    assert made["what is trained"]["lora"] == "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj (14)"
-    assert (made["path"] == "padded").sum() == sum(not REGISTRY[name].padding_free for name in METHODS)
+    assert "needs token_indices" in without["trained layers"]["trainable-tokens"]
+    assert made["trained layers"]["lora"] == "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj (14)"
+    assert (made["batching"] == "padded").sum() == sum(not REGISTRY[name].padding_free for name in METHODS)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not REGISTRY[name].required and name != "eva"])
@@ -90,7 +92,7 @@ def test_numbers_are_those_of_a_model_really_attached_and_saved(
     with safe_open(file, "np") as saved:
         size = sum(saved.get_tensor(key).nbytes for key in saved.keys())  # noqa: SIM118
     row = made.loc[name]
-    assert row["parameters"] == trained
+    assert row["trainable parameters"] == trained
     assert row["% of the model"] == pytest.approx(100 * trained / total, abs=1e-4)
     assert row["adapter MB"] == pytest.approx(size / 1e6, abs=1e-3)
 
@@ -102,8 +104,8 @@ def test_encoders_are_counted_with_their_classifier(encoder: Path, tmp_path: Pat
     found = table(str(tmp_path))
     width, inner, layers = 32, 48, 2
     lora = layers * 16 * (4 * (width + width) + 2 * (width + inner))
-    assert found["parameters"]["lora"] == lora + 2 * width + 2
-    assert "not classification" in found["what is trained"]["prompt"]
+    assert found["trainable parameters"]["lora"] == lora + 2 * width + 2
+    assert "not classification" in found["trained layers"]["prompt"]
 
 
 def test_a_method_that_does_not_fit_the_model_says_why(tmp_path: Path) -> None:
@@ -111,9 +113,30 @@ def test_a_method_that_does_not_fit_the_model_says_why(tmp_path: Path) -> None:
 
     config = GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=1)
     found = table(bare_config(tmp_path / "gpt2", config))
-    assert pandas.isna(found["parameters"]["loha"])
-    assert found["what is trained"]["loha"].startswith("loha does not fit GPT2LMHeadModel: ")
-    assert found["parameters"]["lora"] == 2 * 16 * (32 + 96 + 32 + 32 + 32 + 128 + 128 + 32)
+    assert pandas.isna(found["trainable parameters"]["loha"])
+    assert found["trained layers"]["loha"].startswith("loha does not fit GPT2LMHeadModel: ")
+    assert found["trainable parameters"]["lora"] == 2 * 16 * (32 + 96 + 32 + 32 + 32 + 128 + 128 + 32)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+def test_a_model_of_many_layers_is_counted_exactly_on_few(kind: str) -> None:
+    from transformers import AutoConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 96}
+    config = AutoConfig.for_model(kind, **sizes, **({} if kind == "gpt2" else {"intermediate_size": 64}))
+    bases, whole = counted_bases(SOURCE, config), [_base(SOURCE, config)]
+    assert [base.model.config.num_hidden_layers for base in bases] == [3, 4]
+    for name in ("lora", "pissa", "adalora", "vera", "boft", "ln-tuning", "prefix", "adaption-prompt", "full"):
+        few, all_of_it = (fitted(REGISTRY[name], some, config) for some in (bases, whole))
+        assert few == all_of_it
+
+
+def test_a_model_whose_layers_differ_is_counted_whole() -> None:
+    from transformers import Qwen2MoeConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4}
+    config = Qwen2MoeConfig(**sizes, mlp_only_layers=[5], num_experts=2, vocab_size=96, intermediate_size=64)
+    assert [base.model.config.num_hidden_layers for base in counted_bases(SOURCE, config)] == [6]
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "no/such/folder", "smollm2-13b"])

@@ -27,13 +27,17 @@ def test_a_value_is_compared_with_the_bound(comparison: str, value: float, met: 
 @pytest.mark.parametrize(
     ("metric", "comparison", "told"),
     [
-        ("evalloss", "< 1", "nothing is measured as evalloss; did you mean 'eval_loss'?"),
-        ("qqqq", "< 1", "nothing is measured as qqqq; such are accuracy, adapter_mb, "),
-        ("score", "0.8", 'score is to be \'0.8\', which is no comparison; write one such as "< 1.2" or ">= 0.8"'),
-        ("score", "=> 0.8", "score is to be '=> 0.8', which is no comparison"),
-        ("score", "> high", "score is to be '> high', which is no comparison"),
-        ("score", "> nan", "score is to be '> nan', which is no comparison"),
-        ("score", "> 1 or 2", "score is to be '> 1 or 2', which is no comparison"),
+        ("evalloss", "< 1", "no metric is called evalloss; did you mean 'eval_loss'?"),
+        ("qqqq", "< 1", "no metric is called qqqq; known are accuracy, adapter_mb, "),
+        (
+            "score",
+            "0.8",
+            'score takes a comparison, not \'0.8\'; write one such as "< 1.2" or ">= 0.8"',
+        ),
+        ("score", "=> 0.8", "score takes a comparison, not '=> 0.8'"),
+        ("score", "> high", "score takes a comparison, not '> high'"),
+        ("score", "> nan", "score takes a comparison, not '> nan'"),
+        ("score", "> 1 or 2", "score takes a comparison, not '> 1 or 2'"),
     ],
 )
 def test_a_bad_criterion_is_refused_in_one_line_that_names_the_field(metric: str, comparison: str, told: str) -> None:

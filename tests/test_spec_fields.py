@@ -7,7 +7,8 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from peft_nb.spec.fields import FieldInfo, Switch, Whole, Word, aliases, explain, field, info, suggest
+from peft_nb.spec.field_info import FieldInfo, aliases
+from peft_nb.spec.fields import Switch, Whole, Word, explain, field, info
 
 
 class Trip(BaseModel):
@@ -68,9 +69,3 @@ def test_a_field_describes_itself() -> None:
 )
 def test_what_is_refused_is_explained_in_a_line(values: dict[str, object], told: str) -> None:
     assert refused(**values) == told
-
-
-def test_names_that_others_use_are_suggested() -> None:
-    assert suggest("lr", ["learning_rate", "r"]) == "; did you mean 'learning_rate'?"
-    assert suggest("lora_rank", ["learning_rate", "r"]) == "; did you mean 'r'?"
-    assert suggest("qqq", ["learning_rate", "r"]) == ""

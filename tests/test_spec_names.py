@@ -6,7 +6,7 @@ import pytest
 
 from peft_nb.errors import SpecError
 from peft_nb.spec import METHODS, RunSpec, register_name
-from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.field_info import FieldInfo
 from peft_nb.spec.names import NAMES, UNLISTED
 from peft_nb.spec.notation.help import help_text
 

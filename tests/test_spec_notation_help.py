@@ -33,8 +33,8 @@ def test_help_of_one_section_or_field(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--learning-rate" not in help_text(FIELDS, "method")
     assert help_text(FIELDS, "r") == (
         "method\n  --r INTEGER  (default null; at least 1, at most 4,096)\n"
-        "      Rank of a low-rank update; a higher one can learn more and has more parameters. null takes\n"
-        "      what is usual for the method, 16 for LoRA.\n"
+        "      Rank of a low-rank update; a higher one can learn more and has more parameters. null takes the\n"
+        "      method's default, 16 for LoRA.\n"
     )
     assert help_text(FIELDS, "lora_alpha") == help_text(FIELDS, "alpha")
     with pytest.raises(CommandError, match="no such section or field: 'trainin'; did you mean 'training'"):

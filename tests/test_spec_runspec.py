@@ -21,7 +21,7 @@ from strategies import AWKWARD, specs, texts
 import peft_nb
 from peft_nb.errors import PeftNbError, SpecError
 from peft_nb.spec import ALIASES, RunSpec
-from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.field_info import FieldInfo
 
 pytestmark = pytest.mark.usefixtures("any_method")
 
@@ -278,7 +278,7 @@ def test_switches_take_nothing_else(value: Any) -> None:
         ({"max_steps": 10, "warmup_steps": 11}, "warmup_steps: 11 is more than max_steps, 10; lower it"),
         (
             {"lr_scheduler_type": "constant", "warmup_steps": 5},
-            "warmup_steps: 5 does nothing on a constant schedule; take constant_with_warmup",
+            "warmup_steps: 5 has no effect on a constant schedule; use constant_with_warmup",
         ),
     ],
 )
@@ -387,7 +387,7 @@ def test_yaml_reads_well() -> None:
 
 def test_every_field_says_everything_about_itself() -> None:
     sections = list(dict.fromkeys(field.section for field in fields))
-    assert sections == ["model", "data", "method", "training", "engine", "judging", "reporting"]
+    assert sections == ["model", "data", "method", "training", "performance", "evaluation", "logging"]
     assert [field.section for field in fields] == sorted((f.section for f in fields), key=sections.index)
     assert [field.name for field in fields if field.required] == ["data"]
     for field in fields:

@@ -13,8 +13,8 @@ FORECAST = Forecast(1, 2, 3, 4, 5, 600, 500, 38.0, None, 7, 8, 9, 10, "float32",
 
 
 def test_a_line_says_whether_it_fits() -> None:
-    assert shown.line(FORECAST) == "615 MB of memory at the peak, of 500 MB; training time 38 s; does not fit"
-    assert shown.line(replace(FORECAST, seconds=None, room_mb=5000)).endswith("training time not forecast; fits")
+    assert shown.line(FORECAST) == "615 MB of memory at the peak, of 500 MB available; training time 38 s; does not fit"
+    assert shown.line(replace(FORECAST, seconds=None, room_mb=5000)).endswith("training time not estimated; fits")
 
 
 def test_the_parts_are_the_peak() -> None:
@@ -22,15 +22,15 @@ def test_the_parts_are_the_peak() -> None:
 
 
 def test_nothing_is_fetched_for_a_look_ahead() -> None:
-    with pytest.raises(ForecastError, match="%peft estimate owner/name fetches it"):
+    with pytest.raises(ForecastError, match="%peft estimate owner/name downloads it"):
         shown.ahead(RunSpec(data="owner/name"), {}, lambda share, what: None)
 
 
 def test_it_is_shown_as_text_and_escaped() -> None:
     forecast = replace(FORECAST, seconds=None)
     told = shown.text(forecast)
-    assert "615 MB at the peak, of 500 MB" in told
-    assert "not forecast" in told
+    assert "615 MB at the peak, of 500 MB available" in told
+    assert "not estimated" in told
     assert "r: 4 (490 MB)" in told
     assert "&lt;b&gt;" in shown.html(forecast)
     assert "<b>" not in shown.html(forecast)

@@ -61,11 +61,11 @@ def test_a_mistake_is_shown_while_it_is_typed_and_the_cell_follows(filled: Confi
 
 
 def test_a_mistake_in_a_part_that_is_folded_away_opens_it(filled: ConfigPanel) -> None:
-    fold = filled.collapsibles["reporting"]
+    fold = filled.collapsibles["logging"]
     assert fold.inside.layout.display == "none"
     fold.button.click()
     assert fold.inside.layout.display is None
-    assert fold.button.description.startswith("▾ Hide")
+    assert fold.button.description.startswith("▾ Advanced: logging")
     fold.button.click()
     filled.controls["eval_steps"].value = "0"
     assert fold.inside.layout.display is None
@@ -76,16 +76,16 @@ def test_the_data_are_checked_and_the_run_is_forecast_while_it_is_typed(filled: 
     assert "23 rows" in filled.data_status.line.value
     assert "1 finding: worth knowing 1" in filled.data_status.line.value
     assert "<table" in filled.data_status.whole.value
-    assert "of memory at the peak" in filled.forecast_status.line.value
-    assert "fits" in filled.forecast_status.line.value
-    assert "optimizer" in filled.forecast_status.whole.value
+    assert "of memory at the peak" in filled.estimate_status.line.value
+    assert "fits" in filled.estimate_status.line.value
+    assert "optimizer" in filled.estimate_status.whole.value
     filled.controls["data"].value = "tikets"
     filled._debouncer.wait()
     assert "did you mean &#x27;tickets&#x27;?" in filled.data_status.line.value
     assert filled.data_status.details.box.layout.display == "none"
     filled.controls["data"].value = "owner/name"
     filled._debouncer.wait()
-    assert "%peft estimate owner/name" in filled.forecast_status.line.value
+    assert "%peft estimate owner/name" in filled.estimate_status.line.value
 
 
 def test_new_variables_are_offered(filled: ConfigPanel, rows: list[dict[str, str]]) -> None:
@@ -142,7 +142,7 @@ def test_advice_is_given_and_taken(filled: ConfigPanel) -> None:
     filled.advise.click()
     assert "advice: " in said(filled, "advising …")
     assert filled.collapsibles["advice"].inside.layout.display is None
-    rank = next(rank for rank, take in enumerate(filled.takes) if take.description == "Take ln-tuning")
+    rank = next(rank for rank, take in enumerate(filled.takes) if take.description == "Use ln-tuning")
     filled.takes[rank].click()
     assert filled.form.spec is not None
     assert (filled.form.spec.method, filled.form.spec.data) == ("ln-tuning", "tickets")
@@ -195,10 +195,10 @@ def test_stop_ends_the_run_that_was_started(filled: ConfigPanel) -> None:
     while time.monotonic() < until and "tokens/s" not in words_of(filled.shown):
         time.sleep(0.05)
     filled.start.click()
-    assert "still at work" in said(filled, "starting …")
+    assert "still training" in said(filled, "starting …")
     filled.controls["r"].value = "4"
     filled._debouncer.wait()
-    assert "made when no run is at work" in filled.forecast_status.line.value
+    assert "estimated when no run is training" in filled.estimate_status.line.value
     button_of(filled.shown, "Stop").click()
     assert filled.run is not None
     assert filled.run.wait().status == "stopped"

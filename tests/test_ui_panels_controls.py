@@ -21,10 +21,10 @@ def test_a_control_says_what_is_wrong_and_hides_what_has_no_use() -> None:
 
 
 def test_a_part_is_shown_when_its_button_is_pressed() -> None:
-    part = Collapsible("the advice", [prose()])
-    assert (part.inside.layout.display, part.button.description) == ("none", "▸ Show the advice")
+    part = Collapsible("Advice", [prose()])
+    assert (part.inside.layout.display, part.button.description) == ("none", "▸ Advice")
     part.button.click()
-    assert (part.inside.layout.display, part.button.description) == (None, "▾ Hide the advice")
+    assert (part.inside.layout.display, part.button.description) == (None, "▾ Advice")
     part.offer(False)
     assert part.box.layout.display == "none"
 
@@ -53,5 +53,5 @@ def test_work_that_nobody_waits_for_says_nothing() -> None:
 
 
 def test_none_of_the_words_may_be_chosen_where_none_has_a_name() -> None:
-    assert choice(["a", "b"], "not said").options == (("not said", ""), ("a", "a"), ("b", "b"))
+    assert choice(["a", "b"], "not specified").options == (("not specified", ""), ("a", "a"), ("b", "b"))
     assert choice(["a"]).options == (("a", "a"),)

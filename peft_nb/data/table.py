@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft_nb.data import Rows, detection, sources
 from peft_nb.data.layouts import Layout
 from peft_nb.data.rendered import RenderedRows
-from peft_nb.spec import RunSpec
+
+if TYPE_CHECKING:
+    from peft_nb.spec import RunSpec
 
 
 @dataclass(frozen=True)

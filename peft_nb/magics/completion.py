@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.magics.line import COMMANDS, Flag, positional, takes_value
 from peft_nb.spec import ALIASES, RunSpec, notation
-from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.field_info import FieldInfo
 from peft_nb.spec.names import NAMES
 from peft_nb.spec.recipes import names
 
 if TYPE_CHECKING:
-    from IPython.core.completer import CompletionContext, Matcher, SimpleMatcherResult
-    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.core.completer import CompletionContext, SimpleMatcherResult
 
     from peft_nb.store import Store
 
 FIELDS = {field.name: field for field in RunSpec.describe()}
-IDENTIFIER = "peft_nb"
 FILES = "IPCompleter.file_matcher"
 TABLES = {("pandas", "DataFrame"), ("datasets", "Dataset"), ("datasets", "DatasetDict")}
 
@@ -216,19 +214,15 @@ FIELD_KINDS = {"eval_data": "data", "regression": "data", "out": "variable"} | {
 }
 
 
-def matcher(shell: InteractiveShell) -> Matcher:
-    """Make the matcher that puts :func:`complete` at the service of a shell's completer, first of all."""
-    from IPython.core.completer import SimpleCompletion, context_matcher
+def match(context: CompletionContext, namespace: Mapping[str, Any]) -> SimpleMatcherResult:
+    """Put :func:`complete` at the service of a shell's completer, before everything else."""
+    from IPython.core.completer import SimpleCompletion
 
-    @context_matcher(identifier=IDENTIFIER, priority=100)
-    def match(context: CompletionContext) -> SimpleMatcherResult:
-        found = complete(context.full_text, context.cursor_line, context.cursor_position, shell.user_ns)
-        return {
-            "completions": [SimpleCompletion(text=word, type="peft_nb") for word in found.matches],
-            "matched_fragment": found.fragment,
-            "ordered": True,
-            "suppress": True,
-            "do_not_suppress": {FILES} if found.files else set(),
-        }
-
-    return match
+    found = complete(context.full_text, context.cursor_line, context.cursor_position, namespace)
+    return {
+        "completions": [SimpleCompletion(text=word, type="peft_nb") for word in found.matches],
+        "matched_fragment": found.fragment,
+        "ordered": True,
+        "suppress": True,
+        "do_not_suppress": {FILES} if found.files else set(),
+    }

@@ -8,7 +8,8 @@ from peft_nb.errors import CommandError, nearest
 from peft_nb.magics.line import COMMANDS, Argument, Command, command, usage
 from peft_nb.planning.rules import Situation
 from peft_nb.spec import RunSpec, notation
-from peft_nb.spec.fields import FieldInfo, info
+from peft_nb.spec.field_info import FieldInfo
+from peft_nb.spec.fields import info
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -24,7 +25,7 @@ def models(shell: InteractiveShell) -> Any:
 
 @command(Argument("model", required=False))
 def methods(shell: InteractiveShell, model: str | None = None) -> Any:
-    """List the methods; with a model, also what each would train on it, counted exactly, and how large it is."""
+    """List the methods; with a model, also the trainable parameters of each, exactly, and the adapter's size."""
     from peft_nb.ui.methods import listed
 
     return listed(model, shell.user_ns)
@@ -37,7 +38,7 @@ def questions() -> list[FieldInfo]:
 
 @command(Argument("data", required=False), flags=questions)
 def advise(shell: InteractiveShell, fields: dict[str, Any], data: str | None = None) -> Any:
-    """Say which three methods fit a job best, with a ready cell for each, and when not to fine-tune at all."""
+    """Recommend three methods for a task, with a ready cell for each, and say when not to fine-tune at all."""
     from peft_nb.planning.advise import advise
 
     return advise(data, namespace=shell.user_ns, **fields)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from peft_nb.errors import CommandError, nearest
 from peft_nb.magics import cell
 from peft_nb.spec import RunSpec, notation
-from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.field_info import FieldInfo
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -270,7 +270,7 @@ def run(shell: InteractiveShell, line: str) -> Any:
     Raises
     ------
     PeftNbError
-        For whatever the user can mend, in one line.
+        For whatever the user can fix, in one line.
     """
     cell.refuse_unfilled(shell, line)
     name, *tokens = notation.split(line) or ["help"]

@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.methods.registry import Method, from_peft, register
-from peft_nb.spec import RunSpec
+from peft_nb.methods.config_source import ConfigClass
+from peft_nb.methods.registry import Method, register
 from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+
+    from peft_nb.spec import RunSpec
 
 FINITE_ITERATIONS = 16  # of the randomised SVD; the paper on PiSSA finds 4 to 16 close to the exact one
 
@@ -105,9 +107,9 @@ class Plus(Hooks):
 LORA = Method(
     name="lora",
     help="Low-rank updates beside every linear layer; the safe first choice.",
-    when="first, and mostly last: style, format, a domain's words",
+    when="start here, usually enough: style, format, a domain's vocabulary",
     source="Hu et al., 2021, arXiv:2106.09685",
-    config_class=from_peft("LoraConfig"),
+    config_class=ConfigClass("LoraConfig"),
     fields={"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"},
     # Rank 16 on all linear layers, alpha twice the rank and 2e-4: Dettmers et al., 2023, section 4.
     defaults={"r": 16, "alpha": 32.0, "target_modules": "all-linear", "learning_rate": 2e-4},
@@ -119,8 +121,8 @@ register(
     replace(
         LORA,
         name="qlora",
-        help="LoRA over a base held in 4 bits (NF4, double quantization) or 8; for models that hardly fit.",
-        when="the base in its own format does not fit into memory",
+        help="LoRA over a base held in 4 bits (NF4, double quantization) or 8; for models that barely fit into memory.",
+        when="the base in its own dtype does not fit into memory",
         source="Dettmers et al., 2023, arXiv:2305.14314",
         quantizations=("4bit", "8bit"),
     )
@@ -139,8 +141,8 @@ register(
     replace(
         LORA,
         name="dora",
-        help="LoRA for the direction of the weights, and their magnitude trained besides.",
-        when="a low rank has to do and every point counts; slower than LoRA",
+        help="LoRA for the direction of the weights, with their magnitude trained separately.",
+        when="when accuracy matters most and the rank has to stay low; slower than LoRA",
         source="Liu et al., 2024, arXiv:2402.09353",
         options={"use_dora": True},
         quantizations=("none", "4bit"),  # PEFT cannot read the weights of 8-bit layers before they have run
@@ -152,7 +154,7 @@ register(
         LORA,
         name="pissa",
         help="LoRA that begins with the largest singular values of the weights; saved as LoRA of rank 2r.",
-        when="few steps: it learns faster than LoRA at first",
+        when="few training steps: it learns faster than LoRA at first",
         source="Meng et al., 2024, arXiv:2404.02948",
         # Alpha as large as r, as in the paper: the factors themselves have the right size.
         defaults={**LORA.defaults, "alpha": 16.0},
@@ -165,7 +167,7 @@ register(
         LORA,
         name="olora",
         help="LoRA that begins with an orthonormal part of the weights (QR); saved as LoRA of rank 2r.",
-        when="few steps, as PiSSA; quicker to prepare",
+        when="few training steps, like PiSSA; faster to initialize",
         source="Büyükakyüz, 2024, arXiv:2406.01775",
         # Alpha as large as r: the product taken out of the weights is then exactly the decomposition's.
         defaults={**LORA.defaults, "alpha": 16.0},
@@ -178,7 +180,7 @@ register(
         LORA,
         name="eva",
         help="LoRA that begins with the directions in which the layers' inputs vary most on your data.",
-        when="few trainable parameters: ranks go where the data need them",
+        when="few trainable parameters: ranks are allocated where the data need them",
         source="Paischer et al., 2024, arXiv:2410.07170",
         options={"init_lora_weights": "eva"},
         swappable=False,  # each adapter has ranks and scales of its own

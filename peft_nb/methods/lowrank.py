@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError
-from peft_nb.methods.registry import Method, from_peft, register
-from peft_nb.spec import RunSpec
+from peft_nb.methods.config_source import ConfigClass
+from peft_nb.methods.registry import Method, register
 from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+
+    from peft_nb.spec import RunSpec
 
 MEANS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what PEFT's allocator remembers from step to step
 # The products of LoHa and LoKr take their shapes from the weights, which those in 4 bits do not show.
@@ -86,10 +88,10 @@ def budget(spec: RunSpec, model_config: Any, steps: int) -> dict[str, int]:
 register(
     Method(
         name="adalora",
-        help="LoRA in the form of singular values, whose ranks move to the layers that need them while it trains.",
-        when="a small budget of parameters is to be spent where it counts; many steps",
+        help="LoRA in the form of singular values, whose ranks move during training to the layers that need them.",
+        when="a small budget of trainable parameters, spent on the layers that need it; many steps",
         source="Zhang et al., 2023, arXiv:2303.10512",
-        config_class=from_peft("AdaLoraConfig"),
+        config_class=ConfigClass("AdaLoraConfig"),
         fields={"r": "target_r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"},
         # A higher learning rate than LoRA's: section 4 of the paper.
         defaults={"r": 8, "alpha": 32.0, "learning_rate": 1e-3, **ALL_LINEAR},
@@ -102,9 +104,9 @@ register(
     Method(
         name="vera",
         help="Vectors that scale one pair of random matrices shared by all layers: a tenth of LoRA's parameters.",
-        when="very many adapters have to be kept",
+        when="very many adapters have to be stored",
         source="Kopiczko et al., 2023, arXiv:2310.11454",
-        config_class=from_peft("VeraConfig"),
+        config_class=ConfigClass("VeraConfig"),
         fields={"r": "r", "dropout": "vera_dropout", "target_modules": "target_modules"},
         # Rank 256 and 4e-3: tables 5 and 6 of the paper.
         defaults={"r": 256, "learning_rate": 4e-3, **ALL_LINEAR},
@@ -117,7 +119,7 @@ register(
         help="The Hadamard product of two low-rank updates: a higher rank for the same parameters.",
         when="LoRA of a low rank is not expressive enough",
         source="Hyeon-Woo et al., 2021, arXiv:2108.06098",
-        config_class=from_peft("LoHaConfig"),
+        config_class=ConfigClass("LoHaConfig"),
         fields={"r": "r", "alpha": "alpha", "dropout": "module_dropout", "target_modules": "target_modules"},
         defaults={"r": 8, "alpha": 8.0, "learning_rate": 1e-3, **ALL_LINEAR},  # PEFT's rank and scale
         quantizations=QUANTIZED,
@@ -129,7 +131,7 @@ register(
         help="A Kronecker product as the update: few parameters, full rank.",
         when="the smallest adapter that still reaches every weight",
         source="Yeh et al., 2023, arXiv:2309.14859",
-        config_class=from_peft("LoKrConfig"),
+        config_class=ConfigClass("LoKrConfig"),
         fields={"r": "r", "alpha": "alpha", "dropout": "module_dropout", "target_modules": "target_modules"},
         defaults={"r": 8, "alpha": 8.0, "learning_rate": 1e-3, **ALL_LINEAR},  # PEFT's rank and scale
         quantizations=QUANTIZED,

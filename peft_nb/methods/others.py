@@ -48,7 +48,7 @@ for name in names():
         entry = Method(
             name=name,
             help=f"PEFT's {name}, as its own documentation describes it; configured by method_options.",
-            when="you know it",
+            when="you know the method already",
             source="PEFT",
             config_class=partial(config_class, name),
             defaults={"learning_rate": 1e-3},

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError, nearest
+from peft_nb.methods.config_source import ConfigClass
 from peft_nb.methods.routers import routers
-from peft_nb.spec import METHODS, RunSpec, register_name
+from peft_nb.spec import METHODS, register_name
 from peft_nb.system import peft_private
 from peft_nb.tasks import TASKS
 from peft_nb.training.hooks import Hooks
@@ -16,6 +17,8 @@ from peft_nb.training.hooks import Hooks
 if TYPE_CHECKING:
     import pandas
     from peft import PeftConfig, PeftModel
+
+    from peft_nb.spec import RunSpec
 
 # Fields of a spec that only some methods have a use for, and how to say that one has none.
 FIELDS = {
@@ -46,7 +49,7 @@ class Method:
     fields : mapping
         The fields of a spec that it has a use for, and what the config calls them.
     defaults : mapping
-        What ``null`` in a field of the spec stands for; from the source where that says so.
+        What ``null`` in a field of the spec resolves to; from the source where that says so.
     options : mapping
         Fields of the config that make the method what it is; ``method_options`` may change them.
     own : mapping
@@ -161,8 +164,8 @@ def complete(spec: RunSpec) -> RunSpec:
     RunSpec
         The same with the method's defaults in place of ``null``.
     """
-    defaults = REGISTRY[spec.method].defaults
-    return RunSpec(**spec.changed() | {name: value for name, value in defaults.items() if getattr(spec, name) is None})
+    defaults = {name: value for name, value in REGISTRY[spec.method].defaults.items() if getattr(spec, name) is None}
+    return type(spec)(**spec.changed() | defaults)
 
 
 def problems(spec: RunSpec) -> list[str]:
@@ -218,7 +221,7 @@ def _unknown_options(method: Method, given: Mapping[str, Any]) -> list[str]:
 
 
 def options(method: Method) -> dict[str, Any]:
-    """What ``method_options`` can set: fields of the config with their defaults; imports PEFT.
+    """What ``method_options`` can set: fields of the config with their defaults.
 
     Parameters
     ----------
@@ -236,11 +239,12 @@ def options(method: Method) -> dict[str, Any]:
     # These would write into the base, which other runs share: its own biases, or weights that a start is taken from.
     reserved |= {"bias", "init_lora_weights"}
     reserved |= {"inference_mode", "modules_to_save", *method.fields.values()}
-    found = {
-        one.name: None if one.default is dataclasses.MISSING else one.default
-        for one in dataclasses.fields(method.config_class())
-        if one.init and one.name not in reserved
-    }
+    if isinstance(method.config_class, ConfigClass):
+        fields = method.config_class.fields()
+    else:  # of another package
+        given = dataclasses.fields(method.config_class())
+        fields = {one.name: None if one.default is dataclasses.MISSING else one.default for one in given if one.init}
+    found = {name: default for name, default in fields.items() if name not in reserved}
     return dict(sorted({**found, **method.options, **method.own}.items()))
 
 
@@ -326,15 +330,3 @@ def methods() -> pandas.DataFrame:
         if entry.name in METHODS
     ]
     return pandas.DataFrame(rows).set_index("method")
-
-
-def from_peft(name: str) -> Callable[[], type[PeftConfig]]:
-    """Give what imports one of PEFT's config classes by its name."""
-
-    def config_class() -> type[PeftConfig]:
-        import peft
-
-        found: type[PeftConfig] = getattr(peft, name)
-        return found
-
-    return config_class

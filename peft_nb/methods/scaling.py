@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.methods.registry import Method, from_peft, register
+from peft_nb.methods.config_source import ConfigClass
+from peft_nb.methods.registry import Method, register
 from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ def _as_given(module: torch.nn.Module, given: tuple[torch.Tensor, ...], output: 
 register(
     Method(
         name="ia3",
-        help="Scales keys, values and what the feed-forward layers take in: a few thousand parameters.",
+        help="Scales keys, values and the inputs of the feed-forward layers: a few thousand trainable parameters.",
         when="many tasks on one base, each with few rows",
         source="Liu et al., 2022, arXiv:2205.05638",
-        config_class=from_peft("IA3Config"),
+        config_class=ConfigClass("IA3Config"),
         fields={"target_modules": "target_modules"},
         rows=20,  # what RAFT gives, on which the paper measures
         defaults={"learning_rate": 3e-3},  # section 3.3 of the paper
@@ -45,10 +46,10 @@ register(
 register(
     Method(
         name="ln-tuning",
-        help="Trains the weights of the norms alone.",
-        when="the smallest change that does something: style and tone",
+        help="Trains only the weights of the normalization layers.",
+        when="the smallest change with an effect: style and tone",
         source="Zhao et al., 2023, arXiv:2312.11420",
-        config_class=from_peft("LNTuningConfig"),
+        config_class=ConfigClass("LNTuningConfig"),
         fields={"target_modules": "target_modules"},
         # By the names of norms everywhere: PEFT knows them for some families alone.
         defaults={"target_modules": r".*(norm|LayerNorm|ln_\w+)", "learning_rate": 1e-3},

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.methods.registry import Method, from_peft, register
+from peft_nb.methods.config_source import ConfigClass
+from peft_nb.methods.registry import Method, register
 from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
@@ -53,10 +54,10 @@ def _as_they_are(module: torch.nn.Module, given: tuple[Any, ...], output: Any) -
 
 PROMPT = Method(
     name="prompt",
-    help="Trains the embeddings of some tokens before every text and nothing else.",
-    when="very many tenants on one base, each with one small file; large bases",
+    help="Trains the embeddings of a few virtual tokens before every text and nothing else.",
+    when="many customers on one base, each with one small file; large bases",
     source="Lester et al., 2021, arXiv:2104.08691",
-    config_class=from_peft("PromptTuningConfig"),
+    config_class=ConfigClass("PromptTuningConfig"),
     fields={"num_virtual_tokens": "num_virtual_tokens"},
     # 20 tokens from the vocabulary at 0.3 with Adafactor in the paper; with AdamW a tenth of that.
     defaults={"num_virtual_tokens": 20, "learning_rate": 3e-2},
@@ -72,10 +73,10 @@ register(
     replace(
         PROMPT,
         name="p-tuning",
-        help="Trains a small network that writes the embeddings of some tokens before every text.",
+        help="Trains a small network that computes the embeddings of a few virtual tokens before every text.",
         when="prompt tuning is unstable",
         source="Liu et al., 2021, arXiv:2103.10385",
-        config_class=from_peft("PromptEncoderConfig"),
+        config_class=ConfigClass("PromptEncoderConfig"),
         fields={**PROMPT.fields, "dropout": "encoder_dropout"},
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-3},
         options={"encoder_hidden_size": 128},
@@ -87,9 +88,9 @@ register(
         PROMPT,
         name="prefix",
         help="Trains keys and values that every layer sees before the text.",
-        when="many tenants on one base, and prompt tuning is too weak",
+        when="many customers on one base, and prompt tuning is too weak",
         source="Li and Liang, 2021, arXiv:2101.00190",
-        config_class=from_peft("PrefixTuningConfig"),
+        config_class=ConfigClass("PrefixTuningConfig"),
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-2},
         options={},
         hooks=lambda spec: Written(),
@@ -99,10 +100,10 @@ register(
     replace(
         PROMPT,
         name="adaption-prompt",
-        help="Trained tokens in the attention of the upper layers, let in through a gate that begins closed.",
-        when="instructions for a Llama, with few parameters and nothing lost at the start",
+        help="Trained tokens in the attention of the upper layers, behind a gate that starts at zero.",
+        when="instruction tuning of a Llama with few parameters, starting exactly at the base model",
         source="Zhang et al., 2023, arXiv:2303.16199",
-        config_class=from_peft("AdaptionPromptConfig"),
+        config_class=ConfigClass("AdaptionPromptConfig"),
         fields={"num_virtual_tokens": "adapter_len"},
         defaults={"num_virtual_tokens": 10, "learning_rate": 9e-3},  # the paper's, section 4.1
         options={},
@@ -115,10 +116,10 @@ register(
 register(
     Method(
         name="trainable-tokens",
-        help="Trains the embeddings of tokens that you name, and nothing else.",
-        when="new words or control tokens, mostly beside another method",
+        help="Trains the embeddings of the tokens that you name, and nothing else.",
+        when="new words or control tokens, usually combined with another method",
         source="PEFT, trainable tokens",
-        config_class=from_peft("TrainableTokensConfig"),
+        config_class=ConfigClass("TrainableTokensConfig"),
         fields={"target_modules": "target_modules"},
         defaults={"learning_rate": 1e-2},
         quantizations=("none", "4bit", "8bit"),

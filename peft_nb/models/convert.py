@@ -15,15 +15,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from huggingface_hub.errors import StrictDataclassError
-
 from peft_nb.errors import ModelError
 from peft_nb.events import Progress
 from peft_nb.models.cache import prepared
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.system.transformers_private import gguf_progress
-
-UNREADABLE = (ImportError, LookupError, OSError, RuntimeError, StrictDataclassError, TypeError, ValueError)
 
 # Vocabularies whose merges were learned on text split before every digit; transformers splits only at words.
 DIGITS_APART = {"command-r", "refact", "smollm", "starcoder"}
@@ -80,7 +76,7 @@ def convert(file: Path, folder: Path, progress: Progress) -> None:
             tokenizer = _tokenizer(file, pre and pre.contents())
             progress(0.4, f"unpacking {file.name}")
             model = _model(file)
-        except UNREADABLE as error:
+        except _unreadable() as error:
             raise ModelError(f"cannot read {file.name} as a model: {first_line(error)}") from error
         tokenizer.model_max_length = model.config.max_position_embeddings
         progress(0.9, "saving")
@@ -88,6 +84,13 @@ def convert(file: Path, folder: Path, progress: Progress) -> None:
         tokenizer.save_pretrained(folder)
         _check(model, tokenizer, folder)
     progress(1.0, f"converted {file.name}")
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What is raised at a file that is no model; huggingface_hub is imported with it."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (ImportError, LookupError, OSError, RuntimeError, StrictDataclassError, TypeError, ValueError)
 
 
 def _tokenizer(file: Path, pre: str | None) -> Any:

@@ -9,12 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.models import hub
-from peft_nb.models.load import _LOCAL, Base, with_pad_token
-from peft_nb.models.resolve import HUB_NAME
-
 if TYPE_CHECKING:
     import torch
+
+    from peft_nb.models.load import Base
 
 WEIGHTS = "adapter_model.safetensors"
 ROWS = 4096  # of an embedding, compared at a time
@@ -157,6 +155,9 @@ def restored(base: Base, folder: Path) -> Base:
 
 
 def _folder(name: str) -> Path | None:
+    from peft_nb.models import hub
+    from peft_nb.models.resolve import HUB_NAME
+
     if Path(name).is_dir():
         return Path(name)
     return hub.on_disk(name) if HUB_NAME.fullmatch(name) else None
@@ -165,6 +166,8 @@ def _folder(name: str) -> Path | None:
 def _tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder, or None."""
     from transformers import AutoTokenizer
+
+    from peft_nb.models.load import _LOCAL, with_pad_token
 
     if not (folder / "tokenizer_config.json").is_file():
         return None

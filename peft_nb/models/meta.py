@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 from peft_nb.events import Progress
 from peft_nb.models import quantize
@@ -81,7 +82,14 @@ def shapes_alone() -> AbstractContextManager[Any]:
                 kwargs = {**kwargs, "device": torch.device("meta")}
             return func(*args, **kwargs)
 
+    def blank(layer: Any, indices: Any) -> Any:
+        return torch.empty(len(indices), len(indices))
+
+    from peft.tuners.boft import layer as boft
+
     block = ExitStack()
+    for kind in (boft.Linear, boft.Conv2d):  # which write their permutations number by number
+        block.enter_context(patch.object(kind, "perm2mat", blank))
     block.enter_context(torch.device("meta"))
     block.enter_context(Blank())
     return block
@@ -100,18 +108,26 @@ def single_layer(base: Base) -> Base:
     Base
         On the CPU, with a vocabulary of `VOCABULARY` tokens at most.
     """
-    config = copy.deepcopy(base.model.config)
+    config = shallow(base.model.config, 1)
     text = config.get_text_config()
-    for name, value in vars(text).items():
-        if isinstance(value, list) and len(value) == text.num_hidden_layers:
-            setattr(text, name, value[:1])
-    text.num_hidden_layers, text.vocab_size = 1, min(text.vocab_size, VOCABULARY)
+    text.vocab_size = min(text.vocab_size, VOCABULARY)
     text.pad_token_id = text.bos_token_id = text.eos_token_id = 0
     kind: Kind = "causal" if base.model.get_output_embeddings() is not None else "encoder"
     model = _from_config(config, kind, base.dtype, "cpu")
     if base.quantization != "none":
         model = _quantized(model, base)
     return replace(base, model=model, device="cpu")
+
+
+def shallow(config: Any, layers: int) -> Any:
+    """Copy a model's configuration with its first layers alone."""
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    for name, value in vars(text).items():
+        if isinstance(value, list) and len(value) == text.num_hidden_layers:
+            setattr(text, name, value[:layers])
+    text.num_hidden_layers = layers
+    return config
 
 
 def _quantized(model: Any, base: Base) -> Any:

@@ -136,15 +136,15 @@ def advise(data: Any = None, *, namespace: Mapping[str, Any] | None = None, **kn
         model = situation.model or _default_model(situation)
         situation = situation.model_copy(update={"parameters": _parameters(model, namespace)})
         if situation.parameters is None:
-            notes.append(f"{model} is not on this machine, so memory was left out; --parameters 7e9 tells its size")
+            notes.append(f"{model} is not on this machine, so memory was not considered; --parameters 7e9 tells it")
     if situation.data is None:
         notes.append(f"{PLACEHOLDER} stands for the name of your data.")
     model = quote(situation.model or _default_model(situation))
-    notes.append(f"%peft methods {model} shows which methods fit the model, and how large they are.")
+    notes.append(f"%peft methods {model} shows which methods fit the model, and how many parameters they train.")
     choices = _choices(situation)[:CHOICES]
     for first in choices[:1]:
         named = f"{quote(situation.data or PLACEHOLDER)} --method {first.method.name}"
-        notes.append(f"%peft estimate {named} forecasts memory and time of the first.")
+        notes.append(f"%peft estimate {named} estimates memory and time of the first.")
     return Advice(situation, _detours(situation), choices, tuple(notes))
 
 

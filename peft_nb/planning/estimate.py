@@ -35,7 +35,7 @@ def estimate(
     room_mb: float | None = None,
     progress: Progress | None = None,
 ) -> Forecast:
-    """Forecast memory and time of a run on this machine's CPU.
+    """Estimate memory and time of a run on this machine's CPU.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def estimate(
     DataError, ModelError, MethodError
         What would keep the run itself from starting.
     ForecastError
-        It would not train on the CPU, or its model or method cannot be taken apart into layers.
+        It would not train on the CPU, or no single layer of its model or method can be benchmarked.
     """
     table = tables.read(spec, data, namespace=namespace)
     source = resolve(spec.model if model is None else model, spec.revision, namespace)
@@ -76,7 +76,7 @@ def foresee(
     room_mb: float | None = None,
     progress: Progress | None = None,
 ) -> Forecast:
-    """Forecast a run whose model and rows have been found; parameters and errors as for :func:`estimate`."""
+    """Estimate a run whose model and rows have been found; parameters and errors as for :func:`estimate`."""
     tell = progress or (lambda share, what: None)
     tell(0.0, "importing PyTorch and PEFT")
     spec = complete(spec)
@@ -86,9 +86,9 @@ def foresee(
     from peft_nb.training.probe import fastest_dtype
 
     if resources.device(spec.device) != "cpu":
-        raise ForecastError("device: forecasts are made for the CPU only; set device to cpu")
+        raise ForecastError("device: estimates are for the CPU only; set device to cpu")
     with OwnDraws(spec.seed):
-        tell(0.6, "reading the shapes")
+        tell(0.6, "reading the model's configuration")
         base = load_meta(
             source,
             dtype=(lambda config: fastest_dtype(config, "cpu")) if spec.dtype == "auto" else spec.dtype,
@@ -100,20 +100,20 @@ def foresee(
         room = here + resources.memory_available_mb() if room_mb is None else room_mb
         live = sum(one.nbytes for one in source.pair[0].parameters()) if source.pair else 0
         process = max(0.0, (memory.process() - live) / resources.MB)
-        tell(0.8, "trying a layer")
+        tell(0.8, "benchmarking one layer")
         known = dict(facts)  # a shape of the base may bound them; the run itself finds that out anew
         TASKS[spec.task].limit(base, spec, known)
         plan = Plan(spec, base, table, known, room, process)
         try:
             forecast = plan.forecast()
-            return replace(forecast, mends=tuple(_mends(plan))) if forecast.tight else forecast
+            return replace(forecast, fixes=tuple(_fixes(plan))) if forecast.tight else forecast
         except PeftNbError:
             raise
         except Exception as error:  # an unusual model may train well and yet not be taken apart into layers
-            raise ForecastError(f"the model cannot be taken apart: {first_line(error)}") from error
+            raise ForecastError(f"no estimate for this architecture: {first_line(error)}") from error
 
 
-def _mends(plan: Plan) -> Iterable[tuple[str, float]]:
+def _fixes(plan: Plan) -> Iterable[tuple[str, float]]:
     """Settings that fit, from those that change least of what is learned; each first alone, then all so far."""
     spec, together = plan.spec, dict[str, Any]()
     found = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from peft_nb.errors import RunError
 
-MARGIN = 1.2  # the error of a forecast, by benchmarks/forecast.py
+MARGIN = 1.2  # the error of an estimate, by benchmarks/forecast.py
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class Forecast:
     room_mb : float
         What the process can have at most: what it has and what is free under the container's limit.
     seconds : float or None
-        Of training, with the evaluations between its steps; None where too little memory is free to try a layer.
+        Of training, with the evaluations between its steps; None where too little memory is free to benchmark a layer.
     evaluation_seconds : float or None
         Of all evaluations, also the one before the first step and the one after the last.
     steps, tokens : int
         Optimizer steps, and the tokens they compute: padding included, shared prefixes once.
     trainable_parameters, token_budget : int
-        What is learned; most tokens computed at once.
+        What is trained; most tokens computed at once.
     dtype, path : str
-        What is computed in, and whether padded.
-    mends : tuple of tuple of str and float
+        The precision, and how batches are formed: padding-free or padded.
+    fixes : tuple of tuple of str and float
         Where it is tight: settings that would fit, and the peak with each in MB.
     """
 
@@ -53,7 +53,7 @@ class Forecast:
     token_budget: int
     dtype: str
     path: str
-    mends: tuple[tuple[str, float], ...] = ()
+    fixes: tuple[tuple[str, float], ...] = ()
 
     @property
     def memory_mb(self) -> float:
@@ -63,22 +63,22 @@ class Forecast:
 
     @property
     def tight(self) -> bool:
-        """Whether that is more than the run can have, if the forecast is exact."""
+        """Whether that is more than the run can have, if the estimate is exact."""
         return self.memory_mb > self.room_mb
 
     @property
     def fits(self) -> bool:
-        """Whether the run can have that much, allowing for the error of a forecast."""
+        """Whether the run can have that much, allowing for the error of an estimate."""
         return self.memory_mb <= MARGIN * self.room_mb
 
     @property
     def shortage(self) -> str:
-        """What is missing and the settings that mend it, in one line; empty where there is enough."""
+        """What is missing and the settings that fix it, in one line; empty where there is enough."""
         if not self.tight:
             return ""
-        able = " or ".join(f"{setting} (about {mb:,.0f} MB)" for setting, mb in self.mends)
-        mend = f"set {able}" if able else "take a smaller model, or free some memory"
-        return f"the run needs about {self.memory_mb:,.0f} MB of memory and can have {self.room_mb:,.0f} MB; {mend}"
+        able = " or ".join(f"{setting} (about {mb:,.0f} MB)" for setting, mb in self.fixes)
+        fix = f"set {able}" if able else "use a smaller model, or free some memory"
+        return f"the run needs about {self.memory_mb:,.0f} MB of memory and {self.room_mb:,.0f} MB are available; {fix}"
 
     def require_memory(self) -> None:
         """Refuse a run that cannot fit.

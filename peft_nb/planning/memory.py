@@ -65,16 +65,21 @@ class Shapes:
         return chunk * (2 * FLOAT + 2 * (self.size == 2)) + 2 * micro.predicted * self.hidden * self.size
 
 
-def weights(model: Any, quantization: str, size: int) -> float:
-    """Of a base, quantized as it will be."""
+def sizes(model: Any) -> tuple[int, int]:
+    """Count the weights of a base, and those of them that can be quantized: of linear layers but its head."""
     import torch
 
-    total: float = sum(one.numel() for one in model.parameters()) * size
-    if quantization == "none":
-        return total
     linear = [part.weight for part in model.modules() if isinstance(part, torch.nn.Linear)]
     head = model.get_output_embeddings()
     inner = sum(one.numel() for one in linear if head is None or one is not head.weight)
+    return sum(one.numel() for one in model.parameters()), inner
+
+
+def weights(count: int, inner: int, quantization: str, size: int) -> float:
+    """Bytes of a base, quantized as it will be, given :func:`sizes` and the bytes of a number."""
+    total: float = count * size
+    if quantization == "none":
+        return total
     # NF4 with double quantization: 4 bits a weight, 8 a block of 64, 32 a block of 256 of those.
     each = 0.5 + 1 / 64 + 4 / 64 / 256 if quantization == "4bit" else 1.0
     return total + inner * (each - size)

@@ -103,7 +103,7 @@ class Plan:
     @cached_property
     def weights(self) -> float:
         """Bytes of the frozen base."""
-        return memory.weights(self.base.model, self.base.quantization, self.shapes.size)
+        return memory.weights(*memory.sizes(self.base.model), self.base.quantization, self.shapes.size)
 
     def _attached(self, base: Base) -> PeftModel:
         task = TASKS[self.spec.task]
@@ -115,7 +115,8 @@ class Plan:
                 return attach(bare, self.spec, "", new, peft_type=task.peft_type)
         except MethodError as error:
             if "meta" in str(error).lower():  # a tuner that computes with the base's weights, which are not there
-                raise ForecastError(f"{self.spec.method} computes with the base's weights when it begins") from None
+                why = "needs the base's weights to initialize, which an estimate does not load"
+                raise ForecastError(f"{self.spec.method} {why}") from None
             raise
 
     @cached_property

@@ -29,10 +29,10 @@ class Situation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     task: TaskName | None = field(None, "advice")
-    """What is learned; null follows from the goal and the data."""
+    """What to train for; null derives it from the goal and the data."""
     goal: Goal | None = field(None, "advice")
-    """What shall change: how it writes, an output that programs read, labels, a field's texts, steps to a result, a
-    language, facts; common is what chat models do already, such as a summary; unclear is not settled yet."""
+    """What should change: writing style, an output format, classification, a domain's texts, reasoning, a language,
+    facts (knowledge); common is what chat models do already, such as summaries; unclear is not defined yet."""
     data: Word | None = field(None, "advice")
     """Name of the training rows, which are counted and measured."""
     rows: Whole | None = field(None, "advice", "rows", ge=0, le=10**12)
@@ -40,19 +40,19 @@ class Situation(BaseModel):
     classes: Whole | None = field(None, "advice", "classes", ge=1, le=10**9)
     """How many classes there are to tell apart."""
     tokens: Whole | None = field(None, "advice", "tokens", ge=1, le=10**9)
-    """Length that 19 of 20 rows keep to."""
+    """95th percentile of the row length."""
     model: Word | None = field(None, "advice")
-    """The base, if it is chosen already."""
+    """The base model, if it is chosen already."""
     parameters: Number | None = field(None, "advice", "parameters", gt=0, le=10**14)
-    """Size of the base; null looks at the model if that is on this machine."""
+    """Parameters of the base model; null reads them from the model if it is on this machine."""
     memory_gb: Number | None = field(None, "advice", "GB", gt=0, le=10**6)
-    """Memory that training may take."""
+    """Memory available for training."""
     minutes: Number | None = field(None, "advice", "minutes", gt=0, le=10**6)
-    """Time that training may take."""
+    """Time available for training."""
     must_merge: Switch = field(False, "advice")
-    """The adapter has to be folded into the base's weights."""
+    """The adapter has to be merged into the base's weights."""
     many_adapters: Switch = field(False, "advice")
-    """Many adapters shall serve side by side on one base."""
+    """Many adapters are served side by side on one base."""
 
     @property
     def learned(self) -> Task:
@@ -156,7 +156,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: not s.tight, named("qlora"), -3,
-        "saves memory, not time, and the weights are rounded; the base fits as it is, for all that is known",
+        "saves memory, not time, and the weights are quantized; as far as known, the base fits without",
         "this project's benchmarks",
     ),
     Rule(
@@ -169,21 +169,21 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.tight, lambda method: "4bit" in method.quantizations, 0,
-        "quantized to 4 bits, activations computed twice instead of kept", "Chen et al., 2016, arXiv:1604.06174",
+        "quantized to 4 bits, with gradient checkpointing", "Chen et al., 2016, arXiv:1604.06174",
         lambda s, method: {"quantization": "4bit", "gradient_checkpointing": True},
     ),
     Rule(
         lambda s: s.must_merge, lambda method: method.mergeable and "none" in method.quantizations, 1,
-        "folds into the exact weights it was trained over; nothing is slower afterwards", "Hu et al., 2021, section 4",
+        "merges exactly into the weights it was trained on; inference is not slower", "Hu et al., 2021, section 4",
     ),
     Rule(
         lambda s: s.must_merge, named("qlora"), -2,
-        "trained over rounded weights; merged into the exact ones it answers a little differently",
+        "trained on quantized weights; merged into the original ones it answers slightly differently",
         "measured with this project",
     ),
     Rule(
         lambda s: s.many_adapters, lambda method: method.swappable, 2,
-        "adapters of this kind are swapped in place on one base, even within a batch", "Sheng et al., 2023, S-LoRA",
+        "hot-swap: adapters of this kind are exchanged on one base, even within a batch", "Sheng et al., 2023, S-LoRA",
     ),
     Rule(
         lambda s: s.many_adapters, named("vera"), 4,
@@ -191,11 +191,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.many_adapters, named("ia3"), 4,
-        "a few thousand numbers an adapter, made for many tasks on one base", "Liu et al., 2022, section 3.3",
+        "a few thousand parameters per adapter, made for many tasks on one base", "Liu et al., 2022, section 3.3",
     ),
     Rule(
         lambda s: s.many_adapters, named("prefix", "prompt", "lokr"), 2,
-        "a small file each", "Li and Liang, 2021; Lester et al., 2021; Yeh et al., 2023",
+        "a small file per adapter", "Li and Liang, 2021; Lester et al., 2021; Yeh et al., 2023",
     ),
     Rule(
         lambda s: s.few, named("ia3"), 3,
@@ -203,28 +203,28 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.few, named("bitfit", "ln-tuning"), 2,
-        "few parameters learn little by heart", "Ben Zaken et al., 2021; Zhao et al., 2023",
+        "few trainable parameters memorize little", "Ben Zaken et al., 2021; Zhao et al., 2023",
     ),
     Rule(
         lambda s: s.few, lambda method: method.defaults.get("r") == 16, 0,
-        "a small rank is enough for few rows", THUMB, lambda s, method: {"r": 8, "alpha": method.defaults["alpha"] / 2},
+        "a low rank is enough for few rows", THUMB, lambda s, method: {"r": 8, "alpha": method.defaults["alpha"] / 2},
     ),
     Rule(
         lambda s: s.many, every, 0,
-        "one pass is enough for many rows", THUMB, lambda s, method: {"epochs": 1.0},
+        "one epoch is enough for many rows", THUMB, lambda s, method: {"epochs": 1.0},
     ),
     Rule(
         lambda s: s.capacity, named("rslora"), 4,
-        "much is to be learned: it puts high ranks to use, where LoRA's scale wastes them", "Kalajdzievski, 2023",
+        "much has to be learned: it makes use of high ranks, which LoRA's scaling wastes", "Kalajdzievski, 2023",
         lambda s, method: {"r": 64, "alpha": 16.0},
     ),
     Rule(
         lambda s: s.capacity, named("lora"), -1,
-        "of a low rank it learns less than full fine-tuning from much that is new", "Biderman et al., 2024",
+        "at a low rank it learns less than full fine-tuning from a lot of new material", "Biderman et al., 2024",
     ),
     Rule(
         lambda s: s.capacity and not s.hurried and not s.tight, named("full"), 2,
-        "learns more than LoRA from much that is new, and forgets more", "Biderman et al., 2024",
+        "learns more than LoRA from a lot of new material, and forgets more", "Biderman et al., 2024",
     ),
     Rule(
         lambda s: s.goal == "language", named("bottleneck"), 3,
@@ -240,15 +240,15 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.goal in ("style", "format", "domain"), named("lora"), 1,
-        "what a base can already do is only to be brought out: a thousand good rows suffice", "Zhou et al., 2023, LIMA",
+        "the base has the ability already: a thousand good rows are enough to bring it out", "Zhou et al., 2023, LIMA",
     ),
     Rule(
         lambda s: s.goal in ("format", "domain"), named("pissa"), 1,
-        "learns faster than LoRA at first, and a form is quickly learned", "Meng et al., 2024",
+        "learns faster than LoRA at first, and a format is learned quickly", "Meng et al., 2024",
     ),
     Rule(
         lambda s: s.labelled, named("bitfit", "ia3"), 2,
-        "near to full fine-tuning on classification with small data", "Ben Zaken et al., 2021; Liu et al., 2022",
+        "close to full fine-tuning on classification with little data", "Ben Zaken et al., 2021; Liu et al., 2022",
     ),
     Rule(
         lambda s: s.labelled and s.model is None, every, 0,
@@ -264,13 +264,14 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.hurried, named("adalora", "boft", "dora", "full", "p-tuning", "prefix", "prompt"), -2,
-        "needs more time a step, or many more steps", THUMB,
+        "needs more time per step, or many more steps", THUMB,
     ),
     Rule(
-        lambda s: s.hurried and not s.many, every, 0, "little time: one pass", THUMB, lambda s, method: {"epochs": 1.0},
+        lambda s: s.hurried and not s.many, every, 0, "little time: one epoch", THUMB,
+        lambda s, method: {"epochs": 1.0},
     ),
     Rule(
-        lambda s: (s.tokens or 0) > LONG, every, 0, "rows are long: keep 19 of 20 whole", "the data",
+        lambda s: (s.tokens or 0) > LONG, every, 0, "rows are long: 95 % of them fit without truncation", "the data",
         lambda s, method: {"max_length": min(-(-(s.tokens or LONG) // 256) * 256, 1_000_000)},
     ),
 )  # fmt: skip
@@ -278,8 +279,8 @@ RULES: tuple[Rule, ...] = (
 DETOURS: tuple[Detour, ...] = (
     Detour(
         lambda s: s.goal == "unclear" or (s.goal is None and not s.rows and not s.labelled),
-        "it is not settled yet what a good answer is",
-        "write 20 examples with right answers and a score for wrong ones first; then ask again with --goal and --rows",
+        "it is not defined yet what a good answer is",
+        "write 20 examples with correct answers and a score for wrong ones; then ask again with --goal and --rows",
         THUMB,
     ),
     Detour(
@@ -290,7 +291,7 @@ DETOURS: tuple[Detour, ...] = (
     ),
     Detour(
         lambda s: s.rows is not None and not s.labelled and 0 < s.rows < 20,
-        "these are too few rows to learn from and to measure with",
+        "these are too few rows for training and evaluation",
         "put them into the prompt as examples (few-shot), and collect a hundred",
         "Brown et al., 2020, arXiv:2005.14165",
     ),
@@ -302,8 +303,8 @@ DETOURS: tuple[Detour, ...] = (
     ),
     Detour(
         lambda s: s.goal == "common",
-        "chat models do this already",
-        "measure the base on 50 held-out rows first, with a good prompt; fine-tune only what it gets wrong",
+        "chat models can do this without fine-tuning",
+        "evaluate the base model on 50 rows first, with a good prompt; fine-tune only what it gets wrong",
         "Wei et al., 2021, arXiv:2109.01652",
     ),
     Detour(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from peft_nb.errors import MethodError, ModelError
 from peft_nb.events import Progress
 from peft_nb.methods import REGISTRY, Method, attach, problems, tasks_of
-from peft_nb.models.meta import shapes_alone
+from peft_nb.models.load import Base, made_for
+from peft_nb.models.meta import shallow, shapes_alone
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve
 from peft_nb.planning import memory
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 MICRO = Load(tokens=2048, positions=2048, predicted=1024)  # 8 rows of 256 tokens, half of them answers
+FEW = 3  # layers on which is counted what a model of many layers has: the fewest whose upper ones are all but two
 
 
 @dataclass(frozen=True)
@@ -63,15 +67,15 @@ class Fitted:
 
 # A column is its name and what it says of a method on a model; None where there is nothing to say.
 COLUMNS: dict[str, Callable[[Fitted], Any]] = {
-    "what is trained": lambda fitted: fitted.parts or fitted.why_not,
-    "parameters": lambda fitted: fitted.trained,
+    "trained layers": lambda fitted: fitted.parts or fitted.why_not,
+    "trainable parameters": lambda fitted: fitted.trained,
     "% of the model": lambda fitted: None if fitted.trained is None else round(100 * fitted.trained / fitted.total, 4),
     "adapter MB": lambda fitted: None if fitted.saved_bytes is None else round(fitted.saved_bytes / MB, 3),
     "memory MB": lambda fitted: None if fitted.memory_mb is None else round(fitted.memory_mb),
     "mergeable": lambda fitted: fitted.method.mergeable,
-    "swappable": lambda fitted: fitted.method.swappable,
+    "hot-swap": lambda fitted: fitted.method.swappable,
     "quantization": lambda fitted: ", ".join(fitted.method.quantizations),
-    "path": lambda fitted: "padding-free" if fitted.method.padding_free else "padded",
+    "batching": lambda fitted: "padding-free" if fitted.method.padding_free else "padded",
     "tasks": lambda fitted: ", ".join(tasks_of(fitted.method)),
     "when": lambda fitted: fitted.method.when,
     "source": lambda fitted: fitted.method.source,
@@ -102,7 +106,7 @@ def table(
     -------
     pandas.DataFrame
         One row a method, in the columns of :data:`COLUMNS`. A method that does not fit has its reason in place of
-        what is trained, and no numbers. Encoders are counted with a classifier of two classes.
+        its trained layers, and no numbers. Encoders are counted with a classifier of two classes.
 
     Raises
     ------
@@ -119,63 +123,124 @@ def table(
     with quiet():
         config = _config(source)
         dtype = fastest_dtype(config, resources.device("auto"))
+        bases, process = counted_bases(source, config), memory.process()
         rows = []
         for done, name in enumerate(METHODS):
             tell(done / len(METHODS), name)
-            rows.append(fitted(REGISTRY[name], source, config, dtype))
+            rows.append(fitted(REGISTRY[name], bases, config, dtype, process))
     cells = {column: [say(one) for one in rows] for column, say in COLUMNS.items()}
     found = pandas.DataFrame(cells, index=pandas.Index([one.method.name for one in rows], name="method"))
     return found.convert_dtypes()  # whole numbers stay whole beside those that are missing
 
 
-def fitted(method: Method, source: ModelSource, config: PreTrainedConfig, dtype: str = "float32") -> Fitted:
+def fitted(
+    method: Method, bases: Sequence[Base], config: PreTrainedConfig, dtype: str = "float32", process: float = 0.0
+) -> Fitted:
     """Put a method on a model's architecture and count.
 
     Parameters
     ----------
     method : Method
         With its defaults.
-    source : ModelSource
-        The model.
+    bases : sequence of Base
+        What :func:`counted_bases` gives.
     config : transformers.PreTrainedConfig
-        Its architecture.
+        The model's architecture.
     dtype : str
-        What it would be computed in.
+        The precision.
+    process : float
+        Bytes of this process without a base.
 
     Returns
     -------
     Fitted
         Exact counts, or why the method does not fit.
     """
-    from peft import get_peft_model_state_dict
-
-    from peft_nb.models.load import made_for
-
     task = for_base(made_for(config))
     spec = RunSpec(data="rows", method=method.name, task=task.name)
     if cannot := problems(spec):
         return Fitted(method, why_not="; ".join(one.removeprefix("method: ") for one in cannot))
     try:
-        with shapes_alone():
-            bare, whole = _bare(source, config, task)
-            weights = memory.weights(bare, method.quantization(spec), 4 if dtype == "float32" else 2)
-            model = attach(bare, spec, source.name, whole, peft_type=task.peft_type)
-            trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
-            total = sum(one.numel() for one in model.parameters())
-            parts = _parts(model)
-            hooks = method.hooks(spec)
-            if type(hooks).end is not Hooks.end:  # it saves something else than it trains
-                hooks.begin(model, ())
-                hooks.end(model)
-            saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+        counts, *more = (_counted(method, spec, base, task) for base in bases)
+        for one in more:
+            counts = counts.continued(one, config.get_text_config().num_hidden_layers - FEW)
     except MethodError as error:
         return Fitted(method, why_not=str(error).removeprefix("method: "))
     shapes = memory.Shapes.of(config, dtype)
     activations = shapes.activations(MICRO.tokens, shapes.kept, spec.gradient_checkpointing)
     loss = shapes.loss(MICRO, not method.padding_free) if task.tokenwise else 0.0
-    held = weights + 4 * memory.FLOAT * trained + activations + loss
-    peak = (held + memory.process() + memory.growth(dtype, activations, math.inf)) / MB
-    return Fitted(method, parts, trained, total, 4 * sum(one.numel() for one in saved.values()), peak)
+    weights = memory.weights(counts.weights, counts.inner, method.quantization(spec), 4 if dtype == "float32" else 2)
+    held = weights + 4 * memory.FLOAT * counts.trained + activations + loss
+    peak = (held + process + memory.growth(dtype, activations, math.inf)) / MB
+    parts = f"{', '.join(counts.kinds)} ({counts.owners:,})"
+    return Fitted(method, parts, counts.trained, counts.total, 4 * counts.saved, peak)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of a model with a method on it: in its weights, in the linear layers, trained, in all, saved, owners."""
+
+    kinds: tuple[str, ...]
+    weights: int
+    inner: int
+    trained: int
+    total: int
+    saved: int
+    owners: int
+
+    def continued(self, more: Counts, layers: int) -> Counts:
+        """What there is with so many further layers, given what there is with one more."""
+        names = ("weights", "inner", "trained", "total", "saved", "owners")
+        each = {name: getattr(more, name) - getattr(self, name) for name in names}
+        return Counts(self.kinds, **{name: getattr(self, name) + layers * step for name, step in each.items()})
+
+
+def counted_bases(source: ModelSource, config: PreTrainedConfig) -> list[Base]:
+    """Make what methods are counted on: a base of few layers and one of one more where all others are alike, else it.
+
+    Parameters
+    ----------
+    source : ModelSource
+        The model.
+    config : transformers.PreTrainedConfig
+        Its architecture.
+
+    Returns
+    -------
+    list of Base
+        Shapes without memory.
+    """
+    layers = config.get_text_config().num_hidden_layers
+    whole = _base(source, config)
+    if layers <= FEW + 1:
+        return [whole]
+    few, more = (_base(source, shallow(config, some)) for some in (FEW, FEW + 1))
+    counts = [
+        Counter((re.sub(r"\d+", "#", name), one.shape) for name, one in base.model.named_parameters())
+        for base in (few, more, whole)
+    ]
+    each = {kind: counts[0][kind] + (counts[1][kind] - counts[0][kind]) * (layers - FEW) for kind in counts[1]}
+    return [few, more] if counts[2] == each else [whole]
+
+
+def _counted(method: Method, spec: RunSpec, base: Base, task: Task) -> Counts:
+    """Count what a method trains and saves on a base."""
+    from peft import get_peft_model_state_dict
+
+    with shapes_alone():
+        bare, whole = task.build(base, task.counted())
+        weights, inner = memory.sizes(bare)
+        model = attach(bare, spec, base.source.name, whole, peft_type=task.peft_type)
+        trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+        total = sum(one.numel() for one in model.parameters())
+        owners = getattr(model.base_model, "targeted_module_names", None) or _owners(model)
+        hooks = method.hooks(spec)
+        if type(hooks).end is not Hooks.end:  # it saves something else than it trains
+            hooks.begin(model, ())
+            hooks.end(model)
+        saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    kinds = tuple(dict.fromkeys(layer.rpartition(".")[2] for layer in owners))
+    return Counts(kinds, weights, inner, trained, total, sum(one.numel() for one in saved.values()), len(owners))
 
 
 def _source(model: Any, revision: str | None, namespace: Mapping[str, Any] | None) -> ModelSource:
@@ -183,8 +248,8 @@ def _source(model: Any, revision: str | None, namespace: Mapping[str, Any] | Non
         return ModelSource(str(model), "folder", path=Path(model).expanduser())
     source = resolve(model, revision, namespace)
     if not source.pair and source.path is None:
-        mend = "a run on it fetches it, and a folder with its config.json is enough here"
-        raise ModelError(f"no model {source.name!r} on this machine yet; {mend}")
+        fix = "a run downloads it, and a folder with its config.json is enough here"
+        raise ModelError(f"no model {source.name!r} on this machine yet; {fix}")
     return source
 
 
@@ -202,30 +267,21 @@ def _config(source: ModelSource) -> PreTrainedConfig:
         raise ModelError(f"the config.json of {source.name} cannot be read: {first_line(error)}") from None
 
 
-def _bare(source: ModelSource, config: PreTrainedConfig, task: Task) -> tuple[Any, list[str]]:
-    """Make the frozen model, and name the parts that are trained in full."""
+def _base(source: ModelSource, config: PreTrainedConfig) -> Base:
+    """Make a frozen model of shapes."""
     from types import SimpleNamespace
 
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
 
-    from peft_nb.models.load import Base
-
-    auto = AutoModelForCausalLM if task.base == "causal" else AutoModel
+    auto = AutoModelForCausalLM if made_for(config) == "causal" else AutoModel
     try:
-        model = auto.from_config(config, dtype=torch.float32).requires_grad_(False)
+        with shapes_alone():
+            model = auto.from_config(config, dtype=torch.float32).requires_grad_(False)
     except ValueError as error:
-        raise ModelError(f"{source.name} is of no kind that can be trained here: {first_line(error)}") from None
+        raise ModelError(f"{source.name} is not of a kind that can be trained here: {first_line(error)}") from None
     pad = SimpleNamespace(pad_token_id=getattr(config, "pad_token_id", None))  # all that is asked of a tokenizer
-    base = Base(model, pad, source, "float32", "none", "meta", source.name, folder=source.path)
-    return task.build(base, task.counted())
-
-
-def _parts(model: Any) -> str:
-    """Name the parts of a model that have trainable parameters, each kind once, and count them."""
-    layers = getattr(model.base_model, "targeted_module_names", None) or _owners(model)
-    kinds = list(dict.fromkeys(layer.rpartition(".")[2] for layer in layers))
-    return f"{', '.join(kinds)} ({len(layers):,})"
+    return Base(model, pad, source, "float32", "none", "meta", source.name, folder=source.path)
 
 
 def _owners(model: Any) -> list[str]:

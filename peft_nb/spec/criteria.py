@@ -89,8 +89,8 @@ def criterion(metric: str, comparison: str) -> Criterion:
     """
     if metric not in (known := demandable()):
         shown = metric if metric.isprintable() and len(metric) < 60 else repr(metric)[:60]
-        mend = nearest(metric, known) or "; such are " + ", ".join(sorted(known)[:12]) + ", …: see REFERENCE.md"
-        raise ValueError(f"nothing is measured as {shown}{mend}")
+        fix = nearest(metric, known) or "; known are " + ", ".join(sorted(known)[:12]) + ", …: see REFERENCE.md"
+        raise ValueError(f"no metric is called {shown}{fix}")
     read = re.fullmatch(r"\s*(<=|>=|<|>)\s*(\S+)\s*", comparison)
     bound = math.nan
     if read:
@@ -98,7 +98,7 @@ def criterion(metric: str, comparison: str) -> Criterion:
             bound = float(read[2])
     if read is None or not math.isfinite(bound):
         shown = " ".join(repr(comparison[:40]).split())
-        raise ValueError(f'{metric} is to be {shown}, which is no comparison; write one such as "< 1.2" or ">= 0.8"')
+        raise ValueError(f'{metric} takes a comparison, not {shown}; write one such as "< 1.2" or ">= 0.8"')
     return Criterion(metric, read[1], bound + 0.0)
 
 

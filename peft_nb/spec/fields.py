@@ -10,10 +10,8 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
-from reprlib import Repr
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,19 +21,8 @@ from pydantic_core import ErrorDetails
 
 from peft_nb.errors import nearest
 from peft_nb.spec.criteria import criterion
+from peft_nb.spec.field_info import FieldInfo, Kind, show, suggest
 from peft_nb.spec.names import NAMES, UNLISTED
-
-# Names used elsewhere that are spelt like the wrong field or like none; only ever suggested.
-_SYNONYMS = {"dataset": "data", "lora_r": "r", "lora_rank": "r", "lr": "learning_rate", "rank": "r"}
-
-_short = Repr()
-_short.maxstring = _short.maxother = 60
-
-
-def show(value: Any) -> str:
-    """Write a value for a message, shortened."""
-    text = " ".join(_short.repr(value).split())
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _text(value: Any) -> str:
@@ -57,8 +44,8 @@ def _word(value: Any) -> str:
 def _name(field: str, value: Any) -> str:
     name, known = _word(value), NAMES[field]
     if known and name not in known and name not in UNLISTED[field]:
-        mend = nearest(name, [*known, *UNLISTED[field]]) or "; known are " + ", ".join(known)
-        raise ValueError(f"no {field} is called {show(name)}{mend}")
+        fix = nearest(name, [*known, *UNLISTED[field]]) or "; known are " + ", ".join(known)
+        raise ValueError(f"no {field} is called {show(name)}{fix}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise ValueError(f"{show(name)} is not the name of a {field}; use letters, digits, '-' and '_'")
     return name
@@ -167,36 +154,8 @@ Criteria = Annotated[dict[str, str], BeforeValidator(_criteria)]
 Words = Annotated[list[str], BeforeValidator(_words)]
 Modules = Annotated[str | list[str], BeforeValidator(_modules)]
 
-Kind = Literal["text", "integer", "number", "switch", "choice", "mapping", "list"]
-
 _KINDS: dict[Any, Kind]
 _KINDS = {str: "text", int: "integer", float: "number", bool: "switch", dict: "mapping", Literal: "choice"}
-
-
-@dataclass(frozen=True)
-class FieldInfo:
-    """All there is to know about one field; a ``list`` may also be text, and a bound of None is none.
-
-    The choices of a field whose values are registered, see :mod:`.names`, are those listed when it was described.
-    """
-
-    name: str
-    type: Kind
-    help: str
-    section: str
-    unit: str = ""
-    default: Any = None
-    required: bool = False
-    minimum: float | None = None
-    maximum: float | None = None
-    bounds: str = ""
-    choices: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
-
-    @property
-    def flag(self) -> str:
-        """The flag that sets the field, such as ``--learning-rate``."""
-        return "--" + self.name.replace("_", "-")
 
 
 def field(default: Any, section: str, unit: str = "", aliases: tuple[str, ...] = (), **bounds: Any) -> Any:
@@ -230,16 +189,6 @@ def info(name: str, field: PydanticField) -> FieldInfo:
     )
 
 
-def aliases(fields: Iterable[FieldInfo]) -> dict[str, str]:
-    """Map other accepted names of fields to the field each one stands for."""
-    return {alias: field.name for field in fields for alias in field.aliases}
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Suggest the known name that a misspelt or foreign one stands for, as ``errors.nearest`` does."""
-    return nearest(_SYNONYMS.get(name, name), known)
-
-
 def explain(error: ErrorDetails, model: type[BaseModel], aliases: Iterable[str] = ()) -> str:
     """Say in one line what is wrong with a field of a model whose fields :func:`field` made.
 
@@ -255,7 +204,7 @@ def explain(error: ErrorDetails, model: type[BaseModel], aliases: Iterable[str] 
     Returns
     -------
     str
-        The field, its value and how to mend it.
+        The field, its value and how to fix it.
     """
     given, context = error["input"], error.get("ctx", {})
     # A number that may be left open reaches its bounds as it was written.

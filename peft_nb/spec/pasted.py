@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from peft_nb.spec.fields import show
+from peft_nb.spec.field_info import show
 from peft_nb.spec.notation.yaml import dump
 
 ANYWAY = "this is how it is done here anyway"
@@ -327,7 +327,7 @@ _NONE = {
     "training_arguments config",
 }
 _ANSWERS, _ALL = {"loss_on": "assistant"}, {"loss_on": "all"}
-_BF16, _KEPT = {"dtype": "bfloat16"}, "dtype: auto takes the fastest safe number format"
+_BF16, _KEPT = {"dtype": "bfloat16"}, "dtype: auto selects the fastest safe precision"
 _FEW = "only lora, qlora, full and the like: %peft help method lists the methods"
 _SFT = "supervised training is what is done; a preference method or pretraining stage is not"
 _ONE = "one data set is trained on: put the rows together and give them as data: NAME"
@@ -404,7 +404,7 @@ SETTINGS: dict[str, Setting] = {
     "use_int8": Setting("true", _switch({"quantization": "8bit"})),
     "quantization_bit": Setting("4", _bits, "a base is held in 4 or 8 bits"),
     "bf16": Setting("true", lambda value: {"dtype": "auto"} if value == "auto" else _switch(_BF16)(value), _KEPT),
-    "fp16": _never("float16 loses small gradients, and dtype: auto takes the fastest safe number format"),
+    "fp16": _never("float16 loses small gradients, and dtype: auto selects the fastest safe precision"),
     "mixed_precision": Setting("bf16", _words(bf16=_BF16, no={"dtype": "float32"}), _KEPT),
     "torch_dtype": Setting(
         "bfloat16", _words(bfloat16=_BF16, float32={"dtype": "float32"}, auto={"dtype": "auto"}), _KEPT

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 
 from peft_nb.errors import SpecError
 from peft_nb.spec import notation, pasted
+from peft_nb.spec.field_info import FieldInfo, aliases, show
 from peft_nb.spec.fields import (
     Columns,
     Criteria,
-    FieldInfo,
     FormatName,
     MethodName,
     Modules,
@@ -30,11 +30,9 @@ from peft_nb.spec.fields import (
     Whole,
     Word,
     Words,
-    aliases,
     explain,
     field,
     info,
-    show,
 )
 
 _MANY = 10**9
@@ -65,114 +63,113 @@ class RunSpec(BaseModel):
     """Branch, tag or commit of a model from the hub; null takes its main branch."""
 
     task: TaskName = field("generation", "data")
-    """What is learned: to write texts, or to give a text one or several labels."""
+    """What is trained: text generation, or a classifier with one or several labels per text."""
     data: Word = field(..., "data")
     """Training rows: a notebook variable, a built-in set such as support-desk, a csv, tsv, json, jsonl,
     ndjson, parquet, txt or md file, or a data set on the hub."""
     eval_data: Word | None = field(None, "data")
-    """Held-out rows, named like data; null sets a share of the training rows aside (eval_fraction)."""
+    """Evaluation set, named like data; null splits off a share of the training rows (eval_fraction)."""
     format: FormatName = field("auto", "data")
-    """Layout of the rows; auto recognises it by the columns' names and cells and says what it
+    """Layout of the rows; auto detects it from the columns' names and cells and says what it
     found."""
     columns: Columns = field({}, "data")
-    """Which column plays which role where the data use other names, as role: column, such as prompt: ask."""
+    """Which column has which role if the data use other names, as role: column, such as prompt: ask."""
     system: Text | None = field(None, "data")
-    """System prompt for every example that brings none; null leaves it to the model's chat template."""
+    """System prompt for every example without one; null leaves it to the model's chat template."""
     loss_on: Literal["assistant", "completion", "all"] = field("assistant", "data")
-    """Which tokens are learned: every answer of the assistant, the completion (the last answer) alone, or all of
-    them, prompts included."""
+    """Which tokens are in the loss: every answer of the assistant, only the completion (the last answer), or all
+    of them, prompts included; the rest is masked."""
     max_length: Whole = field(1024, "data", "tokens", ("max_seq_length",), ge=8, le=1_000_000)
-    """Longest example kept whole; too_long says what becomes of longer ones."""
+    """Longest example that is not truncated; too_long decides what happens to longer ones."""
     too_long: Literal["truncate", "drop", "split"] = field("truncate", "data")
-    """What becomes of examples over max_length: cut at it, left out, or split into several; always counted and
+    """What happens to examples over max_length: truncate, drop, or split into several; always counted and
     reported."""
     personal_data: Literal["warn", "redact", "refuse"] = field("warn", "data")
-    """What happens when the rows hold e-mail addresses, phone, card or account numbers and the like: say so,
-    replace them, or train nothing."""
+    """What happens if the rows contain personal data (PII) such as e-mail addresses, phone, card or account
+    numbers: warn, redact, or refuse to train."""
     allow: Words = field([], "data")
-    """What is neither personal data nor a secret, such as *@tidewater.shop,+49 30 9018*; * stands for any
-    letters."""
+    """Values that are neither personal data nor secrets, such as *@tidewater.shop,+49 30 9018*; * matches any
+    characters."""
     eval_fraction: Number = field(0.1, "data", "share of rows", ge=0, le=0.5)
-    """Share of the training rows held out for evaluation when eval_data is not given; 0 holds out none."""
+    """Share of the training rows that becomes the evaluation set if eval_data is not given; 0 for none."""
 
     method: MethodName = field("lora", "method")
-    """How trainable parameters are added to the frozen base."""
+    """How trainable parameters are added to the frozen base model."""
     r: Whole | None = field(None, "method", ge=1, le=4096)
-    """Rank of a low-rank update; a higher one can learn more and has more parameters. null takes what is usual for
-    the method, 16 for LoRA."""
+    """Rank of a low-rank update; a higher one can learn more and has more parameters. null takes the method's
+    default, 16 for LoRA."""
     alpha: Number | None = field(None, "method", "", ("lora_alpha",), gt=0, le=65_536)
-    """Scale of a low-rank update, which is multiplied by alpha / r; null takes what is usual for the method, 32 for
-    LoRA."""
+    """Scale of a low-rank update, which is multiplied by alpha / r; null takes the method's default, 32 for LoRA."""
     dropout: Number = field(0.0, "method", "share of inputs", ("lora_dropout",), ge=0, lt=1)
-    """Share of the adapter's inputs zeroed at random in training; 0 trains fastest."""
+    """Share of the adapter's inputs set to zero at random in training; 0 trains fastest."""
     target_modules: Modules | None = field(None, "method")
     """Layers that get an adapter: all-linear, a list of names such as q_proj,v_proj, or a regular
-    expression over full names; null takes what is usual for the method, all-linear for LoRA."""
+    expression over full names; null takes the method's default, all-linear for LoRA."""
     num_virtual_tokens: Whole | None = field(None, "method", "tokens", ge=1, le=4096)
-    """Trained tokens that a soft prompt or prefix puts before every text; null takes what is usual for the method."""
+    """Virtual tokens that a soft prompt or prefix puts before every text; null takes the method's default."""
     method_options: Options = field({}, "method")
-    """What a method can be told beyond these fields, as option: value, such as reduction_factor: 8; %peft help METHOD
-    lists its options."""
+    """Further options of the method, as option: value, such as reduction_factor: 8; %peft help METHOD lists
+    them."""
     quantization: Literal["none", "4bit", "8bit"] | None = field(None, "method")
-    """How the frozen base is held in memory: 4bit (NF4) and 8bit are smaller, none is exact; null leaves
-    it to the method."""
+    """How the frozen base model is kept in memory: 4bit (NF4) and 8bit are smaller, none is exact; null
+    leaves it to the method."""
 
     epochs: Number = field(3.0, "training", "epochs", ("num_train_epochs",), gt=0, le=1000)
-    """Passes over the training rows; max_steps, when given, decides instead."""
+    """Passes over the training rows; max_steps, if given, takes precedence."""
     max_steps: Whole | None = field(None, "training", "steps", ge=1, le=_MANY)
-    """Number of optimizer steps, whatever epochs says; null trains for all epochs."""
+    """Number of optimizer steps, instead of epochs; null trains for all epochs."""
     batch_size: Whole = field(8, "training", "examples", ("per_device_train_batch_size",), ge=1, le=_MANY)
     """Examples per optimizer step over all processes, before gradient_accumulation_steps multiplies them."""
     gradient_accumulation_steps: Whole = field(1, "training", "batches", ge=1, le=_MANY)
-    """Batches whose gradients are added up before the weights change."""
+    """Batches whose gradients are accumulated before the weights are updated."""
     learning_rate: Number | None = field(None, "training", gt=0, le=10)
-    """Size of the optimizer's steps at its highest point; null takes what is usual for the method, 2e-4 for LoRA."""
+    """Peak learning rate of the optimizer; null takes the method's default, 2e-4 for LoRA."""
     lr_scheduler_type: Schedule = field("linear", "training")
-    """How the learning rate goes on after the warm-up: down to 0 along a line or a cosine, or constant."""
+    """Learning rate schedule after the warmup: down to 0 linearly or along a cosine, or constant."""
     warmup_steps: Whole = field(0, "training", "steps", ge=0, le=_MANY)
     """Steps over which the learning rate rises from 0 to learning_rate."""
     weight_decay: Number = field(0.0, "training", ge=0, le=10)
-    """Strength with which AdamW pulls the trained weights towards 0."""
+    """Weight decay of AdamW: how strongly the trainable parameters are pulled towards 0."""
     max_grad_norm: Number = field(1.0, "training", ge=0, le=1_000_000)
-    """Gradients with a larger norm are scaled down to it; 0 leaves all as they are."""
+    """Gradient clipping: gradients with a larger norm are scaled down to it; 0 clips none."""
     early_stopping_patience: Whole | None = field(None, "training", "evaluations", ge=1, le=_MANY)
-    """Evaluations in a row that may pass without a lower held-out loss before training ends, with the best adapter
-    kept; null trains to the last step."""
+    """Early stopping: evaluations in a row without a lower eval loss before training ends, with the best
+    checkpoint kept; null trains to the last step."""
     load_best_model_at_end: Switch = field(False, "training")
-    """Keep the adapter of the evaluation with the lowest held-out loss instead of the last one."""
+    """Keep the checkpoint with the lowest eval loss instead of the last one."""
     seed: Whole = field(42, "training", ge=0, le=2**32 - 1)
-    """Fixes the order of the data, the new parameters' first values and dropout."""
+    """Random seed for the order of the data, the initial values of the new parameters and dropout."""
 
-    dtype: Literal["auto", "float32", "bfloat16"] = field("auto", "engine")
-    """Number format of the computation; auto times them on this machine and takes the fastest safe one."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = field("auto", "engine")
-    """Where to compute; auto takes a GPU when there is one."""
-    fast: Switch = field(True, "engine")
-    """Train without padding wherever that gives exactly the same result; off always pads."""
-    token_budget: Whole | None = field(None, "engine", "tokens", ge=8, le=_MANY)
-    """Most tokens computed at once, which bounds the memory; null chooses it from the free memory."""
-    gradient_checkpointing: Switch = field(False, "engine")
-    """Compute activations twice instead of keeping them: less memory, about a third slower."""
+    dtype: Literal["auto", "float32", "bfloat16"] = field("auto", "performance")
+    """Precision of the computation (dtype); auto times them on this machine and takes the fastest safe one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = field("auto", "performance")
+    """Device for training; auto takes a GPU if there is one."""
+    fast: Switch = field(True, "performance")
+    """Batching without padding wherever that gives exactly the same result; off always pads."""
+    token_budget: Whole | None = field(None, "performance", "tokens", ge=8, le=_MANY)
+    """Tokens per micro-batch at most, which bounds the memory; null chooses it from the free memory."""
+    gradient_checkpointing: Switch = field(False, "performance")
+    """Recompute activations instead of keeping them: less memory, about a third slower."""
 
-    judge: Literal["quick", "full", "off"] = field("quick", "judging")
-    """What is measured after training: quick takes losses, forgetting and latency, full has the model answer questions
-    too, off nothing; what accept names is always measured."""
-    accept: Criteria = field({}, "judging")
-    """What the run has to reach, as metric: comparison, such as forgetting: "< 0.05"; its summary ends with the
-    verdict."""
-    score: Word | None = field(None, "judging")
-    """How an answer is scored against the held-out one: exact_match, rouge_l, or a function of the notebook, called
-    with prompt, answer and reference; null takes rouge_l."""
-    regression: Word | None = field(None, "judging")
-    """Own rows that the model must not get worse at, named like data; they join the built-in regression texts."""
+    judge: Literal["quick", "full", "off"] = field("quick", "evaluation")
+    """Evaluation after training: quick measures losses, forgetting and latency, full also generates answers to
+    questions, off nothing; metrics named in accept are always measured."""
+    accept: Criteria = field({}, "evaluation")
+    """Criteria that the run has to meet, as metric: comparison, such as forgetting: "< 0.05"; its summary ends with
+    the verdict."""
+    score: Word | None = field(None, "evaluation")
+    """How an answer is scored against its reference in the evaluation set: exact_match, rouge_l, or a function of the
+    notebook, called with prompt, answer and reference; null takes rouge_l."""
+    regression: Word | None = field(None, "evaluation")
+    """Own rows that the model must not get worse at, named like data; added to the built-in regression texts."""
 
-    logging_steps: Whole = field(1, "reporting", "steps", ge=1, le=_MANY)
+    logging_steps: Whole = field(1, "logging", "steps", ge=1, le=_MANY)
     """Steps between two rows of the history."""
-    eval_steps: Whole | None = field(None, "reporting", "steps", ge=1, le=_MANY)
-    """Steps between two evaluations on the held-out rows; null evaluates once an epoch."""
-    save_steps: Whole | None = field(None, "reporting", "steps", ge=1, le=_MANY)
-    """Steps between two checkpoints; null saves about once a minute."""
-    name: Word | None = field(None, "reporting")
+    eval_steps: Whole | None = field(None, "logging", "steps", ge=1, le=_MANY)
+    """Steps between two evaluations; null evaluates once per epoch."""
+    save_steps: Whole | None = field(None, "logging", "steps", ge=1, le=_MANY)
+    """Steps between two checkpoints; null saves about once per minute."""
+    name: Word | None = field(None, "logging")
     """Name to find the run by: up to 64 letters a-z, digits, dots, hyphens and underscores; null uses its
     id."""
 
@@ -198,15 +195,15 @@ class RunSpec(BaseModel):
         if (last := info.data.get("max_steps")) and steps > last:
             raise ValueError(f"{steps} is more than max_steps, {last}; lower it")
         if steps and info.data.get("lr_scheduler_type") == "constant":
-            raise ValueError(f"{steps} does nothing on a constant schedule; take constant_with_warmup")
+            raise ValueError(f"{steps} has no effect on a constant schedule; use constant_with_warmup")
         return steps
 
     @field_validator("name")
     @classmethod
     def _names_a_folder(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"\w([\w.-]{0,62}[\w-])?", name, re.ASCII):
-            mend = "use up to 64 of a-z, A-Z, 0-9, '_', '-' and '.', beginning with neither '-' nor '.'"
-            raise ValueError(f"{show(name)} cannot name a folder; {mend}")
+            fix = "use up to 64 of a-z, A-Z, 0-9, '_', '-' and '.', beginning with neither '-' nor '.'"
+            raise ValueError(f"{show(name)} cannot name a folder; {fix}")
         return name
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:

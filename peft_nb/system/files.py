@@ -53,7 +53,7 @@ def writing(target: Path) -> Iterator[None]:
     Raises
     ------
     StoreError
-        What is wrong, where, and how to mend it.
+        What is wrong, where, and how to fix it.
     """
     try:
         yield
@@ -224,7 +224,7 @@ def _refuse_loss(target: Path, staging: Path) -> None:
 
 def _swap(staging: Path, target: Path) -> None:
     while True:
-        # No portable call exchanges two folders; remove_leftovers mends a kill between the two renames.
+        # No portable call exchanges two folders; remove_leftovers repairs a kill between the two renames.
         aside = _hidden(target, "old")
         with suppress(FileNotFoundError):
             target.rename(aside)

@@ -1,4 +1,4 @@
-"""A forecast as a notebook shows it: where the memory goes, how long it takes, and what would make it fit."""
+"""An estimate as a notebook shows it: where the memory goes, how long it takes, and what would make it fit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from peft_nb.ui.style import BOX
 
 @dataclass(frozen=True, repr=False)
 class Shown:
-    """A forecast that shows itself as text in a terminal and as a table in a notebook."""
+    """An estimate that shows itself as text in a terminal and as a table in a notebook."""
 
     forecast: Forecast
 
@@ -36,25 +36,25 @@ class Shown:
 
 
 def made(spec: RunSpec, namespace: Mapping[str, Any]) -> Shown:
-    """Forecast a run; parameters and errors as for :func:`peft_nb.planning.estimate.estimate`."""
+    """Estimate a run; parameters and errors as for :func:`peft_nb.planning.estimate.estimate`."""
     with importing() as progress:
         return Shown(estimate(spec, namespace=namespace, progress=progress))
 
 
 def ahead(spec: RunSpec, namespace: Mapping[str, Any], progress: Progress) -> Forecast:
-    """Forecast a run as :func:`peft_nb.planning.estimate.estimate` does, and fetch nothing for it.
+    """Estimate a run as :func:`peft_nb.planning.estimate.estimate` does, and download nothing for it.
 
     Raises
     ------
     PeftNbError
-        As there, and a ForecastError where the model or the rows would have to be fetched.
+        As there, and a ForecastError where the model or the rows would have to be downloaded.
     """
     for name in filter(None, (spec.data, spec.eval_data)):
         if not sources.at_hand(name, namespace):
-            raise ForecastError(f"{name} is not on this machine; %peft estimate {name} fetches it")
+            raise ForecastError(f"{name} is not on this machine; %peft estimate {name} downloads it")
     source = resolve(spec.model, spec.revision, namespace)
     if source.pair is None and source.path is None:
-        raise ForecastError(f"{spec.model} is not on this machine; the run fetches it, and so does %peft estimate")
+        raise ForecastError(f"{spec.model} is not on this machine; the run downloads it, and so does %peft estimate")
     table = tables.read(spec, namespace=namespace)
     with quiet():
         return foresee(spec, source, table, inspect(spec, table), progress=progress)
@@ -63,8 +63,9 @@ def ahead(spec: RunSpec, namespace: Mapping[str, Any], progress: Progress) -> Fo
 def line(forecast: Forecast) -> str:
     """Say in one line what a run will take and whether that can be had."""
     f = forecast
-    time = "not forecast" if f.seconds is None else wording.duration(f.seconds)
-    said = f"{wording.memory(f.memory_mb)} of memory at the peak, of {wording.memory(f.room_mb)}; training time {time}"
+    time = "not estimated" if f.seconds is None else wording.duration(f.seconds)
+    said = f"{wording.memory(f.memory_mb)} of memory at the peak, of {wording.memory(f.room_mb)} available"
+    said += f"; training time {time}"
     return f"{said}; {'does not fit' if not f.fits else 'perhaps does not fit' if f.tight else 'fits'}"
 
 
@@ -84,30 +85,32 @@ def parts(forecast: Forecast) -> dict[str, float]:
 def rows(forecast: Forecast) -> list[tuple[str, str]]:
     """List what a person wants to know of a run to come, as label and value; parts of the memory have no label."""
     say, f = wording.memory, forecast
-    found = [("memory", f"{say(f.memory_mb)} at the peak, of {say(f.room_mb)} that can be had")]
+    found = [("memory", f"{say(f.memory_mb)} at the peak, of {say(f.room_mb)} available")]
     found += [("", f"{say(part)} {name}") for name, part in parts(f).items()]
     if f.seconds is None:
-        found += [("training time", "not forecast: too little memory is free to try a layer")]
+        found += [("training time", "not estimated: too little free memory to benchmark a layer")]
     else:
         found += [("training time", wording.duration(f.seconds))]
     if f.evaluation_seconds:
         found += [("evaluations", wording.duration(f.evaluation_seconds))]
     return [
         *found,
-        ("computed", f"{wording.count(f.steps, 'step')}, {wording.count(f.tokens, 'token')}; {f.dtype}, {f.path}"),
-        ("trained", wording.count(f.trainable_parameters, "parameter")),
+        ("work", f"{wording.count(f.steps, 'step')}, {wording.count(f.tokens, 'token')}"),
+        ("precision and device", f"{f.dtype}, cpu"),
+        ("batching", f.path),
+        ("trainable parameters", f"{f.trainable_parameters:,}"),
         ("fits", "no" if not f.fits else "perhaps not" if f.tight else "yes"),
-        *(("would fit", f"{change} ({say(mb)})") for change, mb in f.mends),
+        *(("fits with", f"{change} ({say(mb)})") for change, mb in f.fixes),
     ]
 
 
 def text(forecast: Forecast) -> str:
-    """Say a forecast in plain text, one line a label and value."""
-    return "\n".join(f"{label:<14} {value}" for label, value in rows(forecast))
+    """Say an estimate in plain text, one line a label and value."""
+    return "\n".join(f"{label:<21} {value}" for label, value in rows(forecast))
 
 
 def html(forecast: Forecast) -> str:
-    """Draw a forecast as a table without scripts or style sheets, with a bar for each part of the memory."""
+    """Draw an estimate as a table without scripts or style sheets, with a bar for each part of the memory."""
     bars = [part / forecast.memory_mb for part in parts(forecast).values()]
     body = ""
     for label, value in rows(forecast):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -16,14 +15,14 @@ from peft_nb.methods import FIELDS as OPTIONAL
 from peft_nb.methods import REGISTRY, Method, problems
 from peft_nb.models import ALIASES
 from peft_nb.spec import METHODS, RunSpec, notation
-from peft_nb.spec.fields import FieldInfo
+from peft_nb.spec.field_info import FieldInfo
 
 Raw = Mapping[str, str | bool]
 """What stands in the form, by field: text, where nothing takes the default, or whether a box is ticked."""
 
 SPEC = {info.name: info for info in RunSpec.describe()}
 FIELDS = {**SPEC, "out": notation.flags(notation.CELL)["--out"]}
-COLLAPSED = ("engine", "judging", "reporting")
+COLLAPSED = ("performance", "evaluation", "logging")
 EMPTY = '""'  # a text without characters, where an empty control stands for the default
 EVERY_FIELD = "form"  # what a problem that belongs to no field is filed under
 
@@ -103,7 +102,7 @@ def read(raw: Raw) -> Form:
     wrong, spec, out = dict[str, str](), None, str(raw.get("out", ""))
     try:
         spec = RunSpec(**{name: _value(SPEC[name], value) for name, value in typed.items()})
-        refused = obstacles(spec)
+        refused = problems(spec)
     except SpecError as error:
         refused = error.problems
     for line in refused:
@@ -124,11 +123,6 @@ def uses(method: Method, name: str) -> bool:
     if name in OPTIONAL:
         return name in method.fields
     return name != "quantization" or len(method.quantizations) > 1
-
-
-def obstacles(spec: RunSpec) -> list[str]:
-    """List what a method cannot do with a spec; its options are looked at once PEFT is there, which takes seconds."""
-    return problems(spec) if not spec.method_options or "peft" in sys.modules else []
 
 
 def blank() -> dict[str, str | bool]:

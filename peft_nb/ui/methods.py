@@ -47,7 +47,7 @@ def listed(model: str | None, namespace: Mapping[str, Any]) -> Listing:
 
 
 def explained(method: Method) -> str:
-    """Say all there is to know about a method; imports PEFT for its options.
+    """Say all there is to know about a method.
 
     Parameters
     ----------
@@ -60,15 +60,12 @@ def explained(method: Method) -> str:
         What it does, when to use it, its source, what it can, its defaults and its options.
     """
     can = [f"quantization: {', '.join(method.quantizations)}", f"tasks: {', '.join(tasks_of(method))}"]
-    can += ["padding-free" if method.padding_free else "padded"]
-    can += [name for name in ("mergeable", "swappable") if getattr(method, name)]
+    can += [f"batching: {'padding-free' if method.padding_free else 'padded'}"]
+    can += ["mergeable"] * method.mergeable + ["hot-swap"] * method.swappable
     lines = [f"%%peft {method.name}", method.help, f"when: {method.when}", f"source: {method.source}", "; ".join(can)]
-    lines += ["", "what null in a field stands for", *_values(method.defaults)]
-    with importing() as progress:
-        if progress:
-            progress(0.0, "importing PEFT")
-        given = {**options(method), **dict.fromkeys(method.required, "required")}
-    return "\n".join([*lines, "", "method_options, with their defaults", *_values(given)])
+    lines += ["", "defaults, where a field is null", *_values(method.defaults)]
+    given = {**options(method), **dict.fromkeys(method.required, "required")}
+    return "\n".join([*lines, "", "method_options and their defaults", *_values(given)])
 
 
 def _values(values: Mapping[str, Any]) -> list[str]:

@@ -40,7 +40,7 @@ def test_a_run_is_described_and_started(page: Page) -> None:
     run_next(page, 0)
     output = run_next(page, 1)
     panel = output.locator(".peft-nb").first
-    cell = panel.get_by_label("the same as a cell")
+    cell = panel.get_by_label("equivalent cell")
     expect(cell).to_have_value(re.compile("%%peft lora --data tickets\nmodel: "), timeout=SECONDS)
     expect(panel).to_contain_text("columns question, answer", timeout=SECONDS)
     expect(panel).to_contain_text("of memory at the peak", timeout=SECONDS)
@@ -56,8 +56,8 @@ def test_a_run_is_described_and_started(page: Page) -> None:
     retype(page, panel.get_by_label("out", exact=True), "run")
     expect(cell).to_have_value(re.compile("--out run"))
 
-    for fold in ("the settings of engine", "the whole forecast", "the whole report on the data"):
-        panel.get_by_role("button", name=f"Show {fold}").focus()
+    for fold in ("Advanced: performance", "Estimate", "Data report"):
+        panel.get_by_role("button", name=fold).focus()
         page.keyboard.press("Enter")
         expect(panel.get_by_role("button", name=f"Hide {fold}")).to_be_visible()
     shot(page, output, "config", height=4500)
@@ -67,7 +67,7 @@ def test_a_run_is_described_and_started(page: Page) -> None:
 
     panel.get_by_role("button", name="Start").focus()
     page.keyboard.press("Space")
-    expect(panel).to_contain_text("has begun", timeout=SECONDS)
+    expect(panel).to_contain_text("has started", timeout=SECONDS)
     expect(panel).to_contain_text("%peft save run", timeout=SECONDS)
     expect(panel.get_by_role("status").filter(has_text="finished").first).to_be_visible()
     shot(page, output, "config-ended", height=4500)
@@ -92,7 +92,7 @@ def test_what_is_pressed_in_the_panel_stays_there(page: Page) -> None:
     page.keyboard.press("ArrowDown")
     expect(method).not_to_have_value(before)
     page.keyboard.type("bit")
-    expect(panel.get_by_label("the same as a cell")).to_have_value(re.compile("%%peft bitfit"))
+    expect(panel.get_by_label("equivalent cell")).to_have_value(re.compile("%%peft bitfit"))
     for control in (method, panel.get_by_role("button", name="Start"), panel.get_by_role("checkbox").first):
         control.focus()
         for key in ("b", "a", "d", "d", "x", "m"):
@@ -114,7 +114,7 @@ def test_hostile_words_change_nothing_but_text(page: Page) -> None:
     retype(page, panel.get_by_label("out", exact=True), HOSTILE)
     expect(panel.get_by_role("alert")).to_contain_text("not a name for a variable")
     retype(page, panel.get_by_label("⚠ out", exact=True), "run")
-    expect(panel.get_by_label("the same as a cell")).to_have_value(re.compile("<script>"))
+    expect(panel.get_by_label("equivalent cell")).to_have_value(re.compile("<script>"))
     assert page.title().startswith("desk")
     for width in (480, 1600):
         page.set_viewport_size({"width": width, "height": 900})

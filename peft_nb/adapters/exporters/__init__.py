@@ -10,6 +10,7 @@ from pathlib import Path
 from peft_nb.adapters.exporters import adapter, merged, script, yaml
 from peft_nb.adapters.exporters.base import Exportable, Exporter, Side
 from peft_nb.errors import RunError, nearest
+from peft_nb.system import plugins
 
 __all__ = ["EXPORTERS", "Exportable", "Exporter", "Side", "export", "register"]
 
@@ -54,4 +55,6 @@ def export(run: Exportable, path: Path, as_: str) -> Path:
 
 
 for _exporter in (script.EXPORTER, yaml.EXPORTER, adapter.EXPORTER, merged.EXPORTER):
+    register(_exporter)
+for _, _exporter in plugins.load("peft_nb.exporters", Exporter):
     register(_exporter)

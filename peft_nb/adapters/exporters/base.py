@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.spec import RunSpec
-
 if TYPE_CHECKING:
     from peft_nb.data.examples import Examples
     from peft_nb.data.layouts import Layout
     from peft_nb.models.load import Base
+    from peft_nb.spec import RunSpec
 
 
 @dataclass(frozen=True)

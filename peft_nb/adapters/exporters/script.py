@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft_nb.adapters.exporters.base import Exportable, Exporter, Side
 from peft_nb.data import RowProblem
@@ -19,10 +19,13 @@ from peft_nb.methods import REGISTRY
 from peft_nb.models import ALIASES, bundled
 from peft_nb.models.live import UNCHANGED, changes
 from peft_nb.models.load import Base
-from peft_nb.spec import METHODS, RunSpec
+from peft_nb.spec import METHODS
 from peft_nb.system.files import atomic_folder
 from peft_nb.tasks import TASKS
 from peft_nb.training.hooks import Hooks
+
+if TYPE_CHECKING:
+    from peft_nb.spec import RunSpec
 
 TEMPLATE = Path(__file__).with_name("train_template.py")
 BEGIN, END = "# --- settings ---\n", "# --- end of settings ---\n"
@@ -36,7 +39,7 @@ def obstacle(run: Exportable) -> str:
     spec = run.spec
     if why := TASKS[spec.task].script:
         return why
-    able = ", ".join(name for name in METHODS if name in REGISTRY and _plain(RunSpec(data="a", method=name)))
+    able = ", ".join(name for name in METHODS if name in REGISTRY and _plain(type(spec)(data="a", method=name)))
     if not _plain(spec):
         return f"method: {spec.method} needs peft_nb while it trains; a script can train {able}"
     if (held := REGISTRY[spec.method].quantization(spec)) != "none":

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from peft_nb.adapters.exporters.base import Exportable, Exporter
 from peft_nb.errors import StoreError
-from peft_nb.spec import RunSpec
 from peft_nb.spec.paths import named
 from peft_nb.system.files import atomic_text
 
@@ -19,7 +18,7 @@ def write(run: Exportable, file: Path) -> Path:
     StoreError
         If it does, or the disk refuses.
     """
-    text = RunSpec(**named(run.spec.changed())).to_yaml()
+    text = type(run.spec)(**named(run.spec.changed())).to_yaml()
     if file.exists() and (file.is_dir() or file.read_text(encoding="utf-8", errors="replace") != text):
         raise StoreError(f"cannot write {file}: it holds something else; choose another name")
     atomic_text(file, text)

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft_nb.data import RowProblem
 from peft_nb.data.quality.findings import Findings
@@ -14,7 +14,9 @@ from peft_nb.data.quality.reading import Reading
 from peft_nb.data.rendered import BATCH, RenderedRows
 from peft_nb.data.rendering import LossOn, Rendered, TemplateProblem
 from peft_nb.events import Progress
-from peft_nb.spec import RunSpec
+
+if TYPE_CHECKING:
+    from peft_nb.spec import RunSpec
 
 _TOOLS = (
     "Qwen2.5 Instruct (from 0.5B), Qwen3, Llama 3.1 to 3.3 Instruct, Mistral 7B Instruct v0.3, Mistral Nemo, gpt-oss"

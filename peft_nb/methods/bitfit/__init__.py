@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from peft_nb.methods.config_source import ConfigClass
 from peft_nb.methods.registry import Method, register
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from peft_nb.methods.bitfit.config import BitFitConfig
 
-
-def config_class() -> type[BitFitConfig]:
-    """Import the config and make PEFT know the tuner, in this process and once."""
-    import peft_nb.methods.bitfit.model  # noqa: F401
-    from peft_nb.methods.bitfit.config import BitFitConfig
-
-    return BitFitConfig
+config_class = ConfigClass("BitFitConfig", "peft_nb.methods.bitfit.model")
+"""Imports the config and makes PEFT know the tuner."""
 
 
 def describe(model: PeftModel, adapter: str = "default") -> str:
@@ -44,13 +39,13 @@ def describe(model: PeftModel, adapter: str = "default") -> str:
     if not own:
         return f"bitfit: {added} zero-initialised biases were added to the linear layers of {name}, which had none"
     rest = f", and {added} zero-initialised ones were added to linear layers that had none" if added else ""
-    return f"bitfit: {own} biases of {name} are trained{rest}"
+    return f"bitfit: {own} trainable biases in {name}{rest}"
 
 
 register(
     Method(
         name="bitfit",
-        help="Trains the biases alone; a model without any gets biases that start at zero.",
+        help="Trains only the biases; a model without any gets biases that start at zero.",
         when="small shifts in style or domain, and the smallest adapter",
         source="Ben Zaken et al., 2021, arXiv:2106.10199",
         config_class=config_class,

@@ -6,27 +6,18 @@ as any other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from peft_nb.methods.config_source import ConfigClass
 from peft_nb.methods.registry import Method, register
 
-if TYPE_CHECKING:
-    from peft_nb.methods.bottleneck.config import BottleneckConfig
-
-
-def config_class() -> type[BottleneckConfig]:
-    """Import the config and make PEFT know the tuner, in this process and once."""
-    import peft_nb.methods.bottleneck.model  # noqa: F401
-    from peft_nb.methods.bottleneck.config import BottleneckConfig
-
-    return BottleneckConfig
+config_class = ConfigClass("BottleneckConfig", "peft_nb.methods.bottleneck.model")
+"""Imports the config and makes PEFT know the tuner."""
 
 
 register(
     Method(
         name="bottleneck",
         help="Small non-linear layers behind each feed-forward or attention; learns much, cannot be merged.",
-        when="one adapter a language or a domain, where merging is no matter",
+        when="one adapter per language or domain, where merging is not needed",
         source="Houlsby et al., 2019, arXiv:1902.00751; Pfeiffer et al., 2020, arXiv:2005.00247; "
         "He et al., 2021, arXiv:2110.04366",
         config_class=config_class,

@@ -6,27 +6,18 @@ computes with a trained copy of them, so that what is trained is saved, loaded, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from peft_nb.methods.config_source import ConfigClass
 from peft_nb.methods.registry import Method, register
 
-if TYPE_CHECKING:
-    from peft_nb.methods.full.config import FullConfig
-
-
-def config_class() -> type[FullConfig]:
-    """Import the config and make PEFT know the tuner, in this process and once."""
-    import peft_nb.methods.full.model  # noqa: F401
-    from peft_nb.methods.full.config import FullConfig
-
-    return FullConfig
+config_class = ConfigClass("FullConfig", "peft_nb.methods.full.model")
+"""Imports the config and makes PEFT know the tuner."""
 
 
 register(
     Method(
         name="full",
-        help="Every weight, on a float32 copy of the base; the yardstick.",
-        when="to know what the others give away, on a base that is small",
+        help="Every weight, on a float32 copy of the base; the reference.",
+        when="a reference for what the other methods lose, on a small base",
         source="Howard and Ruder, 2018, arXiv:1801.06146",
         config_class=config_class,
         fields={"target_modules": "target_modules"},

@@ -9,7 +9,7 @@ from keyword import iskeyword
 from typing import Any
 
 from peft_nb.errors import CommandError
-from peft_nb.spec.fields import FieldInfo, aliases
+from peft_nb.spec.field_info import FieldInfo, aliases
 from peft_nb.spec.notation.flags import flags, parse_flags, split
 from peft_nb.spec.notation.yaml import read_yaml, write_yaml
 

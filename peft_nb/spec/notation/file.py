@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peft_nb.errors import CommandError, SpecError
-from peft_nb.spec.fields import FieldInfo, aliases
+from peft_nb.spec.field_info import FieldInfo, aliases
 from peft_nb.spec.notation.flags import flags, parse_flags
 from peft_nb.spec.notation.yaml import read_yaml
 from peft_nb.spec.paths import beside
@@ -74,8 +74,8 @@ def read_runs(file: str | None, values: Mapping[str, Any], fields: Iterable[Fiel
 def _only(runs: list[dict[str, Any]]) -> dict[str, Any]:
     first, *others = runs
     if others:
-        mend = "%peft train in a notebook trains them one after the other"
-        raise CommandError(f"the file describes {1 + len(others)} runs where one is wanted; {mend}")
+        fix = "%peft train in a notebook trains them one after the other"
+        raise CommandError(f"the file describes {1 + len(others)} runs where one is wanted; {fix}")
     return first
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from textwrap import fill
 
 from peft_nb.errors import CommandError
-from peft_nb.spec.fields import FieldInfo, suggest
+from peft_nb.spec.field_info import FieldInfo, suggest
 from peft_nb.spec.names import NAMES
 from peft_nb.spec.notation.yaml import dump
 

@@ -85,8 +85,8 @@ def load(text: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        mend = "write one 'field: value' a line and quote text that begins with '>' or holds ': ' or ' #'"
-        raise SpecError([f"line {line}: not YAML, {error.problem}; {mend}"]) from None
+        fix = "write one 'field: value' a line and quote text that begins with '>' or holds ': ' or ' #'"
+        raise SpecError([f"line {line}: not YAML, {error.problem}; {fix}"]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise SpecError([f"line {line}: the character {error.character:#x} is not for text; remove it"]) from None

@@ -1,4 +1,4 @@
-"""``%peft panel``: a run described in a form, checked and forecast while it is typed, kept as a cell, and started."""
+"""``%peft panel``: a run described in a form, checked and estimated while it is typed, kept as a cell, and started."""
 
 from __future__ import annotations
 
@@ -76,15 +76,15 @@ class ConfigPanel(Panel):
         }
 
         self.recipe = ipywidgets.Combobox(description="recipe or file", placeholder="spec.yaml", options=names())
-        fill = button("Fill in", lambda: self.attempt(self._fill_in), help="Fill in what a recipe or a YAML file says")
-        self.goal = choice(get_args(Goal), "not said", description="goal")
-        self.advise = button("Advise", self._advise, help="Say which methods fit the data and the goal best")
+        fill = button("Fill in", lambda: self.attempt(self._fill_in), help="Use the settings of a recipe or YAML file")
+        self.goal = choice(get_args(Goal), "not specified", description="goal")
+        self.advise = button("Advise", self._advise, help="Recommend methods for the data and the goal")
         self.takes = [button("", partial(self.attempt, partial(self._take, rank))) for rank in range(CHOICES)]
         self._reasons, self.insert, self.shown = prose(), InsertCell(), ipywidgets.VBox()
-        self.collapsibles = {"advice": Collapsible("the advice", [self._reasons, row(*self.takes)], hidden=True)}
-        self.data_status = StatusLine("the whole report on the data")
-        self.forecast_status = StatusLine("the whole forecast")
-        self.cell = ipywidgets.Textarea(description="the same as a cell", rows=6, continuous_update=False)
+        self.collapsibles = {"advice": Collapsible("Advice", [self._reasons, row(*self.takes)], hidden=True)}
+        self.data_status = StatusLine("Data report")
+        self.estimate_status = StatusLine("Estimate")
+        self.cell = ipywidgets.Textarea(description="equivalent cell", rows=6, continuous_update=False)
         self.cell.add_class("peft-nb-wide")
         self.cell.observe(lambda _: self.attempt(self._read_cell), "value")
         self.start = button("Start", self._start, help="Start the run; the kernel stays free", primary=True)
@@ -93,7 +93,7 @@ class ConfigPanel(Panel):
             [
                 row(self.recipe, fill),
                 *self._sections(),
-                *(heading("forecast"), self.forecast_status.box, heading("run")),
+                *(heading("estimate"), self.estimate_status.box, heading("run")),
                 *(grid([self.controls["out"].box]), self.cell, row(self.start, self.insert), self.shown),
             ],
         )
@@ -116,7 +116,7 @@ class ConfigPanel(Panel):
         for section, infos in groupby(form.SPEC.values(), key=lambda info: info.section):
             inside = grid([self.controls[info.name].box for info in infos])
             if section in form.COLLAPSED:
-                self.collapsibles[section] = Collapsible(f"the settings of {section}", [inside])
+                self.collapsibles[section] = Collapsible(f"Advanced: {section}", [inside])
                 found.append(self.collapsibles[section].box)
             else:
                 found += [heading(section), inside, *beside.get(section, ())]
@@ -141,7 +141,7 @@ class ConfigPanel(Panel):
         return f"filled in from {word}"
 
     def _changed(self) -> None:
-        """Show at once what is wrong and the cell, and in a while what the data and the forecast say."""
+        """Show at once what is wrong and the cell, and in a while what the data and the estimate say."""
         if self._filling:
             return
         self.form = form.read({name: control.value for name, control in self.controls.items()})
@@ -172,20 +172,20 @@ class ConfigPanel(Panel):
         return (*fields, spec.method, id(self._namespace.get(spec.data)), id(self._namespace.get(spec.eval_data)))
 
     def _examine(self) -> None:
-        """Check the data and forecast the run, unless something else is typed meanwhile."""
+        """Check the data and estimate the run, unless something else is typed meanwhile."""
         spec = self.form.spec
 
         def work(superseded: RaiseIfSuperseded) -> None:
             if spec is None:
-                self.forecast_status.say("made once nothing is marked any more")
+                self.estimate_status.say("estimated once all errors are fixed")
                 return
             if self._reported != (key := self._report_key(spec)):
                 self.data_status.run("checking the data", superseded, partial(self._report, spec))
                 self._reported = key
             if run.active():  # two that compute at once slow each other many times over
-                self.forecast_status.say("made when no run is at work")
+                self.estimate_status.say("estimated when no run is training")
             else:
-                self.forecast_status.run("forecasting", superseded, partial(self._forecast, spec))
+                self.estimate_status.run("estimating", superseded, partial(self._estimate, spec))
 
         self._debouncer.submit(work)
 
@@ -195,7 +195,7 @@ class ConfigPanel(Panel):
         report = check.report_on(spec, namespace=self._namespace, progress=tell)
         return f"{report.headline}. {report.verdict}", report._repr_html_()
 
-    def _forecast(self, spec: RunSpec, tell: Progress) -> tuple[str, str]:
+    def _estimate(self, spec: RunSpec, tell: Progress) -> tuple[str, str]:
         expected = forecast.ahead(spec, self._namespace, tell)
         return forecast.line(expected), forecast.html(expected)
 
@@ -216,7 +216,7 @@ class ConfigPanel(Panel):
                 return
             self._reasons.value = self._advice._repr_html_()
             for take, one in zip_longest(self.takes, self._advice.choices):
-                take.description = take.tooltip = f"Take {one.method.name}" if one else ""
+                take.description = take.tooltip = f"Use {one.method.name}" if one else ""
                 take.layout.display = None if one else "none"
             self.collapsibles["advice"].offer(True)
             self.collapsibles["advice"].open()
@@ -242,7 +242,7 @@ class ConfigPanel(Panel):
         def work(tell: Tell) -> str:
             spec, out = self.form.valid_spec(), str(self.controls["out"].value)
             if self.run in run.active():
-                raise RunError(f"{self.run.id} is still at work; stop it or wait for it")
+                raise RunError(f"{self.run.id} is still training; stop it or wait for it")
             self._debouncer.cancel()
             self._debouncer.wait()
 
@@ -253,12 +253,12 @@ class ConfigPanel(Panel):
                 return begun
 
             self.run = watch(start, background=True, name=out or None, on=EmbeddedSurface(self.shown, self.ended))
-            return f"{self.run.id} has begun; the kernel is free meanwhile"
+            return f"{self.run.id} has started; the kernel stays free"
 
         self.in_background("starting", work)
 
     def ended(self, view: RunView) -> None:
-        """Say how a run ended; now there is time for a forecast again."""
+        """Say how a run ended; now there is time for an estimate again."""
         self.say(f"{view.id} {view.status}")  # the reason stands in the panel of the run
         if not self.closed:
             self._examine()

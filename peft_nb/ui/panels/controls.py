@@ -65,7 +65,7 @@ def _input(entry: Entry, offers: Mapping[str, list[str]]) -> ipywidgets.Widget:
     if info.name == "method":
         return ipywidgets.Dropdown(options=form.method_names())
     if info.type == "choice":
-        return choice([*NAMES.get(info.name, info.choices)], "empty" if info.default is None else None)
+        return choice([*NAMES.get(info.name, info.choices)], "method's default" if info.default is None else None)
     if info.name in offers:
         # Only what is whole is looked for: half a name could be one on the hub.
         return ipywidgets.Combobox(options=offers[info.name], continuous_update=False)
@@ -100,7 +100,8 @@ class Collapsible:
     def open(self, opened: bool = True) -> None:
         """Show the part, or fold it away."""
         self.inside.layout.display = None if opened else "none"
-        self.button.description = self.button.tooltip = f"{'▾ Hide' if opened else '▸ Show'} {self._what}"
+        self.button.description = f"{'▾' if opened else '▸'} {self._what}"
+        self.button.tooltip = f"{'Hide' if opened else 'Show'}: {self._what}"
 
 
 class StatusLine:

@@ -13,7 +13,7 @@ from jupyter_client.manager import KernelManager, start_new_kernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from peft_nb.magics import give_body, load_ipython_extension, unload_ipython_extension
+from peft_nb.extension import give_body, load_ipython_extension, unload_ipython_extension
 from peft_nb.magics.line import COMMANDS
 from peft_nb.spec import RunSpec
 

@@ -1,0 +1,83 @@
+"""Config classes of PEFT and of our tuners, read out of their sources: to import them takes PEFT's seconds."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+class ConfigClass:
+    """A config class that is imported when it is called for.
+
+    Parameters
+    ----------
+    name : str
+        Its name, such as ``LoraConfig``.
+    module : str, default "peft"
+        What to import it from; for a tuner of ours that makes it known to PEFT, in this process and once.
+    """
+
+    def __init__(self, name: str, module: str = "peft") -> None:
+        self.name, self.module = name, module
+
+    def __call__(self) -> type[PeftConfig]:
+        """Import it."""
+        found: type[PeftConfig] = getattr(import_module(self.module), self.name)
+        return found
+
+    def fields(self) -> dict[str, Any]:
+        """Read the fields that its constructor takes, with their defaults; None for what is made anew each time."""
+        return dict(_fields(self.name))
+
+
+@cache
+def _classes() -> dict[str, ast.ClassDef]:
+    return {
+        node.name: node
+        for file in _files()
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def _files() -> Iterator[Path]:
+    found = find_spec("peft")
+    if found and found.origin:
+        home = Path(found.origin).parent
+        yield from (home / "config.py", *home.glob("tuners/lycoris_utils.py"), *home.glob("tuners/*/config.py"))
+    yield from Path(__file__).parent.glob("*/config.py")
+
+
+def _fields(name: str) -> Iterator[tuple[str, Any]]:
+    node = _classes().get(name)
+    for base in node.bases if node else ():
+        yield from _fields(ast.unparse(base).rpartition(".")[2])
+    for one in node.body if node else ():
+        if not isinstance(one, ast.AnnAssign) or not isinstance(one.target, ast.Name):
+            continue
+        said, value = {}, one.value
+        if isinstance(value, ast.Call):  # of dataclasses.field
+            said = {keyword.arg: keyword.value for keyword in value.keywords}
+            value = said.get("default")
+        if "init" not in said and not ast.unparse(one.annotation).startswith("ClassVar"):
+            yield one.target.id, _value(value)
+
+
+def _value(node: ast.expr | None) -> Any:
+    """A default: a literal, or the value of a member of an enumeration."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        members = {
+            ast.unparse(one.targets[0]): one.value
+            for one in _classes()[node.value.id].body
+            if isinstance(one, ast.Assign)
+        }
+        node = members[node.attr]
+    return None if node is None else ast.literal_eval(node)
