@@ -57,14 +57,14 @@ def test_what_hubs_do_not_have_is_not_in_the_metadata(given: CardInput) -> None:
 
 
 def test_every_section_is_there_and_told_from_the_facts(given: CardInput) -> None:
-    found = {"title": "2 rows repeating an earlier one", "level": "harms"}
+    found = {"title": "2 duplicate rows", "level": "harms"}
     data = {"layout": "messages", "findings": [found], "lengths": {"shortest": 3, "median": 50, "longest": 1200}}
     more = {**given.metrics, "verdict": "accepted: better than the base", "perplexity": 7.4, "train_loss": 1.25}
     text = card(replace(given, data=data, metrics=more, curves=True))
     titles = ["Base", "Data", "Spec", "Training", "Results", "Verdict", "Limits", "How to use"]
     assert re.findall("^## (.*)$", text, re.M) == titles
     assert "License of its weights: Apache-2.0" in section(text, "Base")
-    assert "    - 2 rows repeating an earlier one\n" in section(text, "Data") + "\n"
+    assert "    - 2 duplicate rows\n" in section(text, "Data") + "\n"
     assert "3 the shortest, 50 tokens at the median, 1,200 the longest" in section(text, "Data")
     assert given.spec.to_yaml() in section(text, "Spec") + "\n"
     assert "](curves.png)" in section(text, "Training")
@@ -72,7 +72,7 @@ def test_every_section_is_there_and_told_from_the_facts(given: CardInput) -> Non
     assert "| eval loss | 3 | 2 |\n| perplexity |  | 7.4 |" in section(text, "Results")
     assert re.search(r"^\| loss change on general text .*\|  \| 0.1 \|$", section(text, "Results"), re.M)
     assert section(text, "Verdict") == "accepted: better than the base"
-    assert "Its data had flaws: 2 rows repeating an earlier one." in section(text, "Limits")
+    assert "Its data had flaws: 2 duplicate rows." in section(text, "Limits")
     assert "```python\nprint(1)\n```" in section(text, "How to use")
     assert "curves.png" not in card(given)
 
@@ -153,7 +153,7 @@ def test_the_store_holds_a_card_with_the_curves_and_saving_tells_what_is_known_l
     text = (run.adapter_dir / "README.md").read_text()
     assert "\n# desk\n" in text
     assert str(Path(run.spec.model).parent) not in text
-    assert "1 row repeating an earlier one" in section(text, "Data")
+    assert "1 duplicate row" in section(text, "Data")
     assert f"| eval loss | {run.metrics['base_eval_loss']:.4g} | {run.metrics['eval_loss']:.4g} |" in text
     assert rows[3]["answer"] not in text
     picture = (run.adapter_dir / "curves.png").read_bytes()

@@ -213,7 +213,7 @@ def test_a_run_from_the_store_is_merged_on_its_held_out_rows(learn: Callable[...
     run = learn()
     again = load(run.id, store=run.store)
     result = again.merge(tmp_path / "merged", dtype="bfloat16")
-    assert result.judged_on == "2 held-out rows"
+    assert result.judged_on == "2 evaluation rows"
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").dtype == torch.bfloat16
     assert result.mb == pytest.approx(sum(file.stat().st_size for file in result.folder.iterdir()) / 1e6, rel=0.02)
     for name in ("examples.json", "labelled.safetensors"):

@@ -120,9 +120,9 @@ def test_all_bad_rows_of_all_kinds_and_batches_are_reported_at_once(chatml: Any)
     rows = [dict(ROW) for _ in range(2 * BATCH + 10)]
     rows[3]["answer"] = ""
     rows[BATCH]["answer"] = "<|im_end|>"
-    message = refused(chatml, rows, row_name="held-out row")
-    assert message.startswith(f"2 of {len(rows):,} held-out rows cannot be used (counting from 0): ")
-    assert f"held-out row 3: column 'answer' is empty; held-out row {BATCH}: an answer contains" in message
+    message = refused(chatml, rows, row_name="evaluation row")
+    assert message.startswith(f"2 of {len(rows):,} evaluation rows cannot be used (counting from 0): ")
+    assert f"evaluation row 3: column 'answer' is empty; evaluation row {BATCH}: an answer contains" in message
 
 
 def test_examples_keep_the_order_of_the_rows(chatml: Any) -> None:
@@ -140,14 +140,14 @@ def test_the_report_counts(chatml: Any) -> None:
     assert (report.rows, report.tokens, report.supervised_tokens) == (2, 2 * tokens, 2 * supervised)
     assert str(report) == (
         "columns question, answer → question_answer; the model's own chat template; "
-        f"2 rows, {2 * tokens} tokens, {2 * supervised} of them trained on"
+        f"2 rows, {2 * tokens} tokens, {2 * supervised} of them in the loss"
     )
 
 
 def test_progress_ends_at_the_last_row(chatml: Any) -> None:
     seen: list[tuple[float, str]] = []
     encoded(chatml, [ROW] * (BATCH + 1), progress=lambda *said: seen.append(said))
-    assert seen == [(BATCH / (BATCH + 1), "encoding the data"), (1.0, "encoding the data")]
+    assert seen == [(BATCH / (BATCH + 1), "tokenizing"), (1.0, "tokenizing")]
 
 
 def test_examples_cannot_be_changed_and_are_small(chatml: Any) -> None:
@@ -175,7 +175,7 @@ def test_long_rows_are_left_out_and_counted_where_asked(chatml: Any) -> None:
     assert list(result.examples) == list(kept)
     assert result.examples.rows.tolist() == [0, 2]
     assert (result.report.rows, result.report.examples, result.report.long) == (3, 2, (1,))
-    assert str(result.report).endswith(", 1 row over 32 tokens left out")
+    assert str(result.report).endswith(", 1 row over 32 tokens dropped")
 
 
 def test_a_long_row_whose_prompt_fills_max_length_is_left_out_too(chatml: Any) -> None:
@@ -207,7 +207,7 @@ def test_what_is_split_keeps_its_tools() -> None:
 
 def test_data_of_which_nothing_is_left_are_refused(chatml: Any) -> None:
     message = refused(chatml, FOX[1:2] * 2, max_length=32, too_long="drop")
-    assert message == "every row is over 32 tokens and left out; raise max_length"
+    assert message == "every row is over 32 tokens and dropped; raise max_length"
 
 
 @pytest.mark.parametrize("length", range(8, 24))

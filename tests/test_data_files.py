@@ -147,7 +147,7 @@ def test_a_file_of_lines_that_was_changed_meanwhile_is_refused(tmp_path: Path) -
             "one JSON object a line",
         ),
         ("b.jsonl", '{"a": 1}\n\n[1]\n', "b.jsonl line 3: a list, not an object", "one JSON object a line"),
-        ("c.json", '[{"a": 1},\n {"a": }]', "c.json line 2 column 8: Expecting value", "mend it there"),
+        ("c.json", '[{"a": 1},\n {"a": }]', "c.json line 2 column 8: Expecting value", "fix it there"),
         ("d.json", "[1]", "d.json: row 0 (counting from 0) is a int", "write [{'text'"),
         ("e.csv", "a,b\n1,2\n1,2,3\n", "e.csv line 3: 3 fields where the header has 2", "put quotes around"),
         ("f.csv", 'a,b\n"1\n1",2\n1\n', "f.csv line 4: 1 fields where the header has 2", "put quotes around"),

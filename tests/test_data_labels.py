@@ -97,7 +97,7 @@ def test_texts_keep_their_last_token_when_they_are_cut() -> None:
     assert str(cut.report).endswith("2 classes: x, y; 2 rows, 9 tokens, 1 cut at 5")
     dropped = labels.encode(*learned(rendered, classes), max_length=5, too_long="drop")
     assert (dropped.examples.rows.tolist(), dropped.examples.labels) == ([0], [(0,)])
-    assert str(dropped.report).endswith("1 row, 4 tokens, 1 left out as longer than 5")
+    assert str(dropped.report).endswith("1 row, 4 tokens, 1 dropped as longer than 5")
     with pytest.raises(DataError, match="every row is longer than 3 tokens; raise max_length or truncate"):
         labels.encode(*learned(rendered, classes), max_length=3, too_long="drop")
 
@@ -110,7 +110,7 @@ def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         max_length=8,
         progress=lambda share, what: told.append((round(share, 2), what)),
     )
-    assert told == [(0.43, "encoding the data"), (0.86, "encoding the data"), (1.0, "encoding the data")]
+    assert told == [(0.43, "tokenizing"), (0.86, "tokenizing"), (1.0, "tokenizing")]
 
 
 def test_labelled_texts_are_kept_for_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

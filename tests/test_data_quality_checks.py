@@ -47,7 +47,7 @@ def found(result: Checked) -> dict[str, tuple[int, ...]]:
 
 
 def again(rows: Any, result: Checked, held: Any = None, **options: Any) -> Checked:
-    """Mend and check once more."""
+    """Fix and check once more."""
     return checked(fixes.rebuilt(rows, sources.read(rows).train, result.fixed), held, **options)
 
 
@@ -92,8 +92,8 @@ def test_a_messy_frame_gives_exactly_these_findings_and_mending_leaves_none_of_t
     assert result.fixed.changes == [
         Change(3, "dropped: empty"),
         Change(5, "dropped: empty"),
-        Change(8, "dropped: repeats row 2"),
-        Change(9, "dropped: repeats row 4"),
+        Change(8, "dropped: duplicate of row 2"),
+        Change(9, "dropped: duplicate of row 4"),
         Change(11, "repaired encoding"),
         Change(12, "removed control characters"),
         Change(15, "dropped: next to no text"),
@@ -120,7 +120,7 @@ def test_near_duplicates_are_told_from_exact_ones() -> None:
     rows[30] = {**rows[7], "completion": long.replace("Please", "please kindly")}
     result = checked(rows)
     assert found(result) == {"near_duplicate": (30,)}
-    assert result.fixed.changes == [Change(30, "dropped: nearly repeats row 7")]
+    assert result.fixed.changes == [Change(30, "dropped: near-duplicate of row 7")]
 
 
 def test_rows_of_the_evaluation_are_left_out_of_training() -> None:
@@ -366,7 +366,7 @@ def test_progress_goes_from_nothing_to_all() -> None:
     said: list[tuple[float, str]] = []
     train = sources.read(sound()).train
     check(train, detection.detect(train), progress=lambda share, what: said.append((share, what)))
-    assert {what for _, what in said} >= {"reading", "looking at every text"}
+    assert {what for _, what in said} >= {"checking rows", "checking texts"}
     assert all(0 <= share <= 1 for share, _ in said)
 
 

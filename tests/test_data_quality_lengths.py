@@ -55,4 +55,4 @@ def test_progress_is_told_batch_by_batch() -> None:
     layout = detect(rows)
     readings = {number: read(row, layout) for number, row in enumerate(rows)}
     lengths(readings, None, Options(), Findings(), lambda share, what: told.append((round(share, 3), what)))
-    assert told == [(0.998, "counting tokens")]
+    assert told == [(0.998, "tokenizing")]

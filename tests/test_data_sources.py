@@ -155,7 +155,7 @@ def test_held_out_splits_are_recognised(name: str) -> None:
     source = read(DatasetDict({"train": Dataset.from_list(ROWS), name: Dataset.from_list(ROWS[:1])}))
     assert source.eval is not None
     assert list(source.eval) == ROWS[:1]
-    assert source.origin == f"DatasetDict, 2 rows and 1 held-out (split {name!r})"
+    assert source.origin == f"DatasetDict, 2 rows and 1 for evaluation (split {name!r})"
 
 
 def test_validation_comes_before_test() -> None:

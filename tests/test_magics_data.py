@@ -35,7 +35,7 @@ def test_a_check_is_shown_and_can_be_kept(shell: InteractiveShell, capsys: pytes
         "%peft data tickets --model=base --row 0",
         "%%peft lora --data clean --model=base",
     ]
-    assert "2 findings: stops training 1, harms the result 1" in capsys.readouterr().out
+    assert "1 error, 1 warning" in capsys.readouterr().out
 
 
 def test_mended_data_are_bound_and_clean(shell: InteractiveShell) -> None:

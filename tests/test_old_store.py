@@ -57,9 +57,9 @@ def test_its_adapters_answer_as_they_did(told: dict[str, Any]) -> None:
 
 def test_it_is_merged_on_the_rows_it_held_out(told: dict[str, Any]) -> None:
     merged = load("desk", store=Store("store")).merge("merged", dtype="float32")
-    assert merged.judged_on == "2 held-out rows"
+    assert merged.judged_on == "2 evaluation rows"
     sides = load("kinds", store=Store("store")).adapter._to_compare(None)
-    assert sides[1] == "12 held-out rows"
+    assert sides[1] == "12 evaluation rows"
 
 
 @pytest.mark.parametrize("task", ["generation", "classification"])

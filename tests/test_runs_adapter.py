@@ -133,7 +133,7 @@ def test_it_is_compared_on_held_out_rows_else_on_prompts(again: Adapter, finishe
     examples, name = again._to_compare(None)
     sides = rows_of_runs.kept(finished.folder)
     assert sides
-    assert (list(examples), name) == (list(sides.held_out), "2 held-out rows")
+    assert (list(examples), name) == (list(sides.held_out), "2 evaluation rows")
     again.hold(finished.model, finished.tokenizer)
     (answered,), name = again._to_compare(["Where is my order?"])
     assert name == "1 prompts"

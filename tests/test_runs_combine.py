@@ -73,7 +73,7 @@ def test_cat_is_the_sum_of_the_updates(two: tuple[Run, Run], runs: Store) -> Non
 
 def test_a_combined_run_is_merged_on_the_rows_of_its_parents(two: tuple[Run, Run], tmp_path: Path) -> None:
     run = peft_nb.combine({two[0]: 1.0, two[1]: 0.5})
-    assert run.merge(tmp_path / "merged").judged_on == "2 held-out rows"
+    assert run.merge(tmp_path / "merged").judged_on == "2 evaluation rows"
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ def test_progress_is_told_and_a_run_can_be_stopped_meanwhile(start: Start, monke
     monkeypatch.setattr(context, "PROGRESS_S", 0)
     monkeypatch.setattr(encoding, "BATCH", 5)
     run = start(max_steps=1).wait()
-    told = [event.what for event in run.events() if isinstance(event, Preparing) and "encoding" in event.what]
-    assert told == [f"encoding the data ({share}%)" for share in (0, 22, 43, 65, 87, 100)]
+    told = [event.what for event in run.events() if isinstance(event, Preparing) and "tokenizing" in event.what]
+    assert told == [f"tokenizing ({share}%)" for share in (0, 22, 43, 65, 87, 100)]
     started = Event()
 
     def stop(event: Any) -> None:

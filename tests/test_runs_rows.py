@@ -119,7 +119,7 @@ def test_a_run_that_leaves_long_rows_out_says_so_and_holds_out_of_the_others(sta
     kept = sum(length <= limit for length in lengths)
     run = start(max_steps=2, max_length=limit, too_long="drop", eval_fraction=0.3).wait()
     (told,) = [event.text for event in run.events() if isinstance(event, Notice)]
-    assert re.search(rf", {23 - kept} rows? over {limit} tokens left out$", told)
+    assert re.search(rf", {23 - kept} rows? over {limit} tokens dropped$", told)
     assert run.metrics["examples"] + run.metrics["eval_examples"] == kept
     assert 0 < run.metrics["eval_examples"] < kept
 
@@ -153,13 +153,13 @@ def test_held_out_rows_may_be_given_without_a_name(
     named = begin(spec(eval_data=str(rows_file), max_steps=2), data=rows, store=store).wait()
     run = begin(spec(eval_data=IN_MEMORY, max_steps=2), data=rows, eval_data=rows, store=store).wait()
     assert run.metrics["eval_loss"] == named.metrics["eval_loss"]
-    assert "23 rows also in the evaluation, or nearly; peft_nb.check shows more" in notices(run)
+    assert "23 rows also in the evaluation set (train/eval leakage); peft_nb.check shows more" in notices(run)
 
 
 def test_what_was_done_with_the_data_is_told(finished: Run) -> None:
     (told,) = notices(finished)
     assert re.fullmatch(
-        r"list, 23 rows: .*; the model's own chat template; 23 rows, [\d,]+ tokens, [\d,]+ of them trained on", told
+        r"list, 23 rows: .*; the model's own chat template; 23 rows, [\d,]+ tokens, [\d,]+ of them in the loss", told
     )
 
 
@@ -168,7 +168,7 @@ def test_what_the_check_finds_is_told_before_the_first_step_and_kept_with_the_ru
 ) -> None:
     heard: list[Event] = []
     run = begin(spec(max_steps=1), data=[*rows, rows[3]], store=store, listeners=[heard.append]).wait()
-    told = Notice("1 row repeating an earlier one; peft_nb.check shows more")
+    told = Notice("1 duplicate row; peft_nb.check shows more")
     assert heard.index(told) < heard.index(StatusChanged("training"))
     kept = json.loads((run.folder / "data.json").read_text())
     assert kept["rows"] == 24
@@ -188,7 +188,7 @@ def test_the_list_of_what_was_mended_is_kept_with_a_run_on_the_mended_data(
     clean = report.fixed()
     run = begin(spec(max_steps=1), data=clean, store=store).wait()
     kept = json.loads((run.folder / "data.json").read_text())
-    assert kept["changes"] == [{"row": 23, "what": "dropped: repeats row 3"}]
+    assert kept["changes"] == [{"row": 23, "what": "dropped: duplicate of row 3"}]
     changed = begin(spec(max_steps=1), data=clean[1:], store=store).wait()
     assert json.loads((changed.folder / "data.json").read_text())["changes"] == []
 
@@ -247,7 +247,7 @@ def test_the_examples_of_a_run_are_found_again_without_its_data(begun: Any) -> N
     assert kept is not None
     assert (list(kept.train), list(kept.held_out)) == (list(sides.train), list(sides.held_out))
     compared, name = rows_of_runs.compared_on(context.folder)
-    assert (list(compared), name) == (list(sides.held_out), "held-out rows")
+    assert (list(compared), name) == (list(sides.held_out), "evaluation rows")
     (asked, more) = prompts.load(context.folder)
     assert {asked.reference, more.reference} == {
         context.inputs.data[number]["answer"] for number in sides.held_out.rows.tolist()

@@ -124,5 +124,5 @@ def test_a_package_adds_a_task_in_one_file(tmp_path: Path, plain_encoder: Path) 
     high, low = json.loads(predicted)
     assert float(error) < 1
     assert high > 4 > 2 > low
-    assert compared_on.endswith("held-out rows")
+    assert compared_on.endswith("evaluation rows")
     assert help == "True True"

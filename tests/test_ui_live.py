@@ -132,7 +132,7 @@ def test_while_nothing_is_known_the_clock_moves_once_a_second(recorder: Recorder
 
 def test_a_failed_run_shows_its_end_and_raises(recorder: Recorder) -> None:
     with pytest.raises(RunError, match="row 12"):
-        follow([Preparing("encoding the data"), 0.1, StatusChanged("failed", "row 12 is empty")])
+        follow([Preparing("tokenizing"), 0.1, StatusChanged("failed", "row 12 is empty")])
     kind, view = recorder.drawn[-1]
     assert (kind, view.status, view.reason) == ("ended", "failed", "row 12 is empty")
 

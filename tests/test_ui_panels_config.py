@@ -74,7 +74,7 @@ def test_a_mistake_in_a_part_that_is_folded_away_opens_it(filled: ConfigPanel) -
 def test_the_data_are_checked_and_the_run_is_forecast_while_it_is_typed(filled: ConfigPanel) -> None:
     filled._debouncer.wait()
     assert "23 rows" in filled.data_status.line.value
-    assert "1 finding: worth knowing 1" in filled.data_status.line.value
+    assert "1 info" in filled.data_status.line.value
     assert "<table" in filled.data_status.whole.value
     assert "of memory at the peak" in filled.estimate_status.line.value
     assert "fits" in filled.estimate_status.line.value

@@ -43,7 +43,7 @@ def said(panel: DataPanel) -> str:
     return re.sub("<[^>]+>", "", panel._outcome.value)
 
 
-def mend(panel: DataPanel, kind: str | None = None) -> str:
+def fix(panel: DataPanel, kind: str | None = None) -> str:
     return press(panel, panel.fixes[kind] if kind else panel.every)
 
 
@@ -57,7 +57,7 @@ def press(panel: DataPanel, button: Any) -> str:
     return said(panel)
 
 
-# ---- mending by kind ---------------------------------------------------------------------------
+# ---- fixing by kind ---------------------------------------------------------------------------
 
 
 # ---- the panel ---------------------------------------------------------------------------------
@@ -65,8 +65,8 @@ def press(panel: DataPanel, button: Any) -> str:
 
 def test_it_shows_what_the_report_says(panel: DataPanel, report: Report) -> None:
     html = panel._table.value
-    assert "stops training" in html
-    assert "harms the result" in html
+    assert "error" in html
+    assert "warning" in html
     assert "<script" not in html
     assert KEY not in html
     (figure,) = [one for one in panel.box.children if isinstance(one, bqplot.Figure)]
@@ -77,22 +77,22 @@ def test_it_shows_what_the_report_says(panel: DataPanel, report: Report) -> None
     assert "the dashed line is max_length 64; 41 rows over it" in caption
 
 
-def test_each_kind_is_mended_by_its_button_and_all_by_one(
+def test_each_kind_is_fixed_by_its_button_and_all_by_one(
     panel: DataPanel, report: Report, names: dict[str, Any]
 ) -> None:
     assert list(panel.fixes) == ["empty", "secret", "duplicate", "control"]
-    assert mend(panel, "duplicate") == "mended: 1 change, 59 of 60 rows are left in clean"
+    assert fix(panel, "duplicate") == "fixed: 1 change, 59 of 60 rows are left in clean"
     assert len(names["clean"]) == 59
-    assert mend(panel, "empty") == "mended: 2 changes, 58 of 60 rows are left in clean"
+    assert fix(panel, "empty") == "fixed: 2 changes, 58 of 60 rows are left in clean"
     assert len(names["clean"]) == 58
-    assert panel.fixes["empty"].description.startswith("✓ Mend 1 row empty")
-    assert panel.fixes["secret"].description.startswith("Mend 1 row with keys")
+    assert panel.fixes["empty"].description.startswith("✓ Fix 1 row empty")
+    assert panel.fixes["secret"].description.startswith("Fix 1 row with secrets")
     assert KEY in names["clean"].loc[10, "completion"]
     assert "%%peft lora --data clean" in panel._changes.value
     panel.variable.value = "all_clean"
-    assert mend(panel) == "mended: 3 changes, 58 of 60 rows are left in all_clean"
+    assert fix(panel) == "fixed: 3 changes, 58 of 60 rows are left in all_clean"
     assert KEY in names["all_clean"].loc[10, "completion"]
-    assert mend(panel, "secret") == "mended: 4 changes, 58 of 60 rows are left in all_clean"
+    assert fix(panel, "secret") == "fixed: 4 changes, 58 of 60 rows are left in all_clean"
     assert names["all_clean"].loc[10, "completion"] == "api_key = <OPENAI_KEY>"
     assert len(report.data) == 60
     assert "before and after, row by row" in panel._changes.value
@@ -107,11 +107,11 @@ def test_dropping_many_rows_is_confirmed_once(names: dict[str, Any]) -> None:
         rows[number]["completion"] = ""
     rows[9]["completion"] = "ring\x07 the bell"
     panel = DataPanel(check(pandas.DataFrame(rows), model="nobody/nowhere"), names)
-    assert mend(panel, "empty").startswith("fixing would drop 3 of 20 rows, more than a tenth (empty 3): press “Drop")
+    assert fix(panel, "empty").startswith("fixing would drop 3 of 20 rows, more than a tenth (empty 3): press “Drop")
     assert (names, panel.confirm.layout.display) == ({}, None)
-    assert press(panel, panel.confirm) == "mended: 3 changes, 17 of 20 rows are left in clean"
+    assert press(panel, panel.confirm) == "fixed: 3 changes, 17 of 20 rows are left in clean"
     assert (len(names["clean"]), panel.confirm.layout.display) == (17, "none")
-    assert mend(panel, "control") == "mended: 4 changes, 17 of 20 rows are left in clean"
+    assert fix(panel, "control") == "fixed: 4 changes, 17 of 20 rows are left in clean"
 
 
 @pytest.mark.parametrize(
@@ -134,14 +134,14 @@ def test_a_name_that_is_none_is_refused_in_the_panel(
 def test_the_original_is_never_overwritten(report: Report) -> None:
     report.source = type(report.source)(**{**vars(report.source), "name": "clean"})
     panel = DataPanel(report, {})
-    assert "holds the original" in mend(panel)
+    assert "holds the original" in fix(panel)
 
 
 def test_a_row_is_shown_token_by_token(panel: DataPanel) -> None:
     assert "row 0: " in panel._tokens.value
     panel.row.value = 20
     assert "row 20: 64 tokens of " in panel._tokens.value
-    assert "read only" in panel._tokens.value
+    assert "masked" in panel._tokens.value
     assert "<script" not in panel._tokens.value
     panel.row.value = 3
     assert "column &#x27;completion&#x27; is empty" in panel._tokens.value
@@ -152,6 +152,6 @@ def test_a_row_is_shown_token_by_token(panel: DataPanel) -> None:
 def test_clean_data_without_a_tokenizer() -> None:
     panel = DataPanel(check(sound(), model="nobody/nowhere"), {})
     assert panel.fixes == {}
-    assert "clean: nothing to mend" in panel.box.children[1].value
+    assert "clean: nothing to fix" in panel.box.children[1].value
     assert "which is not on this machine" in panel._tokens.value
     assert "all far below max_length 1,024" in panel.box.children[-3].value

@@ -40,30 +40,30 @@ def test_text_is_deterministic(report: Report) -> None:
     assert repr(report) == "\n".join(
         [
             "DataFrame, 60 rows; columns prompt, completion → prompt_completion",
-            "4 findings: stops training 1, harms the result 3",
-            "  stops training    1 row empty where text is needed (4)",
-            "                      row 4: column 'completion' is empty",
-            "                      → fill or drop them (--fix drops the row)",
-            "  harms the result  1 row with keys or passwords (10)",
-            "                      row 10: OPENAI_KEY s…",
-            "                      → remove them, and revoke what is real (--kinds secret redacts it)",
-            "  harms the result  1 row repeating an earlier one (9)",
-            f"{'':<22}row 9: repeats row 2: how can i find my parcel parcel: choose find under find-parcel",
-            "                      → keep one of each (--fix drops the row)",
-            "  harms the result  1 row with personal data (3)",
-            "                      row 3: EMAIL a…@t…",
-            "                      → redact it, or personal_data: redact (--kinds personal redacts it)",
+            "1 error, 3 warnings",
+            "  error    1 row empty where text is needed (4)",
+            "             row 4: column 'completion' is empty",
+            "             → fill or drop them (--fix drops the row)",
+            "  warning  1 row with secrets (keys or passwords) (10)",
+            "             row 10: OPENAI_KEY s…",
+            "             → remove them, and revoke what is real (--kinds secret redacts it)",
+            "  warning  1 duplicate row (9)",
+            f"{'':<13}row 9: duplicate of row 2: how can i find my parcel parcel: choose find under find-parcel",
+            "             → keep one of each (--fix drops the row)",
+            "  warning  1 row with personal data (PII) (3)",
+            "             row 3: EMAIL a…@t…",
+            "             → redact it, or personal_data: redact (--kinds personal redacts it)",
             f"  note: lengths are estimated, 4 characters a token: the tokenizer of {NOWHERE} is not on this machine",
             *repr(report).split("\n")[15:],
         ]
     )
-    assert repr(report).split("\n")[15].startswith("tokens a row (estimated): shortest ")
+    assert repr(report).split("\n")[15].startswith("tokens per row (estimated): shortest ")
     assert repr(report).endswith(f"  next  clean = report.fixed()\n        %%peft lora --data clean --model={NOWHERE}")
 
 
 def test_a_clean_set_says_so_in_one_line() -> None:
     report = check(sound(), model=NOWHERE)
-    assert repr(report).split("\n")[1] == "clean: nothing to mend"
+    assert repr(report).split("\n")[1] == "clean: nothing to fix"
     assert "<table" not in report._repr_html_()
 
 
@@ -72,8 +72,8 @@ def test_html_is_whole_and_what_comes_from_the_data_is_escaped(report: Report) -
     page = Balanced(html)
     assert "<script" not in html
     assert "row 3: EMAIL a…@t…" in page.words
-    assert "stops training" in page.words
-    assert any(attributes.get("alt", "").startswith("tokens a row (estimated)") for attributes in page.attributes)
+    assert "error" in page.words
+    assert any(attributes.get("alt", "").startswith("tokens per row (estimated)") for attributes in page.attributes)
     assert "anna.berg" not in html
     assert KEY not in html
 
@@ -88,19 +88,19 @@ def test_hostile_names_and_labels_are_escaped() -> None:
     assert report.next_steps[-1].endswith("--task=classification")
 
 
-def test_mending_shows_what_was_changed_and_leaves_the_original(report: Report) -> None:
+def test_fixing_shows_what_was_changed_and_leaves_the_original(report: Report) -> None:
     before = report.data.copy(deep=True)
     clean = report.fixed("clean")
     assert isinstance(clean, pandas.DataFrame)
     assert len(clean) == 58
     pandas.testing.assert_frame_equal(report.data, before)
-    assert "mended: 2 changes, 58 of 60 rows are left in clean" in repr(report)
+    assert "fixed: 2 changes, 58 of 60 rows are left in clean" in repr(report)
     assert report.changes_said[3:] == [
-        "row 9: dropped: repeats row 2",
+        "row 9: dropped: duplicate of row 2",
         "  before  how can i find my parcel parcel: choose find under find-parcel",
     ]
     words = Balanced(report._repr_html_()).words
-    assert "dropped: repeats row 2" in words
+    assert "dropped: duplicate of row 2" in words
     assert report.changes_said[-1].split("  ")[-1] in words
     assert report.next_steps == [f"%%peft lora --data clean --model={NOWHERE}"]
     assert [finding.kind for finding in check(clean, model=NOWHERE).findings] == ["secret", "personal"]
@@ -165,16 +165,16 @@ def test_json_holds_no_text_of_the_data(report: Report) -> None:
     told = json.loads(written)
     assert [finding["kind"] for finding in told["findings"]] == ["empty", "secret", "duplicate", "personal"]
     assert told["findings"][2]["rows"] == [9]
-    assert {"row": 9, "what": "dropped: repeats row 2"} in told["changes"]
+    assert {"row": 9, "what": "dropped: duplicate of row 2"} in told["changes"]
     assert not [text for text in ("anna", KEY, "alert") if text in written]
 
 
-# ---- mending by kind ---------------------------------------------------------------------------
+# ---- fixing by kind ---------------------------------------------------------------------------
 
 
 @pytest.fixture
 def mixed(tmp_path: Any) -> Report:
-    """A report with findings that are mended and one that is not."""
+    """A report with findings that are fixed and one that is not."""
     tokenizer().save_pretrained(tmp_path)
     rows = sound()
     rows[3]["completion"] = None
@@ -185,13 +185,13 @@ def mixed(tmp_path: Any) -> Report:
     return check(pandas.DataFrame(rows), model=str(tmp_path), max_length=64)
 
 
-def test_only_the_kinds_that_are_named_are_mended(mixed: Report) -> None:
+def test_only_the_kinds_that_are_named_are_fixed(mixed: Report) -> None:
     clean = mixed.fixed("clean", kinds=["duplicate", "control"])
     assert len(clean) == 59
     assert clean.loc[12, "completion"] == "ring the bell twice"
     assert KEY in clean.loc[10, "completion"]
     assert [str(change) for change in mixed.changes] == [
-        "row 9: dropped: repeats row 2",
+        "row 9: dropped: duplicate of row 2",
         "row 12: removed control characters",
     ]
     assert not [step for step in mixed.next_steps if step.startswith("%%peft")]  # an empty row stops training
@@ -204,11 +204,11 @@ def test_only_the_kinds_that_are_named_are_mended(mixed: Report) -> None:
 @pytest.mark.parametrize(
     ("kinds", "told"),
     [
-        (["empy"], "empy: no kind that is mended by itself; did you mean 'empty'?"),
-        ("long", "long: no kind that is mended by itself; choose of empty, secret, duplicate, control"),
+        (["empy"], "empy: no kind that can be fixed by itself; did you mean 'empty'?"),
+        ("long", "long: no kind that can be fixed by itself; choose of empty, secret, duplicate, control"),
     ],
 )
-def test_a_kind_that_cannot_be_mended_is_refused(mixed: Report, kinds: Any, told: str) -> None:
+def test_a_kind_that_cannot_be_fixed_is_refused(mixed: Report, kinds: Any, told: str) -> None:
     with pytest.raises(DataError, match=re.escape(told)):
         mixed.fixed(kinds=kinds)
     assert mixed.changes_said == []

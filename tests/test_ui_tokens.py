@@ -60,7 +60,7 @@ def test_a_cut_row_and_a_part_of_a_character(folder: str) -> None:
 
 def test_labelled_texts_are_only_read(folder: str) -> None:
     shown = check([{"text": "some words", "label": "x"}], model=folder).tokens()
-    assert "0 of them trained on" in shown.headline
+    assert "0 in the loss" in shown.headline
     assert "its label is learned" in repr(shown)
 
 

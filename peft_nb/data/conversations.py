@@ -125,7 +125,7 @@ def _message(number: int, message: Any, keys: Style) -> Message:
     named = isinstance(message, Mapping) and message.get(keys[0]) is not None
     if not named or not (keys[1] in message or {"tool_calls", *CALLS} & set(message)):
         other = next((name for name, own in {"messages": OPENAI, "sharegpt": SHAREGPT}.items() if own != keys), "")
-        fix = f"set format={other!r}" if style(message) not in (None, keys) else "mend or drop the row"
+        fix = f"set format={other!r}" if style(message) not in (None, keys) else "fix or drop the row"
         raise RowProblem(f"message {number} is not a dict with {keys[0]!r} and {keys[1]!r}", fix)
     speaker = str(message[keys[0]]).strip().lower()
     if speaker not in SPEAKERS:
@@ -282,7 +282,7 @@ def split_pair(
         ]
         asked = [message for message in prompt if message["role"] != "system"]
         if any(message not in shared for message in asked):
-            raise RowProblem("the prompt is not how chosen and rejected begin", "mend or drop the row")
+            raise RowProblem("the prompt is not how chosen and rejected begin", "fix or drop the row")
         chosen, rejected = chosen[len(shared) :], rejected[len(shared) :]
         system = [message for message in prompt if message["role"] == "system"]
         prompt = shared if shared and shared[0]["role"] == "system" else [*system, *shared]

@@ -1,4 +1,4 @@
-"""Rows to examples: token ids, and which of them are trained on; what is too long is cut, left out or split."""
+"""Rows to examples: token ids, and which of them are trained on; what is too long is cut, dropped or split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peft_nb.data.rendering import Rendered, unwrap
 from peft_nb.errors import DataError
 from peft_nb.events import Progress
 
-DOING = "encoding the data"
+DOING = "tokenizing"
 
 TooLong = Literal["truncate", "drop", "split"]
 
@@ -163,7 +163,7 @@ class _Work:
             alone = f"the prompt alone of every {row_name} fills max_length ({self.max_length:,} tokens)"
             raise DataError(f"{alone}; raise max_length above {self.shortest:,}, or shorten the prompts")
         if not some:
-            raise DataError(f"every {row_name} is over {self.max_length:,} tokens and left out; raise max_length")
+            raise DataError(f"every {row_name} is over {self.max_length:,} tokens and dropped; raise max_length")
 
     def _fitted(self, number: int, whole: Rendered) -> list[Rendered]:
         """What a row becomes: itself, nothing, or several parts; some may still have to be cut."""

@@ -97,11 +97,11 @@ class Report:
         return f"{self.why}; {self.template}; {self._counts() if self.supervised_tokens else self._whole_counts()}"
 
     def _counts(self) -> str:
-        counts = f"{self.rows:,} rows, {self.tokens:,} tokens, {self.supervised_tokens:,} of them trained on"
+        counts = f"{self.rows:,} rows, {self.tokens:,} tokens, {self.supervised_tokens:,} of them in the loss"
         parts = self.examples - self.rows + len(self.long)
         done = {
             "truncate": f"cut at {self.max_length:,} tokens",
-            "drop": f"over {self.max_length:,} tokens left out",
+            "drop": f"over {self.max_length:,} tokens dropped",
             "split": f"over {self.max_length:,} tokens split into {parts:,} examples",
         }[self.too_long]
         told = [f"{over:,} row{'s' * (over > 1)} {done}"] if (over := len(self.long) - len(self.dropped)) else []
@@ -110,7 +110,7 @@ class Report:
         return ", ".join([counts, *told])
 
     def _whole_counts(self) -> str:
-        done = f"{'left out as longer than' if self.too_long == 'drop' else 'cut at'} {self.max_length:,}"
+        done = f"{'dropped as longer than' if self.too_long == 'drop' else 'cut at'} {self.max_length:,}"
         over = f", {len(self.long):,} {done}" if self.long else ""
         return f"{self.examples:,} row{'s' * (self.examples != 1)}, {self.tokens:,} tokens{over}"
 

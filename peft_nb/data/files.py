@@ -201,7 +201,7 @@ def _read_json(path: Path) -> object:
         if error.msg == "Extra data":  # one object a line under the name of .json, as many tools write it
             return _read_jsonl(path)
         place = f"{path} line {error.lineno} column {error.colno}"
-        raise DataError(f"{place}: {error.msg}; mend it there, or write it with json.dump") from None
+        raise DataError(f"{place}: {error.msg}; fix it there, or write it with json.dump") from None
     if isinstance(content, dict) and {"columns", "data"} <= set(content):  # pandas' orient="split"
         return [dict(zip(content["columns"], cells, strict=False)) for cells in content["data"]]
     return content["data"] if isinstance(content, dict) and "data" in content else content

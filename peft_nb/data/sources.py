@@ -151,7 +151,7 @@ def _source(name: str, data: object, origin: str, what: str) -> Source:
     if not len(train):
         raise DataError(f"{what} has no rows; there is nothing to train on")
     origin += f", {len(train):,} row{'s' if len(train) > 1 else ''}"
-    origin += f" and {len(held):,} held-out (split {held_out!r})" if held else ""
+    origin += f" and {len(held):,} for evaluation (split {held_out!r})" if held else ""
     origin += f" ({train.note})" if train.note else ""
     return Source(name, train, held or None, origin)
 

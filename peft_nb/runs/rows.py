@@ -102,7 +102,7 @@ def redacted(context: Context, found: Table) -> tuple[Table, list[Change]]:
     eval_rows = found.eval_rows
     if eval_rows is not None:
         eval_rows, more = redaction.redact_rows(eval_rows, found.eval_layout, wanted, allow, progress)
-        changes += [Change(change.row, f"held-out row: {change.what}") for change in more]
+        changes += [Change(change.row, f"evaluation row: {change.what}") for change in more]
     if changes:
         counts = Counter(change.what for change in changes)
         context.publish(Notice("personal data: " + ", ".join(f"{what} ({n:,})" for what, n in counts.items())))
@@ -157,10 +157,10 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
     keys, numbers = [key], list[int]()
     if found.eval_rows is not None:
         rendered = found.rendered_eval(base.tokenizer, context.spec)
-        key, held_out = _encoded(context, rendered, found.eval_fingerprint, "held-out row")
+        key, held_out = _encoded(context, rendered, found.eval_fingerprint, "evaluation row")
         keys.append(key)
         if held_out.report.long:
-            context.publish(Notice(f"held-out rows: {held_out.report}"))
+            context.publish(Notice(f"evaluation set: {held_out.report}"))
         sides = Sides(train.examples, held_out.examples)
     else:
         numbers = _set_aside(context, found, train.examples)
@@ -240,7 +240,7 @@ def compared_on(folder: Path) -> tuple[Sequence[Any], str]:
     with suppress(DataError, StoreError):
         sides = kept(folder)
     train, held_out = sides or ((), ())
-    return (held_out, "held-out rows") if len(held_out) else (train, "training rows")
+    return (held_out, "evaluation rows") if len(held_out) else (train, "training rows")
 
 
 def for_script(context: Context, base: Base) -> tuple[Side, Side]:
@@ -289,5 +289,5 @@ def _set_aside(context: Context, found: Table, encoded: Examples) -> list[int]:
     labels = encoded.labels if context.task.stratify else None
     _, aside = splits.split(texts, spec.eval_fraction, spec.seed, labels, context.progress)
     if not aside and len(numbers) > 1:
-        context.publish(Notice("no row is held out: all of them are nearly the same; give eval_data"))
+        context.publish(Notice("no evaluation set: all rows are near-duplicates of each other; give eval_data"))
     return [numbers[place] for place in aside]

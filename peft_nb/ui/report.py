@@ -63,13 +63,13 @@ class Report(Displayed):
         self.findings: list[Finding] = self.checked.findings
         self.lengths = list(self.checked.lengths)
         self.notes = list(self.checked.notes)
-        self.mended_kinds: frozenset[str] = frozenset()
-        self._mended: str | None = None  # the variable that holds what was mended, or nothing
+        self.fixed_kinds: frozenset[str] = frozenset()
+        self._variable: str | None = None  # the variable that holds the fixed data, or nothing
         self._done: Fixed | None = None
 
     @property
     def changes(self) -> list[Change]:
-        """What mending changes, by row."""
+        """What fixing changes, by row."""
         return (self._done or self.checked.fixed).changes
 
     @cached_property
@@ -78,8 +78,8 @@ class Report(Displayed):
         return list(fixes.edits(self.source.train, self._done or self.checked.fixed))
 
     @property
-    def mendable(self) -> list[Finding]:
-        """The findings that can be mended by themselves."""
+    def fixable(self) -> list[Finding]:
+        """The findings that can be fixed by themselves."""
         return [finding for finding in self.findings if finding.fix]
 
     def fixed(self, name: str | None = None, kinds: Iterable[str] | None = None, *, drop: bool = False) -> Any:
@@ -90,7 +90,7 @@ class Report(Displayed):
         Parameters
         ----------
         name : str, optional
-            The variable that will hold the mended data, for the next steps.
+            The variable that will hold the fixed data, for the next steps.
         kinds : iterable of str, optional
             Fix only findings of these kinds, such as ``["empty", "duplicate"]``; by default ``"all"``, which is all
             that can be but for ``personal`` and ``secret``: ``["all", "personal"]`` redacts too.
@@ -100,7 +100,7 @@ class Report(Displayed):
         Returns
         -------
         object
-            The mended data, of the kind that was given: a DataFrame, a Dataset, splits; else a list of dicts. The
+            The fixed data, of the kind that was given: a DataFrame, a Dataset, splits; else a list of dicts. The
             original is not touched.
 
         Raises
@@ -111,12 +111,12 @@ class Report(Displayed):
         done, chosen = self._fixed(kinds)
         if not drop and (question := self._question(done)):
             raise DataError(f"{question}; look at report.edits, and to drop them: report.fixed(drop=True), or --drop")
-        mended = fixes.rebuilt(self.data, self.source.train, done)
-        self._mended, self._done, self.mended_kinds = name or "", done, chosen
+        rows = fixes.rebuilt(self.data, self.source.train, done)
+        self._variable, self._done, self.fixed_kinds = name or "", done, chosen
         vars(self).pop("edits", None)
         if done.changes and done.kept:
-            fixes.remember(sources.read(mended).fingerprint, done.changes)
-        return mended
+            fixes.remember(sources.read(rows).fingerprint, done.changes)
+        return rows
 
     def question(self, kinds: Iterable[str] | None = None) -> str:
         """Say what has to be confirmed before :meth:`fixed` drops many rows; empty where nothing has to.
@@ -146,9 +146,9 @@ class Report(Displayed):
         if "all" in chosen:
             chosen = chosen - {"all"} | FIXED_BY_DEFAULT
         for kind in sorted(chosen - FIXABLE):
-            known = ", ".join(finding.kind for finding in self.mendable) or "none here"
+            known = ", ".join(finding.kind for finding in self.fixable) or "none here"
             hint = "" if kind in KINDS else nearest(kind, FIXABLE)
-            raise DataError(f"{kind}: no kind that is mended by itself{hint or f'; choose of {known}'}")
+            raise DataError(f"{kind}: no kind that can be fixed by itself{hint or f'; choose of {known}'}")
         return (self.checked.fixed if chosen == FIXED_BY_DEFAULT else self.checked.fix(chosen)), chosen
 
     def tokens(self, row: int = 0) -> TokenView:
@@ -162,7 +162,7 @@ class Report(Displayed):
         Returns
         -------
         TokenView
-            Its tokens, and which of them are trained on.
+            Its tokens, and which of them are in the loss.
 
         Raises
         ------
@@ -193,11 +193,11 @@ class Report(Displayed):
     def lengths_said(self) -> str:
         """Say how long rows are; empty where none can be read."""
         spread = ", ".join(f"{name} {value:,}" for name, value in self.checked.spread.items())
-        return f"tokens a row{' (estimated)' if self.checked.estimated else ''}: {spread}" if spread else ""
+        return f"tokens per row{' (estimated)' if self.checked.estimated else ''}: {spread}" if spread else ""
 
     @property
     def changes_said(self) -> list[str]:
-        """Say what was mended, the first of it before and after, and how many rows are left; empty before that."""
+        """Say what was fixed, the first of it before and after, and how many rows are left; empty before that."""
         if self._done is None:
             return []
         lines, shown = [self.changed_said], self._by_row(NAMED)
@@ -210,12 +210,12 @@ class Report(Displayed):
 
     @property
     def changed_said(self) -> str:
-        """Say in one line what was mended; empty before that."""
+        """Say in one line what was fixed; empty before that."""
         if self._done is None:
             return ""
         left, rows = len(self._done.kept), len(self.source.train)
-        where = f" in {self._mended}" if self._mended else ""
-        return f"mended: {wording.count(len(self.changes), 'change')}, {left:,} of {rows:,} rows are left{where}"
+        where = f" in {self._variable}" if self._variable else ""
+        return f"fixed: {wording.count(len(self.changes), 'change')}, {left:,} of {rows:,} rows are left{where}"
 
     def _by_row(self, most: int) -> dict[int, tuple[str, list[Edit]]]:
         """What was done to the first rows that were changed, and their edits."""
@@ -232,10 +232,10 @@ class Report(Displayed):
     def next_steps(self) -> list[str]:
         """List the sensible next steps as code for a cell."""
         named = self.spec.data if self.spec.data != IN_MEMORY else ""
-        mendable = any(finding.kind in FIXED_BY_DEFAULT for finding in self.mendable)
-        mended = FIXED_BY_DEFAULT if self._mended is None else self.mended_kinds
-        stopped = any(one.level == "stops" and not (one.fix and one.kind in mended) for one in self.findings)
-        data = self._mended or named
+        fixable = any(finding.kind in FIXED_BY_DEFAULT for finding in self.fixable)
+        fixed = FIXED_BY_DEFAULT if self._variable is None else self.fixed_kinds
+        stopped = any(one.level == "stops" and not (one.fix and one.kind in fixed) for one in self.findings)
+        data = self._variable or named
         said = {name: value for name, value in self.spec.changed().items() if name not in ("data", "method")}
         fitting = for_kind(self.checked.layout.kind)
         if fitting is not TASKS[self.spec.task]:
@@ -244,7 +244,7 @@ class Report(Displayed):
             f" {quote(flag)}" for flag in write_flags(said, RunSpec.describe()) if not flag.endswith(IN_MEMORY)
         )
         steps = []
-        if mendable and self._mended is None:
+        if fixable and self._variable is None:
             steps += [f"%peft data {quote(named)}{flags} --fix --out clean" if named else "clean = report.fixed()"]
             data = "clean"
         if named:
@@ -256,10 +256,10 @@ class Report(Displayed):
     def __repr__(self) -> str:
         lines = [self.headline, self.verdict]
         for finding in self.findings:
-            lines += [f"  {LEVELS[finding.level]:<16}  {finding.title}{_places(finding)}"]
-            if self._mended is None:
-                lines += [f"  {'':<16}    {example}" for example in finding.examples]
-            lines += [f"  {'':<16}    → {_mend(finding)}"]
+            lines += [f"  {LEVELS[finding.level]:<7}  {finding.title}{_places(finding)}"]
+            if self._variable is None:
+                lines += [f"  {'':<7}    {example}" for example in finding.examples]
+            lines += [f"  {'':<7}    → {_advice(finding)}"]
         lines += [f"  note: {note}" for note in self.notes]
         lines += [self.lengths_said, *histogram(self.lengths)] if self.lengths else []
         lines += self.changes_said
@@ -279,19 +279,19 @@ class Report(Displayed):
         rows = "".join(
             f'<tr><td style="{CELL}nowrap">{LEVELS[finding.level]}</td>'
             f'<td style="{CELL}normal;overflow-wrap:anywhere">{_details(finding)}</td>'
-            f'<td style="{CELL}normal">{escape(_mend(finding))}{self._done_to(finding)}</td></tr>'
+            f'<td style="{CELL}normal">{escape(_advice(finding))}{self._done_to(finding)}</td></tr>'
             for finding in self.findings
         )
-        head = "".join(f'<th scope="col" style="{CELL}nowrap">{name}</th>' for name in ("level", "found", "mend"))
+        head = "".join(f'<th scope="col" style="{CELL}nowrap">{name}</th>' for name in ("level", "found", "what to do"))
         table = f'<table style="margin:0;color:inherit;font-size:inherit"><tr>{head}</tr>{rows}</table>' if rows else ""
         return table + "".join(f'<div style="{MUTED}">ⓘ {escape(note)}</div>' for note in self.notes)
 
     def _done_to(self, finding: Finding) -> str:
-        return "<div>✓ mended</div>" if finding.fix and finding.kind in self.mended_kinds else ""
+        return "<div>✓ fixed</div>" if finding.fix and finding.kind in self.fixed_kinds else ""
 
     @property
     def changes_html(self) -> str:
-        """Say what was mended and write the next steps, as HTML."""
+        """Say what was fixed and write the next steps, as HTML."""
         changes = f"<div>{escape(self.changed_said)}</div>{self._edits_html}" if self._done else ""
         code = "\n".join(map(escape, self.next_steps))
         following = (
@@ -326,7 +326,7 @@ class Report(Displayed):
             return ""
         from peft_nb import plots
 
-        label = "tokens a row (estimated)" if self.checked.estimated else "tokens a row"
+        label = "tokens per row (estimated)" if self.checked.estimated else "tokens per row"
         drawn = plots.histogram(self.lengths, self.spec.max_length, label, (WIDTH / 100, HEIGHT / 100))
         return drawn.html(self.lengths_said, "display:block;max-width:100%;height:auto")
 
@@ -338,7 +338,7 @@ def _places(finding: Finding) -> str:
     return f" ({', '.join(map(str, finding.rows[:NAMED]))}{more})"
 
 
-def _mend(finding: Finding) -> str:
+def _advice(finding: Finding) -> str:
     flag = f"--kinds {finding.kind}" if finding.kind in REDACTED else "--fix"
     return finding.mend + (f" ({flag} {finding.fix})" if finding.fix else "")
 

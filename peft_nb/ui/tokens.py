@@ -1,4 +1,4 @@
-"""One example as the model sees it: every token, and which of them are trained on, told by more than colour."""
+"""One example as the model sees it: every token, and which of them are in the loss, told by more than colour."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from peft_nb.ui import wording
 from peft_nb.ui.style import BOX, MUTED
 
 MOST = 600  # tokens shown
-NOTES = {"text": "trained on as a whole", "labelled": "the whole text is read, its label is learned"}
+NOTES = {"text": "the whole text is in the loss", "labelled": "the whole text is read, its label is learned"}
 SIGNS = {" ": "·", "\n": "⏎", "\t": "⇥"}
 BORDER = "border:1px solid rgba(128,128,128,.5);border-radius:3px"
 TOKEN = f"display:inline-block;margin:1px;padding:0 2px;white-space:pre;{BORDER}"
@@ -28,7 +28,7 @@ SPECIAL = ";font-style:italic"
 
 @dataclass(frozen=True)
 class Token:
-    """One token: what it says, whether it is trained on, and whether it is a special one."""
+    """One token: what it says, whether it is in the loss, and whether it is a special one."""
 
     text: str
     supervised: bool
@@ -67,7 +67,7 @@ class TokenView:
         """Count the tokens in words."""
         supervised = sum(token.supervised for token in self.tokens)
         cut = f" of {self.whole:,}, the rest is over max_length" if self.whole > len(self.tokens) else ""
-        return f"row {self.row}: {wording.count(len(self.tokens), 'token')}{cut}, {supervised:,} of them trained on"
+        return f"row {self.row}: {wording.count(len(self.tokens), 'token')}{cut}, {supervised:,} in the loss"
 
     @property
     def _more(self) -> str:
@@ -78,7 +78,7 @@ class TokenView:
         for supervised, run in groupby(self.tokens[:MOST], key=lambda token: token.supervised):
             said = "|".join(token.visible for token in run)
             parts.append(f"[{said}]" if supervised else said)
-        legend = "tokens are divided by |, those trained on are in [ ]"
+        legend = "tokens are divided by |, those in the loss stand in [ ]"
         return "\n".join(filter(None, (self.headline, f"{self.note}; {legend}", " ".join(parts), self._more)))
 
     def _repr_html_(self) -> str:
@@ -87,7 +87,7 @@ class TokenView:
             f"{escape(token.visible)}</span>{'<br/>' if token.text.endswith(chr(10)) else ''}"
             for token in self.tokens[:MOST]
         )
-        legend = f'<span style="{LEARNED}">trained on</span> <span style="{TOKEN}">read only</span>'
+        legend = f'<span style="{LEARNED}">in the loss</span> <span style="{TOKEN}">masked</span>'
         return (
             f'<div style="{BOX}"><p><strong>{escape(self.headline)}</strong> {legend} '
             f'<span style="{MUTED}">{escape(self.note)}</span></p>'
@@ -127,8 +127,8 @@ def of_row(row: int, rows: Sequence[Mapping[str, Any]], layout: Layout, tokenize
     if not 0 <= row < len(rows):
         raise DataError(f"row {row}: there are {wording.count(len(rows), 'row')}, numbered from 0")
     if tokenizer is None:
-        mend = "name one that is, or pass model=(model, tokenizer)"
-        raise ModelError(f"tokens need the tokenizer of {spec.model}, which is not on this machine; {mend}")
+        advice = "name one that is, or pass model=(model, tokenizer)"
+        raise ModelError(f"tokens need the tokenizer of {spec.model}, which is not on this machine; {advice}")
     try:
         ids, spans = unwrap(
             next(iter(RenderedRows([rows[row]], layout, tokenizer, loss_on=spec.loss_on, system=spec.system)))

@@ -1,4 +1,4 @@
-"""A messy table is looked at and mended, and texts are classified, in a real JupyterLab."""
+"""A messy table is looked at and fixed, and texts are classified, in a real JupyterLab."""
 
 from __future__ import annotations
 
@@ -56,11 +56,17 @@ def page(
     return opened(cells)
 
 
-def test_a_messy_table_is_explained_and_mended(page: Page) -> None:
+def test_a_messy_table_is_explained_and_fixed(page: Page) -> None:
     run_next(page, 0)
     report = run_next(page, 1)
-    expect(report).to_contain_text("findings: stops training 1, harms the result", timeout=SECONDS)
-    for found in ("1 row empty", "1 row with keys", "1 row repeating", "1 row with broken encoding", "personal data"):
+    expect(report).to_contain_text("1 error, ", timeout=SECONDS)
+    for found in (
+        "1 row empty",
+        "1 row with secrets",
+        "1 duplicate row",
+        "1 row with broken encoding",
+        "personal data",
+    ):
         expect(report).to_contain_text(found)
     assert "anna" not in report.inner_text()
     assert "9fKqT2vLx7" not in report.inner_text()
@@ -68,15 +74,15 @@ def test_a_messy_table_is_explained_and_mended(page: Page) -> None:
     assert violations(page, ".peft-nb") == []
     shot(page, report, "data-panel", (1600, 1200, 480))
 
-    report.get_by_role("button", name="Mend 1 row repeating").focus()
+    report.get_by_role("button", name="Fix 1 duplicate row").focus()
     page.keyboard.press("Space")
     expect(report.get_by_role("status").first).to_contain_text("63 of 64 rows are left in clean", timeout=SECONDS)
-    report.get_by_label("Variable for the mended data").focus()
+    report.get_by_label("Variable for the fixed data").focus()
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
     expect(report.get_by_role("status").first).to_contain_text("62 of 64 rows are left in clean", timeout=SECONDS)
     expect(report).to_contain_text("%%peft lora --data clean")
-    report.get_by_role("button", name="Mend 1 row with keys").focus()
+    report.get_by_role("button", name="Fix 1 row with secrets").focus()
     page.keyboard.press("Space")
     expect(report.get_by_role("status").first).to_contain_text("4 changes, 62 of 64 rows", timeout=SECONDS)
     report.get_by_text("before and after, row by row").click()
@@ -87,13 +93,13 @@ def test_a_messy_table_is_explained_and_mended(page: Page) -> None:
     page.keyboard.type("21\n")
     expect(report).to_contain_text("row 21: ", timeout=SECONDS)
     assert violations(page, ".peft-nb") == []
-    shot(page, report, "data-panel-mended", (1200, 480))
+    shot(page, report, "data-panel-fixed", (1200, 480))
 
     page.locator(".jp-Cell").nth(2).locator(".jp-InputPrompt").click()
-    mended = run_next(page, 2)
-    expect(mended).to_contain_text("62 of 64 rows are left in clean", timeout=SECONDS)
+    fixed = run_next(page, 2)
+    expect(fixed).to_contain_text("62 of 64 rows are left in clean", timeout=SECONDS)
     tokens = run_next(page, 3)
-    expect(tokens).to_contain_text("trained on", timeout=SECONDS)
+    expect(tokens).to_contain_text("in the loss", timeout=SECONDS)
     shot(page, tokens, "tokens")
     assert page.title().startswith("desk")
 

@@ -30,7 +30,7 @@ from peft_nb.system.files import atomic_text
 
 Table = Sequence[Mapping[str, Any]]
 
-VERSION = 3  # to be raised whenever the same rows get another report
+VERSION = 4  # to be raised whenever the same rows get another report
 PERSONAL_ROWS = 20_000  # rows looked at for personal data, the slowest check by far
 # A rule of thumb: SetFit (Tunstall et al., 2022) and other work on few examples begin at 8 a class.
 USUAL_ROWS_A_LABEL = 8
@@ -78,10 +78,13 @@ class Checked:
     def verdict(self) -> str:
         """Say in one line how the data are."""
         if not self.findings:
-            return "clean: nothing to mend"
+            return "clean: nothing to fix"
         counts = Counter(finding.level for finding in self.findings)
-        said = ", ".join(f"{LEVELS[level]} {counts[level]}" for level in LEVELS if counts[level])
-        return f"{len(self.findings)} finding{'s' * (len(self.findings) != 1)}: {said}"
+        return ", ".join(
+            f"{counts[level]} {name}{'s' * (counts[level] != 1 and level != 'note')}"
+            for level, name in LEVELS.items()
+            if counts[level]
+        )
 
     @property
     def spread(self) -> dict[str, int]:
@@ -147,13 +150,13 @@ def check(
     tokens = lengths(readings, rendered, options, found, progress)
     _unused_findings(rows, layout, readings, rendered, found)
     if layout.kind == "preference":
-        title, _, mend = str(layout.untrained(rows[next(iter(readings), 0)])).partition("; ")
-        found.say("task", title=title, mend=mend)
+        title, _, advice = str(layout.untrained(rows[next(iter(readings), 0)])).partition("; ")
+        found.say("task", title=title, mend=advice)
     elif "labelled" in options.accepts and layout.kind not in options.accepts:
-        mend = "set format: text_label and columns: {text: …, label: …}"
+        advice = "set format: text_label and columns: {text: …, label: …}"
         if several := unused.flags(rows, layout.columns.values()):
-            mend = unused.as_lists(several, next(iter(layout.columns.values())))
-        found.say("task", title=f"task: {options.task} needs labels, and the rows are {layout.name}", mend=mend)
+            advice = unused.as_lists(several, next(iter(layout.columns.values())))
+        found.say("task", title=f"task: {options.task} needs labels, and the rows are {layout.name}", mend=advice)
     if layout.kind != "labelled" and len(rows) < options.usual_rows:
         found.say(
             "few",
@@ -164,7 +167,7 @@ def check(
     elif len(rows) > PERSONAL_ROWS:
         notes.append(f"personal data were looked for in the first {PERSONAL_ROWS:,} rows; redacting looks at all")
     if len(rows) + len(held) > duplicates.NEAR_ROWS:
-        notes.append(f"above {duplicates.NEAR_ROWS:,} rows only exact duplicates are looked for")
+        notes.append(f"above {duplicates.NEAR_ROWS:,} rows only exact duplicates are looked for, no near-duplicates")
 
     fix = partial(_fix, rows, layout, held, found, spellings, options.allow)
     counts = Counter(label for reading in readings.values() for label in reading.labels)
@@ -260,7 +263,7 @@ def _structure(
             found.add("turns", number, reading.text)
         readings[number] = reading
         if progress and number % BATCH == 0:
-            progress(number / len(rows), "reading")
+            progress(number / len(rows), "checking rows")
     texts = [reading.text for reading in (*readings.values(), *held.values())]
     groups = duplicates.groups(texts, progress=progress)
     leaked = dict(zip(reversed(groups[len(readings) :]), reversed(list(held)), strict=True))
@@ -274,11 +277,10 @@ def _structure(
         labels = reading.answer if reading.labels else ""
         same, near = exact.setdefault((_same(reading.text), labels), number), first.setdefault((group, labels), number)
         if same != number:
-            found.add("duplicate", number, f"repeats row {same}: {reading.text}", f"repeats row {same}")
+            found.add("duplicate", number, f"duplicate of row {same}: {reading.text}", f"duplicate of row {same}")
         elif near != number:
-            found.add(
-                "near_duplicate", number, f"nearly repeats row {near}: {reading.text}", f"nearly repeats row {near}"
-            )
+            why = f"near-duplicate of row {near}"
+            found.add("near_duplicate", number, f"{why}: {reading.text}", why)
     repeated = {*found.rows["leak"], *found.rows["duplicate"], *found.rows["near_duplicate"]}
     _contradictions({number: one for number, one in readings.items() if number not in repeated}, found)
     return readings
@@ -291,7 +293,7 @@ def _contradictions(readings: Mapping[int, Reading], found: Findings) -> None:
             other, answer = answers.setdefault(_same(reading.prompt), (number, _same(reading.answer)))
             if answer != _same(reading.answer):
                 said = {} if reading.labels else {"level": "note", "mend": "keep both only if both are right"}
-                found.add("contradiction", number, f"not as row {other}: {reading.prompt}", **said)
+                found.add("contradiction", number, f"conflicts with row {other}: {reading.prompt}", **said)
 
 
 def _same(text: str) -> str:
@@ -316,7 +318,7 @@ def _label_findings(readings: Mapping[int, Reading], held: Mapping[int, Reading]
                 found.add("unknown_label", number, f"{label!r}{nearest(label, counts)}")
     merged = Counter(spellings.get(label, label) for label in counts.elements()).most_common()
     if len(merged) == 1:
-        found.say("one_label", title=f"a single label, {shown(merged[0][0])!r}: there is nothing to tell apart")
+        found.say("one_label", title=f"a single label, {shown(merged[0][0])!r}: nothing to classify")
     rare = [f"{shown(label)!r} {count}" for label, count in reversed(merged) if count < USUAL_ROWS_A_LABEL]
     if rare:
         more = f" and {len(rare) - EXAMPLES:,} more labels" if len(rare) > EXAMPLES else ""
@@ -346,7 +348,7 @@ def _unused_findings(
             "unused_column", title=f"columns that are not used, though they hold content: {said['unused_column']}"
         )
     if said["judgement"]:
-        title = f"columns that judge the rows, though all rows are learned alike: {said['judgement']}"
+        title = f"columns that judge the rows, though all rows are trained on alike: {said['judgement']}"
         found.say("judgement", title=title)
     if layout.plain:  # no messages, no keys
         return
@@ -385,7 +387,7 @@ def _text_findings(
                 found.add("personal", number, _named(text, matches), **said)
             before += f"{text}\n"
         if progress and number % 64 == 0:
-            progress(number / len(rows), "looking at every text")
+            progress(number / len(rows), "checking texts")
 
 
 FLAWS = {"mojibake": "encoding", "replacement": "replacement", "control": "control", "invisible": "control"}

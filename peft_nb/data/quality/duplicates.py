@@ -1,13 +1,13 @@
-"""Rows that say the same: exact duplicates for any number of rows, near duplicates by MinHash.
+"""Rows that say the same: exact duplicates for any number of rows, near-duplicates by MinHash.
 
 Two texts are exact duplicates when they are equal after NFKC, case folding and collapsing white space. They are
-near duplicates when they state the same facts in the same order and share at least the threshold of their shingles:
+near-duplicates when they state the same facts in the same order and share at least the threshold of their shingles:
 
 - Shingles are single words together with pairs of neighbouring words, without case and punctuation. One word put
   in, left out or at an end changes three shingles at most, one word replaced six, so in texts under 14 words a
-  replaced word is never a near duplicate: "What does shipping to Norway cost?" and "… to Sweden cost?" share 57%.
+  replaced word is never a near-duplicate: "What does shipping to Norway cost?" and "… to Sweden cost?" share 57%.
 - Facts are numbers, symbols and names (words with a capital inside a sentence). Rows from one template that differ
-  in nothing else, however long, are not near duplicates. In languages that capitalise every noun this errs
+  in nothing else, however long, are not near-duplicates. In languages that capitalise every noun this errs
   towards keeping rows.
 
 MinHash: A. Broder, "On the resemblance and containment of documents" (1997), as in datasketch; its banding: Leskovec,
@@ -42,7 +42,7 @@ _WORD = re.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+|[^\w\s.,;:!?'\"()\[\]{{}
 
 
 def groups(texts: Sequence[str], *, threshold: float = 0.8, progress: Progress | None = None) -> list[int]:
-    """Group the texts that are exact or near duplicates of each other.
+    """Group the texts that are exact or near-duplicates of each other.
 
     The result depends on the texts alone: not on the machine, the process or Python's hash seed.
 
@@ -51,7 +51,7 @@ def groups(texts: Sequence[str], *, threshold: float = 0.8, progress: Progress |
     texts : sequence of str
         One text a row. Above `NEAR_ROWS` texts only exact duplicates are found.
     threshold : float, default 0.8
-        Least Jaccard similarity of the shingles of near duplicates, in (0, 1].
+        Least Jaccard similarity of the shingles of near-duplicates, in (0, 1].
     progress : callable, optional
         Called with the share that is done (0 to 1) and what is being done.
 
@@ -145,7 +145,7 @@ def _near(sets: Sequence[Array], threshold: float, progress: Progress | None) ->
             minhash.update_batch(shingles.tolist())
         signatures[row] = minhash.hashvalues
         if progress and row % 1000 == 0:
-            progress(row / len(sets), "looking for near duplicates")
+            progress(row / len(sets), "looking for near-duplicates")
     leader = numpy.arange(len(sets))
     size = next(
         size for size in range(32, 0, -1) if size == 1 or 1 - (1 - threshold**size) ** (PERMUTATIONS // size) >= FOUND
@@ -169,7 +169,7 @@ def _near(sets: Sequence[Array], threshold: float, progress: Progress | None) ->
             while (leader != leader[leader]).any():
                 leader = leader[leader]
     if progress:
-        progress(1.0, "looking for near duplicates")
+        progress(1.0, "looking for near-duplicates")
     return leader.tolist()
 
 

@@ -1,7 +1,8 @@
-"""What can be wrong with a table: the kinds, how bad each is, its mend, and how findings are collected."""
+"""What can be wrong with a table: the kinds, how bad each is, what to do, and how findings are collected."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,15 +11,16 @@ from typing import Any, Literal
 from peft_nb.data.quality import characters, pii, secrets
 
 Level = Literal["stops", "harms", "note"]
-LEVELS: dict[Level, str] = {"stops": "stops training", "harms": "harms the result", "note": "worth knowing"}
+LEVELS: dict[Level, str] = {"stops": "error", "harms": "warning", "note": "info"}
 
+ROWS = re.compile(r"\{([a-z-]+ )?rows\}")  # of a title: how many, and of what sort
 EXAMPLES = 3
 SHOWN = 90  # characters of an example
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of finding: how bad it is, what is said of the rows, the mend, and what `fix` does."""
+    """One kind of finding: how bad it is, what is said of the rows, what to do, and what `fix` does."""
 
     level: Level
     title: str
@@ -31,33 +33,35 @@ KINDS = {  # what breaks training comes first
     "task": Kind("stops", "rows of another kind than the task learns from", "choose another task or other columns"),
     "media": Kind("stops", "columns of images, audio or video, which no task reads", "drop the columns"),
     "template": Kind("stops", "{rows} that this model's chat template cannot render", "choose another model"),
-    "malformed": Kind("stops", "{rows} that cannot be read", "mend or drop them", DROP),
+    "malformed": Kind("stops", "{rows} that cannot be read", "fix or drop them", DROP),
     "empty": Kind("stops", "{rows} empty where text is needed", "fill or drop them", DROP),
-    "roles": Kind("stops", "{rows} with messages in an order that cannot be learned", "mend or drop them", DROP),
-    "nothing": Kind("stops", "{rows} in which nothing is learned", "add the answer, or raise max_length", DROP),
-    "evaluation": Kind("stops", "{rows} for evaluation that cannot be read", "mend or drop them there"),
-    "one_label": Kind("stops", "a single label: there is nothing to tell apart", "add rows with other labels"),
-    "unknown_label": Kind("stops", "{rows} for evaluation with labels that training lacks", "add rows, or correct it"),
-    "secret": Kind("harms", "{rows} with keys or passwords", "remove them, and revoke what is real", REDACT),
+    "roles": Kind("stops", "{rows} with messages in an order that cannot be learned", "fix or drop them", DROP),
+    "nothing": Kind("stops", "{rows} with no trainable tokens", "add the answer, or raise max_length", DROP),
+    "evaluation": Kind("stops", "{rows} of the evaluation set that cannot be read", "fix or drop them there"),
+    "one_label": Kind("stops", "a single label: nothing to classify", "add rows with other labels"),
+    "unknown_label": Kind(
+        "stops", "{rows} of the evaluation set with labels that training lacks", "add rows, or correct it"
+    ),
+    "secret": Kind("harms", "{rows} with secrets (keys or passwords)", "remove them, and revoke what is real", REDACT),
     "unused_column": Kind("harms", "columns with content that are not used", "give them a role, or drop them"),
     "judgement": Kind("harms", "a column that judges the rows is not used", "keep the rows that are to be learned"),
     "unused_key": Kind("harms", "{rows} with keys of messages that are not used", "write them as text, or drop them"),
     "printed": Kind(
         "harms", "{rows} with a list as numpy prints it, trained as that text", "keep the data as JSON lines or parquet"
     ),
-    "leak": Kind("harms", "{rows} also in the evaluation, or nearly", "keep each on one side", DROP),
+    "leak": Kind("harms", "{rows} also in the evaluation set (train/eval leakage)", "keep each on one side", DROP),
     "long_prompt": Kind(
         "harms", "{rows} whose prompt alone fills max_length: dropped in training", "raise max_length", DROP
     ),
     "turns": Kind("harms", "{rows} with two messages of one role in a row", "join them, or add what is missing"),
     "label_spelling": Kind("harms", "{rows} with a label spelt in another way", "spell it alike", "spells it alike"),
-    "contradiction": Kind("harms", "{rows} with another answer to an earlier question", "decide for one answer"),
-    "duplicate": Kind("harms", "{rows} repeating an earlier one", "keep one of each", DROP),
-    "near_duplicate": Kind("harms", "{rows} nearly repeating an earlier one", "keep one of each", DROP),
+    "contradiction": Kind("harms", "{rows} with conflicting answers", "decide for one answer"),
+    "duplicate": Kind("harms", "{duplicate rows}", "keep one of each", DROP),
+    "near_duplicate": Kind("harms", "{near-duplicate rows}", "keep one of each", DROP),
     "encoding": Kind("harms", "{rows} with broken encoding", "read the source as UTF-8", "repairs it"),
-    "replacement": Kind("harms", "{rows} with lost letters (�)", "decode the source anew"),
+    "replacement": Kind("harms", "{rows} with replacement characters (�)", "decode the source again"),
     "control": Kind("harms", "{rows} with control or invisible characters", "remove them", "removes them"),
-    "personal": Kind("harms", "{rows} with personal data", "redact it, or personal_data: redact", REDACT),
+    "personal": Kind("harms", "{rows} with personal data (PII)", "redact it, or personal_data: redact", REDACT),
     "near_empty": Kind("harms", "{rows} with next to no text", "fill or drop them", DROP),
     "long": Kind("note", "{rows} over max_length", "raise max_length, or too_long: split"),
     "choice_number": Kind(
@@ -75,7 +79,7 @@ WHY = {  # a row is dropped
     "malformed": "cannot be read",
     "empty": "empty",
     "roles": "messages out of order",
-    "nothing": "nothing to learn",
+    "nothing": "no trainable tokens",
     "near_empty": "next to no text",
     "long_prompt": "prompt over max_length",
 }
@@ -90,7 +94,7 @@ class Finding:
     kind : str
         A key of `KINDS`.
     level : {"stops", "harms", "note"}
-        Whether it stops training, harms its result, or is worth knowing.
+        Error, warning or info: whether it stops training, harms the result, or is worth knowing.
     title : str
         What is wrong, with the count.
     count : int
@@ -149,10 +153,14 @@ class Findings:
             if kind in self.rows and (self.rows[kind] or kind in self.changed):
                 said = replace(usual, **self.changed[kind])
                 rows = sorted(self.rows[kind])
-                title = said.title.replace("{rows}", f"{len(rows):,} row{'s' * (len(rows) != 1)}")
+                title = _counted(said.title, len(rows))
                 examples = tuple(self.examples[kind])
                 found += [Finding(kind, said.level, title, len(rows), tuple(rows), examples, said.mend, said.fix)]
         return sorted(found, key=lambda finding: list(LEVELS).index(finding.level))
+
+
+def _counted(title: str, rows: int) -> str:
+    return ROWS.sub(lambda wanted: f"{rows:,} {wanted[1] or ''}row{'s' * (rows != 1)}", title)
 
 
 def shown(text: str) -> str:

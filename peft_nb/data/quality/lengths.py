@@ -90,10 +90,10 @@ def lengths(
             about = f"{'about ' if rendered is None else ''}{len(ids):,} tokens"
             found.add("long", number, f"{about}: {readings[number].text}", title=f"{{rows}} over {limit:,} tokens")
         if progress and len(counts) % BATCH == 0:
-            progress(len(counts) / len(readings), "counting tokens")
+            progress(len(counts) / len(readings), "tokenizing")
     if beyond:
-        mend = "; ".join(dict.fromkeys(beyond.values()))
-        found.changed["template"] = {"title": f"{'; '.join(beyond)}: {{rows}}", "mend": mend}
+        advice = "; ".join(dict.fromkeys(beyond.values()))
+        found.changed["template"] = {"title": f"{'; '.join(beyond)}: {{rows}}", "mend": advice}
     if readings and len(found.rows.get("long_prompt", ())) == len(readings):
         title = f"the prompt alone fills max_length {limit:,} in every row"
         found.changed["long_prompt"] |= {"level": "stops", "title": title, "fix": ""}

@@ -1,4 +1,4 @@
-"""The panel of a data check: findings, a button for each mend, how long rows are, and a row as the model sees it."""
+"""The panel of a data check: findings, a button for each fix, how long rows are, and a row as the model sees it."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ class DataPanel(Panel):
     report : Report
         What was found.
     namespace : dict, optional
-        Where the mended data are bound to a name; by default the notebook's variables.
+        Where the fixed data are bound to a name; by default the notebook's variables.
     """
 
     def __init__(self, report: Report, namespace: dict[str, Any] | None = None) -> None:
         self._report = report
         self._namespace = variables() if namespace is None else namespace
         self._table, self._changes, self._tokens = (ipywidgets.HTML() for _ in range(3))
-        self.variable = ipywidgets.Text(value="clean", description="Variable for the mended data", **WHOLE)
+        self.variable = ipywidgets.Text(value="clean", description="Variable for the fixed data", **WHOLE)
         self.fixes = {
-            one.kind: button(f"Mend {one.title}", partial(self._mend, one.kind), help=f"{one.fix}; or {one.mend}")
-            for one in report.mendable
+            one.kind: button(f"Fix {one.title}", partial(self._fix, one.kind), help=f"{one.fix}; or {one.mend}")
+            for one in report.fixable
         }
         told = "Fix all that needs no decision; redaction has buttons of its own"
-        self.every = button("Mend all", self._mend, help=told, primary=True)
+        self.every = button("Fix all", self._fix, help=told, primary=True)
         self.confirm = button("Drop them", self._drop, help="Drop these rows, though they are many")
         self._asked: str | None = None  # which kind waits for it
         self._confirmed = ""  # what it was pressed for
         self.confirm.layout.display = "none"
-        mending = [row(self.variable, self.every, self.confirm), row(*self.fixes.values())] if self.fixes else []
+        fixing = [row(self.variable, self.every, self.confirm), row(*self.fixes.values())] if self.fixes else []
         last = max(len(report.source.train) - 1, 0)
         self.row = ipywidgets.BoundedIntText(max=last, description=f"Row, 0 to {last:,}", **WHOLE)
         self.row.add_class("peft-nb-number")
-        super().__init__("data", [ipywidgets.HTML(report.head_html), self._table, *mending])
+        super().__init__("data", [ipywidgets.HTML(report.head_html), self._table, *fixing])
         self.box.children += (self._changes, *_histogram(report), self.row, self._tokens)
         self.row.observe(lambda _: self._show_tokens(), "value")
         self._show()
@@ -59,16 +59,16 @@ class DataPanel(Panel):
     def _show(self) -> None:
         report = self._report
         self._table.value, self._changes.value = report.findings_html, report.changes_html
-        for finding in report.mendable:
-            done = "✓ " if finding.kind in report.mended_kinds else ""  # still there, or the focus would be lost
-            self.fixes[finding.kind].description = f"{done}Mend {finding.title}"
+        for finding in report.fixable:
+            done = "✓ " if finding.kind in report.fixed_kinds else ""  # still there, or the focus would be lost
+            self.fixes[finding.kind].description = f"{done}Fix {finding.title}"
 
     def _drop(self) -> None:
-        self._mend(self._asked, drop=True)
+        self._fix(self._asked, drop=True)
 
-    def _mend(self, kind: str | None = None, *, drop: bool = False) -> None:
+    def _fix(self, kind: str | None = None, *, drop: bool = False) -> None:
         report, name = self._report, self.variable.value.strip()
-        kinds = {"all" if kind is None else kind, *report.mended_kinds}
+        kinds = {"all" if kind is None else kind, *report.fixed_kinds}
         asked: list[str] = []
 
         def work(tell: Tell) -> str:
@@ -89,7 +89,7 @@ class DataPanel(Panel):
             self.confirm.layout.display = None if asked else "none"
             self._show()
 
-        self.in_background("mending", work, then)
+        self.in_background("fixing", work, then)
 
     def _show_tokens(self) -> None:
         try:
@@ -130,7 +130,7 @@ def _histogram(report: Report) -> list[ipywidgets.Widget]:
     )
     line = bqplot.Lines(x=[limit, limit], y=[0, most], scales=scales, colors=[VERMILION], line_style="dashed")
     axes = [
-        bqplot.Axis(scale=across, label="tokens a row", **_ticks(across.max, 6)),
+        bqplot.Axis(scale=across, label="tokens per row", **_ticks(across.max, 6)),
         bqplot.Axis(scale=scales["y"], side="left", label="rows", **_ticks(most, 4)),
     ]
     figure = bqplot.Figure(
