@@ -20,7 +20,7 @@ def test_a_text_is_classified_and_shown_with_its_probabilities() -> None:
     panel = TrialPanel(Trial(classifier(label=["wish"], probability=[0.75], bug=[0.25], wish=[0.75])))
     button_of(panel.box, "Try it").click()
     assert "no text was given" in settled(panel)
-    panel.text.value = "<b>Please add dark mode"
+    panel.input.value = "<b>Please add dark mode"
     button_of(panel.box, "Try it").click()
     assert "wish (75%), after" in settled(panel)
     assert "75.0%" in words_of(panel.box)

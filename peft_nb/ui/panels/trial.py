@@ -21,13 +21,13 @@ class TrialPanel(Panel):
 
     Attributes
     ----------
-    text : ipywidgets.Textarea
+    input : ipywidgets.Textarea
         What is asked about.
     """
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
-        self.text = ipywidgets.Textarea(
+        self.input = ipywidgets.Textarea(
             description="Text",
             placeholder="Write or paste a text",
             rows=3,
@@ -35,7 +35,7 @@ class TrialPanel(Panel):
             layout={"width": "auto", "flex": "1 1 300px"},
         )
         self._said = ipywidgets.HTML()
-        super().__init__("trial", [row(self.text, button("Try it", self.try_it, primary=True)), self._said])
+        super().__init__("trial", [row(self.input, button("Try it", self.try_it, primary=True)), self._said])
         self._draw()
 
     def try_it(self) -> None:
@@ -44,7 +44,7 @@ class TrialPanel(Panel):
 
     def _ask(self, tell: Tell) -> str:
         began = time.monotonic()
-        tried = self.trial.ask(self.text.value)
+        tried = self.trial.ask(self.input.value)
         return f"{tried.said}, after {wording.duration(time.monotonic() - began)}"
 
     def _draw(self) -> None:
