@@ -30,8 +30,8 @@ def test_runs_are_found_by_all_words_and_sorted_by_any_column(store: Store) -> N
     assert [one.id for one in listing.found(records, "  TICKETS finished")] == [first]
     assert [one.id for one in listing.found(records, "forgets")] == [second]
     assert listing.found(records, "tickets forgets") == []
-    assert [one.id for one in listing.ordered(records, "held-out loss", False)] == [second, first, third]
-    assert [one.id for one in listing.ordered(records, "held-out loss", True)] == [first, second, third]
+    assert [one.id for one in listing.ordered(records, "eval loss", False)] == [second, first, third]
+    assert [one.id for one in listing.ordered(records, "eval loss", True)] == [first, second, third]
     assert [one.id for one in listing.ordered(records, listing.NEWEST, True)] == [third, second, first]
     for column in listing.COLUMNS:
         assert {one.id for one in listing.ordered(records, column, True)} == {first, second, third}
