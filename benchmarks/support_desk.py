@@ -53,9 +53,9 @@ def report(run: Run) -> None:
     for row, answer in zip(rows, adapted, strict=True):
         if not judge(row, answer).right:
             print(f"wrong: {row['question']}\n       {answer}\n       ({row['key']} is expected)")
-    print(f"base      {score(rows, base)}   held-out loss {metrics['base_eval_loss']:.3f}   answered in {spent:.0f} s")
+    print(f"base      {score(rows, base)}   eval loss {metrics['base_eval_loss']:.3f}   answered in {spent:.0f} s")
     print(
-        f"adapter   {score(rows, adapted)}   held-out loss {metrics['eval_loss']:.3f}   "
+        f"adapter   {score(rows, adapted)}   eval loss {metrics['eval_loss']:.3f}   "
         f"answered in {middle - began:.0f} s"
     )
     print(

@@ -108,8 +108,8 @@ def report(results: dict[str, Any]) -> str:
         lines += ["─" * WIDTH, *wrap(row["question"], WIDTH), "", *beside(row["base"], row["adapter"])]
     trained = wording.count(metrics["trainable_parameters"], "parameter")
     facts = {
-        "held-out loss": f"{metrics['base_eval_loss']:.3f} → {metrics['eval_loss']:.3f}",
-        "held-out answers": f"{score['right']} of {asked} right (style {score['style']}, fact {score['fact']})",
+        "eval loss": f"{metrics['base_eval_loss']:.3f} → {metrics['eval_loss']:.3f}",
+        "eval answers": f"{score['right']} of {asked} right (style {score['style']}, fact {score['fact']})",
         "training time": f"{wording.duration(metrics['train_seconds'])} for {metrics['steps']} steps",
         "trained": f"{trained}, {wording.share(metrics['trainable_share'])} of the model",
         "peak memory": wording.memory(metrics["peak_memory_mb"]),
