@@ -55,8 +55,7 @@ def report(run: Run) -> None:
             print(f"wrong: {row['question']}\n       {answer}\n       ({row['key']} is expected)")
     print(f"base      {score(rows, base)}   eval loss {metrics['base_eval_loss']:.3f}   answered in {spent:.0f} s")
     print(
-        f"adapter   {score(rows, adapted)}   eval loss {metrics['eval_loss']:.3f}   "
-        f"answered in {middle - began:.0f} s"
+        f"adapter   {score(rows, adapted)}   eval loss {metrics['eval_loss']:.3f}   answered in {middle - began:.0f} s"
     )
     print(
         f"training  {metrics['steps']} steps in {metrics['train_seconds']:.0f} s, {run.facts.dtype}, "

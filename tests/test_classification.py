@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from peft_nb.errors import DataError, RunError
+from peft_nb.events import Scored
 from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -82,6 +83,10 @@ def test_classes_are_learned(name: str, request: pytest.FixtureRequest) -> None:
     run = request.getfixturevalue(name)
     metrics = run.metrics
     assert metrics["accuracy"] > 0.9
+    scored = [event for event in run.events() if isinstance(event, Scored)]
+    assert scored[-1].metrics["accuracy"] == metrics["accuracy"]
+    assert scored[-1].metrics["macro_f1"] == metrics["macro_f1"]
+    assert scored[-1].step == metrics["steps"]
     assert metrics["macro_f1"] > 0.9
     assert metrics["eval_loss"] < 0.5 * metrics["base_eval_loss"]
     assert run.facts.task["classes"] == sorted(KINDS)

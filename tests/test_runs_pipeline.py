@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from peft_nb.errors import MethodError, ModelError, RunError
-from peft_nb.events import ACTIVE, Evaluated, Event, Notice, StepLogged
+from peft_nb.events import ACTIVE, Evaluated, Event, Notice, Preparing, StepLogged, TimeLeft
 from peft_nb.runs.run import Run, active, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -128,6 +128,41 @@ def test_a_quantized_base_learns_stays_as_it_was_and_is_found_again(
     assert found.generate("Hello", max_new_tokens=8) == answer != bare
     again = start(method="qlora", quantization=quantization, max_steps=12).wait()
     assert losses(again) == losses(run)
+
+
+def stages(run: Run) -> list[str]:
+    return [event.what for event in run.events() if isinstance(event, Preparing)]
+
+
+def test_the_base_model_is_evaluated_once_for_the_same_rows(
+    spec: Callable[..., RunSpec], rows: list[Any], store: Store
+) -> None:
+    other = [{**row, "answer": f"{row['answer']} So it is."} for row in rows]
+    first, again, wider, soft, others = (
+        begin(spec(max_steps=1, **fields), data=data, store=store).wait()
+        for data, fields in (
+            (other[:20], {}),
+            (other[:20], {"learning_rate": 1e-3}),
+            (other[:20], {"r": 2}),
+            (other[:20], {"method": "prompt-tuning"}),  # which is not the base model before it is trained
+            (other[:19], {}),
+        )
+    )
+    measured = "evaluating the base model on 2 rows"
+    assert [measured in stages(run) for run in (first, again, wider, soft, others)] == [True, False, False, True, True]
+    losses = [run.metrics["base_eval_loss"] for run in (first, again, wider, soft)]
+    assert losses[0] == losses[1] == losses[2] != losses[3]
+    assert [event.step for event in again.events() if isinstance(event, Evaluated)] == [0, 1]
+
+
+def test_time_left_counts_what_comes_after_the_last_step(start: Start) -> None:
+    left: list[TimeLeft] = []
+    run = start(lambda event: left.append(event) if isinstance(event, TimeLeft) else None, judge="quick").wait()
+    steps, after = left[: run.metrics["steps"]], left[run.metrics["steps"] :]
+    assert all(event.seconds >= 1 for event in steps)  # saving and evaluating, also after the last step
+    assert len(after) == 3  # the parts of a quick evaluation
+    assert [event.seconds for event in after] == sorted((event.seconds for event in after), reverse=True)
+    assert not [event for event in run.events() if isinstance(event, TimeLeft)]
 
 
 def test_plain_text_is_continued_as_it_stands(spec: Callable[..., RunSpec], rows: list[Any], store: Store) -> None:

@@ -12,7 +12,18 @@ from importlib import metadata
 from typing import Any
 
 from peft_nb.errors import RunError, StoreError
-from peft_nb.events import ACTIVE, Evaluated, Event, Resumed, Status, StatusChanged, StepLogged, from_json, to_json
+from peft_nb.events import (
+    ACTIVE,
+    Evaluated,
+    Event,
+    Resumed,
+    Status,
+    StatusChanged,
+    StepLogged,
+    TimeLeft,
+    from_json,
+    to_json,
+)
 from peft_nb.store import contents, lineage, records, versions
 from peft_nb.store.connection import Index, check_name
 from peft_nb.store.facts import Facts, plain
@@ -43,7 +54,12 @@ def create(index: Index, spec_yaml: str, method: str, model: str, name: str | No
 
 
 def record(index: Index, id: str, event: Event) -> None:
-    """Append an event, and do to the run's status, history, lineage and version what follows from it."""
+    """Append an event, and do to the run's status, history, lineage and version what follows from it.
+
+    How much time is left is not kept: soon it is no longer true.
+    """
+    if isinstance(event, TimeLeft):
+        return
     kind, fields = to_json(event)
     written: dict[str, str] = {}
     if ends := isinstance(event, StatusChanged) and event.status not in ACTIVE:
