@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
 from itertools import accumulate
+from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ MARKERS = "osD^v"
 SHADES = LinearSegmentedColormap.from_list("shades", [(*to_rgb(BLUE), 0.2), (*to_rgb(BLUE), 1.0)])
 
 NAMED, NUMBERED = 40, 14  # classes up to which a matrix has names, and numbers
-LONGEST = 28  # letters of a name
+LONGEST = 28  # letters of a name on a line
 
 
 class Picture(Figure):
@@ -70,11 +71,10 @@ def loss_curve(
     """
     figure, axes = _axes(size, "step", "loss (nats)")
     if losses:
-        axes.plot(*zip(*losses, strict=True), color=BLUE, linewidth=1.5, label="train loss")
+        axes.plot(*zip(*losses, strict=True), color=BLUE, linewidth=1.5)
     if eval_losses:
-        axes.plot(*zip(*eval_losses, strict=True), "o-", color=VERMILION, linewidth=1, markersize=4, label="eval loss")
-    if losses or eval_losses:
-        axes.legend(frameon=False, labelcolor=INK)
+        axes.plot(*zip(*eval_losses, strict=True), "o-", color=VERMILION, linewidth=1, markersize=4, clip_on=False)
+    _name_ends(axes, [(losses, "train loss", BLUE), (eval_losses, "eval loss", VERMILION)])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
@@ -184,6 +184,14 @@ def _styled(axes: Axes) -> Axes:
     return axes
 
 
+def _name_ends(axes: Axes, curves: Sequence[tuple[Sequence[tuple[float, float]], str, str]]) -> None:
+    """Write the name of each curve, in its colour, behind its end: the higher a little up, the lower one down."""
+    ends = sorted(((points[-1], name, colour) for points, name, colour in curves if points), key=lambda end: -end[0][1])
+    for place, (end, name, colour) in enumerate(ends):
+        offset = (6, -8 if place else 2)
+        axes.annotate(name, end, offset, textcoords="offset points", color=colour, fontsize=9, annotation_clip=False)
+
+
 def _cut(name: str) -> str:
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
@@ -217,10 +225,10 @@ def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Picture:
         shares[true][given] = count / totals[true]
         if size <= NUMBERED:
             ink = "white" if shares[true][given] > 0.5 else INK
-            axes.text(given, true, f"{count:,}", ha="center", va="center", color=ink, fontsize=8)
+            axes.text(given, true, f"{count:,}", ha="center", va="center", color=ink, fontsize=9)
     image = axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1)
     places = range(size if size <= NAMED else 0)
-    told = list(map(_cut, names))
+    told = [fill(name, LONGEST) for name in names]
     for axis, turned in ((axes.xaxis, 90), (axes.yaxis, 0)):
         axis.set_ticks(places, [told[place] for place in places], rotation=turned, fontsize=8, parse_math=False)
         axis.label.set_color(INK)

@@ -90,7 +90,7 @@ def test_a_cell_trains_and_leaves_one_summary_and_the_run(kernel: Kernel) -> Non
     reply = kernel.run(f"%%peft lora --data tickets --out run\nmax_steps: 3\n{BODY}")
     assert (reply.status, reply.results, reply.errors) == ("ok", [], [])
     ((_, summary),) = reply.areas.items()
-    assert summary["text/plain"].startswith("lora on smollm2-135m finished\n")
+    assert re.match(r"lora on smollm2-135m \(lora-\w+\) finished", summary["text/plain"])
     assert "3 of 3" in summary["text/html"]
     assert "data:image/png;base64," in summary["text/html"]
     assert len(reply.shown) <= 5 * reply.seconds + 2
@@ -123,7 +123,7 @@ def test_an_interrupt_stops_after_the_step_and_two_give_up(kernel: Kernel) -> No
     endless = f"%%peft lora --data tickets --out run\nmax_steps: 100000\n{BODY}"
     reply = kernel.run(endless, kernel.interrupt_at(STEPPING))
     assert (reply.status, reply.errors) == ("ok", [])
-    assert reply.shown[-1].startswith("lora on smollm2-135m stopped: ")
+    assert re.match(r"lora on smollm2-135m \(lora-\w+\) stopped: ", reply.shown[-1])
     assert "%peft resume run" in reply.shown[-1]
     assert kernel.run("isinstance(run.generate('What is 3 plus one?', max_new_tokens=4), str)").results == ["True"]
 
@@ -145,7 +145,7 @@ def test_in_the_background_the_kernel_stays_free_and_the_cell_is_kept_up_to_date
     assert kernel.run("import time\nwhile len(run.history) < 2: time.sleep(0.1)").shown
     assert kernel.run("%peft stop").status == "ok"
     assert kernel.run("run.wait().status").results == ["'stopped'"]
-    assert kernel.areas[area]["text/plain"].startswith("lora on smollm2-135m stopped: ")
+    assert re.match(r"lora on smollm2-135m \(lora-\w+\) stopped: ", kernel.areas[area]["text/plain"])
     assert kernel.run("%peft stop").errors == [["RunError: no run is active here"]]
 
 

@@ -5,7 +5,7 @@ import time
 import numpy
 import pytest
 
-from peft_nb.ui.panels.loss_chart import POINTS, TOUCHED, LossChart, drawn, smoothed
+from peft_nb.ui.panels.loss_chart import POINTS, TOUCHED, LossChart, drawn, loss_format, smoothed, step_ticks
 from peft_nb.ui.view import Curve
 
 
@@ -24,14 +24,36 @@ def chart() -> LossChart:
 
 
 def marks(chart: LossChart) -> tuple[numpy.ndarray, ...]:
-    raw, smooth, evals, touched, tests = chart.figure.marks
+    raw, smooth, evals, touched, tests, *_ = chart.figure.marks
     assert list(evals.x) == list(tests.x)
     return raw, smooth, evals, touched
 
 
-def test_smoothing_is_the_weighted_mean_of_what_was_before() -> None:
+def test_smoothing_starts_at_the_mean_of_the_first_points() -> None:
     assert smoothed(numpy.array([4.0, 2.0]), 0.0).tolist() == [4.0, 2.0]
-    assert smoothed(numpy.array([4.0, 2.0]), 0.5).tolist() == pytest.approx([4.0, (2 + 0.5 * 4) / 1.5])
+    assert smoothed(numpy.array([4.0, 2.0, 5.0]), 0.5).tolist() == pytest.approx([3.0, 2.5, 3.75])
+
+
+def test_ticks_are_whole_steps_each_once_and_losses_have_equal_decimals() -> None:
+    assert step_ticks(0, 3) == [0, 1, 2, 3]
+    assert step_ticks(0, 126) == [0, 50, 100]
+    assert step_ticks(990, 1010.5) == [990, 995, 1000, 1005, 1010]
+    assert loss_format(numpy.array([1.0, 4.0])) == ".1f"
+    assert loss_format(numpy.array([1.0, 1.02])) == ".3f"
+    assert loss_format(numpy.array([])) == ".1f"
+
+
+def test_there_is_no_chart_before_there_are_losses_and_then_room_for_all_steps() -> None:
+    chart = LossChart()
+    assert chart.box.layout.display == "none"
+    chart.draw(curve(3), Curve().add(0, 4.0), 20)
+    assert chart.box.layout.display is None
+    *_, planned, train, test = chart.figure.marks
+    assert planned.x.tolist() == [0, 20]
+    assert planned.preserve_domain == {"y": True}
+    assert chart.figure.axes[0].tick_values.tolist() == [0, 5, 10, 15, 20]
+    assert (train.x.tolist(), test.x.tolist()) == ([3], [0])  # the names stand at the ends of the curves
+    assert train.y_offset != test.y_offset
 
 
 def test_zooming_brings_back_what_was_thinned_out() -> None:

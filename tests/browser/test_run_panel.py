@@ -90,14 +90,14 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
     before, first = drawn(panel), step(panel)
     until(page, lambda: drawn(panel) != before and step(panel) > first)
     expect(panel).to_contain_text("expected")  # sample answers
-    shot(page, panel, "run-panel-running")
+    shot(page, panel, "run-panel-running", (1280, 480))
 
     assert page.locator(".jp-Cell").nth(TRAIN).locator(".jp-InputPrompt").inner_text() == "[*]:"
     back_to(page, "Stop")
     page.keyboard.press("Enter")
     expect(panel).to_contain_text("stopped: after step", timeout=SECONDS)
-    expect(output.locator("img")).to_be_visible()
-    expect(output).to_contain_text("%peft resume run")
+    expect(panel).to_contain_text("%peft resume run")
+    expect(output.locator(".peft-nb-stays")).to_be_hidden()  # the panel or its page, never both
     assert violations(page, ".peft-nb") == []
     stopped = step(panel)
 
@@ -116,7 +116,7 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
     expect(panel.get_by_role("checkbox", name="Log scale")).to_be_checked()
     hover(page, panel)
     said = panel.get_by_role("status").first
-    for name, told in (("Save", "saved in"), ("Merge", "merged into"), ("Compare", "compared with its bare base")):
+    for name, told in (("Save", "saved in"), ("Merge", "merged into"), ("Compare", "compared with its base model")):
         back_to(page, name)
         page.keyboard.press("Enter")
         expect(said).to_contain_text(told, timeout=SECONDS)
@@ -138,6 +138,11 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
 def test_after_a_restart_the_run_is_reopened_with_its_curves(page: Page) -> None:
     page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     page.wait_for_function("jupyterapp.shell.currentWidget.sessionContext.session.kernel.status == 'idle'")
+    output = page.locator(".jp-Cell").nth(TRAIN).locator(".jp-Cell-outputArea")
+    expect(output.locator(".peft-nb").first).to_contain_text("kernel gone: %peft show lora-", timeout=SECONDS)
+    expect(output.get_by_role("button", name="Stop", exact=True)).to_be_hidden()
+    expect(output.locator(".peft-nb-stays img").first).to_be_visible()
+    shot(page, output, "run-panel-restarted", (1280, 480))
     page.locator(".jp-Cell").nth(AGAIN).click()
     page.keyboard.press("Escape")
     run_next(page, AGAIN)
@@ -146,7 +151,7 @@ def test_after_a_restart_the_run_is_reopened_with_its_curves(page: Page) -> None
     expect(panel).to_contain_text("stopped", timeout=SECONDS)
     assert drawn(panel).count("L") > 5
     expect(panel.get_by_role("button", name="Resume")).to_be_enabled()
-    expect(output.locator("img")).to_be_visible()
+    expect(output.locator(".peft-nb-stays")).to_be_hidden()
     shot(page, panel, "run-panel-reopened")
 
 
@@ -159,4 +164,5 @@ def test_without_its_kernel_the_notebook_shows_the_summary_alone(page: Page) -> 
     expect(output.locator("img")).to_be_visible(timeout=SECONDS)
     expect(output.get_by_text("model not found")).to_be_attached(timeout=SECONDS)
     expect(output.get_by_text("model not found")).to_be_hidden()
-    shot(page, output, "run-panel-dead")
+    expect(output).to_contain_text("expected")  # the sample answers stay too
+    shot(page, output, "run-panel-dead", (1280, 480))

@@ -5,6 +5,7 @@ However many steps there are, about a thousand points are drawn; zooming in brin
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -26,7 +27,7 @@ LEAST = 1e-9  # a loss of nothing has no logarithm
 
 
 def smoothed(values: numpy.ndarray, weight: float) -> numpy.ndarray:
-    """Smooth a curve by an exponential mean that leans on no value before the first.
+    """Smooth a curve by an exponential mean that starts at the mean of the first values, not at one noisy batch.
 
     Parameters
     ----------
@@ -38,11 +39,27 @@ def smoothed(values: numpy.ndarray, weight: float) -> numpy.ndarray:
     Returns
     -------
     numpy.ndarray
-        As many values, each the mean of those up to it; ``weight ** n`` is the weight of the one n places before.
+        As many values.
     """
     import pandas
 
-    return pandas.Series(values).ewm(alpha=1 - weight).mean().to_numpy() if weight else values
+    if not weight or not len(values):
+        return values
+    first = values[: round(1 / (1 - weight))].mean()
+    return pandas.Series([first, *values[1:]]).ewm(alpha=1 - weight, adjust=False).mean().to_numpy()
+
+
+def step_ticks(low: float, high: float, most: int = 7) -> list[int]:
+    """Choose whole numbers at equal distances in a range, each once."""
+    span = max(high - low, 1)
+    distance = next(d for d in (n * 10**e for e in range(12) for n in (1, 2, 5)) if span / d <= most - 1)
+    return list(range(math.ceil(low / distance) * distance, math.floor(high) + 1, distance))
+
+
+def loss_format(values: numpy.ndarray) -> str:
+    """Choose so many decimals, the same for all ticks, that neighbouring ones differ."""
+    span = float(numpy.ptp(values)) if len(values) else 0.0
+    return f".{min(max(2 - math.floor(math.log10(span or 1)) - 1, 1), 6)}f"
 
 
 def drawn(steps: numpy.ndarray, values: numpy.ndarray, low: float, high: float) -> numpy.ndarray:
@@ -73,13 +90,15 @@ class _Drawing:
         scales = {"x": steps, "y": losses}
         tip = {"fields": ["x", "y"], "labels": ["step", "loss"], "formats": [",d", ".4f"]}
         self.raw = bqplot.Lines(x=[], y=[], scales=scales, colors=[BLUE], stroke_width=1)
-        self.smooth = bqplot.Lines(
-            x=[], y=[], scales=scales, colors=[BLUE], stroke_width=2.5, labels=["train loss"], display_legend=True
-        )
-        self.evals = bqplot.Lines(
-            x=[], y=[], scales=scales, colors=[VERMILION], line_style="dashed", labels=["eval loss"],
-            display_legend=True,
-        )  # fmt: skip
+        self.smooth = bqplot.Lines(x=[], y=[], scales=scales, colors=[BLUE], stroke_width=2.5)
+        self.evals = bqplot.Lines(x=[], y=[], scales=scales, colors=[VERMILION], line_style="dashed")
+        # Shows nothing but makes room for the steps that are still to come.
+        self.planned = bqplot.Lines(x=[], y=[], scales=scales, opacities=[0.0], preserve_domain={"y": True})
+        named = {"scales": scales, "default_size": 12, "font_weight": "bold", "x_offset": 8}
+        self.names = [
+            bqplot.Label(x=[], y=[], text=[name], colors=[colour], **named)
+            for name, colour in (("train loss", BLUE), ("eval loss", VERMILION))
+        ]
         self.tests = bqplot.Scatter(
             x=[], y=[], scales=scales, colors=[VERMILION], marker="diamond", tooltip=bqplot.Tooltip(**tip)
         )
@@ -88,13 +107,11 @@ class _Drawing:
             x=[], y=[], scales=scales, colors=[BLUE], default_size=120, opacities=[0.0],
             tooltip=bqplot.Tooltip(**tip),
         )  # fmt: skip
-        self.marks = [self.raw, self.smooth, self.evals, self.touched, self.tests]
+        self.marks = [self.raw, self.smooth, self.evals, self.touched, self.tests, self.planned, *self.names]
         style = {"grid_lines": "solid", "grid_color": "rgba(128,128,128,0.25)"}
         self.axes = [
             bqplot.Axis(scale=steps, label="step", tick_format=",d", **style),
-            bqplot.Axis(
-                scale=losses, label="loss (nats)", side="left", tick_format=".3g", label_offset="45px", **style
-            ),
+            bqplot.Axis(scale=losses, label="loss (nats)", side="left", num_ticks=6, label_offset="45px", **style),
         ]
         self.pan = bqplot.PanZoom(scales={"x": [steps], "y": [losses]})
 
@@ -111,15 +128,16 @@ class LossChart:
     def __init__(self) -> None:
         self._curves = Curve(), Curve()
         self._writing = threading.RLock()
-        self._steps = bqplot.LinearScale(allow_padding=False)
+        self._total = 0
+        self._steps = bqplot.LinearScale()
         self._losses = {False: bqplot.LinearScale(), True: bqplot.LogScale()}
         self._drawings = {log: _Drawing(self._steps, scale) for log, scale in self._losses.items()}
         self.figure = bqplot.Figure(
-            legend_location="top-right",
-            fig_margin={"top": 10, "bottom": 45, "left": 65, "right": 15},
+            fig_margin={"top": 10, "bottom": 45, "left": 65, "right": 80},
             layout=ipywidgets.Layout(width="100%", height="300px", min_width="0"),
             display_toolbar=False,
-            padding_x=0.0,
+            padding_x=0.02,
+            padding_y=0.05,
         )
         self.log = ipywidgets.Checkbox(description="Log scale", indent=False, layout=NARROW["layout"])
         self.smoothing = ipywidgets.Dropdown(description="Smoothing", options=list(SMOOTHING), value="light", **NARROW)
@@ -129,7 +147,6 @@ class LossChart:
         self.step = ipywidgets.BoundedIntText(description="Values at step", min=0, max=0, **NARROW)
         self.told = ipywidgets.HTML()
         self.told.add_class("peft-nb-values")
-        self._choose_scale()
         self.log.observe(lambda _: self._choose_scale(), "value")
         self.pan.observe(lambda _: self._choose_scale(), "value")
         self.smoothing.observe(lambda _: self.redraw(), "value")
@@ -138,18 +155,18 @@ class LossChart:
         self._steps.observe(lambda _: self.redraw(), ["min", "max"])
         self.box = ipywidgets.VBox(
             [
-                row(self.log, self.smoothing, self.shown, self.pan, self.reset),
                 self.figure,
-                row(self.step, self.told),
+                row(self.log, self.smoothing, self.shown, self.pan, self.reset, self.step, self.told),
             ]
         )
         self.box.add_class("peft-nb-chart")
+        self._choose_scale()
 
-    def draw(self, losses: Curve, evals: Curve) -> None:
-        """Show these curves from now on."""
+    def draw(self, losses: Curve, evals: Curve, total: int = 0) -> None:
+        """Show these curves from now on, with room for all the steps that are planned; nothing before there are any."""
         if (losses, evals) == self._curves:
             return
-        self._curves = losses, evals
+        self._curves, self._total = (losses, evals), total
         self.redraw()
 
     def redraw(self) -> None:
@@ -164,12 +181,19 @@ class LossChart:
             kept, few = drawn(steps, values, *view), drawn(tests, tested, *view)
             touched = kept[:: len(kept) // TOUCHED + 1]
             drawing = self._drawings[self.log.value]
-            drawing.raw.opacities = [0.0 if smooth is values else 0.4]
+            drawing.raw.opacities = [0.0 if smooth is values else 0.6]
             _put(drawing.raw, steps[kept], values[kept])
             _put(drawing.smooth, steps[kept], smooth[kept])
             _put(drawing.touched, steps[touched], smooth[touched])
             _put(drawing.evals, tests[few], tested[few])
             _put(drawing.tests, tests[few], tested[few])
+            last = max(self._total, self.newest)
+            _put(drawing.planned, numpy.array([begin, last]), numpy.repeat(smooth[-1:], 2)[:2])
+            _beside(drawing.names, (steps, smooth), (tests, tested))
+            across, up = drawing.axes
+            across.tick_values = step_ticks(self._steps.min or begin, self._steps.max or last)
+            up.tick_format = ".3~g" if self.log.value else loss_format(numpy.concatenate([values, tested]))
+            self.box.layout.display = None if losses or evals else "none"
             self._follow()
             self._tell()
 
@@ -215,6 +239,14 @@ class LossChart:
     def _reset(self) -> None:
         self.shown.value = next(iter(SHOWN))
         self._unzoom()
+
+
+def _beside(names: list[Any], *curves: tuple[numpy.ndarray, numpy.ndarray]) -> None:
+    """Put each name behind the end of its curve, the higher one a little up and the lower one down."""
+    ends = [values[-1] if len(values) else -math.inf for _, values in curves]
+    for name, (steps, values), end in zip(names, curves, ends, strict=True):
+        name.y_offset = -8 if end == max(ends) else 12
+        _put(name, steps[-1:], values[-1:])
 
 
 def nearest(curve: Curve, step: int) -> tuple[int, float]:
