@@ -39,7 +39,7 @@ def test_what_is_said_of_a_table_overrides_what_is_usual() -> None:
     found.say("few", title="3 rows")
     found.add("personal", 1, "text", level="stops")
     assert [(one.kind, one.level, one.title, one.count) for one in found.all()] == [
-        ("personal", "stops", "1 row with personal data", 1),
+        ("personal", "stops", "1 row with personal data (PII)", 1),
         ("few", "note", "3 rows", 0),
     ]
     assert KINDS["personal"].level == "harms"
