@@ -32,7 +32,7 @@ def test_progress_is_told_and_a_run_can_be_stopped_meanwhile(start: Start, monke
     started = Event()
 
     def stop(event: Any) -> None:
-        if "encoding" in getattr(event, "what", ""):
+        if "tokenizing" in getattr(event, "what", ""):
             started.wait(60)
             stopped.stop()
 

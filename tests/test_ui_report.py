@@ -53,7 +53,7 @@ def test_text_is_deterministic(report: Report) -> None:
             "  warning  1 row with personal data (PII) (3)",
             "             row 3: EMAIL a…@t…",
             "             → redact it, or personal_data: redact (--kinds personal redacts it)",
-            f"  note: lengths are estimated, 4 characters a token: the tokenizer of {NOWHERE} is not on this machine",
+            f"  note: lengths are estimated, 4 characters per token: the tokenizer of {NOWHERE} is not on this machine",
             *repr(report).split("\n")[15:],
         ]
     )
@@ -95,6 +95,7 @@ def test_fixing_shows_what_was_changed_and_leaves_the_original(report: Report) -
     assert len(clean) == 58
     pandas.testing.assert_frame_equal(report.data, before)
     assert "fixed: 2 changes, 58 of 60 rows are left in clean" in repr(report)
+    assert repr(report).split("\n")[1] == "fixed: 2 changes, 58 of 60 rows are left in clean"
     assert report.changes_said[3:] == [
         "row 9: dropped: duplicate of row 2",
         "  before  how can i find my parcel parcel: choose find under find-parcel",
@@ -102,7 +103,14 @@ def test_fixing_shows_what_was_changed_and_leaves_the_original(report: Report) -
     words = Balanced(report._repr_html_()).words
     assert "dropped: duplicate of row 2" in words
     assert report.changes_said[-1].split("  ")[-1] in words
-    assert report.next_steps == [f"%%peft lora --data clean --model={NOWHERE}"]
+    assert report.next_steps == [
+        f"%peft data clean --model={NOWHERE} --row 0",
+        f"%%peft lora --data clean --model={NOWHERE}",
+    ]
+    assert (report.verdict, [finding.kind for finding in report.findings]) == ("2 warnings", ["secret", "personal"])
+    assert (report.findings[0].rows, len(report.lengths)) == ((8,), 58)  # row 10 of the original
+    assert "  fixed    1 duplicate row (9)" in repr(report).split("\n")
+    assert "✓ fixed" in words
     assert [finding.kind for finding in check(clean, model=NOWHERE).findings] == ["secret", "personal"]
 
 
@@ -124,6 +132,44 @@ def test_redaction_has_to_be_named_and_is_shown_masked(report: Report) -> None:
     for shown in (repr(report), report._repr_html_(), str(report.edits)):
         assert not [text for text in ("anna", KEY) if text in shown]
     assert "<script" not in report._repr_html_()
+
+
+def test_rows_are_shown_as_they_are_once_fixed(mixed: Report) -> None:
+    assert "".join(token.text for token in mixed.tokens(12).tokens if token.supervised).startswith("ring")
+    mixed.fixed("clean")
+    learned = "".join(token.text for token in mixed.tokens(10).tokens if token.supervised)
+    assert learned.startswith("ring the bell twice")
+    with pytest.raises(DataError, match="row 58: there are 58 rows"):
+        mixed.tokens(58)
+
+
+def test_what_was_fixed_without_a_name_is_given_one_in_the_next_steps(report: Report) -> None:
+    report.fixed(kinds=["empty", "personal"])
+    assert report.next_steps == [
+        "clean = report.fixed(kinds=['empty', 'personal'])",
+        f"%%peft lora --data clean --model={NOWHERE}",
+    ]
+
+
+def test_nothing_is_trained_when_no_row_is_left() -> None:
+    report = check([{"prompt": "a", "completion": ""}] * 3, model=NOWHERE)
+    assert report.fixed("clean", drop=True) == []
+    assert report.lengths == []
+    assert not [step for step in report.next_steps if step.startswith("%%peft")]
+    assert "0 of 3 rows are left in clean" in Balanced(report._repr_html_()).words
+
+
+def test_labelled_data_are_counted_by_label_and_an_encoder_is_suggested(tmp_path: Path) -> None:
+    rows = [{"text": f"{row['prompt']} {n}", "label": f"<b>{n % 7}"} for n, row in enumerate(sound())]
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    report = check(file)
+    assert report.labels_said == "7 labels: <b>0 9, <b>1 9, <b>2 9, <b>3 9, <b>4 8 and 2 more"
+    assert set(report.next_steps[-1].split()[-2:]) == {"--model=minilm-l6", "--task=classification"}
+    html = report._repr_html_()
+    assert html.count("&lt;b&gt;6") == 1
+    assert "<summary>7 labels" in html
+    assert report.labels_said in repr(report)
 
 
 def test_dropping_more_than_a_tenth_has_to_be_confirmed() -> None:

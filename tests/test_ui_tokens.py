@@ -60,8 +60,9 @@ def test_a_cut_row_and_a_part_of_a_character(folder: str) -> None:
 
 def test_labelled_texts_are_only_read(folder: str) -> None:
     shown = check([{"text": "some words", "label": "x"}], model=folder).tokens()
-    assert "0 in the loss" in shown.headline
-    assert "its label is learned" in repr(shown)
+    assert shown.headline == f"row 0: {len(shown.tokens)} tokens, label: x"
+    assert "the loss is that of its label" in repr(shown)
+    assert "label: &lt;b&gt;, x" in check([{"text": "a", "label": ["<b>", "x"]}], model=folder).tokens()._repr_html_()
 
 
 def test_long_rows_are_shown_in_part(folder: str) -> None:

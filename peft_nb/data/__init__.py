@@ -79,8 +79,8 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 def looked_at(rows: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
     """Give some rows by their numbers: the first, since a stride could skip every other one, and some of all."""
     half, total = LOOKED // 2, len(rows)
-    places = {*range(min(total, half)), *(total * part // half for part in range(half)), total - 1} - {-1}
-    return {place: rows[place] for place in sorted(places)}
+    places = {*range(min(total, half)), *(total * part // half for part in range(half)), total - 1}
+    return {place: rows[place] for place in sorted(places) if 0 <= place < total}
 
 
 class RowProblem(DataError):

@@ -38,11 +38,18 @@ def data(
     """Check data before training: what is wrong, the fix, the lengths; --fix fixes, --row shows one row's tokens."""
     spec = RunSpec(**fields, data=data)
     from peft_nb.ui import check
+    from peft_nb.ui.progress_bar import progress_bar
 
     if row is not None:
         return check.tokens(spec, row, shell.user_ns)
     report = check.report_on(spec, namespace=shell.user_ns)
-    fixed = report.fixed(out, listed(kinds) if kinds else None, drop=drop) if fix or kinds or drop else report
+    fixed: Any = report
+    if fix or kinds or drop:
+        with progress_bar() as progress:
+            if progress:
+                progress(0, "fixing and checking the fixed data")
+            fixed = report.fixed(out, listed(kinds) if kinds else None, drop=drop)
+            report.current  # noqa: B018
     if out:
         shell.user_ns[out] = fixed
     return report

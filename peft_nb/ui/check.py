@@ -68,24 +68,37 @@ def report_on(
 
     Where `progress` is told how far it is, no bar is shown.
     """
-    source = sources.read(spec.data if data is None else data, namespace)
-    layout = detection.detect(source.train, spec.format, spec.columns)
-    held, held_layout = source.eval, layout
-    if eval_data is not None or spec.eval_data is not None:
-        held = sources.read(spec.eval_data if eval_data is None else eval_data, namespace).train
-    if held is not None:
-        held_layout = detection.detect(held, spec.format, spec.columns)
     with nullcontext(progress) if progress else progress_bar() as progress:
+        tell = progress or _nobody
+        tell(0, "reading the data")
+        source = sources.read(spec.data if data is None else data, namespace)
+        layout = detection.detect(source.train, spec.format, spec.columns)
+        held, held_layout = source.eval, layout
+        if eval_data is not None or spec.eval_data is not None:
+            held = sources.read(spec.eval_data if eval_data is None else eval_data, namespace).train
+        if held is not None:
+            held_layout = detection.detect(held, spec.format, spec.columns)
+        tell(0, "loading the tokenizer")
         tokenizer = _tokenizer(spec, model, namespace)
-        rendered = tokenizer and RenderedRows(source.train, layout, tokenizer, loss_on=spec.loss_on, system=spec.system)
-        checked = checks.check(
-            source.train, layout, held, held_layout, rendered=rendered, options=options(spec), progress=progress
-        )
-    if tokenizer is None:
-        where = f"the tokenizer of {spec.model} is not on this machine"
-        checked.notes.append(f"lengths are estimated, {CHARACTERS_A_TOKEN} characters a token: {where}")
+
+        def look(rows: checks.Table, progress: Progress | None = None) -> checks.Checked:
+            rendered = tokenizer and RenderedRows(rows, layout, tokenizer, loss_on=spec.loss_on, system=spec.system)
+            checked = checks.check(
+                rows, layout, held, held_layout, rendered=rendered, options=options(spec), progress=progress
+            )
+            if tokenizer is None:
+                where = f"the tokenizer of {spec.model} is not on this machine"
+                checked.notes.append(f"lengths are estimated, {CHARACTERS_A_TOKEN} characters per token: {where}")
+            return checked
+
+        tell(0, "checking rows")
+        checked = look(source.train, progress)
     held_by = namespace.get(spec.data) if data is None else data
-    return Report(spec, source, checked, tokenizer, held_by)
+    return Report(spec, source, checked, tokenizer, held_by, look)
+
+
+def _nobody(share: float, what: str) -> None:
+    """Stand in for the progress where nobody looks on."""
 
 
 def options(spec: RunSpec) -> Options:

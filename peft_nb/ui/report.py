@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
@@ -12,9 +12,9 @@ from itertools import islice, takewhile
 from shlex import quote
 from typing import Any
 
-from peft_nb.data import sources
+from peft_nb.data import Rows, sources
 from peft_nb.data.quality import checks, fixes
-from peft_nb.data.quality.findings import FIXABLE, FIXED_BY_DEFAULT, KINDS, LEVELS, REDACTED, Finding
+from peft_nb.data.quality.findings import FIXABLE, FIXED_BY_DEFAULT, KINDS, LEVELS, REDACTED, Finding, shown
 from peft_nb.data.quality.fixes import Change, Edit, Fixed
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError, nearest
@@ -23,25 +23,30 @@ from peft_nb.spec.notation import write_flags
 from peft_nb.system.display import Displayed
 from peft_nb.tasks import TASKS, for_kind
 from peft_nb.ui import wording
-from peft_nb.ui.style import BOX, MUTED
+from peft_nb.ui.style import BOX, MUTED, NUMBERS
 from peft_nb.ui.tokens import TokenView, of_row
 
 NAMED = 5  # row numbers and changes shown
+LISTED = 500  # row numbers in a finding that is unfolded
 EDITS = 100  # rows whose changes are shown as HTML
 DROPPED = 0.1  # share of the rows; to drop more of them has to be confirmed
 BARS, WIDE = 8, 30  # of the histogram in text
 WIDTH, HEIGHT = 480, 170  # pixels of the picture
 CELL = "text-align:left;vertical-align:top;white-space:"
+NUMBER = f"text-align:right;vertical-align:top;{NUMBERS}"
 
 
 @dataclass(eq=False)
 class Report(Displayed):
     """What was found in a data set; a notebook shows it as a page, a terminal as text.
 
+    Once fixed, it shows the fixed data: what is found in them, their lengths, rows and next steps.
+
     Attributes
     ----------
     findings : list of Finding
-        What is wrong, worst first: each with ``title``, ``count``, ``rows``, ``examples``, ``mend`` and ``fix``.
+        What is wrong, worst first: each with ``title``, ``count``, ``rows``, ``examples``, ``mend`` (what to do) and
+        ``fix`` (what fixing does by itself).
     changes : list of Change
         Exactly what :meth:`fixed` changes: the row's number in the original, and what was done to it.
     edits : list of Edit
@@ -49,6 +54,8 @@ class Report(Displayed):
         personal data and secrets masked.
     lengths : list of int
         Tokens of each row that can be read.
+    labels : dict of str to int
+        Rows of each label, most frequent first.
     notes : list of str
         What was not looked at, and why.
     """
@@ -58,14 +65,42 @@ class Report(Displayed):
     checked: checks.Checked
     tokenizer: Any
     data: Any
+    look: Callable[[checks.Table], checks.Checked]
 
     def __post_init__(self) -> None:
-        self.findings: list[Finding] = self.checked.findings
-        self.lengths = list(self.checked.lengths)
-        self.notes = list(self.checked.notes)
         self.fixed_kinds: frozenset[str] = frozenset()
         self._variable: str | None = None  # the variable that holds the fixed data, or nothing
         self._done: Fixed | None = None
+
+    @cached_property
+    def current(self) -> checks.Checked:
+        """What was found in the data as they are now: in the fixed ones, once something is fixed."""
+        return self.look(self.rows) if self._done and self._done.changes else self.checked
+
+    @property
+    def rows(self) -> Rows:
+        """The rows as they are now."""
+        return fixes.left(self.source.train, self._done) if self._done else self.source.train
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong, worst first."""
+        return self.current.findings
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row that can be read."""
+        return list(self.current.lengths)
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Rows of each label, most frequent first."""
+        return self.current.labels
+
+    @property
+    def notes(self) -> list[str]:
+        """What was not looked at, and why."""
+        return self.current.notes
 
     @property
     def changes(self) -> list[Change]:
@@ -79,11 +114,11 @@ class Report(Displayed):
 
     @property
     def fixable(self) -> list[Finding]:
-        """The findings that can be fixed by themselves."""
-        return [finding for finding in self.findings if finding.fix]
+        """What was found in the original that can be fixed by itself."""
+        return [finding for finding in self.checked.findings if finding.fix]
 
     def fixed(self, name: str | None = None, kinds: Iterable[str] | None = None, *, drop: bool = False) -> Any:
-        """Fix what needs no decision: drop and repair; from now on the report shows what was changed.
+        """Fix what needs no decision: drop and repair; from now on the report shows the fixed data.
 
         Nothing is redacted unless ``kinds`` names it: what looks like a secret may be what is to be learned.
 
@@ -113,7 +148,8 @@ class Report(Displayed):
             raise DataError(f"{question}; look at report.edits, and to drop them: report.fixed(drop=True), or --drop")
         rows = fixes.rebuilt(self.data, self.source.train, done)
         self._variable, self._done, self.fixed_kinds = name or "", done, chosen
-        vars(self).pop("edits", None)
+        for seen in ("current", "edits", "_picture"):
+            vars(self).pop(seen, None)
         if done.changes and done.kept:
             fixes.remember(sources.read(rows).fingerprint, done.changes)
         return rows
@@ -171,7 +207,7 @@ class Report(Displayed):
         ModelError
             When the model's tokenizer is not on this machine.
         """
-        return of_row(row, self.source.train, self.checked.layout, self.tokenizer, self.spec)
+        return of_row(row, self.rows, self.checked.layout, self.tokenizer, self.spec)
 
     def to_json(self) -> str:
         """Write the findings and the changes as JSON, without examples: no text of the data is in it."""
@@ -187,12 +223,12 @@ class Report(Displayed):
     @property
     def verdict(self) -> str:
         """Say in one line how the data are."""
-        return self.checked.verdict
+        return self.current.verdict
 
     @property
     def lengths_said(self) -> str:
         """Say how long rows are; empty where none can be read."""
-        spread = ", ".join(f"{name} {value:,}" for name, value in self.checked.spread.items())
+        spread = ", ".join(f"{name} {value:,}" for name, value in self.current.spread.items())
         return f"tokens per row{' (estimated)' if self.checked.estimated else ''}: {spread}" if spread else ""
 
     @property
@@ -232,37 +268,50 @@ class Report(Displayed):
     def next_steps(self) -> list[str]:
         """List the sensible next steps as code for a cell."""
         named = self.spec.data if self.spec.data != IN_MEMORY else ""
-        fixable = any(finding.kind in FIXED_BY_DEFAULT for finding in self.fixable)
-        fixed = FIXED_BY_DEFAULT if self._variable is None else self.fixed_kinds
-        stopped = any(one.level == "stops" and not (one.fix and one.kind in fixed) for one in self.findings)
         data = self._variable or named
+        task = TASKS[self.spec.task]
         said = {name: value for name, value in self.spec.changed().items() if name not in ("data", "method")}
-        fitting = for_kind(self.checked.layout.kind)
-        if fitting is not TASKS[self.spec.task]:
-            said["task"] = fitting.name
+        if self.checked.layout.kind not in task.accepts:
+            task = for_kind(self.checked.layout.kind)
+            said["task"] = task.name
+        if task.model:
+            said.setdefault("model", task.model)
         flags = "".join(
             f" {quote(flag)}" for flag in write_flags(said, RunSpec.describe()) if not flag.endswith(IN_MEMORY)
         )
         steps = []
-        if fixable and self._variable is None:
-            steps += [f"%peft data {quote(named)}{flags} --fix --out clean" if named else "clean = report.fixed()"]
-            data = "clean"
-        if named:
-            steps += [f"%peft data {quote(named)}{flags} --row 0"]
-        if data and not stopped:
+        if data:
+            steps += [f"%peft data {quote(data)}{flags} --row 0"]
+        pending = frozenset[str]()  # kinds that the next steps fix
+        if not self._variable and any(finding.kind in FIXED_BY_DEFAULT for finding in self.fixable):
+            pending, data = self.fixed_kinds or FIXED_BY_DEFAULT, "clean"
+            steps = [self._fixing(pending, named, flags), *steps]
+        stopped = any(one.level == "stops" and one.kind not in pending for one in self.findings)
+        if data and len(self.rows) and not stopped:
             steps += [f"%%peft {self.spec.method} --data {quote(data)}{flags}"]
         return steps
 
+    def _fixing(self, kinds: frozenset[str], named: str, flags: str) -> str:
+        """Write what binds the fixed data to a name."""
+        chosen = sorted(kinds - FIXED_BY_DEFAULT if kinds >= FIXED_BY_DEFAULT else kinds)
+        chosen = ["all", *chosen] if kinds >= FIXED_BY_DEFAULT and chosen else chosen
+        drop = self._done is not None and bool(self._question(self._done))
+        if named:
+            how = f"--kinds {','.join(chosen)}" if chosen else "--fix"
+            return f"%peft data {quote(named)}{flags} {how}{' --drop' * drop} --out clean"
+        arguments = [f"kinds={chosen}"] * bool(chosen) + ["drop=True"] * drop
+        return f"clean = report.fixed({', '.join(arguments)})"
+
     def __repr__(self) -> str:
-        lines = [self.headline, self.verdict]
+        lines = [self.headline, *self.changes_said, self.verdict]
         for finding in self.findings:
             lines += [f"  {LEVELS[finding.level]:<7}  {finding.title}{_places(finding)}"]
-            if self._variable is None:
-                lines += [f"  {'':<7}    {example}" for example in finding.examples]
+            lines += [f"  {'':<7}    {example}" for example in finding.examples]
             lines += [f"  {'':<7}    → {_advice(finding)}"]
+        lines += [f"  {'fixed':<7}  {finding.title}{_places(finding)}" for finding in self._gone]
         lines += [f"  note: {note}" for note in self.notes]
+        lines += [self.labels_said] if self.labels else []
         lines += [self.lengths_said, *histogram(self.lengths)] if self.lengths else []
-        lines += self.changes_said
         return "\n".join([*lines, *(f"  {'' if i else 'next':<6}{step}" for i, step in enumerate(self.next_steps))])
 
     def _repr_html_(self) -> str:
@@ -270,8 +319,39 @@ class Report(Displayed):
 
     @property
     def head_html(self) -> str:
-        """Name the data and how they are, as HTML."""
-        return f"<p>{escape(self.headline)}<br/><strong>{escape(self.verdict)}</strong></p>"
+        """Name the data, what was fixed, how they are now, and their labels; as HTML."""
+        fixed = f"{escape(self.changed_said)}<br/>" if self._done else ""
+        return f"<p>{escape(self.headline)}<br/>{fixed}<strong>{escape(self.verdict)}</strong></p>{self._labels_html}"
+
+    @property
+    def labels_said(self) -> str:
+        """Count the labels, and the rows of the most frequent ones; empty where there are none."""
+        if not self.labels:
+            return ""
+        named = ", ".join(f"{shown(label)} {count:,}" for label, count in islice(self.labels.items(), NAMED))
+        left = len(self.labels) - NAMED
+        return f"{wording.count(len(self.labels), 'label')}: {named}" + (f" and {left:,} more" if left > 0 else "")
+
+    @property
+    def _labels_html(self) -> str:
+        if len(self.labels) <= NAMED:
+            return f"<p>{escape(self.labels_said)}</p>" if self.labels else ""
+        rows = "".join(
+            f'<tr><td style="{CELL}normal;overflow-wrap:anywhere">{escape(shown(label))}</td>'
+            f'<td style="{NUMBER}">{count:,}</td></tr>'
+            for label, count in self.labels.items()
+        )
+        head = f'<th scope="col" style="{CELL}nowrap">label</th><th scope="col" style="{NUMBER}">rows</th>'
+        return (
+            f"<details><summary>{escape(self.labels_said)}</summary>"
+            f'<table style="margin:0;color:inherit;font-size:inherit"><tr>{head}</tr>{rows}</table></details>'
+        )
+
+    @property
+    def _gone(self) -> list[Finding]:
+        """What was found in the original and is fixed."""
+        left = {finding.kind for finding in self.findings}
+        return [one for one in self.fixable if one.kind in self.fixed_kinds and one.kind not in left]
 
     @property
     def findings_html(self) -> str:
@@ -279,20 +359,22 @@ class Report(Displayed):
         rows = "".join(
             f'<tr><td style="{CELL}nowrap">{LEVELS[finding.level]}</td>'
             f'<td style="{CELL}normal;overflow-wrap:anywhere">{_details(finding)}</td>'
-            f'<td style="{CELL}normal">{escape(_advice(finding))}{self._done_to(finding)}</td></tr>'
+            f'<td style="{CELL}normal">{escape(_advice(finding))}</td></tr>'
             for finding in self.findings
+        )
+        rows += "".join(
+            f'<tr style="{MUTED}"><td style="{CELL}nowrap">✓ fixed</td>'
+            f'<td style="{CELL}normal;overflow-wrap:anywhere">{_details(finding)}</td><td></td></tr>'
+            for finding in self._gone
         )
         head = "".join(f'<th scope="col" style="{CELL}nowrap">{name}</th>' for name in ("level", "found", "what to do"))
         table = f'<table style="margin:0;color:inherit;font-size:inherit"><tr>{head}</tr>{rows}</table>' if rows else ""
         return table + "".join(f'<div style="{MUTED}">ⓘ {escape(note)}</div>' for note in self.notes)
 
-    def _done_to(self, finding: Finding) -> str:
-        return "<div>✓ fixed</div>" if finding.fix and finding.kind in self.fixed_kinds else ""
-
     @property
     def changes_html(self) -> str:
-        """Say what was fixed and write the next steps, as HTML."""
-        changes = f"<div>{escape(self.changed_said)}</div>{self._edits_html}" if self._done else ""
+        """Show what was fixed, before and after, and write the next steps; as HTML."""
+        changes = self._edits_html if self._done else ""
         code = "\n".join(map(escape, self.next_steps))
         following = (
             f'<p style="margin:8px 0 4px">Next:</p><pre style="margin:0"><code>{code}</code></pre>' if code else ""
@@ -304,7 +386,7 @@ class Report(Displayed):
         """Show the rows that were changed, before and after, folded."""
         shown = self._by_row(EDITS)
         rows = "".join(
-            f'<tr><td style="{CELL}nowrap">{row}</td><td style="{CELL}normal">{escape(what)}</td>'
+            f'<tr><td style="{NUMBER}">{row}</td><td style="{CELL}normal">{escape(what)}</td>'
             + "".join(
                 f'<td style="{CELL}normal;overflow-wrap:anywhere">{"<br/>".join(map(escape, texts))}</td>'
                 for texts in ([edit.before for edit in edits], [edit.after for edit in edits])
@@ -312,13 +394,13 @@ class Report(Displayed):
             + "</tr>"
             for row, (what, edits) in shown.items()
         )
-        head = "".join(
-            f'<th scope="col" style="{CELL}nowrap">{name}</th>' for name in ("row", "fix", "before", "after")
+        head = f'<th scope="col" style="{NUMBER}">row</th>' + "".join(
+            f'<th scope="col" style="{CELL}nowrap">{name}</th>' for name in ("fix", "before", "after")
         )
         left = len({change.row for change in self.changes}) - len(shown)
         more = f'<div style="{MUTED}">… and {wording.count(left, "more row")} in report.edits</div>' if left else ""
         table = f'<table style="margin:0;color:inherit;font-size:inherit"><tr>{head}</tr>{rows}</table>{more}'
-        return f"<details><summary>before and after, row by row</summary>{table}</details>" if rows else ""
+        return f"<details><summary>before and after, by row of the original</summary>{table}</details>" if rows else ""
 
     @cached_property
     def _picture(self) -> str:
@@ -326,7 +408,7 @@ class Report(Displayed):
             return ""
         from peft_nb import plots
 
-        label = "tokens per row (estimated)" if self.checked.estimated else "tokens per row"
+        label = "tokens per row (estimated)" if self.current.estimated else "tokens per row"
         drawn = plots.histogram(self.lengths, self.spec.max_length, label, (WIDTH / 100, HEIGHT / 100))
         return drawn.html(self.lengths_said, "display:block;max-width:100%;height:auto")
 
@@ -348,6 +430,9 @@ def _details(finding: Finding) -> str:
     if not finding.examples:
         return title
     examples = "".join(f"<div>{escape(example)}</div>" for example in finding.examples)
+    if finding.count > NAMED:
+        listed = ", ".join(map(str, finding.rows[:LISTED]))
+        examples += f"<div>rows {listed}{', … all in report.findings' if finding.count > LISTED else ''}</div>"
     return f'<details><summary>{title}</summary><div style="{MUTED}">{examples}</div></details>'
 
 

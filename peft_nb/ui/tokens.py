@@ -18,7 +18,10 @@ from peft_nb.ui import wording
 from peft_nb.ui.style import BOX, MUTED
 
 MOST = 600  # tokens shown
-NOTES = {"text": "the whole text is in the loss", "labelled": "the whole text is read, its label is learned"}
+NOTES = {
+    "text": "the whole text is in the loss",
+    "labelled": "the whole text is the input, the loss is that of its label",
+}
 SIGNS = {" ": "·", "\n": "⏎", "\t": "⇥"}
 BORDER = "border:1px solid rgba(128,128,128,.5);border-radius:3px"
 TOKEN = f"display:inline-block;margin:1px;padding:0 2px;white-space:pre;{BORDER}"
@@ -55,23 +58,27 @@ class TokenView:
         Tokens before cutting.
     note : str
         How the row was written.
+    label : str
+        The label of a labelled row, which is learned of the whole text; empty for others.
     """
 
     row: int
     tokens: list[Token]
     whole: int
     note: str
+    label: str = ""
 
     @property
     def headline(self) -> str:
         """Count the tokens in words."""
         supervised = sum(token.supervised for token in self.tokens)
         cut = f" of {self.whole:,}, the rest is over max_length" if self.whole > len(self.tokens) else ""
-        return f"row {self.row}: {wording.count(len(self.tokens), 'token')}{cut}, {supervised:,} in the loss"
+        learned = f"label: {self.label}" if self.label else f"{supervised:,} in the loss"
+        return f"row {self.row}: {wording.count(len(self.tokens), 'token')}{cut}, {learned}"
 
     @property
     def _more(self) -> str:
-        return f"… {wording.count(len(self.tokens) - MOST, 'more token')}" if len(self.tokens) > MOST else ""
+        return f"… {wording.count(len(self.tokens) - MOST, 'more token')} in .tokens" if len(self.tokens) > MOST else ""
 
     def __repr__(self) -> str:
         parts = []
@@ -141,7 +148,8 @@ def of_row(row: int, rows: Sequence[Mapping[str, Any]], layout: Layout, tokenize
     for place, id in enumerate(ids[: spec.max_length]):
         supervised = any(start <= place < stop for start, stop in spans)
         tokens.append(Token(_said(tokenizer, id, id in special), supervised, id in special))
-    return TokenView(row, tokens, len(ids), NOTES.get(layout.kind, f"loss_on: {spec.loss_on}"))
+    label = (", ".join(layout.labels(rows[row])) or "(none)") if layout.kind == "labelled" else ""
+    return TokenView(row, tokens, len(ids), NOTES.get(layout.kind, f"loss_on: {spec.loss_on}"), label)
 
 
 def _said(tokenizer: Any, id: int, special: bool) -> str:

@@ -175,6 +175,19 @@ def overlaid(rows: Sequence[Mapping[str, Any]], patches: Patches) -> Rows:
     return Rows(columns, len(rows), fetch)
 
 
+def left(rows: Rows, fixed: Fixed) -> Rows:
+    """The rows that are left, with their new cells; they too are read only when they are needed."""
+    whole = overlaid(rows, fixed.patches)
+
+    def fetch(start: int, stop: int) -> Iterator[list[Any]]:
+        kept = fixed.kept[start:stop]
+        first = kept[0]
+        block = whole[first : kept[-1] + 1]
+        return ([block[number - first][column] for column in whole.columns] for number in kept)
+
+    return Rows(whole.columns, len(fixed.kept), fetch)
+
+
 def rebuilt(data: Any, rows: Rows, fixed: Fixed) -> Any:
     """Make a fixed data set of the kind that was given.
 

@@ -18,6 +18,7 @@ from peft_nb.ui.panels.panel import Panel, Tell, button, row
 from peft_nb.ui.report import Report, bins, histogram
 
 BARS = 32
+ROW = " --row 0"
 
 
 class DataPanel(Panel):
@@ -34,7 +35,8 @@ class DataPanel(Panel):
     def __init__(self, report: Report, namespace: dict[str, Any] | None = None) -> None:
         self._report = report
         self._namespace = variables() if namespace is None else namespace
-        self._table, self._changes, self._tokens = (ipywidgets.HTML() for _ in range(3))
+        self._head, self._table, self._changes, self._tokens = (ipywidgets.HTML() for _ in range(4))
+        self._lengths = ipywidgets.VBox()
         self.variable = ipywidgets.Text(value="clean", description="Variable for the fixed data", **WHOLE)
         self.fixes = {
             one.kind: button(f"Fix {one.title}", partial(self._fix, one.kind), help=f"{one.fix}; or {one.mend}")
@@ -47,21 +49,25 @@ class DataPanel(Panel):
         self._confirmed = ""  # what it was pressed for
         self.confirm.layout.display = "none"
         fixing = [row(self.variable, self.every, self.confirm), row(*self.fixes.values())] if self.fixes else []
-        last = max(len(report.source.train) - 1, 0)
-        self.row = ipywidgets.BoundedIntText(max=last, description=f"Row, 0 to {last:,}", **WHOLE)
+        self.row = ipywidgets.BoundedIntText(**WHOLE)
         self.row.add_class("peft-nb-number")
-        super().__init__("data", [ipywidgets.HTML(report.head_html), self._table, *fixing])
-        self.box.children += (self._changes, *_histogram(report), self.row, self._tokens)
+        steps = (step.removesuffix(ROW) for step in report.next_steps if step.endswith(ROW))
+        self.command = next(steps, "")  # what brings the panel back
+        children = [self._head, self._table, *fixing, self._changes, self._lengths, self.row, self._tokens]
+        super().__init__("data", children)
         self.row.observe(lambda _: self._show_tokens(), "value")
         self._show()
-        self._show_tokens()
 
     def _show(self) -> None:
-        report = self._report
+        report, last = self._report, max(len(self._report.rows) - 1, 0)
+        self._head.value = report.head_html
         self._table.value, self._changes.value = report.findings_html, report.changes_html
         for finding in report.fixable:
             done = "✓ " if finding.kind in report.fixed_kinds else ""  # still there, or the focus would be lost
             self.fixes[finding.kind].description = f"{done}Fix {finding.title}"
+        self._lengths.children = _histogram(report)
+        self.row.max, self.row.description = last, f"Row, 0 to {last:,}"
+        self._show_tokens()
 
     def _drop(self) -> None:
         self._fix(self._asked, drop=True)
@@ -82,6 +88,8 @@ class DataPanel(Panel):
                 return f"{question}: press “{self.confirm.description}” to do so"
             self._namespace[name] = report.fixed(name, kinds, drop=True)
             self._confirmed = question
+            tell("checking the fixed data")
+            report.current  # noqa: B018
             return report.changed_said
 
         def then() -> None:
