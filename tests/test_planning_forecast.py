@@ -13,8 +13,8 @@ from peft_nb.spec import RunSpec
 Spec = Callable[..., RunSpec]
 Table = list[dict[str, str]]
 
-MENDS = (("token_budget: 512", 550.4), ("r: 4", 1490))
-FORECAST = Forecast(1, 2, 3, 4, 5, 1585, 1600, 38.0, 2.0, 7, 8, 9, 10, "float32", "padded", MENDS)
+FIXES = (("token_budget: 512", 550.4), ("r: 4", 1490))
+FORECAST = Forecast(1, 2, 3, 4, 5, 1585, 1600, 38.0, 2.0, 7, 8, 9, 10, "float32", "padded", fixes=FIXES)
 
 
 def test_the_peak_is_the_sum_of_its_parts(spec: Spec, rows: Table) -> None:

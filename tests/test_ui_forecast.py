@@ -9,12 +9,23 @@ from peft_nb.planning.forecast import Forecast
 from peft_nb.spec import RunSpec
 from peft_nb.ui import forecast as shown
 
-FORECAST = Forecast(1, 2, 3, 4, 5, 600, 500, 38.0, None, 7, 8, 9, 10, "float32", "padded (<b>)", (("r: 4", 490),))
+FORECAST = Forecast(1, 2, 3, 4, 5, 600, 500, 38.0, None, 7, 8, 9, 10, "float32", "padded (<b>)", 23)
+FORECAST = replace(FORECAST, fixes=(("r: 4", 490),))
 
 
 def test_a_line_says_whether_it_fits() -> None:
-    assert shown.line(FORECAST) == "615 MB of memory at the peak, of 500 MB available; training time 38 s; does not fit"
-    assert shown.line(replace(FORECAST, seconds=None, room_mb=5000)).endswith("training time not estimated; fits")
+    assert shown.line(FORECAST) == (
+        "Trains on 23 rows in 7 steps, about 38 s, with 615 MB of memory (500 MB available): does not fit"
+    )
+    alone = replace(FORECAST, seconds=None, room_mb=5000)
+    assert "time not estimated (too little free memory)" in shown.line(alone)
+    assert shown.line(alone).endswith(": fits")
+    assert shown.line(replace(FORECAST, room_mb=600)).endswith(": may not fit")
+
+
+def test_on_a_busy_machine_the_time_is_a_range() -> None:
+    assert shown.training_time(FORECAST) == "about 38 s"
+    assert shown.training_time(replace(FORECAST, slowdown=1.5)) == "38 s to 57 s (the machine is busy)"
 
 
 def test_the_parts_are_the_peak() -> None:

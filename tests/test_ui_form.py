@@ -16,7 +16,7 @@ def typed(**raw: str | bool) -> form.Form:
 
 def test_an_untouched_form_describes_the_default_run() -> None:
     assert typed().spec == RunSpec(data="tickets")
-    assert typed().cell == RunSpec(data="tickets").to_magic()
+    assert typed().cell == RunSpec(data="tickets").to_magic("run")
     assert list(typed().entries) == [*(info.name for info in RunSpec.describe()), "out"]
 
 
@@ -42,7 +42,8 @@ def test_a_mistake_is_told_beside_its_field(raw: dict[str, str], wrong: str | No
     if wrong:
         entry = found.entries[wrong]
         assert said in entry.problem
-        assert form.label(entry) == f"⚠ {wrong}"
+        assert form.label(entry) == f"{form.LABELS.get(wrong, wrong.replace('_', ' '))}: error"
+        assert form.wrong(found) == f"1 error: {form.LABELS.get(wrong, wrong)}"
         assert 'role="alert"' in form.note(entry)
         with pytest.raises(SpecError, match=wrong):
             found.valid_spec()
@@ -73,6 +74,34 @@ def test_all_that_a_spec_can_say_goes_through_the_form_and_back() -> None:
     assert lines.spec.columns == {"prompt": "ask", "completion": "answer"}
     assert notation.read_cell(lines.cell, RunSpec.describe()).out == "run"
     assert RunSpec.from_magic(lines.cell) == lines.spec
+
+
+def test_nothing_is_empty_and_what_a_method_takes_is_told() -> None:
+    entries = typed(method="ia3").entries
+    assert entries["learning_rate"].usual == "0.003 (default)"
+    assert not [name for name, entry in entries.items() if "empty" in entry.help]
+    assert form.blank()["out"] == "run"
+
+
+def test_settings_are_found_by_their_names_and_their_help() -> None:
+    entries = typed().entries
+    assert {"max_steps", "eval_steps", "save_steps", "logging_steps"} <= form.found("steps", entries)
+    assert form.found("save result", entries) == {"out"}
+    assert form.found("per_device_train_batch_size", entries) == {"batch_size"}
+    assert form.found("no such words", entries) == set()
+    assert form.found("", entries) == entries.keys()
+
+
+def test_a_name_is_chosen_that_is_free() -> None:
+    assert [form.free("run", names) for names in ({}, {"run": 1}, {"run": 1, "run2": 2})] == ["run", "run2", "run3"]
+
+
+def test_what_is_left_of_a_form_is_its_cell() -> None:
+    found = form.page(typed(system="<b>"), "Trains on 23 rows")
+    assert "<p>Trains on 23 rows</p>" in found
+    assert "%%peft lora --data tickets --out run" in found
+    assert "<b>" not in found
+    assert form.page(typed(r="many"), "old").startswith("<p>1 error: r</p>")
 
 
 def test_what_is_foreign_changes_nothing_but_text() -> None:

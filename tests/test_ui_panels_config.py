@@ -44,10 +44,10 @@ def test_a_mistake_is_shown_while_it_is_typed_and_the_cell_follows(filled: Confi
     controls = filled.controls
     assert controls["data"].input.options == ("tickets", *BUILTIN)
     assert controls["data"].value == "tickets"
-    assert filled.cell.value.startswith("%%peft lora --data tickets\nmodel: ")
+    assert filled.cell.value.startswith("%%peft lora --data tickets --out run\nmodel: ")
     controls["r"].value = "many"
     assert "not a finite number" in controls["r"].note.value
-    assert controls["r"].input.description == "⚠ r"
+    assert controls["r"].input.description == "r: error"
     assert (filled.cell.value, filled.insert.cell) == ("", "")
     controls["r"].value = "4"
     assert "alert" not in controls["r"].note.value
@@ -65,7 +65,7 @@ def test_a_mistake_in_a_part_that_is_folded_away_opens_it(filled: ConfigPanel) -
     assert fold.inside.layout.display == "none"
     fold.button.click()
     assert fold.inside.layout.display is None
-    assert fold.button.description.startswith("▾ Advanced: logging")
+    assert fold.button.description.startswith("▼ Advanced: logging")
     fold.button.click()
     filled.controls["eval_steps"].value = "0"
     assert fold.inside.layout.display is None
@@ -76,7 +76,7 @@ def test_the_data_are_checked_and_the_run_is_forecast_while_it_is_typed(filled: 
     assert "23 rows" in filled.data_status.line.value
     assert "1 info" in filled.data_status.line.value
     assert "<table" in filled.data_status.whole.value
-    assert "of memory at the peak" in filled.estimate_status.line.value
+    assert "Trains on 21 rows in 4 steps, about" in filled.estimate_status.line.value.replace(" to ", ", about ")
     assert "fits" in filled.estimate_status.line.value
     assert "optimizer" in filled.estimate_status.whole.value
     filled.controls["data"].value = "tikets"
@@ -86,6 +86,25 @@ def test_the_data_are_checked_and_the_run_is_forecast_while_it_is_typed(filled: 
     filled.controls["data"].value = "owner/name"
     filled._debouncer.wait()
     assert "%peft estimate owner/name" in filled.estimate_status.line.value
+
+
+def test_the_form_opens_with_six_fields_and_the_rest_is_found_by_words(filled: ConfigPanel) -> None:
+    parts = filled.collapsibles.values()
+    assert all(part.inside.layout.display == "none" for part in parts)
+    first = {name for name, control in filled.controls.items() if control.box in filled.box.children[1].children}
+    assert first == {"data", "model", "method", "epochs", "learning_rate", "out"}
+    filled.search.value = "warmup"
+    shown = {name for name, control in filled.controls.items() if control.box.layout.display is None}
+    assert shown - first == {"warmup_steps", "lr_scheduler_type"}
+    offered = {section for section, part in filled.collapsibles.items() if part.box.layout.display is None}
+    assert offered == {"training"}
+    assert filled.collapsibles["training"].inside.layout.display is None
+    filled.search.value = ""
+    assert all(part.inside.layout.display == "none" for part in parts)
+    assert filled.controls["seed"].box.layout.display is None
+    filled._debouncer.wait()
+    assert "Trains on" in filled.page()
+    assert "%%peft lora --data tickets --out run" in filled.page()
 
 
 def test_new_variables_are_offered(filled: ConfigPanel, rows: list[dict[str, str]]) -> None:
@@ -141,7 +160,7 @@ def test_advice_is_given_and_taken(filled: ConfigPanel) -> None:
     filled.goal.value = "style"
     filled.advise.click()
     assert "advice: " in said(filled, "advising …")
-    assert filled.collapsibles["advice"].inside.layout.display is None
+    assert filled._advised.inside.layout.display is None
     rank = next(rank for rank, take in enumerate(filled.takes) if take.description == "Use ln-tuning")
     filled.takes[rank].click()
     assert filled.form.spec is not None

@@ -14,17 +14,18 @@ def test_a_control_says_what_is_wrong_and_hides_what_has_no_use() -> None:
     control.value = " many "
     assert (control.value, changes) == ("many", ["r"])
     control.show(form.read({**form.blank(), "r": "many"}).entries["r"])
-    assert control.input.description == "⚠ r"
+    assert control.input.description == "r: error"
     assert 'role="alert"' in control.note.value
+    assert "peft-nb-invalid" in control.box._dom_classes
     control.show(form.read({**form.blank(), "method": "ia3"}).entries["r"])
     assert control.box.layout.display == "none"
 
 
 def test_a_part_is_shown_when_its_button_is_pressed() -> None:
     part = Collapsible("Advice", [prose()])
-    assert (part.inside.layout.display, part.button.description) == ("none", "▸ Advice")
+    assert (part.inside.layout.display, part.button.description) == ("none", "► Advice")
     part.button.click()
-    assert (part.inside.layout.display, part.button.description) == (None, "▾ Advice")
+    assert (part.inside.layout.display, part.button.description) == (None, "▼ Advice")
     part.offer(False)
     assert part.box.layout.display == "none"
 
@@ -38,7 +39,7 @@ def test_a_line_says_what_came_of_the_work_or_what_went_wrong() -> None:
     assert "2 &lt; 3" in line.line.value
     assert (line.whole.value, line.details.box.layout.display) == ("<table></table>", None)
     line.run("checking", lambda: None, refuse)
-    assert "⚠ &lt;b&gt; is no data" in line.line.value
+    assert "Error: &lt;b&gt; is no data" in line.line.value
     assert line.details.box.layout.display == "none"
 
 

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 
 @command()
+def start(shell: InteractiveShell) -> Any:
+    """Show the first four steps as ready cells with the notebook's own data, and the commands by group."""
+    from peft_nb.magics.start import Start
+
+    return Start.of(shell.user_ns)
+
+
+@command()
 def models(shell: InteractiveShell) -> Any:
     """List the base models that have a short name."""
     from peft_nb.models import models

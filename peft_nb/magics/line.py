@@ -260,7 +260,7 @@ def run(shell: InteractiveShell, line: str) -> Any:
     shell : InteractiveShell
         The shell whose namespace holds the runs.
     line : str
-        What follows ``%peft``; nothing asks for help.
+        What follows ``%peft``; nothing asks for the start page.
 
     Returns
     -------
@@ -273,7 +273,7 @@ def run(shell: InteractiveShell, line: str) -> Any:
         For whatever the user can fix, in one line.
     """
     cell.refuse_unfilled(shell, line)
-    name, *tokens = notation.split(line) or ["help"]
+    name, *tokens = notation.split(line) or ["start"]
     if name not in COMMANDS:
         raise CommandError(f"%peft {name}: no such command{nearest(name, COMMANDS) or '; %peft help lists all'}")
     return COMMANDS[name].act(shell, **COMMANDS[name].parse(tokens))

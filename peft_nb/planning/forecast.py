@@ -34,6 +34,10 @@ class Forecast:
         What is trained; most tokens computed at once.
     dtype, path : str
         The precision, and how batches are formed: padding-free or padded.
+    examples : int
+        Training examples, about.
+    slowdown : float
+        How many times as long it takes if the machine stays as busy as it is.
     fixes : tuple of tuple of str and float
         Where it is tight: settings that would fit, and the peak with each in MB.
     """
@@ -53,6 +57,8 @@ class Forecast:
     token_budget: int
     dtype: str
     path: str
+    examples: int = 0
+    slowdown: float = 1.0
     fixes: tuple[tuple[str, float], ...] = ()
 
     @property

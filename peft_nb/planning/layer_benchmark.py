@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class Costs:
         Seconds of the loss and its gradient, a predicted position and entry of the vocabulary.
     optimizer_s : float
         Seconds of clipping and one step of AdamW, a trained parameter.
+    slowdown : float
+        How many times as long the tries took on average as the fastest: above 1 where others keep the machine busy.
     """
 
     kept_bytes: float
@@ -41,6 +44,7 @@ class Costs:
     both_s: float
     head_s: float
     optimizer_s: float
+    slowdown: float = 1.0
 
 
 def benchmark_layer(
@@ -73,7 +77,9 @@ def benchmark_layer(
         rounds = _repeated(lambda: _round(call), SECONDS)
     forward, both = (min(seconds) / DEPTH / tokens for seconds in zip(*rounds, strict=True))
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    return Costs(kept / tokens, forward, both, _head_seconds(model), _optimizer_seconds(trained))
+    taken = [seconds for _, seconds in rounds]
+    slowdown = fmean(taken) / min(taken)
+    return Costs(kept / tokens, forward, both, _head_seconds(model), _optimizer_seconds(trained), slowdown)
 
 
 def _layer(

@@ -77,6 +77,8 @@ class Plan:
             self.budget,
             self.base.dtype,
             str(self.objective),
+            work.examples,
+            costs.slowdown if costs else 1.0,
         )
 
     def _seconds(self, costs: Costs, trained: int, compiled: float) -> tuple[float, float]:

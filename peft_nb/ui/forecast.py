@@ -21,6 +21,8 @@ from peft_nb.ui import wording
 from peft_nb.ui.progress_bar import importing
 from peft_nb.ui.style import BOX
 
+BUSY = 1.15  # times as long as the fastest try
+
 
 @dataclass(frozen=True, repr=False)
 class Shown:
@@ -61,12 +63,26 @@ def ahead(spec: RunSpec, namespace: Mapping[str, Any], progress: Progress) -> Fo
 
 
 def line(forecast: Forecast) -> str:
-    """Say in one line what a run will take and whether that can be had."""
+    """Say in one sentence what a run will take and whether that can be had."""
     f = forecast
-    time = "not estimated" if f.seconds is None else wording.duration(f.seconds)
-    said = f"{wording.memory(f.memory_mb)} of memory at the peak, of {wording.memory(f.room_mb)} available"
-    said += f"; training time {time}"
-    return f"{said}; {'does not fit' if not f.fits else 'perhaps does not fit' if f.tight else 'fits'}"
+    work = f"Trains on {wording.count(f.examples, 'row')} in {wording.count(f.steps, 'step')}"
+    took = f"{work}, {training_time(f)}, with {wording.memory(f.memory_mb)} of memory"
+    return f"{took} ({wording.memory(f.room_mb)} available): {fits(f)}"
+
+
+def fits(forecast: Forecast) -> str:
+    """Say whether there is enough memory."""
+    return "does not fit" if not forecast.fits else "may not fit" if forecast.tight else "fits"
+
+
+def training_time(forecast: Forecast) -> str:
+    """Say how long training takes, up to what it takes on a machine that stays as busy as it is."""
+    f = forecast
+    if f.seconds is None:
+        return "time not estimated (too little free memory)"
+    if f.slowdown < BUSY:
+        return f"about {wording.duration(f.seconds)}"
+    return f"{wording.duration(f.seconds)} to {wording.duration(f.slowdown * f.seconds)} (the machine is busy)"
 
 
 def parts(forecast: Forecast) -> dict[str, float]:
@@ -87,19 +103,17 @@ def rows(forecast: Forecast) -> list[tuple[str, str]]:
     say, f = wording.memory, forecast
     found = [("memory", f"{say(f.memory_mb)} at the peak, of {say(f.room_mb)} available")]
     found += [("", f"{say(part)} {name}") for name, part in parts(f).items()]
-    if f.seconds is None:
-        found += [("training time", "not estimated: too little free memory to benchmark a layer")]
-    else:
-        found += [("training time", wording.duration(f.seconds))]
+    found += [("training time", training_time(f))]
     if f.evaluation_seconds:
         found += [("evaluations", wording.duration(f.evaluation_seconds))]
     return [
         *found,
-        ("work", f"{wording.count(f.steps, 'step')}, {wording.count(f.tokens, 'token')}"),
+        ("training examples", f"{f.examples:,}"),
+        ("steps and tokens", f"{wording.count(f.steps, 'step')}, {wording.count(f.tokens, 'token')}"),
         ("precision and device", f"{f.dtype}, cpu"),
         ("batching", f.path),
         ("trainable parameters", f"{f.trainable_parameters:,}"),
-        ("fits", "no" if not f.fits else "perhaps not" if f.tight else "yes"),
+        ("memory check", fits(f)),
         *(("fits with", f"{change} ({say(mb)})") for change, mb in f.fixes),
     ]
 

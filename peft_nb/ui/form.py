@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
+from itertools import chain, count
 from types import FunctionType
 from typing import Any
 
@@ -16,13 +17,16 @@ from peft_nb.methods import REGISTRY, Method, problems
 from peft_nb.models import ALIASES
 from peft_nb.spec import METHODS, RunSpec, notation
 from peft_nb.spec.field_info import FieldInfo
+from peft_nb.ui import wording
 
 Raw = Mapping[str, str | bool]
 """What stands in the form, by field: text, where nothing takes the default, or whether a box is ticked."""
 
 SPEC = {info.name: info for info in RunSpec.describe()}
-FIELDS = {**SPEC, "out": notation.flags(notation.CELL)["--out"]}
-COLLAPSED = ("performance", "evaluation", "logging")
+FIELDS = {**SPEC, "out": replace(notation.flags(notation.CELL)["--out"], default="run")}
+ESSENTIAL = ("data", "model", "method", "epochs", "learning_rate", "out")  # what is shown of a form first
+ADVANCED = ("performance", "evaluation", "logging")
+LABELS = {"out": "save result as"}
 EMPTY = '""'  # a text without characters, where an empty control stands for the default
 EVERY_FIELD = "form"  # what a problem that belongs to no field is filed under
 
@@ -41,12 +45,15 @@ class Entry:
         What is wrong with what was typed; empty where nothing is.
     used : bool
         Whether the chosen method has a use for it.
+    usual : str
+        What the method takes where it is left blank; empty where that is nothing.
     """
 
     info: FieldInfo
     help: str
     problem: str = ""
     used: bool = True
+    usual: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,10 @@ def read(raw: Raw) -> Form:
             notation.check_out(out)
     except CommandError as error:
         wrong["out"] = str(error).removeprefix("--out ")
-    entries = {name: Entry(info, _help(info, method), wrong.get(name, ""), used[name]) for name, info in FIELDS.items()}
+    entries = {
+        name: Entry(info, _help(info, method), wrong.get(name, ""), used[name], _usual(info, method))
+        for name, info in FIELDS.items()
+    }
     good = None if wrong else spec
     return Form(entries, wrong, good, good.to_magic(out) if good else "")
 
@@ -195,6 +205,11 @@ def offered(namespace: Mapping[str, Any]) -> dict[str, list[str]]:
     }
 
 
+def _usual(info: FieldInfo, method: Method | None) -> str:
+    own = method.defaults.get(info.name) if method else None
+    return "" if own is None else f"{text_of(info, own)} (default)"
+
+
 def _help(info: FieldInfo, method: Method | None) -> str:
     own = method.defaults.get(info.name) if method else None
     if info.name == "method" and method:
@@ -203,19 +218,48 @@ def _help(info: FieldInfo, method: Method | None) -> str:
     told = f"{method.name} takes {usual}" if method and own is not None else f"default {usual}" if usual else ""
     bounds = info.bounds.removesuffix(", at most 1,000,000,000")  # which nobody will reach
     facts = "; ".join(filter(None, (info.unit, bounds, told if info.type not in ("switch", "choice") else "")))
-    said = re.sub(r"(\. )?\bnull\b", lambda found: ". Empty" if found[1] else "empty", info.help)
+    said = re.sub(r"(\. )?\bnull\b", lambda found: ". Blank" if found[1] else "blank", info.help)
     return said + (f" ({facts})" if facts else "")
 
 
 def label(entry: Entry) -> str:
     """Name a control, and say where it is wrong, for who hears only the name."""
-    return f"⚠ {entry.info.name}" if entry.problem else entry.info.name
+    name = LABELS.get(entry.info.name, entry.info.name.replace("_", " "))
+    return f"{name}: error" if entry.problem else name
 
 
 def note(entry: Entry) -> str:
-    """Say below a control what is wrong with it and what it means, as HTML."""
-    wrong = f'<div class="peft-nb-wrong" role="alert">⚠ {escape(entry.problem)}</div>' if entry.problem else ""
-    return f'{wrong}<div class="peft-nb-help">{escape(entry.help)}</div>'
+    """Say below a control what is wrong with it, and what it means, which is shown while it has the focus; as HTML."""
+    wrong = f'<div class="peft-nb-wrong" role="alert">Error: {escape(entry.problem)}</div>' if entry.problem else ""
+    name = entry.info.flag if entry.info.section == "cell" else entry.info.name
+    return f'{wrong}<div class="peft-nb-help"><b>{name}</b> {escape(entry.help)}</div>'
+
+
+def found(words: str, entries: Mapping[str, Entry]) -> set[str]:
+    """Name the fields that have all words in their names or their help; all of them where there are no words."""
+    wanted = words.lower().replace("_", " ").split()
+    texts = {
+        name: " ".join([name, label(entry), *entry.info.aliases, entry.help]).lower().replace("_", " ")
+        for name, entry in entries.items()
+    }
+    return {name for name, text in texts.items() if all(word in text for word in wanted)}
+
+
+def wrong(form: Form) -> str:
+    """Say how many errors there are and where, in one line; empty where there are none."""
+    where = ", ".join(LABELS.get(name, name) for name in form.problems)
+    return f"{wording.count(len(form.problems), 'error')}: {where}" if where else ""
+
+
+def page(form: Form, estimate: str) -> str:
+    """Write what is left of a form where no kernel runs: its estimate, and the cell that says the same."""
+    return f"<p>{escape(wrong(form) or estimate)}</p><pre>{escape(form.cell)}</pre>"
+
+
+def free(name: str, namespace: Mapping[str, Any]) -> str:
+    """Choose a name for a variable that there is not yet: this one, or with the first number that is free."""
+    names = chain([name], (f"{name}{number}" for number in count(2)))
+    return next(one for one in names if one not in namespace)
 
 
 def method_names(chosen: str = "") -> list[str]:

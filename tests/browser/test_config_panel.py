@@ -41,25 +41,28 @@ def test_a_run_is_described_and_started(page: Page) -> None:
     output = run_next(page, 1)
     panel = output.locator(".peft-nb").first
     cell = panel.get_by_label("equivalent cell")
-    expect(cell).to_have_value(re.compile("%%peft lora --data tickets\nmodel: "), timeout=SECONDS)
+    expect(cell).to_have_value(re.compile("%%peft lora --data tickets --out run\nmodel: "), timeout=SECONDS)
     expect(panel).to_contain_text("columns question, answer", timeout=SECONDS)
-    expect(panel).to_contain_text("of memory at the peak", timeout=SECONDS)
+    expect(panel).to_contain_text("Trains on 36 rows in 60 steps", timeout=SECONDS)
 
+    retype(page, panel.get_by_label("search", exact=True), "rank")
     rank = panel.get_by_label("r", exact=True)
+    expect(rank).to_be_visible()
     retype(page, rank, "many")
     expect(panel.get_by_role("alert")).to_contain_text("'many' is not a finite number")
-    expect(panel.get_by_label("⚠ r", exact=True)).to_be_focused()
+    expect(panel.get_by_label("r: error", exact=True)).to_be_focused()
     expect(cell).to_have_value("")
-    retype(page, panel.get_by_label("⚠ r", exact=True), "4")
+    retype(page, panel.get_by_label("r: error", exact=True), "4")
     expect(panel.get_by_role("alert")).to_have_count(0)
     expect(cell).to_have_value(re.compile("r: 4"))
-    retype(page, panel.get_by_label("out", exact=True), "run")
+    retype(page, panel.get_by_label("save result as", exact=True), "run")
     expect(cell).to_have_value(re.compile("--out run"))
 
+    retype(page, panel.get_by_label("search", exact=True), " ")
     for fold in ("Advanced: performance", "Estimate", "Data report"):
         panel.get_by_role("button", name=fold).focus()
         page.keyboard.press("Enter")
-        expect(panel.get_by_role("button", name=f"Hide {fold}")).to_be_visible()
+        expect(panel.get_by_role("button", name=f"▼ {fold}")).to_be_visible()
     shot(page, output, "config", height=4500)
     for theme in ("Light", "Dark"):
         themed(page, theme)
@@ -109,11 +112,12 @@ def test_what_is_pressed_in_the_panel_stays_there(page: Page) -> None:
 
 def test_hostile_words_change_nothing_but_text(page: Page) -> None:
     panel = page.locator(".peft-nb").first
+    retype(page, panel.get_by_label("search", exact=True), "system")
     system = panel.get_by_label("system", exact=True)
     retype(page, system, HOSTILE)
-    retype(page, panel.get_by_label("out", exact=True), HOSTILE)
+    retype(page, panel.get_by_label("save result as", exact=True), HOSTILE)
     expect(panel.get_by_role("alert")).to_contain_text("not a name for a variable")
-    retype(page, panel.get_by_label("⚠ out", exact=True), "run")
+    retype(page, panel.get_by_label("save result as: error", exact=True), "run")
     expect(panel.get_by_label("equivalent cell")).to_have_value(re.compile("<script>"))
     assert page.title().startswith("desk")
     for width in (480, 1600):

@@ -22,7 +22,7 @@ from peft_nb.spec.recipes import get, names
 from peft_nb.system.frontend import variables
 from peft_nb.ui import check, forecast, form
 from peft_nb.ui.live import watch
-from peft_nb.ui.panels.controls import Collapsible, Control, StatusLine, choice, grid, heading, prose
+from peft_nb.ui.panels.controls import Collapsible, Control, StatusLine, choice, grid, prose
 from peft_nb.ui.panels.debounce import Debouncer, RaiseIfSuperseded
 from peft_nb.ui.panels.insert_cell import InsertCell
 from peft_nb.ui.panels.panel import Panel, Tell, button, row
@@ -47,6 +47,8 @@ class ConfigPanel(Panel):
 
     Attributes
     ----------
+    command : str
+        What brings the form back once its kernel is gone.
     form : peft_nb.ui.form.Form
         What is described, what is wrong with it, and the cell that says the same.
     controls : dict of str to Control
@@ -59,6 +61,8 @@ class ConfigPanel(Panel):
     SpecError
         When one of the fields is wrong.
     """
+
+    command = "%peft panel"
 
     def __init__(self, fields: Mapping[str, Any] | None = None, namespace: Mapping[str, Any] | None = None) -> None:
         given = form.filled(fields or {})
@@ -81,23 +85,31 @@ class ConfigPanel(Panel):
         self.advise = button("Advise", self._advise, help="Recommend methods for the data and the goal")
         self.takes = [button("", partial(self.attempt, partial(self._take, rank))) for rank in range(CHOICES)]
         self._reasons, self.insert, self.shown = prose(), InsertCell(), ipywidgets.VBox()
-        self.collapsibles = {"advice": Collapsible("Advice", [self._reasons, row(*self.takes)], hidden=True)}
+        self._advised = Collapsible("Advice", [self._reasons, row(*self.takes)], hidden=True)
         self.data_status = StatusLine("Data report")
         self.estimate_status = StatusLine("Estimate")
+        self.search = ipywidgets.Text(placeholder="Search settings", description="search")
+        self.search.observe(lambda _: self.attempt(self._find), "value")
+        self.collapsibles = self._sections()
         self.cell = ipywidgets.Textarea(description="equivalent cell", rows=6, continuous_update=False)
         self.cell.add_class("peft-nb-wide")
         self.cell.observe(lambda _: self.attempt(self._read_cell), "value")
         self.start = button("Start", self._start, help="Start the run; the kernel stays free", primary=True)
+        first = grid([self.controls[name].box for name in form.ESSENTIAL])
+        first.add_class("peft-nb-first")
         super().__init__(
             "config panel",
             [
-                row(self.recipe, fill),
-                *self._sections(),
-                *(heading("estimate"), self.estimate_status.box, heading("run")),
-                *(grid([self.controls["out"].box]), self.cell, row(self.start, self.insert), self.shown),
+                *(first, self.estimate_status.box, row(self.start, self.insert)),
+                *(self.shown, self.data_status.box, row(self.search, self.recipe, fill)),
+                *(part.box for part in self.collapsibles.values()),
+                self.cell,
             ],
         )
-        self.fill({**form.blank(), "data": offers["data"][0], **given})
+        children = [one for one in self.box.children if one is not self._outcome]
+        children.insert(children.index(self.shown), self._outcome)  # what is said of Start stands beside it
+        self.box.children = children
+        self.fill({**form.blank(), "data": offers["data"][0], "out": form.free("run", self._namespace), **given})
         ipython = sys.modules.get("IPython")
         self._shell = ipython.get_ipython() if ipython else None
         if self._shell:
@@ -107,20 +119,36 @@ class ConfigPanel(Panel):
     def __repr__(self) -> str:
         return f"a form for the cell\n\n{self.form.cell}".rstrip()
 
-    def _sections(self) -> list[ipywidgets.Widget]:
-        beside = {
-            "data": [self.data_status.box],
-            "method": [row(self.goal, self.advise), self.collapsibles["advice"].box],
-        }
-        found: list[ipywidgets.Widget] = []
+    def page(self) -> str:
+        """Return what is left of the form where no kernel runs, as HTML."""
+        return form.page(self.form, self.estimate_status.said)
+
+    def _sections(self) -> dict[str, Collapsible]:
+        """Fold what is not asked first away, by section."""
+        beside = {"method": [row(self.goal, self.advise), self._advised.box]}
+        found = {}
         for section, infos in groupby(form.SPEC.values(), key=lambda info: info.section):
-            inside = grid([self.controls[info.name].box for info in infos])
-            if section in form.COLLAPSED:
-                self.collapsibles[section] = Collapsible(f"Advanced: {section}", [inside])
-                found.append(self.collapsibles[section].box)
-            else:
-                found += [heading(section), inside, *beside.get(section, ())]
+            inside = grid([self.controls[info.name].box for info in infos if info.name not in form.ESSENTIAL])
+            title = f"Advanced: {section}" if section in form.ADVANCED else section.capitalize()
+            found[section] = Collapsible(title, [inside, *beside.get(section, ())])
         return found
+
+    def _find(self) -> None:
+        """Show the settings that are looked for, in their sections; all sections are folded where nothing is."""
+        self._show_entries()
+        words, found = self.search.value.strip(), self._found()
+        for section, part in self.collapsibles.items():
+            inside = {name for name in found if self.form.entries[name].info.section == section}
+            part.offer(not words or bool(inside - {*form.ESSENTIAL}))
+            part.open(bool(words))
+
+    def _found(self) -> set[str]:
+        return form.found(self.search.value, self.form.entries) | {*form.ESSENTIAL} | self.form.problems.keys()
+
+    def _show_entries(self) -> None:
+        found = self._found()
+        for name, entry in self.form.entries.items():
+            self.controls[name].show(entry, name in found)
 
     def fill(self, raw: form.Raw) -> None:
         """Put something into the controls, by field; the others keep what they hold."""
@@ -145,10 +173,10 @@ class ConfigPanel(Panel):
         if self._filling:
             return
         self.form = form.read({name: control.value for name, control in self.controls.items()})
-        for name, entry in self.form.entries.items():
-            self.controls[name].show(entry)
-            if entry.problem and entry.info.section in form.COLLAPSED:
-                self.collapsibles[entry.info.section].open()
+        self._show_entries()
+        for name in self.form.problems.keys() - {*form.ESSENTIAL}:
+            self.collapsibles[self.form.entries[name].info.section].offer(True)
+            self.collapsibles[self.form.entries[name].info.section].open()
         self.cell.value = self.form.cell
         self.insert.cell = self.form.cell
         self._examine()
@@ -173,11 +201,11 @@ class ConfigPanel(Panel):
 
     def _examine(self) -> None:
         """Check the data and estimate the run, unless something else is typed meanwhile."""
-        spec = self.form.spec
+        spec, wrong = self.form.spec, form.wrong(self.form)
 
         def work(superseded: RaiseIfSuperseded) -> None:
             if spec is None:
-                self.estimate_status.say("estimated once all errors are fixed")
+                self.estimate_status.say(wrong)
                 return
             if self._reported != (key := self._report_key(spec)):
                 self.data_status.run("checking the data", superseded, partial(self._report, spec))
@@ -218,8 +246,8 @@ class ConfigPanel(Panel):
             for take, one in zip_longest(self.takes, self._advice.choices):
                 take.description = take.tooltip = f"Use {one.method.name}" if one else ""
                 take.layout.display = None if one else "none"
-            self.collapsibles["advice"].offer(True)
-            self.collapsibles["advice"].open()
+            self._advised.offer(True)
+            self._advised.open()
 
         self.in_background("advising", work, draw)
 

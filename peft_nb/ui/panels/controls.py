@@ -51,11 +51,15 @@ class Control:
     def value(self, value: str | bool) -> None:
         self.input.value = value
 
-    def show(self, entry: Entry) -> None:
-        """Show what is wrong with the field and what it means, or nothing where it has no use."""
+    def show(self, entry: Entry, found: bool = True) -> None:
+        """Show what is wrong with the field and what it means, or nothing where it has no use or is not looked for."""
         self.input.description = form.label(entry)
+        self.input.tooltip = entry.help
+        if isinstance(self.input, ipywidgets.Text):
+            self.input.placeholder = entry.usual
         self.note.value = form.note(entry)
-        self.box.layout.display = None if entry.used else "none"
+        (self.box.add_class if entry.problem else self.box.remove_class)("peft-nb-invalid")
+        self.box.layout.display = None if entry.used and found else "none"
 
 
 def _input(entry: Entry, offers: Mapping[str, list[str]]) -> ipywidgets.Widget:
@@ -100,7 +104,7 @@ class Collapsible:
     def open(self, opened: bool = True) -> None:
         """Show the part, or fold it away."""
         self.inside.layout.display = None if opened else "none"
-        self.button.description = f"{'▾' if opened else '▸'} {self._what}"
+        self.button.description = f"{'▼' if opened else '►'} {self._what}"
         self.button.tooltip = f"{'Hide' if opened else 'Show'}: {self._what}"
 
 
@@ -114,12 +118,14 @@ class StatusLine:
     """
 
     def __init__(self, whole: str) -> None:
+        self.said = ""
         self.line, self.whole = prose(), prose()
         self.details = Collapsible(whole, [self.whole], hidden=True)
         self.box = ipywidgets.VBox([self.line, self.details.box])
 
     def say(self, text: str) -> None:
         """Say something, which screen readers announce."""
+        self.said = text
         self.line.value = f'<div role="status">{escape(text)}</div>'
 
     def run(self, doing: str, superseded: RaiseIfSuperseded, work: Callable[[Progress], tuple[str, str]]) -> None:
@@ -147,7 +153,7 @@ class StatusLine:
         except SupersededError:
             raise
         except Exception as error:
-            said, whole = f"⚠ {spoken(error)}", ""
+            said, whole = f"Error: {spoken(error)}", ""
         superseded()
         self.say(said)
         self.whole.value = whole
@@ -166,8 +172,3 @@ def grid(boxes: Sequence[ipywidgets.Widget]) -> ipywidgets.Box:
     box = ipywidgets.Box(boxes)
     box.add_class("peft-nb-grid")
     return box
-
-
-def heading(text: str) -> ipywidgets.HTML:
-    """Name a section."""
-    return ipywidgets.HTML(f'<div class="peft-nb-heading" role="heading" aria-level="2">{escape(text)}</div>')

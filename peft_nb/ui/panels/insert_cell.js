@@ -18,12 +18,26 @@ function render({ model, el }) {
     el.style.display = model.get("cell") ? "" : "none";
     write.dataset.commandlinkerArgs = JSON.stringify({ text: model.get("cell").trimEnd() });
   };
+  // A notebook that is not trusted, and any other front end than JupyterLab, inserts nothing: say what to do instead.
+  const told = document.createElement("span");
+  told.setAttribute("role", "status");
+  const instead = async () => {
+    const copied = await navigator.clipboard?.writeText(model.get("cell")).then(() => true, () => false);
+    const trust = el.closest(".jp-Notebook") ? " Or trust this notebook (in the command palette) and press again." : "";
+    told.textContent = `${copied ? "Copied: paste it into a new cell." : "Copy the equivalent cell into a new one."}${trust}`;
+  };
   // The new cell gets its editor a while after it is made, and nothing is written into a cell that holds anything.
   button.addEventListener("click", () => {
     const home = el.closest(".jp-Cell");
+    const cells = () => home?.closest(".jp-Notebook")?.querySelectorAll(".jp-Cell").length;
+    const before = cells();
+    told.textContent = "";
     insert.click();
+    setTimeout(() => {
+      if (cells() === before && !document.querySelector(".jp-Dialog")) instead();
+    }, 1500);
     const waiting = setInterval(() => {
-      const cell = home?.closest(".jp-Notebook").querySelector(".jp-Cell.jp-mod-active");
+      const cell = home?.closest(".jp-Notebook")?.querySelector(".jp-Cell.jp-mod-active");
       const editor = cell !== home && cell?.querySelector(".cm-content");
       if (editor && !editor.textContent.trim()) {
         clearInterval(waiting);
@@ -34,7 +48,7 @@ function render({ model, el }) {
   });
   model.on("change:cell", show);
   show();
-  el.append(button, insert, write);
+  el.append(button, " ", told, insert, write);
   return () => model.off("change:cell", show);
 }
 
