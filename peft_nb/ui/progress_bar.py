@@ -22,7 +22,7 @@ def progress_bar(delay: float = 2) -> Iterator[Progress | None]:
     with tqdm(total=100, delay=delay, leave=False, bar_format="{desc} {percentage:3.0f}% {bar} {elapsed}") as bar:
 
         def show(share: float, what: str) -> None:
-            bar.set_description(what, refresh=delay == 0)
+            bar.set_description(what, refresh=False)
             bar.update(round(100 * share) - bar.n)
 
         yield show
