@@ -290,7 +290,7 @@ def _page(runs: pandas.DataFrame) -> str:
 
 def _said_of(value: Any) -> str:
     if isinstance(value, datetime):
-        return f"{value.astimezone():%Y-%m-%d %H:%M}"
+        return f"{datetime.fromtimestamp(value.timestamp()):%Y-%m-%d %H:%M}"  # in local time
     if value is None or value != value:  # which a missing number is
         return ""
     return f"{value:,.3f}" if isinstance(value, float) else escape(str(value))
