@@ -102,7 +102,7 @@ def test_draws_are_seeded_alike(runs: list[Run]) -> None:
     drawn = compare("base", runs[1], prompts="Hello", **options)
     assert drawn.answers["short"].tolist() == runs[1].generate(["Hello"], **options)
     assert drawn.answers["base"].tolist() == runs[1].generate(["Hello"], adapter=False, **options)
-    assert "answers: sampled at temperature 1.0, seed 5, at most 6 of them" in drawn.notes
+    assert "answers: sampled at temperature 1.0, seed 5, at most 6 new tokens" in drawn.notes
 
 
 def test_the_table_has_a_row_a_run_and_a_column_for_what_was_measured(four: Comparison, runs: list[Run]) -> None:

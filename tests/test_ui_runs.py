@@ -52,6 +52,18 @@ def test_the_table_says_how_it_is_sorted_and_which_runs_are_chosen(store: Store)
     assert " checked" not in listing.table(records, {}, "duration", True, [])
 
 
+def test_the_static_page_has_whole_words_and_numbers_to_the_right(store: Store, monkeypatch: Any) -> None:
+    monkeypatch.setenv("PEFT_NB_STORE", str(store.folder))
+    assert "No runs yet" in listing.listed()._repr_html_()
+    store.create(SPEC, method="lora", model=EVIL, name="tickets")
+    trained(store, "tickets", 2.0, train_seconds=12345.678)
+    html = listing.listed()._repr_html_()
+    assert '<td style="text-align:right">12,345.678</td>' in html
+    assert '<td style="text-align:left">tickets</td>' in html
+    assert "<script" not in html
+    assert "w" * 300 in html
+
+
 def test_words_of_others_are_text(store: Store) -> None:
     id = store.create(SPEC, method="lora", model=EVIL)
     store.set_metrics(id, {"verdict": f"failed: {EVIL}"})

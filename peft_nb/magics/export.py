@@ -30,7 +30,7 @@ def merge(shell: InteractiveShell, run: str, path: str, **options: Any) -> Any:
     from peft_nb.ui.progress_bar import progress_bar
 
     found, _ = find(shell, run)
-    with progress_bar(delay=0) as progress:
+    with progress_bar() as progress:
         if progress:
             options["progress"] = progress
             progress(0, "loading the model")

@@ -189,7 +189,7 @@ def _ask(found: Compared, trained: Mapping[str, Run], progress: Progress, option
     found.answers = {name: found.answers[name] for name in found.runs if name in found.answers}
     drawn = f"sampled at temperature {options['temperature']}, seed {options['seed']}"
     how = drawn if options["temperature"] else "greedy decoding"
-    found.notes.append(f"answers: {how}, at most {options['max_new_tokens']:,} of them")
+    found.notes.append(f"answers: {how}, at most {options['max_new_tokens']:,} new tokens")
     systems = {run.spec.system for run in trained.values()}
     if len(systems) > 1:
         found.notes.append("each run is asked with its own system prompt, the base with the first run's")

@@ -82,7 +82,7 @@ def compared(runs: Mapping[str, Run | None], prompts: str | Iterable[Prompt] | N
     """Compare what names stand for; None is the base model, and other parameters are as for :func:`compare`."""
     asked = None if prompts is None else _prompts(prompts)
     chosen = dict(runs) if len(runs) > 1 or None in runs.values() else {**runs, BASE: None}
-    with progress_bar(delay=0) as progress:
+    with progress_bar() as progress:
         return Comparison(gather(chosen, asked, progress or (lambda share, what: None), **{**OPTIONS, **options}))
 
 

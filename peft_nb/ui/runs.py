@@ -38,7 +38,7 @@ class Runs(Displayed, pandas.DataFrame):
         return f"{super().__repr__()}\n\n{self.space}"
 
     def _repr_html_(self) -> str:
-        return f"{super()._repr_html_()}<p>{escape(self.space)}</p>"  # type: ignore[misc]
+        return f"{_page(self.reset_index()) if len(self) else EMPTY}<p>{escape(self.space)}</p>"
 
 
 def listed() -> Runs:
@@ -275,6 +275,25 @@ def _handle(record: Record, chosen: bool) -> str:
 def _trained(record: Record) -> str:
     loss = record.metrics.get("train_loss")
     return _small(wording.loss(loss)) if loss is not None else ""
+
+
+def _page(runs: pandas.DataFrame) -> str:
+    """Draw the runs where no panel is shown: numbers to the right, with separators, and everything whole."""
+    numbers = {name for name in runs if pandas.api.types.is_numeric_dtype(runs[name])}
+    align = {name: f' style="text-align:{"right" if name in numbers else "left"}"' for name in runs}
+    head = "".join(f'<th scope="col"{align[name]}>{escape(str(name))}</th>' for name in runs)
+    rows = ["".join(f"<td{align[name]}>{_said_of(row[name])}</td>" for name in runs) for row in runs.to_dict("records")]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    scrolled = 'tabindex="0" role="region" aria-label="runs" style="overflow-x:auto"'
+    return f"<div {scrolled}><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _said_of(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"{datetime.fromtimestamp(value.timestamp()):%Y-%m-%d %H:%M}"  # in local time
+    if value is None or value != value:  # which a missing number is
+        return ""
+    return f"{value:,.3f}" if isinstance(value, float) else escape(str(value))
 
 
 EMPTY = (

@@ -26,6 +26,7 @@ WRAP = "white-space:normal;overflow-wrap:anywhere"
 NARROW = f"min-width:7.5em;max-width:18em;{WRAP}"
 SCROLLED = 'tabindex="0" role="region" style="overflow-x:auto"'  # by the keyboard too
 CELL = "text-align:left;vertical-align:top;padding:3px 16px 3px 0"
+HEADER = "min-width:8em;font-weight:normal;white-space:normal;overflow-wrap:break-word"
 RIGHT = "text-align:right"
 FOREIGN = "white-space:pre-wrap;overflow-wrap:anywhere"
 WIDE = BOX.replace("max-width:960px", "max-width:1400px")
@@ -156,7 +157,7 @@ def title(found: Compared, heading: str = "p") -> str:
 
 def notes(found: Compared) -> str:
     """Draw what a reader has to know."""
-    return "".join(f'<div style="{MUTED}" dir="auto">ⓘ {escape(note)}</div>' for note in found.notes)
+    return "".join(f'<div style="{MUTED}" dir="auto">Note: {escape(note)}</div>' for note in found.notes)
 
 
 def table(found: Compared) -> str:
@@ -206,7 +207,7 @@ def _table(label: str, names: Mapping[str, str], shown: list[Row]) -> str:
     body = ""
     for row in shown:
         key = f' <code style="{MUTED}">{row.key}</code>' if row.key else ""
-        body += f'<tr><th scope="row" style="{CELL};font-weight:normal">{escape(row.title)}{key}</th>'
+        body += f'<tr><th scope="row" style="{CELL};{HEADER}">{escape(row.title)}{key}</th>'
         for name in names:
             value = escape(row.said.get(name, ""))
             value = f"<strong>{value} {BEST}</strong>" if name in row.best else value
