@@ -296,8 +296,8 @@ def attach(
                 "'all-linear' always does"
             ) from None
         why = str(error).strip().splitlines()[0]
-        mend = "look at its method_options" if spec.method_options else "lora does"
-        raise MethodError(f"method: {method.name} does not fit {type(model).__name__}: {why}; {mend}") from None
+        fix = "look at its method_options" if spec.method_options else "lora does"
+        raise MethodError(f"method: {method.name} does not fit {type(model).__name__}: {why}; {fix}") from None
     adapted.peft_config["default"].base_model_name_or_path = base_name
     for parameter in adapted.parameters():
         if parameter.requires_grad:

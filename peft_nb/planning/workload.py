@@ -153,11 +153,11 @@ class Workload:
 
     @cached_property
     def aside(self) -> tuple[list[Load], float]:
-        """Micro-batches of held-out rows, and how many times as many an evaluation has."""
+        """Micro-batches of the evaluation set, and how many times as many an evaluation has."""
         rows, count = self.encoded, len(self.table.rows) * self.spec.eval_fraction
         if self.table.eval_rows is not None:
             held_out = self.table.rendered_eval(self.rendered.tokenizer, self.spec)
-            rows = self._encode(held_out, "held-out row")
+            rows = self._encode(held_out, "evaluation row")
             count = len(self.table.eval_rows)
         some = rows[: round(count)]
         return [self.load(micro) for micro in self.micro(some)], count / max(1, len(some))

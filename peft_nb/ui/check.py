@@ -64,7 +64,7 @@ def report_on(
     namespace: Mapping[str, Any],
     progress: Progress | None = None,
 ) -> Report:
-    """Check the data of a spec; parameters as for :func:`peft_nb.runs.run.begin`, and live held-out rows.
+    """Check the data of a spec; parameters as for :func:`peft_nb.runs.run.begin`, and live evaluation rows.
 
     Where `progress` is told how far it is, no bar is shown.
     """

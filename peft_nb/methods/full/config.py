@@ -58,5 +58,5 @@ def _check(option: str, wanted: list[str] | str | None) -> None:
     elif wanted is not None:
         names = list(wanted) if isinstance(wanted, list | tuple | set) else []
         if not names or not all(isinstance(name, str) and name for name in names):
-            mend = "give a list of names such as layers.1, or one regular expression"
-            raise MethodError(f"{option}: {wanted!r} names no modules; {mend}")
+            fix = "give a list of names such as layers.1, or one regular expression"
+            raise MethodError(f"{option}: {wanted!r} names no modules; {fix}")
