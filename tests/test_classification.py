@@ -243,7 +243,7 @@ def test_unfit_data_are_refused_before_anything_is_made(classify: Classify, labe
         classify(task="generation")
     with pytest.raises(DataError, match="only the label 'owl'"):
         classify(data=[{"text": "a", "label": "owl"}] * 9)
-    with pytest.raises(DataError, match="held-out row 0: has the label 'wol', which no training row has"):
+    with pytest.raises(DataError, match="evaluation row 0: has the label 'wol', which no training row has"):
         classify(data=[*labelled[:60], *({"text": "a", "label": "wol"} for _ in range(30))])
     with pytest.raises(DataError, match="^too_long: split"):
         classify(too_long="split")
