@@ -79,10 +79,10 @@ def test_what_needs_a_run_says_so(store: Store) -> None:
         trained(store, name)
     panel = RunsPanel(store)
     press(panel, "Open")
-    assert said(panel) == "⚠ no run is chosen; choose one in the list"
+    assert said(panel) == "Error: no run is chosen; choose one in the list"
     panel.choice.value = [id for _, id in panel.choice.options]
     press(panel, "Promote")
-    assert said(panel) == "⚠ 2 runs are chosen; this takes one"
+    assert said(panel) == "Error: 2 runs are chosen; this takes one"
     panel.choice.value = panel.choice.value[:1]
     press(panel, "Stop")
     assert "this kernel is not at work on it" in said(panel)
