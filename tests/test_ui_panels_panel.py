@@ -47,7 +47,7 @@ def test_what_goes_wrong_is_said_escaped(caplog: pytest.LogCaptureFixture) -> No
 
     panel = Panel("panel", [])
     panel.in_background("saving", fail)
-    assert 'role="alert">⚠ &lt;b&gt; is gone<' in settled(panel)
+    assert 'role="alert">Error: &lt;b&gt; is gone<' in settled(panel)
     panel.attempt(lambda: "said")
     assert 'role="status">said<' in outcome(panel)
     with caplog.at_level(logging.ERROR):

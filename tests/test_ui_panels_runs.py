@@ -91,14 +91,14 @@ def test_what_needs_a_run_says_so(store: Store) -> None:
         trained(store, name)
     panel = RunsPanel(store)
     press(panel, "Compare")
-    assert said(panel) == "⚠ no run is chosen; tick one in the table"
+    assert said(panel) == "Error: no run is chosen; tick one in the table"
     tick(panel, *listed(panel))
     assert "1–2 of 2 · 2 chosen" in panel.place.value
     press(panel, "Promote")
-    assert said(panel) == "⚠ 2 runs are chosen; this takes one"
+    assert said(panel) == "Error: 2 runs are chosen; this takes one"
     tick(panel, panel.chosen[0])
     press(panel, "Settings diff")
-    assert said(panel).startswith("⚠ settings are compared of two or more runs")
+    assert said(panel).startswith("Error: settings are compared of two or more runs")
     press(panel, "Stop")
     assert "this kernel is not at work on it" in said(panel)
 

@@ -211,7 +211,7 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None, *, 
     return (
         f'<div style="{BOX}">{head}'
         '<div style="display:flex;flex-wrap:wrap;gap:8px 24px;align-items:flex-start">'
-        f'<table style="margin:0;flex:1 1 300px;color:inherit;font-size:inherit">{body}</table>'
+        f'<table style="margin:0;flex:1 1 340px;table-layout:auto;color:inherit;font-size:inherit">{body}</table>'
         f"{curve}{_matrix(metrics)}</div>{_classes(metrics)}{following}{last}</div>"
     )
 
@@ -287,6 +287,6 @@ def _classes(metrics: Mapping[str, Any]) -> str:
     folded = "" if len(metrics["classes"]) > SHOWN else " open"
     return (
         f"<details{folded}><summary>{len(metrics['classes']):,} classes on the eval set</summary>"
-        '<table style="margin:0;color:inherit;font-size:inherit">'
+        '<table style="margin:0;table-layout:auto;color:inherit;font-size:inherit">'
         f'<tr><th scope="col" style="text-align:left">class</th>{head}</tr>{rows}</table></details>'
     )

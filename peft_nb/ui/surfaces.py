@@ -38,7 +38,7 @@ class Surface:
 
     def broke(self, error: Exception) -> None:
         """Say that something could not be drawn."""
-        print(f"⚠ {spoken(error)}", file=sys.stderr, flush=True)
+        print(f"Error: {spoken(error)}", file=sys.stderr, flush=True)
 
 
 class NotebookSurface(Surface):
@@ -58,7 +58,7 @@ class NotebookSurface(Surface):
 
     def broke(self, error: Exception) -> None:
         """Say it in place of what was drawn before."""
-        said = f"⚠ {spoken(error)}"
+        said = f"Error: {spoken(error)}"
         self._show(f"<p>{escape(said)}</p>", said)
 
     def _show(self, html: str, text: str) -> None:

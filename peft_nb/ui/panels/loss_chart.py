@@ -23,6 +23,7 @@ BLUE, VERMILION = "#2a7fc9", "#d55e00"  # Okabe and Ito's, dark enough on white 
 SMOOTHING = {"none": 0.0, "light": 0.6, "medium": 0.9, "strong": 0.98}
 SHOWN = {"all steps": 1.0, "the last half": 0.5, "the last tenth": 0.1, "the last hundredth": 0.01}
 NARROW: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": {"width": "auto"}}
+FUTURE = 20  # times the steps done, for which there is room at most: or a young curve of a long run were a dot
 LEAST = 1e-9  # a loss of nothing has no logarithm
 
 
@@ -187,7 +188,7 @@ class LossChart:
             _put(drawing.touched, steps[touched], smooth[touched])
             _put(drawing.evals, tests[few], tested[few])
             _put(drawing.tests, tests[few], tested[few])
-            last = max(self._total, self.newest)
+            last = max(min(self._total, FUTURE * self.newest), self.newest)
             _put(drawing.planned, numpy.array([begin, last]), numpy.repeat(smooth[-1:], 2)[:2])
             _beside(drawing.names, (steps, smooth), (tests, tested))
             across, up = drawing.axes

@@ -142,7 +142,7 @@ class Panel:
 
     def fail(self, error: Exception) -> None:
         """Say what went wrong: a user's mistake in its line, anything else with its kind, and in the log."""
-        self._outcome.value = f'<div role="alert">⚠ {escape(spoken(error))}</div>'
+        self._outcome.value = f'<div role="alert">Error: {escape(spoken(error))}</div>'
 
     def attempt(self, act: Callable[[], str | None]) -> None:
         """Do at once what takes no time, and say what it returns or what went wrong."""
