@@ -155,7 +155,7 @@ def test_nothing_is_trained_when_no_row_is_left() -> None:
     report = check([{"prompt": "a", "completion": ""}] * 3, model=NOWHERE)
     assert report.fixed("clean", drop=True) == []
     assert report.lengths == []
-    assert not [step for step in report.next_steps if step.startswith("%%peft")]
+    assert report.next_steps == []
     assert "0 of 3 rows are left in clean" in Balanced(report._repr_html_()).words
 
 

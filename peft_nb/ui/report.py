@@ -280,7 +280,7 @@ class Report(Displayed):
             f" {quote(flag)}" for flag in write_flags(said, RunSpec.describe()) if not flag.endswith(IN_MEMORY)
         )
         steps = []
-        if data:
+        if data and len(self.rows):
             steps += [f"%peft data {quote(data)}{flags} --row 0"]
         pending = frozenset[str]()  # kinds that the next steps fix
         if not self._variable and any(finding.kind in FIXED_BY_DEFAULT for finding in self.fixable):
