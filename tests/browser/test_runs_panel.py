@@ -64,7 +64,7 @@ def choose(page: Page, panel: Locator, words: str) -> None:
     panel.get_by_label("Find").focus()
     page.keyboard.press("Control+a")
     page.keyboard.type(words)
-    expect(panel.locator("tbody tr")).to_have_text([re.compile(re.escape(words[:6]))])
+    expect(panel.locator(".peft-nb-runs tbody tr")).to_have_text([re.compile(re.escape(words[:6]))])
     box = panel.locator("[data-run]")
     box.focus()
     if not box.is_checked():
