@@ -242,8 +242,9 @@ def _sample(prompt: str, answers: list[Sampled]) -> str:
         for label, answer in said
     )
     return (
-        f'<table style="width:100%;table-layout:auto;margin:8px 0 0;color:inherit;font-size:inherit">'
-        f'<caption dir="auto" style="{wrapped};font-weight:bold;caption-side:top;color:inherit">{escape(prompt)}</caption>{rows}</table>'
+        '<table style="width:100%;table-layout:auto;margin:8px 0 0;color:inherit;font-size:inherit">'
+        f'<caption dir="auto" style="{wrapped};font-weight:bold;caption-side:top;color:inherit">'
+        f"{escape(prompt)}</caption>{rows}</table>"
     )
 
 

@@ -194,10 +194,10 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None, *, 
     str
         An HTML fragment that needs neither scripts nor style sheets.
     """
-    cell = "text-align:left;vertical-align:top;white-space:"
+    cell = "text-align:left;vertical-align:top;white-space:normal"
     body = "".join(
-        f'<tr><th scope="row" style="{cell}nowrap">{escape(label)}</th>'
-        f'<td style="{cell}normal;overflow-wrap:anywhere">{escape(value)}</td></tr>'
+        f'<tr><th scope="row" style="{cell}">{escape(label)}</th>'
+        f'<td style="{cell};min-width:14em;overflow-wrap:anywhere">{escape(value)}</td></tr>'
         for label, value in rows(view, metrics)
     )
     code = "\n".join(map(escape, next_steps(view, metrics, name)))

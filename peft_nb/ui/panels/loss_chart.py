@@ -165,7 +165,7 @@ class LossChart:
 
     def draw(self, losses: Curve, evals: Curve, total: int = 0) -> None:
         """Show these curves from now on, with room for all the steps that are planned; nothing before there are any."""
-        if (losses, evals) == self._curves:
+        if (losses, evals) == self._curves and total == self._total:
             return
         self._curves, self._total = (losses, evals), total
         self.redraw()

@@ -80,7 +80,7 @@ class RunPanel(Panel):
         self._samples.layout.display = None if view.samples else "none"
         if not view.active or time.monotonic() - self._charted >= CHART_S:
             self._charted = time.monotonic()
-            self.chart.draw(view.losses, view.evals, view.total_steps)
+            self.chart.draw(view.losses, view.evals, view.total_steps if view.active else 0)
         if view.status == self._status:
             return
         self._status = view.status
