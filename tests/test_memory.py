@@ -79,7 +79,7 @@ def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
     leak, _, told = [event for event in run.events() if isinstance(event, Notice | Evaluated)][:3]
     assert isinstance(leak, Notice)
     found = "360 rows also in the evaluation set (train/eval leakage)"
-    assert leak.text == f"{found}; %peft data support-desk --eval-data many shows more"
+    assert (leak.text, leak.fix) == (found, "%peft data support-desk --eval-data many shows more")
     assert isinstance(told, Notice) == isinstance(moment, Preparing)
     assert 1000 < run.metrics["token_budget"] < 22_000
     assert losses(run) == pytest.approx(losses(calm), rel=1e-5)

@@ -153,7 +153,7 @@ def test_held_out_rows_may_be_given_without_a_name(
     named = begin(spec(eval_data=str(rows_file), max_steps=2), data=rows, store=store).wait()
     run = begin(spec(eval_data=IN_MEMORY, max_steps=2), data=rows, eval_data=rows, store=store).wait()
     assert run.metrics["eval_loss"] == named.metrics["eval_loss"]
-    assert "23 rows also in the evaluation set (train/eval leakage); peft_nb.check shows more" in notices(run)
+    assert "23 rows also in the evaluation set (train/eval leakage)" in notices(run)
 
 
 def test_what_was_done_with_the_data_is_told(finished: Run) -> None:
@@ -168,7 +168,7 @@ def test_what_the_check_finds_is_told_before_the_first_step_and_kept_with_the_ru
 ) -> None:
     heard: list[Event] = []
     run = begin(spec(max_steps=1), data=[*rows, rows[3]], store=store, listeners=[heard.append]).wait()
-    told = Notice("1 duplicate row; peft_nb.check shows more")
+    told = Notice("1 duplicate row", "warning", "peft_nb.check shows more")
     assert heard.index(told) < heard.index(StatusChanged("training"))
     kept = json.loads((run.folder / "data.json").read_text())
     assert kept["rows"] == 24

@@ -150,7 +150,7 @@ def foresee(context: Context, source: ModelSource, table: Table) -> float:
         context.note(dtype=forecast.dtype)  # chosen by a probe, which might choose otherwise next time
     forecast.require_memory()
     if forecast.tight:
-        context.publish(Notice(forecast.shortage))
+        context.publish(Notice(forecast.shortage, "warning"))
     context.heed_stop()
     return before
 
@@ -370,7 +370,7 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
     if warning or "warning" in context.metrics:  # of before it was resumed
         context.metrics["warning"] = warning or None
     if warning:
-        context.publish(Notice(warning))
+        context.publish(Notice(warning, "warning"))
     trainer.hooks.end(adapted)
     return trainer.finished
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peft_nb.adapters.exporters import Side
 from peft_nb.data import examples, prompts, splits, table
-from peft_nb.data.examples import Encoded, Example, Examples
+from peft_nb.data.examples import Encoded, Example, Examples, Report
 from peft_nb.data.legacy import legacy_labelled
 from peft_nb.data.quality import checks, fixes, redaction
 from peft_nb.data.quality.fixes import Change
@@ -136,7 +136,7 @@ def check(context: Context, found: Table, changes: Sequence[Change], tokenizer: 
     if serious:
         named = [name for name in (spec.data, spec.eval_data) if name]
         more = "peft_nb.check" if IN_MEMORY in named else f"%peft data {' --eval-data '.join(named)}"
-        context.publish(Notice(f"{'; '.join(serious)}; {more} shows more"))
+        context.publish(Notice("; ".join(serious), "warning", f"{more} shows more"))
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -154,13 +154,13 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
     rendered = found.rendered(base.tokenizer, context.spec)
     key, train = _encoded(context, rendered, found.fingerprint, "row")
     context.publish(Notice(f"{found.origin}: {train.report}"))
+    _tell_cut(context, train.report)
     keys, numbers = [key], list[int]()
     if found.eval_rows is not None:
         rendered = found.rendered_eval(base.tokenizer, context.spec)
         key, held_out = _encoded(context, rendered, found.eval_fingerprint, "evaluation row")
         keys.append(key)
-        if held_out.report.long:
-            context.publish(Notice(f"evaluation set: {held_out.report}"))
+        _tell_cut(context, held_out.report, "evaluation ")
         sides = Sides(train.examples, held_out.examples)
     else:
         numbers = _set_aside(context, found, train.examples)
@@ -170,6 +170,14 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
         asked = sorted(set(sides.held_out.rows.tolist()))
         prompts.save(context.folder, context.task.prompts(*found.held_out, asked, context.facts.task))
     return sides
+
+
+def _tell_cut(context: Context, report: Report, of: str = "") -> None:
+    """Warn of rows that are not used whole."""
+    if report.long and report.too_long != "split":
+        done = {"truncate": "truncated", "drop": "dropped"}[report.too_long]
+        told = f"{len(report.long):,} of {report.rows:,} {of}rows are over {report.max_length:,} tokens: {done}"
+        context.publish(Notice(told, "warning", "raise max_length, or too_long: split"))
 
 
 def kept(folder: Path) -> Sides | None:
@@ -289,5 +297,7 @@ def _set_aside(context: Context, found: Table, encoded: Examples) -> list[int]:
     labels = encoded.labels if context.task.stratify else None
     _, aside = splits.split(texts, spec.eval_fraction, spec.seed, labels, context.progress)
     if not aside and len(numbers) > 1:
-        context.publish(Notice("no evaluation set: all rows are near-duplicates of each other; give eval_data"))
+        context.publish(
+            Notice("no evaluation set: all rows are near-duplicates of each other", "warning", "give eval_data")
+        )
     return [numbers[place] for place in aside]

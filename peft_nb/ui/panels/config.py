@@ -179,6 +179,7 @@ class ConfigPanel(Panel):
             self.collapsibles[self.form.entries[name].info.section].open()
         self.cell.value = self.form.cell
         self.insert.cell = self.form.cell
+        self.keep()
         self._examine()
 
     def _follow(self, *_: object) -> None:

@@ -11,6 +11,7 @@ import ipywidgets
 
 from peft_nb.runs.compare import BASE, gather
 from peft_nb.system import frontend
+from peft_nb.tasks import TASKS
 from peft_nb.ui import status, summary
 from peft_nb.ui.chat import chat
 from peft_nb.ui.compare import OPTIONS, Comparison
@@ -53,7 +54,8 @@ class RunPanel(Panel):
         self.save = button("Save", self._save, help="Write the adapter as a PEFT folder")
         self.merge = button("Merge", self._merge, help="Write a plain model with the adapter in its weights")
         self.compare = button("Compare", self._compare, help="Ask the run and its base model the same")
-        self.chat = button("Chat", self._chat, help="Talk to the run and to its base model")
+        ask = "Chat" if TASKS[run.spec.task].generates else "Try it"
+        self.chat = button(ask, self._chat, help="Ask the run, and its base model where it writes texts")
         self.called = ipywidgets.Text(
             value=run.spec.name or run.id,
             description="Save as",
@@ -133,7 +135,12 @@ class RunPanel(Panel):
 
     def _merge(self) -> None:
         folder = f"{self.called.value.strip()}-merged"
-        self.in_background("merging", lambda tell: str(self._run.merge(folder)).splitlines()[0])
+
+        def merge(tell: Tell) -> str:
+            made = self._run.merge(folder, progress=lambda share, what: tell(f"{what} ({share:.0%})"))
+            return str(made).splitlines()[0]
+
+        self.in_background("merging", merge)
 
     def _compare(self) -> None:
         def ask(tell: Tell) -> str:
