@@ -58,6 +58,7 @@ def test_where_memory_is_short_it_is_estimated_anew(
     first = foreseen(base, rows)
     assert not first.tight
     monkeypatch.setattr(resources, "memory_available_mb", lambda *given: 1.0)
+    monkeypatch.setattr(resources, "process_memory_mb", lambda: 0.0)
     assert foreseen(base, rows).tight
     assert len(made) == 2
     assert foreseen(base, rows).tight  # and what is tight is not kept

@@ -144,7 +144,7 @@ def test_the_base_model_is_evaluated_once_for_the_same_rows(
             (other[:20], {}),
             (other[:20], {"learning_rate": 1e-3}),
             (other[:20], {"r": 2}),
-            (other[:20], {"method": "prompt-tuning"}),  # which is not the base model before it is trained
+            (other[:20], {"method": "prompt"}),  # which is not the base model before it is trained
             (other[:19], {}),
         )
     )
@@ -228,7 +228,7 @@ def test_a_loss_that_ends_far_above_where_it_began_is_a_warning_in_metrics_notic
     told = run.metrics["warning"]
     assert told.startswith("the eval loss ends at ")
     assert told.endswith(": the learning rate (10) is likely too high; train again with a lower one, such as 1")
-    assert Notice(told) in run.events()
+    assert Notice(told, "warning") in run.events()
     assert "- Warning: the eval loss ends at " in (run.adapter_dir / "README.md").read_text()
 
 

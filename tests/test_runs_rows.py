@@ -118,8 +118,11 @@ def test_a_run_that_leaves_long_rows_out_says_so_and_holds_out_of_the_others(sta
     limit = lengths[len(lengths) // 2]
     kept = sum(length <= limit for length in lengths)
     run = start(max_steps=2, max_length=limit, too_long="drop", eval_fraction=0.3).wait()
-    (told,) = [event.text for event in run.events() if isinstance(event, Notice)]
-    assert re.search(rf", {23 - kept} rows? over {limit} tokens dropped$", told)
+    told, warned = [event for event in run.events() if isinstance(event, Notice)]
+    assert re.search(rf", {23 - kept} rows? over {limit} tokens dropped$", told.text)
+    assert warned == Notice(
+        f"{23 - kept} of 23 rows are over {limit} tokens: dropped", "warning", "raise max_length, or too_long: split"
+    )
     assert run.metrics["examples"] + run.metrics["eval_examples"] == kept
     assert 0 < run.metrics["eval_examples"] < kept
 
