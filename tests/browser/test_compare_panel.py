@@ -64,7 +64,7 @@ def test_runs_are_compared_voted_on_and_promoted(page: Page) -> None:
     run_next(page, LOAD)
     output = run_next(page, COMPARE)
     panel = output.locator(".peft-nb").first
-    expect(panel).to_contain_text("held-out loss", timeout=SECONDS)
+    expect(panel).to_contain_text("eval loss", timeout=SECONDS)
     expect(panel.locator(".bqplot path.line").first).to_be_visible()
     assert panel.locator(".bqplot").count() == 2
     expect(panel).to_contain_text("How much is 3 and 3?")
