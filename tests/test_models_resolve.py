@@ -37,7 +37,7 @@ def test_an_alias_in_the_cache_is_taken_from_there(default):
 def test_a_folder_is_a_model(default):
     for given in (str(default), default):
         source = resolve(given)
-        assert (source.name, source.kind, source.path) == (str(default), "folder", default)
+        assert (source.name, source.kind, source.path) == (str(default), "folder", default.resolve())
 
 
 def test_a_gguf_file_is_a_model(tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def test_who_uses_the_model_waits_for_who_uses_it(again: Adapter, tmp_path: Path
     acts: dict[str, Callable[[], Any]] = {
         "generate": lambda: again.generate(["Hello"], True, max_new_tokens=1),
         "save": lambda: again.save(tmp_path / "saved"),
-        "merge": lambda: again.merge(tmp_path / "merged", None, 0.005, ["Hello"]),
+        "merge": lambda: again.merge(tmp_path / "merged", None, 0.005, ["Hello"], lambda share, what: None),
         "borrowed": borrow,
     }
     told = list[str]()
