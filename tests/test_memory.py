@@ -67,12 +67,13 @@ needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="only Linux li
 @needs_limits
 @pytest.mark.parametrize("moment", [Preparing("evaluating the base model on 720 rows"), StatusChanged("training")])
 def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
-    spec: Callable[..., RunSpec], store: Store, moment: Event, monkeypatch: pytest.MonkeyPatch
+    spec: Callable[..., RunSpec], store: Store, moment: Event, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(pipeline, "foresee", lambda *given: 0.0)  # what it frees again would be enough to go on
     names = {"namespace": {"many": [{"q": row["question"], "a": row["answer"]} for row in load_desk()["train"] * 2]}}
     large = {"data": "support-desk", "eval_data": "many", "batch_size": 300, "max_steps": 2, "eval_steps": 2}
     calm = begin(spec(**large, token_budget=1000), store=store, **names).wait()
+    monkeypatch.setenv("PEFT_NB_CACHE", str(tmp_path))  # where the base model has not been evaluated yet
     with memory_short_of(60_000_000, moment) as confine:
         run = begin(spec(**large, token_budget=1_000_000), store=store, listeners=[confine], **names).wait()
     assert any(text.startswith("memory ran out: micro-batches are cut at ") for text in notices(run))

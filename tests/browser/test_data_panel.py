@@ -85,7 +85,7 @@ def test_a_messy_table_is_explained_and_fixed(page: Page) -> None:
     report.get_by_role("button", name="Fix 1 row with secrets").focus()
     page.keyboard.press("Space")
     expect(report.get_by_role("status").first).to_contain_text("4 changes, 62 of 64 rows", timeout=SECONDS)
-    report.get_by_text("before and after, by row of the original").click()
+    report.get_by_text("before and after, by row of the original").first.click()
     expect(report).to_contain_text("The key is <OPENAI_KEY>")
     assert "9fKqT2vLx7" not in report.inner_text()
     report.get_by_label("Row, 0 to 61").focus()
