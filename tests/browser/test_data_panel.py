@@ -107,7 +107,8 @@ def test_a_messy_table_is_explained_and_fixed(page: Page) -> None:
 def test_texts_are_classified(page: Page) -> None:
     training = run_next(page, 4)
     expect(training).to_contain_text("macro-F1", timeout=SECONDS)
-    expect(training.locator("img")).to_have_count(2, timeout=SECONDS)  # on the page, once it has finished
+    # Once it has finished: the confusion matrix in the panel, and on its page, which has the curves too.
+    expect(training.locator("img")).to_have_count(3, timeout=SECONDS)
     shot(page, training, "classified")
     found = run_next(page, 5)
     expect(found).to_contain_text("bird", timeout=SECONDS)
