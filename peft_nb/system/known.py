@@ -24,6 +24,7 @@ from peft_nb.system import resources
 from peft_nb.system.files import atomic_text
 
 VERSION = 1  # to be raised when the same thing is measured otherwise
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS")  # of libraries
 FOLDER = f"measured-{VERSION}"
 
 
@@ -35,11 +36,12 @@ def root() -> Path:
 
 @cache
 def machine() -> dict[str, Any]:
-    """What measured times depend on: the processor, the cores that can be had, the version of PyTorch."""
+    """What measured times depend on: the processor and what libraries may use of it, the cores, PyTorch's version."""
     names = [platform.machine(), platform.processor()]
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         names += sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    names += [f"{name}={os.environ.get(name)}" for name in LIMITS]
     return {"processor": names, "cores": resources.cores(), "torch": metadata.version("torch")}
 
 
