@@ -338,8 +338,7 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
             trainer.train(resume_from_checkpoint=str(last) if last else None)
             trainer.load_best()
             if held_out and trainer.is_world_process_zero():
-                measured = trainer.objective, held_out, trainer.args.device, trainer.budget, context.facts.task
-                context.metrics |= context.task.measure(adapted, *measured)
+                context.metrics |= own_metrics(context, trainer)
     finally:
         adapted.eval().zero_grad()
         if trainer.optimizer:  # the trainer holds itself in cycles, and would keep this memory for long
@@ -375,6 +374,12 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
     return trainer.finished
 
 
+def own_metrics(context: Context, trainer: PlannedTrainer) -> dict[str, Any]:
+    """The task's own metrics on the evaluation set."""
+    on = trainer.eval_examples, trainer.args.device, trainer.budget, context.facts.task
+    return context.task.measure(trainer.model, trainer.objective, *on)
+
+
 def scorer(context: Context, trainer: PlannedTrainer) -> Callable[[], dict[str, float]]:
     """What measures the task's own metrics at evaluations."""
     shown = comparable()
@@ -382,8 +387,7 @@ def scorer(context: Context, trainer: PlannedTrainer) -> Callable[[], dict[str, 
     def scores() -> dict[str, float]:
         trainer.model.eval()
         try:
-            on = trainer.eval_examples, trainer.args.device, trainer.budget, context.facts.task
-            found = context.task.measure(trainer.model, trainer.objective, *on)
+            found = own_metrics(context, trainer)
         finally:
             trainer.model.train()
         return {name: value for name, value in found.items() if name in shown and value is not None}
