@@ -52,7 +52,7 @@ def test_who_looks_through_all_modules_loads_none(heavy: str) -> None:
 
 
 def test_what_is_loaded_or_not_installed_stays_as_it_is() -> None:
-    with late("json", "no_such_module_anywhere"):
+    with late("json", "no_such_module_anywhere", "no_such_package.part"):
         assert type(sys.modules["json"]) is ModuleType
         assert "no_such_module_anywhere" not in sys.modules
 
@@ -61,7 +61,11 @@ CODE = """
 import sys
 from peft_nb.system.lazy import import_training
 import_training()
-import torch, peft, transformers
+import gc, torch, peft, transformers
+assert gc.isenabled() and "scipy.optimize" not in sys.modules
+from transformers.loss.loss_for_object_detection import linear_sum_assignment
+assert [one.tolist() for one in linear_sum_assignment([[1, 0], [0, 1]])] == [[0, 1], [1, 0]]
+assert "scipy.optimize" in sys.modules
 assert "bitsandbytes" not in sys.modules and "datasets" not in sys.modules
 layer = peft.LoraConfig(target_modules=["0"])
 model = peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(4, 4)), layer)
@@ -72,5 +76,5 @@ assert peft.tuners.lora.bnb.bnb.nn.Linear4bit.__module__.startswith("bitsandbyte
 """
 
 
-def test_lora_needs_neither_bitsandbytes_nor_datasets_and_both_are_there_when_wanted() -> None:
+def test_lora_needs_no_bitsandbytes_datasets_or_scipy_and_they_are_there_when_wanted() -> None:
     subprocess.run([sys.executable, "-c", CODE], check=True, timeout=120)

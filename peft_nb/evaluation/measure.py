@@ -162,6 +162,6 @@ def _in_turns(model: Any, timed: Callable[[], list[float]]) -> tuple[float, floa
             adapted += timed()
             with model.disable_adapter():
                 bare += timed()
-            if time.perf_counter() - began > LATENCY_S / 2:
+            if time.perf_counter() - began > LATENCY_S / 3:  # another would take as long
                 break
     return (float(numpy.median(adapted)), float(numpy.median(bare))) if adapted and bare else None

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from peft_nb.training.trainer import PlannedTrainer
 
 EVALUATION = "judgement.json"
-QUICK_S, QUICK_SHARE = 5.0, 0.06  # of general text, so that all of a quick evaluation takes 10 s or a tenth at most
+QUICK_S, QUICK_SHARE = 4.0, 0.06  # of general text, so that all of a quick evaluation takes 10 s or a tenth at most
 FAR = {"eval": 0.5, "train": 1.0}  # nats above its beginning; a training loss begins with the noise of one step
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -20,6 +22,13 @@ class Late(ModuleType):
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
         return getattr(importlib.import_module(self.__name__), name)
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # the package that it is part of
+        return None
 
 
 @contextmanager
@@ -36,7 +45,7 @@ def late(*names: str) -> Iterator[None]:
     """
     made = []
     for name in names:
-        if name not in sys.modules and (spec := importlib.util.find_spec(name)):
+        if name not in sys.modules and (spec := _spec(name)):
             made.append(Late(name))
             made[-1].__spec__ = spec
             sys.modules[name] = made[-1]
@@ -51,16 +60,36 @@ def late(*names: str) -> Iterator[None]:
 def import_training() -> None:
     """Import what every run needs: PyTorch, PEFT and transformers' Trainer.
 
-    PEFT imports bitsandbytes, which starts PyTorch's compiler, and the Trainer imports datasets: together a third of
-    the time, for what most runs never touch.
+    PEFT imports bitsandbytes, which starts PyTorch's compiler, the Trainer imports datasets, and the losses of object
+    detection scipy's optimizers: together a third of the time, for what most runs never touch. So many objects are
+    made, and none dropped, that looking for garbage among them takes another eighth.
     """
-    with late("bitsandbytes", "datasets"):
+    with uncollected(), late("bitsandbytes", "datasets", "scipy.optimize"):
+        optimize, bitsandbytes = map(sys.modules.get, ("scipy.optimize", "bitsandbytes"))
+        if isinstance(optimize, Late):
+            vars(optimize).update(linear_sum_assignment=_assignment, __path__=[])
         import peft.helpers
         import transformers.trainer  # noqa: F401
 
-        bitsandbytes = sys.modules.get("bitsandbytes")
         if isinstance(bitsandbytes, Late):
             vars(bitsandbytes)["nn"] = SimpleNamespace(Linear4bit=object)  # all that PEFT asks of it for plain LoRA
             import peft.tuners.lora.bnb  # noqa: F401
 
             del vars(bitsandbytes)["nn"]
+
+
+def _assignment(*given: Any, **options: Any) -> Any:
+    """What transformers imports by name of scipy."""
+    return importlib.import_module("scipy.optimize").linear_sum_assignment(*given, **options)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Leave garbage alone while this context lasts."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
