@@ -10,7 +10,7 @@ import pytest
 from peft_nb.data import table
 from peft_nb.methods import complete
 from peft_nb.models.resolve import resolve
-from peft_nb.planning import estimate, recall
+from peft_nb.planning import estimate, memory, recall
 from peft_nb.planning.forecast import Forecast
 from peft_nb.spec import RunSpec
 from peft_nb.system import resources
@@ -35,7 +35,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
 def foreseen(base: Path, rows: list[dict[str, str]], **fields: Any) -> Forecast:
     spec = complete(RunSpec(data="x", model=str(base), device="cpu", max_steps=2, **fields))
     read = table.read(spec, rows, namespace={})
-    return recall.foresee(spec, resolve(spec.model), read, inspect(spec, read))
+    return recall.foresee(spec, resolve(spec.model), read, inspect(spec, read), memory.process())
 
 
 def test_the_same_run_is_estimated_once(base: Path, rows: list[dict[str, str]], made: list[RunSpec]) -> None:
@@ -72,5 +72,5 @@ def test_a_live_model_is_estimated_each_time(base: Path, rows: list[dict[str, st
     spec = complete(RunSpec(data="x", model="(in memory)", device="cpu", max_steps=2))
     read = table.read(spec, rows, namespace={})
     for _ in range(2):
-        recall.foresee(spec, resolve(pair), read, inspect(spec, read))
+        recall.foresee(spec, resolve(pair), read, inspect(spec, read), memory.process())
     assert len(made) == 2

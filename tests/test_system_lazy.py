@@ -19,7 +19,7 @@ def heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module that says when it is loaded, and has a part."""
     package = tmp_path / "heavy_package"
     package.mkdir()
-    package.joinpath("__init__.py").write_text("VALUE = 3\n")
+    package.joinpath("__init__.py").write_text("VALUE = 3\n\ndef twice(x, more=0):\n    return 2 * x + more\n")
     package.joinpath("part.py").write_text("PART = 4\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "heavy_package", raising=False)
@@ -42,6 +42,14 @@ def test_a_name_taken_from_it_loads_it_at_once(heavy: str) -> None:
         assert importlib.import_module(heavy).VALUE == 3
         assert type(sys.modules[heavy]) is ModuleType
         assert importlib.import_module(f"{heavy}.part").PART == 4
+
+
+def test_a_function_taken_from_it_by_name_loads_it_when_it_is_called(heavy: str) -> None:
+    with late(f"{heavy}:twice"):
+        twice = __import__(heavy, fromlist=["twice"]).twice
+    assert heavy not in sys.modules
+    assert twice(3, more=1) == 7
+    assert heavy in sys.modules
 
 
 def test_who_looks_through_all_modules_loads_none(heavy: str) -> None:

@@ -23,6 +23,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -458,9 +459,15 @@ def key(fingerprint: str, tokenizer: Any, settings: dict[str, Any]) -> str:
         SHA-256, 64 hexadecimal digits.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    core = json.loads(backend.to_str()) if backend else {"class": type(tokenizer).__name__, **tokenizer.get_vocab()}
-    for passing in ("truncation", "padding"):  # switched on and off by those who use it
-        core.pop(passing, None)
+    core = _core(backend.to_str()) if backend else {"class": type(tokenizer).__name__, **tokenizer.get_vocab()}
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     parts = [VERSION, fingerprint, core, tokenizer.chat_template, special, tokenizer.all_special_ids, settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)  # of a megabyte or more, and asked for by the check and the encoding of the same rows
+def _core(backend: str) -> dict[str, Any]:
+    core: dict[str, Any] = json.loads(backend)
+    for passing in ("truncation", "padding"):  # switched on and off by those who use it
+        core.pop(passing, None)
+    return core

@@ -8,7 +8,7 @@ from typing import Any
 
 from peft_nb.data.table import Table
 from peft_nb.models.resolve import ModelSource
-from peft_nb.planning import estimate, memory
+from peft_nb.planning import estimate
 from peft_nb.planning.forecast import Forecast
 from peft_nb.spec import RunSpec
 from peft_nb.system import known, resources
@@ -18,13 +18,15 @@ AS_FREE = 0.8  # of the memory that was free then
 IRRELEVANT = ("name", "judge", "accept", "score", "regression", "logging_steps", "save_steps")
 
 
-def foresee(spec: RunSpec, source: ModelSource, table: Table, facts: Mapping[str, Any]) -> Forecast:
+def foresee(spec: RunSpec, source: ModelSource, table: Table, facts: Mapping[str, Any], before: float) -> Forecast:
     """Estimate a run as :func:`peft_nb.planning.estimate.foresee` does, or as it did within the last day.
 
     Parameters
     ----------
     spec, source, table, facts
         As of :func:`peft_nb.planning.estimate.foresee`.
+    before : float
+        Bytes of this process, see :func:`peft_nb.planning.memory.process`.
 
     Returns
     -------
@@ -36,9 +38,7 @@ def foresee(spec: RunSpec, source: ModelSource, table: Table, facts: Mapping[str
     DataError, ModelError, MethodError, ForecastError
         As of :func:`peft_nb.planning.estimate.foresee`.
     """
-    import peft_nb.training.trainer  # noqa: F401  (the memory of what it imports counts as the process's own)
-
-    process, free = memory.process() / MB, resources.memory_available_mb()
+    process, free = before / MB, resources.memory_available_mb()
     about = _about(spec, source, table)
     found = known.recall("estimate", about, days=1) if about else None
     if found and free >= AS_FREE * found["free"]:  # the free memory bounds a micro-batch

@@ -136,12 +136,13 @@ def foresee(context: Context, source: ModelSource, table: Table) -> float:
     """
     if resources.processes() > 1 or resources.device(context.spec.device) != "cpu":
         return 0.0
+    import peft_nb.training.trainer  # noqa: F401  (the memory of what it imports counts as the process's own)
     from peft_nb.planning import memory, recall
 
     context.publish(Preparing("estimating memory and time"))
     before = memory.process()
     try:
-        forecast = recall.foresee(context.spec, source, table, context.facts.task)
+        forecast = recall.foresee(context.spec, source, table, context.facts.task, before)
     except ForecastError as error:
         context.publish(Notice(f"no estimate: {error}"))
         return before

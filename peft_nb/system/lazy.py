@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -41,13 +42,16 @@ def late(*names: str) -> Iterator[None]:
     Parameters
     ----------
     *names : str
-        Modules; those that are loaded already, or are not installed, are left as they are.
+        Modules, or ``module:function`` where a function is imported by its name and loads the module when it is called.
+        Those that are loaded already, or are not installed, are left as they are.
     """
     made = []
-    for name in names:
+    for name, _, function in (name.partition(":") for name in names):
         if name not in sys.modules and (spec := _spec(name)):
             made.append(Late(name))
             made[-1].__spec__ = spec
+            if function:
+                vars(made[-1]).update({function: partial(_call, name, function), "__path__": []})
             sys.modules[name] = made[-1]
     try:
         yield
@@ -57,6 +61,10 @@ def late(*names: str) -> Iterator[None]:
                 del sys.modules[one.__name__]
 
 
+def _call(module: str, function: str, *given: Any, **options: Any) -> Any:
+    return getattr(importlib.import_module(module), function)(*given, **options)
+
+
 def import_training() -> None:
     """Import what every run needs: PyTorch, PEFT and transformers' Trainer.
 
@@ -64,23 +72,16 @@ def import_training() -> None:
     detection scipy's optimizers: together a third of the time, for what most runs never touch. So many objects are
     made, and none dropped, that looking for garbage among them takes another eighth.
     """
-    with uncollected(), late("bitsandbytes", "datasets", "scipy.optimize"):
-        optimize, bitsandbytes = map(sys.modules.get, ("scipy.optimize", "bitsandbytes"))
-        if isinstance(optimize, Late):
-            vars(optimize).update(linear_sum_assignment=_assignment, __path__=[])
+    with uncollected(), late("bitsandbytes", "datasets", "scipy.optimize:linear_sum_assignment"):
         import peft.helpers
         import transformers.trainer  # noqa: F401
 
+        bitsandbytes = sys.modules.get("bitsandbytes")
         if isinstance(bitsandbytes, Late):
             vars(bitsandbytes)["nn"] = SimpleNamespace(Linear4bit=object)  # all that PEFT asks of it for plain LoRA
             import peft.tuners.lora.bnb  # noqa: F401
 
             del vars(bitsandbytes)["nn"]
-
-
-def _assignment(*given: Any, **options: Any) -> Any:
-    """What transformers imports by name of scipy."""
-    return importlib.import_module("scipy.optimize").linear_sum_assignment(*given, **options)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from peft_nb.events import Progress
+from peft_nb.system.lazy import late
 
 if TYPE_CHECKING:
     import numpy
@@ -135,7 +136,9 @@ def _near(sets: Sequence[Array], threshold: float, progress: Progress | None) ->
     by band, and each is compared with the `COMPARED` rows before it in its bucket, unless already in one group.
     """
     import numpy
-    from datasketch import MinHash
+
+    with late("scipy.integrate:quad"):  # for an index that is not used here
+        from datasketch import MinHash
 
     empty = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int, scheme="affine32")
     signatures: Array = numpy.empty((len(sets), PERMUTATIONS), numpy.uint32)
