@@ -1,16 +1,19 @@
-"""A LoRA layer as one function has the stock layer's numbers, and stands back where the layer is not plain."""
+"""Layers as one function have the stock layers' numbers, keep little, and stand back where a layer is not plain."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from peft_nb.training import fused
-from peft_nb.training.fused import LoraProduct
+from peft_nb.training.fused import LoraProduct, Normed
 from tests import tiny
 
 
@@ -28,7 +31,7 @@ def test_gradients_are_those_of_finite_differences(bias: bool) -> None:
     torch.manual_seed(0)
     x, a, b = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 6), (2, 6), (5, 2)))
     weight, offset = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, dtype=torch.float64) if bias else None
-    assert torch.autograd.gradcheck(lambda x, a, b: LoraProduct.apply(x, weight, offset, a, b, 3.0), (x, a, b))
+    assert torch.autograd.gradcheck(lambda x, a, b: LoraProduct.apply(x, weight, offset, a, b, 3.0, None), (x, a, b))
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -71,5 +74,79 @@ def test_a_layer_in_another_state_is_left_to_peft() -> None:
 def test_every_layer_of_a_model_is_installed_and_taken_out_again() -> None:
     model = tiny.with_lora(tiny.base("llama"))
     with fused.installed(model):
-        assert sum("forward" in vars(module) for module in model.modules()) == 14
+        found = Counter(type(module).__name__ for module in model.modules() if "forward" in vars(module))
+        assert found == {"Linear": 14, "LlamaRMSNorm": 5, "LlamaMLP": 2}
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("gemma", [False, True])
+def test_the_gradient_of_a_norm_is_that_of_finite_differences(gemma: bool) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True), torch.randn(8, dtype=torch.float64)
+    stock = torch.nn.functional.rms_norm(x, (8,), weight + gemma, 1e-6)
+    found, _ = Normed.apply(x, weight, 1e-6, gemma)
+    torch.testing.assert_close(found, stock, rtol=1e-5, atol=1e-6)  # norms compute in float32
+    given = torch.randn_like(x)
+    grads = [torch.autograd.grad(one, x, given)[0] for one in (found, stock)]
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [LlamaRMSNorm, GemmaRMSNorm])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_of_either_kind_are_found_and_equal_to_the_last_bit(kind: type[nn.Module], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer, x = kind(16, eps=1e-5).to(dtype).requires_grad_(False), torch.randn(1, 5, 16, dtype=dtype)
+    nn.init.normal_(layer.weight)
+    stock = layer(x)
+    with fused.installed(layer):
+        assert "forward" in vars(layer)
+        assert torch.equal(layer(x), stock)
+
+
+def test_a_norm_of_another_formula_or_with_a_trained_weight_is_left_alone() -> None:
+    class OtherRMSNorm(LlamaRMSNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * 1.01
+
+    for layer in (OtherRMSNorm(16).requires_grad_(False), LlamaRMSNorm(16)):
+        with fused.installed(layer):
+            assert "forward" not in vars(layer)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_a_model_keeps_less_and_has_the_same_gradients(family: str) -> None:
+    def run() -> tuple[int, list[torch.Tensor]]:
+        kept = dict[int, int]()
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = model(input_ids=ids, use_cache=False).logits.square().mean()
+        return sum(kept.values()), list(torch.autograd.grad(loss, trained))
+
+    model, ids = tiny.with_lora(tiny.base(family)), torch.arange(60).view(2, 30)
+    trained = [one for one in model.parameters() if one.requires_grad]
+    weights = {one.untyped_storage().data_ptr() for one in [*model.parameters(), *model.buffers()]}
+    stock, right = run()
+    with fused.installed(model):
+        less, found = run()
+    torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-7)
+    assert less < 0.75 * stock
+
+
+def test_gradients_reach_through_what_is_computed_anew_under_gradient_checkpointing() -> None:
+    model, ids = tiny.with_lora(tiny.base("llama")), torch.arange(30).view(1, 30)
+    trained = [one for one in model.parameters() if one.requires_grad]
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(model(input_ids=ids, use_cache=False).logits.square().mean(), trained)
+
+    right = gradients()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    with fused.installed(model):
+        torch.testing.assert_close(gradients(), right, rtol=1e-4, atol=1e-7)

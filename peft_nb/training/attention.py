@@ -84,7 +84,7 @@ def segment_attention(
     lengths = list(segments)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     windowed = sliding_window is not None and sliding_window < max(lengths) + shared_prefix * lengths[0]
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout and not windowed and causal:
+    if query.device.type == "cpu" and not dropout and not windowed and causal:
         return SegmentProduct.apply(query, key, value, lengths, shared_prefix, scale), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 
+GATED = ("gate_proj", "up_proj", "down_proj", "act_fn")
+
+
+class Recipe(NamedTuple):
+    """How a tensor is computed anew in the backward pass, from tensors that are kept anyway."""
+
+    tensors: tuple[torch.Tensor, ...]
+    make: Callable[..., torch.Tensor]
+
+
+def anew(output: torch.Tensor, make: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
+    """Let who would keep an output for the backward pass keep instead what it was made of."""
+    output.recipe = Recipe(tensors, make)  # type: ignore[attr-defined]
+    return output
+
 
 class LoraProduct(torch.autograd.Function):
     """``x W^T + b + s (x A^T) B^T`` with gradients for x, A and B alone (Hu et al., 2021, arXiv:2106.09685).
 
-    Only ``x`` and ``x A^T`` are kept for the backward pass. A and B may be float32 beside a base in bfloat16:
-    products run in the base's dtype and gradients reach A and B in theirs, as autocast would have it.
+    Only ``x``, or what it is made of, and ``x A^T`` are kept for the backward pass. A and B may be float32 beside a base
+    in bfloat16: products run in the base's dtype and gradients reach A and B in theirs, as autocast would have it.
     """
 
     @staticmethod
@@ -27,6 +43,7 @@ class LoraProduct(torch.autograd.Function):
         a: torch.Tensor,
         b: torch.Tensor,
         scaling: float,
+        recipe: Recipe | None,
     ) -> torch.Tensor:
         """Compute the layer's output.
 
@@ -42,6 +59,8 @@ class LoraProduct(torch.autograd.Function):
             The adapter, shapes ``(r, in_features)`` and ``(out_features, r)``.
         scaling : float
             ``alpha / r``, or what the LoRA variant makes of it.
+        recipe : Recipe or None
+            How the input is computed anew; without one it is kept.
 
         Returns
         -------
@@ -53,14 +72,15 @@ class LoraProduct(torch.autograd.Function):
         output = flat @ weight.t() if bias is None else torch.addmm(bias, flat, weight.t())
         low = flat @ a_cast.t()
         output.addmm_(low, b_cast.t(), alpha=scaling)
-        ctx.save_for_backward(flat, low, weight, a, b)
-        ctx.scaling, ctx.shape = scaling, x.shape
+        ctx.save_for_backward(low, weight, a, b, *(recipe.tensors if recipe else (flat,)))
+        ctx.scaling, ctx.shape, ctx.make = scaling, x.shape, recipe and recipe.make
         return output.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients for ``x``, ``a`` and ``b``."""
-        flat, low, weight, a, b = ctx.saved_tensors
+        low, weight, a, b, *kept = ctx.saved_tensors
+        flat = (ctx.make(*kept) if ctx.make else kept[0]).view(-1, weight.shape[1])
         grad = grad.reshape(-1, grad.shape[-1])
         low_grad = (grad @ b.to(grad.dtype)) * ctx.scaling
         a_grad = (low_grad.t() @ flat).to(a.dtype)
@@ -68,7 +88,58 @@ class LoraProduct(torch.autograd.Function):
         x_grad = None
         if ctx.needs_input_grad[0]:
             x_grad = (grad @ weight).addmm_(low_grad, a.to(grad.dtype)).view(ctx.shape)
-        return x_grad, None, None, a_grad, b_grad, None
+        return x_grad, None, None, a_grad, b_grad, None, None
+
+
+class Normed(torch.autograd.Function):
+    """RMSNorm with a frozen weight (Zhang and Sennrich, 2019, arXiv:1910.07467): keeps its input and one number a row.
+
+    Gemma's multiplies by ``1 + weight`` and rounds at the end, Llama's rounds before it multiplies.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, gemma: bool) -> Any:
+        """Compute the output, and the reciprocal root mean square of each row (float32)."""
+        wide = x.float()
+        inverse = (wide.square().mean(-1, keepdim=True) + eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        ctx.gemma = gemma
+        ctx.mark_non_differentiable(inverse)
+        return _normed(x, weight, inverse, gemma), inverse
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
+        """Gradient for the input."""
+        x, weight, inverse = ctx.saved_tensors
+        grad = (grad.float() * (1 + weight.float())) if ctx.gemma else (grad * weight).float()
+        unit = x.float() * inverse
+        return grad.addcmul_(unit, (grad * unit).mean(-1, keepdim=True), value=-1).mul_(inverse).to(x.dtype), *[None] * 3
+
+
+def _normed(x: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, gemma: bool) -> torch.Tensor:
+    unit = x.float() * inverse
+    return unit.mul_(1 + weight.float()).to(x.dtype) if gemma else weight * unit.to(x.dtype)
+
+
+class Gated(torch.autograd.Function):
+    """``activation(gate) * up``, of which only gate and up are kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, activation: nn.Module) -> torch.Tensor:
+        """Compute the product; all shapes are equal."""
+        ctx.save_for_backward(gate, up)
+        ctx.activation = activation
+        return activation(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients for gate and up."""
+        gate, up = ctx.saved_tensors
+        with torch.enable_grad():
+            gate = gate.detach().requires_grad_()
+            active = ctx.activation(gate)
+        (gate_grad,) = torch.autograd.grad(active, gate, grad * up)
+        return gate_grad, grad * active.detach(), None
 
 
 def fits(layer: Any) -> bool:
@@ -90,19 +161,66 @@ def fits(layer: Any) -> bool:
 @contextmanager
 def installed(model: nn.Module) -> Iterator[None]:
     """Run every layer that fits as one function while the context lasts."""
+    known: dict[type, bool | None] = {}
     with ExitStack() as stack:
         for layer in model.modules():
-            if fits(layer):
-                layer.forward = _as_one_function(layer)
+            if forward := _as_one_function(layer, known):
+                layer.forward = forward
                 stack.callback(layer.__dict__.pop, "forward")
         yield
 
 
-def _as_one_function(layer: Any) -> Any:
+def _as_one_function(layer: Any, known: dict[type, bool | None]) -> Callable[..., torch.Tensor] | None:
+    """Give a layer's forward pass as one function, where it fits; `known` holds what was found out of a class."""
+    if fits(layer):
+        return _lora(layer)
+    kind = type(layer)
+    if kind.__name__.endswith("RMSNorm"):
+        if kind not in known:
+            known[kind] = next((gemma for gemma in (False, True) if _same(layer, _rms_norm(layer, gemma))), None)
+        return None if known[kind] is None else _rms_norm(layer, bool(known[kind]))
+    if all(hasattr(layer, name) for name in GATED):
+        if kind not in known:
+            known[kind] = _same(layer, _gated(layer)) or None
+        return _gated(layer) if known[kind] else None
+    return None
+
+
+def _lora(layer: Any) -> Callable[..., torch.Tensor]:
     name, base = layer.active_adapters[0], layer.get_base_layer()
     a, b, scaling = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
 
     def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return LoraProduct.apply(x, base.weight, base.bias, a, b, scaling)
+        return LoraProduct.apply(x, base.weight, base.bias, a, b, scaling, getattr(x, "recipe", None))
 
     return forward
+
+
+def _rms_norm(layer: Any, gemma: bool) -> Callable[..., torch.Tensor] | None:
+    weight, eps = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
+    if weight is None or eps is None or weight.requires_grad:
+        return None
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        output, inverse = Normed.apply(x, weight, eps, gemma)
+        return anew(output, partial(_normed, gemma=gemma), x, weight, inverse)
+
+    return forward
+
+
+def _gated(layer: Any) -> Callable[..., torch.Tensor]:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        gate, up = layer.gate_proj(x), layer.up_proj(x)
+        output = Gated.apply(gate, up, layer.act_fn)
+        return layer.down_proj(anew(output, lambda gate, up: layer.act_fn(gate) * up, gate, up))
+
+    return forward
+
+
+@torch.no_grad()
+def _same(layer: Any, forward: Callable[..., torch.Tensor] | None) -> bool:
+    """Whether a forward pass gives what the layer's own gives, on a few numbers."""
+    width = layer.weight.shape[-1] if hasattr(layer, "weight") else layer.gate_proj.in_features
+    parameter = next(layer.parameters())
+    x = torch.linspace(-3, 3, 2 * width, dtype=parameter.dtype, device=parameter.device).view(1, 2, width)
+    return forward is not None and torch.equal(layer(x), forward(x))
