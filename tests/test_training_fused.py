@@ -13,7 +13,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from peft_nb.training import fused
-from peft_nb.training.fused import LoraProduct, Normed
+from peft_nb.training.fused import LoraProducts, Normed
 from tests import tiny
 
 
@@ -27,11 +27,31 @@ def adapted(bias: bool = False, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_gradients_are_those_of_finite_differences(bias: bool) -> None:
+@pytest.mark.parametrize("ranks", [(2,), (2, 3, 1)], ids=str)
+def test_gradients_are_those_of_finite_differences(bias: bool, ranks: tuple[int, ...]) -> None:
+    def draw(*shape: int, learned: bool = True) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=learned)
+
     torch.manual_seed(0)
-    x, a, b = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 6), (2, 6), (5, 2)))
-    weight, offset = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, dtype=torch.float64) if bias else None
-    assert torch.autograd.gradcheck(lambda x, a, b: LoraProduct.apply(x, weight, offset, a, b, 3.0, None), (x, a, b))
+    outs = [5 + r for r in ranks]
+    frozen = [(draw(out, 6, learned=False), draw(out, learned=False) if bias else None) for out in outs]
+    learned = [draw(*shape) for r, out in zip(ranks, outs, strict=True) for shape in ((r, 6), (out, r))]
+
+    def products(x: torch.Tensor, *learned: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        layers = [one for place, pair in enumerate(frozen) for one in (*pair, *learned[2 * place : 2 * place + 2])]
+        return LoraProducts.apply(x, None, [3.0, 0.5, 2.0][: len(ranks)], *layers)
+
+    assert torch.autograd.gradcheck(products, (draw(2, 3, 6), *learned))
+
+
+def test_layers_that_are_given_other_inputs_each_compute_with_theirs() -> None:
+    model = tiny.with_lora(tiny.base("llama"))
+    attention = model.base_model.model.model.layers[0].self_attn
+    one, other = torch.randn(2, 1, 3, attention.q_proj.in_features)
+    right = attention.q_proj(one), attention.k_proj(other), attention.k_proj(one), attention.v_proj(one)
+    with fused.installed(model):
+        found = attention.q_proj(one), attention.k_proj(other), attention.k_proj(one), attention.v_proj(one)
+    torch.testing.assert_close(found, right)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -40,7 +60,7 @@ def test_the_output_is_that_of_the_stock_layer(bias: bool) -> None:
     stock = layer(x)
     with fused.installed(layer):
         found = layer(x)
-    assert type(found.grad_fn).__name__ == "LoraProductBackward"
+    assert type(found.grad_fn).__name__ == "LoraProductsBackward"
     torch.testing.assert_close(found, stock)
     assert "forward" not in vars(layer)
 

@@ -44,10 +44,10 @@ class Shapes:
         inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
         return cls(text.num_hidden_layers, text.hidden_size, inner, text.vocab_size, 4 if dtype == "float32" else 2)
 
-    @property
-    def kept(self) -> float:
+    def kept(self, padded: bool) -> float:
         """About what one layer keeps of one token for its backward pass."""
-        return self.size * (12 * self.hidden + 5 * self.inner)
+        hidden, inner = (12, 5) if padded else (6, 2)
+        return self.size * (hidden * self.hidden + inner * self.inner)
 
     def activations(self, tokens: float, kept: float, checkpointing: bool) -> float:
         """What the backward pass needs of so many tokens, of which a layer keeps ``kept`` bytes each."""

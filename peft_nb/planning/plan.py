@@ -51,7 +51,7 @@ class Plan:
         spec, shapes, work = self.spec, self.shapes, self.work
         trained = sum(one.numel() for one in self.adapted.parameters() if one.requires_grad)
         costs = self.costs = self.costs or self._layer_costs()
-        kept = costs.kept_bytes if costs else shapes.kept
+        kept = costs.kept_bytes if costs else shapes.kept(self.objective.padded)
         micro, aside = work.largest, work.widest_held_out
         activations = shapes.activations(micro.tokens, kept, spec.gradient_checkpointing)
         moment = max(self._loss(micro), micro.tokens * kept / 2)

@@ -167,8 +167,9 @@ def fitted(
     except MethodError as error:
         return Fitted(method, why_not=str(error).removeprefix("method: "))
     shapes = memory.Shapes.of(config, dtype)
-    activations = shapes.activations(MICRO.tokens, shapes.kept, spec.gradient_checkpointing)
-    loss = shapes.loss(MICRO, not method.padding_free) if task.tokenwise else 0.0
+    padded = not method.padding_free
+    activations = shapes.activations(MICRO.tokens, shapes.kept(padded), spec.gradient_checkpointing)
+    loss = shapes.loss(MICRO, padded) if task.tokenwise else 0.0
     weights = memory.weights(counts.weights, counts.inner, method.quantization(spec), 4 if dtype == "float32" else 2)
     held = weights + 4 * memory.FLOAT * counts.trained + activations + loss
     peak = (held + process + memory.growth(dtype, activations, math.inf)) / MB

@@ -23,7 +23,7 @@ from peft_nb.errors import StoreError
 from peft_nb.system import resources
 from peft_nb.system.files import atomic_text
 
-VERSION = 1  # to be raised when the same thing is measured otherwise
+VERSION = 2  # to be raised when the same thing is measured otherwise
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS")  # of libraries
 FOLDER = f"measured-{VERSION}"
 

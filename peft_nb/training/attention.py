@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from peft_nb.system import transformers_private
 
 NAME = "peft_nb_segments"
+MOST_WEIGHTS = 2**25  # of one segment, which the own backward pass holds at once; longer ones are left to PyTorch
 
 
 class NotExact(Exception):
@@ -84,7 +85,8 @@ def segment_attention(
     lengths = list(segments)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     windowed = sliding_window is not None and sliding_window < max(lengths) + shared_prefix * lengths[0]
-    if query.device.type == "cpu" and not dropout and not windowed and causal:
+    weights = query.shape[1] * max(lengths) * (max(lengths) + shared_prefix * lengths[0])
+    if query.device.type == "cpu" and not dropout and not windowed and causal and weights <= MOST_WEIGHTS:
         return SegmentProduct.apply(query, key, value, lengths, shared_prefix, scale), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
@@ -102,7 +104,9 @@ def segment_attention(
 
 
 class SegmentProduct(torch.autograd.Function):
-    """The same attention on a CPU in bfloat16, where PyTorch's backward pass takes twice as long as this one.
+    """The same attention on a CPU: it keeps the keys and values of grouped queries once, and the outputs once.
+
+    In bfloat16, PyTorch's backward pass takes twice as long as this one.
 
     Forward is PyTorch's own kernel; backward follows FlashAttention-2 (Dao, 2023, arXiv:2307.08691): the weights are
     recomputed from the saved log-sum-exp, and query heads that share a key head are multiplied together.
@@ -145,9 +149,10 @@ class SegmentProduct(torch.autograd.Function):
         heads, kept, width = query.shape[1], key.shape[1], query.shape[3]
         groups = heads // kept
         grad = grad.transpose(1, 2)
-        delta = (grad.float() * output.transpose(1, 2).float()).sum(-1, keepdim=True)
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        delta = (grad.to(wide) * output.transpose(1, 2).to(wide)).sum(-1, keepdim=True)
         grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
-        prefix = [torch.zeros(kept, ctx.lengths[0], width) for _ in range(2)] if ctx.shared_prefix else []
+        prefix = [torch.zeros(kept, ctx.lengths[0], width, dtype=wide) for _ in range(2)] if ctx.shared_prefix else []
         start = 0
         parts = _parts(query, key, value, ctx.lengths, ctx.shared_prefix)
         for (q, k, v, before), norm in zip(parts, norms, strict=True):
@@ -156,9 +161,9 @@ class SegmentProduct(torch.autograd.Function):
             shape = (kept, groups * q.shape[2], -1)
             q, k, v = q.reshape(shape), k[0], v[0]
             g = grad[0, :, own].reshape(shape)
-            weights = torch.bmm(q, k.mT).float().mul_(ctx.scale).sub_(norm[0].reshape(shape)).exp_()
+            weights = torch.bmm(q, k.mT).to(wide).mul_(ctx.scale).sub_(norm[0].reshape(shape)).exp_()
             weights.view(kept, groups, -1, k.shape[1]).tril_(before)
-            scores = torch.bmm(g, v.mT).float().sub_(delta[0, :, own].reshape(shape)).mul_(weights).mul_(ctx.scale)
+            scores = torch.bmm(g, v.mT).to(wide).sub_(delta[0, :, own].reshape(shape)).mul_(weights).mul_(ctx.scale)
             weights, scores = weights.to(q.dtype), scores.to(q.dtype)
             grads[0][0, :, own] = torch.bmm(scores, k).view(heads, -1, width)
             for index, product in ((1, torch.bmm(scores.mT, q)), (2, torch.bmm(weights.mT, g))):

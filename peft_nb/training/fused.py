@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 
 GATED = ("gate_proj", "up_proj", "down_proj", "act_fn")
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one input
 
 
 class Recipe(NamedTuple):
@@ -27,25 +28,19 @@ def anew(output: torch.Tensor, make: Callable[..., torch.Tensor], *tensors: torc
     return output
 
 
-class LoraProduct(torch.autograd.Function):
-    """``x W^T + b + s (x A^T) B^T`` with gradients for x, A and B alone (Hu et al., 2021, arXiv:2106.09685).
+class LoraProducts(torch.autograd.Function):
+    """``x W^T + b + s (x A^T) B^T`` of layers that share their input, with gradients for x, A and B alone.
 
-    Only ``x``, or what it is made of, and ``x A^T`` are kept for the backward pass. A and B may be float32 beside a base
-    in bfloat16: products run in the base's dtype and gradients reach A and B in theirs, as autocast would have it.
+    LoRA is that of Hu et al., 2021 (arXiv:2106.09685). Only ``x``, or what it is made of, and ``x A^T`` are kept for
+    the backward pass. A and B may be float32 beside a base in bfloat16: products run in the base's dtype and gradients
+    reach A and B in theirs, as autocast would have it.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        a: torch.Tensor,
-        b: torch.Tensor,
-        scaling: float,
-        recipe: Recipe | None,
-    ) -> torch.Tensor:
-        """Compute the layer's output.
+        ctx: Any, x: torch.Tensor, recipe: Recipe | None, scalings: Sequence[float], *layers: Any
+    ) -> tuple[torch.Tensor, ...]:
+        """Compute the layers' outputs.
 
         Parameters
         ----------
@@ -53,42 +48,58 @@ class LoraProduct(torch.autograd.Function):
             Autograd's context.
         x : torch.Tensor
             Input, shape ``(..., in_features)``.
-        weight, bias : torch.Tensor
-            The frozen base layer, shapes ``(out_features, in_features)`` and ``(out_features,)`` or ``None``.
-        a, b : torch.Tensor
-            The adapter, shapes ``(r, in_features)`` and ``(out_features, r)``.
-        scaling : float
-            ``alpha / r``, or what the LoRA variant makes of it.
         recipe : Recipe or None
             How the input is computed anew; without one it is kept.
+        scalings : sequence of float
+            ``alpha / r`` of each layer, or what the LoRA variant makes of it.
+        *layers : torch.Tensor or None
+            Of each layer the frozen base's weight and bias, shapes ``(out_features, in_features)`` and
+            ``(out_features,)`` or ``None``, and the adapter's A and B, ``(r, in_features)`` and ``(out_features, r)``.
 
         Returns
         -------
-        torch.Tensor
-            Shape ``(..., out_features)``.
+        tuple of torch.Tensor
+            Shape ``(..., out_features)`` each.
         """
         flat = x.reshape(-1, x.shape[-1])
-        a_cast, b_cast = a.to(x.dtype), b.to(x.dtype)
-        output = flat @ weight.t() if bias is None else torch.addmm(bias, flat, weight.t())
-        low = flat @ a_cast.t()
-        output.addmm_(low, b_cast.t(), alpha=scaling)
-        ctx.save_for_backward(low, weight, a, b, *(recipe.tensors if recipe else (flat,)))
-        ctx.scaling, ctx.shape, ctx.make = scaling, x.shape, recipe and recipe.make
-        return output.view(*x.shape[:-1], -1)
+        weights, biases, downs, ups = (layers[part::4] for part in range(4))
+        low = flat @ _stacked(downs, x.dtype).t()
+        outputs = []
+        for weight, bias, up, part, scaling in zip(weights, biases, ups, _cut(low, downs), scalings, strict=True):
+            output = flat @ weight.t() if bias is None else torch.addmm(bias, flat, weight.t())
+            outputs.append(output.addmm_(part, up.to(x.dtype).t(), alpha=scaling).view(*x.shape[:-1], -1))
+        ctx.save_for_backward(low, *weights, *downs, *ups, *(recipe.tensors if recipe else (flat,)))
+        ctx.scalings, ctx.shape, ctx.make = scalings, x.shape, recipe and recipe.make
+        return tuple(outputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradients for ``x``, ``a`` and ``b``."""
-        low, weight, a, b, *kept = ctx.saved_tensors
-        flat = (ctx.make(*kept) if ctx.make else kept[0]).view(-1, weight.shape[1])
-        grad = grad.reshape(-1, grad.shape[-1])
-        low_grad = (grad @ b.to(grad.dtype)) * ctx.scaling
-        a_grad = (low_grad.t() @ flat).to(a.dtype)
-        b_grad = (grad.t() @ low).mul_(ctx.scaling).to(b.dtype)
-        x_grad = None
-        if ctx.needs_input_grad[0]:
-            x_grad = (grad @ weight).addmm_(low_grad, a.to(grad.dtype)).view(ctx.shape)
-        return x_grad, None, None, a_grad, b_grad, None, None
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients for ``x``, and for A and B of each layer."""
+        count, (low, *saved) = len(grads), ctx.saved_tensors
+        weights, downs, ups = (saved[part * count : (part + 1) * count] for part in range(3))
+        kept, x_grad, up_grads = saved[3 * count :], None, list[torch.Tensor]()
+        flat = (ctx.make(*kept) if ctx.make else kept[0]).view(-1, ctx.shape[-1])
+        low_grad = torch.empty_like(low)
+        parts = zip(grads, weights, ups, _cut(low, downs), _cut(low_grad, downs), ctx.scalings, strict=True)
+        for grad, weight, up, part, part_grad, scaling in parts:
+            grad = grad.reshape(-1, grad.shape[-1])
+            part_grad.copy_(grad @ up.to(grad.dtype)).mul_(scaling)
+            up_grads.append((grad.t() @ part).mul_(scaling).to(up.dtype))
+            if ctx.needs_input_grad[0]:
+                x_grad = grad @ weight if x_grad is None else x_grad.addmm_(grad, weight)
+        if x_grad is not None:
+            x_grad = x_grad.addmm_(low_grad, _stacked(downs, low.dtype)).view(ctx.shape)
+        down_grads = _cut((low_grad.t() @ flat).to(downs[0].dtype), downs, dim=0)
+        of_layers = (one for pair in zip(down_grads, up_grads, strict=True) for one in (None, None, *pair))
+        return x_grad, None, None, *of_layers
+
+
+def _stacked(downs: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    return downs[0].to(dtype) if len(downs) == 1 else torch.cat([one.to(dtype) for one in downs])
+
+
+def _cut(low: torch.Tensor, downs: Sequence[torch.Tensor], dim: int = 1) -> Sequence[torch.Tensor]:
+    return low.split([one.shape[0] for one in downs], dim=dim)
 
 
 class Normed(torch.autograd.Function):
@@ -113,7 +124,9 @@ class Normed(torch.autograd.Function):
         x, weight, inverse = ctx.saved_tensors
         grad = (grad.float() * (1 + weight.float())) if ctx.gemma else (grad * weight).float()
         unit = x.float() * inverse
-        return grad.addcmul_(unit, (grad * unit).mean(-1, keepdim=True), value=-1).mul_(inverse).to(x.dtype), *[None] * 3
+        return grad.addcmul_(unit, (grad * unit).mean(-1, keepdim=True), value=-1).mul_(inverse).to(x.dtype), *[
+            None
+        ] * 3
 
 
 def _normed(x: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, gemma: bool) -> torch.Tensor:
@@ -163,17 +176,27 @@ def installed(model: nn.Module) -> Iterator[None]:
     """Run every layer that fits as one function while the context lasts."""
     known: dict[type, bool | None] = {}
     with ExitStack() as stack:
-        for layer in model.modules():
-            if forward := _as_one_function(layer, known):
+
+        def install(layer: Any, forward: Callable[..., torch.Tensor] | None) -> None:
+            if forward:
                 layer.forward = forward
                 stack.callback(layer.__dict__.pop, "forward")
+
+        for layer in model.modules():
+            for names in SIBLINGS:
+                siblings = [getattr(layer, name, None) for name in names]
+                if all(map(fits, siblings)):
+                    for sibling, forward in zip(siblings, _lora(siblings), strict=True):
+                        install(sibling, forward)
+            if fits(layer) and "forward" not in vars(layer):
+                install(layer, *_lora([layer]))
+            else:
+                install(layer, _elementwise(layer, known))
         yield
 
 
-def _as_one_function(layer: Any, known: dict[type, bool | None]) -> Callable[..., torch.Tensor] | None:
-    """Give a layer's forward pass as one function, where it fits; `known` holds what was found out of a class."""
-    if fits(layer):
-        return _lora(layer)
+def _elementwise(layer: Any, known: dict[type, bool | None]) -> Callable[..., torch.Tensor] | None:
+    """A norm's or gated product's forward pass that keeps little; `known` holds what a class turned out to be."""
     kind = type(layer)
     if kind.__name__.endswith("RMSNorm"):
         if kind not in known:
@@ -186,14 +209,23 @@ def _as_one_function(layer: Any, known: dict[type, bool | None]) -> Callable[...
     return None
 
 
-def _lora(layer: Any) -> Callable[..., torch.Tensor]:
-    name, base = layer.active_adapters[0], layer.get_base_layer()
-    a, b, scaling = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
+def _lora(layers: Sequence[Any]) -> list[Callable[..., torch.Tensor]]:
+    """Forward passes of layers that are given the same input one after the other: the first computes for all."""
+    scalings, tensors = [], []
+    for layer in layers:
+        name, base = layer.active_adapters[0], layer.get_base_layer()
+        scalings.append(layer.scaling[name])
+        tensors += [base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight]
+    waiting: list[Any] = [None] * len(layers)  # input and output, until they are asked for
 
-    def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return LoraProduct.apply(x, base.weight, base.bias, a, b, scaling, getattr(x, "recipe", None))
+    def forward(x: torch.Tensor, *args: Any, place: int, **kwargs: Any) -> torch.Tensor:
+        if waiting[place] is None or waiting[place][0] is not x:
+            outputs = LoraProducts.apply(x, getattr(x, "recipe", None), scalings, *tensors)
+            waiting[:] = [(x, output) for output in outputs]
+        (_, output), waiting[place] = waiting[place], None
+        return output
 
-    return forward
+    return [partial(forward, place=place) for place in range(len(layers))]
 
 
 def _rms_norm(layer: Any, gemma: bool) -> Callable[..., torch.Tensor] | None:
