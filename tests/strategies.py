@@ -136,6 +136,9 @@ def values(field: FieldInfo) -> st.SearchStrategy[Any]:
 def _agree(fields: dict[str, Any]) -> dict[str, Any]:
     if fields.get("lr_scheduler_type") == "constant":
         fields.pop("warmup_steps", None)
+        fields.pop("warmup_ratio", None)
+    if fields.get("warmup_steps"):
+        fields.pop("warmup_ratio", None)
     if fields.get("max_steps") and fields.get("warmup_steps", 0) > fields["max_steps"]:
         fields["warmup_steps"] = fields["max_steps"]
     return fields

@@ -67,7 +67,13 @@ def test_a_script_trains_the_same_adapter(trained: Begin, tmp_path: Path, python
 
 
 ACCUMULATED = {"gradient_accumulation_steps": 2, "batch_size": 3, "weight_decay": 0.5, "warmup_steps": 2}
-TURNS = {"lr_scheduler_type": "cosine", "system": "Be brief.", "loss_on": "all", "gradient_checkpointing": True}
+TURNS = {
+    "lr_scheduler_type": "cosine",
+    "system": "Be brief.",
+    "loss_on": "all",
+    "gradient_checkpointing": True,
+    "warmup_ratio": 0.4,
+}
 
 
 @pytest.mark.exhaustive

@@ -70,7 +70,7 @@ def test_question_marks_show_generated_help(shell: InteractiveShell, monkeypatch
     ("cell", "offered"),
     [
         ("%%peft lora --data ti|\nr: 8", ["tickets"]),
-        ("%%peft lora --data tickets\nr: 8\nwarm|", ["warmup_steps: "]),
+        ("%%peft lora --data tickets\nr: 8\nwarm|", ["warmup_steps: ", "warmup_ratio: "]),
         ("%%peft lora --data tickets\ndevice: |\nr: 8", ["auto", "cpu", "cuda", "mps"]),
         ("%peft sto|", ["stop"]),
     ],

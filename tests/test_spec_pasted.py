@@ -121,9 +121,8 @@ def test_what_a_setting_is_here_is_a_valid_spec(name: str) -> None:
             "val_size: no such field: eval_fraction takes a share of the rows up to 0.5, such as 0.1",
         ),
         (
-            {"warmup_ratio": 0.1},
-            "warmup_ratio: no such field: warmup_steps takes a number of steps: write this share times the steps of "
-            "the run",
+            {"warmup_epochs": 1},
+            "warmup_epochs: no such field: warmup_ratio takes a share of the steps: divide by the number of epochs",
         ),
         ({"bf16": "auto"}, "bf16 is dtype here: write dtype: auto"),
         ({"quantization": "int4"}, "quantization: 'int4' is another tool's word: write quantization: 4bit"),

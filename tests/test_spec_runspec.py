@@ -280,6 +280,14 @@ def test_switches_take_nothing_else(value: Any) -> None:
             {"lr_scheduler_type": "constant", "warmup_steps": 5},
             "warmup_steps: 5 has no effect on a constant schedule; use constant_with_warmup",
         ),
+        (
+            {"lr_scheduler_type": "constant", "warmup_ratio": 0.1},
+            "warmup_ratio: 0.1 has no effect on a constant schedule; use constant_with_warmup",
+        ),
+        (
+            {"warmup_steps": 5, "warmup_ratio": 0.1},
+            "warmup_ratio: 0.1 and warmup_steps, 5, are both given; keep one",
+        ),
     ],
 )
 def test_each_refusal_says_field_value_and_mend(values: dict[str, Any], problem: str) -> None:

@@ -67,6 +67,6 @@ def test_the_newest_checkpoint_is_found_by_its_number(tmp_path: Path) -> None:
         (tmp_path / f"checkpoint-{step}").mkdir()
     (tmp_path / ".staging-200").mkdir()
     assert checkpoint.latest(tmp_path) == tmp_path / "checkpoint-100"
-    checkpoint.keep_newest(tmp_path)
+    checkpoint.keep_newest(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-100"]
     assert checkpoint.latest(tmp_path / "nowhere") is None

@@ -13,6 +13,7 @@ import torch
 from peft_nb.errors import RunError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
 from peft_nb.spec import RunSpec
+from peft_nb.training import checkpoint
 from peft_nb.training.draws import OwnDraws
 from peft_nb.training.hooks import Hooks
 from peft_nb.training.objectives import Installed, Padded, PaddingFree
@@ -238,6 +239,23 @@ def test_a_training_that_was_stopped_goes_on_as_an_undisturbed_one(make: Make, t
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert [event.step for event in heard if isinstance(event, StepLogged)] == [3, 4]
     assert torch.equal(weights(resumed), weights(calm))
+
+
+def test_as_many_checkpoints_stay_as_wanted(make: Make, tmp_path: Path) -> None:
+    for limit, left in ((1, [4]), (2, [3, 4]), (9, [1, 2, 3, 4])):
+        trainer, _ = make(save_steps=1, save_total_limit=limit)
+        trainer.train()
+        assert sorted(checkpoint.step_of(one) for one in tmp_path.glob("checkpoint-*")) == left
+
+
+def test_the_warmup_is_a_number_or_a_share_of_the_steps(make: Make) -> None:
+    rates = []
+    for warmup in ({"warmup_steps": 2}, {"warmup_ratio": 0.4}, {}):  # 0.4 of 4 steps is rounded up
+        trainer, heard = make(**warmup)
+        trainer.train()
+        rates.append([event.learning_rate for event in heard if isinstance(event, StepLogged)])
+    assert rates[0] == rates[1] == pytest.approx([0, 0.005, 0.01, 0.005])
+    assert rates[2][0] == 0.01
 
 
 def test_a_full_disk_costs_a_checkpoint_and_no_training(make: Make, tmp_path: Path) -> None:

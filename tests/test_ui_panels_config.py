@@ -95,7 +95,7 @@ def test_the_form_opens_with_six_fields_and_the_rest_is_found_by_words(filled: C
     assert first == {"data", "model", "method", "epochs", "learning_rate", "out"}
     filled.search.value = "warmup"
     shown = {name for name, control in filled.controls.items() if control.box.layout.display is None}
-    assert shown - first == {"warmup_steps", "lr_scheduler_type"}
+    assert shown - first == {"warmup_steps", "warmup_ratio", "lr_scheduler_type"}
     offered = {section for section, part in filled.collapsibles.items() if part.box.layout.display is None}
     assert offered == {"training"}
     assert filled.collapsibles["training"].inside.layout.display is None

@@ -284,7 +284,7 @@ _NONE = {
     "run.save(folder) writes what a hub takes; nothing is uploaded": "push_to_hub hub_model_id hub_token hub_strategy "
     "hub_private_repo token hf_token username repo_id",
     "run.merge(folder) writes the merged model once the run is over": "merge_adapter merge_lora",
-    "save_steps says how often a checkpoint is written, and the last ones are kept": "save_strategy save_total_limit "
+    "save_steps says how often a checkpoint is written, and the last ones are kept": "save_strategy "
     "saves_per_epoch save_only_model save_safetensors save_checkpoint",
     "eval_steps says how often the evaluation set is measured": "eval_strategy evaluation_strategy evals_per_epoch "
     "do_eval eval_on_start evaluation_epochs",
@@ -331,7 +331,7 @@ _BF16, _KEPT = {"dtype": "bfloat16"}, "dtype: auto selects the fastest safe prec
 _FEW = "only lora, qlora, full and the like: %peft help method lists the methods"
 _SFT = "supervised training is what is done; a preference method or pretraining stage is not"
 _ONE = "one data set is trained on: put the rows together and give them as data: NAME"
-_WARMUP = "warmup_steps takes a number of steps: write this share times the steps of the run"
+_WARMUP = "warmup_ratio takes a share of the steps: divide by the number of epochs"
 _SHARE = "eval_fraction takes a share of the rows up to 0.5, such as 0.1"
 
 SETTINGS: dict[str, Setting] = {
@@ -365,7 +365,6 @@ SETTINGS: dict[str, Setting] = {
         ]
     },
     **{name: Setting("0.1", _share, _SHARE) for name in ("val_size", "val_set_size", "test_size", "validation_size")},
-    "warmup_ratio": Setting("0.1", lambda value: {}, _WARMUP),
     "warmup_epochs": Setting("1", lambda value: {}, _WARMUP),
     "stage": Setting("sft", _words(sft={"task": "generation"}), _SFT),
     "rl": Setting("dpo", lambda value: {}, _SFT),

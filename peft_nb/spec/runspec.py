@@ -7,6 +7,7 @@ and reference are generated from :meth:`RunSpec.describe`.
 from __future__ import annotations
 
 import json
+import math
 import re
 from itertools import groupby
 from typing import Any, Literal, NoReturn
@@ -128,6 +129,8 @@ class RunSpec(BaseModel):
     """Learning rate schedule after the warmup: down to 0 linearly or along a cosine, or constant."""
     warmup_steps: Whole = field(0, "training", "steps", ge=0, le=_MANY)
     """Steps over which the learning rate rises from 0 to learning_rate."""
+    warmup_ratio: Number = field(0.0, "training", "share of steps", ge=0, lt=1)
+    """Share of all steps over which the learning rate rises, instead of warmup_steps; rounded up to whole steps."""
     weight_decay: Number = field(0.0, "training", ge=0, le=10)
     """Weight decay of AdamW: how strongly the trainable parameters are pulled towards 0."""
     max_grad_norm: Number = field(1.0, "training", ge=0, le=1_000_000)
@@ -169,6 +172,8 @@ class RunSpec(BaseModel):
     """Steps between two evaluations; null evaluates once per epoch."""
     save_steps: Whole | None = field(None, "logging", "steps", ge=1, le=_MANY)
     """Steps between two checkpoints; null saves about once per minute."""
+    save_total_limit: Whole = field(2, "logging", "checkpoints", ge=1, le=_MANY)
+    """Checkpoints that are kept: the newest ones, and the best one where it is wanted."""
     name: Word | None = field(None, "logging")
     """Name to find the run by: up to 64 letters a-z, digits, dots, hyphens and underscores; null uses its
     id."""
@@ -198,6 +203,15 @@ class RunSpec(BaseModel):
             raise ValueError(f"{steps} has no effect on a constant schedule; use constant_with_warmup")
         return steps
 
+    @field_validator("warmup_ratio")
+    @classmethod
+    def _warmup_happens_once(cls, share: float, info: ValidationInfo) -> float:
+        if share and info.data.get("warmup_steps"):
+            raise ValueError(f"{share:g} and warmup_steps, {info.data['warmup_steps']}, are both given; keep one")
+        if share and info.data.get("lr_scheduler_type") == "constant":
+            raise ValueError(f"{share:g} has no effect on a constant schedule; use constant_with_warmup")
+        return share
+
     @field_validator("name")
     @classmethod
     def _names_a_folder(cls, name: str | None) -> str | None:
@@ -219,6 +233,10 @@ class RunSpec(BaseModel):
     def describe(cls) -> list[FieldInfo]:
         """Describe every field, in order: what flags, completion, forms and help are generated from."""
         return [info(name, field) for name, field in cls.model_fields.items()]
+
+    def warmup(self, steps: int) -> int:
+        """Number of warmup steps of a run of so many steps, as transformers rounds ``warmup_ratio``."""
+        return self.warmup_steps or math.ceil(self.warmup_ratio * steps)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields by name, in order."""

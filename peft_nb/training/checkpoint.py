@@ -148,7 +148,7 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rsplit("-", 1)[1])
 
 
-def keep_newest(folder: Path, count: int = 2) -> None:
+def keep_newest(folder: Path, count: int) -> None:
     """Remove all but the newest checkpoints of a run, and what writing one has left behind.
 
     Parameters
@@ -156,7 +156,7 @@ def keep_newest(folder: Path, count: int = 2) -> None:
     folder : Path
         Where the run keeps its checkpoints.
     count : int
-        How many to keep; default 2.
+        How many to keep.
     """
     for old in [*sorted(folder.glob("checkpoint-*"), key=step_of)[:-count], *folder.glob(".staging-*")]:
         shutil.rmtree(old, ignore_errors=True)

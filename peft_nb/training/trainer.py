@@ -119,7 +119,7 @@ class PlannedTrainer(Trainer):
             per_device_train_batch_size=1,
             learning_rate=spec.learning_rate,
             lr_scheduler_type=spec.lr_scheduler_type,
-            warmup_steps=spec.warmup_steps,
+            warmup_steps=spec.warmup(len(steps)),
             weight_decay=spec.weight_decay,
             max_grad_norm=spec.max_grad_norm,
             optim="adamw_torch_fused" if device in ("cpu", "cuda") else "adamw_torch",
@@ -418,7 +418,7 @@ class PlannedTrainer(Trainer):
             if self.args.should_save:
                 flush(staging)
                 (staging / final.name).replace(final)
-                checkpoint.keep_newest(self.folder)
+                checkpoint.keep_newest(self.folder, self.spec.save_total_limit)
                 self.publish(Checkpointed(step, str(final)))
         except (OSError, SafetensorError) as error:
             if self.args.world_size > 1:
