@@ -1,7 +1,15 @@
 from __future__ import annotations
 
+import colorsys
+import re
+from pathlib import Path
+
+import pytest
+
+from peft_nb import plots
 from peft_nb.events import Evaluated, Scored, StepLogged
-from peft_nb.ui.panels.curves import LOSS, behind, of_run, of_runs
+from peft_nb.ui.panels import curves
+from peft_nb.ui.panels.curves import COLOURS, DASHES, LOSS, behind, of_run, of_runs
 from peft_nb.ui.view import RunView, replay
 
 
@@ -50,3 +58,26 @@ def test_another_run_stands_back_under_its_own_name() -> None:
     lines = behind(of_run(view(1)), "calm v1")
     assert [line.name for line in lines] == ["calm v1: train loss", "calm v1: eval loss"]
     assert all(line.pale for line in lines)
+
+
+def rgb(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
+
+
+def light(colour: str) -> float:
+    """The relative luminance of WCAG 2."""
+    red, green, blue = ((one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4) for one in rgb(colour))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize(("ground", "first"), [("#ffffff", 0), ("#111111", COLOURS)])
+def test_curves_have_the_hues_of_the_static_pictures_and_their_names_can_be_read(ground: str, first: int) -> None:
+    sheet = Path(curves.__file__).with_name("chart.css").read_text("utf-8")
+    colours = re.findall(r"--peft-nb-curve-\d: (#\w{6})", sheet)
+    assert len(colours) == 2 * COLOURS
+    assert (COLOURS, len(DASHES)) == (len(plots.COLOURS), len(plots.DASHES))
+    for colour, still in zip(colours[first : first + COLOURS], plots.COLOURS, strict=True):
+        low, high = sorted((light(colour), light(ground)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, colour
+        apart = abs(colorsys.rgb_to_hsv(*rgb(colour))[0] - colorsys.rgb_to_hsv(*rgb(still))[0])
+        assert apart < 0.04, (colour, still)

@@ -23,7 +23,7 @@ class Overlay(Chart):
     """
 
     def __init__(self, runs: Mapping[str, Run | None]) -> None:
-        super().__init__(smoothing="medium")
+        super().__init__()
         trained = {name: run for name, run in runs.items() if run}
         self._views = {name: replay(run.events()) for name, run in trained.items()}
         self.renew({})
