@@ -182,8 +182,8 @@ def test_the_curves_of_a_finished_run_stand_behind_those_of_another(start: Calla
     names = [line["name"] for line in panel.chart.lines]
     panel.chart.behind = first.id
     assert [(line["name"], line["pale"]) for line in panel.chart.lines] == [
-        *((f"{first.id}: {name}", True) for name in names),
         *((name, False) for name in names),
+        *((f"{first.id}: {name}", True) for name in names),
     ]
     assert steps_of(panel, f"{first.id}: train loss") == [1, 2, 3, 4]
     panel.chart.behind = ""

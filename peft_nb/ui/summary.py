@@ -196,7 +196,7 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None, *, 
     """
     cell = "text-align:left;vertical-align:top;white-space:normal"
     body = "".join(
-        f'<tr><th scope="row" style="{cell}">{escape(label)}</th>'
+        f'<tr><th scope="row" style="{cell};overflow-wrap:normal">{escape(label)}</th>'
         f'<td style="{cell};min-width:14em;overflow-wrap:anywhere">{escape(value)}</td></tr>'
         for label, value in rows(view, metrics)
     )

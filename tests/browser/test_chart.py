@@ -232,3 +232,10 @@ def test_it_fits_into_what_is_narrow_and_axe_finds_nothing(draw: Draw) -> None:
     expect(page.locator("canvas").first).to_be_visible()
     page.wait_for_function("document.querySelector('.uplot').clientWidth > 300")
     assert page.evaluate("document.documentElement.scrollWidth") <= 700
+    wide = page.locator(".uplot").first.bounding_box()
+    page.evaluate("""() => {
+        document.body.style.display = "none";
+        model.set("log_scale", true);  // drawn anew while nothing has a width, within one frame
+        document.body.style.display = "";
+    }""")
+    assert page.locator(".uplot").first.bounding_box() == wide

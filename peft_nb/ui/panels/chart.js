@@ -2,6 +2,7 @@
 // kept in the model, so that every view of it shows the same, and needs no answer of the kernel.
 const LEVELS = ["none", "light", "medium", "strong"];
 const HEIGHT = 240; // pixels of a plot
+const POINT = 8;
 const DIGIT = 7.5; // pixels, about
 
 // Round numbers at equal distances, each once.
@@ -11,7 +12,8 @@ export function ticks(low, high, most, least = 0) {
   const power = 10 ** Math.floor(Math.log10(span) + 1e-9);
   const distance = [1, 2, 5, 10].map((n) => n * power).find((one) => one >= span * (1 - 1e-9));
   const found = [];
-  for (let n = Math.ceil(low / distance - 1e-9); n * distance <= high + distance * 1e-9; n++) found.push(n * distance + 0);
+  const last = high / distance + 1e-9;
+  for (let n = Math.ceil(low / distance - 1e-9); n <= last; n++) found.push(n * distance + 0); // + 0: no -0
   return found;
 }
 
@@ -115,9 +117,11 @@ class Pane {
   take(lines) {
     const looks = JSON.stringify(lines.map(({ x, y, ...look }) => look));
     this.lines = lines;
+    this.drawn = [...lines.filter((line) => line.pale), ...lines.filter((line) => !line.pale)];
     if (looks !== this.looks) {
       this.looks = looks;
-      this.legend.replaceChildren(make("span", "peft-nb-pane-title", this.title), ...lines.map((line) => this.entry(line)));
+      const title = make("span", "peft-nb-pane-title", this.title);
+      this.legend.replaceChildren(title, ...lines.map((line) => this.entry(line)));
       this.draw();
     } else {
       this.u.setData(this.columns());
@@ -156,7 +160,8 @@ class Pane {
   }
 
   columns() {
-    const all = [...this.behind().map((line) => [line.x, line.y[0]]), ...this.lines.map((line) => [line.x, this.values(line)])];
+    const single = this.behind().map((line) => [line.x, line.y[0]]);
+    const all = [...single, ...this.drawn.map((line) => [line.x, this.values(line)])];
     let least = 0;
     if (this.log) {
       const positive = all.flatMap(([, y]) => [...y].filter((one) => one > 0));
@@ -175,16 +180,20 @@ class Pane {
     const font = `12px ${style.fontFamily}`;
     const axis = { stroke: style.color, font, ticks: { show: false }, gap: 6 };
     const plain = (line) => ({ stroke: colour(line), show: !hidden.includes(line.name) });
-    const alone = (u, place) => u.data[place].filter((one) => one != null).length === 1;
+    // Points so close that they touch say less than the line; of a single one there is no line.
+    const shown = (marked) => (u, place) => {
+      const count = u.data[place].filter((one) => one != null).length;
+      return count === 1 || (marked && count * POINT * 1.5 < u.width);
+    };
     const series = [
       {},
       ...this.behind().map((line) => ({ ...plain(line), width: 1, alpha: 0.4, points: { show: false } })),
-      ...this.lines.map((line) => ({
+      ...this.drawn.map((line) => ({
         ...plain(line),
         width: 2,
         alpha: line.pale ? 0.45 : 1,
         dash: line.dash,
-        points: { show: line.marked || alone, size: 8, width: 0, fill: colour(line) },
+        points: { show: shown(line.marked), size: POINT, width: 0, fill: colour(line) },
       })),
     ];
     const faint = this.behind().length;
@@ -192,7 +201,7 @@ class Pane {
     const options = {
       width: this.width,
       height: HEIGHT,
-      padding: [10, 12, 0, 0],
+      padding: [10, 26, 0, 0],
       legend: { show: false },
       scales: {
         x: { time: false, range: () => this.chart.range },
@@ -226,7 +235,7 @@ class Pane {
       cursor: {
         y: false,
         move: (u, left, top) => (left < 0 ? [left, top] : [this.place(this.chart.beside(u.posToVal(left, "x"))), top]),
-        points: { size: (u, place) => (place > faint ? 9 : 0) },
+        points: { size: (u, place) => (place > faint ? POINT + 1 : 0) },
         drag: { x: true, y: false, setScale: false },
         bind: { dblclick: () => () => this.chart.zoom([]) },
       },
@@ -247,7 +256,7 @@ class Pane {
   }
 
   get width() {
-    return Math.max(this.plot.clientWidth, 120);
+    return this.plot.clientWidth || this.u?.width || 340; // while the page is hidden, nothing has a width
   }
 
   place(step) {
@@ -301,6 +310,7 @@ class Chart {
     el.classList.add("peft-nb-chart");
     el.append(this.bar, this.body);
     this.take();
+    this.offer();
   }
 
   set(name, value) {
@@ -340,17 +350,22 @@ class Chart {
     this.settle();
   }
 
+  offer() {
+    const names = this.model.get("others");
+    this.compared.hidden = !names.length;
+    this.others.replaceChildren(...["", ...names].map((name) => new Option(name || "(none)", name)));
+    this.settle();
+  }
+
   // Let controls, legend and crosshair say what is so.
   settle() {
-    const { model, smoothing, log, reset, others } = this;
+    const { model, smoothing, log, reset } = this;
     const hidden = model.get("hidden");
     const lines = [...this.panes.values()].flatMap((pane) => pane.lines);
     this.smooth.hidden = !lines.some((line) => line.noisy);
     smoothing.value = model.get("smoothing");
     log.setAttribute("aria-pressed", model.get("log_scale"));
-    this.compared.hidden = !model.get("others").length;
-    others.replaceChildren(...["", ...model.get("others")].map((name) => new Option(name || "(none)", name)));
-    others.value = model.get("behind");
+    this.others.value = model.get("behind");
     reset.disabled = !model.get("view").length;
     for (const pane of this.panes.values()) {
       for (const one of pane.legend.querySelectorAll("button")) {
@@ -369,8 +384,10 @@ class Chart {
     for (const pane of this.panes.values()) {
       const parts = pane.show(step);
       if (!aloud && pane.plot.hasAttribute("aria-valuenow")) continue;
-      const values = { now: shown, min: this.steps[0], max: newest, text: [`step ${said(shown, 0)}`, ...parts].join(", ") };
-      for (const [name, value] of Object.entries(values)) pane.plot.setAttribute(`aria-value${name}`, value);
+      const text = [`step ${said(shown, 0)}`, ...parts].join(", ");
+      for (const [name, value] of Object.entries({ now: shown, min: this.steps[0], max: newest, text })) {
+        pane.plot.setAttribute(`aria-value${name}`, value);
+      }
     }
   }
 
@@ -383,12 +400,13 @@ class Chart {
     const [low, high] = this.range;
     const inside = this.steps.filter((step) => step >= low && step <= high);
     const now = this.step === null ? inside.length : nearest(inside, this.step);
+    const last = inside.length - 1;
     const far = Math.max(Math.round(inside.length / 10), 1);
-    const moves = { ArrowLeft: now - 1, ArrowRight: now + 1, PageUp: now + far, PageDown: now - far, Home: 0, End: inside.length - 1 };
+    const moves = { ArrowLeft: now - 1, ArrowRight: now + 1, PageDown: now - far, PageUp: now + far, Home: 0, End: last };
     const scales = { "+": 0.5, "=": 0.5, "-": 2 };
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key in moves && inside.length) {
-      this.point(inside[Math.min(Math.max(moves[event.key], 0), inside.length - 1)], true);
+      this.point(inside[Math.min(Math.max(moves[event.key], 0), last)], true);
     } else if (event.key in scales) {
       const middle = this.step ?? (low + high) / 2;
       this.zoom([low, high].map((end) => middle + (end - middle) * scales[event.key]));
@@ -423,9 +441,8 @@ function render({ model, el }) {
   const chart = new Chart(model, el);
   const take = () => chart.take();
   const redraw = () => chart.redraw();
-  const settle = () => chart.settle();
-  const signs = { "change:lines": take, "change:end": take, "change:view": take };
-  for (const name of ["others", "behind"]) signs[`change:${name}`] = settle;
+  const signs = { "change:others": () => chart.offer(), "change:behind": () => chart.settle() };
+  for (const name of ["lines", "end", "view"]) signs[`change:${name}`] = take;
   for (const name of ["smoothing", "log_scale", "hidden"]) signs[`change:${name}`] = redraw;
   for (const [name, act] of Object.entries(signs)) model.on(name, act);
   // A theme is changed by an attribute of the page; its style sheet may come a moment later.

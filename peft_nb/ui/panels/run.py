@@ -106,7 +106,7 @@ class RunPanel(Panel):
 
     def _draw_curves(self) -> None:
         total = self._view.total_steps if self._view.active else 0
-        self.chart.draw([*self._behind, *curves.of_run(self._view)], total)
+        self.chart.draw([*curves.of_run(self._view), *self._behind], total)
 
     def _compare_curves(self) -> None:
         """Draw the curves of the run that was chosen pale behind those of this one."""
