@@ -173,6 +173,7 @@ register(
             "base_regression_score_interval": "its 95 % interval",
             "base_score": "score of the base model",
             "best_step": "step whose adapter was kept, where that is not the last one's",
+            "class_counts": "where a text has several classes: of each, the texts that have it, are given it, and both",
             "confusion": "triples of true class, predicted class and number of texts",
             "criteria": "what became of each demand of accept",
             "eval_examples": "examples of the evaluation set",

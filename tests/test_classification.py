@@ -104,6 +104,7 @@ def test_several_classes_are_learned(multi: Run) -> None:
     assert metrics["micro_f1"] > 0.9
     assert metrics["accuracy"] > 0.8
     assert "confusion" not in metrics
+    assert [texts > 0 < right <= min(texts, given) for texts, given, right in metrics["class_counts"]] == [True] * 3
     found = multi.predict(["fig saw", "the owl and the plum"])
     assert found.label.tolist() == [["fruit", "tool"], ["bird", "fruit"]]
 

@@ -41,6 +41,9 @@ def test_a_wheel_brings_recipes_and_notebooks(tmp_path: Path) -> None:
         wheel.extractall(tmp_path / "installed")
     data = next(name for name in held if ".data/data/" in name).partition("/")[0] + "/data/"
     assert {f"{data}{INSTALLED}/{path.name}" for path in STARTERS} <= held
+    scripts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "peft_nb" / "ui").rglob("*.js")}
+    assert scripts | {"peft_nb/ui/panels/uplot/LICENSE"} <= held
+    assert any(name.endswith("licenses/peft_nb/ui/panels/uplot/LICENSE") for name in held)
     code = "from peft_nb.spec.recipes import FOLDER, names; print(FOLDER, *names())"
     paths = [str(tmp_path / "installed"), *filter(None, sys.path)]
     found = subprocess.run(

@@ -64,6 +64,6 @@ def test_what_is_registered_is_there(result: str, panel: str) -> None:
 def test_nothing_of_widgets_is_imported_before_a_panel_is_shown() -> None:
     code = (
         "import sys\nimport peft_nb, peft_nb.ui.runs, peft_nb.ui.live\nfrom peft_nb.system.display import PANELS\n"
-        "assert PANELS\nprint({'ipywidgets', 'anywidget', 'bqplot'} & set(sys.modules))"
+        "assert PANELS\nprint({'ipywidgets', 'anywidget'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -63,6 +63,7 @@ def test_scores_of_several_classes_a_text() -> None:
         "accuracy": pytest.approx(2 / 3),
         "macro_f1": pytest.approx((2 / 3 + 2 / 3) / 2),
         "micro_f1": pytest.approx(4 / 6),
+        "class_counts": [[1, 2, 1], [2, 1, 1], [0, 0, 0]],
     }
 
 

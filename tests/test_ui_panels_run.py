@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 from peft_nb.events import Event, Notice, Sampled, StatusChanged, StepLogged
@@ -12,7 +13,7 @@ from peft_nb.runs.run import Run, load
 from peft_nb.store import Store
 from peft_nb.system import frontend
 from peft_nb.ui import live
-from peft_nb.ui.panels.loss_chart import LossChart
+from peft_nb.ui.panels.chart import Chart
 from peft_nb.ui.panels.run import UNHEARD, RunPanel
 from peft_nb.ui.view import RunView
 from tests.conftest import stop_at
@@ -41,6 +42,11 @@ def outcome(panel: RunPanel) -> str:
     return panel._outcome.value
 
 
+def steps_of(panel: RunPanel, name: str = "train loss") -> list[float]:
+    """The steps at which a line of the chart has values."""
+    return [step for one in panel.chart.lines if one["name"] == name for step in numpy.frombuffer(one["x"])]
+
+
 def enabled(panel: RunPanel) -> set[str]:
     buttons = (panel.stop, panel.resume, panel.save, panel.merge, panel.compare, panel.chat)
     return {one.description for one in buttons if not one.disabled}
@@ -67,7 +73,7 @@ def test_a_run_is_watched_stopped_resumed_and_saved_in_one_panel(
     assert run.status == "stopped"
     assert enabled(panel) == {"Resume", "Save", "Merge", "Compare", "Chat"}
     assert "stopped: after step" in outcome(panel)
-    assert len(panel.chart.figure.marks[0].x) >= 2
+    assert len(steps_of(panel)) >= 2
     assert "stopped: after step" in capsys.readouterr().out  # the summary, which stays
 
     panel.resume.click()
@@ -96,7 +102,7 @@ def test_a_run_of_another_process_is_reopened_with_its_curves(
     live.show(load(run.id, store=Store(store.folder)))
     (panel,) = shown
     steps = [event.step for event in events if type(event).__name__ == "StepLogged"]
-    assert panel.chart.figure.marks[0].x.tolist() == steps
+    assert steps_of(panel) == steps
     assert "stopped" in outcome(panel)
     assert "Resume" in enabled(panel)
     assert [event for event in events if isinstance(event, Sampled)]
@@ -109,15 +115,15 @@ def test_a_run_at_work_is_shown_alive_beside_the_panel_of_its_cell(
     run = live.watch(lambda listeners: start(*listeners, max_steps=100_000), background=True)
     live.show(run, "run")
     own, shown_too = shown
-    until(lambda: len(shown_too.chart.figure.marks[0].x) > 2)
-    before = len(shown_too.chart.figure.marks[0].x)
-    until(lambda: len(shown_too.chart.figure.marks[0].x) > before)
+    until(lambda: len(steps_of(shown_too)) > 2)
+    before = len(steps_of(shown_too))
+    until(lambda: len(steps_of(shown_too)) > before)
     shown_too.stop.click()
     run.wait()
     steps = [event.step for event in run.events() if isinstance(event, StepLogged)]
     for panel in (own, shown_too):
         until(lambda panel=panel: "stopped: after step" in outcome(panel))
-        assert panel.chart.figure.marks[0].x.tolist() == steps  # none is lost, none comes twice
+        assert steps_of(panel) == steps  # none is lost, none comes twice
 
 
 def test_what_cannot_be_done_is_said_in_the_panel(finished: Run, shown: list[RunPanel]) -> None:
@@ -140,7 +146,7 @@ def test_a_run_that_failed_is_offered_to_go_on_only_from_a_checkpoint(finished: 
 def test_what_cannot_be_drawn_is_said_in_the_panel_which_goes_on(
     start: Callable[..., Run], shown: list[RunPanel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw, broken, said = LossChart.draw, list[int](), list[str]()
+    draw, broken, said = Chart.draw, list[int](), list[str]()
 
     def fail_once(*given: Any) -> None:
         if not broken:
@@ -149,13 +155,13 @@ def test_what_cannot_be_drawn_is_said_in_the_panel_which_goes_on(
             raise ValueError("no such colour")
         draw(*given)
 
-    monkeypatch.setattr(LossChart, "draw", fail_once)
+    monkeypatch.setattr(Chart, "draw", fail_once)
     run = live.watch(lambda listeners: start(*listeners, max_steps=200))
     (panel,) = shown
     assert run.status == "finished"
     assert any("ValueError: no such colour" in one for one in said)
     assert "finished" in outcome(panel)
-    assert len(panel.chart.figure.marks[0].x) >= 2
+    assert len(steps_of(panel)) >= 2
 
 
 def test_where_no_button_is_heard_while_a_cell_runs_the_panel_names_the_one_that_is(
@@ -165,6 +171,23 @@ def test_where_no_button_is_heard_while_a_cell_runs_the_panel_names_the_one_that
         monkeypatch.setattr(frontend, "comms_while_busy", lambda heard=heard: heard)
         panel = RunPanel(finished, lambda: None)
         assert any(UNHEARD[:30] in getattr(child, "value", "") for child in panel.box.children) != heard
+
+
+def test_the_curves_of_a_finished_run_stand_behind_those_of_another(start: Callable[..., Run]) -> None:
+    first = start(max_steps=4).wait()
+    run = start(max_steps=3).wait()
+    panel = RunPanel(run, lambda: None)
+    panel.draw(live.view_of(run))
+    assert panel.chart.others == [first.id]
+    names = [line["name"] for line in panel.chart.lines]
+    panel.chart.behind = first.id
+    assert [(line["name"], line["pale"]) for line in panel.chart.lines] == [
+        *((name, False) for name in names),
+        *((f"{first.id}: {name}", True) for name in names),
+    ]
+    assert steps_of(panel, f"{first.id}: train loss") == [1, 2, 3, 4]
+    panel.chart.behind = ""
+    assert [line["name"] for line in panel.chart.lines] == names
 
 
 def test_hostile_text_changes_nothing_but_text(finished: Run) -> None:

@@ -240,7 +240,7 @@ def test_a_classifiers_latency_is_that_of_a_text() -> None:
 
 
 def test_a_class_has_its_precision_recall_and_f1_and_long_lists_are_folded() -> None:
-    assert summary.by_class(CLASSIFIED["classes"], CLASSIFIED["confusion"]) == [
+    assert summary.by_class(CLASSIFIED) == [
         ("<b>bug</b>", 1.0, pytest.approx(20 / 24), pytest.approx(40 / 44), 24),
         ("praise", pytest.approx(18 / 23), 1.0, pytest.approx(36 / 41), 18),
         ("wish", 1.0, pytest.approx(17 / 18), pytest.approx(34 / 35), 18),
@@ -250,3 +250,18 @@ def test_a_class_has_its_precision_recall_and_f1_and_long_lists_are_folded() -> 
     assert "0.833" in Balanced(html).words
     many = CLASSIFIED | {"classes": [f"class {n}" for n in range(20)]}
     assert "<details>" in summary.html(finished("classification"), many, "run")
+
+
+def test_classes_of_which_a_text_has_several_have_the_same_table() -> None:
+    several = {name: value for name, value in CLASSIFIED.items() if name != "confusion"} | {"multi_label": True}
+    assert "<details" not in summary.html(finished("classification"), several, "run")  # of an older run
+    several |= {"class_counts": [[24, 20, 20], [18, 23, 18], [0, 0, 0]]}
+    assert summary.by_class(several) == [
+        ("<b>bug</b>", 1.0, pytest.approx(20 / 24), pytest.approx(40 / 44), 24),
+        ("praise", pytest.approx(18 / 23), 1.0, pytest.approx(36 / 41), 18),
+        ("wish", 0.0, 0.0, 0.0, 0),
+    ]
+    html = summary.html(finished("classification"), several, "run")
+    assert "3 classes on the eval set" in Balanced(html).words
+    assert "0.833" in Balanced(html).words
+    assert html.count("<img") == 1  # the curve; a matrix of pairs says nothing here

@@ -221,8 +221,9 @@ def scores(examples: Sequence[Example], found: numpy.ndarray, classes: Classes) 
     -------
     dict
         ``accuracy`` (of several classes a text: the share of texts with all of them right and none wrong),
-        ``macro_f1`` over the classes that are true or were given anywhere, for several classes a text ``micro_f1``,
-        and otherwise ``confusion``: triples of true class, given class and number of texts.
+        ``macro_f1`` over the classes that are true or were given anywhere; for several classes a text ``micro_f1`` and
+        ``class_counts``, for each class of how many texts it is true, was given, and both; otherwise ``confusion``:
+        triples of true class, given class and number of texts.
     """
     import numpy
     from sklearn.metrics import accuracy_score, f1_score
@@ -242,6 +243,7 @@ def scores(examples: Sequence[Example], found: numpy.ndarray, classes: Classes) 
         "accuracy": float(accuracy_score(own, marked)),
         "macro_f1": float(f1_score(own, marked, labels=seen, average="macro", zero_division=0)) if len(seen) else 1.0,
         "micro_f1": float(f1_score(own, marked, average="micro", zero_division=1.0)),
+        "class_counts": numpy.stack([own.sum(0), marked.sum(0), (own & marked).sum(0)], 1).tolist(),
     }
 
 

@@ -148,7 +148,7 @@ class Report(Displayed):
             raise DataError(f"{question}; look at report.edits, and to drop them: report.fixed(drop=True), or --drop")
         rows = fixes.rebuilt(self.data, self.source.train, done)
         self._variable, self._done, self.fixed_kinds = name or "", done, chosen
-        for seen in ("current", "edits", "_picture"):
+        for seen in ("current", "edits", "picture_html"):
             vars(self).pop(seen, None)
         if done.changes and done.kept:
             fixes.remember(sources.read(rows).fingerprint, done.changes)
@@ -315,7 +315,7 @@ class Report(Displayed):
         return "\n".join([*lines, *(f"  {'' if i else 'next':<6}{step}" for i, step in enumerate(self.next_steps))])
 
     def _repr_html_(self) -> str:
-        return f'<div style="{BOX}">{self.head_html}{self.findings_html}{self._picture}{self.changes_html}</div>'
+        return f'<div style="{BOX}">{self.head_html}{self.findings_html}{self.picture_html}{self.changes_html}</div>'
 
     @property
     def head_html(self) -> str:
@@ -403,7 +403,8 @@ class Report(Displayed):
         return f"<details><summary>before and after, by row of the original</summary>{table}</details>" if rows else ""
 
     @cached_property
-    def _picture(self) -> str:
+    def picture_html(self) -> str:
+        """Draw how long rows are; as HTML, empty where that is not known."""
         if not self.lengths:
             return ""
         from peft_nb import plots

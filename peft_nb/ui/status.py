@@ -16,7 +16,7 @@ from peft_nb.ui.view import RECENT, Curve, RunView
 
 TRACK = "height:8px;border-radius:4px;overflow:hidden;margin:6px 0 8px;background:rgba(128,128,128,.3)"
 FILL = "height:100%;border-radius:4px;background:var(--jp-brand-color1,#1976d2)"
-GRID = "display:grid;grid-template-columns:repeat(auto-fit,minmax(132px,1fr));gap:8px 20px;margin-bottom:4px"
+GRID = "display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:8px 20px;margin-bottom:4px"
 WARNING = "margin:6px 0;padding:4px 10px;border-left:4px solid #d55e00;background:rgba(213,94,0,.12)"
 SPARK = (150, 36)  # pixels
 TILE = (120, 22)
@@ -184,8 +184,8 @@ def _change(view: RunView) -> str:
 
 def _cell(label: str, value: str, aside: str, curve: Curve | None = None) -> str:
     return (
-        f'<div style="white-space:nowrap;{NUMBERS}"><div style="{MUTED}">{escape(label)}</div>'
-        f'<strong style="font-size:1.25em">{value}</strong> <span style="{MUTED}">{aside}</span>'
+        f'<div style="{NUMBERS}"><div style="{MUTED}">{escape(label)}</div>'
+        f'<strong style="font-size:1.25em">{value}</strong> <div style="{MUTED};min-height:1.5em">{aside}</div>'
         f"{_tile(curve) if curve else ''}</div>"
     )
 

@@ -196,7 +196,7 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None, *, 
     """
     cell = "text-align:left;vertical-align:top;white-space:normal"
     body = "".join(
-        f'<tr><th scope="row" style="{cell}">{escape(label)}</th>'
+        f'<tr><th scope="row" style="{cell};overflow-wrap:normal">{escape(label)}</th>'
         f'<td style="{cell};min-width:14em;overflow-wrap:anywhere">{escape(value)}</td></tr>'
         for label, value in rows(view, metrics)
     )
@@ -244,42 +244,48 @@ def _matrix(metrics: Mapping[str, Any]) -> str:
     return confusion(names, counts).html(alt)
 
 
-def by_class(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[tuple[str, float, float, float, int]]:
-    """Work out precision, recall and F1 of each class, and of how many texts it is the true one.
+def by_class(metrics: Mapping[str, Any]) -> list[tuple[str, float, float, float, int]]:
+    """Work out precision, recall and F1 of each class, and of how many texts it is true.
 
     Parameters
     ----------
-    names : sequence of str
-        The classes.
-    counts : sequence of (true class, predicted class, number of texts)
-        As in ``run.metrics["confusion"]``.
+    metrics : mapping
+        ``run.metrics`` of a classifier, with ``class_counts`` where a text can have several classes, or else with
+        ``confusion``; and ``classes``, their names.
 
     Returns
     -------
     list of tuple
-        Name, precision, recall, F1 and number of texts, a class a row; 0 where a share has no texts.
+        Name, precision, recall, F1 and number of texts, a class a row; 0 where a share has no texts. Empty where
+        neither was counted.
     """
-    right, true, predicted = ([0] * len(names) for _ in range(3))
-    for own, found, count in counts:
-        true[own] += count
-        predicted[found] += count
-        right[own] += count if own == found else 0
+    counts = metrics.get("class_counts") or _counted(metrics.get("confusion", ()), len(metrics["classes"]))
     return [
         (name, hit / max(given, 1), hit / max(texts, 1), 2 * hit / max(given + texts, 1), texts)
-        for name, hit, given, texts in zip(names, right, predicted, true, strict=True)
+        for name, (texts, given, hit) in zip(metrics["classes"], counts, strict=False)
     ]
+
+
+def _counted(confusion: Sequence[Sequence[int]], classes: int) -> list[tuple[int, int, int]]:
+    """Of each class the texts that have it, are given it, and both."""
+    true, given, right = ([0] * classes for _ in range(3))
+    for own, found, count in confusion:
+        true[own] += count
+        given[found] += count
+        right[own] += count if own == found else 0
+    return list(zip(true, given, right, strict=True)) if confusion else []
 
 
 def _classes(metrics: Mapping[str, Any]) -> str:
     """A table by class; a long one is folded."""
-    if not metrics.get("confusion"):
+    if not metrics.get("classes") or not (counted := by_class(metrics)):
         return ""
     right = f"text-align:right;padding:0 8px;{NUMBERS}"
     rows = "".join(
         f'<tr><th scope="row" style="text-align:left;overflow-wrap:anywhere">{escape(name)}</th>'
         + "".join(f'<td style="{right}">{share:.3f}</td>' for share in shares)
         + f'<td style="{right}">{texts:,}</td></tr>'
-        for name, *shares, texts in by_class(metrics["classes"], metrics["confusion"])
+        for name, *shares, texts in counted
     )
     head = "".join(
         f'<th scope="col" style="{right}">{name}</th>' for name in ("precision", "recall", "F1", "eval texts")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
-from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.browser.conftest import Open
 from tests.browser.lab import SECONDS, run_next, shot, themed, until, violations
@@ -45,25 +43,33 @@ def back_to(page: Page, name: str, role: str = "button") -> None:
     raise AssertionError(f"the keyboard does not reach {name}")
 
 
-def drawn(panel: Locator) -> str:
-    """What the line of the smoothed training loss looks like."""
-    return panel.locator(".bqplot path.line").nth(1).get_attribute("d") or ""
+def newest(panel: Locator) -> str:
+    """What the legend says of the train loss."""
+    return panel.get_by_role("button", name="train loss").inner_text()
 
 
 def hover(page: Page, panel: Locator) -> None:
-    """Rest the pointer on points of the curve in turn, until the values there are shown."""
-    tip = page.locator(".bqplot_tooltip_div")
-    points = panel.locator(".bqplot .object_grp path.dot")
-    told = []
-    for number in range(5, 25):
-        points.nth(number).hover(force=True)
-        with suppress(PlaywrightTimeoutError):  # the curve moves away from under the pointer
-            tip.filter(has_text="loss").first.wait_for(timeout=300)
-        told += tip.all_inner_texts()
-        if any(re.search(r"step\s*[\d,]+\s*loss\s*\d\.\d{4}", text) for text in told):
-            return page.mouse.move(0, 0)
-        page.mouse.move(0, 0)
-    raise AssertionError(told)
+    """Rest the pointer on the chart: the values of both curves there are said beside their names."""
+    plot = panel.get_by_role("slider", name="loss")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(panel.locator(".peft-nb-step")).to_have_text(re.compile(r"step [\d,]+"))
+    expect(panel.get_by_role("button", name="train loss")).to_have_text(re.compile(r"\d\.\d{3} \(logged \d\.\d{3}\)"))
+    expect(panel.get_by_role("button", name="eval loss")).to_have_text(re.compile(r"\d\.\d{3}"))
+    page.mouse.move(0, 0)
+    expect(panel.locator(".peft-nb-step")).to_have_text("")
+
+
+def move(page: Page, panel: Locator) -> None:
+    """Step through the chart with arrow keys; it says where it is and what the values are."""
+    plot = panel.get_by_role("slider", name="loss")
+    plot.focus()
+    page.keyboard.press("Home")
+    expect(plot).to_have_attribute("aria-valuetext", re.compile("^step 0, train loss .*, eval loss "))
+    page.keyboard.press("ArrowRight")
+    expect(plot).to_have_attribute("aria-valuetext", re.compile("^step 1, train loss "))
+    expect(panel.locator(".peft-nb-step")).to_have_text("step 1")
 
 
 def check(page: Page, panel: Locator, name: str, widths: tuple[int, ...]) -> None:
@@ -87,11 +93,13 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
     panel = output.locator(".peft-nb").first
     expect(panel).to_contain_text("tokens/s", timeout=SECONDS)
     expect(panel.get_by_role("progressbar")).to_be_visible()
-    before, first = drawn(panel), step(panel)
-    until(page, lambda: drawn(panel) != before and step(panel) > first)
+    before, first = newest(panel), step(panel)
+    until(page, lambda: newest(panel) != before and step(panel) > first)
     expect(panel).to_contain_text("expected")  # sample answers
     shot(page, panel, "run-panel-running", (1280, 480))
 
+    hover(page, panel)
+    move(page, panel)
     assert page.locator(".jp-Cell").nth(TRAIN).locator(".jp-InputPrompt").inner_text() == "[*]:"
     back_to(page, "Stop")
     page.keyboard.press("Enter")
@@ -111,9 +119,9 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
     page.keyboard.press("Enter")
     expect(panel).to_contain_text("stopped: after step", timeout=SECONDS)
 
-    back_to(page, "Log scale", "checkbox")
+    back_to(page, "Log scale")
     page.keyboard.press("Space")
-    expect(panel.get_by_role("checkbox", name="Log scale")).to_be_checked()
+    expect(panel.get_by_role("button", name="Log scale")).to_have_attribute("aria-pressed", "true")
     hover(page, panel)
     said = panel.get_by_role("status").first
     for name, told in (("Save", "saved in"), ("Merge", "merged into"), ("Compare", "compared with its base model")):
@@ -149,7 +157,7 @@ def test_after_a_restart_the_run_is_reopened_with_its_curves(page: Page) -> None
     output = run_next(page, SHOW)
     panel = output.locator(".peft-nb").first
     expect(panel).to_contain_text("stopped", timeout=SECONDS)
-    assert drawn(panel).count("L") > 5
+    hover(page, panel)
     expect(panel.get_by_role("button", name="Resume")).to_be_enabled()
     expect(output.locator(".peft-nb-stays")).to_be_hidden()
     shot(page, panel, "run-panel-reopened")

@@ -106,7 +106,7 @@ def test_the_store_is_searched_and_its_runs_are_worked_with(page: Page, store: S
     panel.locator("[data-open]").focus()
     page.keyboard.press("Enter")
     expect(panel).to_contain_text("stopped: after step 2", timeout=SECONDS)
-    expect(panel.locator(".bqplot path.line").first).to_be_visible()
+    expect(panel.get_by_role("slider", name="loss").locator("canvas")).to_be_visible()
     expect(panel.get_by_role("button", name="Chat")).to_be_enabled()
 
     panel.get_by_label("Find").focus()

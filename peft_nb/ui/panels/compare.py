@@ -14,7 +14,7 @@ from peft_nb.runs.run import Run
 from peft_nb.store import Store
 from peft_nb.ui import lineage, side_by_side, votes
 from peft_nb.ui.differences import clean
-from peft_nb.ui.panels.loss_overlay import overlay
+from peft_nb.ui.panels.overlay import Overlay
 from peft_nb.ui.panels.panel import FIELD, LABEL, Panel, Tell, button, row
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ComparePanel(Panel):
         ]
         super().__init__(
             "compare panel",
-            [_shown(*head), *overlay(self._found.curves), _shown(*tail), *self._asking(), *self._promoting()],
+            [_shown(*head), Overlay(self._found.runs), _shown(*tail), *self._asking(), *self._promoting()],
         )
 
     def _asking(self) -> list[ipywidgets.Widget]:

@@ -7,17 +7,14 @@ from html import escape
 from keyword import iskeyword
 from typing import Any
 
-import bqplot
 import ipywidgets
 
 from peft_nb.errors import DataError, PeftNbError
-from peft_nb.plots import BLUE, VERMILION
 from peft_nb.system.frontend import variables
 from peft_nb.ui import wording
 from peft_nb.ui.panels.panel import Panel, Tell, button, row
-from peft_nb.ui.report import Report, bins, histogram
+from peft_nb.ui.report import Report, histogram
 
-BARS = 32
 ROW = " --row 0"
 
 
@@ -35,8 +32,7 @@ class DataPanel(Panel):
     def __init__(self, report: Report, namespace: dict[str, Any] | None = None) -> None:
         self._report = report
         self._namespace = variables() if namespace is None else namespace
-        self._head, self._table, self._changes, self._tokens = (ipywidgets.HTML() for _ in range(4))
-        self._lengths = ipywidgets.VBox()
+        self._head, self._table, self._changes, self._lengths, self._tokens = (ipywidgets.HTML() for _ in range(5))
         self.variable = ipywidgets.Text(value="clean", description="Variable for the fixed data", **WHOLE)
         self.fixes = {
             one.kind: button(f"Fix {one.title}", partial(self._fix, one.kind), help=f"{one.fix}; or {one.mend}")
@@ -65,7 +61,7 @@ class DataPanel(Panel):
         for finding in report.fixable:
             done = "✓ " if finding.kind in report.fixed_kinds else ""  # still there, or the focus would be lost
             self.fixes[finding.kind].description = f"{done}Fix {finding.title}"
-        self._lengths.children = _histogram(report)
+        self._lengths.value = _histogram(report)
         self.row.max, self.row.description = last, f"Row, 0 to {last:,}"
         self._show_tokens()
 
@@ -114,48 +110,18 @@ WHOLE: dict[str, Any] = {
 }  # labels are not cut off
 
 
-def _ticks(most: float, count: int) -> dict[str, Any]:
-    """Choose round numbers from 0 to the highest."""
-    from matplotlib.ticker import MaxNLocator
-
-    values = [value for value in MaxNLocator(nbins=count, integer=True).tick_values(0, most) if 0 <= value <= most]
-    return {"tick_values": values, "tick_format": ",.0f", "grid_lines": "none"}
-
-
-def _histogram(report: Report) -> list[ipywidgets.Widget]:
+def _histogram(report: Report) -> str:
     """Draw how long rows are, and say it for those who do not see it."""
     if not report.lengths:
-        return []
-    counted, limit = bins(report.lengths, BARS), report.spec.max_length
-    most, longest = max(count for *_, count in counted), counted[-1][1] + 1
-    near = longest > limit / 2  # as in the static picture
-    across = bqplot.LinearScale(min=0.0, max=float(max(longest, 1.02 * limit if near else 0)))
-    scales = {"x": across, "y": bqplot.LinearScale(min=0.0, max=1.05 * most)}
-    middles = [(first + last + 1) / 2 for first, last, _ in counted]
-    tooltip = bqplot.Tooltip(fields=["x", "y"], labels=["tokens, about", "rows"], formats=[".0f", ".0f"])
-    bars = bqplot.Bars(
-        x=middles, y=[count for *_, count in counted], scales=scales, colors=[BLUE], padding=0.1, tooltip=tooltip
-    )
-    line = bqplot.Lines(x=[limit, limit], y=[0, most], scales=scales, colors=[VERMILION], line_style="dashed")
-    axes = [
-        bqplot.Axis(scale=across, label="tokens per row", **_ticks(across.max, 6)),
-        bqplot.Axis(scale=scales["y"], side="left", label="rows", **_ticks(most, 4)),
-    ]
-    figure = bqplot.Figure(
-        marks=[bars, line] if near else [bars],
-        axes=axes,
-        padding_x=0,
-        padding_y=0,
-        fig_margin={"top": 8, "bottom": 40, "left": 60, "right": 16},
-        background_style={"fill": "transparent"},
-        layout={"width": "100%", "max_width": "640px", "height": "200px", "min_width": "0"},
-    )
-    figure.add_class("peft-nb-chart")
-    over = sum(length > limit for length in report.lengths)
-    marked = f"; the dashed line is max_length {limit:,}" if near else f"; all far below max_length {limit:,}"
-    said = (
-        f"{report.lengths_said}{marked}; {wording.count(over, 'row')} over it" if near else report.lengths_said + marked
+        return ""
+    limit = report.spec.max_length
+    near = max(report.lengths) > limit / 2  # as in the picture
+    over = wording.count(sum(length > limit for length in report.lengths), "row")
+    marked = (
+        f"the dashed line is max_length {limit:,}; {over} over it" if near else f"all far below max_length {limit:,}"
     )
     numbers = escape("\n".join(histogram(report.lengths)))
-    caption = f"<div>{escape(said)}</div><details><summary>as numbers</summary><pre>{numbers}</pre></details>"
-    return [figure, ipywidgets.HTML(caption)]
+    return (
+        f"{report.picture_html}<div>{escape(f'{report.lengths_said}; {marked}')}</div>"
+        f"<details><summary>as numbers</summary><pre>{numbers}</pre></details>"
+    )

@@ -15,14 +15,16 @@ from peft_nb.tasks import TASKS
 from peft_nb.ui import status, summary
 from peft_nb.ui.chat import chat
 from peft_nb.ui.compare import OPTIONS, Comparison
-from peft_nb.ui.panels.loss_chart import LossChart
+from peft_nb.ui.panels import curves
+from peft_nb.ui.panels.chart import Chart, Line
 from peft_nb.ui.panels.panel import TICK_S, Panel, Tell, button, put, row
 from peft_nb.ui.surfaces import Surface
-from peft_nb.ui.view import RunView
+from peft_nb.ui.view import RunView, replay
 
 if TYPE_CHECKING:
     from peft_nb.runs.run import Run
 
+OTHERS = 50  # runs that can be drawn behind one
 CHART_S = 1.0  # between two drawings: a browser that cannot keep up would show presses of buttons late
 UNHEARD = (
     "While a cell is running, no button of a panel reaches the kernel here. To stop the run, press the notebook's own "
@@ -43,12 +45,15 @@ class RunPanel(Panel):
 
     def __init__(self, run: Run, resume: Callable[[], None]) -> None:
         self._run, self._go_on = run, resume
-        self._status, self._charted = "", 0.0
+        self._status, self._charted, self._view = "", 0.0, RunView()
         self._page = self._text = ""
         self.command = f"%peft show {run.id}"
         self._comparison: Comparison | None = None
         self._facts, self._samples, self._summary = (ipywidgets.HTML() for _ in range(3))
-        self.chart = LossChart()
+        self.chart, self._behind = Chart(), list[Line]()
+        self._others = others(run)
+        self.chart.others = list(self._others)
+        self.chart.observe(lambda _: self.attempt(self._compare_curves), "behind")
         self.stop = button("Stop", self._stop, help="End the run after its current step; what it learned is kept")
         self.resume = button("Resume", self._resume, help="Resume from the last checkpoint")
         self.save = button("Save", self._save, help="Write the adapter as a PEFT folder")
@@ -70,7 +75,7 @@ class RunPanel(Panel):
         # What a button does is said right below it, not below the chart.
         above = [keyboard, self._facts, row(*buttons, self.called), self._outcome, *unheard]
         self._samples.add_class("peft-nb-samples")
-        beside = ipywidgets.Box([self.chart.box, self._samples])
+        beside = ipywidgets.Box([self.chart, self._samples])
         beside.add_class("peft-nb-beside")
         self.box.children = [*above, beside, self._summary, self._below]
         self.box.add_class("peft-nb-run")
@@ -82,7 +87,8 @@ class RunPanel(Panel):
         self._samples.layout.display = None if view.samples else "none"
         if not view.active or time.monotonic() - self._charted >= CHART_S:
             self._charted = time.monotonic()
-            self.chart.draw(view.losses, view.evals, view.total_steps if view.active else 0)
+            self._view = view
+            self._draw_curves()
         if view.status == self._status:
             return
         self._status = view.status
@@ -97,6 +103,17 @@ class RunPanel(Panel):
         for made in (self.save, self.merge, self.compare, self.chat):
             made.disabled = not usable
         self.say(summary.headline(view))
+
+    def _draw_curves(self) -> None:
+        total = self._view.total_steps if self._view.active else 0
+        self.chart.draw([*curves.of_run(self._view), *self._behind], total)
+
+    def _compare_curves(self) -> None:
+        """Draw the curves of the run that was chosen pale behind those of this one."""
+        name = self.chart.behind
+        events = self._run.store.events(self._others[name]) if name else []
+        self._behind = curves.behind(curves.of_run(replay(events)), name)
+        self._draw_curves()
 
     def sum_up(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
         """Show what came of the run, here and in the page; parameters as of `summary.html`."""
@@ -162,6 +179,12 @@ class RunPanel(Panel):
     def _show_chat(self) -> str:
         put(self._below, chat(self._run).panel.box)
         return "talk to it below"
+
+
+def others(run: Run) -> dict[str, str]:
+    """Find the newest finished runs on the base of a run; their ids by their titles."""
+    found = [one for one in run.store.all() if (one.status, one.model) == ("finished", run.spec.model)]
+    return {one.title: one.id for one in found[:OTHERS] if one.id != run.id}
 
 
 class EmbeddedSurface(Surface):
