@@ -114,6 +114,7 @@ def test_the_table_has_a_row_a_run_and_a_column_for_what_was_measured(four: Comp
         assert table.loc[run.spec.name, "eval_loss"] == run.metrics["eval_loss"]
         assert table.loc[run.spec.name, "adapter_mb"] == run.metrics["adapter_mb"]
     assert table.loc["base", "eval_loss"] == runs[0].metrics["base_eval_loss"]
+    assert table.loc["base", "token_accuracy"] == runs[0].metrics["base_token_accuracy"]
     assert table.loc["base", "perplexity"] == pytest.approx(math.exp(runs[0].metrics["base_eval_loss"]))
     assert table.loc["base"].isna()["adapter_mb"]
     assert table["trainable_parameters"].dtype == float

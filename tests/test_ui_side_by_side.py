@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from base64 import b64decode
 
+from peft_nb.data.prompts import Asked
+from peft_nb.runs.compare import Compared
 from peft_nb.ui import side_by_side
 from tests.test_runs_compare import HOSTILE, Page
 
@@ -20,6 +22,31 @@ def test_downloads_lie_in_their_links() -> None:
     assert link[1]["download"] == "metrics.csv"
     assert b64decode(str(link[1]["href"]).partition("base64,")[2]).decode("utf-8-sig") == "run,ä\n"
     assert b64decode(str(page[1]["href"]).partition("base64,")[2]).decode() == "<p>é"
+
+
+def test_a_terminal_has_numbers_to_the_right_and_what_is_long_below() -> None:
+    verdict = "failed: forgetting 0.41, wanted < 0.05; eval_loss 1.2, wanted < 1"
+    facts = {
+        "a": {"method": "lora", "model": "m", "trainable_parameters": 1_234_567, "verdict": verdict},
+        "base": {"model": "m", "eval_loss": 2.5},
+    }
+    found = Compared({"a": None, "base": None}, facts)
+    assert side_by_side.text(found).splitlines() == [
+        "a, base on m",
+        "                                                       a     base",
+        "  method                                       lora",
+        "  model                                        m            m",
+        "  eval loss (eval_loss)                                     2.500",
+        "  trainable parameters (trainable_parameters)  1,234,567",
+        f"  verdict of a: {verdict}",
+    ]
+
+
+def test_a_terminal_says_where_a_long_answer_is_whole() -> None:
+    found = Compared({"a": None}, {"a": {"model": "m"}}, asked=[Asked("Why?")], answers={"a": ["w" * 601]})
+    assert side_by_side.text(found).endswith("w…\n\n  answers end after 600 letters here; .answers holds them whole")
+    found.answers["a"] = ["w" * 600]
+    assert side_by_side.text(found).endswith("w" * 600)
 
 
 def test_a_turn_marks_nothing_and_shows_foreign_text_as_text() -> None:

@@ -123,6 +123,22 @@ def chat(shell: InteractiveShell, runs: list[str], out: str | None = None) -> An
     return talk
 
 
+@command(Argument("run"), Argument("tag", many=True))
+def tag(shell: InteractiveShell, run: str, tags: list[str]) -> None:
+    """Put tags on a run; %peft runs shows them and finds tag:NAME."""
+    found, _ = find(shell, run)
+    found.tag(*tags)
+    print(f"{found.id} has the tags {', '.join(found.tags)}")
+
+
+@command(Argument("run"), Argument("tag", many=True))
+def untag(shell: InteractiveShell, run: str, tags: list[str]) -> None:
+    """Take tags off a run."""
+    found, _ = find(shell, run)
+    found.untag(*tags)
+    print(f"{found.id} has {'the tags ' + ', '.join(found.tags) if found.tags else 'no tags'}")
+
+
 def find(shell: InteractiveShell, word: str, unfinished: bool = False) -> tuple[Run, str | None]:
     """Find a run by the variable that holds it, or as the store does.
 

@@ -9,7 +9,7 @@ from html import escape
 
 from peft_nb.store import Entry, Evaluation, Lineage, Record
 from peft_nb.ui import wording
-from peft_nb.ui.methods import Listing
+from peft_nb.ui.listing import Listing
 from peft_nb.ui.style import BOX
 
 DIGITS = 12  # of a hash, enough to compare by eye
@@ -75,6 +75,7 @@ def _origin(lineage: Lineage) -> tuple[Tree, ...]:
     packages = ", ".join(f"{name} {version}" for name, version in lineage.package_versions.items())
     told = {
         "created": f"{_local(record.created):%Y-%m-%d %H:%M} by {record.method}, {record.status}{reason}",
+        "tags": ", ".join(record.tags),
         "verdict": str(record.metrics.get("verdict") or ""),
         "base": _hashed(lineage.base or record.model, "weights", lineage.base_hash),
         "data": _hashed(lineage.data, "content", lineage.data_fingerprint),

@@ -21,7 +21,7 @@ from peft_nb.ui.style import BOX, MUTED, NUMBERS
 
 BEST = "★"
 LONGEST = 400  # letters of a prompt shown at once
-IN_TEXT, IN_CELL = 600, 36  # letters of an answer and of a cell shown in a terminal
+IN_TEXT, IN_CELL = 600, 36  # letters of an answer shown in a terminal, and of a cell that has a place in the table
 WRAP = "white-space:normal;overflow-wrap:anywhere"
 NARROW = f"min-width:7.5em;max-width:18em;{WRAP}"
 SCROLLED = 'tabindex="0" role="region" style="overflow-x:auto"'  # by the keyboard too
@@ -90,19 +90,12 @@ def text(found: Compared) -> str:
     Returns
     -------
     str
-        The table, notes, and the answers one below the other.
+        The table, what is too long for it, notes, and the answers one below the other.
     """
-    names, shown = list(found.runs), rows(found)
-    cells = [
-        [_cut(row.said.get(name, ""), IN_CELL) + f" {BEST}" * (name in row.best) for name in names] for row in shown
-    ]
-    titles = [f"{row.title} ({row.key})" if row.key else row.title for row in shown]
-    side = max(map(len, titles))
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    lines = [headline(found)]
-    for title, line in zip(["", *titles], [names, *cells], strict=True):
-        padded = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        lines.append(f"  {title:<{side}}  {padded}".rstrip())
+    told = rows(found)
+    shown = [row for row in told if all(len(said) <= IN_CELL for said in row.said.values())]
+    lines = [headline(found), *_lines(list(found.runs), shown)]
+    lines += [f"  {row.title} of {name}: {said}" for row in told if row not in shown for name, said in row.said.items()]
     lines += [
         f"  {row.title}: " + ", ".join(f"{name} {said}" for name, said in row.said.items()) for row in differing(found)
     ]
@@ -115,7 +108,23 @@ def text(found: Compared) -> str:
         for name, answer in given.items():
             same = name != first and answer == given[first]
             lines.append(f"  {name}: {f'(as {first})' if same else _indented(answer)}")
+    longest = max((len(answer) for answers in found.answers.values() for answer in answers), default=0)
+    lines += ["", f"  answers end after {IN_TEXT} letters here; .answers holds them whole"] * (longest > IN_TEXT)
     return clean("\n".join(lines))
+
+
+def _lines(names: list[str], shown: list[Row]) -> Iterable[str]:
+    """A table in a terminal, numbers to the right."""
+    head = Row("", {name: name for name in names}, set(), next((row.key for row in shown if row.key), ""))
+    titles = [f"{row.title} ({row.key})" if row.title and row.key else row.title for row in (head, *shown)]
+    cells = [
+        [row.said.get(name, "") + (f" {BEST}" if name in row.best else "  " * bool(row.key)) for name in names]
+        for row in (head, *shown)
+    ]
+    side, widths = max(map(len, titles)), [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row, title, line in zip((head, *shown), titles, cells, strict=True):
+        padded = (cell.rjust(width) if row.key else cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        yield f"  {title:<{side}}  {'  '.join(padded)}".rstrip()
 
 
 def html(found: Compared, heading: str = "p") -> str:
