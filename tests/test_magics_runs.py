@@ -62,6 +62,8 @@ def test_tags_are_put_on_taken_off_completed_and_found(
     )
     assert refused(shell, "%peft untag a long basline") == f"run {id} has no tag 'basline'; did you mean 'baseline'?"
     assert shell.user_ns["a"].tags == ("baseline", "long")
+    run(shell, "%peft save a kept")
+    assert "- baseline\n- long\n" in Path("kept/README.md").read_text(encoding="utf-8")
     capsys.readouterr()
     run(shell, "%peft untag a long")
     run(shell, "%peft untag a baseline")

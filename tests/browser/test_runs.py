@@ -135,6 +135,8 @@ def test_runs_are_sorted_found_opened_told_apart_and_tagged(page: Page, store: S
     expect(panel.locator("[data-open]")).to_have_count(3)
     for name in ("small", "wide"):
         store.untag(name, "baseline")
+        if panel.get_by_label(f"choose {name} v1").is_checked():
+            press(panel.get_by_label(f"choose {name} v1"))
     press(panel.get_by_role("button", name="Refresh"))
     expect(panel.locator("[data-tag]")).to_have_count(0)
 
