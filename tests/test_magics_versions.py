@@ -134,7 +134,7 @@ def test_rows_that_no_run_uses_are_listed_and_removed(
     (store.folder / "examples" / "orphan" / "ids.npy").write_bytes(b"1" * 2_000_000)
     listed = run(shell, "%peft runs")
     for said in (repr(listed), listed._repr_html_()):
-        assert "MB of encoded rows (2 MB used by no run; %peft rm --unused --yes removes them)" in said
+        assert "MB of encoded rows (2 MB used by no run; %peft rm --unused removes them)" in said
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     run(shell, "%peft rm --unused")
     assert "Remove 2 MB of encoded rows that no run uses? y/[n] \nnothing is removed" in capsys.readouterr().out
@@ -157,11 +157,11 @@ def test_a_changed_or_missing_file_is_told(
     run(shell, "%peft verify")
     damage = "adapter_model.safetensors is changed, deep/adapter_config.json is missing"
     assert capsys.readouterr().out.splitlines() == [
-        "tickets v2: 2 files as they were written",
+        "tickets v2: 2 files, unchanged",
         f"tickets v1: {damage}",
     ]
     run(shell, "%peft verify tickets@v2")
-    assert capsys.readouterr().out == "tickets v2: 2 files as they were written\n"
+    assert capsys.readouterr().out == "tickets v2: 2 files, unchanged\n"
     assert f"\n├─ files: {damage}\n" in repr(run(shell, "%peft lineage tickets@v1"))
 
 
@@ -174,7 +174,8 @@ def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, sto
     }
     parent = finish(store, "tickets", SPEC, Facts(**facts), verdict="passed: 3 of 3")
     child = store.create(SPEC, method="lora", model="m", name="both", parents=[parent])
-    store.evaluate(child, [Evaluation("regression", "loss_rise", 0.0125, 0.01, 0.015)])
+    measured = [Evaluation("regression", "loss_rise", 0.0125, 0.01, 0.015), Evaluation("cost", "peak_memory_mb", 1626)]
+    store.evaluate(child, measured)
     store.record(child, StatusChanged("failed", "out of memory"))
     store.promote(parent, "production", why="y")
     packages = ", ".join(f"{name} {version}" for name, version in store.get(parent).package_versions.items())
@@ -188,6 +189,7 @@ def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, sto
         f"├─ spec: {spec}",
         f"├─ packages: {packages}",
         "├─ evaluated",
+        "│  ├─ resources: peak memory 1.6 GB",
         "│  └─ general text: loss rise 0.0125 (0.01 to 0.015)",
         "└─ created from",
         f"   └─ tickets v1 · {parent} · production",
@@ -197,7 +199,7 @@ def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, sto
         "      ├─ data: a.csv, 9 rows; content cdcdcdcdcdcd",
         f"      ├─ spec: {spec}",
         f"      ├─ packages: {packages}",
-        "      └─ files: 2 files as they were written",
+        "      └─ files: 2 files, unchanged",
     ]
     upwards = repr(run(shell, "%peft lineage tickets")).splitlines()
     assert upwards[-4:] == [
@@ -218,7 +220,7 @@ def test_foreign_words_are_escaped(shell: InteractiveShell, store: Store) -> Non
     store.promote(id, "production", why=HOSTILE, force=True)
     tree, log = run(shell, "%peft lineage tickets"), run(shell, "%peft log")
     assert HOSTILE in repr(tree)
-    assert tags(tree._repr_html_()) == {"div", "ul", "li"}
+    assert tags(tree._repr_html_()) == {"div", "ul", "li", "span"}
     assert HOSTILE in set(log.why)
     assert "script" not in tags(log._repr_html_())
     assert "&lt;script&gt;" in tree._repr_html_()

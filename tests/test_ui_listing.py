@@ -25,12 +25,13 @@ def test_a_notebook_has_the_same() -> None:
     at = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
     table = Listing({"what": ["<b>", WIDE], "parameters": [1_234_567, 8], "mergeable": [True, False], "at": [at, at]})
     html = table._repr_html_()
-    right, left = (f'<td style="text-align:{side};vertical-align:top">' for side in ("right", "left"))
+    style = '<td style="vertical-align:top;text-align:'
+    right, left = (f'{style}{side};white-space:nowrap">' for side in ("right", "left"))
     assert f"{right}1,234,567</td>" in html
     assert f"{left}&lt;b&gt;</td>" in html
     assert f"{left}yes</td>" in html
     assert f"{left}{at.astimezone():%Y-%m-%d %H:%M}</td>" in html
-    assert WIDE in html
+    assert f'{style}left">{WIDE}</td>' in html
     assert html.count("<th ") == 4  # rows without names are not counted
     assert type(table[["what"]]) is pandas.DataFrame
 

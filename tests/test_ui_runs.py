@@ -66,16 +66,15 @@ def test_the_table_says_how_it_is_sorted_and_which_runs_are_chosen(store: Store)
     assert " checked" not in listing.table(records, {}, "duration", True, [])
 
 
-def test_the_static_page_has_whole_words_and_numbers_to_the_right(store: Store, monkeypatch: Any) -> None:
-    monkeypatch.setenv("PEFT_NB_STORE", str(store.folder))
-    empty = listing.listed()
+def test_the_static_page_has_whole_words_and_numbers_to_the_right(store: Store) -> None:
+    empty = listing.listed(store)
     assert "<li>Check a DataFrame: <code>%peft data TABLE</code></li>" in empty._repr_html_()
     assert repr(empty).splitlines()[:2] == ["no runs yet", "Check a DataFrame: %peft data TABLE"]
     store.create(SPEC, method="lora", model=EVIL, name="tickets")
     trained(store, "tickets", 2.0, train_seconds=12345.678)
-    html = listing.listed()._repr_html_()
-    assert re.search('<td style="text-align:right[^>]*>12,345.678</td>', html)
-    assert re.search('<td style="text-align:left[^>]*>tickets</td>', html)
+    html = listing.listed(store)._repr_html_()
+    assert re.search("text-align:right[^>]*>12,345.678</td>", html)
+    assert re.search("text-align:left[^>]*>tickets</td>", html)
     assert "<script" not in html
     assert "w" * 300 in html
 

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 @command()
 def runs(shell: InteractiveShell) -> Any:
     """List the runs in the store, newest first."""
+    from peft_nb.store import Store
     from peft_nb.ui import runs
 
-    return runs.listed()
+    return runs.listed(Store())
 
 
 @command(Argument("run", required=False))

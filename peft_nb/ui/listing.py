@@ -9,6 +9,7 @@ from typing import Any
 import pandas
 
 WIDTH = 120  # letters of a line in a terminal; columns that have no room stand below
+SHORT = 20  # letters of a cell that stays on one line
 
 
 class Listing(pandas.DataFrame):
@@ -43,15 +44,19 @@ def text(table: pandas.DataFrame) -> str:
 def html(table: pandas.DataFrame) -> str:
     """Draw a table; all of it is escaped."""
     whole = table.reset_index() if table.index.name else table
-    align = {name: f"text-align:{'right' if _numbers(whole[name]) else 'left'};vertical-align:top" for name in whole}
+    align = {name: f"vertical-align:top;text-align:{'right' if _numbers(whole[name]) else 'left'}" for name in whole}
     head = "".join(f'<th scope="col" style="{align[name]}">{escape(str(name))}</th>' for name in whole)
     rows = (
-        "".join(f'<td style="{align[name]}">{escape(_cell(row[name]))}</td>' for name in whole)
-        for row in whole.to_dict("records")
+        "".join(f'<td style="{align[name]}{_wrap(cell)}">{escape(cell)}</td>' for name, cell in row.items())
+        for row in ({name: _cell(value) for name, value in row.items()} for row in whole.to_dict("records"))
     )
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     scrolled = 'tabindex="0" role="region" aria-label="table" style="overflow-x:auto"'  # by the keyboard too
     return f"<div {scrolled}><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _wrap(cell: str) -> str:
+    return ";white-space:nowrap" if len(cell) <= SHORT else ""
 
 
 def _numbers(column: pandas.Series[Any]) -> bool:

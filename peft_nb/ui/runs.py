@@ -47,20 +47,13 @@ def empty() -> str:
     return f"<p>No runs yet.</p><ol>{first}</ol>"
 
 
-def listed() -> Runs:
-    """List the runs of the store, newest first, and say what room they take."""
-    store = Store()
-    found = Runs(runs(store))
-    found.space = taken(store)
+def listed(store: Store) -> Runs:
+    """List the runs of a store, newest first, and say what room they take."""
+    found, room = Runs(runs(store)), store.space()
+    of_runs, rows, unused = (wording.memory(round(size / 1e6, 1)) for size in (room.runs, room.rows, room.unused))
+    idle = f" ({unused} used by no run; %peft rm --unused removes them)" if room.unused else ""
+    found.space = f"on disk: {of_runs} of runs, {rows} of encoded rows{idle}"
     return found
-
-
-def taken(store: Store) -> str:
-    """Say in a line what room a store takes on disk."""
-    room = store.space()
-    runs, rows, unused = (wording.memory(round(size / 1e6, 1)) for size in (room.runs, room.rows, room.unused))
-    idle = f" ({unused} used by no run; %peft rm --unused --yes removes them)" if room.unused else ""
-    return f"on disk: {runs} of runs, {rows} of encoded rows{idle}"
 
 
 @dataclass(frozen=True)

@@ -235,13 +235,17 @@ def downloads(files: Mapping[str, str]) -> str:
     for name, text in files.items():
         kind, sign = ("text/html", "utf-8") if name.endswith("html") else ("text/csv", "utf-8-sig")
         data = b64encode(text.encode(sign, "replace")).decode()
-        links.append(f'<a download="{name}" href="data:{kind};charset=utf-8;base64,{data}">{name}</a>')
+        link = f'download="{name}" href="data:{kind};charset=utf-8;base64,{data}"'
+        links.append(f'<a style="text-decoration:underline" {link}>{name}</a>')
     return f"Download: {' · '.join(links)}"
 
 
 def ends(found: Compared) -> str:
     """Say in words what the curves show; nothing where there are none."""
-    told = [f"{name} ends at {wording.loss(curve[0][-1][1])}" for name, curve in found.curves.items() if curve[0]]
+    told = []
+    for name, (losses, evals) in found.curves.items():
+        last = [f"{kind} {wording.loss(one[-1][1])}" for kind, one in (("train", losses), ("eval", evals)) if one]
+        told += [f"{name} ends at {', '.join(last)}"] * bool(last)
     return "Loss over steps: " + "; ".join(told) if told else ""
 
 

@@ -15,12 +15,12 @@ from peft_nb.runs.run import begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.browser.conftest import Open
-from tests.browser.lab import SECONDS, run_next, violations
+from tests.browser.lab import SECONDS, run_next, until, violations
 from tests.stores import finish
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-PLACE, EMPTY, HERE, RUNS, REMOVE, COMPARE = range(6)
+PLACE, EMPTY, HERE, RUNS, REMOVE, AGAIN, COMPARE = range(7)
 Press = Callable[[Locator], None]
 
 
@@ -44,6 +44,7 @@ def page(opened: Open, store: Store, tmp_path_factory: pytest.TempPathFactory) -
             f"{there}{str(store.folder)!r}",
             "%peft runs",
             "%peft rm other",
+            "%peft rm other",
             "peft_nb.compare('small', 'wide', 'base', prompts=['Is 1,5 \"more\" than 1?\\nYes?'], max_new_tokens=4)",
         ]
     )
@@ -63,6 +64,17 @@ def write(panel: Locator, press: Press, label: str, words: str) -> None:
     press(field) if press is by_mouse else field.focus()
     panel.page.keyboard.press("Control+a")
     panel.page.keyboard.type(words)
+
+
+def narrow(page: Page, panel: Locator) -> None:
+    """Look whether nothing is beyond the edge of a narrow panel."""
+    page.set_viewport_size({"width": 480, "height": 900})
+    until(page, lambda: panel.evaluate("panel => panel.scrollWidth <= panel.clientWidth"))
+    beyond = """panel => [...panel.querySelectorAll('[role=region], p, details')]
+        .filter(one => one.getBoundingClientRect().right > panel.getBoundingClientRect().right + 1)
+        .map(one => one.outerHTML.slice(0, 200))"""
+    assert panel.evaluate(beyond) == []
+    page.set_viewport_size({"width": 1200, "height": 900})
 
 
 def test_an_empty_store_says_what_to_do(page: Page) -> None:
@@ -131,6 +143,7 @@ def test_runs_are_sorted_found_opened_told_apart_and_tagged(page: Page, store: S
     press(panel.get_by_role("button", name="Cancel").last)
     expect(panel.get_by_text("Remove small v1 with folder")).to_be_hidden()
     assert violations(page, ".peft-nb") == []
+    narrow(page, panel)
     write(panel, press, "Find", " ")
     expect(panel.locator("[data-open]")).to_have_count(3)
     for name in ("small", "wide"):
@@ -141,21 +154,20 @@ def test_runs_are_sorted_found_opened_told_apart_and_tagged(page: Page, store: S
     expect(panel.locator("[data-tag]")).to_have_count(0)
 
 
-def test_who_removes_a_run_is_asked(page: Page, store: Store) -> None:
-    page.locator(".jp-Cell").nth(REMOVE).locator(".jp-InputPrompt").click()
+@pytest.mark.parametrize(
+    ("number", "answer", "told", "left"),
+    [(REMOVE, "n", "nothing is removed", 3), (AGAIN, "y", "other v1 is removed", 2)],
+)
+def test_who_removes_a_run_is_asked(page: Page, store: Store, number: int, answer: str, told: str, left: int) -> None:
+    cell = page.locator(".jp-Cell").nth(number)
+    cell.locator(".jp-InputPrompt").click()
     page.keyboard.press("Shift+Enter")
-    cell = page.locator(".jp-Cell").nth(REMOVE)
-    for answer, told in (("n", "nothing is removed"), ("y", "other v1 is removed")):
-        expect(cell.locator(".jp-Stdin-prompt")).to_contain_text("Remove other v1 (finished) with its folder")
-        assert len(store.all()) == 3
-        cell.locator(".jp-Stdin-input").focus()
-        page.keyboard.type(answer)
-        page.keyboard.press("Enter")
-        expect(cell).to_contain_text(told, timeout=SECONDS)
-        if answer == "n":
-            cell.locator(".jp-InputPrompt").click()
-            page.keyboard.press("Shift+Enter")
-    assert len(store.all()) == 2
+    expect(cell.locator(".jp-Stdin-prompt")).to_contain_text("Remove other v1 (finished) with its folder")
+    assert len(store.all()) == 3
+    cell.locator(".jp-Stdin-input").fill(answer)
+    cell.locator(".jp-Stdin-input").press("Enter")
+    expect(cell).to_contain_text(told, timeout=SECONDS)
+    assert len(store.all()) == left
 
 
 def test_what_is_downloaded_holds_what_was_compared(page: Page, store: Store) -> None:
@@ -163,6 +175,7 @@ def test_what_is_downloaded_holds_what_was_compared(page: Page, store: Store) ->
     panel = run_next(page, COMPARE).locator(".peft-nb").first
     links = panel.locator("a[download]")
     expect(links).to_have_text(["metrics.csv", "answers.csv", "comparison.html"], timeout=SECONDS)
+    narrow(page, panel)
     files = {}
     for link in links.all():
         with page.expect_download() as download:

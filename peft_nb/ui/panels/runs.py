@@ -94,6 +94,7 @@ class RunsPanel(Panel):
         self._asked: list[Record] = []  # about which a question stands, whatever is chosen meanwhile
         self.chosen: list[str] = []
         self.words = _field(ipywidgets.Text, "Find", placeholder="name, method, status, tag:NAME …")
+        self.words.layout.width = "300px"  # all of which is to be read
         self.table, self.place, self.opened = RunTable(self.pressed), ipywidgets.HTML(), ipywidgets.VBox()
         self.room = ipywidgets.HTML()
 
@@ -137,9 +138,11 @@ class RunsPanel(Panel):
     def refresh(self) -> None:
         """Read the store again and show it."""
         self._records = self._store.all()
-        self.room.value = escape(listing.taken(self._store))
+        self.result = listing.listed(self._store)
+        self.room.value = escape(self.result.space if self._records else "")
         self._drawn.clear()
         self._show()
+        self.keep()
 
     def pressed(self, content: Mapping[str, Any]) -> None:
         """Do what a press on the table means: sort by a column, open a run, choose one, or find those with a tag."""
