@@ -27,18 +27,20 @@ def test_downloads_lie_in_their_links() -> None:
 def test_a_terminal_has_numbers_to_the_right_and_what_is_long_below() -> None:
     verdict = "failed: forgetting 0.41, wanted < 0.05; eval_loss 1.2, wanted < 1"
     facts = {
-        "a": {"method": "lora", "model": "m", "trainable_parameters": 1_234_567, "verdict": verdict},
-        "base": {"model": "m", "eval_loss": 2.5},
+        "a": {"method": "lora", "model": "a" * 30, "data": "x" * 30, "trainable_parameters": 1_234_567},
+        "base": {"model": "a" * 30, "data": "y" * 30, "eval_loss": 2.5, "verdict": verdict},
     }
     found = Compared({"a": None, "base": None}, facts)
     assert side_by_side.text(found).splitlines() == [
-        "a, base on m",
+        f"a, base on {'a' * 30}",
         "                                                       a     base",
         "  method                                       lora",
-        "  model                                        m            m",
         "  eval loss (eval_loss)                                     2.500",
         "  trainable parameters (trainable_parameters)  1,234,567",
-        f"  verdict of a: {verdict}",
+        f"  model: {'a' * 30}",
+        f"  data of a: {'x' * 30}",
+        f"  data of base: {'y' * 30}",
+        f"  verdict of base: {verdict}",
     ]
 
 

@@ -21,7 +21,7 @@ from peft_nb.ui.style import BOX, MUTED, NUMBERS
 
 BEST = "★"
 LONGEST = 400  # letters of a prompt shown at once
-IN_TEXT, IN_CELL = 600, 36  # letters of an answer shown in a terminal, and of a cell that has a place in the table
+IN_TEXT, IN_CELL = 600, 24  # letters of an answer shown in a terminal, and of a cell that has a place in the table
 WRAP = "white-space:normal;overflow-wrap:anywhere"
 NARROW = f"min-width:7.5em;max-width:18em;{WRAP}"
 SCROLLED = 'tabindex="0" role="region" style="overflow-x:auto"'  # by the keyboard too
@@ -95,7 +95,7 @@ def text(found: Compared) -> str:
     told = rows(found)
     shown = [row for row in told if all(len(said) <= IN_CELL for said in row.said.values())]
     lines = [headline(found), *_lines(list(found.runs), shown)]
-    lines += [f"  {row.title} of {name}: {said}" for row in told if row not in shown for name, said in row.said.items()]
+    lines += [line for row in told if row not in shown for line in _below(row, list(found.runs))]
     lines += [
         f"  {row.title}: " + ", ".join(f"{name} {said}" for name, said in row.said.items()) for row in differing(found)
     ]
@@ -111,6 +111,14 @@ def text(found: Compared) -> str:
     longest = max((len(answer) for answers in found.answers.values() for answer in answers), default=0)
     lines += ["", f"  answers end after {IN_TEXT} letters here; .answers holds them whole"] * (longest > IN_TEXT)
     return clean("\n".join(lines))
+
+
+def _below(row: Row, names: list[str]) -> list[str]:
+    """What has no place in a table in a terminal; what is the same for all is said once."""
+    said = {row.said.get(name) for name in names}
+    if len(said) == 1:
+        return [f"  {row.title}: {said.pop()}"]
+    return [f"  {row.title} of {name}: {one}" for name, one in row.said.items()]
 
 
 def _lines(names: list[str], shown: list[Row]) -> Iterable[str]:

@@ -102,13 +102,11 @@ class RunsPanel(Panel):
         self.called = _field(ipywidgets.Text, "Name")
         self.why = _field(ipywidgets.Text, "Reason for the log")
         self.force = ipywidgets.Checkbox(description="Promote despite failed verdict", indent=False)
-        self.promotion = Question(
-            [self.alias, self.called, self.why, self.force], "Promote", self._promoted, self._clear
-        )
+        self.promotion = self._question("Promote", self._promoted, self.alias, self.called, self.why, self.force)
         self.gone_why = _field(ipywidgets.Text, "Reason for the log")
-        self.removal = Question([self.gone_why], "Remove for good", self._removed, self._clear)
+        self.removal = self._question("Remove for good", self._removed, self.gone_why)
         self.tags = _field(ipywidgets.Text, "Tags", placeholder="such as baseline, long")
-        self.tagging = Question([self.tags], "Set tags", self._tagged, self._clear)
+        self.tagging = self._question("Set tags", self._tagged, self.tags)
 
         self.pages = row(
             button("Previous page", partial(self.attempt, partial(self._turn, -1))),
@@ -132,6 +130,9 @@ class RunsPanel(Panel):
         self.box.children += (self.opened, self.table, self.room)  # last, for they are long
         self.words.observe(lambda change: self.attempt(self._first), "value")
         self.refresh()
+
+    def _question(self, yes: str, act: Callable[[], str], *fields: ipywidgets.Widget) -> Question:
+        return Question(fields, yes, partial(self.attempt, act), self._clear)
 
     # ---- the table -----------------------------------------------------------------------------
 
@@ -273,17 +274,13 @@ class RunsPanel(Panel):
         self.force.value = False
         self.promotion.ask(f"Which alias shall stand for {run.id}, and why?")
 
-    def _promoted(self) -> None:
-        def act() -> str:
-            (one,) = self._asked
-            name = self.called.value.strip() or None
-            alias = self.alias.value.strip()
-            self._store.promote(one.id, alias, why=self.why.value, name=name, force=self.force.value)
-            self.promotion.hide()
-            self.refresh()
-            return lineage.said(self._store.log()[0])
-
-        self.attempt(act)
+    def _promoted(self) -> str:
+        (one,) = self._asked
+        name, alias = self.called.value.strip() or None, self.alias.value.strip()
+        self._store.promote(one.id, alias, why=self.why.value, name=name, force=self.force.value)
+        self.promotion.hide()
+        self.refresh()
+        return lineage.said(self._store.log()[0])
 
     def _tag(self) -> None:
         self._asked = self._chosen()
@@ -296,17 +293,14 @@ class RunsPanel(Panel):
         """The tags that all runs have about which a question stands."""
         return sorted(set.intersection(*(set(record.tags) for record in self._asked)))
 
-    def _tagged(self) -> None:
-        def act() -> str:
-            wanted = self.tags.value.replace(",", " ").split()
-            for record in self._asked:
-                self._store.tag(record.id, *wanted)
-                self._store.untag(record.id, *(tag for tag in self._common() if tag not in wanted))
-            self.tagging.hide()
-            self.refresh()
-            return f"{_titles(self._asked)}: tags {', '.join(wanted) or '(none)'}"
-
-        self.attempt(act)
+    def _tagged(self) -> str:
+        wanted = self.tags.value.replace(",", " ").split()
+        for record in self._asked:
+            self._store.tag(record.id, *wanted)
+            self._store.untag(record.id, *(tag for tag in self._common() if tag not in wanted))
+        self.tagging.hide()
+        self.refresh()
+        return f"{_titles(self._asked)}: tags {', '.join(wanted) or '(none)'}"
 
     def _remove(self) -> None:
         self._asked = self._chosen()
@@ -315,16 +309,14 @@ class RunsPanel(Panel):
         self._clear()
         self.removal.ask(f"Remove {_titles(self._asked)} with folder, adapter and curve? The log and the lineage stay.")
 
-    def _removed(self) -> None:
-        def act() -> str:
-            try:
-                gone = [self._store.remove(record.id, why=self.gone_why.value).title for record in self._asked]
-            finally:
-                self.removal.hide()
-                self.refresh()
-            return f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} removed"
-
-        self.attempt(act)
+    def _removed(self) -> str:
+        try:
+            for record in self._asked:
+                self._store.remove(record.id, why=self.gone_why.value)
+        finally:
+            self.removal.hide()
+            self.refresh()
+        return f"{_titles(self._asked)} {'is' if len(self._asked) == 1 else 'are'} removed"
 
 
 def panel_of_default_store(_: listing.Runs) -> RunsPanel:
