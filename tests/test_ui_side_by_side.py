@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 
 from peft_nb.data.prompts import Asked
 from peft_nb.runs.compare import Compared
+from peft_nb.spec import RunSpec
 from peft_nb.ui import side_by_side
 from tests.test_runs_compare import HOSTILE, Page
 
@@ -42,6 +44,17 @@ def test_a_terminal_has_numbers_to_the_right_and_what_is_long_below() -> None:
         f"  data of base: {'y' * 30}",
         f"  verdict of base: {verdict}",
     ]
+
+
+def test_settings_that_are_numbers_stand_to_the_right() -> None:
+    specs = {"a": RunSpec(data="x", r=8, device="cpu"), "b": RunSpec(data="x", max_steps=1200)}
+    rows = side_by_side.settings_rows(specs)
+    assert {row.title: (row.said["b"], row.number) for row in rows} == {
+        "r": ("not specified", True), "max_steps": ("1,200", True), "device": ("not specified", False),
+    }  # fmt: skip
+    html = side_by_side.settings(rows)
+    assert re.search(r"text-align:right[^>]*>1,200<", html)
+    assert not re.search(r"text-align:right[^>]*>cpu<", html)
 
 
 def test_a_terminal_says_where_a_long_answer_is_whole() -> None:

@@ -36,12 +36,13 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no sc
 
 
 class Row(NamedTuple):
-    """A row of a table: title, what is said of each run, which are the best, and the key of a metric."""
+    """A row of a table: title, what is said of each run, which are best, the key of a metric, whether it is numbers."""
 
     title: str
     said: dict[str, str]
     best: set[str]
     key: str = ""
+    number: bool = False
 
 
 def keys(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -73,7 +74,7 @@ def rows(found: Compared) -> list[Row]:
             if key not in found.unranked and len(set(own.values())) > 1:
                 best = {name for name, value in own.items() if value == measure.best(own.values())}
             shown = {name: wording.measured(value, measure.unit) for name, value in own.items()}
-            told.append(Row(measure.title, shown, best, key))
+            told.append(Row(measure.title, shown, best, key, number=True))
         else:
             told.append(Row(key, own, set()))
     return told
@@ -123,16 +124,16 @@ def _below(row: Row, names: list[str]) -> list[str]:
 
 def _lines(names: list[str], shown: list[Row]) -> Iterable[str]:
     """A table in a terminal, numbers to the right."""
-    head = Row("", {name: name for name in names}, set(), next((row.key for row in shown if row.key), ""))
-    titles = [f"{row.title} ({row.key})" if row.title and row.key else row.title for row in (head, *shown)]
+    head = Row("", {name: name for name in names}, set(), number=any(row.number for row in shown))
+    titles = [f"{row.title} ({row.key})" if row.key else row.title for row in (head, *shown)]
     cells = [
-        [row.said.get(name, "") + (f" {BEST}" if name in row.best else "  " * bool(row.key)) for name in names]
+        [row.said.get(name, "") + (f" {BEST}" if name in row.best else "  " * row.number) for name in names]
         for row in (head, *shown)
     ]
     side, widths = max(map(len, titles)), [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row, title, line in zip((head, *shown), titles, cells, strict=True):
-        padded = (cell.rjust(width) if row.key else cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        yield f"  {title:<{side}}  {'  '.join(padded)}".rstrip()
+        pad = str.rjust if row.number else str.ljust
+        yield f"  {title:<{side}}  {'  '.join(map(pad, line, widths))}".rstrip()
 
 
 def html(found: Compared, heading: str = "p") -> str:
@@ -196,7 +197,10 @@ def differing(found: Compared) -> list[Row]:
 def settings_rows(specs: Mapping[str, RunSpec]) -> list[Row]:
     """List the settings in which specs differ, one setting a row."""
     told = differences.settings(specs).items()
-    return [Row(field, {name: _value(value) for name, value in own.items()}, set()) for field, own in told]
+    return [
+        Row(field, {name: _value(value) for name, value in own.items()}, set(), number=_numbers(own.values()))
+        for field, own in told
+    ]
 
 
 def settings(shown: list[Row], *, opened: bool = False) -> str:
@@ -209,6 +213,10 @@ def settings(shown: list[Row], *, opened: bool = False) -> str:
     return f"<details{unfolded}>{head}{_table('settings that differ', names, shown)}</details>"
 
 
+def _numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(one, int | float | None) and not isinstance(one, bool) for one in values)
+
+
 def _value(value: Any) -> str:
     if value is None:
         return "not specified"
@@ -217,7 +225,7 @@ def _value(value: Any) -> str:
 
 def _table(label: str, names: Mapping[str, str], shown: list[Row]) -> str:
     """Draw rows, a column a name, whose HTML is given; numbers stand to the right."""
-    numbers = bool(shown and any(row.key for row in shown))
+    numbers = any(row.number for row in shown)
     head = "".join(
         f'<th scope="col" style="{CELL};{NARROW};{RIGHT * numbers}" dir="auto">{html}</th>' for html in names.values()
     )
@@ -228,7 +236,7 @@ def _table(label: str, names: Mapping[str, str], shown: list[Row]) -> str:
         for name in names:
             value = escape(row.said.get(name, ""))
             value = f"<strong>{value} {BEST}</strong>" if name in row.best else value
-            body += f'<td style="{CELL};{NARROW};{NUMBERS};{RIGHT * bool(row.key)}" dir="auto">{value}</td>'
+            body += f'<td style="{CELL};{NARROW};{NUMBERS};{RIGHT * row.number}" dir="auto">{value}</td>'
         body += "</tr>"
     style = "margin:0;color:inherit;font-size:inherit;border-collapse:collapse"
     return (
