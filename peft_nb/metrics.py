@@ -93,6 +93,7 @@ register(
     Metric(
         *("token_accuracy", "token accuracy", "share", "high", "held-out"),
         help="share of the evaluation set's tokens that greedy decoding would choose",
+        base="base_token_accuracy",
         on=_BOTH,
     ),
     Metric(
@@ -172,6 +173,7 @@ register(
             "base_regression_score": "regression_score of the base model",
             "base_regression_score_interval": "its 95 % interval",
             "base_score": "score of the base model",
+            "base_token_accuracy": "token_accuracy of the base model, before the first step",
             "best_step": "step whose adapter was kept, where that is not the last one's",
             "class_counts": "where a text has several classes: of each, the texts that have it, are given it, and both",
             "confusion": "triples of true class, predicted class and number of texts",

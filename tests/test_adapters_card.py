@@ -46,6 +46,8 @@ def test_hubs_can_read_the_metadata(given: CardInput) -> None:
     data = ModelCard(card(given)).data
     assert (data.base_model, data.library_name, data.pipeline_tag) == (HUB, "peft", "text-generation")
     assert (data.tags, data.datasets, data.license) == (["peft", "lora", "peft_nb"], ["owner/tickets"], None)
+    tagged = ModelCard(card(replace(given, tags=("baseline", "lora")))).data
+    assert tagged.tags == ["peft", "lora", "peft_nb", "baseline"]
     (result,) = data.eval_results
     assert (result.metric_type, result.metric_value, result.dataset_type) == ("loss", 2.0, "owner/tickets")
 

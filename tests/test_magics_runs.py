@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from IPython.utils.capture import capture_output
 
 from peft_nb import Comparison, Run, RunSpec
 from peft_nb.errors import CommandError, PeftNbError, RunError, StoreError
+from peft_nb.magics.completion import complete
 from peft_nb.runs.run import begin
 from peft_nb.store import Store
 from tests.shell import refused, run
@@ -41,6 +43,32 @@ def test_variables_names_and_the_base_are_compared_shown_and_kept(shell: Interac
     assert "eval loss" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "a, second, base on " in shown.stdout
     assert "  second: " in shown.stdout
+
+
+def test_tags_are_put_on_taken_off_completed_and_found(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    id = shell.user_ns["a"].id
+    run(shell, "%peft tag a baseline long")
+    run(shell, "%peft tag second long")
+    assert shell.user_ns["a"].tags == ("baseline", "long")
+    assert run(shell, "%peft runs")["tags"].tolist() == ["long", "baseline, long"]
+    assert complete("%peft tag a ba", 0, 14, shell.user_ns).matches == ["baseline"]
+    assert "tags: baseline, long" in repr(run(shell, "%peft lineage a"))
+    run(shell, "%peft show a")
+    assert re.search("tags +baseline, long\n", capsys.readouterr().out)
+    assert refused(shell, "%peft tag a spoken,word", StoreError) == (
+        "'spoken,word' cannot be a tag; use up to 64 letters, digits, '.', '_' and '-'"
+    )
+    assert refused(shell, "%peft untag a long basline") == f"run {id} has no tag 'basline'; did you mean 'baseline'?"
+    assert shell.user_ns["a"].tags == ("baseline", "long")
+    run(shell, "%peft save a kept")
+    assert "- baseline\n- long\n" in Path("kept/README.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    run(shell, "%peft untag a long")
+    run(shell, "%peft untag a baseline")
+    assert capsys.readouterr().out == f"{id} has the tags baseline\n{id} has no tags\n"
+    assert "something is missing" in refused(shell, "%peft tag a")
 
 
 def test_without_prompts_the_held_out_rows_are_asked(shell: InteractiveShell) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import io
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from IPython.core.error import StdinNotImplementedError
 from IPython.core.interactiveshell import InteractiveShell
 
 import peft_nb
@@ -90,29 +93,39 @@ def test_a_failed_verdict_needs_force_and_a_reason(
     assert list(run(shell, "%peft log").forced)[:1] == ["its verdict is: failed: forgets 0.4 nats"]
 
 
-def test_removed_only_without_an_alias(
-    shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str]
+def nobody_to_ask(prompt: str) -> str:
+    """Stand in for a kernel's input() where nbconvert runs the notebook."""
+    raise StdinNotImplementedError
+
+
+def test_removed_when_agreed_and_only_without_an_alias(
+    shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     id = finish(store, "tickets", SPEC)
     run(shell, "%peft promote tickets production --why y")
     assert refused(shell, "%peft rm tickets@v1", RunError).startswith(f"run {id} is tickets@production and stays; ")
     run(shell, "%peft rollback tickets@production")
     assert capsys.readouterr().out.splitlines()[-1] == "tickets@production: v1 → (none)"
+    what = "Remove tickets v1 (finished) with its folder, adapter and curve, but not its log?"
+    nothing = "nothing is removed; with --yes it is removed without asking\n"
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.input", nobody_to_ask)
+        run(shell, "%peft rm tickets")
+    assert capsys.readouterr().out == f"{what}\n{nothing}"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("no\ny\n"))
     run(shell, "%peft rm tickets")
-    assert capsys.readouterr().out.splitlines() == [
-        "would remove tickets v1 (finished) with its folder, adapter and curve; its log stays",
-        "to remove it: %peft rm tickets --yes",
-    ]
+    assert capsys.readouterr().out == f"{what} y/[n] {nothing}"
     assert store.get(id).removed is None
-    run(shell, "%peft rm tickets --yes --why 'nobody uses it'")
-    assert capsys.readouterr().out.splitlines()[-1:] == ["tickets v1 is removed"]
+    run(shell, "%peft rm tickets --why 'nobody uses it'")
+    assert capsys.readouterr().out.splitlines()[-1].endswith("tickets v1 is removed")
+    assert store.log()[0].why == "nobody uses it"
     assert len(run(shell, "%peft runs")) == 0
     assert run(shell, f"%peft log {id}").action[0] == "remove"
     assert f"· removed {store.log()[0].at:%Y-%m-%d}" in repr(run(shell, "%peft lineage tickets@v1"))
 
 
 def test_rows_that_no_run_uses_are_listed_and_removed(
-    shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str]
+    shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish(store, "tickets", SPEC)
     assert refused(shell, "%peft rm", CommandError).startswith("name one run, or write --unused")
@@ -121,10 +134,10 @@ def test_rows_that_no_run_uses_are_listed_and_removed(
     (store.folder / "examples" / "orphan" / "ids.npy").write_bytes(b"1" * 2_000_000)
     listed = run(shell, "%peft runs")
     for said in (repr(listed), listed._repr_html_()):
-        assert "MB of encoded rows (2 MB used by no run; %peft rm --unused --yes removes them)" in said
+        assert "MB of encoded rows (2 MB used by no run; %peft rm --unused removes them)" in said
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     run(shell, "%peft rm --unused")
-    told = "would remove 2 MB of encoded rows that no run uses; to remove them: %peft rm --unused --yes"
-    assert capsys.readouterr().out.splitlines()[-1] == told
+    assert "Remove 2 MB of encoded rows that no run uses? y/[n] \nnothing is removed" in capsys.readouterr().out
     assert (store.folder / "examples" / "orphan").exists()
     run(shell, "%peft rm --unused --yes")
     assert capsys.readouterr().out.splitlines()[-1] == "removed 2 MB of encoded rows that no run uses"
@@ -144,11 +157,11 @@ def test_a_changed_or_missing_file_is_told(
     run(shell, "%peft verify")
     damage = "adapter_model.safetensors is changed, deep/adapter_config.json is missing"
     assert capsys.readouterr().out.splitlines() == [
-        "tickets v2: 2 files as they were written",
+        "tickets v2: 2 files, unchanged",
         f"tickets v1: {damage}",
     ]
     run(shell, "%peft verify tickets@v2")
-    assert capsys.readouterr().out == "tickets v2: 2 files as they were written\n"
+    assert capsys.readouterr().out == "tickets v2: 2 files, unchanged\n"
     assert f"\n├─ files: {damage}\n" in repr(run(shell, "%peft lineage tickets@v1"))
 
 
@@ -161,7 +174,8 @@ def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, sto
     }
     parent = finish(store, "tickets", SPEC, Facts(**facts), verdict="passed: 3 of 3")
     child = store.create(SPEC, method="lora", model="m", name="both", parents=[parent])
-    store.evaluate(child, [Evaluation("regression", "loss_rise", 0.0125, 0.01, 0.015)])
+    measured = [Evaluation("regression", "loss_rise", 0.0125, 0.01, 0.015), Evaluation("cost", "peak_memory_mb", 1626)]
+    store.evaluate(child, measured)
     store.record(child, StatusChanged("failed", "out of memory"))
     store.promote(parent, "production", why="y")
     packages = ", ".join(f"{name} {version}" for name, version in store.get(parent).package_versions.items())
@@ -175,6 +189,7 @@ def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, sto
         f"├─ spec: {spec}",
         f"├─ packages: {packages}",
         "├─ evaluated",
+        "│  ├─ resources: peak memory 1.6 GB",
         "│  └─ general text: loss rise 0.0125 (0.01 to 0.015)",
         "└─ created from",
         f"   └─ tickets v1 · {parent} · production",
@@ -184,7 +199,7 @@ def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, sto
         "      ├─ data: a.csv, 9 rows; content cdcdcdcdcdcd",
         f"      ├─ spec: {spec}",
         f"      ├─ packages: {packages}",
-        "      └─ files: 2 files as they were written",
+        "      └─ files: 2 files, unchanged",
     ]
     upwards = repr(run(shell, "%peft lineage tickets")).splitlines()
     assert upwards[-4:] == [
@@ -205,7 +220,7 @@ def test_foreign_words_are_escaped(shell: InteractiveShell, store: Store) -> Non
     store.promote(id, "production", why=HOSTILE, force=True)
     tree, log = run(shell, "%peft lineage tickets"), run(shell, "%peft log")
     assert HOSTILE in repr(tree)
-    assert tags(tree._repr_html_()) == {"div", "ul", "li"}
+    assert tags(tree._repr_html_()) == {"div", "ul", "li", "span"}
     assert HOSTILE in set(log.why)
     assert "script" not in tags(log._repr_html_())
     assert "&lt;script&gt;" in tree._repr_html_()

@@ -69,7 +69,7 @@ def test_a_metric_of_ones_own_is_kept_compared_and_on_the_card(error: Metric) ->
     metrics = {"rmse": 1.5, "base_rmse": 4.0, "rmse_interval": (1.0, 2.0), "train_loss": 0.1}
     assert evaluations(metrics) == [Evaluation("held-out", "rmse", 1.5, 1.0, 2.0, {"base": 4.0})]
     found = Compared({"a": None, "b": None}, {"a": {"rmse": 1.5}, "b": {"rmse": 4.0}})
-    assert side_by_side.rows(found) == [side_by_side.Row("error", {"a": "1.5 EUR", "b": "4 EUR"}, {"a"}, "rmse")]
+    assert side_by_side.rows(found) == [side_by_side.Row("error", {"a": "1.5 EUR", "b": "4 EUR"}, {"a"}, "rmse", True)]
     text = card(CardInput("owner/base", RunSpec(data="x"), Facts(), metrics, "print(1)"))
     assert "| error | 4 | 1.5 |" in text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import weakref
 from collections.abc import Callable
@@ -114,6 +115,7 @@ def test_the_table_has_a_row_a_run_and_a_column_for_what_was_measured(four: Comp
         assert table.loc[run.spec.name, "eval_loss"] == run.metrics["eval_loss"]
         assert table.loc[run.spec.name, "adapter_mb"] == run.metrics["adapter_mb"]
     assert table.loc["base", "eval_loss"] == runs[0].metrics["base_eval_loss"]
+    assert table.loc["base", "token_accuracy"] == runs[0].metrics["base_token_accuracy"]
     assert table.loc["base", "perplexity"] == pytest.approx(math.exp(runs[0].metrics["base_eval_loss"]))
     assert table.loc["base"].isna()["adapter_mb"]
     assert table["trainable_parameters"].dtype == float
@@ -297,7 +299,7 @@ def test_the_page_marks_the_best_and_the_words_that_differ(four: Comparison) -> 
     assert page.inserted
     assert {word for part in page.inserted for word in part.split()} <= words
     ((_, image),) = [element for element in page.elements if element[0] == "img"]
-    assert str(image["alt"]).startswith("Loss over steps: calm ends at ")
+    assert re.match(r"Loss over steps: calm ends at train \d\.\d{3}, eval \d\.\d{3}; short ends at ", str(image["alt"]))
     assert str(image["src"]).startswith("data:image/png;base64,")
 
 

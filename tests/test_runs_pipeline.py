@@ -152,6 +152,9 @@ def test_the_base_model_is_evaluated_once_for_the_same_rows(
     assert [measured in stages(run) for run in (first, again, wider, soft, others)] == [True, False, False, True, True]
     losses = [run.metrics["base_eval_loss"] for run in (first, again, wider, soft)]
     assert losses[0] == losses[1] == losses[2] != losses[3]
+    assert first.metrics["base_token_accuracy"] == again.metrics["base_token_accuracy"]
+    still = begin(spec(max_steps=1, learning_rate=1e-12), data=other[:20], store=store).wait().metrics
+    assert still["base_token_accuracy"] == still["token_accuracy"] == first.metrics["base_token_accuracy"]
     assert [event.step for event in again.events() if isinstance(event, Evaluated)] == [0, 1]
 
 

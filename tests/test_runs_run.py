@@ -48,6 +48,7 @@ METRICS = {
     "path",
     "perplexity",
     "token_accuracy",
+    "base_token_accuracy",
     "judge_seconds",
     "wall_seconds",
     "cpu_seconds",

@@ -114,6 +114,12 @@ def test_evaluations_origins_and_files_of_the_released_store_are_kept(released: 
     assert len(released.evaluations("lora-684fae")) > 5
 
 
+def test_runs_of_the_released_store_can_be_tagged(released: Store) -> None:
+    assert released.tags() == []
+    assert {record.tags for record in released.all()} == {()}
+    assert released.tag("desk", "baseline").tags == Store(released.folder).get("desk@v1").tags == ("baseline",)
+
+
 def test_the_released_store_is_brought_up_to_date_once(released: Store) -> None:
     released.set_facts("lora-684fae", Facts(base="another"))
     released.set_metrics("lora-684fae", {"base": "what this version measures"})

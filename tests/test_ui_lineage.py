@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from peft_nb.store import Entry
+from peft_nb.store import Entry, Facts, Store
 from peft_nb.ui import lineage
 from peft_nb.ui.lineage import Tree
+from tests.stores import finish
 
 
 def test_a_tree_has_branches_and_lists_in_lists() -> None:
@@ -14,6 +15,13 @@ def test_a_tree_has_branches_and_lists_in_lists() -> None:
     assert html.count("<li>") == 3
     assert "&lt;d&gt;" in html
     assert "<d>" not in html
+
+
+def test_a_short_hash_has_the_whole_one_where_the_pointer_rests(store: Store) -> None:
+    finish(store, "tickets", facts=Facts(base="m", base_hash="1" * 60 + "<b>"))
+    told = lineage.tree(store.lineage("tickets"))
+    assert "base: m; weights 111111111111\n" in repr(told)
+    assert f'<span title="{"1" * 60}&lt;b&gt;">base: m; weights 111111111111</span>' in told._repr_html_()
 
 
 def test_an_entry_says_what_was_done() -> None:

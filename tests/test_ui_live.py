@@ -33,7 +33,7 @@ class Scripted:
     id = "lora-3f9a2c"
     spec = SimpleNamespace(name=None, method="lora", model="smollm2-135m", data="tickets", task="generation")
     metrics: ClassVar = {"train_loss": 1.0}
-    facts = Facts()
+    facts, tags = Facts(), ()
 
     def __init__(self, listeners: Sequence[Listener], story: Sequence[Event | float], *, give_up: bool = False) -> None:
         self._listeners, self._story, self._give_up = listeners, story, give_up

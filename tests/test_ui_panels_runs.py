@@ -104,8 +104,59 @@ def test_what_needs_a_run_says_so(store: Store) -> None:
 
 
 def test_an_empty_store_says_what_to_do(store: Store) -> None:
-    assert "No runs yet" in RunsPanel(store).table.value
-    assert "%%peft lora --data" in RunsPanel(store).table.value
+    panel = RunsPanel(store)
+    assert "No runs yet" in panel.table.value
+    assert "%%peft lora --data" in panel.table.value
+    assert button_of(panel.box, "Compare").layout.display == "none"
+    trained(store)
+    press(panel, "Refresh")
+    assert button_of(panel.box, "Compare").layout.display == ""
+    assert "No runs yet" not in panel.table.value
+
+
+def test_an_error_goes_with_what_it_was_about(store: Store) -> None:
+    ids = [finish(store, "tickets", SPEC), finish(store, None, SPEC)]
+    panel = RunsPanel(store)
+    press(panel, "Promote")
+    assert "no run is chosen" in said(panel)
+    tick(panel, ids[0])
+    assert said(panel) == ""
+    press(panel, "Resume")
+    assert "has finished" in said(panel)
+    press(panel, "Remove")
+    assert said(panel) == ""
+    assert panel.removal.box.layout.display == ""
+    press(panel, "Promote")
+    assert panel.removal.box.layout.display == "none"
+    panel.promotion.box.children[-1].children[0].click()
+    assert "needs a reason" in said(panel)
+    panel.promotion.box.children[-1].children[1].click()
+    assert (said(panel), panel.promotion.box.layout.display) == ("", "none")
+
+
+def test_tags_are_put_on_taken_off_and_pressed(store: Store) -> None:
+    first, second = finish(store, "tickets", SPEC), finish(store, "mails", SPEC)
+    store.tag(first, "long", "baseline")
+    store.tag(second, "long")
+    panel = RunsPanel(store)
+    tick(panel, first, second)
+    press(panel, "Tags")
+    assert panel.tagging.box.layout.display == ""
+    assert panel.tags.value == "long"
+    panel.tags.value = "not,so/good"
+    press(panel, "Set tags")
+    assert "so/good&#x27; cannot be a tag" in said(panel)
+    panel.tags.value = "short, demo"
+    with published() as bundles:
+        panel._ipython_display_()
+        press(panel, "Set tags")
+    assert "baseline, demo, short" in bundles[-1]["text/html"]  # which is what stays in the notebook
+    assert said(panel) == "tickets v1, mails v1: tags short, demo"
+    assert store.get(first).tags == ("baseline", "demo", "short")
+    assert store.get(second).tags == ("demo", "short")
+    panel.pressed({"tag": "baseline"})
+    assert panel.words.value == "tag:baseline"
+    assert listed(panel) == [first]
 
 
 def test_a_header_sorts_and_turns_the_order_round(store: Store) -> None:
@@ -240,9 +291,9 @@ def test_the_command_gives_the_table_and_where_widgets_are_shown_the_panel(
     format = shell.display_formatter.format
     for formatter in shell.display_formatter.formatters.values():
         formatter.enabled = True
-    shown, usual = format(table)[0], format(plain)[0]
+    shown = format(table)[0]
     room = "on disk: 0 MB of runs, 0 MB of encoded rows"
-    assert shown["text/plain"] == f"{usual['text/plain']}\n\n{room}"
+    assert re.fullmatch(f"(?s).* tickets +v1 .*\n\n{room}", shown["text/plain"])
     assert shown["text/html"].endswith(f"</table></div><p>{room}</p>")
     assert set(format(table)[0]) == {"text/plain", "text/html"}
     monkeypatch.setattr(frontend, "frontend", lambda: "jupyterlab")

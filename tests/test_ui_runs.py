@@ -37,6 +37,20 @@ def test_runs_are_found_by_all_words_and_sorted_by_any_column(store: Store) -> N
         assert {one.id for one in listing.ordered(records, column, True)} == {first, second, third}
 
 
+def test_a_tag_is_found_as_a_whole_or_like_any_word(store: Store) -> None:
+    first, second, _ = (trained(store, name) for name in ("a", "b", "c"))
+    store.tag(first, "Base", "long")
+    store.tag(second, "baseline")
+    records = store.all()
+    assert [one.id for one in listing.found(records, "tag:base")] == [first]
+    assert [one.id for one in listing.found(records, "tag:baseline finished")] == [second]
+    assert [one.id for one in listing.found(records, "BASE")] == [second, first]
+    assert listing.found(records, "tag:") == []
+    html = listing.table(records, {}, "run", False, [])
+    chips = re.findall('data-tag="([^"]*)"[^>]*>([^<]*)', html)
+    assert chips == [("baseline", "baseline"), ("Base", "Base"), ("long", "long")]
+
+
 def test_the_table_says_how_it_is_sorted_and_which_runs_are_chosen(store: Store) -> None:
     id = trained(store, "tickets", 2.0, verdict="passed: eval_loss 2", base_eval_loss=3.0, peak_memory_mb=2900)
     store.promote(id, "production", why="good")
@@ -52,14 +66,15 @@ def test_the_table_says_how_it_is_sorted_and_which_runs_are_chosen(store: Store)
     assert " checked" not in listing.table(records, {}, "duration", True, [])
 
 
-def test_the_static_page_has_whole_words_and_numbers_to_the_right(store: Store, monkeypatch: Any) -> None:
-    monkeypatch.setenv("PEFT_NB_STORE", str(store.folder))
-    assert "No runs yet" in listing.listed()._repr_html_()
+def test_the_static_page_has_whole_words_and_numbers_to_the_right(store: Store) -> None:
+    empty = listing.listed(store)
+    assert "<li>Check a DataFrame: <code>%peft data TABLE</code></li>" in empty._repr_html_()
+    assert repr(empty).splitlines()[:2] == ["no runs yet", "Check a DataFrame: %peft data TABLE"]
     store.create(SPEC, method="lora", model=EVIL, name="tickets")
     trained(store, "tickets", 2.0, train_seconds=12345.678)
-    html = listing.listed()._repr_html_()
-    assert '<td style="text-align:right">12,345.678</td>' in html
-    assert '<td style="text-align:left">tickets</td>' in html
+    html = listing.listed(store)._repr_html_()
+    assert re.search("text-align:right[^>]*>12,345.678</td>", html)
+    assert re.search("text-align:left[^>]*>tickets</td>", html)
     assert "<script" not in html
     assert "w" * 300 in html
 

@@ -8,7 +8,7 @@ import math
 import re
 import tokenize
 from ast import literal_eval
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,8 @@ class CardInput:
         Whether ``curves.png`` lies beside the card.
     changes : Changes
         How a live pair differs from the base.
+    tags : sequence of str
+        Those of the run.
     """
 
     base: str
@@ -61,6 +63,7 @@ class CardInput:
     data: Mapping[str, Any] = field(default_factory=dict)
     curves: bool = False
     changes: Changes = UNCHANGED
+    tags: Sequence[str] = ()
 
     @property
     def public(self) -> bool:
@@ -178,6 +181,7 @@ def _metadata(given: CardInput) -> dict[str, Any]:
     head: dict[str, Any] = {"base_model": given.base} if given.public else {}
     pipeline = TASKS[spec.task].pipeline_tag
     head |= {"library_name": "peft", "pipeline_tag": pipeline, "tags": ["peft", spec.method, "peft_nb"]}
+    head["tags"] += [tag for tag in given.tags if tag not in head["tags"]]
     if hub := origin.removeprefix(HUB_DATA) * origin.startswith(HUB_DATA):
         head["datasets"] = [hub]
     kinds = {"eval_loss": "loss", "accuracy": "accuracy", "macro_f1": "f1", "perplexity": "perplexity"}

@@ -32,6 +32,7 @@ def save(
     tokenizer: Any,
     history: Sequence[Mapping[str, Any]] = (),
     data: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
     """Write an adapter so that its folder appears whole or not at all.
@@ -55,6 +56,8 @@ def save(
         Rows with ``step``, ``loss`` and ``eval_loss``, drawn as ``curves.png``; without them there is no picture.
     data : mapping, optional
         What the check of the data told, for the card.
+    tags : sequence of str
+        Those of the run, for the card.
     overwrite : bool
         Whether a folder of the program's own is replaced.
 
@@ -81,7 +84,7 @@ def save(
         )
         if losses or eval_losses:
             (staging / "curves.png").write_bytes(loss_curve(losses, eval_losses).png())
-        told = readme(model, spec, facts, metrics, tokenizer, data or {}, bool(losses or eval_losses), differs)
+        told = readme(model, spec, facts, metrics, tokenizer, data or {}, bool(losses or eval_losses), differs, tags)
         (staging / "README.md").write_text(told, encoding="utf-8")
         (staging / "spec.yaml").write_text(RunSpec(**named(spec.changed())).to_yaml(), encoding="utf-8")
     return Path(folder)
@@ -96,13 +99,14 @@ def readme(
     data: Mapping[str, Any],
     curves: bool,
     differs: Changes | None = None,
+    tags: Sequence[str] = (),
 ) -> str:
     """Write the model card of a live adapter; parameters as of :func:`save`, and whether there is a picture."""
     base = _base(model)
     differs = differs or _changes(model, tokenizer, facts)
     found = base if HUB_NAME.fullmatch(base) else f"path/to/{local(base)}"
     lines = usage(found, spec, facts, tokenizer, differs)
-    return card(CardInput(base, spec, facts, metrics, lines, data, curves, differs))
+    return card(CardInput(base, spec, facts, metrics, lines, data, curves, differs, tags))
 
 
 def _base(model: PeftModel) -> str:

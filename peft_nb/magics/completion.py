@@ -173,6 +173,11 @@ def _aliases(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
     return known
 
 
+def _tags(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
+    store = _store()
+    return store.tags() if store else []
+
+
 def _scores(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
     functions = [name for name, value in namespace.items() if name[:1] != "_" and isinstance(value, FunctionType)]
     return ["exact_match", "rouge_l", *functions]
@@ -203,6 +208,7 @@ OFFERS: dict[str, Callable[[Mapping[str, Any], list[str]], Iterable[str]]] = {
     "path": lambda namespace, said: (),
     "recipe": lambda namespace, said: names(),
     "run": _runs,
+    "tag": _tags,
     "score": _scores,
     "texts": _texts,
     "topic": lambda namespace, said: [*COMMANDS, *_methods(), *FIELDS],

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 @command()
 def runs(shell: InteractiveShell) -> Any:
     """List the runs in the store, newest first."""
+    from peft_nb.store import Store
     from peft_nb.ui import runs
 
-    return runs.listed()
+    return runs.listed(Store())
 
 
 @command(Argument("run", required=False))
@@ -121,6 +122,22 @@ def chat(shell: InteractiveShell, runs: list[str], out: str | None = None) -> An
     if out:
         shell.user_ns[out] = talk
     return talk
+
+
+@command(Argument("run"), Argument("tag", many=True))
+def tag(shell: InteractiveShell, run: str, tags: list[str]) -> None:
+    """Put tags on a run; %peft runs shows them and finds tag:NAME."""
+    found, _ = find(shell, run)
+    found.tag(*tags)
+    print(f"{found.id} has the tags {', '.join(found.tags)}")
+
+
+@command(Argument("run"), Argument("tag", many=True))
+def untag(shell: InteractiveShell, run: str, tags: list[str]) -> None:
+    """Take tags off a run."""
+    found, _ = find(shell, run)
+    found.untag(*tags)
+    print(f"{found.id} has {'the tags ' + ', '.join(found.tags) if found.tags else 'no tags'}")
 
 
 def find(shell: InteractiveShell, word: str, unfinished: bool = False) -> tuple[Run, str | None]:

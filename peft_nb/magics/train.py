@@ -58,6 +58,6 @@ def template(shell: InteractiveShell, recipe: str | None = None) -> Any:
     if recipe:
         shell.set_next_input(recipes.cell(recipe))
         return None
-    from peft_nb.ui.methods import Listing
+    from peft_nb.ui.listing import Listing
 
     return Listing(recipes.recipes())

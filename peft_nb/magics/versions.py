@@ -16,7 +16,7 @@ WHY = Flag("why", "text", "The reason, for the log.", value='"TEXT"')
 REASON = Flag("why", "text", "The reason, for the log.", value='"TEXT"', required=True)  # which the store asks for
 NAME = Flag("name", "text", "Name of a run that has none; by default that of its variable.")
 UNUSED = Flag("unused", "switch", "Remove the encoded rows that no run uses, instead of a run.")
-YES = Flag("yes", "switch", "Remove it; without this flag it is only said what would be removed.")
+YES = Flag("yes", "switch", "Remove it without being asked first.")
 FORCE = Flag("force", "switch", "Promote it even if its verdict failed.")
 
 
@@ -81,7 +81,7 @@ def verify(shell: InteractiveShell, run: str | None = None) -> None:
 
 @command(Argument("run", required=False), flags=[WHY, UNUSED, YES])
 def rm(shell: InteractiveShell, run: str | None = None, why: str = "", unused: bool = False, yes: bool = False) -> None:
-    """Say what would be removed, a run with its folder or --unused encoded rows; --yes removes it."""
+    """Remove a run with its folder, or --unused encoded rows; asks first unless --yes is given."""
     from peft_nb.store import Store
     from peft_nb.ui import wording
 
@@ -89,19 +89,31 @@ def rm(shell: InteractiveShell, run: str | None = None, why: str = "", unused: b
         raise CommandError("name one run, or write --unused to remove the encoded rows that no run uses")
     if not run:
         store = Store()
-        size = wording.memory(round((store.clear() if yes else store.space().unused) / 1e6, 1))
-        if yes:
-            print(f"removed {size} of encoded rows that no run uses")
-        else:
-            print(f"would remove {size} of encoded rows that no run uses; to remove them: %peft rm --unused --yes")
+        rows = f"{wording.memory(round(store.space().unused / 1e6, 1))} of encoded rows that no run uses"
+        if yes or _agreed(rows):
+            store.clear()
+            print(f"removed {rows}")
         return
     store, word, _ = _stored(shell, run)
-    if not yes:
-        record = store.removable(word)
-        print(f"would remove {record.title} ({record.status}) with its folder, adapter and curve; its log stays")
-        print(f"to remove it: %peft rm {run} --yes")
-        return
-    print(f"{store.remove(word, why=why).title} is removed")
+    record = store.removable(word)
+    what = f"{record.title} ({record.status}) with its folder, adapter and curve, but not its log"
+    if yes or _agreed(what):
+        print(f"{store.remove(record.id, why=why).title} is removed")
+
+
+def _agreed(what: str) -> bool:
+    """Ask before something is removed."""
+    from IPython.core.error import StdinNotImplementedError
+    from IPython.utils.io import ask_yes_no
+
+    agreed = False
+    try:
+        agreed = ask_yes_no(f"Remove {what}? y/[n]", "n", "n")
+    except StdinNotImplementedError:  # nobody can be asked, as where nbconvert runs the notebook
+        print(f"Remove {what}?")
+    if not agreed:
+        print("nothing is removed; with --yes it is removed without asking")
+    return agreed
 
 
 def _stored(shell: InteractiveShell, word: str) -> tuple[Store, str, str | None]:

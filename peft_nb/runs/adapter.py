@@ -144,6 +144,7 @@ class Adapter:
 
         record, told = self._record, rows.told(self._record.folder)
         options: dict[str, Any] = {"tokenizer": self.tokenizer, "history": record.curve(), "data": told}
+        options["tags"] = record.now.tags
         with self.using:
             return save(self.model, path, self.spec, record.facts, record.metrics, **options)
 

@@ -361,8 +361,9 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
     }
     if trainer.args.device.type == "cuda":
         context.metrics["gpu_seconds"] = trainer.elapsed_s * resources.processes()
-    if (accuracy := trainer.accuracies.get(trainer.state.global_step)) is not None:
-        context.metrics["token_accuracy"] = accuracy
+    steps = {"base_token_accuracy": 0, "token_accuracy": trainer.state.global_step}
+    found = {name: trainer.accuracies.get(step) for name, step in steps.items()}
+    context.metrics |= {name: accuracy for name, accuracy in found.items() if accuracy is not None}
     if trainer.best and trainer.best.step:
         context.metrics |= {"eval_loss": trainer.best.loss, "best_step": trainer.best.step}
         context.metrics["token_accuracy"] = trainer.accuracies.get(trainer.best.step)

@@ -134,6 +134,41 @@ class Run:
         record = self.record.now
         return record.title if record.version else None
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags, in order; they are no part of the spec and change nothing of what the run is."""
+        return self.record.now.tags
+
+    def tag(self, *names: str) -> None:
+        """Put tags on the run, also while it is at work, by which ``%peft runs`` finds it.
+
+        Parameters
+        ----------
+        *names : str
+            Such as ``baseline``; up to 64 letters, digits, ``.``, ``_`` and ``-`` each.
+
+        Raises
+        ------
+        StoreError
+            If a name will not do; then none of them is put on.
+        """
+        self.store.tag(self.id, *names)
+
+    def untag(self, *names: str) -> None:
+        """Take tags off the run.
+
+        Parameters
+        ----------
+        *names : str
+            Some of :attr:`tags`.
+
+        Raises
+        ------
+        StoreError
+            If the run has no such tag; then none of them is taken off.
+        """
+        self.store.untag(self.id, *names)
+
     def promote(self, alias: str, *, why: str, name: str | None = None, force: bool = False) -> None:
         """Let ``name@alias`` stand for this run from now on.
 
@@ -653,7 +688,7 @@ def runs(store: Store | None = None) -> pandas.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a run: id, name, version, aliases, method, model, status, when it was made and its main metrics.
+        One row a run: id, name, version, aliases, tags, method, model, status, when it was made and its main metrics.
     """
     import pandas
 
@@ -664,6 +699,7 @@ def runs(store: Store | None = None) -> pandas.DataFrame:
             "name": record.name,
             "version": f"v{record.version}" if record.version else "",
             "aliases": ", ".join(record.aliases),
+            "tags": ", ".join(record.tags),
             "method": record.method,
             "model": record.model,
             "status": record.status,
@@ -672,7 +708,7 @@ def runs(store: Store | None = None) -> pandas.DataFrame:
         }
         for record in (store or Store()).all()
     ]
-    columns = ["id", "name", "version", "aliases", "method", "model", "status", "created", *shown]
+    columns = ["id", "name", "version", "aliases", "tags", "method", "model", "status", "created", *shown]
     return pandas.DataFrame(listed, columns=columns).set_index("id")
 
 

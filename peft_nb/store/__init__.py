@@ -8,9 +8,9 @@ commits before it returns, so a killed process loses nothing that it recorded.
       runs/lora-3f9a2c/
 
 :class:`Store` is the whole of it: :mod:`.runs` records runs at work, :mod:`.evaluations` and :mod:`.lineage` keep what
-was measured and where they came from, :mod:`.versions` what becomes of them, :mod:`.audit` who did it, :mod:`.space`
-what they take on disk. All stand on :mod:`.connection`, which opens the index that :mod:`.schema` describes, and
-:mod:`.records`, which finds a run in it.
+was measured and where they came from, :mod:`.tags` what they are found by, :mod:`.versions` what becomes of them,
+:mod:`.audit` who did it, :mod:`.space` what they take on disk. All stand on :mod:`.connection`, which opens the index
+that :mod:`.schema` describes, and :mod:`.records`, which finds a run in it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from peft_nb.errors import StoreError
 from peft_nb.events import Event
-from peft_nb.store import audit, evaluations, lineage, records, runs, space, versions
+from peft_nb.store import audit, evaluations, lineage, records, runs, space, tags, versions
 from peft_nb.store.audit import Entry
 from peft_nb.store.connection import Index
 from peft_nb.store.evaluations import Evaluation
@@ -213,6 +213,18 @@ class Store:
     def evaluations(self, id: str) -> list[Evaluation]:
         """Read what was measured of a run, by suite and measure."""
         return evaluations.read(self._index, id)
+
+    def tag(self, word: str, *names: str) -> Record:
+        """Put tags on a run, found as in :meth:`get`; a tag is up to 64 letters, digits, ``.``, ``_`` and ``-``."""
+        return tags.put(self._index, word, names)
+
+    def untag(self, word: str, *names: str) -> Record:
+        """Take tags off a run, found as in :meth:`get`; it must have them all."""
+        return tags.take(self._index, word, names)
+
+    def tags(self) -> list[str]:
+        """List the tags of all runs, each once."""
+        return tags.known(self._index)
 
     def log(self, word: str | None = None) -> list[Entry]:
         """Read the audit log, newest first.

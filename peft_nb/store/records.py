@@ -20,6 +20,7 @@ from peft_nb.system import files
 ROW = """
     SELECT runs.*, versions.number AS version,
         (SELECT at FROM events WHERE run = runs.id ORDER BY n DESC LIMIT 1) AS heard,
+        (SELECT group_concat(tag, ' ') FROM tags WHERE run = runs.id) AS tags,
         (SELECT group_concat(alias, ' ') FROM held WHERE name = versions.name AND version = versions.number) AS aliases
     FROM runs LEFT JOIN versions ON versions.run = runs.id
 """
@@ -51,6 +52,7 @@ class Record:
     version: int | None = None
     aliases: tuple[str, ...] = ()
     removed: datetime | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -112,6 +114,7 @@ def record(index: Index, row: sqlite3.Row) -> Record:
         version=row["version"],
         aliases=tuple(sorted((row["aliases"] or "").split())),
         removed=row["removed"] and _time(row["removed"]),
+        tags=tuple(sorted((row["tags"] or "").split())),
     )
 
 

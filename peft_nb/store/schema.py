@@ -93,6 +93,9 @@ MIGRATIONS = [
     UPDATE runs SET metrics = json_remove(metrics, '$.base', '$.base_hash', '$.data', '$.fingerprint', '$.layout',
         '$.dtype', '$.device', '$.classes', '$.multi_label', '$.max_tokens', '$.pooling');
     """,
+    """
+    CREATE TABLE tags (run TEXT NOT NULL REFERENCES runs, tag TEXT NOT NULL, PRIMARY KEY (run, tag)) WITHOUT ROWID;
+    """,
 ]
 
 

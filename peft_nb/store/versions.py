@@ -123,7 +123,7 @@ def remove(index: Index, word: str, why: str) -> Record:
             with files.writing(record.folder):
                 if record.folder.exists():
                     record.folder.rename(aside)
-            for table in ("events", "history", "files"):
+            for table in ("events", "history", "files", "tags"):
                 db.execute(f"DELETE FROM {table} WHERE run = ?", (record.id,))
             db.execute("DELETE FROM aliases WHERE (name, version) = (?, ?)", (record.name, record.version))
             db.execute("UPDATE runs SET removed = ? WHERE id = ?", (time.time(), record.id))

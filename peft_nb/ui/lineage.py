@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 
+from peft_nb.metrics import METRICS, Metric
 from peft_nb.store import Entry, Evaluation, Lineage, Record
 from peft_nb.ui import wording
-from peft_nb.ui.methods import Listing
+from peft_nb.ui.listing import Listing
 from peft_nb.ui.style import BOX
 
 DIGITS = 12  # of a hash, enough to compare by eye
@@ -23,6 +24,7 @@ class Tree:
 
     text: str
     below: tuple[Tree, ...] = ()
+    title: str = ""  # what the text holds the beginning of
 
     def __repr__(self) -> str:
         return "\n".join([self.text, *self._branches()])
@@ -40,7 +42,8 @@ class Tree:
 
     def _items(self) -> str:
         below = "".join(f"<li>{tree._items()}</li>" for tree in self.below)
-        return escape(self.text) + (f'<ul style="margin:0;padding-left:1.5em">{below}</ul>' if below else "")
+        text = f'<span title="{escape(self.title)}">{escape(self.text)}</span>' if self.title else escape(self.text)
+        return text + (f'<ul style="margin:0;padding-left:1.5em">{below}</ul>' if below else "")
 
 
 def tree(lineage: Lineage) -> Tree:
@@ -75,6 +78,7 @@ def _origin(lineage: Lineage) -> tuple[Tree, ...]:
     packages = ", ".join(f"{name} {version}" for name, version in lineage.package_versions.items())
     told = {
         "created": f"{_local(record.created):%Y-%m-%d %H:%M} by {record.method}, {record.status}{reason}",
+        "tags": ", ".join(record.tags),
         "verdict": str(record.metrics.get("verdict") or ""),
         "base": _hashed(lineage.base or record.model, "weights", lineage.base_hash),
         "data": _hashed(lineage.data, "content", lineage.data_fingerprint),
@@ -82,8 +86,9 @@ def _origin(lineage: Lineage) -> tuple[Tree, ...]:
         "packages": packages,
         "files": _files(lineage),
     }
+    hashes = {"base": lineage.base_hash, "data": lineage.data_fingerprint, "spec": lineage.spec_hash}
     return (
-        *(Tree(f"{label}: {text}") for label, text in told.items() if text),
+        *(Tree(f"{label}: {text}", title=hashes.get(label) or "") for label, text in told.items() if text),
         *_branch("evaluated", [Tree(_measured(one)) for one in lineage.evaluations]),
         *_branch("created from", [Tree(_named(parent.record).text, _origin(parent)) for parent in lineage.parents]),
     )
@@ -106,13 +111,16 @@ def _hashed(text: str | None, what: str, digest: str | None) -> str:
 def _files(lineage: Lineage) -> str:
     if lineage.damage:
         return ", ".join(f"{path} is {state}" for path, state in lineage.damage.items())
-    return f"{wording.count(len(lineage.files), 'file')} as they were written" if lineage.files else ""
+    return f"{wording.count(len(lineage.files), 'file')}, unchanged" if lineage.files else ""
 
 
 def _measured(one: Evaluation) -> str:
-    value = "unknown" if one.value is None else f"{one.value:.4g}"
-    within = "" if one.low is None or one.high is None else f" ({one.low:.4g} to {one.high:.4g})"
-    return f"{SUITES.get(one.suite, one.suite)}: {one.measure.replace('_', ' ')} {value}{within}"
+    metric = METRICS.get(one.measure) or Metric(one.measure, one.measure.replace("_", " "))
+    value, low, high = (
+        "unknown" if each is None else wording.measured(each, metric.unit) for each in (one.value, one.low, one.high)
+    )
+    within = "" if one.low is None or one.high is None else f" ({low} to {high})"
+    return f"{SUITES.get(one.suite, one.suite)}: {metric.title} {value}{within}"
 
 
 def log(entries: Iterable[Entry]) -> Listing:

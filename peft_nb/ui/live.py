@@ -111,7 +111,7 @@ class Live:
     def _sum_up(self, run: Run) -> None:
         metrics: dict[str, Any] = {}
         with self._drawing():
-            metrics = run.metrics | run.facts.task
+            metrics = _told(run)
         self.close(metrics)
 
     def settle(self, run: Run) -> None:
@@ -231,7 +231,11 @@ def show(run: Run, name: str | None = None, on: Surface | None = None) -> None:
         return
     live = Live(view_of(run), name, on)
     live.attach(run)
-    live.refresh() if live.view.active else live.close(run.metrics | run.facts.task)
+    live.refresh() if live.view.active else live.close(_told(run))
+
+
+def _told(run: Run) -> dict[str, Any]:
+    return run.metrics | run.facts.task | {"tags": run.tags}
 
 
 def _identified(view: RunView, run: Run) -> RunView:

@@ -6,23 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import pandas
-
 from peft_nb.methods import Method, methods, options, tasks_of
 from peft_nb.planning.table import table
+from peft_nb.ui.listing import Listing
 from peft_nb.ui.progress_bar import importing
-
-
-class Listing(pandas.DataFrame):
-    """A table whose texts a notebook shows whole; what is taken from it is a plain DataFrame."""
-
-    @property
-    def _constructor(self) -> type[pandas.DataFrame]:
-        return pandas.DataFrame
-
-    def _repr_html_(self) -> str | None:
-        with pandas.option_context("display.max_colwidth", None, "display.max_rows", None):
-            return super()._repr_html_()  # type: ignore[misc]
 
 
 def listed(model: str | None, namespace: Mapping[str, Any]) -> Listing:

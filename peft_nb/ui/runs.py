@@ -8,53 +8,52 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
-import pandas
-
 from peft_nb.metrics import METRICS
 from peft_nb.runs.run import Run, load, runs
 from peft_nb.store import Record, Store
 from peft_nb.system.display import Displayed
 from peft_nb.ui import wording
+from peft_nb.ui.listing import Listing
 from peft_nb.ui.status import sparkline
 from peft_nb.ui.view import Curve
 
 PAGE = 20  # runs
 LONGEST = 90  # characters of a text in a cell that are shown at once
 SIGNS = {"passed": "✓", "failed": "✗"}
+FIRST = {  # what to do while there is no run
+    "Check a DataFrame": "%peft data TABLE",
+    "Train on it, in a cell of its own": "%%peft lora --data TABLE --out run",
+    "Or fill in a form, which writes that cell": "%peft panel",
+}
 
 
-class Runs(Displayed, pandas.DataFrame):
+class Runs(Displayed, Listing):
     """What :func:`peft_nb.runs` gives, and the room it takes; where widgets are shown, the panel of the runs."""
 
     space = ""
-
-    @property
-    def _constructor(self) -> type[pandas.DataFrame]:
-        return pandas.DataFrame
-
     _metadata = ("space",)
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()}\n\n{self.space}"
+        first = "\n".join(["no runs yet", *(f"{what}: {code}" for what, code in FIRST.items())])
+        return f"{super().__repr__() if len(self) else first}\n\n{self.space}"
 
     def _repr_html_(self) -> str:
-        return f"{_page(self.reset_index()) if len(self) else EMPTY}<p>{escape(self.space)}</p>"
+        return f"{super()._repr_html_() if len(self) else empty()}<p>{escape(self.space)}</p>"
 
 
-def listed() -> Runs:
-    """List the runs of the store, newest first, and say what room they take."""
-    store = Store()
-    found = Runs(runs(store))
-    found.space = taken(store)
+def empty() -> str:
+    """Say what to do where the store holds no run."""
+    first = "".join(f"<li>{escape(what)}: <code>{escape(code)}</code></li>" for what, code in FIRST.items())
+    return f"<p>No runs yet.</p><ol>{first}</ol>"
+
+
+def listed(store: Store) -> Runs:
+    """List the runs of a store, newest first, and say what room they take."""
+    found, room = Runs(runs(store)), store.space()
+    of_runs, rows, unused = (wording.memory(round(size / 1e6, 1)) for size in (room.runs, room.rows, room.unused))
+    idle = f" ({unused} used by no run; %peft rm --unused removes them)" if room.unused else ""
+    found.space = f"on disk: {of_runs} of runs, {rows} of encoded rows{idle}"
     return found
-
-
-def taken(store: Store) -> str:
-    """Say in a line what room a store takes on disk."""
-    room = store.space()
-    runs, rows, unused = (wording.memory(round(size / 1e6, 1)) for size in (room.runs, room.rows, room.unused))
-    idle = f" ({unused} used by no run; %peft rm --unused --yes removes them)" if room.unused else ""
-    return f"on disk: {runs} of runs, {rows} of encoded rows{idle}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,15 @@ def _run(record: Record) -> str:
     what = (
         f"{record.id} · {record.method}" if record.version else " · ".join(filter(None, (record.name, record.method)))
     )
-    return _small(f"{what} on {record.model}")
+    return _small(f"{what} on {record.model}") + _chips(record)
+
+
+def _chips(record: Record) -> str:
+    """The tags of a run, each of which finds all runs that have it."""
+    return "".join(
+        f'<button type="button" class="peft-nb-tag" data-tag="{tag}" aria-label="runs tagged {tag}">{tag}</button>'
+        for tag in map(escape, record.tags)
+    )
 
 
 def _status(record: Record) -> str:
@@ -143,14 +150,15 @@ COLUMNS: dict[str, Column] = {
 
 
 def found(records: Sequence[Record], words: str) -> list[Record]:
-    """Keep the runs in which all words occur, in any case.
+    """Keep the runs in which all words occur, in any case; ``tag:NAME`` is a tag as a whole.
 
     Parameters
     ----------
     records : sequence of Record
         As the store lists them.
     words : str
-        Parts of an id, a name, ``name@alias``, a method, a model, a status, a reason or a verdict, divided by spaces.
+        Parts of an id, a name, ``name@alias``, a tag, a method, a model, a status, a reason or a verdict, divided by
+        spaces.
 
     Returns
     -------
@@ -158,13 +166,15 @@ def found(records: Sequence[Record], words: str) -> list[Record]:
         In the order given.
     """
     wanted = words.casefold().split()
-    return [record for record in records if all(word in _said(record) for word in wanted)]
+    return [record for record in records if all(_has(record, word) for word in wanted)]
 
 
-def _said(record: Record) -> str:
+def _has(record: Record, word: str) -> bool:
+    if word.startswith("tag:"):
+        return word.removeprefix("tag:") in {tag.casefold() for tag in record.tags}
     told = [record.id, record.title, record.name, record.method, record.model, record.status, record.reason]
     told += [f"{record.name}@{alias}" for alias in record.aliases] + [str(record.metrics.get("verdict") or "")]
-    return " ".join(filter(None, told)).casefold()
+    return word in " ".join(filter(None, [*told, *record.tags])).casefold()
 
 
 def ordered(records: Sequence[Record], column: str, descending: bool) -> list[Record]:
@@ -238,7 +248,7 @@ def table(
     -------
     str
         A ``<table>``; each cell knows its column, so that a narrow one can show a run as a card. Headers
-        sort, titles open and boxes choose, as ``data-sort``, ``data-open`` and ``data-run`` say.
+        sort, titles open, boxes choose and tags find, as ``data-sort``, ``-open``, ``-run`` and ``-tag`` say.
     """
     sort = {column: f' aria-sort="{"descending" if descending else "ascending"}"'}
     mark = {column: " ▼" if descending else " ▲"}
@@ -275,31 +285,6 @@ def _handle(record: Record, chosen: bool) -> str:
 def _trained(record: Record) -> str:
     loss = record.metrics.get("train_loss")
     return _small(wording.loss(loss)) if loss is not None else ""
-
-
-def _page(runs: pandas.DataFrame) -> str:
-    """Draw the runs where no panel is shown: numbers to the right, with separators, and everything whole."""
-    numbers = {name for name in runs if pandas.api.types.is_numeric_dtype(runs[name])}
-    align = {name: f' style="text-align:{"right" if name in numbers else "left"}"' for name in runs}
-    head = "".join(f'<th scope="col"{align[name]}>{escape(str(name))}</th>' for name in runs)
-    rows = ["".join(f"<td{align[name]}>{_said_of(row[name])}</td>" for name in runs) for row in runs.to_dict("records")]
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    scrolled = 'tabindex="0" role="region" aria-label="runs" style="overflow-x:auto"'
-    return f"<div {scrolled}><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _said_of(value: Any) -> str:
-    if isinstance(value, datetime):
-        return f"{datetime.fromtimestamp(value.timestamp()):%Y-%m-%d %H:%M}"  # in local time
-    if value is None or value != value:  # which a missing number is
-        return ""
-    return f"{value:,.3f}" if isinstance(value, float) else escape(str(value))
-
-
-EMPTY = (
-    "<p>No runs yet. Check a DataFrame with <code>%peft data TABLE</code>, then train on it in a cell of its own: "
-    "<code>%%peft lora --data TABLE --out run</code>. The form <code>%peft panel</code> writes that cell.</p>"
-)
 
 
 def opened(id: str, store: Store, namespace: Mapping[str, Any]) -> tuple[Run, str | None]:

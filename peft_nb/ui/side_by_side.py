@@ -21,7 +21,7 @@ from peft_nb.ui.style import BOX, MUTED, NUMBERS
 
 BEST = "★"
 LONGEST = 400  # letters of a prompt shown at once
-IN_TEXT, IN_CELL = 600, 36  # letters of an answer and of a cell shown in a terminal
+IN_TEXT, IN_CELL = 600, 24  # letters of an answer shown in a terminal, and of a cell that has a place in the table
 WRAP = "white-space:normal;overflow-wrap:anywhere"
 NARROW = f"min-width:7.5em;max-width:18em;{WRAP}"
 SCROLLED = 'tabindex="0" role="region" style="overflow-x:auto"'  # by the keyboard too
@@ -36,12 +36,13 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no sc
 
 
 class Row(NamedTuple):
-    """A row of a table: title, what is said of each run, which are the best, and the key of a metric."""
+    """A row of a table: title, what is said of each run, which are best, the key of a metric, whether it is numbers."""
 
     title: str
     said: dict[str, str]
     best: set[str]
     key: str = ""
+    number: bool = False
 
 
 def keys(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -73,7 +74,7 @@ def rows(found: Compared) -> list[Row]:
             if key not in found.unranked and len(set(own.values())) > 1:
                 best = {name for name, value in own.items() if value == measure.best(own.values())}
             shown = {name: wording.measured(value, measure.unit) for name, value in own.items()}
-            told.append(Row(measure.title, shown, best, key))
+            told.append(Row(measure.title, shown, best, key, number=True))
         else:
             told.append(Row(key, own, set()))
     return told
@@ -90,19 +91,12 @@ def text(found: Compared) -> str:
     Returns
     -------
     str
-        The table, notes, and the answers one below the other.
+        The table, what is too long for it, notes, and the answers one below the other.
     """
-    names, shown = list(found.runs), rows(found)
-    cells = [
-        [_cut(row.said.get(name, ""), IN_CELL) + f" {BEST}" * (name in row.best) for name in names] for row in shown
-    ]
-    titles = [f"{row.title} ({row.key})" if row.key else row.title for row in shown]
-    side = max(map(len, titles))
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    lines = [headline(found)]
-    for title, line in zip(["", *titles], [names, *cells], strict=True):
-        padded = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        lines.append(f"  {title:<{side}}  {padded}".rstrip())
+    told = rows(found)
+    shown = [row for row in told if all(len(said) <= IN_CELL for said in row.said.values())]
+    lines = [headline(found), *_lines(list(found.runs), shown)]
+    lines += [line for row in told if row not in shown for line in _below(row, list(found.runs))]
     lines += [
         f"  {row.title}: " + ", ".join(f"{name} {said}" for name, said in row.said.items()) for row in differing(found)
     ]
@@ -115,7 +109,31 @@ def text(found: Compared) -> str:
         for name, answer in given.items():
             same = name != first and answer == given[first]
             lines.append(f"  {name}: {f'(as {first})' if same else _indented(answer)}")
+    longest = max((len(answer) for answers in found.answers.values() for answer in answers), default=0)
+    lines += ["", f"  answers end after {IN_TEXT} letters here; .answers holds them whole"] * (longest > IN_TEXT)
     return clean("\n".join(lines))
+
+
+def _below(row: Row, names: list[str]) -> list[str]:
+    """What has no place in a table in a terminal; what is the same for all is said once."""
+    said = {row.said.get(name) for name in names}
+    if len(said) == 1:
+        return [f"  {row.title}: {said.pop()}"]
+    return [f"  {row.title} of {name}: {one}" for name, one in row.said.items()]
+
+
+def _lines(names: list[str], shown: list[Row]) -> Iterable[str]:
+    """A table in a terminal, numbers to the right."""
+    head = Row("", {name: name for name in names}, set(), number=any(row.number for row in shown))
+    titles = [f"{row.title} ({row.key})" if row.key else row.title for row in (head, *shown)]
+    cells = [
+        [row.said.get(name, "") + (f" {BEST}" if name in row.best else "  " * row.number) for name in names]
+        for row in (head, *shown)
+    ]
+    side, widths = max(map(len, titles)), [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row, title, line in zip((head, *shown), titles, cells, strict=True):
+        pad = str.rjust if row.number else str.ljust
+        yield f"  {title:<{side}}  {'  '.join(map(pad, line, widths))}".rstrip()
 
 
 def html(found: Compared, heading: str = "p") -> str:
@@ -179,7 +197,10 @@ def differing(found: Compared) -> list[Row]:
 def settings_rows(specs: Mapping[str, RunSpec]) -> list[Row]:
     """List the settings in which specs differ, one setting a row."""
     told = differences.settings(specs).items()
-    return [Row(field, {name: _value(value) for name, value in own.items()}, set()) for field, own in told]
+    return [
+        Row(field, {name: _value(value) for name, value in own.items()}, set(), number=_numbers(own.values()))
+        for field, own in told
+    ]
 
 
 def settings(shown: list[Row], *, opened: bool = False) -> str:
@@ -192,6 +213,10 @@ def settings(shown: list[Row], *, opened: bool = False) -> str:
     return f"<details{unfolded}>{head}{_table('settings that differ', names, shown)}</details>"
 
 
+def _numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(one, int | float | None) and not isinstance(one, bool) for one in values)
+
+
 def _value(value: Any) -> str:
     if value is None:
         return "not specified"
@@ -200,7 +225,7 @@ def _value(value: Any) -> str:
 
 def _table(label: str, names: Mapping[str, str], shown: list[Row]) -> str:
     """Draw rows, a column a name, whose HTML is given; numbers stand to the right."""
-    numbers = bool(shown and any(row.key for row in shown))
+    numbers = any(row.number for row in shown)
     head = "".join(
         f'<th scope="col" style="{CELL};{NARROW};{RIGHT * numbers}" dir="auto">{html}</th>' for html in names.values()
     )
@@ -211,7 +236,7 @@ def _table(label: str, names: Mapping[str, str], shown: list[Row]) -> str:
         for name in names:
             value = escape(row.said.get(name, ""))
             value = f"<strong>{value} {BEST}</strong>" if name in row.best else value
-            body += f'<td style="{CELL};{NARROW};{NUMBERS};{RIGHT * bool(row.key)}" dir="auto">{value}</td>'
+            body += f'<td style="{CELL};{NARROW};{NUMBERS};{RIGHT * row.number}" dir="auto">{value}</td>'
         body += "</tr>"
     style = "margin:0;color:inherit;font-size:inherit;border-collapse:collapse"
     return (
@@ -226,13 +251,17 @@ def downloads(files: Mapping[str, str]) -> str:
     for name, text in files.items():
         kind, sign = ("text/html", "utf-8") if name.endswith("html") else ("text/csv", "utf-8-sig")
         data = b64encode(text.encode(sign, "replace")).decode()
-        links.append(f'<a download="{name}" href="data:{kind};charset=utf-8;base64,{data}">{name}</a>')
+        link = f'download="{name}" href="data:{kind};charset=utf-8;base64,{data}"'
+        links.append(f'<a style="text-decoration:underline" {link}>{name}</a>')
     return f"Download: {' · '.join(links)}"
 
 
 def ends(found: Compared) -> str:
     """Say in words what the curves show; nothing where there are none."""
-    told = [f"{name} ends at {wording.loss(curve[0][-1][1])}" for name, curve in found.curves.items() if curve[0]]
+    told = []
+    for name, (losses, evals) in found.curves.items():
+        last = [f"{kind} {wording.loss(one[-1][1])}" for kind, one in (("train", losses), ("eval", evals)) if one]
+        told += [f"{name} ends at {', '.join(last)}"] * bool(last)
     return "Loss over steps: " + "; ".join(told) if told else ""
 
 

@@ -1,5 +1,5 @@
 // The kernel draws the table. This tells it which header, run or box was pressed, and keeps the focus where it was.
-const KINDS = ["sort", "open", "run"];
+const KINDS = ["sort", "open", "run", "tag"];
 
 function render({ model, el }) {
   const draw = () => {

@@ -32,7 +32,8 @@ class RunTable(anywidget.AnyWidget):
     Parameters
     ----------
     act : callable
-        Gets what was pressed: ``sort`` with a column, ``open`` with an id, or ``run`` with an id and ``chosen``.
+        Gets what was pressed: ``sort`` with a column, ``open`` with an id, ``tag`` with a tag, or ``run`` with an id
+        and ``chosen``.
     """
 
     _esm = Path(__file__).with_name("runs.js")
@@ -54,13 +55,15 @@ class Question:
         What can be filled in; the first gets the focus.
     yes : str
         What stands on the button that does it.
-    act : callable
-        Does it.
+    act, cancel : callable
+        Does it, and puts it away.
     """
 
-    def __init__(self, fields: Sequence[ipywidgets.Widget], yes: str, act: Callable[[], None]) -> None:
+    def __init__(
+        self, fields: Sequence[ipywidgets.Widget], yes: str, act: Callable[[], None], cancel: Callable[[], None]
+    ) -> None:
         self._said, self._fields = ipywidgets.HTML(), fields
-        answers = row(button(yes, act), button("Cancel", self.hide))
+        answers = row(button(yes, act), button("Cancel", cancel))
         self.box = ipywidgets.VBox([self._said, row(*fields), answers])
         self.box.add_class("peft-nb-question")
         self.hide()
@@ -90,7 +93,8 @@ class RunsPanel(Panel):
         self._column, self._descending = listing.NEWEST, True
         self._asked: list[Record] = []  # about which a question stands, whatever is chosen meanwhile
         self.chosen: list[str] = []
-        self.words = _field(ipywidgets.Text, "Find", placeholder="name, method, status …")
+        self.words = _field(ipywidgets.Text, "Find", placeholder="name, method, status, tag:NAME …")
+        self.words.layout.width = "300px"  # all of which is to be read
         self.table, self.place, self.opened = RunTable(self.pressed), ipywidgets.HTML(), ipywidgets.VBox()
         self.room = ipywidgets.HTML()
 
@@ -98,9 +102,11 @@ class RunsPanel(Panel):
         self.called = _field(ipywidgets.Text, "Name")
         self.why = _field(ipywidgets.Text, "Reason for the log")
         self.force = ipywidgets.Checkbox(description="Promote despite failed verdict", indent=False)
-        self.promotion = Question([self.alias, self.called, self.why, self.force], "Promote", self._promoted)
+        self.promotion = self._question("Promote", self._promoted, self.alias, self.called, self.why, self.force)
         self.gone_why = _field(ipywidgets.Text, "Reason for the log")
-        self.removal = Question([self.gone_why], "Remove for good", self._removed)
+        self.removal = self._question("Remove for good", self._removed, self.gone_why)
+        self.tags = _field(ipywidgets.Text, "Tags", placeholder="such as baseline, long")
+        self.tagging = self._question("Set tags", self._tagged, self.tags)
 
         self.pages = row(
             button("Previous page", partial(self.attempt, partial(self._turn, -1))),
@@ -112,27 +118,35 @@ class RunsPanel(Panel):
             "Compare": (self._compare, "Compare metrics and answers of runs and their base model"),
             "Settings diff": (self._differ, "Show the settings in which runs differ"),
             "Promote …": (self._promote, "Let an alias stand for the run"),
+            "Tags …": (self._tag, "Put tags on runs, or take them off"),
             "Remove …": (self._remove, "Delete runs and their folders"),
             "Refresh": (self.refresh, "Read the store again"),
         }
         buttons = [button(name, partial(self.attempt, act), help=help) for name, (act, help) in acts.items()]
-        asked = [self.promotion.box, self.removal.box]
-        super().__init__("runs", [row(self.words, self.place, self.pages), row(*buttons), *asked])
+        finding = row(self.words, self.place, self.pages)
+        self._needs_runs = [finding, *buttons[:-1]]
+        self._questions = [self.promotion, self.tagging, self.removal]
+        super().__init__("runs", [finding, row(*buttons), *(question.box for question in self._questions)])
         self.box.children += (self.opened, self.table, self.room)  # last, for they are long
         self.words.observe(lambda change: self.attempt(self._first), "value")
         self.refresh()
+
+    def _question(self, yes: str, act: Callable[[], str], *fields: ipywidgets.Widget) -> Question:
+        return Question(fields, yes, partial(self.attempt, act), self._clear)
 
     # ---- the table -----------------------------------------------------------------------------
 
     def refresh(self) -> None:
         """Read the store again and show it."""
         self._records = self._store.all()
-        self.room.value = escape(listing.taken(self._store))
+        self.result = listing.listed(self._store)
+        self.room.value = escape(self.result.space if self._records else "")
         self._drawn.clear()
         self._show()
+        self.keep()
 
     def pressed(self, content: Mapping[str, Any]) -> None:
-        """Do what a press on the table means: sort by a column, open a run, or choose one."""
+        """Do what a press on the table means: sort by a column, open a run, choose one, or find those with a tag."""
         if (column := content.get("sort")) in listing.COLUMNS:
             usual = listing.COLUMNS[column].descending
             self._descending = not self._descending if column == self._column else usual
@@ -140,6 +154,8 @@ class RunsPanel(Panel):
             self.attempt(self._first)
         elif id := content.get("open"):
             self.attempt(partial(self._open, id))
+        elif tag := content.get("tag"):
+            self.words.value = f"tag:{tag}"
         elif id := content.get("run"):
             self.chosen = [one for one in self.chosen if one != id] + [id] * bool(content.get("chosen"))
             self._show()
@@ -153,6 +169,7 @@ class RunsPanel(Panel):
         self._show()
 
     def _show(self) -> None:
+        self.say("")  # what was said of what was shown until now
         found = listing.found(self._records, self.words.value)
         found = listing.ordered(found, self._column, self._descending)
         self._page = max(0, min(self._page, (len(found) - 1) // listing.PAGE))
@@ -161,7 +178,9 @@ class RunsPanel(Panel):
         self._drawn |= listing.curves(self._store, [one for one in shown if one.id not in self._drawn])
         self.chosen = [id for id in self.chosen if id in {one.id for one in shown}]  # what is done, is done to these
         drawn = listing.table(shown, self._drawn, self._column, self._descending, self.chosen)
-        self.table.value = drawn if self._records else listing.EMPTY
+        self.table.value = drawn if self._records else listing.empty()
+        for one in self._needs_runs:
+            one.layout.display = "" if self._records else "none"
         self.pages.layout.display = "" if len(found) > listing.PAGE else "none"
         fewer = f", of {wording.count(len(self._records), 'run')} in all" if len(found) < len(self._records) else ""
         where = f"{first + 1:,}–{first + len(shown):,} of {len(found):,}" if found else "no run"
@@ -182,10 +201,11 @@ class RunsPanel(Panel):
     # ---- what is done with runs ----------------------------------------------------------------
 
     def _clear(self) -> None:
-        """Put away questions and what is open: one thing at a time."""
-        self.promotion.hide()
-        self.removal.hide()
+        """Put away questions, what is open and what was said: one thing at a time."""
+        for question in self._questions:
+            question.hide()
         put(self.opened)
+        self.say("")
 
     def _open(self, id: str) -> str:
         run, name = listing.opened(id, self._store, variables())
@@ -254,41 +274,58 @@ class RunsPanel(Panel):
         self.force.value = False
         self.promotion.ask(f"Which alias shall stand for {run.id}, and why?")
 
-    def _promoted(self) -> None:
-        def act() -> str:
-            (one,) = self._asked
-            name = self.called.value.strip() or None
-            alias = self.alias.value.strip()
-            self._store.promote(one.id, alias, why=self.why.value, name=name, force=self.force.value)
-            self.promotion.hide()
-            self.refresh()
-            return lineage.said(self._store.log()[0])
+    def _promoted(self) -> str:
+        (one,) = self._asked
+        name, alias = self.called.value.strip() or None, self.alias.value.strip()
+        self._store.promote(one.id, alias, why=self.why.value, name=name, force=self.force.value)
+        self.promotion.hide()
+        self.refresh()
+        return lineage.said(self._store.log()[0])
 
-        self.attempt(act)
+    def _tag(self) -> None:
+        self._asked = self._chosen()
+        self._clear()
+        self.tags.value = ", ".join(self._common())
+        whose = f"{'shared by' if len(self._asked) > 1 else 'of'} {_titles(self._asked)}"
+        self.tagging.ask(f"Tags {whose}, with spaces or commas between them:")
+
+    def _common(self) -> list[str]:
+        """The tags that all runs have about which a question stands."""
+        return sorted(set.intersection(*(set(record.tags) for record in self._asked)))
+
+    def _tagged(self) -> str:
+        wanted = self.tags.value.replace(",", " ").split()
+        for record in self._asked:
+            self._store.tag(record.id, *wanted)
+            self._store.untag(record.id, *(tag for tag in self._common() if tag not in wanted))
+        self.tagging.hide()
+        self.refresh()
+        return f"{_titles(self._asked)}: tags {', '.join(wanted) or '(none)'}"
 
     def _remove(self) -> None:
         self._asked = self._chosen()
         for record in self._asked:
             self._store.removable(record.id)
         self._clear()
-        titles = ", ".join(record.title for record in self._asked)
-        self.removal.ask(f"Remove {titles} with folder, adapter and curve? The log and the lineage stay.")
+        self.removal.ask(f"Remove {_titles(self._asked)} with folder, adapter and curve? The log and the lineage stay.")
 
-    def _removed(self) -> None:
-        def act() -> str:
-            try:
-                gone = [self._store.remove(record.id, why=self.gone_why.value).title for record in self._asked]
-            finally:
-                self.removal.hide()
-                self.refresh()
-            return f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} removed"
-
-        self.attempt(act)
+    def _removed(self) -> str:
+        try:
+            for record in self._asked:
+                self._store.remove(record.id, why=self.gone_why.value)
+        finally:
+            self.removal.hide()
+            self.refresh()
+        return f"{_titles(self._asked)} {'is' if len(self._asked) == 1 else 'are'} removed"
 
 
 def panel_of_default_store(_: listing.Runs) -> RunsPanel:
     """Make the panel of what ``%peft runs`` lists: of all runs in the default store."""
     return RunsPanel(Store())
+
+
+def _titles(records: Sequence[Record]) -> str:
+    return ", ".join(record.title for record in records)
 
 
 def _field(kind: type[ipywidgets.Widget], label: str, **options: Any) -> Any:
