@@ -36,6 +36,14 @@ def test_a_notebook_has_the_same() -> None:
     assert type(table[["what"]]) is pandas.DataFrame
 
 
+def test_what_is_missing_is_empty() -> None:
+    missing = pandas.Series([3, None], dtype="Int64")
+    table = Listing({"texts": missing, "at": [None, pandas.NaT], "said": ["it's", None]})
+    assert [line.split() for line in repr(table).splitlines()] == [["texts", "at", "said"], ["0", "3", "it's"], ["1"]]
+    assert table._repr_html_().count('nowrap"></td>') == 4
+    assert ">it's<" in table._repr_html_()
+
+
 def test_small_numbers_keep_their_digits() -> None:
     shares = pandas.Index([0], name="run")
     html = Listing({"share": [0.00123], "none": [0.0], "large": [12345.678]}, index=shares)._repr_html_()

@@ -50,7 +50,7 @@ def test_settings_that_are_numbers_stand_to_the_right() -> None:
     specs = {"a": RunSpec(data="x", r=8, device="cpu"), "b": RunSpec(data="x", max_steps=1200)}
     rows = side_by_side.settings_rows(specs)
     assert {row.title: (row.said["b"], row.number) for row in rows} == {
-        "r": ("not specified", True), "max_steps": ("1,200", True), "device": ("not specified", False),
+        "r": ("not specified", True), "max_steps": ("1,200", True), "device": ("auto", False),
     }  # fmt: skip
     html = side_by_side.settings(rows)
     assert re.search(r"text-align:right[^>]*>1,200<", html)

@@ -46,11 +46,11 @@ def html(table: pandas.DataFrame) -> str:
     whole = table.reset_index() if table.index.name else table
     align = {name: f"vertical-align:top;text-align:{'right' if _numbers(whole[name]) else 'left'}" for name in whole}
     head = "".join(f'<th scope="col" style="{align[name]}">{escape(str(name))}</th>' for name in whole)
-    rows = (
-        "".join(f'<td style="{align[name]}{_wrap(cell)}">{escape(cell)}</td>' for name, cell in row.items())
-        for row in ({name: _cell(value) for name, value in row.items()} for row in whole.to_dict("records"))
-    )
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    body = ""
+    for row in whole.to_dict("records"):
+        cells = ((align[name], _cell(value)) for name, value in row.items())
+        shown = (f'<td style="{side}{_wrap(cell)}">{escape(cell, quote=False)}</td>' for side, cell in cells)
+        body += f"<tr>{''.join(shown)}</tr>"
     scrolled = 'tabindex="0" role="region" aria-label="table" style="overflow-x:auto"'  # by the keyboard too
     return f"<div {scrolled}><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
@@ -65,7 +65,7 @@ def _numbers(column: pandas.Series[Any]) -> bool:
 
 
 def _cell(value: Any) -> str:
-    if value is None or value != value:  # which a missing number is
+    if value is None or value is pandas.NA or value != value:  # which a missing number is
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -88,11 +88,11 @@ def test_the_store_is_searched_and_its_runs_are_worked_with(page: Page, store: S
     # What the tab key reaches, in the order in which it is read.
     panel.get_by_label("Find").focus()
     reached = []
-    for _ in range(12):
+    for _ in range(13):
         reached.append(page.evaluate("document.activeElement.innerText || document.activeElement.tagName"))
         page.keyboard.press("Tab")
     pages = ["Previous page", "Next page"]
-    acts = ["Resume", "Stop", "Compare", "Settings diff", "Promote …", "Remove …", "Refresh"]
+    acts = ["Resume", "Stop", "Compare", "Settings diff", "Promote …", "Tags …", "Remove …", "Refresh"]
     assert reached[1:] == [*pages, *acts, "run", "status"]
 
     panel.locator(f"[data-sort='{METRICS['eval_loss'].title}']").focus()
