@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from peft_nb.training import attention
-from peft_nb.training.attention import NotExact, segment_attention
+from peft_nb.training.attention import Local, NotExact, segment_attention
 from tests import tiny
 
 LENGTHS = [4, 2, 6, 1]
@@ -26,7 +26,7 @@ def row(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
 
 
 def plain(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, prefix: bool, causal: bool, window: int | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, prefix: bool, causal: bool, local: Local | None
 ) -> torch.Tensor:
     """One softmax for every token, over what it may see of the whole row."""
     segment = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
@@ -36,38 +36,44 @@ def plain(
         seen = seen | (segment == 0)[None, :]
     if causal:
         seen = seen & (place[None, :] <= place[:, None])
-    if window is not None:
-        seen = seen & (place[None, :] > place[:, None] - window)
+    if local is not None:
+        gap = place[:, None] - place[None, :]
+        chunks = place // local.size
+        seen = seen & (
+            chunks[:, None] == chunks if local.chunked else gap < local.size if causal else gap.abs() <= local.size
+        )
     key, value = (tensor.repeat_interleave(GROUPS, dim=1) for tensor in (key, value))
     scores = (query @ key.mT * WIDTH**-0.5).masked_fill(~seen, -torch.inf)
     return (scores.softmax(-1) @ value).transpose(1, 2)
 
 
 @pytest.mark.parametrize(
-    ("prefix", "causal", "window"),
+    ("prefix", "causal", "local"),
     [
         (False, True, None),
         (True, True, None),
         (False, False, None),
-        (False, True, 3),
-        (True, True, 3),
-        (False, True, 99),
-        (True, True, 99),
+        (False, True, Local(3)),
+        (True, True, Local(3)),
+        (False, True, Local(99)),
+        (True, True, Local(99)),
+        (False, False, Local(2)),
+        (False, True, Local(3, chunked=True)),
+        (True, True, Local(3, chunked=True)),
     ],
 )
-def test_it_equals_softmax_over_what_a_token_may_see(prefix: bool, causal: bool, window: int | None) -> None:
+def test_it_equals_softmax_over_what_a_token_may_see(prefix: bool, causal: bool, local: Local | None) -> None:
     mine, wanted = row(), row()
     found, weights = segment_attention(
         torch.nn.Module(),
         *mine,
-        None,
+        local,
         is_causal=causal,
-        sliding_window=window,
         segments=LENGTHS,
         shared_prefix=prefix,
     )
     assert weights is None
-    expected = plain(*wanted, prefix, causal, window)
+    expected = plain(*wanted, prefix, causal, local)
     torch.testing.assert_close(found, expected)
     upstream = torch.randn_like(found)
     found.backward(upstream)
@@ -98,13 +104,25 @@ def test_the_own_backward_pass_in_bfloat16_is_as_exact_as_its_format(prefix: boo
         {"softcap": 30.0},
         {"s_aux": torch.zeros(1)},
         {"position_bias": torch.zeros(1)},
-        {"sliding_window": 3, "is_causal": False},
     ],
     ids=lambda asked: next(iter(asked)),
 )
 def test_what_it_does_not_compute_is_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(NotExact, match="Module computes attention scores in its own way"):
         segment_attention(torch.nn.Module(), *row(), None, **{"segments": LENGTHS, **asked})
+
+
+def test_a_mask_that_the_model_builds_is_refused() -> None:
+    mask = torch.zeros(1, 1, sum(LENGTHS), sum(LENGTHS))
+    with pytest.raises(NotExact, match="Module brings a mask of its own"):
+        segment_attention(torch.nn.Module(), *row(), mask, segments=LENGTHS)
+    with pytest.raises(NotExact, match="changes its mask by a function of its own"):
+        attention.segment_mask(config=None, use_vmap=True)
+
+
+def test_a_prefix_before_layers_that_look_both_ways_is_refused() -> None:
+    with pytest.raises(NotExact, match="what follows a prefix changes it"):
+        segment_attention(torch.nn.Module(), *row(), None, is_causal=False, segments=LENGTHS, shared_prefix=True)
 
 
 def test_a_model_has_its_own_attention_back_afterwards() -> None:

@@ -96,7 +96,7 @@ def test_micro_batches_sum_to_the_step(padded: bool) -> None:
     path = Padded(0) if padded else PaddingFree(True)
     with path.installed(model):
         whole = path.loss(model, batch, CPU)
-        cut = packing.micro_batches(batch, 40, padded)
+        cut = path.cut(batch, 40)
         parts = sum(path.loss(model, micro, CPU) for micro in cut)
     assert len(cut) > 1
     torch.testing.assert_close(whole, parts, rtol=1e-5, atol=0)

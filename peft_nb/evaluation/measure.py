@@ -11,7 +11,7 @@ import numpy
 import torch
 
 from peft_nb.training.objectives import Objective
-from peft_nb.training.packing import Encoded, micro_batches
+from peft_nb.training.packing import Encoded
 
 LOGITS_BYTES = 2**28  # of the scores of one padded micro-batch
 TOKENS = 1_024  # of a micro-batch without padding
@@ -68,7 +68,7 @@ def predictions(
     order = sorted(range(len(examples)), key=lambda number: -len(examples[number].ids))
     found: list[list[float]] = []
     with objective.installed(model), torch.inference_mode():
-        for micro in micro_batches([examples[number] for number in order], budget, objective.padded):
+        for micro in objective.cut([examples[number] for number in order], budget):
             heed()
             found += objective.scores(model, micro, model.device).tolist()
     columns = numpy.array(found).reshape(-1, 3)[numpy.argsort(order)].T

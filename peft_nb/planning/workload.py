@@ -106,9 +106,7 @@ class Workload:
 
     def micro(self, examples: Sequence[Any]) -> list[list[Any]]:
         """Cut rows into micro-batches as the engine does."""
-        from peft_nb.training.packing import micro_batches
-
-        return micro_batches(examples, self.budget, self.objective.padded, self.objective.share_prefix)
+        return self.objective.cut(examples, self.budget)
 
     def load(self, micro: Sequence[Any]) -> Load:
         """What a micro-batch makes the model compute."""

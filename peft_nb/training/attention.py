@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,16 +23,31 @@ class NotExact(Exception):
     """A model needs something the padding-free path does not compute; the padded path must be used."""
 
 
+class Local(NamedTuple):
+    """How far a layer sees; it reaches the layer in place of a mask, which nothing here ever builds whole.
+
+    Attributes
+    ----------
+    size : int
+        Tokens a query sees, itself included; in layers that look both ways, how far it sees to either side; with
+        `chunked`, the tokens of a chunk.
+    chunked : bool
+        Whether a query sees the chunk of its segment that it lies in, instead of a window that moves with it.
+    """
+
+    size: int
+    chunked: bool = False
+
+
 def segment_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: Local | torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
-    sliding_window: int | None = None,
     softcap: float | None = None,
     segments: Sequence[int] | None = None,
     shared_prefix: bool = False,
@@ -46,16 +61,15 @@ def segment_attention(
         The attention layer that calls.
     query, key, value : torch.Tensor
         Shapes ``(1, heads, tokens, head_dim)``; key and value may have fewer heads (grouped-query attention).
-    attention_mask : torch.Tensor or None
-        Always ``None`` here: the mask function registered beside this one makes none.
+    attention_mask : Local or None
+        What the mask function registered beside this one says of the layer. A mask that the model builds on its own
+        could hold anything.
     scaling : float, optional
         Factor on the dot products; default ``head_dim ** -0.5``.
     dropout : float
         Dropout on the attention weights.
     is_causal : bool, optional
         Whether a token sees only what comes before it; by default what the layer's own ``is_causal`` says.
-    sliding_window : int, optional
-        Tokens a query sees, itself included, in causal models with local attention.
     softcap : float, optional
         Soft-capping of the scores, which this function does not compute.
     segments : sequence of int
@@ -71,20 +85,26 @@ def segment_attention(
     Raises
     ------
     NotExact
-        If the layer asks for soft-capping, a bias on the scores, or local attention that looks both ways.
+        If the layer asks for soft-capping, a bias on the scores or a mask of its own, or for a shared prefix while it
+        looks both ways.
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if attention_mask is not None and not isinstance(attention_mask, Local):
+        raise NotExact(f"{type(module).__name__} brings a mask of its own")
+    if shared_prefix and not causal:
+        raise NotExact(f"{type(module).__name__} looks both ways: what follows a prefix changes it")
     if (
         segments is None
-        or (sliding_window is not None and not causal)
         or softcap is not None
         or any(kwargs.get(name) is not None for name in ("s_aux", "position_bias"))
     ):
         raise NotExact(f"{type(module).__name__} computes attention scores in its own way")
     lengths = list(segments)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    windowed = sliding_window is not None and sliding_window < max(lengths) + shared_prefix * lengths[0]
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout and not windowed and causal:
+    local = attention_mask
+    if local is not None and local.size >= max(lengths) + shared_prefix * lengths[0]:
+        local = None
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout and local is None and causal:
         return SegmentProduct.apply(query, key, value, lengths, shared_prefix, scale), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
@@ -92,8 +112,8 @@ def segment_attention(
     outputs = []
     for q, k, v, before in _parts(query, key, value, lengths, shared_prefix):
         mask = None
-        if before or windowed:
-            mask = _seen(q.shape[2], before, sliding_window if windowed else None).to(q.device)
+        if before or local:
+            mask = _seen(q.shape[2], before, local, causal).to(q.device)
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None, scale=scale
         )
@@ -122,7 +142,7 @@ class SegmentProduct(torch.autograd.Function):
         groups = query.shape[1] // key.shape[1]
         outputs, norms = [], []
         for q, k, v, before in _parts(query, key, value, lengths, shared_prefix):
-            mask = torch.zeros(()).where(_seen(q.shape[2], before, None), -torch.inf).to(q.dtype) if before else None
+            mask = torch.zeros(()).where(_seen(q.shape[2], before), -torch.inf).to(q.dtype) if before else None
             out, norm = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 q,
                 k.repeat_interleave(groups, dim=1),
@@ -182,16 +202,54 @@ def _parts(
             yield q, k, v, 0
 
 
-def _seen(queries: int, before: int, window: int | None) -> torch.Tensor:
-    """Lower-right causal mask: query ``i`` sits at position ``before + i`` of its keys."""
+def _seen(queries: int, before: int, local: Local | None = None, causal: bool = True) -> torch.Tensor:
+    """Which keys each query sees; query ``i`` sits at position ``before + i`` of its keys."""
     rows = torch.arange(before, before + queries)[:, None]
     columns = torch.arange(before + queries)[None, :]
-    seen = columns <= rows
-    return seen if window is None else seen & (columns > rows - window)
+    seen = columns <= rows if causal else torch.ones(queries, before + queries, dtype=torch.bool)
+    if local is None:
+        return seen
+    size, chunked = local
+    if chunked:
+        return seen & (columns // size == rows // size)
+    return seen & (columns > rows - size if causal else (columns - rows).abs() <= size)
+
+
+def segment_mask(
+    *args: Any, config: Any, local_size: int | None = None, use_vmap: bool = False, **kwargs: Any
+) -> Local | None:
+    """Tell the layers what their mask would hold beyond the segments and their causality: how far they see.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        What else transformers' mask functions take.
+    config : transformers.PreTrainedConfig
+        The model's config.
+    local_size : int, optional
+        The window, or the chunk, of layers with local attention.
+    use_vmap : bool
+        Whether the model changes the mask by a function of its own.
+
+    Returns
+    -------
+    Local or None
+        ``None`` where a layer sees its whole segment, or all of it that came before.
+
+    Raises
+    ------
+    NotExact
+        If the model has a function of its own.
+    """
+    if use_vmap:
+        raise NotExact("the model changes its mask by a function of its own")
+    return (
+        None if local_size is None else Local(local_size, local_size == getattr(config, "attention_chunk_size", None))
+    )
 
 
 AttentionInterface.register(NAME, segment_attention)
-AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+AttentionMaskInterface.register(NAME, segment_mask)
 
 
 @contextmanager

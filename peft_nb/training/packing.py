@@ -67,7 +67,9 @@ def share_of(step: Sequence[Item], rank: int, processes: int) -> Sequence[Item]:
     return step[rank::processes]
 
 
-def micro_batches(examples: Sequence[Any], budget: int, padded: bool, share_prefix: bool = False) -> list[list[Any]]:
+def micro_batches(
+    examples: Sequence[Any], budget: int, padded: bool, share_prefix: bool = False, short: int = 0
+) -> list[list[Any]]:
     """Cut a step into micro-batches that cost at most ``budget`` tokens, similar costs together.
 
     The sum over a step does not depend on the cut, so the optimizer sees the batch that was asked for.
@@ -82,6 +84,8 @@ def micro_batches(examples: Sequence[Any], budget: int, padded: bool, share_pref
         Whether every example is padded to the longest of its micro-batch.
     share_prefix : bool, default False
         Whether leading tokens that all examples share are computed, and counted, once a micro-batch.
+    short : int, default 0
+        Examples of at most so many tokens never lie in a micro-batch with longer ones; see :func:`short_positions`.
 
     Returns
     -------
@@ -93,7 +97,7 @@ def micro_batches(examples: Sequence[Any], budget: int, padded: bool, share_pref
     before = common_prefix(examples) if share_prefix and len(examples) > 1 else 0
     for example in sorted(examples, key=lambda one: -one.cost):
         own = example.cost - before
-        if own > room:
+        if own > room or example.cost <= short < batches[-1][0].cost:
             batches.append([])
             width = own
             room = budget - before
@@ -102,6 +106,19 @@ def micro_batches(examples: Sequence[Any], budget: int, padded: bool, share_pref
         if padded and room < width:
             room = 0
     return batches
+
+
+def short_positions(config: Any) -> int:
+    """Up to how many tokens a model's positions are encoded otherwise than in longer texts, or 0 for all alike.
+
+    LongRoPE and dynamic scaling choose the rotary frequencies of a whole micro-batch by its longest example; apart,
+    each gets those that it would get alone, whatever the cut.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    for one in (rope, *(nested for nested in rope.values() if isinstance(nested, dict))):
+        if one.get("rope_type") in ("longrope", "dynamic"):
+            return int(one.get("original_max_position_embeddings") or config.max_position_embeddings)
+    return 0
 
 
 @dataclass(frozen=True)
