@@ -13,6 +13,7 @@ from peft_nb.training.attention import Local, NotExact, segment_attention
 from tests import tiny
 
 LENGTHS = [4, 2, 6, 1]
+PARENTS = [-1, 0, 1, 0]
 HEADS, GROUPS, WIDTH = 2, 3, 8
 
 
@@ -30,10 +31,10 @@ def plain(
 ) -> torch.Tensor:
     """One softmax for every token, over what it may see of the whole row."""
     segment = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
-    place = torch.cat([torch.arange(length) + LENGTHS[0] * (prefix and at > 0) for at, length in enumerate(LENGTHS)])
-    seen = segment[:, None] == segment[None, :]
-    if prefix:
-        seen = seen | (segment == 0)[None, :]
+    paths = [[0], [0, 1], [0, 1, 2], [0, 3]] if prefix else [[0], [1], [2], [3]]
+    before = [sum(LENGTHS[one] for one in path[:-1]) for path in paths]
+    place = torch.cat([torch.arange(length) + before[at] for at, length in enumerate(LENGTHS)])
+    seen = torch.tensor([[other in path for other in range(len(LENGTHS))] for path in paths])[segment][:, segment]
     if causal:
         seen = seen & (place[None, :] <= place[:, None])
     if local is not None:
@@ -70,7 +71,7 @@ def test_it_equals_softmax_over_what_a_token_may_see(prefix: bool, causal: bool,
         local,
         is_causal=causal,
         segments=LENGTHS,
-        shared_prefix=prefix,
+        parents=PARENTS if prefix else None,
     )
     assert weights is None
     expected = plain(*wanted, prefix, causal, local)
@@ -86,7 +87,7 @@ def test_it_equals_softmax_over_what_a_token_may_see(prefix: bool, causal: bool,
 def test_the_own_backward_pass_in_bfloat16_is_as_exact_as_its_format(prefix: bool) -> None:
     mine = row(torch.bfloat16)
     wanted = [one.detach().double().requires_grad_() for one in mine]
-    found, _ = segment_attention(torch.nn.Module(), *mine, None, segments=LENGTHS, shared_prefix=prefix)
+    found, _ = segment_attention(torch.nn.Module(), *mine, None, segments=LENGTHS, parents=PARENTS if prefix else None)
     assert type(found.grad_fn).__name__ == "SegmentProductBackward"
     expected = plain(*wanted, prefix, True, None)
     upstream = torch.randn_like(found)
@@ -122,7 +123,7 @@ def test_a_mask_that_the_model_builds_is_refused() -> None:
 
 def test_a_prefix_before_layers_that_look_both_ways_is_refused() -> None:
     with pytest.raises(NotExact, match="what follows a prefix changes it"):
-        segment_attention(torch.nn.Module(), *row(), None, is_causal=False, segments=LENGTHS, shared_prefix=True)
+        segment_attention(torch.nn.Module(), *row(), None, is_causal=False, segments=LENGTHS, parents=PARENTS)
 
 
 def test_a_model_has_its_own_attention_back_afterwards() -> None:

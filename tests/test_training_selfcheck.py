@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from transformers import (
     Qwen2MoeConfig,
 )
 
-from peft_nb.training import attention, objectives, packing, selfcheck
+from peft_nb.training import attention, objectives, packing, prefix_tree, selfcheck
 from peft_nb.training.objectives import Objective, Padded, PaddingFree
 from tests import tiny
 
@@ -44,15 +45,17 @@ def of(length: int) -> tiny.Tokens:
 @pytest.mark.parametrize("share", [False, True])
 def test_trials_are_several_segments_of_the_runs_own_tokens(lengths: list[int], share: bool) -> None:
     run = [of(length) for length in lengths]
-    tried = list(selfcheck.trials(run, share))
-    assert len(tried) == 1 + (share and max(lengths) > 11)
-    for trial in tried:
-        assert len(trial.examples) == 3
-        assert {token for one in trial.examples for token in one.ids} <= {token for one in run for token in one.ids}
-        assert max(one.cost for one in trial.examples) == min(max(lengths), selfcheck.LONGEST)
-        assert packing.supervised_targets(trial.examples[0])
-        assert trial.narrow_below == max(lengths)
-    assert packing.common_prefix(tried[-1].examples) == (packing.MIN_PREFIX if len(tried) == 2 else 0)
+    found, narrow_below = selfcheck.trial(run, share)
+    assert narrow_below == max(lengths)
+    assert len(found) == 3 + share
+    assert {token for one in found for token in one.ids} <= {token for one in run for token in one.ids}
+    assert max(one.cost for one in found) == min(max(lengths), selfcheck.LONGEST)
+    assert all(packing.supervised_targets(one) for one in found if one.cost > 1)
+    nodes, _ = prefix_tree.tree(found)
+    depths: list[int] = []
+    for node in nodes:
+        depths.append(depths[node.parent] + 1 if node.parent >= 0 else 0)
+    assert sorted(depths) == ([0, 0, 1, 1, 2, 2] if share and max(lengths) == 300 else ANY)
 
 
 def test_a_window_is_narrowed_below_a_segment_only_where_the_run_exceeds_it() -> None:
@@ -67,15 +70,22 @@ def test_a_window_that_is_ignored_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
     model = tiny.with_lora(tiny.base("mistral", sliding_window=60))
     assert isinstance(chosen(model, [of(70)]), PaddingFree)
     monkeypatch.setitem(attention.AttentionMaskInterface._global_mapping, attention.NAME, lambda **options: None)
-    assert "differed on three examples" in str(chosen(model, [of(70)]))
+    assert "differed on a few examples" in str(chosen(model, [of(70)]))
     assert isinstance(chosen(model, [of(60)]), PaddingFree)
 
 
 def test_a_single_example_is_packed_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
     inner = attention.segment_attention
-    whole = lambda *a, segments, **options: inner(*a, segments=[sum(segments)], **options)  # noqa: E731
+    whole = lambda *a, segments, parents, **options: inner(*a, segments=[sum(segments)], **options)  # noqa: E731
     monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, whole)
-    assert "differed on three examples" in str(chosen(tiny.with_lora(tiny.base("llama")), [of(9)]))
+    assert "differed on a few examples" in str(chosen(tiny.with_lora(tiny.base("llama")), [of(9)]))
+
+
+def test_where_prefixes_alone_are_wrong_they_are_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = attention.segment_attention
+    apart = lambda *a, parents, **options: inner(*a, **options)  # noqa: E731
+    monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, apart)
+    assert chosen(tiny.with_lora(tiny.base("llama")), [of(30)]) == PaddingFree(share_prefix=False)
 
 
 @pytest.mark.parametrize(

@@ -65,13 +65,13 @@ def predictions(
     """
     vocabulary = model.get_base_model().config.get_text_config().vocab_size
     budget = max(64, LOGITS_BYTES // (4 * vocabulary)) if objective.padded else TOKENS
-    order = sorted(range(len(examples)), key=lambda number: -len(examples[number].ids))
-    found: list[list[float]] = []
+    held = list(examples)
+    found: dict[int, list[float]] = {}
     with objective.installed(model), torch.inference_mode():
-        for micro in objective.cut([examples[number] for number in order], budget):
+        for micro in objective.cut(held, budget):
             heed()
-            found += objective.scores(model, micro, model.device).tolist()
-    columns = numpy.array(found).reshape(-1, 3)[numpy.argsort(order)].T
+            found.update(zip(map(id, micro), objective.scores(model, micro, model.device).tolist(), strict=True))
+    columns = numpy.array([found[id(one)] for one in held]).reshape(-1, 3).T
     return Predictions(*columns)
 
 

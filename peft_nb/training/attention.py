@@ -1,13 +1,14 @@
-"""Attention for examples that lie end to end in one row, with or without a prefix they share.
+"""Attention for examples that lie end to end in one row, with or without prefixes they share.
 
 Two functions are registered with transformers' attention and mask interfaces under one name; models pass the
-segment lengths through to the attention as a keyword.
+segments through to the attention as keywords.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +51,7 @@ def segment_attention(
     is_causal: bool | None = None,
     softcap: float | None = None,
     segments: Sequence[int] | None = None,
-    shared_prefix: bool = False,
+    parents: Sequence[int] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each segment of a row: causally, unless the layer says that it looks both ways.
@@ -74,8 +75,9 @@ def segment_attention(
         Soft-capping of the scores, which this function does not compute.
     segments : sequence of int
         Lengths of the segments; they add up to ``tokens``.
-    shared_prefix : bool
-        Whether the first segment is a prefix of all the others, which then see its keys and values too.
+    parents : sequence of int, optional
+        The segment that each continues, which comes before it, or -1: it sees the keys and values of that one, too,
+        and of all that one continues. By default none continues any.
 
     Returns
     -------
@@ -91,7 +93,8 @@ def segment_attention(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if attention_mask is not None and not isinstance(attention_mask, Local):
         raise NotExact(f"{type(module).__name__} brings a mask of its own")
-    if shared_prefix and not causal:
+    tree = _Tree(list(segments or ()), list(parents or ()))
+    if tree.shared and not causal:
         raise NotExact(f"{type(module).__name__} looks both ways: what follows a prefix changes it")
     if (
         segments is None
@@ -99,18 +102,17 @@ def segment_attention(
         or any(kwargs.get(name) is not None for name in ("s_aux", "position_bias"))
     ):
         raise NotExact(f"{type(module).__name__} computes attention scores in its own way")
-    lengths = list(segments)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     local = attention_mask
-    if local is not None and local.size >= max(lengths) + shared_prefix * lengths[0]:
+    if local is not None and local.size >= tree.longest:
         local = None
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout and local is None and causal:
-        return SegmentProduct.apply(query, key, value, lengths, shared_prefix, scale), None
+        return SegmentProduct.apply(query, key, value, tree, scale), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     outputs = []
-    for q, k, v, before in _parts(query, key, value, lengths, shared_prefix):
+    for q, k, v, before in tree.parts(query, key, value):
         mask = None
         if before or local:
             mask = _seen(q.shape[2], before, local, causal).to(q.device)
@@ -119,6 +121,45 @@ def segment_attention(
         )
         outputs.append(out.transpose(1, 2))
     return torch.cat(outputs, dim=1), None
+
+
+class _Tree:
+    """Segments of a row and what they continue."""
+
+    def __init__(self, lengths: list[int], parents: list[int]) -> None:
+        self.lengths = lengths
+        self.parents = parents or [-1] * len(lengths)
+        self.shared = set(self.parents) - {-1}
+        self.starts = [0, *accumulate(lengths)]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        reach: list[int] = []
+        for length, parent in zip(self.lengths, self.parents, strict=True):
+            reach.append(length + (reach[parent] if parent >= 0 else 0))
+        return max(reach)
+
+    def parts(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:
+        """The queries of each segment, the keys and values they see, and how many of those come before them."""
+        kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        rows = zip(*(tensor.split(self.lengths, dim=2) for tensor in (query, key, value)), strict=True)
+        for segment, (parent, (q, k, v)) in enumerate(zip(self.parents, rows, strict=True)):
+            if parent >= 0:
+                k, v = (torch.cat(pair, dim=2) for pair in zip(kept[parent], (k, v), strict=True))
+            if segment in self.shared:
+                kept[segment] = k, v
+            yield q, k, v, k.shape[2] - q.shape[2]
+
+    def path(self, segment: int) -> list[slice]:
+        """Where in the row the keys of a segment lie that it sees, its own last."""
+        found = []
+        while segment >= 0:
+            found.append(slice(self.starts[segment], self.starts[segment + 1]))
+            segment = self.parents[segment]
+        return found[::-1]
 
 
 class SegmentProduct(torch.autograd.Function):
@@ -134,14 +175,13 @@ class SegmentProduct(torch.autograd.Function):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        lengths: list[int],
-        shared_prefix: bool,
+        tree: _Tree,
         scale: float,
     ) -> torch.Tensor:
         """Attend; parameters are those of :func:`segment_attention`."""
         groups = query.shape[1] // key.shape[1]
         outputs, norms = [], []
-        for q, k, v, before in _parts(query, key, value, lengths, shared_prefix):
+        for q, k, v, before in tree.parts(query, key, value):
             mask = torch.zeros(()).where(_seen(q.shape[2], before), -torch.inf).to(q.dtype) if before else None
             out, norm = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 q,
@@ -155,24 +195,24 @@ class SegmentProduct(torch.autograd.Function):
             norms.append(norm)
         output = torch.cat(outputs, dim=1)
         ctx.save_for_backward(query, key, value, output, *norms)
-        ctx.lengths, ctx.shared_prefix, ctx.scale = lengths, shared_prefix, scale
+        ctx.tree, ctx.scale = tree, scale
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients for query, key and value."""
+        tree: _Tree = ctx.tree
         query, key, value, output, *norms = ctx.saved_tensors
         heads, kept, width = query.shape[1], key.shape[1], query.shape[3]
         groups = heads // kept
         grad = grad.transpose(1, 2)
         delta = (grad.float() * output.transpose(1, 2).float()).sum(-1, keepdim=True)
         grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
-        prefix = [torch.zeros(kept, ctx.lengths[0], width) for _ in range(2)] if ctx.shared_prefix else []
-        start = 0
-        parts = _parts(query, key, value, ctx.lengths, ctx.shared_prefix)
-        for (q, k, v, before), norm in zip(parts, norms, strict=True):
-            own = slice(start, start + q.shape[2])
-            start = own.stop
+        # What several segments add to is summed in float32.
+        sums = [torch.zeros(tensor.shape[1:]) for tensor in (key, value)] if tree.shared else []
+        parts = tree.parts(query, key, value)
+        for segment, ((q, k, v, before), norm) in enumerate(zip(parts, norms, strict=True)):
+            *above, own = tree.path(segment)
             shape = (kept, groups * q.shape[2], -1)
             q, k, v = q.reshape(shape), k[0], v[0]
             g = grad[0, :, own].reshape(shape)
@@ -183,23 +223,13 @@ class SegmentProduct(torch.autograd.Function):
             grads[0][0, :, own] = torch.bmm(scores, k).view(heads, -1, width)
             for index, product in ((1, torch.bmm(scores.mT, q)), (2, torch.bmm(weights.mT, g))):
                 grads[index][0, :, own] = product[:, before:]
-                if before:
-                    prefix[index - 1] += product[:, :before]
-        for index, total in enumerate(prefix, start=1):
-            grads[index][0, :, : ctx.lengths[0]] += total
-        return *grads, None, None, None
-
-
-def _parts(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int], shared_prefix: bool
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:
-    """Cut a row into segments: queries, the keys and values they see, and how many of those come before them."""
-    queries, keys, values = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
-    for index, (q, k, v) in enumerate(zip(queries, keys, values, strict=True)):
-        if shared_prefix and index:
-            yield q, torch.cat([keys[0], k], dim=2), torch.cat([values[0], v], dim=2), lengths[0]
-        else:
-            yield q, k, v, 0
+                for place, part in zip(
+                    above, product.split([a.stop - a.start for a in (*above, own)], 1), strict=False
+                ):
+                    sums[index - 1][:, place] += part
+        for index, total in enumerate(sums, start=1):
+            grads[index] += total
+        return *grads, None, None
 
 
 def _seen(queries: int, before: int, local: Local | None = None, causal: bool = True) -> torch.Tensor:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from peft_nb.data.examples import Example
-from peft_nb.training.packing import MIN_PREFIX
+from peft_nb.training.prefix_tree import MIN_PREFIX
 
 LONGEST = 32  # tokens of a segment: both paths run forward and backward, on the default model in two seconds
 WINDOWS = ("sliding_window", "attention_chunk_size")
@@ -26,20 +26,17 @@ class Trial(NamedTuple):
 
     Attributes
     ----------
-    what : str
-        What they are, for the reason.
     examples : list of Example
         Cuts of the run's own examples.
     narrow_below : int
         The run's longest example: local attention that reaches less far is narrowed to reach less far than these do.
     """
 
-    what: str
     examples: list[Example]
     narrow_below: int
 
 
-def trials(examples: Sequence[Any], share_prefix: bool) -> Iterator[Trial]:
+def trial(examples: Sequence[Any], share_prefix: bool) -> Trial:
     """Cut examples to try a path on.
 
     Parameters
@@ -49,29 +46,29 @@ def trials(examples: Sequence[Any], share_prefix: bool) -> Iterator[Trial]:
     share_prefix : bool
         Whether the path would compute a shared prefix once.
 
-    Yields
-    ------
+    Returns
+    -------
     Trial
-        Segments of three lengths; then, if prefixes are shared and the examples are long enough, with one of them.
+        Segments of several lengths; if prefixes are shared and the examples are long enough, some with a prefix, and
+        of those some with another after it.
     """
     costs = getattr(examples, "costs", None)  # without making every example of a large set
     longest = int(max((one.cost for one in examples) if costs is None else costs))
     length = min(longest, LONGEST)
-    lengths = [length, max(1, length // 2), max(1, length // 3)]
     tokens = cycle(chain.from_iterable(one.ids for one in islice(examples, length)))
-    labels = cycle(one.labels if hasattr(one, "labels") else () for one in islice(examples, len(lengths)))
-    yield Trial("three examples", [_example(islice(tokens, n), next(labels)) for n in lengths], longest)
-    if share_prefix and length >= MIN_PREFIX + 3:
-        before = list(islice(tokens, MIN_PREFIX))
-        own = [max(2, n - MIN_PREFIX) for n in lengths]
-        shared = [_example([*before, *islice(tokens, n)], next(labels), MIN_PREFIX) for n in own]
-        yield Trial("three examples with a shared prefix", shared, longest)
+    labels = cycle(one.labels if hasattr(one, "labels") else () for one in islice(examples, 3))
+    pieces = [(list(islice(tokens, n)), 0) for n in (length, max(1, length // 2), max(1, length // 3))]
+    if share_prefix:
+        before, after = (list(islice(tokens, MIN_PREFIX)) for _ in range(2))
+        shared = [before + list(islice(tokens, 4)), *(before + after + list(islice(tokens, n)) for n in (5, 2))]
+        pieces[1:] = [(ids[:longest], MIN_PREFIX) for ids in shared]
+    return Trial([_example(ids, next(labels), skipped) for ids, skipped in pieces], longest)
 
 
 def _example(ids: Any, labels: tuple[Any, ...], before: int = 0) -> Example:
-    """An example of which the second half, after what comes before, is a target; its first token can be none."""
+    """An example of which the second half of what comes after ``before`` tokens is a target, where anything comes."""
     ids = array("i", ids)
-    first = before + max(len(ids) - before, 1) // 2
+    first = before + (len(ids) - before) // 2 if len(ids) > before else len(ids) // 2
     return Example(ids, bytes(place >= first for place in range(len(ids))), labels)
 
 
