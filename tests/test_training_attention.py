@@ -27,7 +27,14 @@ def row(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
 
 
 def plain(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, prefix: bool, causal: bool, local: Local | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    prefix: bool,
+    causal: bool,
+    local: Local | None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One softmax for every token, over what it may see of the whole row."""
     segment = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
@@ -44,8 +51,14 @@ def plain(
             chunks[:, None] == chunks if local.chunked else gap < local.size if causal else gap.abs() <= local.size
         )
     key, value = (tensor.repeat_interleave(GROUPS, dim=1) for tensor in (key, value))
-    scores = (query @ key.mT * WIDTH**-0.5).masked_fill(~seen, -torch.inf)
-    return (scores.softmax(-1) @ value).transpose(1, 2)
+    scores = query @ key.mT * WIDTH**-0.5
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+    scores = scores.masked_fill(~seen, -torch.inf)
+    if s_aux is None:
+        return (scores.softmax(-1) @ value).transpose(1, 2)
+    sinks = s_aux.to(scores).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+    return (torch.cat((scores, sinks), -1).softmax(-1)[..., :-1] @ value).transpose(1, 2)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +115,6 @@ def test_the_own_backward_pass_in_bfloat16_is_as_exact_as_its_format(prefix: boo
     "asked",
     [
         {"segments": None},
-        {"softcap": 30.0},
-        {"s_aux": torch.zeros(1)},
         {"position_bias": torch.zeros(1)},
     ],
     ids=lambda asked: next(iter(asked)),
@@ -111,6 +122,20 @@ def test_the_own_backward_pass_in_bfloat16_is_as_exact_as_its_format(prefix: boo
 def test_what_it_does_not_compute_is_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(NotExact, match="Module computes attention scores in its own way"):
         segment_attention(torch.nn.Module(), *row(), None, **{"segments": LENGTHS, **asked})
+
+
+@pytest.mark.parametrize("asked", [{"softcap": 0.5}, {"s_aux": torch.linspace(-1, 1, HEADS * GROUPS)}], ids=list)
+@pytest.mark.parametrize("prefix", [False, True])
+def test_soft_capped_scores_and_sinks_are_those_written_out(asked: dict[str, Any], prefix: bool) -> None:
+    mine, wanted = row(), row()
+    parents = PARENTS if prefix else None
+    found, _ = segment_attention(torch.nn.Module(), *mine, None, segments=LENGTHS, parents=parents, **asked)
+    expected = plain(*wanted, prefix, True, None, **asked)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    found.sum().backward()
+    expected.sum().backward()
+    for one, other in zip(mine, wanted, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_a_mask_that_the_model_builds_is_refused() -> None:

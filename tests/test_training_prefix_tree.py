@@ -15,8 +15,7 @@ from peft_nb.training.prefix_tree import MIN_PREFIX
 from tests import tiny
 
 CPU = torch.device("cpu")
-FAMILIES = [family for family in tiny.FAMILIES if family != "gemma2"]
-MODELS = {family: tiny.with_lora(tiny.base(family)) for family in FAMILIES}
+MODELS = {family: tiny.with_lora(tiny.base(family)) for family in tiny.FAMILIES}
 
 
 @st.composite
@@ -92,7 +91,7 @@ def test_rows_of_which_each_goes_on_where_the_last_ended_are_one_chain() -> None
     assert sum(map(len, prefix_tree.arrange(rows, 512))) == len(rows)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=trees())
 def test_losses_and_gradients_are_those_of_padded_rows(family: str, rows: list[tiny.Tokens]) -> None:

@@ -52,6 +52,7 @@ def segment_attention(
     softcap: float | None = None,
     segments: Sequence[int] | None = None,
     parents: Sequence[int] | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each segment of a row: causally, unless the layer says that it looks both ways.
@@ -72,12 +73,14 @@ def segment_attention(
     is_causal : bool, optional
         Whether a token sees only what comes before it; by default what the layer's own ``is_causal`` says.
     softcap : float, optional
-        Soft-capping of the scores, which this function does not compute.
+        The bound that the scores are squeezed under by a hyperbolic tangent, as in Gemma 2.
     segments : sequence of int
         Lengths of the segments; they add up to ``tokens``.
     parents : sequence of int, optional
         The segment that each continues, which comes before it, or -1: it sees the keys and values of that one, too,
         and of all that one continues. By default none continues any.
+    s_aux : torch.Tensor, optional
+        Attention sinks, as in gpt-oss: a score of each head that takes its share of the weights and gives nothing.
 
     Returns
     -------
@@ -87,8 +90,7 @@ def segment_attention(
     Raises
     ------
     NotExact
-        If the layer asks for soft-capping, a bias on the scores or a mask of its own, or for a shared prefix while it
-        looks both ways.
+        If the layer asks for a bias on the scores or a mask of its own, or for a shared prefix and looks both ways.
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if attention_mask is not None and not isinstance(attention_mask, Local):
@@ -96,17 +98,15 @@ def segment_attention(
     tree = _Tree(list(segments or ()), list(parents or ()))
     if tree.shared and not causal:
         raise NotExact(f"{type(module).__name__} looks both ways: what follows a prefix changes it")
-    if (
-        segments is None
-        or softcap is not None
-        or any(kwargs.get(name) is not None for name in ("s_aux", "position_bias"))
-    ):
+    if segments is None or kwargs.get("position_bias") is not None:
         raise NotExact(f"{type(module).__name__} computes attention scores in its own way")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     local = attention_mask
     if local is not None and local.size >= tree.longest:
         local = None
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout and local is None and causal:
+    plain = softcap is None and s_aux is None
+    bfloat16 = query.device.type == "cpu" and query.dtype == torch.bfloat16
+    if plain and bfloat16 and not dropout and local is None and causal:
         return SegmentProduct.apply(query, key, value, tree, scale), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
@@ -114,13 +114,30 @@ def segment_attention(
     outputs = []
     for q, k, v, before in tree.parts(query, key, value):
         mask = None
-        if before or local:
+        if before or local or not plain:
             mask = _seen(q.shape[2], before, local, causal).to(q.device)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None, scale=scale
-        )
+        if mask is None or plain:
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None, scale=scale
+            )
+        else:
+            weights = _weights(q @ k.mT * scale, mask, softcap, s_aux).to(q.dtype)
+            out = F.dropout(weights, dropout) @ v
         outputs.append(out.transpose(1, 2))
     return torch.cat(outputs, dim=1), None
+
+
+def _weights(
+    scores: torch.Tensor, seen: torch.Tensor, softcap: float | None, sinks: torch.Tensor | None
+) -> torch.Tensor:
+    """Attention weights of a segment, written out, where PyTorch has no kernel for what is made of the scores."""
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.float().masked_fill(~seen, -torch.inf)
+    norm = scores.logsumexp(-1, keepdim=True)
+    if sinks is not None:
+        norm = norm.logaddexp(sinks.float().view(1, -1, 1, 1))
+    return (scores - norm).exp()
 
 
 class _Tree:

@@ -30,8 +30,6 @@ from peft_nb.training.packing import (
 # or is predicted from the wrong place, changes both many times more.
 TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (1e-2, 1e-1), torch.float16: (1e-3, 1e-2)}
 
-RESHAPED_LOGITS = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
-
 
 class Objective(Protocol):
     """A way from a micro-batch to its loss."""
@@ -205,6 +203,10 @@ def _by_example(of_tokens: torch.Tensor, owner: torch.Tensor, examples: int) -> 
 
 def _forward_to_loss(causal: Any) -> Callable[..., torch.Tensor]:
     decoder, head = getattr(causal, causal.base_model_prefix), causal.get_output_embeddings()
+    # What families make of their logits: Cohere, Granite, Gemma 2; the check at start finds who does it otherwise.
+    config = causal.config
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
 
     def forward(
         sources: torch.Tensor,
@@ -223,7 +225,8 @@ def _forward_to_loss(causal: Any) -> Callable[..., torch.Tensor]:
             parents=parents,
             use_cache=False,
         ).last_hidden_state
-        given = hidden[0, sources], head.weight, getattr(head, "bias", None), targets
+        predicting = hidden[0, sources] if scale == 1 else hidden[0, sources] * scale
+        given = predicting, head.weight, getattr(head, "bias", None), targets, softcap
         return token_scores(*given) if scored else FrozenHeadLoss.apply(*given)
 
     return forward
@@ -296,9 +299,6 @@ def obstacle(model: PeftModel) -> str:
         return "the output head is trained"
     if not isinstance(head, nn.Linear) or type(head) is not nn.Linear:
         return "the output head is not a plain linear layer"
-    for name in RESHAPED_LOGITS:
-        if getattr(causal.config, name, None) not in (None, 1, 1.0):
-            return f"{type(causal).__name__} reshapes its scores ({name})"
     return ""
 
 
