@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GptOssConfig, GraniteConfig
+from transformers import AutoModelForCausalLM, BertConfig, CohereConfig, Gemma2Config, GptOssConfig, GraniteConfig
 
 from peft_nb.training import attention, objectives, packing
 from peft_nb.training.objectives import Padded, PaddingFree
@@ -94,6 +94,13 @@ def test_a_formula_that_is_not_followed_is_caught(monkeypatch: pytest.MonkeyPatc
             lambda *given, **options: attend(*given, **{**options, keyword: None}),
         )
     assert "differed" in str(objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=True))
+
+
+def test_a_head_with_more_than_a_product_is_left_out_of_nothing() -> None:
+    config = BertConfig(**tiny.WIDE, is_decoder=True, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
+    model = tiny.with_lora(AutoModelForCausalLM.from_config(config).requires_grad_(False))
+    path = objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=True)
+    assert path == Padded(0, "the padding-free path leaves out a part that is trained")
 
 
 def test_a_path_that_differs_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

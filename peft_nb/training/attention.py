@@ -85,7 +85,7 @@ def segment_attention(
     Returns
     -------
     tuple of torch.Tensor and None
-        The output, shape ``(1, tokens, heads, head_dim)``; attention weights are never built.
+        The output, shape ``(1, tokens, heads, head_dim)``; the weights are not given away.
 
     Raises
     ------
@@ -98,7 +98,9 @@ def segment_attention(
     tree = _Tree(list(segments or ()), list(parents or ()))
     if tree.shared and not causal:
         raise NotExact(f"{type(module).__name__} looks both ways: what follows a prefix changes it")
-    if segments is None or kwargs.get("position_bias") is not None:
+    if segments is None:
+        raise NotExact(f"{type(module).__name__} is not told where a segment ends")
+    if kwargs.get("position_bias") is not None:
         raise NotExact(f"{type(module).__name__} computes attention scores in its own way")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     local = attention_mask

@@ -339,6 +339,8 @@ def fault(
         return f"the padding-free path does not fit {type(model.get_base_model()).__name__}: {error}"
     if loss <= most_loss and gradient <= most_gradient:
         return ""
+    if math.isinf(gradient):
+        return "the padding-free path leaves out a part that is trained"
     differed = f"its loss by {loss:.1e} and its gradients by {gradient:.1e}"
     return f"the padding-free path differed on a few examples, {differed}"
 
