@@ -248,15 +248,16 @@ def necessary_flops(steps: list[list[Example]], shapes: Counter[tuple[int, int]]
 
     Each linear layer of P weights costs 2·P operations a token forward and 2·P backward: the weights are
     frozen, so only the gradient with respect to the input is formed. The head runs at the supervised tokens
-    alone. Padding is not counted, the tokens that all rows of a step begin with count once a step, and LoRA,
+    alone. Padding is not counted, what rows of a step begin with alike counts once a step, and LoRA,
     attention and everything elementwise count nothing. One number serves all contenders: a share of the
     matmul rate tells how much of what the machine can do went into necessary work.
     """
-    from peft_nb.training.packing import common_prefix, supervised_targets
+    from peft_nb.training import prefix_tree
+    from peft_nb.training.packing import supervised_targets
 
     tokens = supervised = 0
     for examples in steps:
-        tokens += sum(len(one.ids) for one in examples) - common_prefix(examples) * (len(examples) - 1)
+        tokens += prefix_tree.tokens(examples)
         supervised += sum(len(supervised_targets(one)) for one in examples)
     weights = sum(inputs * outputs * count for (inputs, outputs), count in shapes.items())
     return 4.0 * (weights * tokens + head[0] * head[1] * supervised)

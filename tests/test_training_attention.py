@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from peft_nb.training import attention
-from peft_nb.training.attention import NotExact, segment_attention
+from peft_nb.training.attention import Local, NotExact, segment_attention
 from tests import tiny
 
 LENGTHS = [4, 2, 6, 1]
+PARENTS = [-1, 0, 1, 0]
 HEADS, GROUPS, WIDTH = 2, 3, 8
 
 
@@ -26,48 +27,67 @@ def row(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
 
 
 def plain(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, prefix: bool, causal: bool, window: int | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    prefix: bool,
+    causal: bool,
+    local: Local | None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One softmax for every token, over what it may see of the whole row."""
     segment = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
-    place = torch.cat([torch.arange(length) + LENGTHS[0] * (prefix and at > 0) for at, length in enumerate(LENGTHS)])
-    seen = segment[:, None] == segment[None, :]
-    if prefix:
-        seen = seen | (segment == 0)[None, :]
+    paths = [[0], [0, 1], [0, 1, 2], [0, 3]] if prefix else [[0], [1], [2], [3]]
+    before = [sum(LENGTHS[one] for one in path[:-1]) for path in paths]
+    place = torch.cat([torch.arange(length) + before[at] for at, length in enumerate(LENGTHS)])
+    seen = torch.tensor([[other in path for other in range(len(LENGTHS))] for path in paths])[segment][:, segment]
     if causal:
         seen = seen & (place[None, :] <= place[:, None])
-    if window is not None:
-        seen = seen & (place[None, :] > place[:, None] - window)
+    if local is not None:
+        gap = place[:, None] - place[None, :]
+        chunks = place // local.size
+        seen = seen & (
+            chunks[:, None] == chunks if local.chunked else gap < local.size if causal else gap.abs() <= local.size
+        )
     key, value = (tensor.repeat_interleave(GROUPS, dim=1) for tensor in (key, value))
-    scores = (query @ key.mT * WIDTH**-0.5).masked_fill(~seen, -torch.inf)
-    return (scores.softmax(-1) @ value).transpose(1, 2)
+    scores = query @ key.mT * WIDTH**-0.5
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+    scores = scores.masked_fill(~seen, -torch.inf)
+    if s_aux is None:
+        return (scores.softmax(-1) @ value).transpose(1, 2)
+    sinks = s_aux.to(scores).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+    return (torch.cat((scores, sinks), -1).softmax(-1)[..., :-1] @ value).transpose(1, 2)
 
 
 @pytest.mark.parametrize(
-    ("prefix", "causal", "window"),
+    ("prefix", "causal", "local"),
     [
         (False, True, None),
         (True, True, None),
         (False, False, None),
-        (False, True, 3),
-        (True, True, 3),
-        (False, True, 99),
-        (True, True, 99),
+        (False, True, Local(3)),
+        (True, True, Local(3)),
+        (False, True, Local(99)),
+        (True, True, Local(99)),
+        (False, False, Local(2)),
+        (False, True, Local(3, chunked=True)),
+        (True, True, Local(3, chunked=True)),
     ],
 )
-def test_it_equals_softmax_over_what_a_token_may_see(prefix: bool, causal: bool, window: int | None) -> None:
+def test_it_equals_softmax_over_what_a_token_may_see(prefix: bool, causal: bool, local: Local | None) -> None:
     mine, wanted = row(), row()
     found, weights = segment_attention(
         torch.nn.Module(),
         *mine,
-        None,
+        local,
         is_causal=causal,
-        sliding_window=window,
         segments=LENGTHS,
-        shared_prefix=prefix,
+        parents=PARENTS if prefix else None,
     )
     assert weights is None
-    expected = plain(*wanted, prefix, causal, window)
+    expected = plain(*wanted, prefix, causal, local)
     torch.testing.assert_close(found, expected)
     upstream = torch.randn_like(found)
     found.backward(upstream)
@@ -81,7 +101,7 @@ def test_it_equals_softmax_over_what_a_token_may_see(prefix: bool, causal: bool,
 def test_the_own_backward_pass_is_as_exact_as_the_format(prefix: bool, dtype: torch.dtype, least: float) -> None:
     mine = row(dtype)
     wanted = [one.detach().double().requires_grad_() for one in mine]
-    found, _ = segment_attention(torch.nn.Module(), *mine, None, segments=LENGTHS, shared_prefix=prefix)
+    found, _ = segment_attention(torch.nn.Module(), *mine, None, segments=LENGTHS, parents=PARENTS if prefix else None)
     assert type(found.grad_fn).__name__ == "SegmentProductBackward"
     expected = plain(*wanted, prefix, True, None)
     upstream = torch.randn_like(found)
@@ -102,20 +122,38 @@ def test_segments_whose_weights_would_take_much_memory_are_left_to_pytorch(monke
     assert names() != "SegmentProductBackward"
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"segments": None},
-        {"softcap": 30.0},
-        {"s_aux": torch.zeros(1)},
-        {"position_bias": torch.zeros(1)},
-        {"sliding_window": 3, "is_causal": False},
-    ],
-    ids=lambda asked: next(iter(asked)),
-)
-def test_what_it_does_not_compute_is_refused(asked: dict[str, Any]) -> None:
+def test_what_it_does_not_compute_is_refused() -> None:
     with pytest.raises(NotExact, match="Module computes attention scores in its own way"):
-        segment_attention(torch.nn.Module(), *row(), None, **{"segments": LENGTHS, **asked})
+        segment_attention(torch.nn.Module(), *row(), None, segments=LENGTHS, position_bias=torch.zeros(1))
+    with pytest.raises(NotExact, match="Module is not told where a segment ends"):
+        segment_attention(torch.nn.Module(), *row(), None)
+
+
+@pytest.mark.parametrize("asked", [{"softcap": 0.5}, {"s_aux": torch.linspace(-1, 1, HEADS * GROUPS)}], ids=list)
+@pytest.mark.parametrize("prefix", [False, True])
+def test_soft_capped_scores_and_sinks_are_those_written_out(asked: dict[str, Any], prefix: bool) -> None:
+    mine, wanted = row(), row()
+    parents = PARENTS if prefix else None
+    found, _ = segment_attention(torch.nn.Module(), *mine, None, segments=LENGTHS, parents=parents, **asked)
+    expected = plain(*wanted, prefix, True, None, **asked)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    found.sum().backward()
+    expected.sum().backward()
+    for one, other in zip(mine, wanted, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mask_that_the_model_builds_is_refused() -> None:
+    mask = torch.zeros(1, 1, sum(LENGTHS), sum(LENGTHS))
+    with pytest.raises(NotExact, match="Module brings a mask of its own"):
+        segment_attention(torch.nn.Module(), *row(), mask, segments=LENGTHS)
+    with pytest.raises(NotExact, match="changes its mask by a function of its own"):
+        attention.segment_mask(config=None, use_vmap=True)
+
+
+def test_a_prefix_before_layers_that_look_both_ways_is_refused() -> None:
+    with pytest.raises(NotExact, match="what follows a prefix changes it"):
+        segment_attention(torch.nn.Module(), *row(), None, is_causal=False, segments=LENGTHS, parents=PARENTS)
 
 
 def test_a_model_has_its_own_attention_back_afterwards() -> None:

@@ -69,3 +69,17 @@ def test_scores_are_the_parts_of_the_sum(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     assert right.tolist() == ((hidden @ weight.t()).argmax(-1) == targets).double().tolist()
     assert loss.token_scores(hidden[:0], weight, None, targets[:0]).shape == (2, 0)
+
+
+def test_soft_capped_logits_are_those_written_out() -> None:
+    hidden, weight, bias, targets = head()
+    twin = hidden.detach().clone().requires_grad_()
+    capped = 2 * (F.linear(twin, weight, bias) / 2).tanh()
+    expected = F.cross_entropy(capped, targets, reduction="sum")
+    found = FrozenHeadLoss.apply(hidden, weight, bias, targets, 2.0)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    expected.backward()
+    torch.testing.assert_close(hidden.grad, twin.grad)
+    losses, _ = loss.token_scores(hidden, weight, bias, targets, 2.0)
+    torch.testing.assert_close(losses.sum().float(), expected.detach(), rtol=1e-5, atol=1e-5)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BertConfig, CohereConfig, Gemma2Config, GptOssConfig, GraniteConfig
 
-from peft_nb.training import objectives, packing
+from peft_nb.training import attention, objectives, packing
 from peft_nb.training.objectives import Padded, PaddingFree
 from tests import tiny
 
 CPU = torch.device("cpu")
 EXACT = 1e-4
-FITTING = [family for family in tiny.FAMILIES if family != "gemma2"]
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
-@pytest.mark.parametrize("family", FITTING)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize("prefix", [0, 12])
 def test_padding_free_equals_padded(family: str, prefix: int) -> None:
     model = tiny.with_lora(tiny.base(family))
     batch = tiny.examples(prefix=prefix)
-    assert packing.pack(batch, share_prefix=True).shared_prefix == bool(prefix)
+    assert (packing.pack(batch, share_prefix=True).parents != [-1] * len(batch)) == bool(prefix)
     for share in (False, True):
         assert max(objectives.disagreement(model, PaddingFree(share), Padded(0), batch, CPU)) < EXACT
 
@@ -40,31 +42,71 @@ def test_scores_are_those_of_the_padded_path_and_add_up_to_the_loss(prefix: int)
     assert (wanted[:, 1] <= wanted[:, 2]).all()
 
 
-@pytest.mark.parametrize("family", FITTING)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_the_check_chooses_the_padding_free_path_where_it_fits(family: str) -> None:
     model = tiny.with_lora(tiny.base(family))
     path = objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=True)
     assert isinstance(path, PaddingFree), str(path)
 
 
-def test_soft_capping_falls_back_with_a_reason() -> None:
-    model = tiny.with_lora(tiny.base("gemma2"))
-    path = objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=True)
-    assert isinstance(path, Padded)
-    assert "softcapping" in path.reason
+RESHAPED = {
+    "soft-capped": Gemma2Config(**tiny.GROUPED, head_dim=8, attn_logit_softcapping=0.5, final_logit_softcapping=3.0),
+    "scaled": CohereConfig(**tiny.GROUPED, logit_scale=0.3, pad_token_id=0),
+    "divided": GraniteConfig(**tiny.GROUPED, logits_scaling=3.0, embedding_multiplier=2.0, residual_multiplier=0.5),
+    "sinks": GptOssConfig(
+        **tiny.GROUPED, head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=6, eos_token_id=1
+    ),
+}
 
 
-def test_soft_capped_scores_are_caught_where_they_are_computed() -> None:
-    model = tiny.with_lora(tiny.base("gemma2", final_logit_softcapping=None))
-    model.config.attn_logit_softcapping = None
+@pytest.mark.parametrize("name", RESHAPED)
+@pytest.mark.parametrize("prefix", [0, 12])
+def test_what_families_make_of_their_scores_is_followed(name: str, prefix: int) -> None:
+    torch.manual_seed(0)
+    config = RESHAPED[name].__class__(**{**RESHAPED[name].to_dict(), "initializer_range": 0.2})
+    model = tiny.with_lora(AutoModelForCausalLM.from_config(config).requires_grad_(False), targets=ATTENTION).eval()
+    batch = tiny.examples(prefix=prefix)
+    assert objectives.choose(model, batch, 0, CPU, fast=True, supported=True) == PaddingFree(share_prefix=True)
+    assert max(objectives.disagreement(model, PaddingFree(True), Padded(0), batch, CPU)) < EXACT
+    with PaddingFree(True).installed(model):
+        found = PaddingFree(True).scores(model, batch, CPU)
+    torch.testing.assert_close(found, Padded(0).scores(model, batch, CPU), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"])
+def test_a_formula_that_is_not_followed_is_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    model = tiny.with_lora(tiny.base("gemma2", attn_logit_softcapping=0.5, final_logit_softcapping=3.0))
+    inner = objectives._forward_to_loss
+
+    def other(causal: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(causal.config, "final_logit_softcapping", None)
+            return inner(causal)
+
+    if name == "final_logit_softcapping":
+        monkeypatch.setattr(objectives, "_forward_to_loss", other)
+    else:
+        keyword = "softcap" if name.startswith("attn") else "scaling"
+        attend = attention.segment_attention
+        monkeypatch.setitem(
+            attention.AttentionInterface._global_mapping,
+            attention.NAME,
+            lambda *given, **options: attend(*given, **{**options, keyword: None}),
+        )
+    assert "differed" in str(objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=True))
+
+
+def test_a_head_with_more_than_a_product_is_left_out_of_nothing() -> None:
+    config = BertConfig(**tiny.WIDE, is_decoder=True, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
+    model = tiny.with_lora(AutoModelForCausalLM.from_config(config).requires_grad_(False))
     path = objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=True)
-    assert isinstance(path, Padded)
+    assert path == Padded(0, "the padding-free path leaves out a part that is trained")
 
 
 def test_a_path_that_differs_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def leaky(batch: list[tiny.Tokens], share_prefix: bool) -> packing.PackedRow:
         row = packing.pack(batch, share_prefix)
-        return replace(row, segments=[sum(row.segments)])
+        return replace(row, segments=[sum(row.segments)], parents=[-1])
 
     monkeypatch.setattr(objectives, "pack", leaky)
     model = tiny.with_lora(tiny.base("llama"))
@@ -96,7 +138,7 @@ def test_micro_batches_sum_to_the_step(padded: bool) -> None:
     path = Padded(0) if padded else PaddingFree(True)
     with path.installed(model):
         whole = path.loss(model, batch, CPU)
-        cut = packing.micro_batches(batch, 40, padded)
+        cut = path.cut(batch, 40)
         parts = sum(path.loss(model, micro, CPU) for micro in cut)
     assert len(cut) > 1
     torch.testing.assert_close(whole, parts, rtol=1e-5, atol=0)

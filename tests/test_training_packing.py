@@ -66,19 +66,6 @@ def test_a_shared_prefix_is_laid_out_once() -> None:
     assert sorted(shared.targets.tolist()) == sorted(alone.targets.tolist())
 
 
-def test_a_prefix_never_holds_a_supervised_token_nor_a_whole_example() -> None:
-    ids = list(range(5, 25))
-    learned = tiny.Tokens(ids, [False] * 9 + [True] * 11)
-    assert packing.common_prefix([learned, learned]) == 9
-    whole = tiny.Tokens(ids, [False] * 20)
-    assert packing.common_prefix([whole, whole]) == 19
-
-
-def test_a_short_prefix_is_not_shared() -> None:
-    batch = tiny.examples(3, prefix=2)
-    assert not packing.pack(batch, share_prefix=True).shared_prefix
-
-
 @pytest.mark.parametrize("share_prefix", [False, True])
 def test_the_first_token_is_never_a_target(share_prefix: bool) -> None:
     batch = [tiny.Tokens(one.ids, [True] * len(one.ids)) for one in tiny.examples(3)]

@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForSequenceClassification,
+    ModernBertConfig,
+    PreTrainedConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
 from peft_nb.data.examples import Example
 from peft_nb.methods import attach
@@ -18,6 +26,7 @@ from peft_nb.spec import RunSpec
 from peft_nb.tasks import TASKS
 from peft_nb.training import objectives, text_objective
 from peft_nb.training.text_objective import TextObjective
+from tests import tiny
 
 CPU = torch.device("cpu")
 SPEC = RunSpec(data="x", task="classification", r=4)
@@ -72,7 +81,7 @@ def test_the_check_finds_a_text_that_sees_another(encoder: Path, monkeypatch: py
     whole = lambda *a, segments, **options: inner(*a, segments=[sum(segments)], **options)  # noqa: E731
     monkeypatch.setitem(text_objective.attention.AttentionInterface._global_mapping, "peft_nb_segments", whole)
     chosen = str(text_objective.choose(model, examples(), 0, CPU, LOSS[False], **wanted))
-    assert chosen.startswith("padded (the padding-free path differed on two examples")
+    assert chosen.startswith("padded (the padding-free path differed on a few examples")
 
 
 def test_a_base_that_looks_one_way_only_would_be_found(encoder: Path) -> None:
@@ -119,3 +128,20 @@ def test_bfloat16_takes_the_fast_path_too(encoder: Path) -> None:
     model = adapted(encoder, dtype="bfloat16")
     chosen = text_objective.choose(model, examples(), 0, CPU, LOSS[False], fast=True, supported=True)
     assert str(chosen) == "padding-free"
+
+
+@pytest.mark.parametrize("config", [RobertaConfig, XLMRobertaConfig, ModernBertConfig], ids=lambda one: one.model_type)
+def test_positions_and_windows_are_the_models_own(config: type[PreTrainedConfig]) -> None:
+    torch.manual_seed(0)
+    window = {"local_attention": 6} if config is ModernBertConfig else {}
+    none = {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
+    bare = AutoModelForSequenceClassification.from_config(
+        config(**tiny.WIDE, **none, **window, pad_token_id=1, num_labels=3, initializer_range=0.2)
+    )
+    names = LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS", init_lora_weights=False)
+    model = get_peft_model(bare.requires_grad_(False), names).eval()
+    texts = [Example.whole(one.ids, (number % 3,)) for number, one in enumerate(tiny.examples(4))]
+    chosen = text_objective.choose(model, texts, 1, CPU, LOSS[False], fast=True, supported=True)
+    assert str(chosen) == "padding-free"
+    padded = replace(chosen, padded=True)
+    assert max(objectives.disagreement(model, chosen, padded, [*texts, Example.whole([5, 1, 6], (0,))], CPU)) < 1e-4

@@ -63,9 +63,9 @@ def base(family: str, seed: int = 0, **changes: object) -> PreTrainedModel:
     return model.requires_grad_(False).eval()
 
 
-def with_lora(model: PreTrainedModel, dropout: float = 0.0) -> PeftModel:
-    """LoRA on all linear layers, with a B that is not zero, so that every gradient has something to say."""
-    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=dropout)
+def with_lora(model: PreTrainedModel, dropout: float = 0.0, targets: str | list[str] = "all-linear") -> PeftModel:
+    """LoRA on linear layers, with a B that is not zero, so that every gradient has something to say."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", lora_dropout=dropout)
     adapted = get_peft_model(model, config)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in adapted.named_parameters():

@@ -11,7 +11,7 @@ import numpy
 import torch
 
 from peft_nb.training.objectives import Objective
-from peft_nb.training.packing import Encoded, micro_batches
+from peft_nb.training.packing import Encoded
 
 LOGITS_BYTES = 2**28  # of the scores of one padded micro-batch
 TOKENS = 1_024  # of a micro-batch without padding
@@ -65,13 +65,13 @@ def predictions(
     """
     vocabulary = model.get_base_model().config.get_text_config().vocab_size
     budget = max(64, LOGITS_BYTES // (4 * vocabulary)) if objective.padded else TOKENS
-    order = sorted(range(len(examples)), key=lambda number: -len(examples[number].ids))
-    found: list[list[float]] = []
+    held = list(examples)
+    found: dict[int, list[float]] = {}
     with objective.installed(model), torch.inference_mode():
-        for micro in micro_batches([examples[number] for number in order], budget, objective.padded):
+        for micro in objective.cut(held, budget):
             heed()
-            found += objective.scores(model, micro, model.device).tolist()
-    columns = numpy.array(found).reshape(-1, 3)[numpy.argsort(order)].T
+            found.update(zip(map(id, micro), objective.scores(model, micro, model.device).tolist(), strict=True))
+    columns = numpy.array([found[id(one)] for one in held]).reshape(-1, 3).T
     return Predictions(*columns)
 
 

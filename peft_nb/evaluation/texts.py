@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from peft_nb.training.packing import micro_batches
 from peft_nb.training.text_objective import TextObjective
 
 BUDGET = 4096  # tokens at once where nothing is kept for a backward pass
@@ -41,7 +40,7 @@ def logits(
         Shape ``(texts, outputs)``, float32, on the CPU, in the order of the examples.
     """
     order = sorted(range(len(examples)), key=lambda number: -examples[number].cost)
-    cut = micro_batches([examples[number] for number in order], budget, objective.padded)
+    cut = objective.cut([examples[number] for number in order], budget)
     with torch.inference_mode():
         found = torch.cat([objective.logits(model, micro, device) for micro in cut]).cpu()
     return found[torch.tensor(order).argsort()]

@@ -106,21 +106,20 @@ class Workload:
 
     def micro(self, examples: Sequence[Any]) -> list[list[Any]]:
         """Cut rows into micro-batches as the engine does."""
-        from peft_nb.training.packing import micro_batches
-
-        return micro_batches(examples, self.budget, self.objective.padded, self.objective.share_prefix)
+        return self.objective.cut(examples, self.budget)
 
     def load(self, micro: Sequence[Any]) -> Load:
         """What a micro-batch makes the model compute."""
-        from peft_nb.training.packing import common_prefix, supervised_targets
+        from peft_nb.training import prefix_tree
+        from peft_nb.training.packing import supervised_targets
 
         lengths = [one.cost for one in micro]
         predicted = sum(len(supervised_targets(one)) for one in micro) if TASKS[self.spec.task].tokenwise else 0
         if self.objective.padded:
             width = max(lengths) + self.virtual
             return Load(len(micro) * width, len(micro) * width, predicted)
-        shared = common_prefix(micro) if self.objective.share_prefix and len(micro) > 1 else 0
-        return Load(sum(lengths) - shared * (len(micro) - 1), predicted, predicted)
+        laid_out = prefix_tree.tokens(micro) if self.objective.share_prefix else sum(lengths)
+        return Load(laid_out, predicted, predicted)
 
     @cached_property
     def drawn(self) -> list[list[Any]]:

@@ -199,16 +199,16 @@ class Task:
         """Choose how a micro-batch becomes a loss, having checked it against the padded reference."""
         from peft_nb.training import objectives
 
-        shortest = sorted(examples, key=lambda one: one.cost)[:2]
-        return objectives.choose(model, shortest, pad_id, device, fast=fast, supported=supported)
+        return objectives.choose(model, examples, pad_id, device, fast=fast, supported=supported)
 
     def foreseen(self, model: PeftModel, pad_id: int, spec: RunSpec, facts: Facts, *, supported: bool) -> Objective:
         """Say which objective will be chosen, by shapes alone."""
-        from peft_nb.training import objectives
+        from peft_nb.training import objectives, packing
 
+        short = packing.short_positions(model.get_base_model().config)
         if reason := objectives.unwanted(model.get_base_model(), spec.fast, supported) or objectives.obstacle(model):
-            return objectives.Padded(pad_id, reason)
-        return objectives.PaddingFree(share_prefix=spec.dropout == 0)
+            return objectives.Padded(pad_id, reason, short=short)
+        return objectives.PaddingFree(share_prefix=spec.dropout == 0, short=short)
 
     # ---- the trained model
 

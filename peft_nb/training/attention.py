@@ -1,14 +1,15 @@
-"""Attention for examples that lie end to end in one row, with or without a prefix they share.
+"""Attention for examples that lie end to end in one row, with or without prefixes they share.
 
 Two functions are registered with transformers' attention and mask interfaces under one name; models pass the
-segment lengths through to the attention as a keyword.
+segments through to the attention as keywords.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,19 +25,35 @@ class NotExact(Exception):
     """A model needs something the padding-free path does not compute; the padded path must be used."""
 
 
+class Local(NamedTuple):
+    """How far a layer sees; it reaches the layer in place of a mask, which nothing here ever builds whole.
+
+    Attributes
+    ----------
+    size : int
+        Tokens a query sees, itself included; in layers that look both ways, how far it sees to either side; with
+        `chunked`, the tokens of a chunk.
+    chunked : bool
+        Whether a query sees the chunk of its segment that it lies in, instead of a window that moves with it.
+    """
+
+    size: int
+    chunked: bool = False
+
+
 def segment_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: Local | torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
-    sliding_window: int | None = None,
     softcap: float | None = None,
     segments: Sequence[int] | None = None,
-    shared_prefix: bool = False,
+    parents: Sequence[int] | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each segment of a row: causally, unless the layer says that it looks both ways.
@@ -47,60 +64,122 @@ def segment_attention(
         The attention layer that calls.
     query, key, value : torch.Tensor
         Shapes ``(1, heads, tokens, head_dim)``; key and value may have fewer heads (grouped-query attention).
-    attention_mask : torch.Tensor or None
-        Always ``None`` here: the mask function registered beside this one makes none.
+    attention_mask : Local or None
+        What the mask function registered beside this one says of the layer. A mask that the model builds on its own
+        could hold anything.
     scaling : float, optional
         Factor on the dot products; default ``head_dim ** -0.5``.
     dropout : float
         Dropout on the attention weights.
     is_causal : bool, optional
         Whether a token sees only what comes before it; by default what the layer's own ``is_causal`` says.
-    sliding_window : int, optional
-        Tokens a query sees, itself included, in causal models with local attention.
     softcap : float, optional
-        Soft-capping of the scores, which this function does not compute.
+        The bound that the scores are squeezed under by a hyperbolic tangent, as in Gemma 2.
     segments : sequence of int
         Lengths of the segments; they add up to ``tokens``.
-    shared_prefix : bool
-        Whether the first segment is a prefix of all the others, which then see its keys and values too.
+    parents : sequence of int, optional
+        The segment that each continues, which comes before it, or -1: it sees the keys and values of that one, too,
+        and of all that one continues. By default none continues any.
+    s_aux : torch.Tensor, optional
+        Attention sinks, as in gpt-oss: a score of each head that takes its share of the weights and gives nothing.
 
     Returns
     -------
     tuple of torch.Tensor and None
-        The output, shape ``(1, tokens, heads, head_dim)``; attention weights are never built.
+        The output, shape ``(1, tokens, heads, head_dim)``; the weights are not given away.
 
     Raises
     ------
     NotExact
-        If the layer asks for soft-capping, a bias on the scores, or local attention that looks both ways.
+        If the layer asks for a bias on the scores or a mask of its own, or for a shared prefix and looks both ways.
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    if (
-        segments is None
-        or (sliding_window is not None and not causal)
-        or softcap is not None
-        or any(kwargs.get(name) is not None for name in ("s_aux", "position_bias"))
-    ):
+    if attention_mask is not None and not isinstance(attention_mask, Local):
+        raise NotExact(f"{type(module).__name__} brings a mask of its own")
+    tree = _Tree(list(segments or ()), list(parents or ()))
+    if tree.shared and not causal:
+        raise NotExact(f"{type(module).__name__} looks both ways: what follows a prefix changes it")
+    if segments is None:
+        raise NotExact(f"{type(module).__name__} is not told where a segment ends")
+    if kwargs.get("position_bias") is not None:
         raise NotExact(f"{type(module).__name__} computes attention scores in its own way")
-    lengths = list(segments)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    windowed = sliding_window is not None and sliding_window < max(lengths) + shared_prefix * lengths[0]
-    weights = query.shape[1] * max(lengths) * (max(lengths) + shared_prefix * lengths[0])
-    if query.device.type == "cpu" and not dropout and not windowed and causal and weights <= MOST_WEIGHTS:
-        return SegmentProduct.apply(query, key, value, lengths, shared_prefix, scale), None
+    local = attention_mask
+    if local is not None and local.size >= tree.longest:
+        local = None
+    plain = softcap is None and s_aux is None
+    few = query.shape[1] * max(tree.lengths) * tree.longest <= MOST_WEIGHTS
+    if plain and few and query.device.type == "cpu" and not dropout and local is None and causal:
+        return SegmentProduct.apply(query, key, value, tree, scale), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     outputs = []
-    for q, k, v, before in _parts(query, key, value, lengths, shared_prefix):
+    for q, k, v, before in tree.parts(query, key, value):
         mask = None
-        if before or windowed:
-            mask = _seen(q.shape[2], before, sliding_window if windowed else None).to(q.device)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None, scale=scale
-        )
+        if before or local or not plain:
+            mask = _seen(q.shape[2], before, local, causal).to(q.device)
+        if mask is None or plain:
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None, scale=scale
+            )
+        else:
+            weights = _weights(q @ k.mT * scale, mask, softcap, s_aux).to(q.dtype)
+            out = F.dropout(weights, dropout) @ v
         outputs.append(out.transpose(1, 2))
     return torch.cat(outputs, dim=1), None
+
+
+def _weights(
+    scores: torch.Tensor, seen: torch.Tensor, softcap: float | None, sinks: torch.Tensor | None
+) -> torch.Tensor:
+    """Attention weights of a segment, written out, where PyTorch has no kernel for what is made of the scores."""
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.float().masked_fill(~seen, -torch.inf)
+    norm = scores.logsumexp(-1, keepdim=True)
+    if sinks is not None:
+        norm = norm.logaddexp(sinks.float().view(1, -1, 1, 1))
+    return (scores - norm).exp()
+
+
+class _Tree:
+    """Segments of a row and what they continue."""
+
+    def __init__(self, lengths: list[int], parents: list[int]) -> None:
+        self.lengths = lengths
+        self.parents = parents or [-1] * len(lengths)
+        self.shared = set(self.parents) - {-1}
+        self.starts = [0, *accumulate(lengths)]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        reach: list[int] = []
+        for length, parent in zip(self.lengths, self.parents, strict=True):
+            reach.append(length + (reach[parent] if parent >= 0 else 0))
+        return max(reach)
+
+    def parts(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:
+        """The queries of each segment, the keys and values they see, and how many of those come before them."""
+        kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        rows = zip(*(tensor.split(self.lengths, dim=2) for tensor in (query, key, value)), strict=True)
+        for segment, (parent, (q, k, v)) in enumerate(zip(self.parents, rows, strict=True)):
+            if parent >= 0:
+                k, v = (torch.cat(pair, dim=2) for pair in zip(kept[parent], (k, v), strict=True))
+            if segment in self.shared:
+                kept[segment] = k, v
+            yield q, k, v, k.shape[2] - q.shape[2]
+
+    def path(self, segment: int) -> list[slice]:
+        """Where in the row the keys of a segment lie that it sees, its own last."""
+        found = []
+        while segment >= 0:
+            found.append(slice(self.starts[segment], self.starts[segment + 1]))
+            segment = self.parents[segment]
+        return found[::-1]
 
 
 class SegmentProduct(torch.autograd.Function):
@@ -118,15 +197,14 @@ class SegmentProduct(torch.autograd.Function):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        lengths: list[int],
-        shared_prefix: bool,
+        tree: _Tree,
         scale: float,
     ) -> torch.Tensor:
         """Attend; parameters are those of :func:`segment_attention`."""
         groups = query.shape[1] // key.shape[1]
         outputs, norms = [], []
-        for q, k, v, before in _parts(query, key, value, lengths, shared_prefix):
-            mask = torch.zeros(()).where(_seen(q.shape[2], before, None), -torch.inf).to(q.dtype) if before else None
+        for q, k, v, before in tree.parts(query, key, value):
+            mask = torch.zeros(()).where(_seen(q.shape[2], before), -torch.inf).to(q.dtype) if before else None
             out, norm = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 q,
                 k.repeat_interleave(groups, dim=1),
@@ -139,12 +217,13 @@ class SegmentProduct(torch.autograd.Function):
             norms.append(norm)
         output = torch.cat(outputs, dim=1)
         ctx.save_for_backward(query, key, value, output, *norms)
-        ctx.lengths, ctx.shared_prefix, ctx.scale = lengths, shared_prefix, scale
+        ctx.tree, ctx.scale = tree, scale
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients for query, key and value."""
+        tree: _Tree = ctx.tree
         query, key, value, output, *norms = ctx.saved_tensors
         heads, kept, width = query.shape[1], key.shape[1], query.shape[3]
         groups = heads // kept
@@ -152,12 +231,11 @@ class SegmentProduct(torch.autograd.Function):
         wide = torch.promote_types(grad.dtype, torch.float32)
         delta = (grad.to(wide) * output.transpose(1, 2).to(wide)).sum(-1, keepdim=True)
         grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
-        prefix = [torch.zeros(kept, ctx.lengths[0], width, dtype=wide) for _ in range(2)] if ctx.shared_prefix else []
-        start = 0
-        parts = _parts(query, key, value, ctx.lengths, ctx.shared_prefix)
-        for (q, k, v, before), norm in zip(parts, norms, strict=True):
-            own = slice(start, start + q.shape[2])
-            start = own.stop
+        # What several segments add to is summed in float32 at least.
+        sums = [torch.zeros(tensor.shape[1:], dtype=wide) for tensor in (key, value)] if tree.shared else []
+        parts = tree.parts(query, key, value)
+        for segment, ((q, k, v, before), norm) in enumerate(zip(parts, norms, strict=True)):
+            *above, own = tree.path(segment)
             shape = (kept, groups * q.shape[2], -1)
             q, k, v = q.reshape(shape), k[0], v[0]
             g = grad[0, :, own].reshape(shape)
@@ -168,35 +246,63 @@ class SegmentProduct(torch.autograd.Function):
             grads[0][0, :, own] = torch.bmm(scores, k).view(heads, -1, width)
             for index, product in ((1, torch.bmm(scores.mT, q)), (2, torch.bmm(weights.mT, g))):
                 grads[index][0, :, own] = product[:, before:]
-                if before:
-                    prefix[index - 1] += product[:, :before]
-        for index, total in enumerate(prefix, start=1):
-            grads[index][0, :, : ctx.lengths[0]] += total
-        return *grads, None, None, None
+                for place, part in zip(
+                    above, product.split([a.stop - a.start for a in (*above, own)], 1), strict=False
+                ):
+                    sums[index - 1][:, place] += part
+        for index, total in enumerate(sums, start=1):
+            grads[index] += total
+        return *grads, None, None
 
 
-def _parts(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int], shared_prefix: bool
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:
-    """Cut a row into segments: queries, the keys and values they see, and how many of those come before them."""
-    queries, keys, values = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
-    for index, (q, k, v) in enumerate(zip(queries, keys, values, strict=True)):
-        if shared_prefix and index:
-            yield q, torch.cat([keys[0], k], dim=2), torch.cat([values[0], v], dim=2), lengths[0]
-        else:
-            yield q, k, v, 0
-
-
-def _seen(queries: int, before: int, window: int | None) -> torch.Tensor:
-    """Lower-right causal mask: query ``i`` sits at position ``before + i`` of its keys."""
+def _seen(queries: int, before: int, local: Local | None = None, causal: bool = True) -> torch.Tensor:
+    """Which keys each query sees; query ``i`` sits at position ``before + i`` of its keys."""
     rows = torch.arange(before, before + queries)[:, None]
     columns = torch.arange(before + queries)[None, :]
-    seen = columns <= rows
-    return seen if window is None else seen & (columns > rows - window)
+    seen = columns <= rows if causal else torch.ones(queries, before + queries, dtype=torch.bool)
+    if local is None:
+        return seen
+    size, chunked = local
+    if chunked:
+        return seen & (columns // size == rows // size)
+    return seen & (columns > rows - size if causal else (columns - rows).abs() <= size)
+
+
+def segment_mask(
+    *args: Any, config: Any, local_size: int | None = None, use_vmap: bool = False, **kwargs: Any
+) -> Local | None:
+    """Tell the layers what their mask would hold beyond the segments and their causality: how far they see.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        What else transformers' mask functions take.
+    config : transformers.PreTrainedConfig
+        The model's config.
+    local_size : int, optional
+        The window, or the chunk, of layers with local attention.
+    use_vmap : bool
+        Whether the model changes the mask by a function of its own.
+
+    Returns
+    -------
+    Local or None
+        ``None`` where a layer sees its whole segment, or all of it that came before.
+
+    Raises
+    ------
+    NotExact
+        If the model has a function of its own.
+    """
+    if use_vmap:
+        raise NotExact("the model changes its mask by a function of its own")
+    return (
+        None if local_size is None else Local(local_size, local_size == getattr(config, "attention_chunk_size", None))
+    )
 
 
 AttentionInterface.register(NAME, segment_attention)
-AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+AttentionMaskInterface.register(NAME, segment_mask)
 
 
 @contextmanager

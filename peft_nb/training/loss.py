@@ -19,7 +19,12 @@ class FrozenHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        softcap: float | None = None,
     ) -> torch.Tensor:
         """Sum the negative log-likelihoods of ``targets``.
 
@@ -35,6 +40,8 @@ class FrozenHeadLoss(torch.autograd.Function):
             Output bias, shape ``(vocabulary,)``, frozen.
         targets : torch.Tensor
             Token ids, shape ``(n,)``.
+        softcap : float, optional
+            The bound that the logits are squeezed under by a hyperbolic tangent.
 
         Returns
         -------
@@ -47,15 +54,15 @@ class FrozenHeadLoss(torch.autograd.Function):
         rows = max(16, CHUNK_BYTES // (weight.shape[0] * 4))
         for start in range(0, hidden.shape[0], rows):
             chunk, target = hidden[start : start + rows], targets[start : start + rows, None]
-            logits = chunk @ weight.t()
-            if bias is not None:
-                logits += bias
-            logits = logits.float()
+            logits = _logits(chunk, weight, bias, softcap)
             norm = logits.logsumexp(dim=-1, keepdim=True)
             total += (norm - logits.gather(1, target)).sum()
             if gradient is not None:
+                slope = None if softcap is None else 1 - (logits / softcap).square_()
                 probabilities = logits.sub_(norm).exp_()
                 probabilities.scatter_add_(1, target, torch.full_like(norm, -1.0))
+                if slope is not None:
+                    probabilities *= slope
                 torch.mm(probabilities.to(weight.dtype), weight, out=gradient[start : start + rows])
         if gradient is not None:
             ctx.save_for_backward(gradient)
@@ -65,18 +72,34 @@ class FrozenHeadLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Scale the gradient computed in the forward pass."""
         (gradient,) = ctx.saved_tensors
-        return gradient * grad.to(gradient.dtype), None, None, None
+        return gradient * grad.to(gradient.dtype), None, None, None, None
+
+
+def _logits(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, softcap: float | None
+) -> torch.Tensor:
+    """Logits of a few rows, float32."""
+    logits = hidden @ weight.t()
+    if bias is not None:
+        logits += bias
+    if softcap is not None:
+        logits = logits.div_(softcap).tanh_().mul_(softcap)
+    return logits.float()
 
 
 @torch.no_grad()
 def token_scores(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """Loss of each target and whether it is what greedy decoding would choose, without the logits of a whole row.
 
     Parameters
     ----------
-    hidden, weight, bias, targets : torch.Tensor
+    hidden, weight, bias, targets, softcap
         As of :class:`FrozenHeadLoss`.
 
     Returns
@@ -88,10 +111,7 @@ def token_scores(
     rows = max(16, CHUNK_BYTES // (weight.shape[0] * 4))
     for start in range(0, len(targets), rows):
         chunk, target = slice(start, start + rows), targets[start : start + rows, None]
-        logits = hidden[chunk] @ weight.t()
-        if bias is not None:
-            logits += bias
-        logits = logits.float()
+        logits = _logits(hidden[chunk], weight, bias, softcap)
         found[0, chunk] = (logits.logsumexp(-1, keepdim=True) - logits.gather(1, target))[:, 0]
         found[1, chunk] = (logits.argmax(-1, keepdim=True) == target)[:, 0]
     return found

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -13,15 +14,21 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import nn
 
-from peft_nb.training import attention, fused
+from peft_nb.training import attention, fused, selfcheck
 from peft_nb.training.loss import FrozenHeadLoss, token_scores
-from peft_nb.training.packing import IGNORE, Encoded, pack, pad, supervised_targets
+from peft_nb.training.packing import (
+    IGNORE,
+    Encoded,
+    micro_batches,
+    pack,
+    pad,
+    short_positions,
+    supervised_targets,
+)
 
 # Relative differences of the loss and of the gradients that rounding explains; a token that sees another example,
 # or is predicted from the wrong place, changes both many times more.
 TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (1e-2, 1e-1), torch.float16: (1e-3, 1e-2)}
-
-RESHAPED_LOGITS = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 class Objective(Protocol):
@@ -33,7 +40,10 @@ class Objective(Protocol):
 
     @property
     def share_prefix(self) -> bool:
-        """Whether leading tokens that all examples of a micro-batch share are computed once."""
+        """Whether leading tokens that examples of a micro-batch share are computed once."""
+
+    def cut(self, examples: Sequence[Any], budget: int) -> list[list[Any]]:
+        """Cut examples into micro-batches of at most ``budget`` tokens."""
 
     def targets(self, examples: Sequence[Any]) -> int:
         """What the mean loss of some examples is divided by."""
@@ -83,7 +93,19 @@ class Installed:
             self.__enter__()
 
 
-class Tokenwise:
+class Cutting:
+    """How all objectives cut examples; what they have of these attributes, ``micro_batches`` says of its parameters."""
+
+    padded: bool
+    share_prefix: bool
+    short: int
+
+    def cut(self, examples: Sequence[Any], budget: int) -> list[list[Any]]:
+        """Cut examples into micro-batches of at most ``budget`` tokens; a single longer one gets one of its own."""
+        return micro_batches(examples, budget, self.padded, self.share_prefix, self.short)
+
+
+class Tokenwise(Cutting):
     """Losses of tokens, as generation learns them."""
 
     def targets(self, examples: Sequence[Encoded]) -> int:
@@ -99,6 +121,7 @@ class Padded(Tokenwise):
     reason: str = ""
     padded: bool = True
     share_prefix: bool = False
+    short: int = 0
 
     def __str__(self) -> str:
         return f"padded ({self.reason})" if self.reason else "padded"
@@ -140,6 +163,7 @@ class PaddingFree(Tokenwise):
 
     share_prefix: bool
     padded: bool = False
+    short: int = 0
 
     def __str__(self) -> str:
         return "padding-free, shared prefixes" if self.share_prefix else "padding-free"
@@ -179,6 +203,10 @@ def _by_example(of_tokens: torch.Tensor, owner: torch.Tensor, examples: int) -> 
 
 def _forward_to_loss(causal: Any) -> Callable[..., torch.Tensor]:
     decoder, head = getattr(causal, causal.base_model_prefix), causal.get_output_embeddings()
+    # What families make of their logits: Cohere, Granite, Gemma 2; the check at start finds who does it otherwise.
+    config = causal.config
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
 
     def forward(
         sources: torch.Tensor,
@@ -186,7 +214,7 @@ def _forward_to_loss(causal: Any) -> Callable[..., torch.Tensor]:
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
         segments: list[int],
-        shared_prefix: bool,
+        parents: list[int],
         scored: bool = False,
         **ignored: Any,
     ) -> torch.Tensor:
@@ -194,10 +222,11 @@ def _forward_to_loss(causal: Any) -> Callable[..., torch.Tensor]:
             input_ids=input_ids,
             position_ids=position_ids,
             segments=segments,
-            shared_prefix=shared_prefix,
+            parents=parents,
             use_cache=False,
         ).last_hidden_state
-        given = hidden[0, sources], head.weight, getattr(head, "bias", None), targets
+        predicting = hidden[0, sources] if scale == 1 else hidden[0, sources] * scale
+        given = predicting, head.weight, getattr(head, "bias", None), targets, softcap
         return token_scores(*given) if scored else FrozenHeadLoss.apply(*given)
 
     return forward
@@ -214,14 +243,15 @@ def choose(
 ) -> Padded | PaddingFree:
     """Pick the padding-free path if it gives this model's losses and gradients, the padded one otherwise.
 
-    Both paths are run on two short examples before the first step.
+    Before the first step both are run on a few short cuts of the examples, once a feature that the run will use; see
+    :mod:`peft_nb.training.selfcheck`. Where only prefixes cannot be shared, the rest of the path is still used.
 
     Parameters
     ----------
     model : PeftModel
         The base with the adapter that will be trained.
     examples : sequence of Encoded
-        Training examples; the two shortest are used.
+        Training examples.
     pad_id : int
         Token to pad with.
     device : torch.device
@@ -236,13 +266,18 @@ def choose(
     Padded or PaddingFree
         The path, the padded one with the reason for it.
     """
-    if reason := unwanted(model.get_base_model(), fast, supported) or obstacle(model):
-        return Padded(pad_id, reason)
-    objective = PaddingFree(share_prefix=not _drops_out(model))
-    probe = sorted(examples, key=lambda one: len(one.ids))[:2]
-    dtype = model.get_base_model().get_output_embeddings().weight.dtype
-    reason = fault(model, objective, Padded(pad_id), probe, device, dtype)
-    return Padded(pad_id, reason) if reason else objective
+    causal = model.get_base_model()
+    padded = Padded(pad_id, unwanted(causal, fast, supported) or obstacle(model), short=short_positions(causal.config))
+    if padded.reason:
+        return padded
+    dtype = causal.get_output_embeddings().weight.dtype
+    reasons = []
+    for share in (False,) if _drops_out(model) else (True, False):
+        objective = PaddingFree(share, short=padded.short)
+        reasons.append(fault(model, objective, padded, examples, device, dtype))
+        if not reasons[-1]:
+            return objective
+    return replace(padded, reason=reasons[-1])
 
 
 def unwanted(model: Any, fast: bool, supported: bool) -> str:
@@ -264,9 +299,6 @@ def obstacle(model: PeftModel) -> str:
         return "the output head is trained"
     if not isinstance(head, nn.Linear) or type(head) is not nn.Linear:
         return "the output head is not a plain linear layer"
-    for name in RESHAPED_LOGITS:
-        if getattr(causal.config, name, None) not in (None, 1, 1.0):
-            return f"{type(causal).__name__} reshapes its scores ({name})"
     return ""
 
 
@@ -286,8 +318,8 @@ def fault(
         The model.
     objective, padded : Objective
         What to try, and what is right.
-    examples : sequence of Encoded or Labelled
-        One micro-batch.
+    examples : sequence of Example
+        What the run trains on.
     device : torch.device
         Where the model is.
     dtype : torch.dtype
@@ -296,17 +328,21 @@ def fault(
     Returns
     -------
     str
-        Empty when the two agree.
+        Empty when the two agree on whatever the run will use.
     """
+    most_loss, most_gradient = TOLERANCE[dtype]
+    trial = selfcheck.trial(examples, objective.share_prefix)
     try:
-        loss, gradient = disagreement(model, objective, padded, examples, device)
+        with selfcheck.narrowed(model, trial.narrow_below):
+            loss, gradient = disagreement(model, objective, padded, trial.examples, device)
     except Exception as error:
         return f"the padding-free path does not fit {type(model.get_base_model()).__name__}: {error}"
-    most_loss, most_gradient = TOLERANCE[dtype]
     if loss <= most_loss and gradient <= most_gradient:
         return ""
+    if math.isinf(gradient):
+        return "the padding-free path leaves out a part that is trained"
     differed = f"its loss by {loss:.1e} and its gradients by {gradient:.1e}"
-    return f"the padding-free path differed on two examples, {differed}"
+    return f"the padding-free path differed on a few examples, {differed}"
 
 
 def disagreement(
@@ -321,7 +357,7 @@ def disagreement(
     objective, other : Objective
         What to compare.
     examples : sequence of Encoded or Labelled
-        One micro-batch.
+        A few examples.
     device : torch.device
         Where the model is.
 
@@ -337,7 +373,7 @@ def disagreement(
     try:
         for one in (objective, other):
             with one.installed(model):
-                loss = one.loss(model, examples, device)
+                loss = torch.stack([one.loss(model, few, device) for few in one.cut(examples, sys.maxsize)]).sum()
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             flat = torch.cat([g.flatten().float() for g in gradients if g is not None])
             results.append((loss.item(), flat))

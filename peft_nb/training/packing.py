@@ -10,6 +10,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from peft_nb.training import prefix_tree
+
 IGNORE = -100
 
 Item = TypeVar("Item")
@@ -67,8 +69,10 @@ def share_of(step: Sequence[Item], rank: int, processes: int) -> Sequence[Item]:
     return step[rank::processes]
 
 
-def micro_batches(examples: Sequence[Any], budget: int, padded: bool, share_prefix: bool = False) -> list[list[Any]]:
-    """Cut a step into micro-batches that cost at most ``budget`` tokens, similar costs together.
+def micro_batches(
+    examples: Sequence[Any], budget: int, padded: bool, share_prefix: bool = False, short: int = 0
+) -> list[list[Any]]:
+    """Cut a step into micro-batches that cost at most ``budget`` tokens: similar costs, or shared prefixes, together.
 
     The sum over a step does not depend on the cut, so the optimizer sees the batch that was asked for.
 
@@ -81,40 +85,57 @@ def micro_batches(examples: Sequence[Any], budget: int, padded: bool, share_pref
     padded : bool
         Whether every example is padded to the longest of its micro-batch.
     share_prefix : bool, default False
-        Whether leading tokens that all examples share are computed, and counted, once a micro-batch.
+        Whether leading tokens that examples share are computed, and counted, once a micro-batch.
+    short : int, default 0
+        Examples of at most so many tokens never lie in a micro-batch with longer ones; see :func:`short_positions`.
 
     Returns
     -------
     list of list
-        At least one example each, the dearest first.
+        At least one example each, what costs most first.
     """
+    if share_prefix:
+        apart = [[one for one in examples if (one.cost > short) == longer] for longer in (True, False)]
+        return [micro for some in apart for micro in prefix_tree.arrange(some, budget)]
     batches: list[list[Any]] = []
     room = 0
-    before = common_prefix(examples) if share_prefix and len(examples) > 1 else 0
     for example in sorted(examples, key=lambda one: -one.cost):
-        own = example.cost - before
-        if own > room:
+        if example.cost > room or example.cost <= short < batches[-1][0].cost:
             batches.append([])
-            width = own
-            room = budget - before
+            width = example.cost
+            room = budget
         batches[-1].append(example)
-        room -= width if padded else own
+        room -= width if padded else example.cost
         if padded and room < width:
             room = 0
     return batches
+
+
+def short_positions(config: Any) -> int:
+    """Up to how many tokens a model's positions are encoded otherwise than in longer texts, or 0 for all alike.
+
+    LongRoPE and dynamic scaling choose the rotary frequencies of a whole micro-batch by its longest example; apart,
+    each gets those that it would get alone, whatever the cut.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    for one in (rope, *(nested for nested in rope.values() if isinstance(nested, dict))):
+        if one.get("rope_type") in ("longrope", "dynamic"):
+            return int(one.get("original_max_position_embeddings") or config.max_position_embeddings)
+    return 0
 
 
 @dataclass(frozen=True)
 class PackedRow:
     """Examples end to end in one row, ready for the padding-free forward pass.
 
-    ``sources[i]`` is the position in the row whose hidden state predicts the token ``targets[i]``.
+    ``sources[i]`` is the position in the row whose hidden state predicts the token ``targets[i]``; ``parents[j]`` is
+    the segment that segment ``j`` continues, before it in the row, or -1.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     segments: list[int]
-    shared_prefix: bool
+    parents: list[int]
     sources: torch.Tensor
     targets: torch.Tensor
 
@@ -125,59 +146,46 @@ class PackedRow:
 
 
 def pack(examples: Sequence[Encoded], share_prefix: bool) -> PackedRow:
-    """Lay examples end to end, computing leading tokens that all of them share only once.
+    """Lay examples end to end, computing leading tokens that some of them share only once.
 
     Parameters
     ----------
     examples : sequence of Encoded
         The examples of one micro-batch.
     share_prefix : bool
-        Whether a common prefix may become a segment of its own.
+        Whether what examples share may become segments of their own.
 
     Returns
     -------
     PackedRow
-        One row. A prefix of fewer than ``MIN_PREFIX`` tokens is not worth its mask and stays in every segment.
+        One row, its targets in the order of the examples.
     """
-    before = common_prefix(examples) if share_prefix and len(examples) > 1 else 0
-    ids: list[int] = list(examples[0].ids[:before])
-    positions = list(range(before))
-    segments = [before] if before else []
+    if share_prefix:
+        nodes, ends = prefix_tree.tree(examples)
+    else:
+        nodes = [prefix_tree.Node(row, 0, len(one.ids), -1) for row, one in enumerate(examples)]
+        ends = list(range(len(examples)))
+    ids: list[int] = []
+    positions: list[int] = []
+    paths: list[list[int]] = []  # of each node: where the tokens of a row that ends in it lie
+    for row, start, stop, parent in nodes:
+        paths.append((paths[parent] if parent >= 0 else []) + list(range(len(ids), len(ids) + stop - start)))
+        ids += examples[row].ids[start:stop]
+        positions += range(start, stop)
     sources: list[int] = []
     targets: list[int] = []
-    for example in examples:
-        start = len(ids) - before
-        ids += example.ids[before:]
-        positions += range(before, len(example.ids))
-        segments.append(len(example.ids) - before)
+    for example, end in zip(examples, ends, strict=True):
         for index in supervised_targets(example):
-            sources.append(start + index - 1 if index > before else before - 1)
+            sources.append(paths[end][index - 1])
             targets.append(example.ids[index])
     return PackedRow(
         torch.tensor([ids]),
         torch.tensor([positions]),
-        segments,
-        bool(before),
+        [node.stop - node.start for node in nodes],
+        [node.parent for node in nodes],
         torch.tensor(sources),
         torch.tensor(targets),
     )
-
-
-MIN_PREFIX = 8
-
-
-def common_prefix(examples: Sequence[Encoded]) -> int:
-    """Number of leading tokens that all examples share and none of them is trained on, or 0 if too few."""
-    first = examples[0].ids
-    length = min(min(len(one.ids) - 1, next(iter(supervised_targets(one)), len(one.ids))) for one in examples)
-    for example in examples[1:]:
-        while first[:length] != example.ids[:length]:
-            low, high = 0, length
-            while low < high:
-                middle = (low + high + 1) // 2
-                low, high = (middle, high) if first[:middle] == example.ids[:middle] else (low, middle - 1)
-            length = low
-    return length if length >= MIN_PREFIX else 0
 
 
 def supervised_targets(example: Encoded) -> list[int]:

@@ -13,13 +13,14 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from peft_nb.training import attention, fused, objectives
+from peft_nb.training.packing import short_positions
 
 HeadLoss = Callable[[torch.Tensor, Sequence[Any]], torch.Tensor]
 """The logits of some texts, shape ``(texts, outputs)``, float32, and the texts: their loss summed over the texts."""
 
 
 @dataclass(frozen=True)
-class TextObjective:
+class TextObjective(objectives.Cutting):
     """What a head on top of a base learns about whole texts.
 
     Unpadded, the tokens of a micro-batch lie end to end in one row from the embeddings to the last hidden state;
@@ -42,6 +43,7 @@ class TextObjective:
     padded: bool = True
     reason: str = ""
     share_prefix: bool = False
+    short: int = 0
 
     def __str__(self) -> str:
         return "padding-free" if not self.padded else f"padded ({self.reason})" if self.reason else "padded"
@@ -93,7 +95,7 @@ def _unpadded(body: Any) -> Callable[..., BaseModelOutputWithPoolingAndCrossAtte
         input_ids: torch.Tensor, attention_mask: torch.Tensor, **ignored: Any
     ) -> BaseModelOutputWithPoolingAndCrossAttentions:
         seen = attention_mask.bool()
-        positions = torch.arange(seen.shape[1], device=seen.device).expand_as(seen)
+        positions = _positions(body, input_ids, seen)
         hidden = inner(
             input_ids=input_ids[seen][None],
             position_ids=positions[seen][None],
@@ -107,6 +109,16 @@ def _unpadded(body: Any) -> Callable[..., BaseModelOutputWithPoolingAndCrossAtte
         )
 
     return forward
+
+
+def _positions(body: Any, input_ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """The positions of the tokens of some texts: from 0 or, in RoBERTa and its kin, after that of the padding."""
+    table = getattr(getattr(body, "embeddings", None), "position_embeddings", None)
+    unused = getattr(table, "padding_idx", None)
+    if unused is None:
+        return torch.arange(seen.shape[1], device=seen.device).expand_as(seen)
+    own = seen & (input_ids != unused)
+    return unused + own.cumsum(1) * own
 
 
 def foresee(model: Any, pad_id: int, head_loss: HeadLoss, *, fast: bool, supported: bool) -> TextObjective:
@@ -130,8 +142,9 @@ def foresee(model: Any, pad_id: int, head_loss: HeadLoss, *, fast: bool, support
     TextObjective
         Padding-free, or padded with the reason for it.
     """
-    reason = objectives.unwanted(model.get_base_model().base_model, fast, supported)
-    return TextObjective(pad_id, head_loss, bool(reason), reason)
+    body = model.get_base_model().base_model
+    reason = objectives.unwanted(body, fast, supported)
+    return TextObjective(pad_id, head_loss, bool(reason), reason, short=short_positions(body.config))
 
 
 def choose(
@@ -146,7 +159,7 @@ def choose(
 ) -> TextObjective:
     """Pick the padding-free path if it gives this model's losses and gradients, the padded one otherwise.
 
-    Both are run on the cheapest and the dearest text before the first step.
+    Both are run on a few short cuts of the texts before the first step; see :mod:`peft_nb.training.selfcheck`.
 
     Parameters
     ----------
@@ -167,8 +180,7 @@ def choose(
     wanted = foresee(model, pad_id, head_loss, fast=fast, supported=supported)
     if wanted.padded:
         return wanted
-    probe = [end(examples, key=lambda one: one.cost) for end in (min, max)]
     padded = replace(wanted, padded=True)
     dtype = model.get_base_model().base_model.get_input_embeddings().weight.dtype
-    reason = objectives.fault(model, wanted, padded, probe, device, dtype)
+    reason = objectives.fault(model, wanted, padded, examples, device, dtype)
     return replace(padded, reason=reason) if reason else wanted

@@ -37,7 +37,7 @@ from peft_nb.training.best import Best
 from peft_nb.training.draws import OwnDraws
 from peft_nb.training.hooks import Hooks
 from peft_nb.training.objectives import Objective
-from peft_nb.training.packing import micro_batches, share_of
+from peft_nb.training.packing import share_of
 from peft_nb.training.stop import Abandoned, NotFinite, StopFlag, agreed
 
 CHECKPOINT_SECONDS = 60.0
@@ -295,7 +295,7 @@ class PlannedTrainer(Trainer):
         return self.draws if self.draws.drew or not self.tokens else nullcontext()
 
     def _cut(self, batch: Sequence[Any]) -> list[list[Any]]:
-        return micro_batches(batch, self.budget, self.objective.padded, self.objective.share_prefix)
+        return self.objective.cut(batch, self.budget)
 
     def _halve_budget(self, error: RuntimeError, cut: list[list[Any]]) -> None:
         """Make room for another try after memory ran out on a cut, or raise what cannot be fixed so."""
