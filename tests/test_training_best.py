@@ -21,7 +21,7 @@ pytestmark = pytest.mark.exhaustive
 
 Start = Callable[..., Run]
 # Soon the few rows are known by heart, and what is held out gets worse.
-OVERFITS: dict[str, Any] = {"learning_rate": 0.03, "lr_scheduler_type": "constant", "max_steps": 24, "eval_steps": 2}
+OVERFITS: dict[str, Any] = {"learning_rate": 0.03, "lr_scheduler_type": "constant", "max_steps": 40, "eval_steps": 2}
 
 
 def weights(run: Run) -> dict[str, Any]:
@@ -69,15 +69,16 @@ def test_when_the_disk_refuses_what_was_best_before_stays(tmp_path: Path) -> Non
 
 
 def test_the_adapter_with_the_lowest_held_out_loss_is_saved(start: Start) -> None:
-    run = start(**OVERFITS, load_best_model_at_end=True).wait()
+    fields = OVERFITS | {"max_steps": 6}  # rounding decides which of many later steps is the best
+    run = start(**fields, load_best_model_at_end=True).wait()
     found = evals(run)
     best = min(list(found)[1:], key=found.__getitem__)
-    assert 0 < best < 24
+    assert 0 < best < 6
     assert (run.metrics["best_step"], run.metrics["eval_loss"]) == (best, found[best])
-    assert run.metrics["steps"] == 24
+    assert run.metrics["steps"] == 6
     assert not (run.folder / "checkpoints").exists()
-    assert equal(run, start(**OVERFITS | {"max_steps": best}).wait())
-    assert not equal(run, start(**OVERFITS).wait())
+    assert equal(run, start(**fields | {"max_steps": best}).wait())
+    assert not equal(run, start(**fields).wait())
     prompt = "Where do your customers park?"
     assert run.generate(prompt, max_new_tokens=12) == load(run.id, store=run.store).generate(prompt, max_new_tokens=12)
 
@@ -93,7 +94,7 @@ def test_training_ends_when_the_held_out_loss_has_not_fallen_for_long(patient: R
     run = patient
     found = evals(run)
     assert run.status == "finished"
-    assert run.metrics["steps"] == run.metrics["best_step"] + 4 < 24
+    assert run.metrics["steps"] == run.metrics["best_step"] + 4 < 40
     assert max(found) == run.metrics["steps"]
     told = f"stopped early: the eval loss has not fallen below that of step {run.metrics['best_step']} since"
     assert Notice(told) in run.events()
