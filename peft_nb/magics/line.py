@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from inspect import getdoc
 from itertools import pairwise
 from keyword import iskeyword
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import CommandError, nearest
@@ -21,6 +22,15 @@ from peft_nb.spec.field_info import FieldInfo
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+# By the module that holds the commands.
+GROUPS = {
+    "train": "Train",
+    "data": "Check data",
+    "runs": "Watch, load and compare runs",
+    "export": "Save and export",
+    "versions": "Versions and history",
+    "help": "Choose a method, get help",
+}
 SECTIONS = tuple(dict.fromkeys(field.section for field in RunSpec.describe()))
 
 
@@ -245,11 +255,29 @@ def _usage(flag: FieldInfo) -> str:
     return text if flag.required else f"[{text}]"
 
 
+def grouped() -> list[tuple[str, list[Command]]]:
+    """List the commands by group; those of another package come last."""
+    found: dict[str, list[Command]] = {title: [] for title in GROUPS.values()}
+    for one in COMMANDS.values():
+        found.setdefault(GROUPS.get(one.act.__module__.rpartition(".")[2], "Others"), []).append(one)
+    return [(title, some) for title, some in found.items() if some]
+
+
 def usage() -> str:
-    """Write the help of ``%peft``, generated from the registered commands."""
-    lines = [f"%peft {name} {command.usage}".rstrip() + f"\n    {command.help}" for name, command in COMMANDS.items()]
-    where = "RUN is a variable that holds a run, or in the store an id, a name, NAME@v2 or NAME@ALIAS."
-    return "\n".join([*lines, "", f"{where} %%peft? explains the cell."])
+    """List the registered commands by group, each with what it does, for 80 columns."""
+    width = max(map(len, COMMANDS))
+    lines: list[str] = []
+    for title, some in grouped():
+        lines += [title, *(_listed(one, width) for one in some), ""]
+    lines.append("%peft help COMMAND says how to write a command, %%peft? explains the cell.")
+    lines.append("RUN is a variable that holds a run, or in the store an id, a name, NAME@v2 or")
+    return "\n".join([*lines, "NAME@ALIAS."])
+
+
+def _listed(one: Command, width: int) -> str:
+    before = f"  %peft {one.name:{width}}  "
+    text = one.help.partition("\n")[0]
+    return fill(text, 80, initial_indent=before, subsequent_indent=" " * len(before))
 
 
 def run(shell: InteractiveShell, line: str) -> Any:
