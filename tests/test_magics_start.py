@@ -3,7 +3,7 @@ from __future__ import annotations
 from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.data.sources import BUILTIN
-from peft_nb.magics.line import COMMANDS, GROUPS, grouped
+from peft_nb.magics.line import COMMANDS, GROUPS, grouped, usage
 from peft_nb.magics.start import Start
 from peft_nb.spec import RunSpec
 
