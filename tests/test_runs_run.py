@@ -294,7 +294,7 @@ def ended(
     heard("ended: ")
     heard("StepLogged(step=1,")
     process.send_signal(signal.SIGINT)
-    heard("interrupt again to give up at once")
+    heard("interrupt again to abort and keep the last checkpoint")
     process.send_signal(signal.SIGINT)
     heard("ended: ")
     heard("StepLogged(step=5,")
@@ -313,7 +313,7 @@ def test_an_interrupted_run_stops_after_its_step(ended: Ended) -> None:
     steps = run.metrics["steps"]
     assert (run.status, run.reason) == ("stopped", f"after step {steps}")
     assert f"ended: stopped after step {steps} | " in ended.said
-    assert "stopping after this step; interrupt again to give up at once" in ended.said
+    assert "stopping after this step; interrupt again to abort and keep the last checkpoint" in ended.said
     assert "stopping after this step" not in notices(run)
     assert len(losses(run)) == steps >= 4
     assert checkpoints(run) == [f"checkpoint-{steps}"]

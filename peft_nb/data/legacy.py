@@ -18,7 +18,7 @@ def legacy_labelled(path: Path) -> tuple[Examples, Examples]:
     Returns
     -------
     tuple of Examples and Examples
-        Training and held-out examples. The file does not tell their rows: they are numbered as they come.
+        Training and evaluation examples. The file does not tell their rows: they are numbered as they come.
     """
     import numpy
     from safetensors.numpy import load_file

@@ -1,4 +1,4 @@
-"""Some held-out rows as prompts with their answers, kept beside a run: what it was not taught can be asked later."""
+"""Some evaluation rows as prompts with their answers, kept beside a run: what it was not taught can be asked later."""
 
 from __future__ import annotations
 
@@ -71,6 +71,6 @@ def save(folder: Path, asked: Sequence[Asked]) -> None:
 
 
 def load(folder: Path) -> list[Asked]:
-    """Read the prompts in the folder of a run; none where nothing was held out."""
+    """Read the prompts in the folder of a run; none where there is no evaluation set."""
     file = folder / FILE
     return [Asked(**one) for one in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []

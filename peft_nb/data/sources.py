@@ -29,7 +29,7 @@ BUILTIN: dict[str, Callable[[], dict[str, list[dict[str, str]]]]] = {
     **{name: partial(samples.load, name) for name in samples.NAMES},
 }
 
-# The first of these names that a data set has is its held-out split; a test split is touched last.
+# The first of these names that a data set has is its evaluation split; a test split is touched last.
 HELD_OUT = ("validation", "valid", "val", "dev", "eval", "test")
 
 ACCEPTED = "accepted are a DataFrame, a list of dicts, a dict of lists, a datasets.Dataset or DatasetDict"
@@ -75,7 +75,7 @@ def read(data: object, namespace: Mapping[str, Any] | None = None) -> Source:
     Returns
     -------
     Source
-        Training rows, and held-out rows where the data set has a split of one of the names in `HELD_OUT`.
+        Training rows, and evaluation rows where the data set has a split of one of the names in `HELD_OUT`.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def _classes(module: str, *names: str) -> tuple[type, ...]:
 
 
 def _source(name: str, data: object, origin: str, what: str) -> Source:
-    """Split `data` into training and held-out rows; `what` names it in errors, `origin` in reports."""
+    """Split `data` into training and evaluation rows; `what` names it in errors, `origin` in reports."""
     splits = data if isinstance(data, Mapping) and "train" in data else {"train": data}
     held_out = next((split for split in HELD_OUT if split in splits), "")
     train = _table(splits["train"], what)

@@ -61,7 +61,7 @@ class Agreement:
         Mean KL divergence of its predictions from the other's, in nats per token; of a classifier, per text.
         Infinite where it predicts what is not finite.
     equal : float
-        Share of tokens (texts) for which both find the same one likeliest.
+        Share of tokens (texts) for which both find the same one most likely.
     loss : float
         Its mean loss minus the other's, in nats per supervised token; of a classifier, per text.
     """

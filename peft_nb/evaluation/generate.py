@@ -51,7 +51,7 @@ def generate(
     max_new_tokens : int
         Longest answer, in tokens; default 128.
     temperature : float
-        0 takes the likeliest token each time; above, tokens are drawn with this temperature.
+        0 takes the most likely token each time; above, tokens are drawn with this temperature.
     seed : int
         Fixes the draw.
     listen : callable, optional

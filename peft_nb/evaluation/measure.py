@@ -29,7 +29,7 @@ class Predictions:
     losses : numpy.ndarray
         Summed negative log-likelihood of the supervised tokens, in nats, one an example.
     right, targets : numpy.ndarray
-        Supervised tokens that the model found likeliest, and all of them, one number an example.
+        Supervised tokens that the model found most likely, and all of them, one number an example.
     """
 
     losses: numpy.ndarray

@@ -28,7 +28,7 @@ class Sampler:
     model, tokenizer
         A `PeftModel` and its tokenizer.
     asked : sequence of Asked
-        Held-out prompts; the shortest are chosen.
+        Prompts of the evaluation set; the shortest are chosen.
     chat, system
         As of :func:`peft_nb.evaluation.generate.generate`.
     own_forward : callable

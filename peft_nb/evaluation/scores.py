@@ -165,7 +165,7 @@ def perplexity(loss: float) -> float:
 
 
 def token_accuracy(predicted: Sequence[int], targets: Sequence[int]) -> float:
-    """Share of the tokens for which the likeliest one is the right one; at least one."""
+    """Share of the tokens for which the most likely one is the right one; at least one."""
     return float(numpy.mean(numpy.asarray(predicted) == numpy.asarray(targets)))
 
 

@@ -1,7 +1,7 @@
 """The rows of a run on their way to examples: read, redacted, checked and encoded once, and found again on resuming.
 
 Beside the run lie ``data.json``, what the check told; ``examples.json``, which encoded rows are its own;
-``prompts.json``, a few held-out rows to ask later; and ``judging.json``, those to be answered at the end.
+``prompts.json``, a few evaluation rows to ask later; and ``judging.json``, those to be answered at the end.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ EXAMPLES, JUDGING, LABELLED, DATA = space.ROWS, space.ASKED, "labelled.safetenso
 
 
 class Sides(NamedTuple):
-    """The training and held-out examples of a run."""
+    """The training and evaluation examples of a run."""
 
     train: Examples
     held_out: Examples
@@ -196,7 +196,7 @@ def kept(folder: Path) -> Sides | None:
 def to_evaluate(
     context: Context, found: Table | None, sides: Sides, tokenizer: Any
 ) -> tuple[list[Asked], list[tuple[str, Example]]]:
-    """Find the held-out rows to be answered and the user's own regression rows, and keep them beside the run.
+    """Find the evaluation rows to be answered and the user's own regression rows, and keep them beside the run.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ def compared_on(folder: Path) -> tuple[Sequence[Any], str]:
 
 
 def for_script(context: Context, base: Base) -> tuple[Side, Side]:
-    """The training and held-out examples of a run that began, each with its rows where they are still to be had."""
+    """The training and evaluation examples of a run that began, each with its rows where they are still to be had."""
     sides, found = kept(context.folder), None
     with suppress(DataError):  # gone, or not what they were
         found = read_again(context)

@@ -393,7 +393,7 @@ class Run:
         adapter : bool
             ``False`` asks the base model.
         **options
-            ``max_new_tokens`` (default 128), ``temperature`` (default 0: always the likeliest token) and ``seed``;
+            ``max_new_tokens`` (default 128), ``temperature`` (default 0: greedy decoding) and ``seed``;
             ``listen``, a function that gets the list of answers so far after every token, and ends them by
             returning True.
 
@@ -532,7 +532,7 @@ class Run:
             kept = "its last checkpoint is kept, resume() goes on from there"
             raise RunError(f"run {self.id} was given up at once; {kept}")
         self.stop()
-        self.record.tell(Preparing("stopping after this step; interrupt again to give up at once"))
+        self.record.tell(Preparing("stopping after this step; interrupt again to abort and keep the last checkpoint"))
 
     def _work(self, context: Context, table: Table | None, stop: StopFlag, publish: Listener) -> None:
         """Train, and put everything in place whatever happens."""

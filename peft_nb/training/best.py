@@ -50,7 +50,7 @@ class Best:
         step : int
             Optimizer steps done.
         loss : float
-            Held-out loss.
+            Eval loss.
         save : callable, optional
             Writes the adapter into a folder; None in a process that writes nothing.
 

@@ -105,7 +105,7 @@ def token_scores(
     Returns
     -------
     torch.Tensor
-        Shape ``(2, n)``, float64: negative log-likelihoods in nats, and 1 where the target is the likeliest token.
+        Shape ``(2, n)``, float64: negative log-likelihoods in nats, and 1 where the target is the most likely token.
     """
     found = torch.empty(2, len(targets), dtype=torch.float64, device=hidden.device)
     rows = max(16, CHUNK_BYTES // (weight.shape[0] * 4))

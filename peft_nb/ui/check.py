@@ -34,7 +34,7 @@ def check(data: Any, *, eval_data: Any = None, model: Any = None, **fields: Any)
     data : str, DataFrame, list of dict, Dataset or DatasetDict
         Training rows, or their name.
     eval_data : optional
-        Held-out rows or their name; by default those that the data bring.
+        Evaluation rows or their name; by default those that the data bring.
     model : str or tuple, optional
         Whose tokenizer measures the rows, if it is on this machine; nothing is downloaded.
     **fields

@@ -127,7 +127,7 @@ def check(
     layout : Layout
         What their columns mean.
     eval_rows, eval_layout : optional
-        Held-out rows and their layout.
+        Evaluation rows and their layout.
     rendered : RenderedRows, optional
         The training rows, and perhaps more behind them, as the model will see them; without them lengths are
         estimated from characters.
