@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -200,11 +201,11 @@ def _elementwise(layer: Any, known: dict[type, bool | None]) -> Callable[..., to
     kind = type(layer)
     if kind.__name__.endswith("RMSNorm"):
         if kind not in known:
-            known[kind] = next((gemma for gemma in (False, True) if _same(layer, _rms_norm(layer, gemma))), None)
+            known[kind] = next((gemma for gemma in (False, True) if _normalises(layer, gemma)), None)
         return None if known[kind] is None else _rms_norm(layer, bool(known[kind]))
     if all(hasattr(layer, name) for name in GATED):
         if kind not in known:
-            known[kind] = _same(layer, _gated(layer)) or None
+            known[kind] = _gates(layer) or None
         return _gated(layer) if known[kind] else None
     return None
 
@@ -228,12 +229,13 @@ def _lora(layers: Sequence[Any]) -> list[Callable[..., torch.Tensor]]:
     return [partial(forward, place=place) for place in range(len(layers))]
 
 
-def _rms_norm(layer: Any, gemma: bool) -> Callable[..., torch.Tensor] | None:
-    weight, eps = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
-    if weight is None or eps is None or weight.requires_grad:
-        return None
+def _rms_norm(layer: Any, gemma: bool) -> Callable[..., torch.Tensor]:
+    eps = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
 
     def forward(x: torch.Tensor) -> torch.Tensor:
+        weight = layer.weight  # a method may put another in its place, and learn it
+        if weight.requires_grad:
+            return type(layer).forward(layer, x)
         output, inverse = Normed.apply(x, weight, eps, gemma)
         return anew(output, partial(_normed, gemma=gemma), x, weight, inverse)
 
@@ -250,9 +252,21 @@ def _gated(layer: Any) -> Callable[..., torch.Tensor]:
 
 
 @torch.no_grad()
-def _same(layer: Any, forward: Callable[..., torch.Tensor] | None) -> bool:
-    """Whether a forward pass gives what the layer's own gives, on a few numbers."""
-    width = layer.weight.shape[-1] if hasattr(layer, "weight") else layer.gate_proj.in_features
-    parameter = next(layer.parameters())
-    x = torch.linspace(-3, 3, 2 * width, dtype=parameter.dtype, device=parameter.device).view(1, 2, width)
-    return forward is not None and torch.equal(layer(x), forward(x))
+def _normalises(layer: Any, gemma: bool) -> bool:
+    """Whether a norm's own forward pass gives the same, on a few numbers."""
+    weight = getattr(layer, "weight", None)
+    if weight is None or weight.requires_grad or not (hasattr(layer, "variance_epsilon") or hasattr(layer, "eps")):
+        return False
+    x = torch.linspace(-3, 3, 2 * len(weight), dtype=weight.dtype, device=weight.device).view(1, 2, -1)
+    return torch.equal(type(layer).forward(layer, x), _rms_norm(layer, gemma)(x))
+
+
+@torch.no_grad()
+def _gates(layer: Any) -> bool:
+    """Whether a layer's own forward pass gives the same with simple functions in place of its weights."""
+    parts = {"gate_proj": lambda x: 2 * x, "up_proj": lambda x: x + 1, "down_proj": lambda x: 3 * x}
+    stand_in, x = SimpleNamespace(**parts, act_fn=layer.act_fn), torch.linspace(-3, 3, 16).view(1, 2, 8)
+    try:
+        return torch.equal(type(layer).forward(stand_in, x), _gated(stand_in)(x))
+    except Exception:  # it computes with more than these
+        return False
