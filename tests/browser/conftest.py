@@ -1,4 +1,4 @@
-"""A real JupyterLab with settings of its own, and notebooks opened in it by a real Chromium."""
+"""A real JupyterLab and Notebook 7 with settings of their own, and notebooks opened in them by a real Chromium."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal, Protocol
 
 import nbformat
 import pytest
@@ -19,12 +20,18 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.lab import SECONDS, SHOTS, until
 
-Open = Callable[[Sequence[str]], Page]
+Front = Literal["lab", "notebook"]
+
+
+class Open(Protocol):
+    """Open a notebook of some cells."""
+
+    def __call__(self, cells: Sequence[str], front: Front = "lab") -> Page: ...
 
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of a JupyterLab and the folder it serves."""
+    """The address of a server, which has JupyterLab and Notebook 7, and the folder it serves."""
     folder = tmp_path_factory.mktemp("lab")
     places = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
     own = {name: str(tmp_path_factory.mktemp(name.lower())) for name in places}
@@ -35,7 +42,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=", "--expose-app-in-browser"]
+    options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token="]
+    options += ["--expose-app-in-browser", "--JupyterNotebookApp.expose_app_in_browser=True"]
     with (folder / "lab.log").open("wb") as log:
         command = [sys.executable, "-m", "jupyterlab", *options]
         server = subprocess.Popen(command, cwd=folder, env=os.environ | own, stdout=log, stderr=log)
@@ -67,18 +75,20 @@ def opened(lab: tuple[str, Path], browser: Browser) -> Iterator[Open]:
     address, folder = lab
     pages: list[Page] = []
 
-    def opened(cells: Sequence[str]) -> Page:
+    def opened(cells: Sequence[str], front: Front = "lab") -> Page:
         known = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # or JupyterLab would ask
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata=known)
         name = f"desk{len(list(folder.glob('*.ipynb')))}.ipynb"
         nbformat.write(notebook, folder / name)
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         pages.append(page)
-        page.goto(f"{address}/lab/workspaces/{name.removesuffix('.ipynb')}/tree/{name}")
+        workspace = f"lab/workspaces/{name.removesuffix('.ipynb')}/tree"
+        page.goto(f"{address}/{workspace if front == 'lab' else 'notebooks'}/{name}")
         expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_attached(timeout=SECONDS)
         expect(page.locator("#jupyterlab-splash")).not_to_be_attached(timeout=SECONDS)
         page.wait_for_function("jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'")
-        page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")  # the width is the notebook's
+        if front == "lab":  # the width is the notebook's
+            page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
         cells = page.locator(".jp-Cell")
 
         def heeds_keys() -> bool:

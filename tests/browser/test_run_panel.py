@@ -115,6 +115,7 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
     expect(panel.get_by_role("button", name="Stop", exact=True)).to_be_enabled(timeout=SECONDS)
     expect(panel).to_contain_text("tokens/s")
     until(page, lambda: step(panel) > stopped)
+    expect(output).not_to_contain_text("stopped: after step")  # neither in the panel nor in its page
     back_to(page, "Stop")
     page.keyboard.press("Enter")
     expect(panel).to_contain_text("stopped: after step", timeout=SECONDS)

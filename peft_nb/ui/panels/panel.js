@@ -1,6 +1,7 @@
 // JupyterLab takes keys that are pressed in a panel for its own shortcuts: `b` on a button would add a cell. It leaves
 // alone what has this attribute, which goes while Ctrl or Cmd is held, so that Ctrl+S still saves the notebook. The
-// document is listened to because an element is rendered before it is put into its panel.
+// document is listened to because an element is rendered before it is put into its panel, and before anybody else because
+// the text fields of ipywidgets tell nobody of their keys.
 const shown = new WeakMap(); // by model: how often this page shows the panel
 function show(model, more) {
   shown.set(model, (shown.get(model) ?? 0) + more);
@@ -54,7 +55,7 @@ function render({ model, el }) {
     if (event.type === "keydown" && event.key === "Escape") panel.closest(".jp-Notebook")?.focus();
   };
   for (const kind of ["focusin", "keydown", "keyup"]) {
-    document.addEventListener(kind, spare, { signal: removed.signal });
+    document.addEventListener(kind, spare, { capture: true, signal: removed.signal });
   }
   const hiding = hidingPage(model.get("key"));
   const said = notice(model.get("again"));

@@ -88,6 +88,8 @@ class RunsPanel(Panel):
         The store.
     """
 
+    command = "%peft runs"
+
     def __init__(self, store: Store) -> None:
         self._store, self._page, self._drawn = store, 0, dict[str, str]()
         self._column, self._descending = listing.NEWEST, True
