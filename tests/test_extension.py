@@ -62,7 +62,7 @@ def test_question_marks_show_generated_help(shell: InteractiveShell, monkeypatch
     cell, line = shown
     assert not [field.flag for field in RunSpec.describe() if field.flag not in cell]
     assert "lora: " in cell
-    assert not [name for name in COMMANDS if f"%peft {name}" not in line]
+    assert not [name for name in COMMANDS if f"\n  {name} " not in line]
 
 
 @pytest.mark.notebook

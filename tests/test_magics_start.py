@@ -3,8 +3,8 @@ from __future__ import annotations
 from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.data.sources import BUILTIN
-from peft_nb.magics.line import COMMANDS
-from peft_nb.magics.start import GROUPS, Start, groups_of
+from peft_nb.magics.line import COMMANDS, GROUPS, groups
+from peft_nb.magics.start import Start
 from peft_nb.spec import RunSpec
 
 ROWS = [{"question": "a", "answer": "b"}]
@@ -31,8 +31,8 @@ def test_without_rows_it_starts_from_a_sample_and_says_so() -> None:
 
 
 def test_every_command_is_in_a_group() -> None:
-    groups = dict(groups_of())
-    assert list(groups) == list(GROUPS.values())
-    assert sorted(one.name for some in groups.values() for one in some) == sorted(COMMANDS)
+    found = dict(groups())
+    assert list(found) == list(GROUPS.values())
+    assert sorted(one.name for some in found.values() for one in some) == sorted(COMMANDS)
     page = Start.of({})._repr_html_()
     assert not [name for name in COMMANDS if f"%peft {name}</code>" not in page]

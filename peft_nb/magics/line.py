@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from inspect import getdoc
 from itertools import pairwise
 from keyword import iskeyword
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import CommandError, nearest
@@ -196,6 +197,18 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {}
+GROUPS = {  # by the module that holds the commands
+    "train": "Train",
+    "data": "Check data",
+    "runs": "Watch, load and compare runs",
+    "export": "Save and export",
+    "versions": "Versions and history",
+    "help": "Choose a method, get help",
+}
+NOTE = """%peft help COMMAND explains a command and its flags, %%peft? the cell.
+RUN is a variable that holds a run, or in the store an id, a name, NAME@v2
+or NAME@ALIAS."""
+WIDE = 79  # letters of a terminal's line
 
 
 def command(
@@ -245,11 +258,24 @@ def _usage(flag: FieldInfo) -> str:
     return text if flag.required else f"[{text}]"
 
 
+def groups() -> list[tuple[str, list[Command]]]:
+    """List the commands by group; those of another package come last."""
+    found: dict[str, list[Command]] = {title: [] for title in GROUPS.values()}
+    for command in COMMANDS.values():
+        found.setdefault(GROUPS.get(command.act.__module__.rpartition(".")[2], "Others"), []).append(command)
+    return [(title, some) for title, some in found.items() if some]
+
+
 def usage() -> str:
-    """Write the help of ``%peft``, generated from the registered commands."""
-    lines = [f"%peft {name} {command.usage}".rstrip() + f"\n    {command.help}" for name, command in COMMANDS.items()]
-    where = "RUN is a variable that holds a run, or in the store an id, a name, NAME@v2 or NAME@ALIAS."
-    return "\n".join([*lines, "", f"{where} %%peft? explains the cell."])
+    """Write the help of ``%peft``: the registered commands by group."""
+    width = max(map(len, COMMANDS))
+    blocks = ["\n".join([title, *(_summary(one, width) for one in some)]) for title, some in groups()]
+    return "\n\n".join([*blocks, NOTE])
+
+
+def _summary(command: Command, width: int) -> str:
+    name = f"  {command.name:<{width}}  "
+    return fill(command.help, WIDE, initial_indent=name, subsequent_indent=" " * len(name))
 
 
 def run(shell: InteractiveShell, line: str) -> Any:

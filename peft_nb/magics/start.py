@@ -9,18 +9,8 @@ from textwrap import indent
 from typing import Any
 
 from peft_nb.data.sources import BUILTIN, data_variables
-from peft_nb.magics.line import COMMANDS, Command, usage
+from peft_nb.magics.line import Command, groups, usage
 from peft_nb.ui.style import BOX
-
-# By the module that holds the commands.
-GROUPS = {
-    "train": "Train",
-    "data": "Check data",
-    "runs": "Watch, load and compare runs",
-    "export": "Save and export",
-    "versions": "Versions and history",
-    "help": "Choose a method, get help",
-}
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,17 +61,9 @@ class Start:
             f"<li><b>{title}</b><pre style='margin:2px 0 8px'>{escape(cell)}</pre></li>"
             for title, cell in self.steps.items()
         )
-        groups = "".join(f"<h4 style='margin:12px 0 2px'>{title}</h4>{_listed(some)}" for title, some in groups_of())
-        page = f"<ol style='margin:0'>{steps}</ol><p>{escape(self.note)}</p>{groups}"
+        listed = "".join(f"<h4 style='margin:12px 0 2px'>{title}</h4>{_listed(some)}" for title, some in groups())
+        page = f"<ol style='margin:0'>{steps}</ol><p>{escape(self.note)}</p>{listed}"
         return f'<div style="{BOX}">{page}<p>%peft help COMMAND explains a command, %%peft? the cell.</p></div>'
-
-
-def groups_of() -> list[tuple[str, list[Command]]]:
-    """List the commands by group; those of another package come last."""
-    found: dict[str, list[Command]] = {title: [] for title in GROUPS.values()}
-    for command in COMMANDS.values():
-        found.setdefault(GROUPS.get(command.act.__module__.rpartition(".")[2], "Others"), []).append(command)
-    return [(title, some) for title, some in found.items() if some]
 
 
 def _listed(commands: list[Command]) -> str:
