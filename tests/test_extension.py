@@ -87,7 +87,7 @@ def test_a_front_end_that_asks_for_completions_gets_ours(
 @pytest.mark.notebook
 def test_shift_tab_shows_the_help(kernel: BlockingKernelClient) -> None:
     content = kernel.inspect("%peft", 5, reply=True, timeout=30)["content"]
-    assert "%peft resume RUN" in content["data"]["text/plain"]
+    assert "\n  resume  " in content["data"]["text/plain"]
 
 
 @pytest.mark.notebook

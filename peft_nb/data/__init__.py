@@ -102,7 +102,7 @@ def refusal(problems: Mapping[int, RowProblem], total: int, row_name: str = "row
     total : int
         Number of rows looked at.
     row_name : str, default "row"
-        What a row is called, such as ``held-out row``.
+        What a row is called, such as ``evaluation row``.
 
     Returns
     -------

@@ -55,7 +55,7 @@ def encode(
     progress : callable, optional
         Called about every `BATCH` rows with the share that is done (0 to 1) and what is being done.
     row_name : str, default "row"
-        What errors call a row, such as ``held-out row``.
+        What errors call a row, such as ``evaluation row``.
 
     Returns
     -------

@@ -103,7 +103,7 @@ def read(
     classes : Classes
         What is known from the training rows.
     row_name : str, default "row"
-        What errors call a row, such as ``held-out row``.
+        What errors call a row, such as ``evaluation row``.
 
     Returns
     -------
@@ -164,7 +164,7 @@ def encode(
     progress : callable, optional
         Called about every `BATCH` rows with the share that is done (0 to 1) and what is being done.
     row_name : str, default "row"
-        What errors call a row, such as ``held-out row``.
+        What errors call a row, such as ``evaluation row``.
 
     Returns
     -------
