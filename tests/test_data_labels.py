@@ -64,8 +64,10 @@ def test_tables_without_classes_are_refused_in_a_line(given: tuple[Any, ...], to
 
 def test_held_out_labels_unknown_to_training_are_named() -> None:
     table, classes = rows("refund", "invoice", "refnud"), Classes(("invoice", "refund"), False)
-    told = r"^1 of 3 evaluation rows .* evaluation row 2: has the label 'refnud', which no training row has; did you mean "
-    with pytest.raises(DataError, match=told + r"'refund'\?; correct it, or give training rows of that class$"):
+    told = r"^1 of 3 evaluation rows .* evaluation row 2: has the label 'refnud', which no training row has; "
+    with pytest.raises(
+        DataError, match=told + r"did you mean 'refund'\?; correct it, or give training rows of that class$"
+    ):
         labels.read(table, detect(table), classes, "evaluation row")
 
 

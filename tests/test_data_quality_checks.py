@@ -171,7 +171,7 @@ def test_labels() -> None:
         "few": (),
     }
     titles = [finding.title for finding in result.findings]
-    assert "labels out of balance: 'pay' has 70 rows, 'rare' 1" in titles
+    assert "imbalanced classes: 'pay' has 70 rows, 'rare' 1" in titles
     assert result.labels == {"pay": 69, "ship": 9, "Pay": 1, "rare": 1}
     assert result.fixed.changes == [Change(20, "label 'Pay' → 'pay'")]
 

@@ -326,9 +326,7 @@ def _label_findings(readings: Mapping[int, Reading], held: Mapping[int, Reading]
         found.say("few", title=title)
     if merged and merged[0][1] >= IMBALANCE * merged[-1][1]:
         (most, many), (least, few) = merged[0], merged[-1]
-        found.say(
-            "imbalance", title=f"labels out of balance: {shown(most)!r} has {many:,} rows, {shown(least)!r} {few:,}"
-        )
+        found.say("imbalance", title=f"imbalanced classes: {shown(most)!r} has {many:,} rows, {shown(least)!r} {few:,}")
     return spellings
 
 

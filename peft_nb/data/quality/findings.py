@@ -67,7 +67,7 @@ KINDS = {  # what breaks training comes first
     "choice_number": Kind(
         "note", "{rows} whose answer is the number of a choice, taken to count from 0", "check that it does"
     ),
-    "imbalance": Kind("note", "labels out of balance", "add rows for the rare ones"),
+    "imbalance": Kind("note", "imbalanced classes", "add rows for the rare ones"),
     "few": Kind("note", "few rows", "add more"),
 }
 FIXABLE = frozenset(kind for kind, usual in KINDS.items() if usual.fix)
