@@ -55,6 +55,6 @@ def test_a_refusal_counts_all_rows_and_names_five() -> None:
     assert "row 5" in message
     assert "row 6" not in message
     assert message.endswith("and 4 more; fill it or drop the row")
-    assert str(refusal({0: RowProblem("is odd", "mend it")}, 1, "held-out row")) == (
-        "1 of 1 held-out row cannot be used (counting from 0): held-out row 0: is odd; mend it"
+    assert str(refusal({0: RowProblem("is odd", "fix it")}, 1, "evaluation row")) == (
+        "1 of 1 evaluation row cannot be used (counting from 0): evaluation row 0: is odd; fix it"
     )

@@ -138,7 +138,7 @@ def test_a_file_of_lines_that_was_changed_meanwhile_is_refused(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "place", "mend"),
+    ("name", "content", "place", "advice"),
     [
         (
             "a.jsonl",
@@ -194,12 +194,12 @@ def test_a_file_of_lines_that_was_changed_meanwhile_is_refused(tmp_path: Path) -
         ("x.txt", "{}\n{}\n", "x.txt holds objects of JSON", "rename it to x.jsonl"),
     ],
 )
-def test_a_malformed_file_is_refused_with_place_and_mend(
-    tmp_path: Path, name: str, content: str | bytes, place: str, mend: str
+def test_a_malformed_file_is_refused_with_place_and_fix(
+    tmp_path: Path, name: str, content: str | bytes, place: str, advice: str
 ) -> None:
     message = refused(write(tmp_path / name, content))
     assert place in message
-    assert mend in message
+    assert advice in message
 
 
 def test_a_folder_is_refused_with_a_file_in_it(tmp_path: Path) -> None:

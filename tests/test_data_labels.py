@@ -64,9 +64,11 @@ def test_tables_without_classes_are_refused_in_a_line(given: tuple[Any, ...], to
 
 def test_held_out_labels_unknown_to_training_are_named() -> None:
     table, classes = rows("refund", "invoice", "refnud"), Classes(("invoice", "refund"), False)
-    told = r"^1 of 3 held-out rows .* held-out row 2: has the label 'refnud', which no training row has; did you mean "
-    with pytest.raises(DataError, match=told + r"'refund'\?; correct it, or give training rows of that class$"):
-        labels.read(table, detect(table), classes, "held-out row")
+    told = r"^1 of 3 evaluation rows .* evaluation row 2: has the label 'refnud', which no training row has; "
+    with pytest.raises(
+        DataError, match=told + r"did you mean 'refund'\?; correct it, or give training rows of that class$"
+    ):
+        labels.read(table, detect(table), classes, "evaluation row")
 
 
 def test_a_second_label_where_training_has_one_each_is_refused() -> None:
@@ -124,7 +126,7 @@ def test_labelled_texts_are_kept_for_the_next_time(tmp_path: Path, monkeypatch: 
     name, first = cached()
     assert first.examples.labels == [(0, 1), (), (1,)]
     assert first.examples.targets == 3
-    others = [cached(max_length=9), cached(Classes(("b", "a"), True)), cached(row_name="held-out row")]
+    others = [cached(max_length=9), cached(Classes(("b", "a"), True)), cached(row_name="evaluation row")]
     assert len({name, *(other for other, _ in others)}) == 4
     monkeypatch.setattr(RenderedRows, "__iter__", None)  # nothing is rendered again
     assert cached()[0] == name

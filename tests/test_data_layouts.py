@@ -321,7 +321,7 @@ def test_whole_numbers_survive_pandas() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mend"),
+    ("name", "advice"),
     [
         ("HH-RLHF", "format='sharegpt', columns={'messages': 'chosen'}"),
         ("UltraFeedback binarized (TRL)", "format='messages', columns={'messages': 'chosen'}"),
@@ -335,12 +335,12 @@ def test_whole_numbers_survive_pandas() -> None:
         ),
     ],
 )
-def test_pairs_are_not_trained_on_but_their_chosen_answers_are(name: str, mend: str) -> None:
+def test_pairs_are_not_trained_on_but_their_chosen_answers_are(name: str, advice: str) -> None:
     (row, *_), _, (prompt, chosen, _) = LAYOUTS[name]
     with pytest.raises(DataError) as caught:
         layout(rows=[row]).messages(row)
-    assert str(caught.value) == f"{PAIRS}; to train on the chosen answers alone, set {mend}"
-    said = eval(f"dict({mend})")
+    assert str(caught.value) == f"{PAIRS}; to train on the chosen answers alone, set {advice}"
+    said = eval(f"dict({advice})")
     assert turns(layout(rows=[row], **said).messages(row)) == [*prompt, ("assistant", chosen)]
 
 

@@ -59,7 +59,7 @@ def test_sound_rows_have_no_findings() -> None:
     assert result.fixed.kept == list(range(60))
 
 
-def test_a_messy_frame_gives_exactly_these_findings_and_mending_leaves_none_of_them() -> None:
+def test_a_messy_frame_gives_exactly_these_findings_and_fixing_leaves_none_of_them() -> None:
     rows = sound()
     rows[3] = {"prompt": "  ", "completion": "x"}
     rows[5]["completion"] = None
@@ -171,7 +171,7 @@ def test_labels() -> None:
         "few": (),
     }
     titles = [finding.title for finding in result.findings]
-    assert "labels out of balance: 'pay' has 70 rows, 'rare' 1" in titles
+    assert "imbalanced classes: 'pay' has 70 rows, 'rare' 1" in titles
     assert result.labels == {"pay": 69, "ship": 9, "Pay": 1, "rare": 1}
     assert result.fixed.changes == [Change(20, "label 'Pay' → 'pay'")]
 
@@ -192,7 +192,7 @@ def test_pairs_are_not_trained_on_yet() -> None:
     rows[4]["rejected"] = rows[4]["chosen"]
     result = checked(rows)
     assert found(result) == {"task": (), "nothing": (4,)}
-    assert "format='prompt_completion'" in result.findings[0].mend
+    assert "format='prompt_completion'" in result.findings[0].advice
 
 
 def test_classification_needs_labels() -> None:
@@ -245,7 +245,7 @@ def test_a_template_without_tool_calls_is_a_wrong_choice_of_model_and_no_row_is_
     first = result.findings[0]
     assert (first.kind, first.level, first.count, first.fix) == ("template", "stops", 50, "")
     assert first.title == "this model's chat template cannot render tool calls: 50 rows"
-    assert first.mend.startswith("these can: Qwen2.5 Instruct")
+    assert first.advice.startswith("these can: Qwen2.5 Instruct")
     assert set(found(result)) == {"template"}
     assert (result.fix(FIXABLE).kept, result.fix(FIXABLE).changes) == (list(range(60)), [])
 
@@ -261,7 +261,7 @@ def test_a_template_that_refuses_system_prompts_is_a_wrong_choice_of_model() -> 
     (finding,) = result.findings
     assert (finding.kind, finding.count, finding.fix) == ("template", 58, "")
     assert finding.title == "this model's chat template cannot render system prompts: 58 rows"
-    assert finding.mend.startswith("these can: smollm2-135m, ")
+    assert finding.advice.startswith("these can: smollm2-135m, ")
     assert result.fixed.kept == list(range(60))
 
 
@@ -352,7 +352,7 @@ def test_personal_data_stop_a_run_that_refuses_them() -> None:
     assert (finding.kind, finding.level) == ("personal", "stops")
 
 
-def test_mending_redacts_rows_that_the_check_did_not_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixing_redacts_rows_that_the_check_did_not_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "PERSONAL_ROWS", 10)
     rows = sound()
     rows[40]["completion"] = "write to anna.berg@tidewater.shop for this one"
@@ -424,4 +424,4 @@ def test_labels_written_as_0_and_1_are_told_how_to_become_one_column() -> None:
     rows = [{"text": f"mail {number}", "toxic": number % 2, "threat": number // 2 % 2} for number in range(8)]
     found = check(rows, detection.detect(rows), options=Options(task="classification", accepts=("labelled",)))
     (task,) = (finding for finding in found.findings if finding.kind == "task")
-    assert task.mend.startswith("columns toxic, threat look like labels written as 0 and 1: make one column of lists")
+    assert task.advice.startswith("columns toxic, threat look like labels written as 0 and 1: make one column of lists")

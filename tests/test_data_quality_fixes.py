@@ -38,7 +38,7 @@ def test_a_frame_keeps_its_index_and_types() -> None:
     assert frame["a"].tolist() == ["one", "two", "three"]
 
 
-def test_a_frame_of_lists_and_categories_can_be_mended() -> None:
+def test_a_frame_of_lists_and_categories_can_be_fixed() -> None:
     frame = pandas.DataFrame({"a": pandas.Categorical(["one", "two", "three"]), "turns": [[1], [2], [3]]})
     fixed = rebuilt(frame, sources.read(frame).train, Fixed([2], {2: {"a": "THREE", "turns": [{"role": "user"}]}}, []))
     assert fixed.to_dict("records") == [{"a": "THREE", "turns": [{"role": "user"}]}]

@@ -76,7 +76,7 @@ def test_a_text_task_refuses_them(column: str, held: str) -> None:
     with pytest.raises(DataError) as caught:
         inspect(spec, table.read(spec, [{**PAIR, column: "a.bin"}]))
     assert str(caught.value) == (
-        f"column '{column}' holds {held}, and the tasks here read texts alone; "
+        f"column '{column}' holds {held}, and the tasks here read text only; "
         f"to train on the texts without them, pass data.drop(columns=['{column}'])"
     )
 

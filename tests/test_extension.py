@@ -62,7 +62,7 @@ def test_question_marks_show_generated_help(shell: InteractiveShell, monkeypatch
     cell, line = shown
     assert not [field.flag for field in RunSpec.describe() if field.flag not in cell]
     assert "lora: " in cell
-    assert not [name for name in COMMANDS if f"%peft {name}" not in line]
+    assert not [name for name in COMMANDS if f"\n  {name} " not in line]
 
 
 @pytest.mark.notebook
@@ -87,7 +87,7 @@ def test_a_front_end_that_asks_for_completions_gets_ours(
 @pytest.mark.notebook
 def test_shift_tab_shows_the_help(kernel: BlockingKernelClient) -> None:
     content = kernel.inspect("%peft", 5, reply=True, timeout=30)["content"]
-    assert "%peft resume RUN" in content["data"]["text/plain"]
+    assert "\n  resume  " in content["data"]["text/plain"]
 
 
 @pytest.mark.notebook

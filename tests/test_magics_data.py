@@ -38,7 +38,7 @@ def test_a_check_is_shown_and_can_be_kept(shell: InteractiveShell, capsys: pytes
     assert "1 error, 1 warning" in capsys.readouterr().out
 
 
-def test_mended_data_are_bound_and_clean(shell: InteractiveShell) -> None:
+def test_fixed_data_are_bound_and_clean(shell: InteractiveShell) -> None:
     report = run(shell, "%peft data tickets --model base --fix --out clean")
     clean = shell.user_ns["clean"]
     assert isinstance(clean, pandas.DataFrame)

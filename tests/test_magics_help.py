@@ -5,7 +5,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.errors import CommandError
-from peft_nb.magics.line import COMMANDS
+from peft_nb.magics.line import COMMANDS, groups
 from tests.shell import refused, run
 
 
@@ -15,6 +15,19 @@ def test_help_knows_every_kind_of_topic(
 ) -> None:
     assert shell.run_cell(f"%peft help {topic}").success
     assert topic.replace("-", "_") in capsys.readouterr().out.replace("-", "_")
+
+
+def test_the_list_of_commands_is_grouped_as_on_the_start_page(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(shell, "%peft help")
+    *blocks, note = capsys.readouterr().out.split("\n\n")
+    assert "%peft help COMMAND" in note
+    assert [block.splitlines()[0] for block in blocks] == [title for title, _ in groups()]
+    for block, (title, some) in zip(blocks, groups(), strict=True):
+        words = " ".join(block.split())
+        assert words == " ".join([title, *(f"{one.name} {one.help}" for one in some)])
+        assert max(map(len, block.splitlines())) < 80
 
 
 def test_lists_are_values_of_the_cell(shell: InteractiveShell) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb.data.sources import BUILTIN
-from peft_nb.magics.line import COMMANDS, GROUPS, grouped, usage
+from peft_nb.magics.line import COMMANDS, GROUPS, groups
 from peft_nb.magics.start import Start
 from peft_nb.spec import RunSpec
 
@@ -31,17 +31,8 @@ def test_without_rows_it_starts_from_a_sample_and_says_so() -> None:
 
 
 def test_every_command_is_in_a_group() -> None:
-    groups = dict(grouped())
-    assert list(groups) == list(GROUPS.values())
-    assert sorted(one.name for some in groups.values() for one in some) == sorted(COMMANDS)
+    found = dict(groups())
+    assert list(found) == list(GROUPS.values())
+    assert sorted(one.name for some in found.values() for one in some) == sorted(COMMANDS)
     page = Start.of({})._repr_html_()
     assert not [name for name in COMMANDS if f"%peft {name}</code>" not in page]
-
-
-def test_the_list_of_commands_fits_a_terminal() -> None:
-    lines = usage().splitlines()
-    assert max(map(len, lines)) <= 80
-    assert [line for line in lines if line in GROUPS.values()] == list(GROUPS.values())
-    assert [line.split()[1] for line in lines if line.startswith("  %peft")] == [
-        one.name for _, some in grouped() for one in some
-    ]

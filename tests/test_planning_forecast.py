@@ -46,7 +46,7 @@ def test_what_is_tight_may_fit(room: float, tight: bool, fits: bool) -> None:
     assert bool(forecast.shortage) == tight
 
 
-def test_a_shortage_names_all_that_mends_it_in_one_line() -> None:
+def test_a_shortage_names_all_that_fixes_it_in_one_line() -> None:
     tight = replace(FORECAST, room_mb=1200)
     line = (
         "the run needs about 1,600 MB of memory and 1,200 MB are available; "

@@ -99,16 +99,16 @@ def test_who_uses_the_model_waits_for_who_uses_it(again: Adapter, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("status", "mend"), [("created", r"wait\(\) for it"), ("stopped", r"resume\(\) it"), ("failed", r"resume\(\) it")]
+    ("status", "advice"), [("created", r"wait\(\) for it"), ("stopped", r"resume\(\) it"), ("failed", r"resume\(\) it")]
 )
 def test_of_a_run_without_an_adapter_it_is_said_how_to_get_one(
-    spec: Callable[..., RunSpec], store: Store, status: Any, mend: str
+    spec: Callable[..., RunSpec], store: Store, status: Any, advice: str
 ) -> None:
     record = RunRecord(store.get(stores.new(store)), store)
     if status != "created":
         record.keep(stores.StatusChanged(status))
     adapter = Adapter(spec(), Inputs(), record, lambda: False)
-    with pytest.raises(RunError, match=rf"^run \S+ is {status} and has written no adapter yet; {mend} first$"):
+    with pytest.raises(RunError, match=rf"^run \S+ is {status} and has written no adapter yet; {advice} first$"):
         _ = adapter.model
     adapter = Adapter(spec(), Inputs(), record, lambda: True)
     with pytest.raises(RunError, match=rf"^run \S+ is {status}; call wait\(\) or stop\(\) before using its model$"):

@@ -184,7 +184,7 @@ def test_what_the_check_finds_is_told_before_the_first_step_and_kept_with_the_ru
     assert rows[3]["answer"] not in (run.folder / "data.json").read_text()
 
 
-def test_the_list_of_what_was_mended_is_kept_with_a_run_on_the_mended_data(
+def test_the_list_of_what_was_fixed_is_kept_with_a_run_on_the_fixed_data(
     spec: Callable[..., RunSpec], rows: list[dict[str, str]], store: Store
 ) -> None:
     report = peft_nb.check([*rows, rows[3]], model="no/such")

@@ -61,7 +61,7 @@ def test_flags_yaml_and_python_say_the_same() -> None:
         assert read(written) == spec  # type: ignore[operator]
 
 
-def test_a_comparison_that_yaml_takes_for_a_block_is_refused_with_the_mend() -> None:
+def test_a_comparison_that_yaml_takes_for_a_block_is_refused_with_the_fix() -> None:
     with pytest.raises(SpecError, match=r"^line 3: not YAML, .* quote text that begins with '>'"):
         RunSpec.from_yaml("data: x\naccept:\n  score: >= 0.8\n")
 

@@ -290,7 +290,7 @@ def test_switches_take_nothing_else(value: Any) -> None:
         ),
     ],
 )
-def test_each_refusal_says_field_value_and_mend(values: dict[str, Any], problem: str) -> None:
+def test_each_refusal_says_field_value_and_fix(values: dict[str, Any], problem: str) -> None:
     (found,) = problems(**{"data": "x"} | values)
     assert found.startswith(problem)
 

@@ -26,7 +26,7 @@ def labelled_rows(*labels: str) -> list[dict[str, str]]:
     ],
     ids=str,
 )
-def test_data_that_do_not_fit_the_task_are_refused_with_the_mend(task: str, table: list[Any], told: str) -> None:
+def test_data_that_do_not_fit_the_task_are_refused_with_the_fix(task: str, table: list[Any], told: str) -> None:
     layout = detect(table)
     with pytest.raises(DataError, match=told) as refused:
         TASKS[task].validate(layout, RunSpec(data="x", task=task))

@@ -1,4 +1,4 @@
-"""Rows set aside for evaluation: whole groups of near-duplicates, so that no row is judged that was learned."""
+"""Rows set aside for evaluation: whole groups of near-duplicates, so that none of them was trained on."""
 
 from __future__ import annotations
 

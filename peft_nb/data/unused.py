@@ -87,7 +87,7 @@ def untrained(media: Sequence[Unused]) -> str:
     """Refuse columns of images, audio or video, which no task reads yet."""
     named = ", ".join(f"{one.column!r} holds {one.held}" for one in media)
     drop = f"data.drop(columns={[one.column for one in media]})"
-    return f"column {named}, and the tasks here read texts alone; to train on the texts without them, pass {drop}"
+    return f"column {named}, and the tasks here read text only; to train on the texts without them, pass {drop}"
 
 
 def as_lists(columns: Sequence[str], text: str) -> str:

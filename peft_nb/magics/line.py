@@ -22,15 +22,6 @@ from peft_nb.spec.field_info import FieldInfo
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-# By the module that holds the commands.
-GROUPS = {
-    "train": "Train",
-    "data": "Check data",
-    "runs": "Watch, load and compare runs",
-    "export": "Save and export",
-    "versions": "Versions and history",
-    "help": "Choose a method, get help",
-}
 SECTIONS = tuple(dict.fromkeys(field.section for field in RunSpec.describe()))
 
 
@@ -206,6 +197,18 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {}
+GROUPS = {  # by the module that holds the commands
+    "train": "Train",
+    "data": "Check data",
+    "runs": "Watch, load and compare runs",
+    "export": "Save and export",
+    "versions": "Versions and history",
+    "help": "Choose a method, get help",
+}
+NOTE = """%peft help COMMAND explains a command and its flags, %%peft? the cell.
+RUN is a variable that holds a run, or in the store an id, a name, NAME@v2
+or NAME@ALIAS."""
+WIDE = 79  # letters of a terminal's line
 
 
 def command(
@@ -255,29 +258,24 @@ def _usage(flag: FieldInfo) -> str:
     return text if flag.required else f"[{text}]"
 
 
-def grouped() -> list[tuple[str, list[Command]]]:
+def groups() -> list[tuple[str, list[Command]]]:
     """List the commands by group; those of another package come last."""
     found: dict[str, list[Command]] = {title: [] for title in GROUPS.values()}
-    for one in COMMANDS.values():
-        found.setdefault(GROUPS.get(one.act.__module__.rpartition(".")[2], "Others"), []).append(one)
+    for command in COMMANDS.values():
+        found.setdefault(GROUPS.get(command.act.__module__.rpartition(".")[2], "Others"), []).append(command)
     return [(title, some) for title, some in found.items() if some]
 
 
 def usage() -> str:
-    """List the registered commands by group, each with what it does, for 80 columns."""
+    """Write the help of ``%peft``: the registered commands by group."""
     width = max(map(len, COMMANDS))
-    lines: list[str] = []
-    for title, some in grouped():
-        lines += [title, *(_listed(one, width) for one in some), ""]
-    lines.append("%peft help COMMAND says how to write a command, %%peft? explains the cell.")
-    lines.append("RUN is a variable that holds a run, or in the store an id, a name, NAME@v2 or")
-    return "\n".join([*lines, "NAME@ALIAS."])
+    blocks = ["\n".join([title, *(_summary(one, width) for one in some)]) for title, some in groups()]
+    return "\n\n".join([*blocks, NOTE])
 
 
-def _listed(one: Command, width: int) -> str:
-    before = f"  %peft {one.name:{width}}  "
-    text = one.help.partition("\n")[0]
-    return fill(text, 80, initial_indent=before, subsequent_indent=" " * len(before))
+def _summary(command: Command, width: int) -> str:
+    name = f"  {command.name:<{width}}  "
+    return fill(command.help, WIDE, initial_indent=name, subsequent_indent=" " * len(name))
 
 
 def run(shell: InteractiveShell, line: str) -> Any:

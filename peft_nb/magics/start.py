@@ -9,7 +9,7 @@ from textwrap import indent
 from typing import Any
 
 from peft_nb.data.sources import BUILTIN, data_variables
-from peft_nb.magics.line import Command, grouped, usage
+from peft_nb.magics.line import Command, groups, usage
 from peft_nb.ui.style import BOX
 
 
@@ -61,8 +61,8 @@ class Start:
             f"<li><b>{title}</b><pre style='margin:2px 0 8px'>{escape(cell)}</pre></li>"
             for title, cell in self.steps.items()
         )
-        groups = "".join(f"<h4 style='margin:12px 0 2px'>{title}</h4>{_listed(some)}" for title, some in grouped())
-        page = f"<ol style='margin:0'>{steps}</ol><p>{escape(self.note)}</p>{groups}"
+        listed = "".join(f"<h4 style='margin:12px 0 2px'>{title}</h4>{_listed(some)}" for title, some in groups())
+        page = f"<ol style='margin:0'>{steps}</ol><p>{escape(self.note)}</p>{listed}"
         return f'<div style="{BOX}">{page}<p>%peft help COMMAND explains a command, %%peft? the cell.</p></div>'
 
 

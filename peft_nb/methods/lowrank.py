@@ -54,7 +54,7 @@ class MovingRanks(Hooks):
         model.peft_config["default"].rank_pattern = self.pattern
 
     def state(self, model: PeftModel) -> dict[str, torch.Tensor]:
-        """The running means by which PEFT judges the ranks, and the ranks that are left."""
+        """The running means by which PEFT scores the ranks, and the ranks that are left."""
         import torch
 
         allocator = model.base_model.rankallocator

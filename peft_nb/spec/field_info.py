@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from peft_nb.errors import nearest
 
-# Names used elsewhere that are spelt like the wrong field or like none; only ever suggested.
+# Names used elsewhere that are spelled like the wrong field or like none; only ever suggested.
 _SYNONYMS = {"dataset": "data", "lora_r": "r", "lora_rank": "r", "lr": "learning_rate", "rank": "r"}
 
 _SHORT = Repr()

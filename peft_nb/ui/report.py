@@ -45,7 +45,7 @@ class Report(Displayed):
     Attributes
     ----------
     findings : list of Finding
-        What is wrong, worst first: each with ``title``, ``count``, ``rows``, ``examples``, ``mend`` (what to do) and
+        What is wrong, worst first: each with ``title``, ``count``, ``rows``, ``examples``, ``advice`` (what to do) and
         ``fix`` (what fixing does by itself).
     changes : list of Change
         Exactly what :meth:`fixed` changes: the row's number in the original, and what was done to it.
@@ -423,7 +423,7 @@ def _places(finding: Finding) -> str:
 
 def _advice(finding: Finding) -> str:
     flag = f"--kinds {finding.kind}" if finding.kind in REDACTED else "--fix"
-    return finding.mend + (f" ({flag} {finding.fix})" if finding.fix else "")
+    return finding.advice + (f" ({flag} {finding.fix})" if finding.fix else "")
 
 
 def _details(finding: Finding) -> str:

@@ -151,12 +151,12 @@ def check(
     _unused_findings(rows, layout, readings, rendered, found)
     if layout.kind == "preference":
         title, _, advice = str(layout.untrained(rows[next(iter(readings), 0)])).partition("; ")
-        found.say("task", title=title, mend=advice)
+        found.say("task", title=title, advice=advice)
     elif "labelled" in options.accepts and layout.kind not in options.accepts:
         advice = "set format: text_label and columns: {text: …, label: …}"
         if several := unused.flags(rows, layout.columns.values()):
             advice = unused.as_lists(several, next(iter(layout.columns.values())))
-        found.say("task", title=f"task: {options.task} needs labels, and the rows are {layout.name}", mend=advice)
+        found.say("task", title=f"task: {options.task} needs labels, and the rows are {layout.name}", advice=advice)
     if layout.kind != "labelled" and len(rows) < options.usual_rows:
         found.say(
             "few",
@@ -292,7 +292,7 @@ def _contradictions(readings: Mapping[int, Reading], found: Findings) -> None:
         if reading.prompt:
             other, answer = answers.setdefault(_same(reading.prompt), (number, _same(reading.answer)))
             if answer != _same(reading.answer):
-                said = {} if reading.labels else {"level": "note", "mend": "keep both only if both are right"}
+                said = {} if reading.labels else {"level": "note", "advice": "keep both only if both are right"}
                 found.add("contradiction", number, f"conflicts with row {other}: {reading.prompt}", **said)
 
 
@@ -302,7 +302,7 @@ def _same(text: str) -> str:
 
 
 def _label_findings(readings: Mapping[int, Reading], held: Mapping[int, Reading], found: Findings) -> dict[str, str]:
-    """Look at the labels; gives the usual spelling of each that is spelt in another way."""
+    """Look at the labels; gives the usual spelling of each that has another one."""
     counts = Counter(label for reading in readings.values() for label in reading.labels)
     usual: dict[str, str] = {}
     for label, _ in counts.most_common():
@@ -326,9 +326,7 @@ def _label_findings(readings: Mapping[int, Reading], held: Mapping[int, Reading]
         found.say("few", title=title)
     if merged and merged[0][1] >= IMBALANCE * merged[-1][1]:
         (most, many), (least, few) = merged[0], merged[-1]
-        found.say(
-            "imbalance", title=f"labels out of balance: {shown(most)!r} has {many:,} rows, {shown(least)!r} {few:,}"
-        )
+        found.say("imbalance", title=f"imbalanced classes: {shown(most)!r} has {many:,} rows, {shown(least)!r} {few:,}")
     return spellings
 
 
@@ -348,7 +346,7 @@ def _unused_findings(
             "unused_column", title=f"columns that are not used, though they hold content: {said['unused_column']}"
         )
     if said["judgement"]:
-        title = f"columns that judge the rows, though all rows are trained on alike: {said['judgement']}"
+        title = f"columns of ratings that are not used (all rows count the same): {said['judgement']}"
         found.say("judgement", title=title)
     if layout.plain:  # no messages, no keys
         return

@@ -24,7 +24,7 @@ class Kind:
 
     level: Level
     title: str
-    mend: str
+    advice: str
     fix: str = ""
 
 
@@ -44,7 +44,7 @@ KINDS = {  # what breaks training comes first
     ),
     "secret": Kind("harms", "{rows} with secrets (keys or passwords)", "remove them, and revoke what is real", REDACT),
     "unused_column": Kind("harms", "columns with content that are not used", "give them a role, or drop them"),
-    "judgement": Kind("harms", "a column that judges the rows is not used", "keep the rows that are to be learned"),
+    "judgement": Kind("harms", "a column of ratings is not used", "keep only the rows to train on"),
     "unused_key": Kind("harms", "{rows} with keys of messages that are not used", "write them as text, or drop them"),
     "printed": Kind(
         "harms", "{rows} with a list as numpy prints it, trained as that text", "keep the data as JSON lines or parquet"
@@ -54,7 +54,7 @@ KINDS = {  # what breaks training comes first
         "harms", "{rows} whose prompt alone fills max_length: dropped in training", "raise max_length", DROP
     ),
     "turns": Kind("harms", "{rows} with two messages of one role in a row", "join them, or add what is missing"),
-    "label_spelling": Kind("harms", "{rows} with a label spelt in another way", "spell it alike", "spells it alike"),
+    "label_spelling": Kind("harms", "{rows} with another spelling of a label", "use one spelling", "uses one spelling"),
     "contradiction": Kind("harms", "{rows} with conflicting answers", "decide for one answer"),
     "duplicate": Kind("harms", "{duplicate rows}", "keep one of each", DROP),
     "near_duplicate": Kind("harms", "{near-duplicate rows}", "keep one of each", DROP),
@@ -67,7 +67,7 @@ KINDS = {  # what breaks training comes first
     "choice_number": Kind(
         "note", "{rows} whose answer is the number of a choice, taken to count from 0", "check that it does"
     ),
-    "imbalance": Kind("note", "labels out of balance", "add rows for the rare ones"),
+    "imbalance": Kind("note", "imbalanced classes", "add rows for the rare ones"),
     "few": Kind("note", "few rows", "add more"),
 }
 FIXABLE = frozenset(kind for kind, usual in KINDS.items() if usual.fix)
@@ -103,7 +103,7 @@ class Finding:
         Their numbers, from 0; of the evaluation rows where the title says so.
     examples : tuple of str
         At most three, shortened, personal data and secrets masked.
-    mend : str
+    advice : str
         What to do.
     fix : str
         What fixing does to each row by itself; empty where a person has to decide.
@@ -115,7 +115,7 @@ class Finding:
     count: int
     rows: tuple[int, ...]
     examples: tuple[str, ...]
-    mend: str
+    advice: str
     fix: str
 
 
@@ -155,7 +155,7 @@ class Findings:
                 rows = sorted(self.rows[kind])
                 title = _counted(said.title, len(rows))
                 examples = tuple(self.examples[kind])
-                found += [Finding(kind, said.level, title, len(rows), tuple(rows), examples, said.mend, said.fix)]
+                found += [Finding(kind, said.level, title, len(rows), tuple(rows), examples, said.advice, said.fix)]
         return sorted(found, key=lambda finding: list(LEVELS).index(finding.level))
 
 

@@ -93,7 +93,7 @@ def lengths(
             progress(len(counts) / len(readings), "tokenizing")
     if beyond:
         advice = "; ".join(dict.fromkeys(beyond.values()))
-        found.changed["template"] = {"title": f"{'; '.join(beyond)}: {{rows}}", "mend": advice}
+        found.changed["template"] = {"title": f"{'; '.join(beyond)}: {{rows}}", "advice": advice}
     if readings and len(found.rows.get("long_prompt", ())) == len(readings):
         title = f"the prompt alone fills max_length {limit:,} in every row"
         found.changed["long_prompt"] |= {"level": "stops", "title": title, "fix": ""}

@@ -35,7 +35,7 @@ class DataPanel(Panel):
         self._head, self._table, self._changes, self._lengths, self._tokens = (ipywidgets.HTML() for _ in range(5))
         self.variable = ipywidgets.Text(value="clean", description="Variable for the fixed data", **WHOLE)
         self.fixes = {
-            one.kind: button(f"Fix {one.title}", partial(self._fix, one.kind), help=f"{one.fix}; or {one.mend}")
+            one.kind: button(f"Fix {one.title}", partial(self._fix, one.kind), help=f"{one.fix}; or {one.advice}")
             for one in report.fixable
         }
         told = "Fix all that needs no decision; redaction has buttons of its own"
