@@ -26,7 +26,7 @@ MAX_KL = Flag("max_kl", "number", "Largest KL divergence from the live model tha
 
 @command(Argument("run"), Argument("path"), flags=[DTYPE, MAX_KL], takes="a run and a folder")
 def merge(shell: InteractiveShell, run: str, path: str, **options: Any) -> Any:
-    """Write a plain model with the adapter of a run in its weights, once it is proven to do the same."""
+    """Merge a run's adapter into the weights: a plain model, checked to give the same results."""
     from peft_nb.ui.progress_bar import progress_bar
 
     found, _ = find(shell, run)

@@ -26,7 +26,7 @@ def runs(shell: InteractiveShell) -> Any:
 
 @command(Argument("run", required=False))
 def show(shell: InteractiveShell, run: str | None = None) -> None:
-    """Show how a run stands or ended; by default the newest."""
+    """Show the state or result of a run; by default the newest."""
     from peft_nb.store import Store
     from peft_nb.ui import live
 
@@ -74,7 +74,7 @@ def resume(shell: InteractiveShell, run: str, out: str | None = None, background
 
 @command(Argument("run"), flags=[OUT])
 def load(shell: InteractiveShell, run: str, out: str | None = None) -> Any:
-    """Take a run out of the store and bind it to a variable."""
+    """Load a run from the store and bind it to a variable."""
     found, _ = find(shell, run)
     if not out:
         return found

@@ -54,7 +54,7 @@ def panel(shell: InteractiveShell, recipe: str | None = None) -> Any:
 
 @command(Argument("recipe", required=False))
 def template(shell: InteractiveShell, recipe: str | None = None) -> Any:
-    """Write the cell of a recipe below, ready to run; without one list the recipes."""
+    """Write the cell of a recipe, ready to run; without a name list the recipes."""
     if recipe:
         shell.set_next_input(recipes.cell(recipe))
         return None

@@ -24,7 +24,7 @@ FORCE = Flag("force", "switch", "Promote it even if its verdict failed.")
 def promote(
     shell: InteractiveShell, run: str, alias: str, why: str = "", name: str | None = None, force: bool = False
 ) -> None:
-    """Let NAME@ALIAS, such as tickets@production, stand for a run; --force if its verdict failed."""
+    """Point NAME@ALIAS, such as tickets@production, at a run; --force if its verdict failed."""
     from peft_nb.ui import lineage
 
     store, word, variable = _stored(shell, run)
@@ -35,7 +35,7 @@ def promote(
 
 @command(Argument("alias"), flags=[WHY])
 def rollback(shell: InteractiveShell, alias: str, why: str = "") -> None:
-    """Let an alias, or NAME@ALIAS, stand for what it stood for before its last promotion."""
+    """Point an alias, or NAME@ALIAS, back at the run it had before its last promotion."""
     from peft_nb.store import Store
     from peft_nb.ui import lineage
 
@@ -44,7 +44,7 @@ def rollback(shell: InteractiveShell, alias: str, why: str = "") -> None:
 
 @command(Argument("run", required=False))
 def log(shell: InteractiveShell, run: str | None = None) -> Any:
-    """List who promoted, rolled back or removed what, when and why; of all, of a name or of a run."""
+    """List promotions, rollbacks and removals: who, when and why; of all, of a name or of a run."""
     from peft_nb.store import Store
     from peft_nb.ui import lineage
 
@@ -56,7 +56,7 @@ def log(shell: InteractiveShell, run: str | None = None) -> Any:
 
 @command(Argument("run"))
 def lineage(shell: InteractiveShell, run: str) -> Any:
-    """Draw where a run came from and what came of it: base, data, spec, packages, files, parents, versions."""
+    """Draw the lineage of a run: base, data, spec, packages, files, parents, versions."""
     from peft_nb.ui.lineage import tree
 
     store, word, _ = _stored(shell, run)
@@ -65,7 +65,7 @@ def lineage(shell: InteractiveShell, run: str) -> Any:
 
 @command(Argument("run", required=False))
 def verify(shell: InteractiveShell, run: str | None = None) -> None:
-    """Say whether the files of a run, by default of all that finished, are what they were then."""
+    """Check that the files of a run, by default of all that finished, are unchanged."""
     from peft_nb.store import Store
     from peft_nb.ui.lineage import whole
 
