@@ -65,7 +65,7 @@ def _numbers(column: pandas.Series[Any]) -> bool:
 
 
 def _cell(value: Any) -> str:
-    if value is None or value != value:  # which a missing number is
+    if value is None or value is pandas.NA or value != value:  # which a missing number is
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
