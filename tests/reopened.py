@@ -9,7 +9,7 @@ CELLS = {
     "%load_ext peft_nb\n"
     "tickets = [{'question': f'How much is {n} and {n}?', 'answer': f'It is {2 * n}.'} for n in range(20)]\n"
     "birds = [{'text': f'{what} number {n}', 'label': what} for n in range(10) for what in ('owl', 'gull')]": [],
-    "%peft": ["%peft data tickets", "%peft compare"],
+    "%peft": ["%peft data birds", "%peft compare"],
     "%peft data tickets --model {base}": ["20 rows", "question, answer", "Next:"],
     "%peft panel": ["panel"],
     "%%peft lora --data tickets --out run\nmodel: {base}\nmax_steps: 2\njudge: off": [
