@@ -11,17 +11,17 @@ CELLS = {
     "birds = [{'text': f'{what} number {n}', 'label': what} for n in range(10) for what in ('owl', 'gull')]": [],
     "%peft": ["%peft data birds", "%peft compare"],
     "%peft data tickets --model {base}": ["20 rows", "question, answer", "Next:"],
-    "%peft panel": ["panel"],
-    "%%peft lora --data tickets --out run\nmodel: {base}\nmax_steps: 2\njudge: off": [
+    "%peft panel": ["%%peft lora --data birds --out run"],
+    "%%peft lora --data tickets --out run\nmodel: {base}\nmax_steps: 2\neval_steps: 1\njudge: off": [
         "finished", "eval loss", "expected", "%peft save run",
     ],
-    "%peft runs": ["finished", "eval loss"],
+    "%peft runs": ["finished", "created"],
     "%peft compare run base": ["eval loss", "How much is"],
     "%peft chat run": ["chat"],
     "%%peft lora --data birds --out owls\nmodel: {encoder}\ntask: classification\nmax_steps: 2\njudge: off": [
         "finished", "macro-F1",
     ],
-    "%peft chat owls": ["owls"],
+    "%peft chat owls": ["classifies a text"],
     "%peft methods {base}": ["lora", "trainable parameters"],
     "%peft estimate --data tickets --model {base} --max-steps 2": ["memory", "steps"],
 }  # fmt: skip
