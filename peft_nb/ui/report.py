@@ -412,7 +412,7 @@ class Report(Displayed):
 
         label = "tokens per row (estimated)" if self.current.estimated else "tokens per row"
         drawn = plots.histogram(self.lengths, self.spec.max_length, label, (WIDTH / 100, HEIGHT / 100))
-        return drawn.html(self.lengths_said, "display:block;max-width:100%;height:auto")
+        return drawn.html(self.lengths_said, "display:block;max-width:100%;height:auto;margin-top:8px")
 
 
 def _places(finding: Finding) -> str:

@@ -37,8 +37,8 @@ def test_each_panel_leaves_its_page_and_no_error(page: Page) -> None:
         output = page.locator(".jp-Cell").nth(number).locator(".jp-Cell-outputWrapper")
         output.scroll_into_view_if_needed(timeout=SECONDS)
         for words in wanted:
-            expect(output).to_contain_text(words, timeout=SECONDS)
+            expect(output).to_contain_text(words, use_inner_text=True, timeout=10_000)
         seen = output.inner_text()
         assert [words for words in WRONG if words in seen] == [], (cell, seen)
         if wanted:
-            shot(page, output, f"reopened-{number}", (1280, 480))
+            shot(page, output, f"reopened-{number}", (480,))
