@@ -12,7 +12,7 @@ CELLS = {
     "%peft": ["%peft data birds", "%peft compare"],
     "%peft data tickets --model {base}": ["20 rows", "question, answer", "Next:"],
     "%peft panel": ["%%peft lora --data birds --out run"],
-    "%%peft lora --data tickets --out run\nmodel: {base}\nmax_steps: 2\neval_steps: 1\njudge: off": [
+    "%%peft lora --data tickets --out run\nmodel: {base}\nmax_steps: 100\neval_steps: 50\njudge: off": [
         "finished", "eval loss", "expected", "%peft save run",
     ],
     "%peft runs": ["finished", "created"],
