@@ -14,7 +14,7 @@ SPREAD := $(WORKERS) --dist worksteal
 # Forked data workers would otherwise warn, and deadlock, after the tokenizer's threads have started.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo lab test quick oldest notebooks cover bench peft-suite lint fix chromium clean
+.PHONY: demo lab picture test quick oldest notebooks cover bench peft-suite lint fix chromium clean
 
 demo: $(READY)
 	$(BIN)/python notebooks/demo.py
@@ -25,6 +25,10 @@ lab: $(READY)
 # Memory is measured with nothing beside it; the browser's tests share a notebook server by file.
 ALONE := tests/test_memory.py tests/browser
 TOGETHER := tests $(addprefix --ignore ,$(ALONE))
+
+# Takes notebooks/panel.png, the README's picture, anew.
+picture: $(READY) chromium
+	$(PYTEST) tests/browser/picture.py
 
 test: lint chromium
 	$(PYTEST) $(SPREAD) $(TOGETHER)

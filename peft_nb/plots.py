@@ -164,6 +164,7 @@ def histogram(
         if limit is not None and max(values) > limit / 2:
             axes.axvline(limit, color=VERMILION, linestyle="--", linewidth=1.5, label=f"limit {limit:,}")
             axes.legend(frameon=False, labelcolor=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     return figure
 

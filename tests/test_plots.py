@@ -27,6 +27,11 @@ def test_the_limit_of_a_histogram_is_drawn_when_values_come_near() -> None:
     assert histogram([]).png()
 
 
+def test_a_histogram_has_whole_numbers_alone() -> None:
+    axes = histogram([28, 29, 30, 30, 31, 32]).axes[0]
+    assert [tick for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_ticklocs() if tick % 1] == []
+
+
 def test_curves_without_points_can_be_drawn() -> None:
     assert loss_curve([]).png()
 

@@ -281,3 +281,14 @@ def test_the_static_report_stands_in_where_there_are_no_widgets(mixed: Report, m
     assert view["application/vnd.jupyter.widget-view+json"]["model_id"]
     assert page["text/plain"] == static["text/plain"]
     assert static["text/html"] in page["text/html"]
+
+
+def test_a_terminal_shortens_an_example_that_a_page_shows_whole() -> None:
+    answer = f"begins {'word ' * 50}ends"
+    rows = [*sound(), {"prompt": "What is long?", "completion": answer}]
+    report = check([*rows, dict(rows[-1])], model=NOWHERE)
+    report.fixed("clean")
+    for shown in (repr(report), report._repr_html_()):
+        assert "begins word" in shown
+    assert "word ends" in Balanced(report._repr_html_()).words
+    assert "word ends" not in repr(report)

@@ -14,7 +14,7 @@ from typing import Any
 
 from peft_nb.data import Rows, sources
 from peft_nb.data.quality import checks, fixes
-from peft_nb.data.quality.findings import FIXABLE, FIXED_BY_DEFAULT, KINDS, LEVELS, REDACTED, Finding, shown
+from peft_nb.data.quality.findings import FIXABLE, FIXED_BY_DEFAULT, KINDS, LEVELS, REDACTED, Finding, one_line, shown
 from peft_nb.data.quality.fixes import Change, Edit, Fixed
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError, nearest
@@ -240,7 +240,8 @@ class Report(Displayed):
         for row, (what, edits) in shown.items():
             lines += [f"row {row}: {what}"]
             for edit in edits:
-                lines += [f"  before  {edit.before}"] + [f"  after   {edit.after}"] * (row not in self._done.dropped)
+                lines += [f"  before  {one_line(edit.before)}"]
+                lines += [f"  after   {one_line(edit.after)}"] * (row not in self._done.dropped)
         left = len({change.row for change in self.changes}) - len(shown)
         return [*lines, f"… and {wording.count(left, 'more row')} in report.edits"] if left else lines
 
@@ -306,7 +307,7 @@ class Report(Displayed):
         lines = [self.headline, *self.changes_said, self.verdict]
         for finding in self.findings:
             lines += [f"  {LEVELS[finding.level]:<7}  {finding.title}{_places(finding)}"]
-            lines += [f"  {'':<7}    {example}" for example in finding.examples]
+            lines += [f"  {'':<7}    {one_line(example)}" for example in finding.examples]
             lines += [f"  {'':<7}    → {_advice(finding)}"]
         lines += [f"  {'fixed':<7}  {finding.title}{_places(finding)}" for finding in self._gone]
         lines += [f"  note: {note}" for note in self.notes]
@@ -411,7 +412,7 @@ class Report(Displayed):
 
         label = "tokens per row (estimated)" if self.current.estimated else "tokens per row"
         drawn = plots.histogram(self.lengths, self.spec.max_length, label, (WIDTH / 100, HEIGHT / 100))
-        return drawn.html(self.lengths_said, "display:block;max-width:100%;height:auto")
+        return drawn.html(self.lengths_said, "display:block;max-width:100%;height:auto;margin-top:8px")
 
 
 def _places(finding: Finding) -> str:

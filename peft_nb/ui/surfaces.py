@@ -54,7 +54,7 @@ class NotebookSurface(Surface):
 
     def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
         """Replace the panel by the summary."""
-        self._show(summary.html(view, metrics, name), summary.text(view, metrics, name))
+        self._show(summary.html(view, metrics, name) + status.samples(view), summary.text(view, metrics, name))
 
     def broke(self, error: Exception) -> None:
         """Say it in place of what was drawn before."""

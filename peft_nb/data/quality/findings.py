@@ -15,7 +15,8 @@ LEVELS: dict[Level, str] = {"stops": "error", "harms": "warning", "note": "info"
 
 ROWS = re.compile(r"\{([a-z-]+ )?rows\}")  # of a title: how many, and of what sort
 EXAMPLES = 3
-SHOWN = 90  # characters of an example
+SHOWN = 90  # characters of an example on one line
+WHOLE = 4 * SHOWN  # of one where lines are wrapped
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Findings:
             self.rows[kind].append(row)
             self.why[kind, row] = why or WHY.get(kind, "")
             if len(self.examples[kind]) < EXAMPLES:
-                self.examples[kind].append(f"row {row}: {shown(example)}")
+                self.examples[kind].append(f"row {row}: {shown(example, WHOLE)}")
         self.changed[kind] |= said
 
     def say(self, kind: str, **said: Any) -> None:
@@ -163,15 +164,15 @@ def _counted(title: str, rows: int) -> str:
     return ROWS.sub(lambda wanted: f"{rows:,} {wanted[1] or ''}row{'s' * (rows != 1)}", title)
 
 
-def shown(text: str) -> str:
+def shown(text: str, most: int = SHOWN) -> str:
     """Shorten a text to one line and mask the personal data and secrets in it."""
-    return one_line(veiled(text, 8 * SHOWN))
+    return one_line(veiled(text, 8 * SHOWN), most)
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, most: int = SHOWN) -> str:
     """Shorten a text to one line without signs that cannot be seen."""
     line = " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in text).split())
-    return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def veiled(text: str, most: int | None = None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from peft_nb.data import Rows
 from peft_nb.data.layouts import Layout
 from peft_nb.data.quality import characters, pii, secrets
-from peft_nb.data.quality.findings import FIXED_BY_DEFAULT, one_line, veiled
+from peft_nb.data.quality.findings import FIXED_BY_DEFAULT, WHOLE, one_line, veiled
 
 Patches = dict[int, dict[str, Any]]  # row → column → new cell
 
@@ -116,7 +116,7 @@ def edits(rows: Sequence[Mapping[str, Any]], fixed: Fixed) -> Iterator[Edit]:
                     for before, after in _differences(old, new) if old != new else ():
                         yield Edit(number, column, before, after)
         else:
-            yield Edit(number, "", one_line(veiled("\n".join(strings(dict(row))))), "")
+            yield Edit(number, "", one_line(veiled("\n".join(strings(dict(row)))), WHOLE), "")
 
 
 def _differences(old: str, new: str) -> list[tuple[str, str]]:
@@ -126,8 +126,8 @@ def _differences(old: str, new: str) -> list[tuple[str, str]]:
     found = []
     for group in SequenceMatcher(None, before, after, autojunk=False).get_grouped_opcodes(2 * NEAR):
         places = before[group[0][1] : group[-1][2]], after[group[0][3] : group[-1][4]]
-        found.append((one_line("".join(places[0])), one_line("".join(places[1]))))
-    return found or [(one_line(old), one_line(new))]
+        found.append((one_line("".join(places[0]), WHOLE), one_line("".join(places[1]), WHOLE)))
+    return found or [(one_line(old, WHOLE), one_line(new, WHOLE))]
 
 
 def strings(cell: Any) -> Iterator[str]:

@@ -7,49 +7,59 @@ function link(command, args) {
   return made;
 }
 
+// A second command would be a second question.
+function paste(editor, text) {
+  const clipboardData = new DataTransfer();
+  clipboardData.setData("text/plain", text);
+  editor.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
+}
+
 function render({ model, el }) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "jupyter-button";
   button.textContent = "Insert below";
   const insert = link("notebook:insert-cell-below", {});
-  const write = link("notebook:replace-selection", {});
   const show = () => {
     el.style.display = model.get("cell") ? "" : "none";
-    write.dataset.commandlinkerArgs = JSON.stringify({ text: model.get("cell").trimEnd() });
   };
-  // A notebook that is not trusted, and any other front end than JupyterLab, inserts nothing: say what to do instead.
+  // Where no cell appears, because the answer was no or this is another front end: say what to do instead.
   const told = document.createElement("span");
   told.setAttribute("role", "status");
   const instead = async () => {
     const copied = await navigator.clipboard?.writeText(model.get("cell")).then(() => true, () => false);
-    const trust = el.closest(".jp-Notebook") ? " Or trust this notebook (in the command palette) and press again." : "";
-    told.textContent = `${copied ? "Copied: paste it into a new cell." : "Copy the equivalent cell into a new one."}${trust}`;
+    told.textContent = copied ? "Copied: paste it into a new cell." : "Copy the equivalent cell into a new one.";
   };
-  // The new cell gets its editor a while after it is made, and nothing is written into a cell that holds anything.
+  // In a notebook that is not trusted JupyterLab asks before it inserts the cell. Its editor comes a while later, and
+  // nothing is written into a cell that holds anything.
+  let waiting;
   button.addEventListener("click", () => {
     const home = el.closest(".jp-Cell");
-    const cells = () => home?.closest(".jp-Notebook")?.querySelectorAll(".jp-Cell").length;
-    const before = cells();
+    let waited = 0;
     told.textContent = "";
     insert.click();
-    setTimeout(() => {
-      if (cells() === before && !document.querySelector(".jp-Dialog")) instead();
-    }, 1500);
-    const waiting = setInterval(() => {
+    clearInterval(waiting);
+    waiting = setInterval(() => {
+      if (document.querySelector(".jp-Dialog")) return;
       const cell = home?.closest(".jp-Notebook")?.querySelector(".jp-Cell.jp-mod-active");
-      const editor = cell !== home && cell?.querySelector(".cm-content");
+      const made = cell && cell !== home;
+      const editor = made && cell.querySelector(".cm-content");
       if (editor && !editor.textContent.trim()) {
         clearInterval(waiting);
-        write.click();
+        paste(editor, model.get("cell").trimEnd());
+      } else if (++waited > (made ? 400 : 30)) {
+        clearInterval(waiting);
+        instead();
       }
     }, 50);
-    setTimeout(() => clearInterval(waiting), 20000);
   });
   model.on("change:cell", show);
   show();
-  el.append(button, " ", told, insert, write);
-  return () => model.off("change:cell", show);
+  el.append(button, " ", told, insert);
+  return () => {
+    clearInterval(waiting);
+    model.off("change:cell", show);
+  };
 }
 
 export default { render };

@@ -12,8 +12,8 @@ class InsertCell(anywidget.AnyWidget):
     """Puts a cell into the notebook when it is pressed; nothing is shown while there is no cell.
 
     The kernel cannot do that: what ``set_next_input`` asks for goes with the reply to a cell that is run. So the button
-    presses links to JupyterLab's own commands. Where no cell appears, as in a notebook that is not trusted, the text is
-    copied and the button says what to do.
+    presses a link to the command of JupyterLab and Notebook 7, which ask first in a notebook that is not trusted. Where
+    no cell appears, the text is copied and the button says what to do.
     """
 
     _esm = Path(__file__).with_name("insert_cell.js")
