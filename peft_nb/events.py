@@ -84,10 +84,14 @@ class StepLogged:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Mean loss on the evaluation set after ``step`` optimizer steps; step 0 is the base model."""
+    """Mean loss on the evaluation set after ``step`` optimizer steps; step 0 is the base model.
+
+    Where tokens are learned, also the share of them that greedy decoding would find.
+    """
 
     step: int
     eval_loss: float
+    token_accuracy: float | None = None
 
 
 @dataclass(frozen=True)

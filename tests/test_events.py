@@ -17,6 +17,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     str: st.text(),
     int: st.integers(),
     float: st.floats(allow_nan=False),
+    float | None: st.none() | st.floats(allow_nan=False),
     Status: st.sampled_from(get_args(Status)),
     Level: st.sampled_from(get_args(Level)),
     dict[str, float]: st.dictionaries(st.text(), st.floats(allow_nan=False)),

@@ -26,7 +26,17 @@ from tests.conftest import Python, file_size_limit, stop_at
 
 Start = Callable[..., Run]
 
-COLUMNS = ["step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_mb"]
+COLUMNS = [
+    "step",
+    "epoch",
+    "loss",
+    "eval_loss",
+    "token_accuracy",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "memory_mb",
+]
 METRICS = {
     "forecast_memory_mb",
     "forecast_seconds",
@@ -134,6 +144,8 @@ def test_metrics_say_what_was_measured(finished: Run) -> None:
     assert metrics["train_loss"] == pytest.approx(history.loss.iloc[-5:].mean())  # the last epoch
     assert metrics["base_eval_loss"] == history.eval_loss.iloc[0]
     assert metrics["eval_loss"] == history.eval_loss.iloc[-1]
+    ends = [metrics["base_token_accuracy"], metrics["token_accuracy"]]
+    assert history.token_accuracy.iloc[[0, -1]].tolist() == ends
     assert metrics["trainable_share"] == metrics["trainable_parameters"] / metrics["total_parameters"]
     size = (finished.adapter_dir / "adapter_model.safetensors").stat().st_size
     assert metrics["adapter_mb"] == size / 1e6
@@ -149,8 +161,8 @@ def test_the_history_has_a_row_for_the_base_and_for_every_step(finished: Run) ->
     assert list(history.columns) == [*COLUMNS, "elapsed_s"]
     assert {str(dtype) for dtype in history.dtypes} == {"int64", "float64"}
     assert history.step.tolist() == list(range(STEPS + 1))
-    assert history.iloc[0].drop(["step", "eval_loss"]).isna().all()
-    assert history.iloc[1:].drop(columns="eval_loss").notna().all(axis=None)
+    assert history.iloc[0].drop(["step", "eval_loss", "token_accuracy"]).isna().all()
+    assert history.iloc[1:].drop(columns=["eval_loss", "token_accuracy"]).notna().all(axis=None)
     assert history.elapsed_s.iloc[1:].is_monotonic_increasing
     assert history.epoch.iloc[-1] == STEPS / 5
     assert history.learning_rate.iloc[-1] == pytest.approx(1e-2 / STEPS)

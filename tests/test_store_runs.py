@@ -59,7 +59,7 @@ def test_status_and_reason_follow_the_events(store: Store) -> None:
 
 def test_history_has_one_row_a_step_with_the_evaluation_merged(store: Store) -> None:
     id = new(store)
-    for event in (Evaluated(0, 3.5), step(2, 2.5), Evaluated(4, 2.25), step(4, 2.0), step(6, math.nan)):
+    for event in (Evaluated(0, 3.5), step(2, 2.5), Evaluated(4, 2.25, 0.5), step(4, 2.0), step(6, math.nan)):
         store.record(id, event)
     rows = store.history(id)
     assert [row["step"] for row in rows] == [0, 2, 4, 6]
@@ -67,7 +67,8 @@ def test_history_has_one_row_a_step_with_the_evaluation_merged(store: Store) -> 
     assert [row["loss"] for row in rows] == [None, 2.5, 2.0, None]
     assert list(rows[0]) == HISTORY.split(", ")
     assert rows[2] == {
-        "step": 4, "epoch": 0.4, "loss": 2.0, "eval_loss": 2.25, "learning_rate": 2e-4, "grad_norm": 0.5,
+        "step": 4, "epoch": 0.4, "loss": 2.0, "eval_loss": 2.25, "token_accuracy": 0.5,
+        "learning_rate": 2e-4, "grad_norm": 0.5,
         "tokens_per_second": 900.0, "memory_mb": 1500.0, "elapsed_s": 1.2,
     }  # fmt: skip
 

@@ -152,7 +152,7 @@ def test_the_held_out_loss_is_a_mean_over_all_of_its_tokens_and_is_told(make: Ma
     likeliest = [right_tokens(trainer.model.eval(), one) for one in HELD_OUT]
     assert trainer.accuracies == {0: pytest.approx(sum(map(sum, likeliest)) / sum(map(len, likeliest)))}
     trainer.model.train()
-    assert heard == [Evaluated(0, trainer.eval_losses[0])]
+    assert heard == [Evaluated(0, trainer.eval_losses[0], trainer.accuracies[0])]
     assert asked == [(0, 0.0)]
     assert trainer.model.training
 

@@ -361,12 +361,13 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
     }
     if trainer.args.device.type == "cuda":
         context.metrics["gpu_seconds"] = trainer.elapsed_s * resources.processes()
-    steps = {"base_token_accuracy": 0, "token_accuracy": trainer.state.global_step}
-    found = {name: trainer.accuracies.get(step) for name, step in steps.items()}
-    context.metrics |= {name: accuracy for name, accuracy in found.items() if accuracy is not None}
+    end = trainer.state.global_step
     if trainer.best and trainer.best.step:
         context.metrics |= {"eval_loss": trainer.best.loss, "best_step": trainer.best.step}
-        context.metrics["token_accuracy"] = trainer.accuracies.get(trainer.best.step)
+        end = trainer.best.step
+    accuracies = {row["step"]: row["token_accuracy"] for row in earlier} | trainer.accuracies
+    found = {"base_token_accuracy": accuracies.get(0), "token_accuracy": accuracies.get(end)}
+    context.metrics |= {name: accuracy for name, accuracy in found.items() if accuracy is not None}
     warning = evaluate.risen(context.spec, losses, context.metrics)
     if warning or "warning" in context.metrics:  # of before it was resumed
         context.metrics["warning"] = warning or None

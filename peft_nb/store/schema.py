@@ -95,6 +95,7 @@ MIGRATIONS = [
     """,
     """
     CREATE TABLE tags (run TEXT NOT NULL REFERENCES runs, tag TEXT NOT NULL, PRIMARY KEY (run, tag)) WITHOUT ROWID;
+    ALTER TABLE history ADD COLUMN token_accuracy REAL;
     """,
 ]
 

@@ -83,8 +83,8 @@ class PlannedTrainer(Trainer):
         Training seconds before this start, when resuming.
     evaluation_s, after_s : float
         What an evaluation takes, as expected or as the last one took; what comes after the last one.
-    accuracies : dict of int to float
-        By step of an evaluation, the share of the eval tokens that greedy decoding would find, where tokens count.
+    accuracies : dict of int to float or None
+        By step of an evaluation, the share of the eval tokens that greedy decoding would find; None for other tasks.
     sample : callable
         Called after each evaluation with the step and the seconds of training so far.
     scores : callable
@@ -145,7 +145,7 @@ class PlannedTrainer(Trainer):
         self.tokens, self.busy_s, self.steps_timed = 0, 0.0, 0
         self.eval_losses: list[float] = []
         self.evaluation_s = self.after_s = 0.0
-        self.accuracies: dict[int, float] = {}
+        self.accuracies: dict[int, float | None] = {}
         self.sample: Callable[[int, float], None] = lambda step, trained_s: None
         self.scores: Callable[[], dict[str, float]] = dict
         self.fault = ""
@@ -344,11 +344,11 @@ class PlannedTrainer(Trainer):
 
     def evaluated(self, metrics: dict[str, float]) -> None:
         """Publish what :meth:`measured` found, and keep what is best."""
-        step, loss, accuracy = self.state.global_step, metrics["eval_loss"], metrics["token_accuracy"]
+        step, loss = self.state.global_step, metrics["eval_loss"]
+        accuracy = metrics["token_accuracy"] if math.isfinite(metrics["token_accuracy"]) else None
         self.eval_losses.append(loss)
-        if math.isfinite(accuracy):
-            self.accuracies[step] = accuracy
-        self.publish(Evaluated(step, loss))
+        self.accuracies[step] = accuracy
+        self.publish(Evaluated(step, loss, accuracy))
         if step and (scores := self.scores()):
             self.publish(Scored(step, scores))
         self.sample(step, self.busy_s)

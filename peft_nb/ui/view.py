@@ -264,7 +264,7 @@ def advance(view: RunView, event: Event) -> RunView:
             return replace(view, plan=event, memory_limit_mb=limit)
         case StepLogged():
             return _stepped(view, event)
-        case Evaluated(step, eval_loss):
+        case Evaluated(step, eval_loss, _):
             base = eval_loss if step == 0 else view.base_eval_loss
             return replace(
                 view, what="", base_eval_loss=base, eval_loss=eval_loss, evals=view.evals.add(step, eval_loss)
