@@ -17,7 +17,7 @@ Each message is one line: what is wrong, where, and how to fix it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 
 class PeftNbError(Exception):
@@ -107,5 +107,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
         ``"; did you mean 'x'?"``, or an empty string when nothing is close.
     """
     original = {name.lower(): name for name in known}
-    found = get_close_matches(word.lower(), original, n=1, cutoff=0.5)
-    return f"; did you mean {original[found[0]]!r}?" if found else ""
+    found = get_close_matches(word.lower(), original, cutoff=0.5)
+    # Of words that are as close, one of the same letters is the likelier slip.
+    best = max(found, key=lambda one: (_ratio(word, one), sorted(one) == sorted(word.lower())), default=None)
+    return f"; did you mean {original[best]!r}?" if best else ""
+
+
+def _ratio(word: str, other: str) -> float:
+    return SequenceMatcher(None, other, word.lower()).ratio()

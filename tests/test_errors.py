@@ -54,12 +54,13 @@ def test_a_merge_error_shows_what_was_measured_below_its_line() -> None:
         ("lorra", "; did you mean 'lora'?"),
         ("LORA", "; did you mean 'lora'?"),
         ("ia-3", "; did you mean 'IA3'?"),
+        ("lroa", "; did you mean 'lora'?"),
         ("zzz", ""),
         ("", ""),
     ],
 )
 def test_the_nearest_known_word_is_suggested_as_it_is_written(word: str, told: str) -> None:
-    assert nearest(word, ["lora", "dora", "IA3", "prefix"]) == told
+    assert nearest(word, ["road", "lora", "dora", "IA3", "prefix"]) == told
 
 
 def test_where_nothing_is_known_nothing_is_near() -> None:

@@ -126,7 +126,7 @@ def test_what_is_shown_is_escaped() -> None:
         ("--goal stile", "did you mean 'style'?"),
         ("--rows many", "rows: 'many' is not a finite number"),
         ("--rows=-1", "rows: -1 is below the smallest allowed value 0"),
-        ("--memory-gb 0", "memory_gb: 0 is not above 0"),
+        ("--memory-gb 0", "memory_gb: 0 is too low; it must be above 0"),
         ("--rows", "--rows: needs a value"),
         ("--must-merge=yes", "takes no value"),
         ("--memory 3", "no such flag: '--memory'; did you mean '--memory-gb'?"),

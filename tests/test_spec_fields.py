@@ -61,7 +61,7 @@ def test_a_field_describes_itself() -> None:
         ({"place": "a", "dayz": 1}, "dayz: no such field; did you mean 'days'?"),
         ({"place": "a", "lenght": 1}, "lenght: no such field; did you mean 'length'?"),
         ({"place": "a", "days": 0}, "days: 0 is below the smallest allowed value 1"),
-        ({"place": "a", "days": "100"}, "days: 100 is not below 100"),
+        ({"place": "a", "days": "100"}, "days: 100 is too high; it must be below 100"),
         ({"place": "a", "days": 2.4}, "days: 2.4 is not a whole number; the nearest is 2"),
         ({"place": "a", "by": "trian"}, "by: 'trian' is not one of train, ship; did you mean 'train'?"),
         ({"place": "a", "alone": "perhaps"}, "alone: 'perhaps' is neither true nor false"),

@@ -40,7 +40,8 @@ def test_an_unknown_run_is_refused_with_the_nearest(store: Store) -> None:
 )
 def test_a_version_or_alias_that_is_not_there_is_refused_with_the_nearest(store: Store, word: str) -> None:
     store.promote(finish(store, "tickets"), "production", why="first")
-    with pytest.raises(StoreError, match=r"there is no run '.*@.*' in [^;]*(; did you mean 'tickets@.*'\?)?$"):
+    hint = r"did you mean 'tickets@.*'\?|%peft runs lists them"
+    with pytest.raises(StoreError, match=rf"there is no run '.*@.*' in [^;]*; ({hint})$"):
         store.get(word)
 
 

@@ -217,8 +217,8 @@ def explain(error: ErrorDetails, model: type[BaseModel], aliases: Iterable[str] 
         "missing": f"missing; give {field.help[0].lower()}{field.help[1:]}",
         "literal_error": f"{value} is not one of {', '.join(field.choices)}{nearest(value, field.choices)}",
         "greater_than_equal": f"{value} is below the smallest allowed value {field.minimum}",
-        "greater_than": f"{value} is not above {field.minimum}",
+        "greater_than": f"{value} is too low; it must be above {field.minimum}",
         "less_than_equal": f"{value} is above the largest allowed value {field.maximum}",
-        "less_than": f"{value} is not below {field.maximum}",
+        "less_than": f"{value} is too high; it must be below {field.maximum}",
     }
     return f"{name}: {words.get(error['type']) or context.get('error', error['msg'])}"

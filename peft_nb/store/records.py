@@ -92,7 +92,8 @@ def find(index: Index, word: str, where: str = "", *, unfinished: bool = False, 
         if row["removed"] is None or gone:
             return row
         raise StoreError(f"{word} was removed on {_time(row['removed']):%Y-%m-%d}; %peft log {row['id']} says why")
-    raise StoreError(f"there is no run {word!r} in {index.folder}{nearest(word, _known(index, '@' in word))}")
+    hint = nearest(word, _known(index, "@" in word)) or "; %peft runs lists them"
+    raise StoreError(f"there is no run {word!r} in {index.folder}{hint}")
 
 
 def record(index: Index, row: sqlite3.Row) -> Record:
