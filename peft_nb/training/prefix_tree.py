@@ -45,7 +45,7 @@ def tree(rows: Sequence[Any]) -> tuple[list[Node], list[int]]:
     places = [-1] * len(rows)
     for number, end in zip(order, ends, strict=True):
         places[number] = end
-    return [node._replace(row=order[node.row]) for node in nodes], places
+    return [Node(order[row], *rest) for row, *rest in nodes], places
 
 
 def tokens(rows: Sequence[Any]) -> int:
