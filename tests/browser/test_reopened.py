@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,10 @@ def test_each_panel_leaves_its_page_and_no_error(page: Page) -> None:
     run_next(page, 0)
     for number, cell in enumerate(CELLS, 1):
         output = run_next(page, number)
+        prompt = page.locator(".jp-Cell").nth(number).locator(".jp-InputPrompt")
+        expect(prompt).to_have_text(re.compile(r"\[\d+\]"), timeout=SECONDS)
         if cell.startswith("%%peft"):
             expect(output).to_contain_text("finished", timeout=SECONDS)
-    page.wait_for_function("jupyterapp.shell.currentWidget.sessionContext.session.kernel.status == 'idle'")
     page.keyboard.press("Escape")
     page.keyboard.press("Control+s")
     page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty")
