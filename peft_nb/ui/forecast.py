@@ -128,13 +128,11 @@ def html(forecast: Forecast) -> str:
     bars = [part / forecast.memory_mb for part in parts(forecast).values()]
     body = ""
     for label, value in rows(forecast):
-        bar = "" if label else _bar(bars.pop(0))
-        head = f'<th scope="row" style="text-align:left">{escape(label)}</th>' if label else "<td></td>"
-        body += f"<tr>{head}"
-        body += f'<td style="text-align:left">{bar}{escape(value)}</td></tr>'
+        head = f'<th scope="row" style="text-align:left">{escape(label)}</th>' if label else _bar(bars.pop(0))
+        body += f'<tr>{head}<td style="text-align:left">{escape(value)}</td></tr>'
     return f'<div style="{BOX}"><table style="margin:0;color:inherit;font-size:inherit">{body}</table></div>'
 
 
 def _bar(share: float) -> str:
     size = f"display:inline-block;height:0.6em;width:{8 * share:.2f}em;background:#0072b2"
-    return f'<span aria-hidden="true" style="display:inline-block;width:9em"><span style="{size}"></span></span>'
+    return f'<td style="text-align:left"><span aria-hidden="true" style="{size}"></span></td>'

@@ -26,7 +26,7 @@ Front = Literal["lab", "notebook"]
 class Open(Protocol):
     """Open a notebook of some cells."""
 
-    def __call__(self, cells: Sequence[str], front: Front = "lab") -> Page: ...
+    def __call__(self, cells: Sequence[str], front: Front = "lab", scale: float = 1) -> Page: ...
 
 
 @pytest.fixture(scope="session")
@@ -75,12 +75,12 @@ def opened(lab: tuple[str, Path], browser: Browser) -> Iterator[Open]:
     address, folder = lab
     pages: list[Page] = []
 
-    def opened(cells: Sequence[str], front: Front = "lab") -> Page:
+    def opened(cells: Sequence[str], front: Front = "lab", scale: float = 1) -> Page:
         known = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # or JupyterLab would ask
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata=known)
         name = f"desk{len(list(folder.glob('*.ipynb')))}.ipynb"
         nbformat.write(notebook, folder / name)
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page = browser.new_page(viewport={"width": 1200, "height": 900}, device_scale_factor=scale)
         pages.append(page)
         workspace = f"lab/workspaces/{name.removesuffix('.ipynb')}/tree"
         page.goto(f"{address}/{workspace if front == 'lab' else 'notebooks'}/{name}")

@@ -23,16 +23,15 @@ TRAINED_MS = 900_000
 @pytest.mark.browser
 @pytest.mark.timeout(1200)
 def test_the_picture_of_a_run_is_taken(opened: Open, tmp_path: Path) -> None:
-    page = opened(CELLS)
+    page = opened(CELLS, scale=2)
     run_next(page, 0)
     output = run_next(page, 1)
     panel = output.locator(".peft-nb").first
     expect(panel).to_contain_text("finished", timeout=TRAINED_MS)
-    sharp = {"width": 1060, "height": 1200, "deviceScaleFactor": 2, "mobile": False}
-    page.context.new_cdp_session(page).send("Emulation.setDeviceMetricsOverride", sharp)
+    page.set_viewport_size({"width": 1060, "height": 1200})
     still(page)
     cell = page.locator(".jp-Cell").nth(1)
     cell.scroll_into_view_if_needed()
     page.mouse.move(0, 0)
-    cell.screenshot(path=tmp_path / "panel.png", scale="device")
+    cell.screenshot(path=tmp_path / "panel.png")
     Image.open(tmp_path / "panel.png").convert("RGB").quantize(128).save(PICTURE, optimize=True)
