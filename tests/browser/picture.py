@@ -28,7 +28,7 @@ def test_the_picture_of_a_run_is_taken(opened: Open, tmp_path: Path) -> None:
     output = run_next(page, 1)
     panel = output.locator(".peft-nb").first
     expect(panel).to_contain_text("finished", timeout=TRAINED_MS)
-    page.set_viewport_size({"width": 1060, "height": 1200})
+    page.set_viewport_size({"width": 1060, "height": 2200})  # the whole panel
     still(page)
     cell = page.locator(".jp-Cell").nth(1)
     cell.scroll_into_view_if_needed()
