@@ -19,6 +19,7 @@ from peft_nb.runs import rows
 from peft_nb.runs.context import Context, Inputs
 from peft_nb.runs.record import RunRecord
 from peft_nb.spec import RunSpec
+from peft_nb.system.lazy import import_training
 from peft_nb.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class Adapter:
 
     def save(self, path: Path) -> Path:
         """Write it as a plain PEFT folder."""
+        import_training()
         from peft_nb.adapters.save import save
 
         record, told = self._record, rows.told(self._record.folder)
@@ -152,6 +154,7 @@ class Adapter:
         self, folder: Path, dtype: str | None, max_kl: float, prompts: Sequence[str] | None, progress: Progress
     ) -> Merged:
         """Write a plain model with the adapter in its weights, once it is proven to do the same."""
+        import_training()
         from peft_nb.adapters import merge
 
         facts, metrics = self._record.facts, self._record.metrics

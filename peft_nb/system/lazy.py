@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +78,8 @@ def import_training() -> None:
         import transformers.trainer  # noqa: F401
 
         bitsandbytes = sys.modules.get("bitsandbytes")
+        # It recommends another package wherever it is imported on a CPU.
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
         if isinstance(bitsandbytes, Late):
             vars(bitsandbytes)["nn"] = SimpleNamespace(Linear4bit=object)  # all that PEFT asks of it for plain LoRA
             import peft.tuners.lora.bnb  # noqa: F401
