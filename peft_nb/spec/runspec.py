@@ -194,23 +194,17 @@ class RunSpec(BaseModel):
         if problems:
             raise SpecError(problems)
 
-    @field_validator("warmup_steps")
+    @field_validator("warmup_steps", "warmup_ratio")
     @classmethod
-    def _warmup_happens(cls, steps: int, info: ValidationInfo) -> int:
-        if (last := info.data.get("max_steps")) and steps > last:
-            raise ValueError(f"{steps} is more than max_steps, {last}; lower it")
-        if steps and info.data.get("lr_scheduler_type") == "constant":
-            raise ValueError(f"{steps} has no effect on a constant schedule; use constant_with_warmup")
-        return steps
-
-    @field_validator("warmup_ratio")
-    @classmethod
-    def _warmup_happens_once(cls, share: float, info: ValidationInfo) -> float:
-        if share and info.data.get("warmup_steps"):
-            raise ValueError(f"{share:g} and warmup_steps, {info.data['warmup_steps']}, are both given; keep one")
-        if share and info.data.get("lr_scheduler_type") == "constant":
-            raise ValueError(f"{share:g} has no effect on a constant schedule; use constant_with_warmup")
-        return share
+    def _warmup_happens(cls, given: float, info: ValidationInfo) -> float:
+        steps, last = info.data.get("warmup_steps"), info.data.get("max_steps")
+        if info.field_name == "warmup_ratio" and given and steps:
+            raise ValueError(f"{given:g} and warmup_steps, {steps}, are both given; keep one")
+        if info.field_name == "warmup_steps" and last and given > last:
+            raise ValueError(f"{given} is more than max_steps, {last}; lower it")
+        if given and info.data.get("lr_scheduler_type") == "constant":
+            raise ValueError(f"{given} has no effect on a constant schedule; use constant_with_warmup")
+        return given
 
     @field_validator("name")
     @classmethod

@@ -157,7 +157,7 @@ class Gated(torch.autograd.Function):
 
 
 def fits(layer: Any) -> bool:
-    """Whether a LoRA layer is plain enough for :class:`LoraProduct`; PEFT's own forward serves every other case."""
+    """Whether a LoRA layer is plain enough for :class:`LoraProducts`; PEFT's own forward serves every other case."""
     if type(layer) is not LoraLinear or layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
         return False
     name, base = layer.active_adapters[0], layer.get_base_layer()
