@@ -16,6 +16,11 @@ Level = Literal["info", "warning"]
 Progress = Callable[[float, str], None]
 """Called with the share that is done (0 to 1) and what is being done; what it raises ends the work cleanly."""
 
+
+def silent(share: float, what: str) -> None:
+    """Be a :data:`Progress` that nobody hears."""
+
+
 ACTIVE: frozenset[str] = frozenset({"created", "preparing", "training"})
 
 

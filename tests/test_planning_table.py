@@ -51,7 +51,7 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> pandas.DataFra
     (folder / "config.json").write_text((base / "config.json").read_text())
     told: list[tuple[float, str]] = []
     found = table(folder, progress=lambda share, what: told.append((share, what)))
-    assert [what for _, what in told[1:]] == list(METHODS)
+    assert [what for _, what in told if "import" not in what] == list(METHODS)
     assert [share for share, _ in told] == sorted(share for share, _ in told)
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from peft_nb.errors import RunError
+from peft_nb.events import silent
 from peft_nb.runs import rows as rows_of_runs
 from peft_nb.runs.adapter import Adapter
 from peft_nb.runs.context import Inputs
@@ -60,6 +61,16 @@ def test_what_is_borrowed_is_given_back_and_what_was_held_is_kept(again: Adapter
     assert again.model is model
 
 
+def test_opening_it_is_told_and_leaves_the_story_of_the_run_alone(again: Adapter, finished: Run) -> None:
+    before, told = finished.store.events(finished.id), list[str]()
+    model = again.open(lambda share, what: told.append(what))
+    assert told[0] == f"loading {finished.spec.model}"
+    assert finished.store.events(finished.id) == before
+    told.clear()
+    assert again.open(lambda share, what: told.append(what)) is model
+    assert told == []
+
+
 def test_two_who_need_it_at_once_load_it_once(again: Adapter) -> None:
     ready, found = threading.Barrier(2), list[Any]()
 
@@ -83,7 +94,7 @@ def test_who_uses_the_model_waits_for_who_uses_it(again: Adapter, tmp_path: Path
 
     acts: dict[str, Callable[[], Any]] = {
         "generate": lambda: again.generate(["Hello"], True, max_new_tokens=1),
-        "save": lambda: again.save(tmp_path / "saved"),
+        "save": lambda: again.save(tmp_path / "saved", silent),
         "merge": lambda: again.merge(tmp_path / "merged", None, 0.005, ["Hello"], lambda share, what: None),
         "borrowed": borrow,
     }
@@ -114,7 +125,7 @@ def test_of_a_run_without_an_adapter_it_is_said_how_to_get_one(
     with pytest.raises(RunError, match=rf"^run \S+ is {status}; call wait\(\) or stop\(\) before using its model$"):
         _ = adapter.model
     with pytest.raises(RunError, match=r"call wait\(\) or stop\(\) before exporting it$"):
-        adapter.for_script({})
+        adapter.for_script({}, silent)
 
 
 def test_what_the_task_does_not_do_is_refused_before_anything_is_loaded(again: Adapter, finished: Run) -> None:
@@ -144,10 +155,10 @@ def test_it_is_compared_on_held_out_rows_else_on_prompts(again: Adapter, finishe
 def test_a_script_gets_the_examples_of_the_run_with_their_rows_while_these_are_there(
     again: Adapter, finished: Run, rows: list[dict[str, str]]
 ) -> None:
-    base, train, held_out = again.for_script({})
+    base, train, held_out = again.for_script({}, silent)
     assert (base.identity, train.rows, held_out.rows) == (finished.facts.base, None, None)
     assert (len(train.examples), len(held_out.examples)) == (21, 2)
     mine = Adapter(finished.spec, Inputs(data=rows), finished.record, lambda: False)
-    _, train, held_out = mine.for_script({})
+    _, train, held_out = mine.for_script({}, silent)
     assert train.rows is not None is not held_out.rows
     assert (list(train.rows), train.layout.name) == (rows, "question_answer")  # type: ignore[union-attr]

@@ -262,7 +262,7 @@ def test_a_function_in_memory_has_to_be_passed_again(
 
 def test_a_run_without_a_checkpoint_starts_over(finished: Run, start: Start) -> None:
     run = start(at_step(3, lambda: run.stop(now=True)), max_steps=STEPS)
-    assert run.wait().reason == "given up at once"
+    assert run.wait().reason == "aborted"
     assert checkpoints(run) == []
     with pytest.raises(RunError, match=r"is stopped and has written no adapter yet; resume\(\) it first$"):
         _ = run.adapter_dir
@@ -334,9 +334,9 @@ def test_an_interrupted_run_stops_after_its_step(ended: Ended) -> None:
 @pytest.mark.exhaustive
 def test_a_run_interrupted_twice_is_given_up_at_once_and_keeps_its_checkpoint(ended: Ended) -> None:
     run = ended.given_up
-    assert f"gave up: run {run.id} was given up at once; its last checkpoint is kept, resume() goes" in ended.said
-    assert "ended: stopped given up at once | " in ended.said
-    assert (run.status, run.reason) == ("stopped", "given up at once")
+    assert f"gave up: run {run.id} was aborted; its last checkpoint is kept, resume() goes" in ended.said
+    assert "ended: stopped aborted | " in ended.said
+    assert (run.status, run.reason) == ("stopped", "aborted")
     assert len(losses(run)) == 1
     assert checkpoints(run) == ["checkpoint-1"]
 

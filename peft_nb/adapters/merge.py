@@ -22,7 +22,7 @@ from peft_nb.adapters.merge_weights import bases, cannot, merged_into
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import MergeError, MethodError, ModelError, StoreError, nearest
 from peft_nb.evaluation.agreement import Agreement
-from peft_nb.events import Progress
+from peft_nb.events import Progress, silent
 from peft_nb.methods import REGISTRY
 from peft_nb.models.load import DTYPES
 from peft_nb.models.quiet import quiet
@@ -111,7 +111,7 @@ def merge(
     judged_on: str,
     dtype: str,
     max_kl: float = BOUND,
-    progress: Progress = lambda share, what: None,
+    progress: Progress = silent,
 ) -> Merged:
     """Write a model without adapters that does what an adapted one does, or nothing.
 

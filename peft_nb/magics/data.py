@@ -46,8 +46,7 @@ def data(
     fixed: Any = report
     if fix or kinds or drop:
         with progress_bar() as progress:
-            if progress:
-                progress(0, "fixing and checking the fixed data")
+            progress(0, "fixing and checking the fixed data")
             fixed = report.fixed(out, listed(kinds) if kinds else None, drop=drop)
             report.current  # noqa: B018
     if out:

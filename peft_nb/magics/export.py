@@ -8,6 +8,7 @@ from peft_nb.adapters.exporters import EXPORTERS
 from peft_nb.magics.line import Argument, Flag, command
 from peft_nb.magics.runs import find
 from peft_nb.models.load import DTYPES
+from peft_nb.ui.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 def save(shell: InteractiveShell, run: str, path: str) -> None:
     """Write the adapter of a run as a PEFT folder."""
     found, _ = find(shell, run)
-    print(f"{found.id} is saved in {found.save(path)}")
+    with progress_bar() as progress:
+        folder = found.save(path, progress=progress)
+    print(f"{found.id} is saved in {folder}")
 
 
 DTYPE = Flag("dtype", "choice", "dtype of the weights; by default the run's own.", choices=DTYPES)
@@ -27,14 +30,9 @@ MAX_KL = Flag("max_kl", "number", "Largest KL divergence from the live model tha
 @command(Argument("run"), Argument("path"), flags=[DTYPE, MAX_KL], takes="a run and a folder")
 def merge(shell: InteractiveShell, run: str, path: str, **options: Any) -> Any:
     """Merge a run's adapter into the weights: a plain model, checked to give the same results."""
-    from peft_nb.ui.progress_bar import progress_bar
-
     found, _ = find(shell, run)
     with progress_bar() as progress:
-        if progress:
-            options["progress"] = progress
-            progress(0, "loading the model")
-        return found.merge(path, **options)
+        return found.merge(path, **options, progress=progress)
 
 
 def formats() -> list[Flag]:
@@ -51,4 +49,6 @@ def export(shell: InteractiveShell, run: str, as_: str = "script", to: str | Non
     """Write a run as a script that needs PEFT alone, with its data; as YAML, as an adapter, or merged into the base."""
     found, _ = find(shell, run)
     usual = (found.spec.name or found.id) + EXPORTERS[as_].suffix
-    print(f"{found.id} is exported to {found.export(to or usual, as_, shell.user_ns)}")
+    with progress_bar() as progress:
+        path = found.export(to or usual, as_, shell.user_ns, progress=progress)
+    print(f"{found.id} is exported to {path}")

@@ -13,7 +13,7 @@ from typing import Any
 from peft_nb.data import table as tables
 from peft_nb.data.table import Table
 from peft_nb.errors import ForecastError, PeftNbError
-from peft_nb.events import Progress
+from peft_nb.events import Progress, silent
 from peft_nb.methods import REGISTRY, complete
 from peft_nb.models.meta import load_meta
 from peft_nb.models.quiet import first_line, quiet
@@ -23,6 +23,7 @@ from peft_nb.planning.forecast import Forecast
 from peft_nb.planning.plan import Plan
 from peft_nb.spec import RunSpec
 from peft_nb.system import resources
+from peft_nb.system.lazy import import_training
 from peft_nb.tasks import TASKS, Facts, inspect
 
 
@@ -33,7 +34,7 @@ def estimate(
     model: Any = None,
     namespace: Mapping[str, Any] | None = None,
     room_mb: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Forecast:
     """Estimate memory and time of a run on this machine's CPU.
 
@@ -74,13 +75,11 @@ def foresee(
     table: Table,
     facts: Facts,
     room_mb: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Forecast:
     """Estimate a run whose model and rows have been found; parameters and errors as for :func:`estimate`."""
-    tell = progress or (lambda share, what: None)
-    tell(0.0, "importing PyTorch and PEFT")
     spec = complete(spec)
-
+    import_training(progress)
     import peft_nb.training.trainer  # noqa: F401  (the memory of what it imports counts as the process's own)
     from peft_nb.training.draws import OwnDraws
     from peft_nb.training.probe import fastest_dtype
@@ -88,7 +87,7 @@ def foresee(
     if resources.device(spec.device) != "cpu":
         raise ForecastError("device: estimates are for the CPU only; set device to cpu")
     with OwnDraws(spec.seed):
-        tell(0.6, "reading the model's configuration")
+        progress(0.6, "reading the model's configuration")
         base = load_meta(
             source,
             dtype=(lambda config: fastest_dtype(config, "cpu")) if spec.dtype == "auto" else spec.dtype,
@@ -100,7 +99,7 @@ def foresee(
         room = here + resources.memory_available_mb() if room_mb is None else room_mb
         live = sum(one.nbytes for one in source.pair[0].parameters()) if source.pair else 0
         process = max(0.0, (memory.process() - live) / resources.MB)
-        tell(0.8, "benchmarking one layer")
+        progress(0.8, "benchmarking one layer")
         known = dict(facts)  # a shape of the base may bound them; the run itself finds that out anew
         TASKS[spec.task].limit(base, spec, known)
         plan = Plan(spec, base, table, known, room, process)

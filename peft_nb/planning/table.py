@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import MethodError, ModelError
-from peft_nb.events import Progress
+from peft_nb.events import Progress, silent
 from peft_nb.methods import REGISTRY, Method, attach, problems, tasks_of
 from peft_nb.models.load import Base, made_for
 from peft_nb.models.meta import shallow, shapes_alone
@@ -21,6 +21,7 @@ from peft_nb.planning import memory
 from peft_nb.planning.workload import Load
 from peft_nb.spec import METHODS, RunSpec
 from peft_nb.system import resources
+from peft_nb.system.lazy import import_training, late, uncollected
 from peft_nb.system.resources import MB
 from peft_nb.tasks import Task, for_base
 from peft_nb.training.hooks import Hooks
@@ -87,7 +88,7 @@ def table(
     *,
     revision: str | None = None,
     namespace: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> pandas.DataFrame:
     """List the methods with what each would train on a model.
 
@@ -118,15 +119,14 @@ def table(
     from peft_nb.training.probe import fastest_dtype
 
     source = _source(model, revision, namespace)
-    tell = progress or (lambda share, what: None)
-    tell(0.0, "importing PyTorch and PEFT")
-    with quiet():
+    import_training(progress)
+    with quiet(), uncollected():
         config = _config(source)
         dtype = fastest_dtype(config, resources.device("auto"))
         bases, process = counted_bases(source, config), memory.process()
         rows = []
         for done, name in enumerate(METHODS):
-            tell(done / len(METHODS), name)
+            progress(done / len(METHODS), name)
             rows.append(fitted(REGISTRY[name], bases, config, dtype, process))
     cells = {column: [say(one) for one in rows] for column, say in COLUMNS.items()}
     found = pandas.DataFrame(cells, index=pandas.Index([one.method.name for one in rows], name="method"))
@@ -228,7 +228,7 @@ def _counted(method: Method, spec: RunSpec, base: Base, task: Task) -> Counts:
     """Count what a method trains and saves on a base."""
     from peft import get_peft_model_state_dict
 
-    with shapes_alone():
+    with shapes_alone(), late("bitsandbytes"):  # AdaLoRA imports it on every base
         bare, whole = task.build(base, task.counted())
         weights, inner = memory.sizes(bare)
         model = attach(bare, spec, base.source.name, whole, peft_type=task.peft_type)

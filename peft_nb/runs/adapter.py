@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.data.prompts import Prompt
 from peft_nb.errors import RunError
-from peft_nb.events import ACTIVE, Progress
+from peft_nb.events import ACTIVE, Event, Preparing, Progress, silent
 from peft_nb.models.quiet import quiet
 from peft_nb.runs import model as models
 from peft_nb.runs import rows
@@ -71,23 +71,27 @@ class Adapter:
     @property
     def model(self) -> PeftModel:
         """The base with the adapter, loaded when it is first needed."""
+        return self.open()
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer."""
+        return self.model and self._tokenizer
+
+    def open(self, progress: Progress = silent) -> PeftModel:
+        """Load the model if it is not in memory, and say what takes long."""
         if self._at_work():
             status = self._record.status
             raise RunError(f"run {self._record.id} is {status}; call wait() or stop() before using its model")
         if (found := self._model) is None:
             with self.using:  # or two would load it
                 if (found := self._model) is None:
-                    folder, facts = str(self.folder), self._record.facts
+                    folder, facts = self.folder, self._record.facts
+                    base = self._base(progress, folder)
                     with quiet():
-                        base = models.load_base(self.spec, self._source(), facts, self._record.publish, self.folder)
-                        found = models.adapted(self.spec, base, facts, folder)
-                        self.hold(found, base.tokenizer)
+                        found = models.adapted(self.spec, base, facts, str(folder))
+                    self.hold(found, base.tokenizer)
         return found
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's tokenizer."""
-        return self.model and self._tokenizer
 
     @property
     def held(self) -> bool:
@@ -139,44 +143,54 @@ class Adapter:
             return self.generate(prompts, True, **options)
         return self.task.said(self.predict(prompts))  # type: ignore[arg-type]
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: Path, progress: Progress) -> Path:
         """Write it as a plain PEFT folder."""
-        import_training()
+        model = self.open(progress)
         from peft_nb.adapters.save import save
 
         record, told = self._record, rows.told(self._record.folder)
         options: dict[str, Any] = {"tokenizer": self.tokenizer, "history": record.curve(), "data": told}
         options["tags"] = record.now.tags
         with self.using:
-            return save(self.model, path, self.spec, record.facts, record.metrics, **options)
+            return save(model, path, self.spec, record.facts, record.metrics, **options)
 
     def merge(
         self, folder: Path, dtype: str | None, max_kl: float, prompts: Sequence[str] | None, progress: Progress
     ) -> Merged:
         """Write a plain model with the adapter in its weights, once it is proven to do the same."""
-        import_training()
+        import_training(progress)
         from peft_nb.adapters import merge
 
         facts, metrics = self._record.facts, self._record.metrics
         dtype = dtype or facts.dtype or "float32"
         merge.refuse(self.spec, facts, folder, dtype, max_kl)
         with self.using:
-            progress(0, "loading the model")
+            model = self.open(progress)
             examples, compared_on = self._to_compare(prompts)
-            live, source = (self.model, self.tokenizer, folder), self._source()
+            live, source = (model, self.tokenizer, folder), self._source()
             told = self.spec, facts, metrics
             return merge.merge(*live, source, *told, examples, compared_on, dtype, max_kl, progress)
 
-    def for_script(self, namespace: Mapping[str, Any]) -> tuple[Base, Side, Side]:
+    def for_script(self, namespace: Mapping[str, Any], progress: Progress) -> tuple[Base, Side, Side]:
         """Load the base and find the training and evaluation examples; rows may be among the notebook's variables."""
         record = self._record
         if self._at_work():
             raise RunError(f"run {record.id} is {record.status}; call wait() or stop() before exporting it")
         inputs = replace(self.inputs, namespace=namespace or self.inputs.namespace)
         context = Context(self.spec, inputs, record.folder, record.facts, publish=record.publish)
+        base = self._base(progress, record.folder / "adapter")
         with quiet():
-            base = models.load_base(self.spec, self._source(), record.facts, record.publish, record.folder / "adapter")
             return base, *rows.for_script(context, base)
+
+    def _base(self, progress: Progress, folder: Path) -> Base:
+        """Load the base; what is being done is told and not kept, for the run itself has ended."""
+
+        def publish(event: Event) -> None:
+            progress(0, event.what) if isinstance(event, Preparing) else self._record.publish(event)
+
+        import_training(progress)
+        with quiet():
+            return models.load_base(self.spec, self._source(), self._record.facts, publish, folder)
 
     def _source(self) -> Any:
         return models.find(self.spec, self.inputs)

@@ -177,11 +177,13 @@ def _ask(found: Compared, trained: Mapping[str, Run], progress: Progress, option
 
         return {**options, "listen": heard}
 
+    def stage(share: float, what: str) -> None:
+        progress(len(found.answers) / parts, f"{name}: {what}")
+
     for name, run in trained.items():
-        progress(len(found.answers) / parts, f"{name}: loading the model")
         with run.adapter.borrowed():
-            _ = run.adapter.tokenizer  # comes with the model, which a variable of its own would keep in memory
-            progress(len(found.answers) / parts, f"{name}: generating answers")
+            run.adapter.open(stage)
+            stage(0, "generating answers")
             found.answers[name] = run.adapter.said(asked, **listening(name))
             if run is first:
                 for base in bases:

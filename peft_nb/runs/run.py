@@ -18,7 +18,7 @@ from peft_nb.data.prompts import Prompt
 from peft_nb.data.sources import BUILTIN
 from peft_nb.data.table import Table
 from peft_nb.errors import PeftNbError, RunError, SpecError
-from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Progress, Status, StatusChanged
+from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Progress, Status, StatusChanged, silent
 from peft_nb.methods import complete, problems
 from peft_nb.models import ALIASES
 from peft_nb.models.resolve import holds_a_model
@@ -276,7 +276,7 @@ class Run:
         Raises
         ------
         PeftNbError
-            What made the run fail, in one line; or that it was given up.
+            What made the run fail, in one line; or that it was aborted.
         """
         until = None if timeout is None else time.monotonic() + timeout
         interrupted = False
@@ -432,13 +432,15 @@ class Run:
         """
         return self.adapter.predict([texts] if isinstance(texts, str) else list(texts))
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, progress: Progress = silent) -> Path:
         """Write the adapter as a plain PEFT folder with safetensors, config, model card and curves.
 
         Parameters
         ----------
         path : str or Path
             The folder to make.
+        progress : callable
+            Called with the share that is done (0 to 1) and what is being done.
 
         Returns
         -------
@@ -450,9 +452,16 @@ class Run:
         StoreError
             If the disk refuses; nothing half-written stays and the run keeps its model.
         """
-        return self.adapter.save(Path(path).expanduser())
+        return self.adapter.save(Path(path).expanduser(), progress)
 
-    def export(self, path: str | Path, as_: str = "script", namespace: Mapping[str, Any] | None = None) -> Path:
+    def export(
+        self,
+        path: str | Path,
+        as_: str = "script",
+        namespace: Mapping[str, Any] | None = None,
+        *,
+        progress: Progress = silent,
+    ) -> Path:
         """Write the run in a form that others can use.
 
         Parameters
@@ -466,6 +475,8 @@ class Run:
         namespace : mapping, optional
             The notebook's variables, where a script's rows may have to be found again; without the rows, their token
             ids are written.
+        progress : callable
+            Called with the share that is done (0 to 1) and what is being done.
 
         Returns
         -------
@@ -480,7 +491,12 @@ class Run:
             If the disk refuses, or something else would be lost; nothing half-written stays.
         """
         found = Exportable(
-            self.id, self.spec, self.metrics, self.save, self.merge, partial(self.adapter.for_script, namespace or {})
+            self.id,
+            self.spec,
+            self.metrics,
+            partial(self.save, progress=progress),
+            partial(self.merge, progress=progress),
+            partial(self.adapter.for_script, namespace or {}, progress),
         )
         return exporters.export(found, Path(path).expanduser(), as_)
 
@@ -491,7 +507,7 @@ class Run:
         dtype: str | None = None,
         max_kl: float = 0.005,
         prompts: Sequence[str] | None = None,
-        progress: Progress = lambda share, what: None,
+        progress: Progress = silent,
     ) -> Merged:
         """Write a plain model with the adapter folded into its weights, once it is proven to do the same.
 
@@ -530,7 +546,7 @@ class Run:
         if self._executor.stopping:
             self.stop(now=True)
             kept = "its last checkpoint is kept, resume() goes on from there"
-            raise RunError(f"run {self.id} was given up at once; {kept}")
+            raise RunError(f"run {self.id} was aborted; {kept}")
         self.stop()
         self.record.tell(Preparing("stopping after this step; interrupt again to abort and keep the last checkpoint"))
 
@@ -546,7 +562,7 @@ class Run:
             reason = "" if outcome.finished else f"after step {context.metrics.get('steps', 0)}"
             self._evaluation = outcome.evaluation
         except Abandoned as error:
-            status, reason = "stopped", str(error) or "given up at once"
+            status, reason = "stopped", str(error) or "aborted"
         except BaseException as error:
             reason = self._blame(error)
         self._finish(context, status, reason)

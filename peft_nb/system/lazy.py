@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.machinery import ModuleSpec
@@ -66,13 +66,15 @@ def _call(module: str, function: str, *given: Any, **options: Any) -> Any:
     return getattr(importlib.import_module(module), function)(*given, **options)
 
 
-def import_training() -> None:
-    """Import what every run needs: PyTorch, PEFT and transformers' Trainer.
+def import_training(progress: Callable[[float, str], None] | None = None) -> None:
+    """Import what every run needs, PyTorch, PEFT and transformers' Trainer, and say so unless they are there already.
 
     PEFT imports bitsandbytes, which starts PyTorch's compiler, the Trainer imports datasets, and the losses of object
     detection scipy's optimizers: together a third of the time, for what most runs never touch. So many objects are
     made, and none dropped, that looking for garbage among them takes another eighth.
     """
+    if progress and "transformers.trainer" not in sys.modules:
+        progress(0, "importing PyTorch and PEFT")
     with uncollected(), late("bitsandbytes", "datasets", "scipy.optimize:linear_sum_assignment"):
         import peft.helpers
         import transformers.trainer  # noqa: F401

@@ -10,7 +10,7 @@ from peft_nb.system.resources import processes
 
 
 class Abandoned(Exception):
-    """The user asked twice: the step under way is given up at once."""
+    """The user asked twice: the step under way is aborted."""
 
 
 class NotFinite(RunError):

@@ -69,8 +69,7 @@ def report_on(
     Where `progress` is told how far it is, no bar is shown.
     """
     with nullcontext(progress) if progress else progress_bar() as progress:
-        tell = progress or _nobody
-        tell(0, "reading the data")
+        progress(0, "reading the data")
         source = sources.read(spec.data if data is None else data, namespace)
         layout = detection.detect(source.train, spec.format, spec.columns)
         held, held_layout = source.eval, layout
@@ -78,7 +77,7 @@ def report_on(
             held = sources.read(spec.eval_data if eval_data is None else eval_data, namespace).train
         if held is not None:
             held_layout = detection.detect(held, spec.format, spec.columns)
-        tell(0, "loading the tokenizer")
+        progress(0, "loading the tokenizer")
         tokenizer = _tokenizer(spec, model, namespace)
 
         def look(rows: checks.Table, progress: Progress | None = None) -> checks.Checked:
@@ -91,14 +90,10 @@ def report_on(
                 checked.notes.append(f"lengths are estimated, {CHARACTERS_A_TOKEN} characters per token: {where}")
             return checked
 
-        tell(0, "checking rows")
+        progress(0, "checking rows")
         checked = look(source.train, progress)
     held_by = namespace.get(spec.data) if data is None else data
     return Report(spec, source, checked, tokenizer, held_by, look)
-
-
-def _nobody(share: float, what: str) -> None:
-    """Stand in for the progress where nobody looks on."""
 
 
 def options(spec: RunSpec) -> Options:

@@ -83,7 +83,7 @@ def compared(runs: Mapping[str, Run | None], prompts: str | Iterable[Prompt] | N
     asked = None if prompts is None else _prompts(prompts)
     chosen = dict(runs) if len(runs) > 1 or None in runs.values() else {**runs, BASE: None}
     with progress_bar() as progress:
-        return Comparison(gather(chosen, asked, progress or (lambda share, what: None), **{**OPTIONS, **options}))
+        return Comparison(gather(chosen, asked, progress, **{**OPTIONS, **options}))
 
 
 class Comparison(Displayed):

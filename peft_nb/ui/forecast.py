@@ -18,7 +18,7 @@ from peft_nb.planning.forecast import Forecast
 from peft_nb.spec import RunSpec
 from peft_nb.tasks import inspect
 from peft_nb.ui import wording
-from peft_nb.ui.progress_bar import importing
+from peft_nb.ui.progress_bar import progress_bar
 from peft_nb.ui.style import BOX
 
 BUSY = 1.15  # times as long as the fastest try
@@ -39,7 +39,7 @@ class Shown:
 
 def made(spec: RunSpec, namespace: Mapping[str, Any]) -> Shown:
     """Estimate a run; parameters and errors as for :func:`peft_nb.planning.estimate.estimate`."""
-    with importing() as progress:
+    with progress_bar("reading the rows") as progress:
         return Shown(estimate(spec, namespace=namespace, progress=progress))
 
 

@@ -115,7 +115,7 @@ class Live:
         self.close(metrics)
 
     def settle(self, run: Run) -> None:
-        """Draw the summary; of a run that was given up and still works, once it has ended."""
+        """Draw the summary; of a run that was aborted and still works, once it has ended."""
         if self._ended.wait(LAST_WORD_S):
             self._sum_up(run)
         else:

@@ -9,7 +9,7 @@ from typing import Any
 from peft_nb.methods import Method, methods, options, tasks_of
 from peft_nb.planning.table import table
 from peft_nb.ui.listing import Listing
-from peft_nb.ui.progress_bar import importing
+from peft_nb.ui.progress_bar import progress_bar
 
 
 def listed(model: str | None, namespace: Mapping[str, Any]) -> Listing:
@@ -29,7 +29,7 @@ def listed(model: str | None, namespace: Mapping[str, Any]) -> Listing:
     """
     if model is None:
         return Listing(methods())
-    with importing() as progress:
+    with progress_bar() as progress:
         return Listing(table(model, namespace=namespace, progress=progress))
 
 

@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import copy_context
 from html import escape
 from uuid import uuid4
 
-from peft_nb.events import Progress
+from peft_nb.events import Progress, silent
 from peft_nb.system import frontend
 from peft_nb.ui import wording
 from peft_nb.ui.style import BOX, NUMBERS
@@ -28,7 +28,7 @@ Draw = Callable[[float | None, str, float], None]
 
 
 @contextmanager
-def progress_bar(what: str = "starting", delay_s: float = DELAY_S) -> Iterator[Progress | None]:
+def progress_bar(what: str = "starting", delay_s: float = DELAY_S) -> Iterator[Progress]:
     """Show what is being done, once it takes longer than `delay_s` seconds, where a person looks on.
 
     Parameters
@@ -40,12 +40,12 @@ def progress_bar(what: str = "starting", delay_s: float = DELAY_S) -> Iterator[P
 
     Yields
     ------
-    callable or None
-        Takes the share that is done and the stage; None where nobody looks on.
+    callable
+        Takes the share that is done and the stage.
     """
     shown_in = frontend.frontend()
     if shown_in == "notebook-headless" or (shown_in == "terminal" and not sys.stderr.isatty()):
-        yield None
+        yield silent
         return
     draw = _in_terminal if shown_in == "terminal" else _in_notebook()
     told: list[tuple[float, str]] = [(0.0, what)]
@@ -71,11 +71,6 @@ def progress_bar(what: str = "starting", delay_s: float = DELAY_S) -> Iterator[P
     finally:
         done.set()
         thread.join()
-
-
-def importing() -> AbstractContextManager[Progress | None]:
-    """Show a bar over work that first imports PyTorch and PEFT, if they are not imported yet."""
-    return progress_bar("starting" if "peft" in sys.modules else "importing PyTorch and PEFT")
 
 
 def _in_terminal(share: float | None, stage: str, seconds: float) -> None:

@@ -16,7 +16,7 @@ from peft_nb.runs.compare import BASE
 from peft_nb.system.frontend import variables
 from peft_nb.ui import wording
 from peft_nb.ui.chat import Chat, Turn, html
-from peft_nb.ui.panels.panel import FIELD, LABEL, Panel, Tell, button, row
+from peft_nb.ui.panels.panel import FIELD, LABEL, Panel, Tell, button, progress, row
 from peft_nb.ui.style import MUTED
 
 SETTLE_S = 0.15  # the front end says that Enter was pressed just before it says what was written
@@ -116,6 +116,7 @@ class ChatPanel(Panel):
             return self._stopped.is_set()
 
         how = {"temperature": self.temperature.value, "seed": self.seed.value, "max_new_tokens": self.longest.value}
+        self.talk.runs[self.adapter.value].adapter.open(progress(tell))
         self.talk.ask(self._taken, run=self.adapter.value, listen=heard, **how)
         self._taken = ""
         word = "stopped" if self._stopped.is_set() else "answered"

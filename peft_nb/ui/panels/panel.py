@@ -28,6 +28,7 @@ import anywidget
 import ipywidgets
 import traitlets
 
+from peft_nb.events import Progress
 from peft_nb.system import ipykernel_private
 from peft_nb.ui.style import staying
 from peft_nb.ui.wording import spoken
@@ -201,13 +202,18 @@ class Panel:
                 self.say(told[-1])
             self.attempt(meanwhile)
         self._busy.release()
-        outcome = found[0]
-        self.fail(outcome) if isinstance(outcome, Exception) else self.say(outcome)
         try:
-            then()
+            then()  # what is said to be there is seen by then
             self.keep()
         except Exception as error:
-            self.fail(error)
+            found[0] = error
+        outcome = found[0]
+        self.fail(outcome) if isinstance(outcome, Exception) else self.say(outcome)
+
+
+def progress(tell: Tell) -> Progress:
+    """Make a progress whose share and stage are said in a panel."""
+    return lambda share, what: tell(f"{what} ({share:.0%})" if share else f"{what} …")
 
 
 def _let_through(widget: ipywidgets.Widget) -> None:

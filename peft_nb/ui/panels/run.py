@@ -17,7 +17,7 @@ from peft_nb.ui.chat import chat
 from peft_nb.ui.compare import OPTIONS, Comparison
 from peft_nb.ui.panels import curves
 from peft_nb.ui.panels.chart import Chart, Line
-from peft_nb.ui.panels.panel import TICK_S, Panel, Tell, button, put, row
+from peft_nb.ui.panels.panel import TICK_S, Panel, Tell, button, progress, put, row
 from peft_nb.ui.surfaces import Surface
 from peft_nb.ui.view import RunView, replay
 
@@ -148,13 +148,13 @@ class RunPanel(Panel):
 
     def _save(self) -> None:
         folder = f"{self.called.value.strip()}-adapter"
-        self.in_background("saving", lambda tell: f"saved in {self._run.save(folder)}")
+        self.in_background("saving", lambda tell: f"saved in {self._run.save(folder, progress=progress(tell))}")
 
     def _merge(self) -> None:
         folder = f"{self.called.value.strip()}-merged"
 
         def merge(tell: Tell) -> str:
-            made = self._run.merge(folder, progress=lambda share, what: tell(f"{what} ({share:.0%})"))
+            made = self._run.merge(folder, progress=progress(tell))
             return str(made).splitlines()[0]
 
         self.in_background("merging", merge)
@@ -163,7 +163,7 @@ class RunPanel(Panel):
         def ask(tell: Tell) -> str:
             self._comparison = None
             asked = {self._run.id: self._run, BASE: None}
-            told = gather(asked, None, lambda share, what: tell(f"{what} ({share:.0%})"), **OPTIONS)
+            told = gather(asked, None, progress(tell), **OPTIONS)
             self._comparison = Comparison(told)
             return "compared with its base model; see below"
 
