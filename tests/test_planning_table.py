@@ -50,7 +50,11 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> pandas.DataFra
     folder = tmp_path_factory.mktemp("bare")
     (folder / "config.json").write_text((base / "config.json").read_text())
     told: list[tuple[float, str]] = []
-    found = table(folder, progress=lambda share, what: told.append((share, what)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PEFT_NB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        found = table(folder, progress=lambda share, what: told.append((share, what)))
+        again = table(folder, progress=lambda share, what: pytest.fail(f"{what} is known"))
+    assert again.equals(found)
     assert [what for _, what in told if "import" not in what] == list(METHODS)
     assert [share for share, _ in told] == sorted(share for share, _ in told)
     return found

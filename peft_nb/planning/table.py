@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ from peft_nb.models.resolve import ModelSource, resolve
 from peft_nb.planning import memory
 from peft_nb.planning.workload import Load
 from peft_nb.spec import METHODS, RunSpec
-from peft_nb.system import resources
-from peft_nb.system.lazy import import_training, late, uncollected
+from peft_nb.system import known, resources
+from peft_nb.system.lazy import import_training, uncollected, without_bitsandbytes
 from peft_nb.system.resources import MB
 from peft_nb.tasks import Task, for_base
 from peft_nb.training.hooks import Hooks
@@ -116,21 +117,40 @@ def table(
     """
     import pandas
 
+    source = _source(model, revision, namespace)
+    file = source.path and source.path / "config.json"
+    if source.gguf_file or not (file and file.is_file()):
+        found = _counts(source, progress)
+    else:
+        versions = [metadata.version(name) for name in ("transformers", "peft", "peft_nb")]
+        about: dict[str, Any] = {
+            "config": file.read_text(encoding="utf-8"),
+            "methods": list(METHODS),
+            "versions": versions,
+        }
+        about |= known.machine()
+        found = known.once("methods", about, lambda: _counts(source, progress), days=1)
+    rows = [Fitted(REGISTRY[name], **counted) for name, counted in found.items()]
+    cells = {column: [say(one) for one in rows] for column, say in COLUMNS.items()}
+    shown = pandas.DataFrame(cells, index=pandas.Index(found, name="method"))
+    return shown.convert_dtypes()  # whole numbers stay whole beside those that are missing
+
+
+def _counts(source: ModelSource, progress: Progress) -> dict[str, dict[str, Any]]:
+    """Fit every method on a model; the fields of what is found, beside the method, by its name."""
+    import_training(progress)
     from peft_nb.training.probe import fastest_dtype
 
-    source = _source(model, revision, namespace)
-    import_training(progress)
+    found = {}
     with quiet(), uncollected():
         config = _config(source)
         dtype = fastest_dtype(config, resources.device("auto"))
         bases, process = counted_bases(source, config), memory.process()
-        rows = []
         for done, name in enumerate(METHODS):
             progress(done / len(METHODS), name)
-            rows.append(fitted(REGISTRY[name], bases, config, dtype, process))
-    cells = {column: [say(one) for one in rows] for column, say in COLUMNS.items()}
-    found = pandas.DataFrame(cells, index=pandas.Index([one.method.name for one in rows], name="method"))
-    return found.convert_dtypes()  # whole numbers stay whole beside those that are missing
+            found[name] = {**vars(fitted(REGISTRY[name], bases, config, dtype, process))}
+            del found[name]["method"]
+    return found
 
 
 def fitted(
@@ -228,10 +248,11 @@ def _counted(method: Method, spec: RunSpec, base: Base, task: Task) -> Counts:
     """Count what a method trains and saves on a base."""
     from peft import get_peft_model_state_dict
 
-    with shapes_alone(), late("bitsandbytes"):  # AdaLoRA imports it on every base
+    with shapes_alone():
         bare, whole = task.build(base, task.counted())
         weights, inner = memory.sizes(bare)
-        model = attach(bare, spec, base.source.name, whole, peft_type=task.peft_type)
+        with without_bitsandbytes():
+            model = attach(bare, spec, base.source.name, whole, peft_type=task.peft_type)
         trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
         total = sum(one.numel() for one in model.parameters())
         owners = getattr(model.base_model, "targeted_module_names", None) or _owners(model)

@@ -79,14 +79,23 @@ def import_training(progress: Callable[[float, str], None] | None = None) -> Non
         import peft.helpers
         import transformers.trainer  # noqa: F401
 
-        bitsandbytes = sys.modules.get("bitsandbytes")
         # It recommends another package wherever it is imported on a CPU.
         logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-        if isinstance(bitsandbytes, Late):
-            vars(bitsandbytes)["nn"] = SimpleNamespace(Linear4bit=object)  # all that PEFT asks of it for plain LoRA
+        with without_bitsandbytes():
             import peft.tuners.lora.bnb  # noqa: F401
 
-            del vars(bitsandbytes)["nn"]
+
+@contextmanager
+def without_bitsandbytes() -> Iterator[None]:
+    """Let PEFT ask of layers that are none of bitsandbytes' whether they are, and import it for none of them."""
+    with late("bitsandbytes"):
+        module = sys.modules.get("bitsandbytes")
+        stands_in = vars(module) if isinstance(module, Late) else dict[str, Any]()
+        stands_in["nn"] = SimpleNamespace(Linear4bit=Late, Linear8bitLt=Late)
+        try:
+            yield
+        finally:
+            stands_in.pop("nn", None)
 
 
 @contextmanager

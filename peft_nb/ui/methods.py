@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft_nb.methods import Method, methods, options, tasks_of
-from peft_nb.planning.table import table
-from peft_nb.ui.listing import Listing
 from peft_nb.ui.progress_bar import progress_bar
+
+if TYPE_CHECKING:
+    from peft_nb.ui.listing import Listing
 
 
 def listed(model: str | None, namespace: Mapping[str, Any]) -> Listing:
@@ -27,9 +28,12 @@ def listed(model: str | None, namespace: Mapping[str, Any]) -> Listing:
     Listing
         What :func:`peft_nb.methods.methods` or :func:`peft_nb.planning.table.table` gives.
     """
-    if model is None:
-        return Listing(methods())
-    with progress_bar() as progress:
+    with progress_bar("importing pandas") as progress:
+        from peft_nb.planning.table import table
+        from peft_nb.ui.listing import Listing
+
+        if model is None:
+            return Listing(methods())
         return Listing(table(model, namespace=namespace, progress=progress))
 
 

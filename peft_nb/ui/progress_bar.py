@@ -19,7 +19,7 @@ from peft_nb.system import frontend
 from peft_nb.ui import wording
 from peft_nb.ui.style import BOX, NUMBERS
 
-DELAY_S = 0.8  # what is over sooner needs no bar
+DELAY_S = 0.5  # what is over sooner needs no bar
 TICK_S = 0.25
 WIDE = 78  # letters of a terminal's line
 

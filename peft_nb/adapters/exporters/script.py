@@ -53,7 +53,7 @@ def _plain(spec: RunSpec) -> bool:
     hooks = type(method.hooks(spec))
     own = any(getattr(hooks, name) is not getattr(Hooks, name) for name in HOOKS)
     quantized = "none" not in method.quantizations
-    return not own and not quantized and not method.config_class().__module__.startswith("peft_nb.")
+    return not own and not quantized and not getattr(method.config_class, "module", "peft").startswith("peft_nb.")
 
 
 def write(run: Exportable, folder: Path) -> Path:
@@ -83,11 +83,11 @@ def write(run: Exportable, folder: Path) -> Path:
     StoreError
         If the disk refuses; nothing half-written stays.
     """
+    spec, (base, train, evaluation) = run.spec, run.examples()
     from safetensors.torch import save_file
 
     from peft_nb.training.packing import plan
 
-    spec, (base, train, evaluation) = run.spec, run.examples()
     (model, revision), model_config = _found_by(base), base.model.config
     differs = changes(base.model, base.tokenizer, os.path.expanduser(model)) if base.source.pair else UNCHANGED
     batch = spec.batch_size * spec.gradient_accumulation_steps
