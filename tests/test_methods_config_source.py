@@ -25,3 +25,12 @@ def test_fields_are_those_of_the_class_that_is_imported(name: str) -> None:
     read = CLASSES[name].fields()
     assert list(read) == list(real)
     assert json.dumps(read) == json.dumps(real)  # members of enumerations by their values
+
+
+def test_help_is_the_first_sentence_of_the_source() -> None:
+    said = CLASSES["LoraConfig"].help()
+    assert said["lora_bias"] == "Whether to enable the bias term for the LoRA B parameter."
+    assert said["use_dora"] == "Enable 'Weight-Decomposed Low-Rank Adaptation' (DoRA)."  # without its link
+    assert CLASSES["BOFTConfig"].help()["target_modules"].startswith("List of module names")
+    real = {one.name: one.metadata.get("help") for one in dataclasses.fields(CLASSES["BottleneckConfig"]())}
+    assert CLASSES["BottleneckConfig"].help() == {name: said for name, said in real.items() if said}

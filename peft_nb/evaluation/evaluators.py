@@ -144,7 +144,7 @@ class Evaluator:
             self.missing |= dict.fromkeys(names, why)
         for part in wanted:
             try:
-                self._heed()
+                self._end_if_asked()
                 self.publish(TimeLeft(self.expected_s(wanted[wanted.index(part) :])))
                 self.publish(Preparing(f"evaluating: {STAGES[part]}"))
                 getattr(self, part)()
@@ -303,12 +303,12 @@ class Evaluator:
                 lost.append({"id": one.id, "question": one.question, "before": base, "after": answer})
         self.details["questions"] = {"topics": topics, "lost": lost}
 
-    def _heed(self) -> None:
+    def _end_if_asked(self) -> None:
         if self.stopped():
             raise Abandoned
 
     def _predictions(self, examples: Sequence[Any]) -> measure.Predictions:
-        return measure.predictions(self.model, self.objective, examples, self._heed)
+        return measure.predictions(self.model, self.objective, examples, self._end_if_asked)
 
     def _means(self, examples: Sequence[Any]) -> numpy.ndarray:
         return self._predictions(examples).means
@@ -326,7 +326,7 @@ class Evaluator:
         )
 
     def _generate(self, prompts: Sequence[list[Message]], adapter: bool, **options: Any) -> list[str]:
-        self._heed()
+        self._end_if_asked()
         with nullcontext() if adapter else self.model.disable_adapter():
             return generate(self.model, self.tokenizer, prompts, **options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+
+LINK = re.compile(r"<a [^>]*>(.*?)</a>|\[([^\]]*)\]\([^)]*\)")
 
 
 class ConfigClass:
@@ -35,7 +39,18 @@ class ConfigClass:
 
     def fields(self) -> dict[str, Any]:
         """Read the fields that its constructor takes, with their defaults; None for what is made anew each time."""
-        return dict(_fields(self.name))
+        return {name: _value(said.get("default")) for name, said in _fields(self.name)}
+
+    def help(self) -> dict[str, str]:
+        """Read what its source says of the fields, where it says something: the first sentence."""
+        found = {}
+        for name, said in _fields(self.name):
+            told = ast.literal_eval(said["metadata"]).get("help", "") if "metadata" in said else ""
+            told = told if isinstance(told, str) else " ".join(told)  # a comma too many makes it a tuple
+            plain = LINK.sub(r"\1\2", " ".join(told.split()))
+            sentence, end, _ = plain.partition(". ")
+            found[name] = sentence + end.strip()
+        return {name: told for name, told in found.items() if told}
 
 
 @cache
@@ -56,23 +71,25 @@ def _files() -> Iterator[Path]:
     yield from Path(__file__).parent.glob("*/config.py")
 
 
-def _fields(name: str) -> Iterator[tuple[str, Any]]:
+def _fields(name: str) -> Iterator[tuple[str, dict[str, ast.expr]]]:
+    """The fields of a class and of those it is made of, each with the keywords of ``dataclasses.field``."""
     node = _classes().get(name)
     for base in node.bases if node else ():
         yield from _fields(ast.unparse(base).rpartition(".")[2])
     for one in node.body if node else ():
         if not isinstance(one, ast.AnnAssign) or not isinstance(one.target, ast.Name):
             continue
-        said, value = {}, one.value
-        if isinstance(value, ast.Call):  # of dataclasses.field
-            said = {keyword.arg: keyword.value for keyword in value.keywords}
-            value = said.get("default")
+        said: dict[str, ast.expr] = {}
+        if isinstance(one.value, ast.Call):
+            said = {keyword.arg: keyword.value for keyword in one.value.keywords if keyword.arg}
+        elif one.value:
+            said["default"] = one.value
         if "init" not in said and not ast.unparse(one.annotation).startswith("ClassVar"):
-            yield one.target.id, _value(value)
+            yield one.target.id, said
 
 
 def _value(node: ast.expr | None) -> Any:
-    """A default: a literal, or the value of a member of an enumeration."""
+    """A default, None without one: a literal, or the value of a member of an enumeration."""
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         members = {
             ast.unparse(one.targets[0]): one.value

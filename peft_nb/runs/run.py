@@ -284,7 +284,7 @@ class Run:
             try:  # an interrupt is dealt with in here too, where the next one cannot escape
                 if interrupted:
                     interrupted = False
-                    self._heed_interrupt()
+                    self._handle_interrupt()
                 over = self._executor.wait(TICK_S)
                 if tick:
                     tick()
@@ -542,7 +542,7 @@ class Run:
 
     # ---- at work
 
-    def _heed_interrupt(self) -> None:
+    def _handle_interrupt(self) -> None:
         if self._executor.stopping:
             self.stop(now=True)
             kept = "its last checkpoint is kept, resume() goes on from there"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from textwrap import wrap
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.methods import Method, methods, options, tasks_of
+from peft_nb.methods.config_source import ConfigClass
 from peft_nb.ui.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from peft_nb.ui.listing import Listing
+
+WIDTH, INDENT = 100, " " * 6  # of what is said of an option, below it
 
 
 def listed(model: str | None, namespace: Mapping[str, Any]) -> Listing:
@@ -56,9 +61,15 @@ def explained(method: Method) -> str:
     lines = [f"%%peft {method.name}", method.help, f"when: {method.when}", f"source: {method.source}", "; ".join(can)]
     lines += ["", "defaults, where a field is null", *_values(method.defaults)]
     given = {**options(method), **dict.fromkeys(method.required, "required")}
-    return "\n".join([*lines, "", "method_options and their defaults", *_values(given)])
+    help = method.config_class.help() if isinstance(method.config_class, ConfigClass) else {}
+    return "\n".join(
+        [*lines, "", "method_options: their defaults, and what their package says of them", *_values(given, help)]
+    )
 
 
-def _values(values: Mapping[str, Any]) -> list[str]:
-    said = {name: value if value == "required" else json.dumps(value, default=str) for name, value in values.items()}
-    return [f"  {name}: {value}" for name, value in said.items()]
+def _values(values: Mapping[str, Any], help: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    lines = []
+    for name, value in values.items():
+        lines.append(f"  {name}: {value if value == 'required' else json.dumps(value, default=str)}")
+        lines += wrap(help.get(name, ""), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+    return lines

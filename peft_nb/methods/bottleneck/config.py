@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 
 from peft import PeftConfig
@@ -51,14 +51,16 @@ class BottleneckConfig(PeftConfig):
         If a setting is unknown or out of bounds.
     """
 
-    placement: str = "pfeiffer"
-    reduction_factor: float = 16
-    non_linearity: str = "relu"
-    layer_norm: bool = False
-    scaling: float | None = None
-    dropout: float = 0.0
-    target_modules: list[str] | str | None = None
-    modules_to_save: list[str] | None = None
+    placement: str = field(default="pfeiffer", metadata={"help": "pfeiffer, houlsby or parallel: where adapters stand"})
+    reduction_factor: float = field(default=16, metadata={"help": "The hidden size over the width of the bottleneck"})
+    non_linearity: str = field(default="relu", metadata={"help": "The activation between the two projections"})
+    layer_norm: bool = field(default=False, metadata={"help": "Whether a LayerNorm stands before the down projection"})
+    scaling: float | None = field(default=None, metadata={"help": "Factor of the output; null: 4 for parallel, else 1"})
+    dropout: float = field(default=0.0, metadata={"help": "Share of the inputs zeroed at random in training"})
+    target_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Only these modules; null: the placement's"}
+    )
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Parts to train in full"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
