@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from peft_nb.training.loss import FrozenHeadLoss
+from peft_nb.training.loss import log_probs
 
 DEPTH = 4  # layers in a chain: one alone would find all it touches still in the processor's caches
 REPEATS = 5
@@ -159,7 +159,7 @@ def _head_seconds(model: PeftModel) -> float:
 
     def run() -> float:
         start = time.perf_counter()
-        FrozenHeadLoss.apply(hidden, weight, None, targets)
+        log_probs([(hidden, weight)], targets)
         return time.perf_counter() - start
 
     return min(_repeated(run)) / HEAD_ROWS / HEAD_VOCABULARY
