@@ -111,7 +111,7 @@ register(
     Metric("rouge_l", "ROUGE-L", "score", "high", "held-out", "mean ROUGE-L on the evaluation set", on=_ROWS),
     Metric(
         *("accuracy", "accuracy", "share", "high", "held-out"),
-        help="share of the evaluation texts whose labels, or answers, are right",
+        help="share of the evaluation texts whose labels, answers or likeliest choices are right",
         on=_ROWS,
     ),
     Metric("macro_f1", "macro-F1", "score", "high", "held-out", "mean F-measure over the classes", on=_ROWS),

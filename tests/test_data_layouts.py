@@ -533,6 +533,24 @@ def test_the_number_of_a_choice_counts_from_0_and_that_is_said() -> None:
     assert found.messages(kept)[-1]["content"] == "5"
 
 
+@pytest.mark.parametrize(
+    ("cells", "options"),
+    [
+        ({"answer": "B"}, ("A", "B")),
+        ({"answer": 0}, ("A", "B")),
+        ({"answer": "Oslo"}, ("Rome", "Oslo")),
+        ({"answer": "Paris"}, ()),
+        ({"answer": "B", "choices": "A. Rome or B. Oslo"}, ()),
+        ({"answer": "B", "choices": None}, ()),
+    ],
+    ids=str,
+)
+def test_what_could_be_answered_is_written_as_the_answer_is(cells: dict[str, Any], options: tuple[str, ...]) -> None:
+    row = {"question": "Which?", "choices": ["Rome", "Oslo"], "answer": "A"}
+    assert layout(rows=[row]).options(row | cells) == options
+    assert layout(rows=[bare := {"question": "Which?", "answer": "A"}]).options(bare) == ()
+
+
 @pytest.mark.parametrize("cell", ['["38", "39"]', "[]", '[{"a": 1}, {"b": 2}]', "['a' 'b']", '{"text": ["x"]}'])
 @pytest.mark.parametrize("name", ["answer", "output", "completion", "reply"])
 def test_text_stays_text(name: str, cell: str) -> None:

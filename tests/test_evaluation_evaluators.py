@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -205,6 +206,19 @@ def test_answers_that_are_few_words_are_classes(spec: Callable[..., RunSpec], st
     run = begin(spec(judge="full", max_steps=30, eval_fraction=0.5), data=data, store=store).wait()
     assert run.metrics["accuracy"] == run.metrics["exact_match"]
     assert 0 < run.metrics["macro_f1"] <= 1
+
+
+def test_of_rows_with_choices_the_likeliest_is_the_answer(spec: Callable[..., RunSpec], store: Store) -> None:
+    cities = ["Rome", "Oslo", "Paris"]
+    data = [{"question": f"Where is {n}?", "choices": cities, "answer": cities[n % 3]} for n in range(24)]
+    run = begin(spec(judge="full", max_steps=2, eval_fraction=0.25, system="Be brief."), data=data, store=store).wait()
+    found = run.judgement["choices"]
+    assert run.metrics["accuracy"] == pytest.approx(fmean(row["chosen"] == row["reference"] for row in found))
+    assert len(found) == 6
+    for row in found:
+        assert row["options"] == cities
+        assert row["chosen"] == cities[row["log_probs"].index(max(row["log_probs"]))]
+        assert all(total < mean < 0 for total, mean in zip(row["log_probs"], row["mean_log_probs"], strict=True))
 
 
 def test_a_conversation_is_asked_as_it_stands_and_scored_by_what_was_said_last() -> None:

@@ -263,11 +263,11 @@ def test_gradient_checkpointing_gives_the_same_training(family: str) -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_trained_head_takes_the_padded_path(tied: bool) -> None:
-    adapted = full(tiny.base("llama", tie_word_embeddings=tied))
-    path = objectives.choose(adapted, tiny.examples(), 0, CPU, fast=True, supported=True)
-    assert isinstance(path, Padded)
-    assert "output head" in path.reason
+@pytest.mark.parametrize("prefix", [0, 12])
+def test_a_trained_head_trains_padding_free(tied: bool, prefix: int) -> None:
+    adapted, batch = full(tiny.base("llama", tie_word_embeddings=tied)), tiny.examples(prefix=prefix)
+    assert objectives.choose(adapted, batch, 0, CPU, fast=True, supported=True) == PaddingFree(True)
+    assert max(objectives.disagreement(adapted, PaddingFree(True), Padded(0), batch, CPU)) < 1e-4
 
 
 @pytest.mark.parametrize("family", FITTING)
@@ -401,7 +401,7 @@ def test_a_run_trains_everything_goes_on_after_a_stop_and_is_found_again(
     losses = run.history.loss.dropna().tolist()
     assert losses[-1] < 0.9 * losses[0]
     assert run.metrics["total_parameters"] == 2 * run.metrics["trainable_parameters"]
-    assert "the output head is trained" in run.metrics["path"]
+    assert run.metrics["path"].startswith("padding-free")
     assert "import peft_nb.methods.full.model" in (run.adapter_dir / "README.md").read_text()
     stopped = start(stop_at(3), **fields).wait()
     assert stopped.resume().history.loss.dropna().tolist() == losses

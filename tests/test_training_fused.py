@@ -91,6 +91,17 @@ def test_a_layer_in_another_state_is_left_to_peft() -> None:
     assert not any(map(fused.fits, (merged, disabled, trained, nn.Linear(6, 5))))
 
 
+def test_a_model_that_is_installed_is_its_base_while_the_adapter_is_disabled() -> None:
+    model, ids = tiny.with_lora(tiny.base("llama")), torch.tensor([[5, 6, 7]])
+    with model.disable_adapter():
+        bare = model(input_ids=ids).logits
+    with fused.installed(model):
+        with model.disable_adapter():
+            torch.testing.assert_close(model(input_ids=ids).logits, bare)
+        model(input_ids=ids).logits.sum().backward()
+    assert all(one.grad is not None for name, one in model.named_parameters() if "lora_" in name)
+
+
 def test_every_layer_of_a_model_is_installed_and_taken_out_again() -> None:
     model = tiny.with_lora(tiny.base("llama"))
     with fused.installed(model):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BertConfig, CohereConfig, Gemma2Config, GptOssConfig, GraniteConfig
 
 from peft_nb.training import attention, objectives, packing
@@ -40,6 +42,92 @@ def test_scores_are_those_of_the_padded_path_and_add_up_to_the_loss(prefix: int)
         assert found[:, 0].sum().item() == pytest.approx(loss.item(), rel=1e-5)
         assert found[:, 2].sum() == objective.targets(batch)
     assert (wanted[:, 1] <= wanted[:, 2]).all()
+
+
+HEADS: dict[str, dict[str, Any]] = {
+    "LoRA": {"target_modules": ["q_proj", "lm_head"]},
+    "LoRA alone": {"target_modules": ["lm_head"]},
+    "saved whole": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+}
+
+
+def with_head(name: str, family: str = "llama", dtype: torch.dtype = torch.float32, **changes: object) -> Any:
+    """A model whose head is trained, by parameters that are not zero."""
+    model = tiny.base(family, tie_word_embeddings=False, **changes).to(dtype)
+    adapted = get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM", **HEADS[name])).eval()
+    generator = torch.Generator().manual_seed(1)
+    for one in adapted.parameters():
+        if one.requires_grad:
+            one.data += torch.randn(one.shape, generator=generator) * 0.2
+    return adapted
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("prefix", [0, 12])
+def test_a_head_that_is_trained_takes_the_padding_free_path(name: str, family: str, prefix: int) -> None:
+    capped = {"final_logit_softcapping": 3.0} if family == "gemma2" else {}
+    model, batch = with_head(name, family, **capped), tiny.examples(prefix=prefix)
+    assert objectives.choose(model, batch, 0, CPU, fast=True, supported=True) == PaddingFree(share_prefix=True)
+    assert max(objectives.disagreement(model, PaddingFree(True), Padded(0), batch, CPU)) < EXACT
+    for adapter in (nullcontext(), model.disable_adapter()):
+        with adapter:
+            wanted = Padded(0).scores(model, batch, CPU)
+            with PaddingFree(True).installed(model):
+                torch.testing.assert_close(PaddingFree(True).scores(model, batch, CPU), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"use_dora": True}], ids=str)
+def test_a_head_with_more_than_plain_lora_is_left_to_the_padded_path(options: dict[str, Any]) -> None:
+    base = tiny.base("llama", tie_word_embeddings=False)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=["lm_head"], task_type="CAUSAL_LM", **options))
+    path = objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=True)
+    assert path == Padded(0, "the output head has more than plain LoRA on it")
+
+
+def weighed(path: Any, model: Any, batch: list[tiny.Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities, and the gradient of an objective that weighs tokens, sequences, and both signs of them."""
+    with path.installed(model):
+        found = path.log_probs(model, batch, CPU)
+        assert [len(one) for one in found] == [len(packing.supervised_targets(one)) for one in batch]
+        signs = [(-1) ** number * torch.linspace(0.5, 1.5, len(one)) for number, one in enumerate(found)]
+        sums = torch.stack([(one * by).sum() for one, by in zip(found, signs, strict=True)])
+        torch.nn.functional.softplus(sums / 20).sum().backward()
+    gradient = torch.cat([one.grad.flatten().float() for one in model.parameters() if one.grad is not None])
+    model.zero_grad()
+    return torch.cat(found).detach(), gradient
+
+
+def plain(model: Any, batch: list[tiny.Tokens]) -> torch.Tensor:
+    """Log-probabilities of the targets of each text alone, by the log-softmax of all its logits."""
+    found = []
+    for one in batch:
+        scores = model(input_ids=torch.tensor([one.ids])).logits[0].float().log_softmax(-1)
+        found += [scores[place - 1, one.ids[place]] for place in packing.supervised_targets(one)]
+    return torch.stack(found).detach()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("prefix", [0, 12])
+def test_log_probabilities_are_those_of_all_logits_and_can_be_weighed_one_by_one(family: str, prefix: int) -> None:
+    model, batch = tiny.with_lora(tiny.base(family)), tiny.examples(prefix=prefix)
+    wanted, expected = weighed(Padded(0), model, batch)
+    torch.testing.assert_close(wanted, plain(model, batch), rtol=1e-5, atol=1e-5)
+    for path in (PaddingFree(False), PaddingFree(True)):
+        found, gradient = weighed(path, model, batch)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        assert (gradient - expected).norm() < EXACT * expected.norm()
+
+
+@pytest.mark.parametrize("name", [None, *HEADS])
+def test_in_bfloat16_weighed_log_probabilities_are_as_near_to_float32_as_the_padded_paths(name: str | None) -> None:
+    batch, found = tiny.examples(prefix=12), []
+    for path, dtype in ((Padded(0), torch.float32), (PaddingFree(True), torch.bfloat16), (Padded(0), torch.bfloat16)):
+        small = {"initializer_range": 0.1}
+        model = with_head(name, dtype=dtype, **small) if name else tiny.with_lora(tiny.base("llama", **small).to(dtype))
+        found.append(weighed(path, model, batch))
+    for exact, own, stock in zip(*found, strict=True):
+        assert (own - exact).norm() < 1.5 * (stock - exact).norm() < 0.1 * exact.norm()
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -76,7 +164,7 @@ def test_what_families_make_of_their_scores_is_followed(name: str, prefix: int) 
 @pytest.mark.parametrize("name", ["attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"])
 def test_a_formula_that_is_not_followed_is_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     model = tiny.with_lora(tiny.base("gemma2", attn_logit_softcapping=0.5, final_logit_softcapping=3.0))
-    inner = objectives._forward_to_loss
+    inner = objectives._forward_to_log_probs
 
     def other(causal: Any) -> Any:
         with monkeypatch.context() as patch:
@@ -84,7 +172,7 @@ def test_a_formula_that_is_not_followed_is_caught(monkeypatch: pytest.MonkeyPatc
             return inner(causal)
 
     if name == "final_logit_softcapping":
-        monkeypatch.setattr(objectives, "_forward_to_loss", other)
+        monkeypatch.setattr(objectives, "_forward_to_log_probs", other)
     else:
         keyword = "softcap" if name.startswith("attn") else "scaling"
         attend = attention.segment_attention

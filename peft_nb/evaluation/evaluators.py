@@ -20,7 +20,7 @@ from peft_nb.data.conversations import Message
 from peft_nb.data.examples import Example
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import PeftNbError
-from peft_nb.evaluation import measure, regression, scores
+from peft_nb.evaluation import measure, options, regression, scores
 from peft_nb.evaluation.generate import MOST_ROWS, generate
 from peft_nb.evaluation.samples import BANDWIDTH, OVERHEAD_S
 from peft_nb.events import Event, Notice, Preparing, TimeLeft
@@ -59,10 +59,11 @@ class Unmeasured(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A conversation of the evaluation set up to its last answer, and that answer."""
+    """A conversation of the evaluation set up to its last answer, that answer, and all that could be chosen, if so."""
 
     messages: list[Message]
     reference: str
+    options: Sequence[str] = ()
 
     @property
     def prompt(self) -> str:
@@ -257,12 +258,13 @@ class Evaluator:
         score = self.find_score()
         references = [one.reference for one in self.asked]
         longest = max(len(self.tokenizer(one, add_special_tokens=False)["input_ids"]) for one in references)
-        options = {"system": self.spec.system, "max_new_tokens": min(LONGEST, longest + longest // 4 + 8)}
+        how = {"system": self.spec.system, "max_new_tokens": min(LONGEST, longest + longest // 4 + 8)}
         prompts = [one.messages for one in self.asked]
-        given, bare = (self._generate(prompts, adapter, **options) for adapter in (True, False))
+        given, bare = (self._generate(prompts, adapter, **how) for adapter in (True, False))
         for name, function in scores.SCORES.items():
             self.metrics[name] = float(numpy.mean(list(map(function, given, references))))
-        self._classes([scores.normalised(one) for one in given], [scores.normalised(one) for one in references])
+        chosen = self._chosen() if all(one.options for one in self.asked) else given
+        self._classes([scores.normalised(one) for one in chosen], [scores.normalised(one) for one in references])
         marks, before = self._marks(score, given), self._marks(score, bare)
         mean, low, high = scores.bootstrap(marks, self.spec.seed)
         self.metrics |= {
@@ -278,14 +280,35 @@ class Evaluator:
         name = self.spec.score or "rouge_l"
         self.details["answers"] = {"score": name, "rows": sorted(told, key=lambda row: row["score"])}
 
+    def _chosen(self) -> list[str]:
+        """The option of each row that the model finds likeliest; where rows have choices, that is its accuracy."""
+        renderer = Renderer(self.tokenizer)
+        written = [options.write(renderer, one.messages, one.options) for one in self.asked]
+        found = options.score(self.model, self.objective, written, self._end_if_asked)
+        chosen = [one.options[int(scored.sums.argmax())] for one, scored in zip(self.asked, found, strict=True)]
+        right = [one == asked.reference.strip() for one, asked in zip(chosen, self.asked, strict=True)]
+        self.metrics["accuracy"] = float(numpy.mean(right))
+        self.details["choices"] = [
+            {
+                "prompt": one.prompt,
+                "reference": one.reference,
+                "chosen": choice,
+                "options": list(one.options),
+                "log_probs": scored.sums.tolist(),
+                "mean_log_probs": scored.means.tolist(),
+            }
+            for one, choice, scored in zip(self.asked, chosen, found, strict=True)
+        ]
+        return chosen
+
     def questions(self) -> None:
         """How many of the suite's questions the model answers correctly, and how many its base did."""
         suite = regression.questions()
         prompts: list[list[Message]] = [[{"role": "user", "content": one.question}] for one in suite]
-        options: dict[str, Any] = {"system": None, "max_new_tokens": QUESTION_TOKENS}
-        given = self._generate(prompts, True, **options)
-        asked = {"questions": prompts, **options}
-        bare = self.once("answers", asked, lambda: self._generate(prompts, False, **options))
+        how: dict[str, Any] = {"system": None, "max_new_tokens": QUESTION_TOKENS}
+        given = self._generate(prompts, True, **how)
+        asked = {"questions": prompts, **how}
+        bare = self.once("answers", asked, lambda: self._generate(prompts, False, **how))
         passed = {
             prefix: [one.passed(answer) for one, answer in zip(suite, answers, strict=True)]
             for prefix, answers in (("base_", bare), ("", given))
@@ -325,10 +348,10 @@ class Evaluator:
             )
         )
 
-    def _generate(self, prompts: Sequence[list[Message]], adapter: bool, **options: Any) -> list[str]:
+    def _generate(self, prompts: Sequence[list[Message]], adapter: bool, **how: Any) -> list[str]:
         self._end_if_asked()
         with nullcontext() if adapter else self.model.disable_adapter():
-            return generate(self.model, self.tokenizer, prompts, **options)
+            return generate(self.model, self.tokenizer, prompts, **how)
 
     def _marks(self, score: scores.Score, answers: Sequence[str]) -> list[float]:
         pairs = zip(self.asked, answers, strict=True)

@@ -167,7 +167,7 @@ class Task:
     def conversations(
         self, rows: Rows, layout: Layout, numbers: Sequence[int], spec: RunSpec, most: int
     ) -> list[dict[str, Any]]:
-        """Choose at most so many rows to be answered when training is over: ``messages`` and ``reference``."""
+        """Choose at most so many rows to be answered after training: ``messages``, ``reference`` and ``options``."""
         return []
 
     # ---- model and loss

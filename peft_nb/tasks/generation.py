@@ -53,7 +53,7 @@ class Generation(Task):
     def conversations(
         self, rows: Rows, layout: Layout, numbers: Sequence[int], spec: RunSpec, most: int
     ) -> list[dict[str, Any]]:
-        """Some rows as conversations up to their last answer, and that answer."""
+        """Some rows as conversations up to their last answer, that answer, and what else could be chosen."""
         from peft_nb.data import prompts
         from peft_nb.data.rendering import prepare
 
@@ -63,7 +63,8 @@ class Generation(Task):
         for number in prompts.spread(numbers, most):
             *before, answer = prepare(layout.messages(rows[number]), spec.system, generation=False)
             if before and answer["content"].strip():
-                found.append({"messages": before, "reference": answer["content"]})
+                options = layout.options(rows[number])
+                found.append({"messages": before, "reference": answer["content"], "options": options})
         return found
 
     def usage(

@@ -220,6 +220,8 @@ def _lora(layers: Sequence[Any]) -> list[Callable[..., torch.Tensor]]:
     waiting: list[Any] = [None] * len(layers)  # input and output, until they are asked for
 
     def forward(x: torch.Tensor, *args: Any, place: int, **kwargs: Any) -> torch.Tensor:
+        if layers[place].disable_adapters:  # since: some objectives compare a model with its base
+            return LoraLinear.forward(layers[place], x, *args, **kwargs)
         if waiting[place] is None or waiting[place][0] is not x:
             outputs = LoraProducts.apply(x, getattr(x, "recipe", None), scalings, *tensors)
             waiting[:] = [(x, output) for output in outputs]

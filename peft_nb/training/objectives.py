@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from peft import PeftModel
 from torch import nn
 
 from peft_nb.training import attention, fused, selfcheck
-from peft_nb.training.loss import FrozenHeadLoss, token_scores
+from peft_nb.training.loss import Products, log_probs, token_scores
 from peft_nb.training.packing import (
     IGNORE,
     Encoded,
@@ -105,12 +106,27 @@ class Cutting:
         return micro_batches(examples, budget, self.padded, self.share_prefix, self.short)
 
 
-class Tokenwise(Cutting):
+class Tokenwise(Cutting, ABC):
     """Losses of tokens, as generation learns them."""
 
     def targets(self, examples: Sequence[Encoded]) -> int:
         """Number of supervised tokens."""
         return sum(len(supervised_targets(one)) for one in examples)
+
+    def loss(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
+        """Summed negative log-likelihood of the supervised tokens, in nats."""
+        return -self._log_probs(model, examples, device).sum()
+
+    def log_probs(
+        self, model: nn.Module, examples: Sequence[Encoded], device: torch.device
+    ) -> tuple[torch.Tensor, ...]:
+        """Log-probabilities of the supervised tokens of each example, differentiable; a sequence's is their sum."""
+        counts = [len(supervised_targets(one)) for one in examples]
+        return self._log_probs(model, examples, device).split(counts)
+
+    @abstractmethod
+    def _log_probs(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
+        """Of all supervised tokens, one example after the other."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +142,10 @@ class Padded(Tokenwise):
     def __str__(self) -> str:
         return f"padded ({self.reason})" if self.reason else "padded"
 
-    def loss(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
-        """Summed negative log-likelihood of the supervised tokens, in nats."""
+    def _log_probs(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
         inputs = {name: tensor.to(device) for name, tensor in pad(examples, self.pad_id).items()}
-        labels = inputs.pop("labels")
-        logits, targets, _ = self._predicted(model, inputs, labels)
-        return F.cross_entropy(logits, targets, reduction="sum")
+        logits, targets, _ = self._predicted(model, inputs, inputs.pop("labels"))
+        return -F.cross_entropy(logits, targets, reduction="none")
 
     def _predicted(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], labels: torch.Tensor
@@ -168,9 +182,9 @@ class PaddingFree(Tokenwise):
     def __str__(self) -> str:
         return "padding-free, shared prefixes" if self.share_prefix else "padding-free"
 
-    def loss(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
-        """Summed negative log-likelihood of the supervised tokens, in nats."""
-        return model(**pack(examples, self.share_prefix).inputs(device))
+    def _log_probs(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
+        found: torch.Tensor = model(**pack(examples, self.share_prefix).inputs(device))
+        return found
 
     @torch.no_grad()
     def scores(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
@@ -183,13 +197,13 @@ class PaddingFree(Tokenwise):
     def installed(self, model: PeftModel) -> Iterator[None]:
         """Give the model the padding-free forward pass while the context lasts.
 
-        The loss sits in the forward of the causal language model, inside whatever DDP or FSDP wraps.
+        The log-probabilities come out of the causal language model's forward, inside whatever DDP or FSDP wraps.
         """
         causal = model.get_base_model()
         with ExitStack() as stack:
             stack.enter_context(attention.installed(causal))
             stack.enter_context(fused.installed(model))
-            causal.forward = _forward_to_loss(causal)
+            causal.forward = _forward_to_log_probs(causal)
             stack.callback(causal.__dict__.pop, "forward")
             yield
 
@@ -201,7 +215,7 @@ def _by_example(of_tokens: torch.Tensor, owner: torch.Tensor, examples: int) -> 
     return sums.T
 
 
-def _forward_to_loss(causal: Any) -> Callable[..., torch.Tensor]:
+def _forward_to_log_probs(causal: Any) -> Callable[..., torch.Tensor]:
     decoder, head = getattr(causal, causal.base_model_prefix), causal.get_output_embeddings()
     # What families make of their logits: Cohere, Granite, Gemma 2; the check at start finds who does it otherwise.
     config = causal.config
@@ -226,10 +240,18 @@ def _forward_to_loss(causal: Any) -> Callable[..., torch.Tensor]:
             use_cache=False,
         ).last_hidden_state
         predicting = hidden[0, sources] if scale == 1 else hidden[0, sources] * scale
-        given = predicting, head.weight, getattr(head, "bias", None), targets, softcap
-        return token_scores(*given) if scored else FrozenHeadLoss.apply(*given)
+        return (token_scores if scored else log_probs)(_products(head, predicting), targets, head.bias, softcap)
 
     return forward
+
+
+def _products(head: Any, hidden: torch.Tensor) -> Products:
+    """What a head's logits are made of: its weight, trained or not, and the B of a LoRA on it."""
+    if not fused.fits(head):
+        return [(hidden, head.weight)]
+    name = head.active_adapters[0]
+    down, up = (one[name].weight.to(hidden.dtype) for one in (head.lora_A, head.lora_B))
+    return [(hidden, head.weight), (hidden @ down.t() * head.scaling[name], up)]
 
 
 def choose(
@@ -295,10 +317,11 @@ def obstacle(model: PeftModel) -> str:
     """Why a causal model cannot use the padding-free path, or an empty string."""
     causal = model.get_base_model()
     head = causal.get_output_embeddings()
-    if head is not None and any(parameter.requires_grad for parameter in head.parameters()):
-        return "the output head is trained"
-    if not isinstance(head, nn.Linear) or type(head) is not nn.Linear:
+    inner = getattr(head, "original_module", getattr(head, "base_layer", head))
+    if type(inner) is not nn.Linear:
         return "the output head is not a plain linear layer"
+    if inner is not head and not head.weight.requires_grad and not fused.fits(head):
+        return "the output head has more than plain LoRA on it"
     return ""
 
 
