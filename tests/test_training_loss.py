@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -57,6 +59,11 @@ def test_without_gradients_none_is_computed(monkeypatch: pytest.MonkeyPatch) -> 
 def test_no_targets_are_no_loss() -> None:
     hidden, weight, bias, targets = head()
     assert FrozenHeadLoss.apply(hidden[:0], weight, bias, targets[:0]).item() == 0
+
+
+def test_a_gpu_holds_the_logits_of_more_rows_at_once() -> None:
+    host, gpu = (SimpleNamespace(shape=(2**20, 8), is_cuda=cuda) for cuda in (False, True))
+    assert (loss.chunk_rows(host), loss.chunk_rows(gpu)) == (16, 128)
 
 
 def test_scores_are_the_parts_of_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 CHUNK_BYTES = 64 * 2**20
+GPU_CHUNK_BYTES = 8 * CHUNK_BYTES  # a GPU idles while chunks are small
 
 
 class FrozenHeadLoss(torch.autograd.Function):
@@ -51,7 +52,7 @@ class FrozenHeadLoss(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if wanted else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        rows = max(16, CHUNK_BYTES // (weight.shape[0] * 4))
+        rows = chunk_rows(weight)
         for start in range(0, hidden.shape[0], rows):
             chunk, target = hidden[start : start + rows], targets[start : start + rows, None]
             logits = _logits(chunk, weight, bias, softcap)
@@ -73,6 +74,11 @@ class FrozenHeadLoss(torch.autograd.Function):
         """Scale the gradient computed in the forward pass."""
         (gradient,) = ctx.saved_tensors
         return gradient * grad.to(gradient.dtype), None, None, None, None
+
+
+def chunk_rows(weight: torch.Tensor) -> int:
+    """Of how many rows the logits are held at once, given the output embeddings."""
+    return max(16, (GPU_CHUNK_BYTES if weight.is_cuda else CHUNK_BYTES) // (weight.shape[0] * 4))
 
 
 def _logits(
@@ -108,7 +114,7 @@ def token_scores(
         Shape ``(2, n)``, float64: negative log-likelihoods in nats, and 1 where the target is the most likely token.
     """
     found = torch.empty(2, len(targets), dtype=torch.float64, device=hidden.device)
-    rows = max(16, CHUNK_BYTES // (weight.shape[0] * 4))
+    rows = chunk_rows(weight)
     for start in range(0, len(targets), rows):
         chunk, target = slice(start, start + rows), targets[start : start + rows, None]
         logits = _logits(hidden[chunk], weight, bias, softcap)
