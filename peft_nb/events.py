@@ -75,7 +75,10 @@ class Planned:
 
 @dataclass(frozen=True)
 class StepLogged:
-    """One logged optimizer step; loss in nats per supervised token, memory in MB, times in seconds."""
+    """One logged optimizer step; loss in nats per supervised token, memory in MB, times in seconds.
+
+    On a GPU, ``memory_mb`` is the GPU's and ``host_memory_mb`` that of the process.
+    """
 
     step: int
     epoch: float
@@ -85,6 +88,7 @@ class StepLogged:
     tokens_per_second: float
     memory_mb: float
     elapsed_s: float
+    host_memory_mb: float | None = None
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,14 @@ register(
         help="tokens computed in a second of training",
     ),
     Metric("train_seconds", "training time", "s", "low", "cost", "time spent on training, s"),
-    Metric("peak_memory_mb", "peak memory", "MB", "low", "cost", "highest memory while training, MB"),
+    Metric(
+        "peak_memory_mb",
+        "peak memory",
+        "MB",
+        "low",
+        "cost",
+        "highest memory while training, MB; a GPU's where there is one",
+    ),
     Metric(
         *("adapter_mb", "adapter size", "MB", "low", "cost"),
         help="size of the saved adapter on disk, MB",
@@ -183,6 +190,7 @@ register(
             "forecast_memory_mb": "peak memory that was estimated, MB",
             "forecast_seconds": "training time that was estimated, s",
             "forgetting_interval": "95 % interval of forgetting",
+            "host_peak_memory_mb": "where peak_memory_mb is a GPU's: highest memory of the process while training, MB",
             "how": "of a combined run: how its adapter was made of others",
             "judge_seconds": "time spent on the evaluation after training, s",
             "parents": "of a combined run: the runs it was made of, and their weights",

@@ -36,6 +36,7 @@ COLUMNS = [
     "grad_norm",
     "tokens_per_second",
     "memory_mb",
+    "host_memory_mb",
 ]
 METRICS = {
     "forecast_memory_mb",

@@ -69,7 +69,7 @@ def test_history_has_one_row_a_step_with_the_evaluation_merged(store: Store) -> 
     assert rows[2] == {
         "step": 4, "epoch": 0.4, "loss": 2.0, "eval_loss": 2.25, "token_accuracy": 0.5,
         "learning_rate": 2e-4, "grad_norm": 0.5,
-        "tokens_per_second": 900.0, "memory_mb": 1500.0, "elapsed_s": 1.2,
+        "tokens_per_second": 900.0, "memory_mb": 1500.0, "host_memory_mb": None, "elapsed_s": 1.2,
     }  # fmt: skip
 
 

@@ -163,6 +163,23 @@ def test_what_ulimit_allows_counts_too(kind: str, limit: int) -> None:
     assert free - left == pytest.approx(205, abs=15)
 
 
+def test_of_a_gpu_the_memory_is_the_gpus_with_the_hosts_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    amounts = {"memory_reserved": 3000 * MB, "memory_allocated": 1000 * MB, "max_memory_reserved": 5000 * MB}
+    for name, value in amounts.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (7000 * MB, 16000 * MB))
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    assert (resources.device_memory_mb("cuda"), resources.device_available_mb("cuda")) == (3000, 9000)
+    with resources.PeakMemory("cuda") as peak:
+        pass
+    assert peak.mb == 5000
+    assert 5 < peak.host_mb < resources.memory_limit_mb()
+    assert resources.device_memory_mb("cpu") == pytest.approx(resources.process_memory_mb(), rel=0.2)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets an earlier peak")
 def test_each_block_has_a_peak_of_its_own() -> None:
     code = """if True:

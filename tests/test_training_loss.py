@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -90,6 +91,11 @@ def test_no_targets_are_no_loss() -> None:
     log_probs([(hidden[:0], weight)], TARGETS[:0]).sum().backward()
     assert not hidden.grad.any()
     assert token_scores([(hidden[:0], weight)], TARGETS[:0]).shape == (2, 0)
+
+
+def test_a_gpu_holds_the_logits_of_more_rows_at_once() -> None:
+    host, gpu = (SimpleNamespace(shape=(2**20, 8), is_cuda=cuda) for cuda in (False, True))
+    assert (loss.chunk_rows(host), loss.chunk_rows(gpu)) == (16, 128)
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])

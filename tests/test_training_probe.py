@@ -40,3 +40,4 @@ def test_a_third_of_the_free_memory_is_taken_within_bounds() -> None:
     assert probe.token_budget(model.to(torch.bfloat16), 3 * 500 * kept * 2 / 1e6) == 500
     assert probe.token_budget(model, 0) == probe.MIN_BUDGET
     assert probe.token_budget(model, 1e6) == probe.MAX_BUDGET
+    assert probe.token_budget(model, 3 * 9000 * kept * 2 / 1e6, "cuda") == 9000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -313,6 +314,18 @@ def test_numbers_that_are_not_finite_end_the_training_with_the_last_good_adapter
     assert (trainer.finished, trainer.state.global_step) == (False, kept)
     assert torch.equal(weights(trainer), wanted)
     assert [event.step for event in heard if isinstance(event, StepLogged)] == [1]
+
+
+def test_of_a_gpu_only_the_steps_that_are_logged_are_waited_for() -> None:
+    def watched(device: str) -> list[int]:
+        told = {"args": SimpleNamespace(device=torch.device(device)), "steps": range(8)}
+        spec = SimpleNamespace(logging_steps=3)
+        states = [SimpleNamespace(global_step=step - 1) for step in range(1, 9)]
+        looked = PlannedTrainer._watched.fget
+        return [one.global_step + 1 for one in states if looked(SimpleNamespace(state=one, spec=spec, **told))]
+
+    assert watched("cpu") == list(range(1, 9))
+    assert watched("cuda") == [1, 3, 6, 8]
 
 
 def test_what_is_too_large_to_be_copied_goes_back_to_its_checkpoint_or_to_nothing(

@@ -332,7 +332,7 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
         context.publish(Resumed(done))
     adapted, held_out = trainer.model, trainer.eval_examples
     try:
-        with Installed(trainer.objective, adapted) as installed, resources.PeakMemory() as peak:
+        with Installed(trainer.objective, adapted) as installed, resources.PeakMemory(base.device) as peak:
             if context.task.generates and resources.processes() == 1:
                 trainer.sample = sampler(context, adapted, base.tokenizer, installed)
             elif resources.processes() == 1:
@@ -366,6 +366,7 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
     }
     if trainer.args.device.type == "cuda":
         context.metrics["gpu_seconds"] = trainer.elapsed_s * resources.processes()
+        context.metrics["host_peak_memory_mb"] = peak.host_mb
     end = trainer.state.global_step
     if trainer.best and trainer.best.step:
         context.metrics |= {"eval_loss": trainer.best.loss, "best_step": trainer.best.step}

@@ -30,7 +30,8 @@ from peft_nb.store.facts import Facts, plain
 from peft_nb.system import files
 
 HISTORY = (
-    "step, epoch, loss, eval_loss, token_accuracy, learning_rate, grad_norm, tokens_per_second, memory_mb, elapsed_s"
+    "step, epoch, loss, eval_loss, token_accuracy, learning_rate, grad_norm, tokens_per_second, memory_mb,"
+    " host_memory_mb, elapsed_s"
 )
 PACKAGES = ("torch", "transformers", "peft", "peft_nb")
 

@@ -97,6 +97,9 @@ MIGRATIONS = [
     CREATE TABLE tags (run TEXT NOT NULL REFERENCES runs, tag TEXT NOT NULL, PRIMARY KEY (run, tag)) WITHOUT ROWID;
     ALTER TABLE history ADD COLUMN token_accuracy REAL;
     """,
+    """
+    ALTER TABLE history ADD COLUMN host_memory_mb REAL;   -- where memory_mb is a GPU's
+    """,
 ]
 
 

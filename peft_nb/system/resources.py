@@ -119,6 +119,46 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB
 
 
+def device_memory_mb(device: str) -> float:
+    """Measure the memory that this process holds of a device: of a GPU what PyTorch has taken, else what is resident.
+
+    Parameters
+    ----------
+    device : str
+        ``cpu``, ``cuda`` or ``mps``.
+
+    Returns
+    -------
+    float
+        In MB (10^6 bytes).
+    """
+    if device != "cuda":
+        return process_memory_mb()
+    import torch
+
+    return torch.cuda.memory_reserved() / MB
+
+
+def device_available_mb(device: str) -> float:
+    """Measure the memory of a device that this process can still take, in MB (10^6 bytes).
+
+    Parameters
+    ----------
+    device : str
+        ``cpu``, ``cuda`` or ``mps``.
+
+    Returns
+    -------
+    float
+        Of a GPU what is free, and what PyTorch has taken and does not use; else :func:`memory_available_mb`.
+    """
+    if device != "cuda":
+        return memory_available_mb()
+    import torch
+
+    return (torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()) / MB
+
+
 def give_back_memory() -> None:
     """Return to the system what was freed, as far as the allocator can."""
     gc.collect()
@@ -133,22 +173,41 @@ class PeakMemory:
     lets the kernel's own record be reset (``man 5 proc``, clear_refs); elsewhere, or where that is forbidden, ``mb``
     is the highest since the process started.
 
+    Parameters
+    ----------
+    device : str, default "cpu"
+        Where it computes.
+
     Attributes
     ----------
     mb : float
-        The peak in MB (10^6 bytes), once the block has ended.
+        The peak in MB (10^6 bytes), once the block has ended; of a GPU, where that is the device.
+    host_mb : float
+        That of the process, wherever it computes.
     """
 
-    mb = 0.0
+    mb = host_mb = 0.0
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = device
 
     def __enter__(self) -> PeakMemory:
         give_back_memory()
         with suppress(OSError):
             (ROOT / "proc/self/clear_refs").write_text("5")
+        if self._device == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self.mb = peak_memory_mb()
+        self.mb = self.host_mb = peak_memory_mb()
+        if self._device == "cuda":
+            import torch
+
+            self.mb = torch.cuda.max_memory_reserved() / MB
 
 
 def rank() -> int:

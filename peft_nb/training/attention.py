@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from peft_nb.system import transformers_private
+from peft_nb.training import gpu_attention
+from peft_nb.training.gpu_attention import EACH, VARLEN
 
 NAME = "peft_nb_segments"
 MOST_WEIGHTS = 2**25  # of one segment, which the own backward pass holds at once; longer ones are left to PyTorch
@@ -54,6 +56,7 @@ def segment_attention(
     segments: Sequence[int] | None = None,
     parents: Sequence[int] | None = None,
     s_aux: torch.Tensor | None = None,
+    kernel: str = "",
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each segment of a row: causally, unless the layer says that it looks both ways.
@@ -82,6 +85,8 @@ def segment_attention(
         and of all that one continues. By default none continues any.
     s_aux : torch.Tensor, optional
         Attention sinks, as in gpt-oss: a score of each head that takes its share of the weights and gives nothing.
+    kernel : str
+        One of :mod:`peft_nb.training.gpu_attention`, or ``EACH`` for each segment alone; by default what suits.
 
     Returns
     -------
@@ -108,6 +113,19 @@ def segment_attention(
     if local is not None and local.size >= tree.longest:
         local = None
     plain = softcap is None and s_aux is None
+    asked = gpu_attention.Asked(
+        *(query.dtype, query.shape[-1], value.shape[-1]),
+        tree=bool(tree.shared),
+        chunked=local is not None and local.chunked,
+        written_out=not plain,
+        dropout=bool(dropout),
+    )
+    kernel = kernel or gpu_attention.chosen(asked, query.device)[0]
+    if kernel == VARLEN:
+        return gpu_attention.varlen(query, key, value, tree.lengths, causal, local, scale), None
+    if kernel != EACH:
+        pattern = tuple(tree.lengths), tuple(tree.parents), causal, local
+        return gpu_attention.flex(query, key, value, pattern, scale, softcap, s_aux), None
     few = query.shape[1] * max(tree.lengths) * tree.longest <= MOST_WEIGHTS
     if plain and few and query.device.type == "cpu" and not dropout and local is None and causal:
         return SegmentProduct.apply(query, key, value, tree, scale), None

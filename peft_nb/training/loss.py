@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 CHUNK_BYTES = 64 * 2**20
+GPU_CHUNK_BYTES = 8 * CHUNK_BYTES  # a GPU idles while chunks are small
 
 Products = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Pairs of hidden states and weights, shapes ``(n, width)`` and ``(vocabulary, width)``, whose products add up to the
@@ -133,8 +134,13 @@ def token_scores(
 
 def _chunks(targets: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
     """Rows whose logits are held at once."""
-    rows = max(16, CHUNK_BYTES // (weight.shape[0] * 4))
+    rows = chunk_rows(weight)
     return (slice(start, start + rows) for start in range(0, len(targets), rows))
+
+
+def chunk_rows(weight: torch.Tensor) -> int:
+    """Of how many rows the logits are held at once, given the output embeddings."""
+    return max(16, (GPU_CHUNK_BYTES if weight.is_cuda else CHUNK_BYTES) // (weight.shape[0] * 4))
 
 
 def _logits(

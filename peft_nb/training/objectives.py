@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import nn
 
-from peft_nb.training import attention, fused, selfcheck
+from peft_nb.training import attention, fused, gpu_attention, selfcheck
 from peft_nb.training.loss import Products, log_probs, token_scores
 from peft_nb.training.packing import (
     IGNORE,
@@ -178,18 +178,21 @@ class PaddingFree(Tokenwise):
     share_prefix: bool
     padded: bool = False
     short: int = 0
+    kernel: str = ""  # of attention; empty for what suits
+    reason: str = ""  # why a GPU takes one segment after the other
 
     def __str__(self) -> str:
-        return "padding-free, shared prefixes" if self.share_prefix else "padding-free"
+        slowed = f", attention segment by segment ({self.reason})" if self.reason else ""
+        return ("padding-free, shared prefixes" if self.share_prefix else "padding-free") + slowed
 
     def _log_probs(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
-        found: torch.Tensor = model(**pack(examples, self.share_prefix).inputs(device))
+        found: torch.Tensor = model(**pack(examples, self.share_prefix).inputs(device), kernel=self.kernel)
         return found
 
     @torch.no_grad()
     def scores(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
         """Loss, right tokens and tokens of each example; as of :meth:`Objective.scores`."""
-        found = model(**pack(examples, self.share_prefix).inputs(device), scored=True)
+        found = model(**pack(examples, self.share_prefix).inputs(device), kernel=self.kernel, scored=True)
         counts = torch.tensor([len(supervised_targets(one)) for one in examples], device=device)
         return _by_example(found, torch.arange(len(examples), device=device).repeat_interleave(counts), len(examples))
 
@@ -229,6 +232,7 @@ def _forward_to_log_probs(causal: Any) -> Callable[..., torch.Tensor]:
         position_ids: torch.Tensor,
         segments: list[int],
         parents: list[int],
+        kernel: str = "",
         scored: bool = False,
         **ignored: Any,
     ) -> torch.Tensor:
@@ -237,6 +241,7 @@ def _forward_to_log_probs(causal: Any) -> Callable[..., torch.Tensor]:
             position_ids=position_ids,
             segments=segments,
             parents=parents,
+            kernel=kernel,
             use_cache=False,
         ).last_hidden_state
         predicting = hidden[0, sources] if scale == 1 else hidden[0, sources] * scale
@@ -293,12 +298,14 @@ def choose(
     if padded.reason:
         return padded
     dtype = causal.get_output_embeddings().weight.dtype
-    reasons = []
-    for share in (False,) if _drops_out(model) else (True, False):
-        objective = PaddingFree(share, short=padded.short)
-        reasons.append(fault(model, objective, padded, examples, device, dtype))
-        if not reasons[-1]:
-            return objective
+    reasons = [gpu_attention.slowed(causal.config, dtype, device)]
+    for kernel in ("", gpu_attention.EACH)[: 1 + (device.type == "cuda")]:
+        slowed = reasons[-1]
+        for share in (False,) if _drops_out(model) else (True, False):
+            objective = PaddingFree(share, short=padded.short, kernel=kernel, reason=slowed)
+            reasons.append(fault(model, objective, padded, examples, device, dtype))
+            if not reasons[-1]:
+                return objective
     return replace(padded, reason=reasons[-1])
 
 

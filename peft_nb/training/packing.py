@@ -142,7 +142,12 @@ class PackedRow:
     def inputs(self, device: torch.device) -> dict[str, Any]:
         """Keyword arguments for the model, tensors on ``device``."""
         fields = vars(self)
-        return {name: value.to(device) if torch.is_tensor(value) else value for name, value in fields.items()}
+        return {name: sent(value, device) if torch.is_tensor(value) else value for name, value in fields.items()}
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy of a tensor of the host on a device, for which nobody waits."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def pack(examples: Sequence[Encoded], share_prefix: bool) -> PackedRow:

@@ -49,7 +49,7 @@ def _seconds(dtype: torch.dtype, hidden: int, inner: int) -> float:
     return best
 
 
-def token_budget(model: Any, available_mb: float) -> int:
+def token_budget(model: Any, available_mb: float, device: str = "cpu") -> int:
     """Tokens in a micro-batch such that what the backward pass keeps takes a third of the free memory at most.
 
     Parameters
@@ -57,18 +57,21 @@ def token_budget(model: Any, available_mb: float) -> int:
     model : transformers.PreTrainedModel
         The base, for its depth, widths and data type.
     available_mb : float
-        Memory free for this process, in MB (10^6 bytes).
+        Memory of the device that is free for this process, in MB (10^6 bytes).
+    device : str, default "cpu"
+        Where the model is.
 
     Returns
     -------
     int
-        Between ``MIN_BUDGET`` and ``MAX_BUDGET``: more tokens at once make nothing faster, only larger.
+        At least ``MIN_BUDGET``; on a CPU at most ``MAX_BUDGET``: more tokens at once make nothing faster there.
     """
     config = model.config.get_text_config()
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     kept = config.num_hidden_layers * (12 * config.hidden_size + 5 * inner)
     size = next(model.parameters()).element_size()
-    return int(min(MAX_BUDGET, max(MIN_BUDGET, available_mb * 1e6 / 3 / (kept * max(size, 2)))))
+    fitting = int(max(MIN_BUDGET, available_mb * 1e6 / 3 / (kept * max(size, 2))))
+    return fitting if device == "cuda" else min(MAX_BUDGET, fitting)
 
 
 MIN_BUDGET, MAX_BUDGET = 128, 2048

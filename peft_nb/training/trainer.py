@@ -31,7 +31,7 @@ from peft_nb.events import Checkpointed, Evaluated, Event, Notice, Preparing, Sc
 from peft_nb.spec import RunSpec
 from peft_nb.system import adapter_weights, transformers_private
 from peft_nb.system.files import flush
-from peft_nb.system.resources import memory_available_mb, process_memory_mb, processes
+from peft_nb.system.resources import device_available_mb, device_memory_mb, process_memory_mb, processes
 from peft_nb.training import checkpoint, probe
 from peft_nb.training.best import Best
 from peft_nb.training.draws import OwnDraws
@@ -144,7 +144,7 @@ class PlannedTrainer(Trainer):
             super().__init__(model=model, args=arguments, train_dataset=steps, callbacks=[_Conductor(self)])
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        room = probe.token_budget(model.get_base_model(), memory_available_mb())
+        room = probe.token_budget(model.get_base_model(), device_available_mb(device), device)
         self.budget = spec.token_budget or min(most or room, room)
         self.tokens, self.busy_s, self.steps_timed = 0, 0.0, 0
         self.eval_losses: list[float] = []
@@ -203,13 +203,20 @@ class PlannedTrainer(Trainer):
         loss = self._forward_backward(model, mine, weight)
         while loss is None:
             loss = self._forward_backward(model, mine, weight)
-        if self.args.world_size == 1 and not math.isfinite(loss):  # of several none stops alone: all see the gradient
+        # Of several processes none stops alone: all see the gradient.
+        if self._watched and self.args.world_size == 1 and not math.isfinite(loss):
             raise self._not_finite("loss", float(loss), inputs)
         self._inputs = inputs
         self.tokens += sum(one.cost for one in batch)
         self.busy_s += time.perf_counter() - start
         self.steps_timed += 1
         return loss
+
+    @property
+    def _watched(self) -> bool:
+        """Whether this step's numbers are looked at: who looks waits for a GPU, and there only for those logged."""
+        step, last = self.state.global_step + 1, len(self.steps)
+        return self.args.device.type != "cuda" or step in (1, last) or step % self.spec.logging_steps == 0
 
     def _forward_backward(self, model: torch.nn.Module, batch: Sequence[Any], weight: float) -> torch.Tensor | None:
         """The step's loss, or ``None`` when memory ran out and the budget was halved; gradients start at zero."""
@@ -254,7 +261,7 @@ class PlannedTrainer(Trainer):
             for parameter, before in self._undo:
                 parameter.data.copy_(before)
             self.state.global_step -= 1
-        elif not self._trained_finite():
+        if not self._trained_finite():
             if not (last := checkpoint.latest(self.folder)):
                 raise RunError(f"{self.fault}; there is no checkpoint to go back to")
             self._load_from_checkpoint(str(last))
@@ -272,7 +279,7 @@ class PlannedTrainer(Trainer):
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        if norm is not None and not math.isfinite(norm):
+        if self._watched and norm is not None and not math.isfinite(norm):
             self._undo = []  # the update before was good: its loss is a number
             raise self._not_finite("gradient", float(norm), self._inputs)
         return norm
@@ -542,8 +549,9 @@ class _Conductor(TrainerCallback):
                 learning_rate=logs["learning_rate"],
                 grad_norm=logs.get("grad_norm", math.nan),
                 tokens_per_second=tokens / busy if busy else math.nan,
-                memory_mb=process_memory_mb(),
+                memory_mb=device_memory_mb(args.device.type),
                 elapsed_s=trainer.elapsed_s,
+                host_memory_mb=process_memory_mb() if args.device.type == "cuda" else None,
             )
         )
         trainer.publish(TimeLeft(trainer.left_s))
