@@ -7,7 +7,7 @@ import sys
 
 from peft_nb.errors import CommandError, PeftNbError, nearest
 from peft_nb.methods import complete
-from peft_nb.runs import pipeline, rows
+from peft_nb.runs import init_adapter, pipeline, rows
 from peft_nb.runs.context import Context, Inputs
 from peft_nb.spec import RunSpec, notation
 from peft_nb.system import resources
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         if resources.rank() == 0:
             train(spec)
         else:
-            spec, inputs = complete(spec), Inputs()
+            spec, inputs = complete(init_adapter.taken_over(spec)), Inputs()
             table, facts = rows.read(spec, inputs)  # process 0 shows and stores what all do together
             pipeline.train(Context(spec, inputs, facts=facts), table)
     except PeftNbError as error:

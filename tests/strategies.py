@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from peft_nb.metrics import demandable
 from peft_nb.spec import RunSpec
 from peft_nb.spec.field_info import FieldInfo
+from peft_nb.spec.fields import TRACKERS
 
 AWKWARD = [
     *[
@@ -107,6 +108,7 @@ _special: dict[str, st.SearchStrategy[Any]] = {
     "accept": st.dictionaries(st.sampled_from(sorted(demandable())), _comparisons, max_size=3),
     "columns": st.dictionaries(words, words, max_size=3),
     "method_options": st.dictionaries(words, plain, max_size=3),
+    "report_to": st.lists(st.sampled_from(TRACKERS), unique=True),
     "allow": st.lists(words, max_size=3),
     "target_modules": words | st.lists(words, min_size=1, max_size=3),
     "method": st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True),

@@ -82,7 +82,7 @@ def test_mistyped_flags_are_refused(argv: list[str], message: str, capsys: pytes
         (["--lr=1"], "lr is learning_rate here: write learning_rate: 1, or --learning-rate=1"),
         (["--lora_rank", "1"], "lora_rank is r here: write r: 1, or --r=1"),
         (["--bf16", "--r", "8"], "bf16 is dtype here: write dtype: bfloat16, or --dtype=bfloat16"),
-        (["--optim=x"], "optim: no such field: training always uses AdamW; leave it out"),
+        (["--tf32=x"], "tf32: no such field: it has no meaning here; leave it out"),
         (
             ["--stage", "sft", "--cutoff_len", "512", "--data=x", "--lora_target", "q,v"],
             "stage, cutoff_len, lora_target: settings of another tool; write in their place\n"

@@ -130,7 +130,11 @@ def test_what_a_setting_is_here_is_a_valid_spec(name: str) -> None:
         ({"task": "llm-sft"}, "task: 'llm-sft' is another tool's word: write task: generation"),
         ({"cutof_len": 9}, "cutof_len: no such field; 'cutoff_len' of another tool is max_length here"),
         ({"lora_rnk": 9}, "lora_rnk: no such field; 'lora_rank' of another tool is r here"),
-        ({"optim": "adamw_torch"}, "optim: no such field: training always uses AdamW; leave it out"),
+        ({"optim": "adamw"}, "optim: 'adamw' is another tool's word: write optim: adamw_torch"),
+        ({"optimizer": "adafactor"}, "optimizer is optim here: write optim: adafactor"),
+        ({"neftune_alpha": 5}, "neftune_alpha is neftune_noise_alpha here: write neftune_noise_alpha: 5"),
+        ({"adapter_name_or_path": "a/b"}, "adapter_name_or_path is init_adapter here: write init_adapter: a/b"),
+        ({"use_wandb": True}, "use_wandb is report_to here: write report_to: [wandb]"),
         (
             {"cutoff_len": 9, "max_length": 8},
             "cutoff_len is max_length here, and max_length is given too; keep max_length",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peft_nb.spec import RunSpec, notation
-from peft_nb.spec.paths import absolute, local, named
+from peft_nb.spec.paths import absolute, beside, local, named
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,11 @@ def test_a_file_of_settings_finds_what_lies_beside_it(tmp_path: Path, monkeypatc
     (project / "held.csv").touch()
     (elsewhere / "held.csv").touch()
     (project / "run.yaml").write_text("data: data/rows.csv\neval_data: held.csv\nmodel: tiny\nregression: tickets\n")
+    (project / "tuned").mkdir()
+    (project / "tuned" / "adapter_config.json").touch()
+    assert beside({"init_adapter": "tuned"}, project) == {"init_adapter": str(project / "tuned")}
+    assert beside({"init_adapter": "tickets"}, project) == {"init_adapter": "tickets"}  # of the store
     monkeypatch.chdir(elsewhere)
     read = notation.read_run("../project/run.yaml", {}, RunSpec.describe())
-    beside = {"data": "../project/data/rows.csv", "model": "../project/tiny"}
-    assert read == {"eval_data": "held.csv", "regression": "tickets", **beside}
+    found = {"data": "../project/data/rows.csv", "model": "../project/tiny"}
+    assert read == {"eval_data": "held.csv", "regression": "tickets", **found}

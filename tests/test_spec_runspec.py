@@ -288,6 +288,13 @@ def test_switches_take_nothing_else(value: Any) -> None:
             {"warmup_steps": 5, "warmup_ratio": 0.1},
             "warmup_ratio: 0.1 and warmup_steps, 5, are both given; keep one",
         ),
+        ({"optim": "galore_adamw"}, "optim: 'galore_adamw' is not one of adamw_torch, "),
+        ({"neftune_noise_alpha": 0}, "neftune_noise_alpha: 0 is too low; it must be above 0"),
+        (
+            {"report_to": "all"},
+            "report_to: nothing is reported to 'all'; known are trackio, wandb, mlflow, tensorboard",
+        ),
+        ({"init_adapter": ""}, "init_adapter: '' is empty; write a name or leave the field out"),
     ],
 )
 def test_each_refusal_says_field_value_and_fix(values: dict[str, Any], problem: str) -> None:

@@ -121,7 +121,7 @@ def card(given: CardInput) -> str:
 
 def escaped(text: object) -> str:
     """Foreign text as one line that Markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", " ".join(_without_secrets(str(text)).split()))
+    return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", " ".join(without_secrets(str(text)).split()))
 
 
 def fenced(language: str, text: str) -> str:
@@ -132,7 +132,7 @@ def fenced(language: str, text: str) -> str:
 
 def settings(spec: RunSpec) -> str:
     """A spec as a block of YAML, without the folders of this machine and without secrets."""
-    return fenced("yaml", RunSpec(**_clean(named(spec.changed()))).to_yaml().rstrip())
+    return fenced("yaml", RunSpec(**cleaned(named(spec.changed()))).to_yaml().rstrip())
 
 
 def measured(facts: Facts, metrics: Mapping[str, Any]) -> str:
@@ -146,16 +146,17 @@ def measured(facts: Facts, metrics: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _clean(value: Any) -> Any:
+def cleaned(value: Any) -> Any:
     """A value without the secrets in its texts; a name that holds one is left out."""
     if isinstance(value, str):
-        return _without_secrets(value)
+        return without_secrets(value)
     if isinstance(value, dict):
-        return {name: _clean(one) for name, one in value.items() if name != "name" or not secrets(str(one))}
-    return list(map(_clean, value)) if isinstance(value, list) else value
+        return {name: cleaned(one) for name, one in value.items() if name != "name" or not secrets(str(one))}
+    return list(map(cleaned, value)) if isinstance(value, list) else value
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
+    """A text with ``[secret]`` in place of each secret."""
     for found in sorted(secrets(text), key=lambda one: one.start, reverse=True):
         text = f"{text[: found.start]}[secret]{text[found.stop :]}"
     return text
@@ -167,7 +168,7 @@ def _code_without_secrets(code: str) -> str:
     for token in reversed(list(tokenize.generate_tokens(io.StringIO(code).readline))):
         if token.type == tokenize.STRING and secrets(text := str(literal_eval(token.string))):
             (row, start), (_, stop) = token.start, token.end
-            line, quoted = lines[row - 1], json.dumps(_without_secrets(text), ensure_ascii=False)
+            line, quoted = lines[row - 1], json.dumps(without_secrets(text), ensure_ascii=False)
             lines[row - 1] = line[:start] + quoted + line[stop:]
     return "\n".join(lines)
 
@@ -193,7 +194,7 @@ def _metadata(given: CardInput) -> dict[str, Any]:
     if metrics:
         rows = {"name": "evaluation set", "type": hub or "private"}
         result = {"task": {"type": pipeline}, "dataset": rows, "metrics": metrics}
-        head["model-index"] = [{"name": _without_secrets(spec.name or f"{spec.method} adapter"), "results": [result]}]
+        head["model-index"] = [{"name": without_secrets(spec.name or f"{spec.method} adapter"), "results": [result]}]
     return head
 
 
@@ -246,6 +247,8 @@ def _data(given: CardInput) -> Iterator[str]:
 
 
 def _training(given: CardInput) -> Iterator[str]:
+    if given.facts.init_adapter:
+        yield f"Training started from an earlier adapter: {escaped(given.facts.init_adapter)}\n"
     if given.curves:
         yield "![Train loss and eval loss over the steps](curves.png)\n"
     yield measured(given.facts, given.metrics)

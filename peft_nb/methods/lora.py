@@ -27,6 +27,8 @@ class Principal(Hooks):
     the first one, is a LoRA of rank 2r on the weights as they were (Meng et al., 2024, section 5 and appendix C).
     """
 
+    fresh = "it begins with a part of the weights, and saves a LoRA; write method: lora to train that on"
+
     def __init__(self, spec: RunSpec) -> None:
         self.factorise = {"pissa": _singular, "olora": _orthonormal}[spec.method]
         self.kept: dict[Any, tuple[torch.nn.Parameter, torch.Tensor, torch.Tensor]] = {}
@@ -85,6 +87,8 @@ def _orthonormal(weight: torch.Tensor, r: int, scale: float) -> tuple[torch.Tens
 
 class Explained(Hooks):
     """Begin with the directions in which the layers' inputs vary most, by PEFT (Paischer et al., 2024)."""
+
+    fresh = "it begins with directions of the data, and saves a LoRA; write method: lora to train that on"
 
     def begin(self, model: PeftModel, batches: Iterable[dict[str, Any]]) -> None:
         """Let PEFT decompose what reaches every layer in a few batches."""

@@ -24,6 +24,8 @@ ALL_LINEAR = {"target_modules": "all-linear"}
 class MovingRanks(Hooks):
     """Take ranks from layers that need few and give them to others, by PEFT (Zhang et al., 2023)."""
 
+    fresh = "it takes ranks away, and what it saves is smaller than what it begins with; train without init_adapter"
+
     def __init__(self) -> None:
         self.pattern: dict[str, list[bool]] | None = None  # the ranks that are left, once they have settled
 

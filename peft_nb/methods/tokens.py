@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 class Written(Hooks):
     """Virtual tokens that a network may write: PEFT saves what it has written, and training goes on with itself."""
 
+    def __init__(self, networked: bool) -> None:
+        if networked:
+            self.fresh = "what is saved is what its network wrote, not the network; train without init_adapter"
+
     def state(self, model: PeftModel) -> dict[str, torch.Tensor]:
         """The network's weights."""
         weights: dict[str, torch.Tensor] = model.prompt_encoder["default"].state_dict()
@@ -80,7 +84,7 @@ register(
         fields={**PROMPT.fields, "dropout": "encoder_dropout"},
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-3},
         options={"encoder_hidden_size": 128},
-        hooks=lambda spec: Written(),
+        hooks=lambda spec: Written(networked=True),
     )
 )
 register(
@@ -93,7 +97,7 @@ register(
         config_class=ConfigClass("PrefixTuningConfig"),
         defaults={"num_virtual_tokens": 20, "learning_rate": 1e-2},
         options={},
-        hooks=lambda spec: Written(),
+        hooks=lambda spec: Written(networked=bool(spec.method_options.get("prefix_projection"))),
     )
 )
 register(

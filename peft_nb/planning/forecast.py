@@ -16,7 +16,7 @@ class Forecast:
     Attributes
     ----------
     weights_mb, adapter_mb, optimizer_mb : float
-        The frozen base; what is trained, with its gradients; AdamW's two moments.
+        The frozen base; what is trained, with its gradients; what the optimizer keeps.
     activations_mb, loss_mb : float
         What the largest micro-batch keeps for its backward pass; what is needed beside it for a moment, by the loss
         or by the backward pass of one layer.

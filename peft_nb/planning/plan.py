@@ -19,6 +19,7 @@ from peft_nb.spec import RunSpec
 from peft_nb.system import known, resources
 from peft_nb.system.resources import MB
 from peft_nb.tasks import TASKS, Facts
+from peft_nb.training.optimizer import named, state_bytes
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -66,7 +67,7 @@ class Plan:
         return Forecast(
             self.weights / MB,
             2 * memory.FLOAT * trained / MB,
-            2 * memory.FLOAT * trained / MB,
+            state_bytes(named(spec.optim, "cpu"), "cpu") * trained / MB,
             activations / MB,
             moment / MB,
             self.process + growth / MB,
@@ -139,9 +140,12 @@ class Plan:
     @cached_property
     def objective(self) -> Any:
         """How micro-batches become losses, as far as shapes tell."""
+        from peft_nb.training.neftune import unshared
+
         supported = REGISTRY[self.spec.method].padding_free
         pad_id = self.base.tokenizer.pad_token_id
-        return TASKS[self.spec.task].foreseen(self.adapted, pad_id, self.spec, self.facts, supported=supported)
+        found = TASKS[self.spec.task].foreseen(self.adapted, pad_id, self.spec, self.facts, supported=supported)
+        return unshared(found, self.spec.neftune_noise_alpha)
 
     @cached_property
     def widest(self) -> Workload:

@@ -21,12 +21,14 @@ from peft_nb.models.load import Base
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource
 from peft_nb.models.weights import fingerprint
-from peft_nb.runs import evaluate, model, rows
+from peft_nb.runs import evaluate, init_adapter, model, rows
 from peft_nb.runs.context import Context
+from peft_nb.runs.init_adapter import Start
 from peft_nb.runs.rows import Sides
 from peft_nb.spec import RunSpec
-from peft_nb.system import resources
+from peft_nb.system import adapter_weights, resources
 from peft_nb.system.lazy import import_training
+from peft_nb.training import optimizer
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -98,6 +100,8 @@ def train(
         before = 0.0 if table is None else foresee(context, source, table)
         if resources.processes() > 1:
             meet(context)
+        if context.spec.optim:  # tried before a model is downloaded
+            optimizer.state_bytes(context.spec.optim, resources.device(context.spec.device))
         kept = context.folder / "adapter" if table is None else None
         base = model.load_base(context.spec, source, context.facts, context.publish, kept)
         if table is not None:
@@ -106,10 +110,11 @@ def train(
         asked, own = rows.to_evaluate(context, table, sides, base.tokenizer)
         context.heed_stop()
     with quiet():
-        trainer = prepare(context, base, sides, hold)
+        start = init_adapter.needed(context)
+        trainer = prepare(context, base, sides, hold, start)
     found = evaluate.prepare(context, trainer, base, asked, own)
     trainer.after_s = SAVING_S + found.expected_s(found.parts(context.spec))
-    finished = fit(context, trainer, base, resumed=table is None, before=before)
+    finished = fit(context, trainer, base, resumed=table is None, before=before, start=start)
     if trainer.fault:
         step = trainer.best.step if trainer.best and trainer.best.step else trainer.state.global_step
         trainer.fault += f"; the adapter of step {step:,} is kept"
@@ -181,11 +186,17 @@ def examples(context: Context, table: Table | None, base: Base) -> Sides:
     return rows.encode(context, table, base)
 
 
-def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftModel, Any], None]) -> PlannedTrainer:
+def prepare(
+    context: Context,
+    base: Base,
+    sides: Sides,
+    hold: Callable[[PeftModel, Any], None],
+    start: Start | None = None,
+) -> PlannedTrainer:
     """Put head and adapter on the base, choose the objective, lay out the steps, and say what will be done."""
     import torch
 
-    from peft_nb.training import packing
+    from peft_nb.training import neftune, packing
     from peft_nb.training.draws import OwnDraws
     from peft_nb.training.trainer import PlannedTrainer
 
@@ -198,6 +209,8 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
     with setup.heeding_seeds():
         bare, new = task.build(base, facts)
         adapted = attach(bare, spec, model.public_name(base.source), new, len(plan), task.peft_type)
+    if start:
+        init_adapter.check(start, adapted, base)
     hold(adapted, base.tokenizer)
     for note in filter(None, (method.note(adapted), model.untrained(base, adapted))):
         context.publish(Notice(note))
@@ -206,7 +219,10 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
     with setup.heeding_seeds():
         hooks.begin(adapted, ({name: one.to(device) for name, one in padded.items()} for padded in shown))
     wanted = {"fast": spec.fast, "supported": method.padding_free}
-    objective = task.objective(adapted, sides.train, pad_id, device, facts, **wanted)
+    chosen = task.objective(adapted, sides.train, pad_id, device, facts, **wanted)
+    if (objective := neftune.unshared(chosen, spec.neftune_noise_alpha)) is not chosen:
+        why = "each row has its own noise (neftune_noise_alpha)"
+        context.publish(Notice(f"what rows have in common at their beginning is computed for each: {why}"))
     if objective.padded and resources.processes() == 1:  # the padding-free way was tried as it was chosen
         attempt(context, adapted, objective, sides.train, device)
     if spec.gradient_checkpointing:
@@ -296,7 +312,15 @@ def starts_as_base(adapted: PeftModel) -> bool:
     return all(".lora_A." in name or (".lora_B." in name and not one.any()) for name, one in added.items())
 
 
-def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool, before: float) -> bool:
+def fit(
+    context: Context,
+    trainer: PlannedTrainer,
+    base: Base,
+    *,
+    resumed: bool,
+    before: float,
+    start: Start | None = None,
+) -> bool:
     """Train from the beginning or the last checkpoint, and keep what was measured on the way.
 
     Parameters
@@ -311,6 +335,8 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
         Whether to go on from the last checkpoint.
     before : float
         Bytes of the process as the run began; 0 where that is not known.
+    start : Start, optional
+        The adapter to begin with in place of a fresh one.
 
     Returns
     -------
@@ -330,15 +356,19 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
         trainer.best.since = len(list(later))
     if resumed:
         context.publish(Resumed(done))
-    adapted, held_out = trainer.model, trainer.eval_examples
+    adapted, held_out, of_base = trainer.model, trainer.eval_examples, dict[str, float]()
     try:
         with Installed(trainer.objective, adapted) as installed, resources.PeakMemory(base.device) as peak:
             if context.task.generates and resources.processes() == 1:
                 trainer.sample = sampler(context, adapted, base.tokenizer, installed)
             elif resources.processes() == 1:
                 trainer.scores = scorer(context, trainer)
+            if held_out and (context.spec.init_adapter or not done):
+                of_base = base_evaluation(context, trainer, base)
+            if start:
+                adapter_weights.restore(adapted, start.folder)
             if held_out and not done:
-                trainer.evaluated(base_evaluation(context, trainer, base))
+                trainer.evaluated(trainer.measured() if start else of_base)
                 context.heed_stop()
             context.publish(StatusChanged("training"))
             trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -357,7 +387,7 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
     context.metrics |= {
         "steps": trainer.state.global_step,
         "train_loss": fmean(last_epoch) if last_epoch else None,
-        "base_eval_loss": evals[0] if evals else None,
+        "base_eval_loss": of_base.get("eval_loss", evals[0] if evals else None),
         "eval_loss": evals[-1] if evals else None,
         "train_seconds": trainer.elapsed_s,
         "tokens_per_second": trainer.tokens / trainer.busy_s if trainer.busy_s else None,
@@ -372,7 +402,8 @@ def fit(context: Context, trainer: PlannedTrainer, base: Base, *, resumed: bool,
         context.metrics |= {"eval_loss": trainer.best.loss, "best_step": trainer.best.step}
         end = trainer.best.step
     accuracies = {row["step"]: row["token_accuracy"] for row in earlier} | trainer.accuracies
-    found = {"base_token_accuracy": accuracies.get(0), "token_accuracy": accuracies.get(end)}
+    before_it = of_base.get("token_accuracy", accuracies.get(0))
+    found = {"base_token_accuracy": before_it, "token_accuracy": accuracies.get(end)}
     context.metrics |= {name: accuracy for name, accuracy in found.items() if accuracy is not None}
     warning = evaluate.risen(context.spec, losses, context.metrics)
     if warning or "warning" in context.metrics:  # of before it was resumed

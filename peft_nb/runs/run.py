@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -22,7 +23,7 @@ from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, 
 from peft_nb.methods import complete, problems
 from peft_nb.models import ALIASES
 from peft_nb.models.resolve import holds_a_model
-from peft_nb.runs import evaluate, pipeline, rows
+from peft_nb.runs import evaluate, init_adapter, pipeline, reporters, rows
 from peft_nb.runs.adapter import Adapter
 from peft_nb.runs.context import Context, Inputs
 from peft_nb.runs.executors import EXECUTORS
@@ -31,6 +32,7 @@ from peft_nb.spec import RunSpec
 from peft_nb.spec.paths import absolute
 from peft_nb.store import HISTORY, Facts, Record, Store, find
 from peft_nb.system import frontend
+from peft_nb.training import optimizer
 from peft_nb.training.stop import Abandoned, StopFlag
 
 if TYPE_CHECKING:
@@ -316,7 +318,7 @@ class Run:
         RunError
             If the run is active or has finished, or the function that scores its answers has to be passed again.
         SpecError
-            If there is no function of the name that scores its answers.
+            If there is no function of the name that scores its answers, or the adapter to start from is gone.
         StoreError
             If it was promoted as it is.
         """
@@ -325,13 +327,16 @@ class Run:
             raise RunError(f"run {self.id} is {status} already")
         if status == "finished":
             raise RunError(f"run {self.id} has finished; for more training start a new run with more epochs")
+        init_adapter.needed(Context(self.spec, folder=self.folder))  # told now, not when the base is loaded
         if "answers" in self.adapter.task.evaluator().parts(self.spec):  # told now, not when all is trained
             evaluate.score_of(self.spec, self.inputs)
         self.store.claim(self.id)
         self.start(listeners)
         return self if background else self.wait()
 
-    def start(self, listeners: Sequence[Listener], table: Table | None = None, facts: Facts | None = None) -> None:
+    def start(
+        self, listeners: Sequence[Listener], table: Table | None = None, facts: Facts | None = None, note: str = ""
+    ) -> None:
         """Have the run executed: from its beginning with its rows and what they say, else from its last checkpoint."""
         record = self.record
         context = Context(self.spec, self.inputs, self.folder, facts or record.facts, record.metrics)
@@ -342,7 +347,12 @@ class Run:
             if isinstance(event, Planned):  # what was chosen, such as the data type, outlives a killed process
                 record.set(context.metrics, context.facts)
 
-        record.hear(listeners)
+        trackers = [
+            reporters.Reporter(name, self.spec, self.id, self.folder, record.publish) for name in self.spec.report_to
+        ]
+        record.hear([*listeners, *trackers])
+        if note:
+            record.publish(Notice(note))
         self._error = None
         for other in active():
             record.publish(Notice(f"run {other.id} is training in this kernel too; both will be much slower"))
@@ -490,6 +500,7 @@ class Run:
         StoreError
             If the disk refuses, or something else would be lost; nothing half-written stays.
         """
+        word, store = self.spec.init_adapter, self.store
         found = Exportable(
             self.id,
             self.spec,
@@ -497,6 +508,7 @@ class Run:
             partial(self.save, progress=progress),
             partial(self.merge, progress=progress),
             partial(self.adapter.for_script, namespace or {}, progress),
+            (lambda: init_adapter.find(word, store).folder) if word else (lambda: None),
         )
         return exporters.export(found, Path(path).expanduser(), as_)
 
@@ -609,6 +621,8 @@ def _stands_for(namespace: Mapping[str, Any], field: str, name: str) -> bool:
     """Whether a name in a spec stands for something else than a file of that name."""
     if field == "model":
         return name in ALIASES or holds_a_model(namespace.get(name))
+    if field == "init_adapter":  # made absolute where it is found
+        return True
     return name in namespace or name in BUILTIN
 
 
@@ -648,17 +662,25 @@ def begin(
     SpecError, DataError
         What can be found wrong before anything is loaded.
     """
-    if wrong := problems(spec):
+    if wrong := problems(spec) + optimizer.problems(spec.optim) + reporters.problems(spec.report_to):
         raise SpecError(wrong)
     inputs = Inputs(data, eval_data, model, score, namespace or {})
-    spec = complete(RunSpec(**absolute(spec.changed(), partial(_stands_for, inputs.namespace))))
+    spec = RunSpec(**absolute(spec.changed(), partial(_stands_for, inputs.namespace)))
+    source = spec.init_adapter and init_adapter.find(spec.init_adapter, store or Store(), inputs.namespace)
+    if source:
+        spec, note = init_adapter.described(spec, source)
+    spec = complete(spec)
     table, facts = rows.read(spec, inputs)
     evaluate.refuse(spec, table, inputs)
+    if source:
+        init_adapter.same_labels(facts, source)
+        facts = replace(facts, init_adapter=str(source))
     store = store or Store()
-    id = store.create(spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name)
+    parents = source.parents if source else ()
+    id = store.create(spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name, parents=parents)
     store.set_facts(id, facts)
     run = Run(store.get(id), store, spec, inputs)
-    run.start(listeners, table, facts)
+    run.start(listeners, table, facts, note if source else "")
     return run
 
 

@@ -41,6 +41,10 @@ def _word(value: Any) -> str:
     return text
 
 
+def _adapter(value: Any) -> str:
+    return _word(value.id if hasattr(value, "adapter_dir") else value)
+
+
 def _name(field: str, value: Any) -> str:
     name, known = _word(value), NAMES[field]
     if known and name not in known and name not in UNLISTED[field]:
@@ -140,8 +144,19 @@ def _words(value: Any) -> list[str]:
     return [_word(one) for one in value]
 
 
+def _trackers(value: Any) -> list[str]:
+    named = [] if value is None or value in ("none", "None") else _words(value)
+    for name in named:
+        if name not in TRACKERS:
+            fix = nearest(name, TRACKERS) or f"; known are {', '.join(TRACKERS)}"
+            raise ValueError(f"nothing is reported to {show(name)}{fix}")
+    return sorted(set(named), key=TRACKERS.index)
+
+
+TRACKERS = ("trackio", "wandb", "mlflow", "tensorboard")
 Text = Annotated[str, BeforeValidator(_text)]
 Word = Annotated[str, BeforeValidator(_word)]
+Adapter = Annotated[str, BeforeValidator(_adapter)]
 TaskName = Annotated[str, BeforeValidator(partial(_name, "task"))]
 MethodName = Annotated[str, BeforeValidator(partial(_name, "method"))]
 FormatName = Annotated[str, BeforeValidator(partial(_name, "format"))]
@@ -151,6 +166,7 @@ Switch = Annotated[bool, BeforeValidator(_switch)]
 Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
 Options = Annotated[dict[str, Any], BeforeValidator(_options)]
 Criteria = Annotated[dict[str, str], BeforeValidator(_criteria)]
+Trackers = Annotated[list[str], BeforeValidator(_trackers)]
 Words = Annotated[list[str], BeforeValidator(_words)]
 Modules = Annotated[str | list[str], BeforeValidator(_modules)]
 

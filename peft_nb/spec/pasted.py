@@ -245,6 +245,7 @@ GROUPS = ("params", "hub", "column_mapping", "training", "architecture", "tokeni
 VALUES = {
     **{("quantization", value): "4bit" for value in ("int4", "nf4", "bnb.nf4", "4", "bnb_nf4", "fp4")},
     **{("quantization", value): "8bit" for value in ("int8", "bnb.int8", "8", "bnb_int8")},
+    **{("optim", value): "adamw_torch" for value in ("adamw", "adam", "adamw_hf", "adam_torch")},
     **{("task", value): "generation" for value in ("llm", "llm_sft", "sft", "llm_generic", "text_generation")},
     **{("task", value): "classification" for value in ("text_classification", "sequence_classification", "seq_cls")},
 }
@@ -269,14 +270,17 @@ _NAMES: dict[str, tuple[Any, str]] = {
     "system": ("Be brief.", "default_system system_prompt system_message"),
     "name": ("my-run", "run_name project_name wandb_name wandb_run_id"),
     "eval_steps": ("50", "evaluation_steps"),
+    "neftune_noise_alpha": ("5", "neftune_alpha noisy_embedding_alpha"),
+    "optim": ("adafactor", "optimizer optimizer_name"),
+    "init_adapter": ("folder/of/adapter", "adapter_name_or_path lora_model_dir checkpoint_dir adapter_path"),
     "early_stopping_patience": ("3", "early_stopping_rounds"),
 }
 # By reason: what there is nothing for.
 _NONE = {
-    "training always uses AdamW": "optim optimizer optim_args optim_target_modules adam_beta1 adam_beta2 adam_epsilon",
-    "nothing is sent anywhere; run.history and run.plot() show the curves": "report_to logging_dir log use_wandb "
-    "wandb_project wandb_entity wandb_watch wandb_log_model logging_first_step plot_loss logging_strategy "
-    "mlflow_tracking_uri",
+    "the settings of an optimizer are those that transformers gives it": "optim_args optim_target_modules adam_beta1 "
+    "adam_beta2 adam_epsilon",
+    "report_to names trackers, which take the rest from their own environment variables": "logging_dir wandb_project "
+    "wandb_entity wandb_watch wandb_log_model logging_first_step plot_loss logging_strategy mlflow_tracking_uri",
     "runs are trained where the notebook is": "backend",
     "runs are kept in the folder peft_runs; run.save(folder) writes the adapter elsewhere": "output_dir "
     "output_directory "
@@ -317,11 +321,10 @@ _NONE = {
     "only the adapter is trained and saved; method: full trains all weights, trainable-tokens the embeddings of new "
     "tokens": "modules_to_save lora_modules_to_save additional_target unfrozen_parameters freeze_layers",
     "biases stay as they are; method: bitfit trains them": "bias lora_bias",
-    "no noise is added to the embeddings": "neftune_noise_alpha neftune_alpha noisy_embedding_alpha",
     "answers are learned with their end, whatever their speaker is called": "roles_to_train train_on_eos train_on_eot",
     "it has no meaning here": "do_train do_predict strict ddp_backend torch_compile liger_kernel use_liger_kernel "
     "use_unsloth unsloth disable_tqdm log_level include_num_input_tokens_seen tf32 gradient_checkpointing_kwargs "
-    "lora_fan_in_fan_out fan_in_fan_out inference_mode lora_model_dir layers_to_transform lora_on_cpu loftq_config "
+    "lora_fan_in_fan_out fan_in_fan_out inference_mode layers_to_transform lora_on_cpu loftq_config "
     "max_packed_sequence_len debug",
     "write what it holds as fields of their own, such as learning_rate: 2e-4 and epochs: 3": "args training_args "
     "training_arguments config",
@@ -337,6 +340,8 @@ _SHARE = "eval_fraction takes a share of the rows up to 0.5, such as 0.1"
 SETTINGS: dict[str, Setting] = {
     **{name: Setting(example, _same(field)) for field, (example, names) in _NAMES.items() for name in names.split()},
     **{name: _never(why) for why, names in _NONE.items() for name in names.split()},
+    "use_wandb": Setting("true", _switch({"report_to": ["wandb"]}), "nothing is sent unless report_to names a tracker"),
+    "log": Setting("wandb", _same("report_to")),
     "dataset": Setting("tickets", _data("data"), _ONE),
     "datasets": Setting([{"path": "rows.jsonl", "type": "alpaca"}], _data("data"), _ONE),
     **{

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-FIELDS = ("model", "data", "eval_data", "regression")
+FIELDS = ("model", "data", "eval_data", "regression", "init_adapter")
+MARKS = {"model": "config.json", "init_adapter": "adapter_config.json"}  # by which a folder of that kind is known
 
 
 def absolute(fields: Mapping[str, Any], stands_for: Callable[[str, str], object]) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def beside(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         if field not in FIELDS or not isinstance(name, str) or not name or os.path.exists(os.path.expanduser(name)):
             return False
         file = folder / name
-        return (file / "config.json").is_file() if field == "model" and file.is_dir() else file.is_file()
+        return (file / MARKS[field]).is_file() if field in MARKS and file.is_dir() else file.is_file()
 
     return {field: str(folder / name) if there(field, name) else name for field, name in fields.items()}
 

@@ -18,6 +18,7 @@ from peft_nb.errors import SpecError
 from peft_nb.spec import notation, pasted
 from peft_nb.spec.field_info import FieldInfo, aliases, show
 from peft_nb.spec.fields import (
+    Adapter,
     Columns,
     Criteria,
     FormatName,
@@ -28,6 +29,7 @@ from peft_nb.spec.fields import (
     Switch,
     TaskName,
     Text,
+    Trackers,
     Whole,
     Word,
     Words,
@@ -38,6 +40,31 @@ from peft_nb.spec.fields import (
 
 _MANY = 10**9
 
+Optimizer = Literal[
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adafactor",
+    "sgd",
+    "adagrad",
+    "rmsprop",
+    "grokadamw",
+    "stable_adamw",
+    "adamw_8bit",
+    "adamw_bnb_8bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "lion_32bit",
+    "lion_8bit",
+    "paged_lion_32bit",
+    "paged_lion_8bit",
+    "ademamix",
+    "ademamix_8bit",
+    "paged_ademamix_32bit",
+    "paged_ademamix_8bit",
+    "rmsprop_bnb",
+    "rmsprop_bnb_8bit",
+    "rmsprop_bnb_32bit",
+]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
@@ -111,6 +138,9 @@ class RunSpec(BaseModel):
     method_options: Options = field({}, "method")
     """Further options of the method, as option: value, such as reduction_factor: 8; %peft help METHOD lists
     them."""
+    init_adapter: Adapter | None = field(None, "method")
+    """Adapter that training starts from, of the same base, method and shape: a run's id, name or name@v2, a variable
+    that holds a run, or a folder in PEFT's format; null starts anew."""
     quantization: Literal["none", "4bit", "8bit"] | None = field(None, "method")
     """How the frozen base model is kept in memory: 4bit (NF4) and 8bit are smaller, none is exact; null
     leaves it to the method."""
@@ -132,9 +162,14 @@ class RunSpec(BaseModel):
     warmup_ratio: Number = field(0.0, "training", "share of steps", ge=0, lt=1)
     """Share of all steps over which the learning rate rises, instead of warmup_steps; rounded up to whole steps."""
     weight_decay: Number = field(0.0, "training", ge=0, le=10)
-    """Weight decay of AdamW: how strongly the trainable parameters are pulled towards 0."""
+    """Weight decay: how strongly the trainable parameters are pulled towards 0."""
+    optim: Optimizer | None = field(None, "training")
+    """Optimizer, by its name in transformers: adafactor and those of 8 bits need less memory; null takes AdamW."""
     max_grad_norm: Number = field(1.0, "training", ge=0, le=1_000_000)
     """Gradient clipping: gradients with a larger norm are scaled down to it; 0 clips none."""
+    neftune_noise_alpha: Number | None = field(None, "training", gt=0, le=1000)
+    """Noise on the embeddings of the training rows (NEFTune), up to alpha / sqrt(tokens × width), such as 5; null adds
+    none."""
     early_stopping_patience: Whole | None = field(None, "training", "evaluations", ge=1, le=_MANY)
     """Early stopping: evaluations in a row without a lower eval loss before training ends, with the best
     checkpoint kept; null trains to the last step."""
@@ -174,6 +209,9 @@ class RunSpec(BaseModel):
     """Steps between two checkpoints; null saves about once per minute."""
     save_total_limit: Whole = field(2, "logging", "checkpoints", ge=1, le=_MANY)
     """Checkpoints that are kept: the newest ones, and the best one where it is wanted."""
+    report_to: Trackers = field([], "logging")
+    """Experiment trackers that are told the losses and the settings: trackio, wandb, mlflow or tensorboard; without one
+    nothing is sent anywhere."""
     name: Word | None = field(None, "logging")
     """Name to find the run by: up to 64 letters a-z, digits, dots, hyphens and underscores; null uses its
     id."""

@@ -22,6 +22,8 @@ class Facts:
         The layout that was recognised in the rows, such as ``question_answer``.
     dtype, device : str or None
         What the run trains in, and where.
+    init_adapter : str or None
+        The adapter that training started from, in words, with the hash of its weights.
     task : dict
         What the task found out about the rows and the head, such as a classifier's ``classes``, ``multi_label``,
         ``max_tokens`` and ``pooling``; anything that JSON holds.
@@ -34,6 +36,7 @@ class Facts:
     layout: str | None = None
     dtype: str | None = None
     device: str | None = None
+    init_adapter: str | None = None
     task: dict[str, Any] = field(default_factory=dict)
 
     @property

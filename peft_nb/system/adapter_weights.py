@@ -72,6 +72,33 @@ def restore(model: PeftModel, folder: str | Path) -> None:
     _check(model, folder, "default", saved)
 
 
+def difference(model: PeftModel, folder: str | Path) -> str:
+    """Say how an adapter that was saved differs in shape from the one on a model, or nothing.
+
+    Parameters
+    ----------
+    model : peft.PeftModel
+        With the adapter ``default``.
+    folder : str or Path
+        Where the other was saved.
+
+    Returns
+    -------
+    str
+        The first weight that one has and the other has not, or not in this size.
+    """
+    from peft import load_peft_weights
+
+    saved = peft_private.converted(model, load_peft_weights(str(folder), device="cpu"), "default")
+    kept, whole = peft_private.saved_state(model, "default"), model.state_dict().keys()
+    for name in sorted(kept.keys() | saved.keys() - whole):
+        theirs, mine = (tuple(one[name].shape) if name in one else None for one in (saved, kept))
+        if theirs != mine:
+            said = ["has none" if one is None else f"has {' × '.join(map(str, one))}" for one in (theirs, mine)]
+            return f"of {name} it {said[0]}, this run {said[1]}"
+    return ""
+
+
 def _check(model: Any, folder: str | Path, name: str, saved: dict[str, Any]) -> None:
     """PEFT tells of some weights that it could not place, and drops others without a word."""
     saved = peft_private.converted(model, saved, name)

@@ -25,11 +25,14 @@ def save_optimizer(state: dict[str, Any], folder: Path) -> None:
     folder : Path
         An existing folder.
     """
-    tensors, numbers = {}, {}
+    tensors, numbers, written = dict[str, torch.Tensor](), {}, set[int]()
     for index, values in state["state"].items():
-        for name, value in values.items():
-            if torch.is_tensor(value):
-                tensors[f"{index}.{name}"] = value.contiguous()
+        nested = [one for one in values.values() if isinstance(one, dict)]  # bitsandbytes' own, which it takes flat too
+        flat = {name: one for held in (values, *nested) for name, one in held.items() if not isinstance(one, dict)}
+        for name, value in flat.items():
+            if torch.is_tensor(value):  # what parameters share, as the tables of 8-bit optimizers, a file cannot
+                tensors[f"{index}.{name}"] = value.clone() if value.data_ptr() in written else value.contiguous()
+                written.add(value.data_ptr())
             else:
                 numbers[f"{index}.{name}"] = value
     header = {"groups": json.dumps(state["param_groups"]), "numbers": json.dumps(numbers)}

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
 
 
 class Hooks:
-    """What a method wants done at certain points of a run; nothing, unless it is overridden."""
+    """What a method wants done at certain points of a run; nothing, unless it is overridden.
+
+    Attributes
+    ----------
+    fresh : str
+        Why a run cannot start from an adapter that was saved; empty where it can.
+    """
+
+    fresh = ""
 
     def begin(self, model: PeftModel, batches: Iterable[dict[str, Any]]) -> None:
         """Prepare a model with a fresh adapter; `batches` are a few padded batches of training examples."""

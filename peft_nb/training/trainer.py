@@ -32,7 +32,7 @@ from peft_nb.spec import RunSpec
 from peft_nb.system import adapter_weights, transformers_private
 from peft_nb.system.files import flush
 from peft_nb.system.resources import device_available_mb, device_memory_mb, process_memory_mb, processes
-from peft_nb.training import checkpoint, probe
+from peft_nb.training import checkpoint, neftune, optimizer, probe
 from peft_nb.training.best import Best
 from peft_nb.training.draws import OwnDraws
 from peft_nb.training.hooks import Hooks
@@ -125,7 +125,7 @@ class PlannedTrainer(Trainer):
             warmup_steps=spec.warmup(len(steps)),
             weight_decay=spec.weight_decay,
             max_grad_norm=spec.max_grad_norm,
-            optim="adamw_torch_fused" if device in ("cpu", "cuda") else "adamw_torch",
+            optim=optimizer.named(spec.optim, device),
             seed=spec.seed,
             logging_steps=spec.logging_steps,
             logging_first_step=True,
@@ -158,17 +158,17 @@ class PlannedTrainer(Trainer):
         self.best = Best(folder / "best", spec.early_stopping_patience) if wanted and eval_examples else None
 
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
-        """AdamW, in which a method may have parameters that learn faster than others."""
-        optimizer = super().create_optimizer(*args)
+        """As transformers makes it; a method may have parameters that learn faster than others."""
+        made = super().create_optimizer(*args)
         names = {parameter: name for name, parameter in self.model.named_parameters()}
-        groups, optimizer.param_groups = optimizer.param_groups, []
+        groups, made.param_groups = made.param_groups, []
         for group in groups:
             by_speed: dict[float, list[torch.nn.Parameter]] = {}
             for parameter in group["params"]:
                 by_speed.setdefault(self.hooks.faster(names[parameter]), []).append(parameter)
             for speed, parameters in by_speed.items():
-                optimizer.param_groups.append({**group, "params": parameters, "lr": speed * group["lr"]})
-        return optimizer
+                made.param_groups.append({**group, "params": parameters, "lr": speed * group["lr"]})
+        return made
 
     def get_train_dataloader(self) -> DataLoader:
         """Every process reads the same steps and takes its own share of each, so nothing is left to shard."""
@@ -227,7 +227,8 @@ class PlannedTrainer(Trainer):
                 if self.stop.now.is_set():
                     raise Abandoned
                 last = index == len(cut) - 1
-                with nullcontext() if last else self.accelerator.no_sync(model), self.drawing():
+                noise = neftune.noisy(self.model, self.spec.neftune_noise_alpha, micro, self.draws.on(self.args.device))
+                with nullcontext() if last else self.accelerator.no_sync(model), self.drawing(), noise:
                     loss = self.objective.loss(model, micro, self.args.device) * weight
                     penalty = self.hooks.penalty(self.model) if last else None
                     self.accelerator.backward(loss if penalty is None else loss + penalty)

@@ -15,6 +15,7 @@ from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import resolve
 from peft_nb.planning.estimate import estimate, foresee
 from peft_nb.planning.forecast import Forecast
+from peft_nb.runs import init_adapter
 from peft_nb.spec import RunSpec
 from peft_nb.tasks import inspect
 from peft_nb.ui import wording
@@ -40,7 +41,7 @@ class Shown:
 def made(spec: RunSpec, namespace: Mapping[str, Any]) -> Shown:
     """Estimate a run; parameters and errors as for :func:`peft_nb.planning.estimate.estimate`."""
     with progress_bar("reading the rows") as progress:
-        return Shown(estimate(spec, namespace=namespace, progress=progress))
+        return Shown(estimate(init_adapter.taken_over(spec, namespace), namespace=namespace, progress=progress))
 
 
 def ahead(spec: RunSpec, namespace: Mapping[str, Any], progress: Progress) -> Forecast:
@@ -54,6 +55,7 @@ def ahead(spec: RunSpec, namespace: Mapping[str, Any], progress: Progress) -> Fo
     for name in filter(None, (spec.data, spec.eval_data)):
         if not sources.at_hand(name, namespace):
             raise ForecastError(f"{name} is not on this machine; %peft estimate {name} downloads it")
+    spec = init_adapter.taken_over(spec, namespace)
     source = resolve(spec.model, spec.revision, namespace)
     if source.pair is None and source.path is None:
         raise ForecastError(f"{spec.model} is not on this machine; the run downloads it, and so does %peft estimate")

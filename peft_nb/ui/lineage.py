@@ -81,6 +81,7 @@ def _origin(lineage: Lineage) -> tuple[Tree, ...]:
         "tags": ", ".join(record.tags),
         "verdict": str(record.metrics.get("verdict") or ""),
         "base": _hashed(lineage.base or record.model, "weights", lineage.base_hash),
+        "init adapter": record.facts.init_adapter or "",
         "data": _hashed(lineage.data, "content", lineage.data_fingerprint),
         "spec": _hashed("", "", lineage.spec_hash),
         "packages": packages,

@@ -235,7 +235,7 @@ def show(run: Run, name: str | None = None, on: Surface | None = None) -> None:
 
 
 def _told(run: Run) -> dict[str, Any]:
-    return run.metrics | run.facts.task | {"tags": run.tags}
+    return run.metrics | run.facts.task | {"tags": run.tags, "init_adapter": run.facts.init_adapter}
 
 
 def _identified(view: RunView, run: Run) -> RunView:

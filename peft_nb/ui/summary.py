@@ -54,6 +54,7 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if view.data:
         found += [("data", _data(view, metrics.get("classes")))]
+    found += [("init adapter", metrics.get("init_adapter") or "")]
     found += [("tags", ", ".join(metrics.get("tags") or ()))]
     if after is not None:
         known = view.base_eval_loss if len(view.evals) > 1 else metrics.get("base_eval_loss")

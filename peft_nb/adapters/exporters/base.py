@@ -41,6 +41,8 @@ class Exportable:
         Writes its base with the adapter in it, see ``Run.merge``.
     examples : callable
         Loads its base and finds its training and evaluation examples.
+    init_adapter : callable
+        Finds the folder of the adapter that it started from, if any.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Exportable:
     save: Callable[[Path], Path]
     merge: Callable[[Path], object]
     examples: Callable[[], tuple[Base, Side, Side]]
+    init_adapter: Callable[[], Path | None] = lambda: None
 
 
 @dataclass(frozen=True)

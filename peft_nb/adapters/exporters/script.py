@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +23,7 @@ from peft_nb.models.load import Base
 from peft_nb.spec import METHODS
 from peft_nb.system.files import atomic_folder
 from peft_nb.tasks import TASKS
+from peft_nb.training import optimizer
 from peft_nb.training.hooks import Hooks
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ def _plain(spec: RunSpec) -> bool:
 def write(run: Exportable, folder: Path) -> Path:
     """Write a folder with ``train.py``, ``train.jsonl`` and ``held_out.jsonl``.
 
-    The tokenizer and the embeddings of a live pair are written too where they are not those of the base that it names.
+    The tokenizer and the embeddings of a live pair are written too where they are not those of the base that it names,
+    and the weights of the adapter that training starts from.
 
     A line of the data holds messages or a text where the script makes the run's tokens of it, which is tried with the
     script's own code, and token ids elsewhere.
@@ -83,7 +86,8 @@ def write(run: Exportable, folder: Path) -> Path:
     StoreError
         If the disk refuses; nothing half-written stays.
     """
-    spec, (base, train, evaluation) = run.spec, run.examples()
+    start, spec = run.init_adapter(), run.spec
+    base, train, evaluation = run.examples()
     from safetensors.torch import save_file
 
     from peft_nb.training.packing import plan
@@ -93,7 +97,7 @@ def write(run: Exportable, folder: Path) -> Path:
     batch = spec.batch_size * spec.gradient_accumulation_steps
     steps = len(plan(len(train.examples), batch, spec.seed, spec.epochs, spec.max_steps))
     config = REGISTRY[spec.method].config(spec, model_config, steps, TASKS[spec.task].peft_type)
-    renderer = Renderer(base.tokenizer)
+    renderer, optim = Renderer(base.tokenizer), optimizer.named(spec.optim, base.device)
     plain = bool(train.layout and train.layout.plain)
     before, _, rest = TEMPLATE.read_text(encoding="utf-8").partition(BEGIN)
     settings = f"""\
@@ -111,10 +115,11 @@ STEPS = {steps}
 BATCH_SIZE, GRADIENT_ACCUMULATION_STEPS = {spec.batch_size}, {spec.gradient_accumulation_steps}
 LEARNING_RATE = {spec.learning_rate}
 LR_SCHEDULER_TYPE, WARMUP_STEPS = {_literal(spec.lr_scheduler_type)}, {spec.warmup(steps)}
-WEIGHT_DECAY, MAX_GRAD_NORM = {spec.weight_decay}, {spec.max_grad_norm}
+OPTIM, WEIGHT_DECAY, MAX_GRAD_NORM = {_literal(optim)}, {spec.weight_decay}, {spec.max_grad_norm}
+NEFTUNE_NOISE_ALPHA = {spec.neftune_noise_alpha}
 GRADIENT_CHECKPOINTING = {spec.gradient_checkpointing}
 SEED = {spec.seed}
-{_differences(base.dtype, config.to_dict() | model_config.to_dict())}"""
+{_differences(base.dtype, config.to_dict() | model_config.to_dict(), spec.neftune_noise_alpha)}"""
     source = f"{before}{BEGIN}{settings}{END}{rest.partition(END)[2]}"
     tried: dict[str, Any] = {"__name__": "exported", "__file__": str(TEMPLATE)}
     exec(compile(source, "train.py", "exec"), tried)  # defines functions, and trains nothing under this name
@@ -127,6 +132,8 @@ SEED = {spec.seed}
         if differs.weights:
             own = {name: weight.detach().cpu().contiguous() for name, weight in differs.weights.items()}
             save_file(own, staging / "embeddings.safetensors")
+        if start:
+            shutil.copyfile(start / "adapter_model.safetensors", staging / "init_adapter.safetensors")
         for name, side in (("train.jsonl", train), ("held_out.jsonl", evaluation)):
             with (staging / name).open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{line}\n" for line in _lines(side, spec.system, renderer, tried["encode"]))
@@ -187,13 +194,15 @@ def _written_out(example: Example) -> dict[str, Any]:
     return {"ids": example.ids.tolist(), "learned": spans}
 
 
-def _differences(dtype: str, settings: Mapping[str, Any]) -> str:
+def _differences(dtype: str, settings: Mapping[str, Any], noise: float | None) -> str:
     """What keeps a script from having exactly the losses of its run, as comments."""
     told = ""
     if dtype != "float32":
         told += f"# In {dtype} other batches round otherwise: losses differ from the run's in the third digit.\n"
     if any("drop" in name and isinstance(value, float) and value > 0 for name, value in settings.items()):
         told += "# In other batches dropout falls on other places: losses differ from the run's.\n"
+    if noise:
+        told += "# In other batches other noise falls on a token: losses differ from the run's.\n"
     return told
 
 

@@ -19,7 +19,7 @@ import peft
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
 
 # --- settings ---
@@ -37,7 +37,8 @@ STEPS = 300
 BATCH_SIZE, GRADIENT_ACCUMULATION_STEPS = 8, 1
 LEARNING_RATE = 0.0002
 LR_SCHEDULER_TYPE, WARMUP_STEPS = "linear", 0
-WEIGHT_DECAY, MAX_GRAD_NORM = 0.0, 1.0
+OPTIM, WEIGHT_DECAY, MAX_GRAD_NORM = "adamw_torch_fused", 0.0, 1.0
+NEFTUNE_NOISE_ALPHA = None
 GRADIENT_CHECKPOINTING = False
 SEED = 42
 # --- end of settings ---
@@ -45,9 +46,11 @@ SEED = 42
 HERE = Path(__file__).resolve().parent
 # Where the base was changed in memory: what it had of its own.
 TOKENIZER, EMBEDDINGS = HERE / "tokenizer", HERE / "embeddings.safetensors"
+INIT_ADAPTER = HERE / "init_adapter.safetensors"  # where training starts from an earlier adapter
 NEVER_DECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
 Example = tuple[list[int], list[bool]]
+lengths: list[int] = []  # of the examples of the present batch
 
 
 def render(messages: list[dict[str, Any]], tokenizer: Any, prompt: bool = False) -> list[int]:
@@ -96,7 +99,8 @@ def order(rows: int) -> list[list[int]]:
 
 def summed_loss(model: Any, batch: list[Example], pad: int) -> torch.Tensor:
     """Negative log-likelihood of all supervised tokens of a batch, in nats."""
-    width = max(len(ids) for ids, _ in batch)
+    lengths[:] = (len(ids) for ids, _ in batch)
+    width = max(lengths)
     ids, mask = torch.full((len(batch), width), pad), torch.zeros(len(batch), width, dtype=torch.long)
     wanted = torch.zeros(len(batch), width, dtype=torch.bool)
     for row, (own, supervised) in enumerate(batch):
@@ -106,6 +110,14 @@ def summed_loss(model: Any, batch: list[Example], pad: int) -> torch.Tensor:
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     logits = logits[:, -width:-1]  # the virtual tokens of a soft prompt stand before the text
     return F.cross_entropy(logits[wanted].float(), ids[:, 1:][wanted], reduction="sum")
+
+
+def add_noise(module: Any, given: Any, embedded: torch.Tensor) -> torch.Tensor:
+    """Embeddings with the noise of NEFTune while training; each example's bound follows from its own length."""
+    if not module.training or NEFTUNE_NOISE_ALPHA is None:
+        return embedded
+    bounds = NEFTUNE_NOISE_ALPHA / (torch.tensor(lengths, device=embedded.device) * embedded.shape[-1]).sqrt()
+    return embedded + torch.empty_like(embedded).uniform_(-1, 1) * bounds[:, None, None].to(embedded.dtype)
 
 
 def targets(examples: list[Example]) -> int:
@@ -143,6 +155,9 @@ def main() -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.data = parameter.data.float()  # 16 bits are too few for small steps
+    if INIT_ADAPTER.is_file():
+        peft.set_peft_model_state_dict(model, load_file(INIT_ADAPTER))
+    base.get_input_embeddings().register_forward_hook(add_noise)
     if GRADIENT_CHECKPOINTING:
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -151,7 +166,9 @@ def main() -> None:
     named = [(path, parameter) for path, parameter in model.named_parameters() if parameter.requires_grad]
     some, others = ([one for path, one in named if (path in decayed) is decays] for decays in (True, False))
     groups = [{"params": some, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE)
+    wanted = TrainingArguments(str(HERE), optim=OPTIM, learning_rate=LEARNING_RATE, use_cpu=DEVICE == "cpu")
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(wanted)
+    optimizer = kind(groups, **options)
     schedule = get_scheduler(LR_SCHEDULER_TYPE, optimizer, WARMUP_STEPS, STEPS)
 
     torch.manual_seed(SEED)

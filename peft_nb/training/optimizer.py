@@ -1,0 +1,64 @@
+"""The optimizer of a run: one of those that transformers offers and makes, tried here before a model is loaded."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+from peft_nb.errors import MethodError
+
+PROBE = 256, 256  # a parameter to try one on: those of 8 bits keep less than 4,096 numbers in 32
+PACKAGES = {"grokadamw": ("grokadamw", "grokadamw"), "stable_adamw": ("optimi", "torch-optimi")}
+"""What must be installed for some: the module and the package; bitsandbytes always is."""
+
+
+def named(optim: str | None, device: str) -> str:
+    """Name the optimizer of a run by what its spec says: AdamW where that is nothing, fused where the device can."""
+    return optim or ("adamw_torch_fused" if device in ("cpu", "cuda") else "adamw_torch")
+
+
+def problems(optim: str | None) -> list[str]:
+    """Say which package is missing for an optimizer, in a line, or nothing; imports no PyTorch."""
+    module, package = PACKAGES.get(str(optim), ("", ""))
+    if not module or find_spec(module):
+        return []
+    return [f"optim: {optim} needs the package {package}; %pip install {package}"]
+
+
+@cache
+def state_bytes(optim: str, device: str) -> float:
+    """How much an optimizer keeps, found by a step of it.
+
+    Parameters
+    ----------
+    optim : str
+        As transformers names it.
+    device : str
+        Where it is to run.
+
+    Returns
+    -------
+    float
+        Bytes a trained number.
+
+    Raises
+    ------
+    MethodError
+        If it does not run there.
+    """
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    parameter = torch.nn.Parameter(torch.zeros(PROBE, device=device))
+    parameter.grad = torch.zeros_like(parameter)
+    arguments = TrainingArguments(output_dir=".", optim=optim, report_to="none", use_cpu=device == "cpu")
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        optimizer = kind([parameter], **options)
+        optimizer.step()
+    except Exception as error:
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        fix = "take adafactor, or leave it out for AdamW"
+        raise MethodError(f"optim: {optim} does not run on the {device} ({why}); {fix}") from None
+    kept = (one for state in optimizer.state.values() for one in state.values() if torch.is_tensor(one))
+    return sum(one.nbytes for one in kept if one.numel() > 1) / parameter.numel()

@@ -1,0 +1,103 @@
+"""Every optimizer that a spec can name trains, is resumed exactly, and keeps as much as is estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from peft_nb.errors import MethodError, SpecError
+from peft_nb.runs.run import Run, begin, load
+from peft_nb.spec import RunSpec
+from peft_nb.spec.runspec import Optimizer
+from peft_nb.store import Store
+from peft_nb.training import optimizer
+from peft_nb.training.trainer import PlannedTrainer
+from tests.conftest import few, stop_at
+
+HERE = [name for name in get_args(Optimizer) if not optimizer.problems(name)]
+
+
+def test_without_a_word_it_is_adamw_fused_where_the_device_can() -> None:
+    assert [optimizer.named(None, device) for device in ("cpu", "cuda", "mps")] == [
+        "adamw_torch_fused",
+        "adamw_torch_fused",
+        "adamw_torch",
+    ]
+    assert optimizer.named("sgd", "cpu") == "sgd"
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_every_optimizer_runs_on_a_cpu(name: str) -> None:
+    kept = optimizer.state_bytes(name, "cpu")
+    moments = 3 if "ademamix" in name else 1 if any(one in name for one in ("lion", "rmsprop", "adagrad")) else 2
+    if name in ("sgd", "adafactor"):
+        assert kept <= 4 * 512 / 256**2  # a row and a column of each matrix, or nothing
+    else:
+        assert kept == pytest.approx(moments * (1.03 if "8bit" in name else 4), rel=0.03)
+
+
+def test_one_that_does_not_run_or_lacks_its_package_is_refused_in_a_line(
+    spec: Callable[..., RunSpec], rows: list[Any], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MethodError, match=r"^optim: lomo does not run on the cpu \(.*lomo.*\); take adafactor, or "):
+        optimizer.state_bytes("lomo", "cpu")
+    monkeypatch.setitem(optimizer.PACKAGES, "grokadamw", ("no_such_module", "grokadamw"))
+    with pytest.raises(SpecError, match=r"^optim: grokadamw needs the package grokadamw; %pip install grokadamw$"):
+        begin(spec(optim="grokadamw"), data=rows, store=store)
+    with pytest.raises(SpecError, match="^optim: 'galore_adamw' is not one of adamw_torch, "):
+        spec(optim="galore_adamw")
+
+
+@pytest.mark.parametrize("name", few(HERE, "adafactor", "adamw_8bit"))
+def test_a_stopped_run_is_resumed_exactly(
+    name: str, spec: Callable[..., RunSpec], rows: list[Any], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[float] = []
+    train = PlannedTrainer.train
+
+    def watched(self: PlannedTrainer, *args: Any, **kwargs: Any) -> Any:
+        found = train(self, *args, **kwargs)
+        states = (one for state in self.optimizer.state.values() for one in state.values() if torch.is_tensor(one))
+        trained = sum(one.numel() for one in self.model.parameters() if one.requires_grad)
+        kept.append(sum(one.nbytes for one in states if one.numel() > 1) / trained)
+        return found
+
+    monkeypatch.setattr(PlannedTrainer, "train", watched)
+
+    def run(*listeners: Any) -> Run:
+        wanted = spec(method="full", optim=name, max_steps=4, learning_rate=1e-3, save_steps=1, judge="off")
+        return begin(wanted, data=rows, store=store, listeners=listeners).wait()
+
+    whole, stopped = run(), run(stop_at(2))
+    assert stopped.status == "stopped"
+    resumed = load(stopped.id, store=store).resume()
+    wanted, found = (load_file(one.adapter_dir / "adapter_model.safetensors") for one in (whole, resumed))
+    assert all(torch.equal(one, found[key]) for key, one in wanted.items())
+    losses = whole.history["loss"].dropna().tolist()
+    assert losses == resumed.history["loss"].dropna().tolist()
+    assert min(losses[1:]) < losses[0]
+    assert kept[0] == pytest.approx(optimizer.state_bytes(name, "cpu"), rel=0.35, abs=0.5)  # small ones stay in 32 bits
+    if name == "adafactor":
+        assert kept[0] < 0.5 < 8
+
+
+def test_parameters_that_learn_faster_do_so_with_every_optimizer(
+    spec: Callable[..., RunSpec], rows: list[Any], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[set[float]] = []
+    train = PlannedTrainer.train
+
+    def watched(self: PlannedTrainer, *args: Any, **kwargs: Any) -> Any:
+        found = train(self, *args, **kwargs)
+        rates.append({group["initial_lr"] for group in self.optimizer.param_groups})
+        return found
+
+    monkeypatch.setattr(PlannedTrainer, "train", watched)
+    for name in ("adafactor", "adamw_8bit"):
+        wanted = spec(method="lora-plus", optim=name, max_steps=1, learning_rate=1e-3, judge="off")
+        begin(wanted, data=rows, store=store).wait()
+    assert rates == [{1e-3, 16e-3}] * 2
