@@ -366,13 +366,14 @@ class Layout:
         fix = f"to train on the chosen answers alone, set format={name!r}, columns={columns}"
         return DataError(f"rows are preference pairs, which are recognised but not trained on yet; {fix}")
 
-    def options(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+    def options(self, row: Mapping[str, Any]) -> list[str]:
         """Give what could be answered where a row has choices: their letters or texts, whichever its answer is."""
         choices = self._cells(row).get("choices", {}) if "choices" in self.columns else {}
         if len(choices) < 2:
-            return ()
+            return []
         said = self.messages(row)[-1]["content"].strip()
-        return next((tuple(one) for one in (choices, choices.values()) if said in one), ())
+        forms = (list(map(str.strip, one)) for one in (choices, choices.values()))
+        return next((form for form in forms if said in form), [])
 
     def by_number(self, row: Mapping[str, Any]) -> bool:
         """Tell whether a row's answer is the number of one of its choices, and is learned as the letter of that."""

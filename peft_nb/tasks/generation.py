@@ -63,8 +63,8 @@ class Generation(Task):
         for number in prompts.spread(numbers, most):
             *before, answer = prepare(layout.messages(rows[number]), spec.system, generation=False)
             if before and answer["content"].strip():
-                options = layout.options(rows[number])
-                found.append({"messages": before, "reference": answer["content"], "options": options})
+                chosen = {"options": options} if (options := layout.options(rows[number])) else {}
+                found.append({"messages": before, "reference": answer["content"], **chosen})
         return found
 
     def usage(
