@@ -38,8 +38,8 @@ KINDS = (
 
 def operands(event: FunctionEvent) -> list[list[int]]:
     """Give the shapes of an operation's matrices."""
-    shapes = list(event.input_shapes or ())
-    return [list(shape) for shape in shapes if len(shape) > 1 and isinstance(shape[0], int)]
+    shapes: Any = event.input_shapes
+    return [list(shape) for shape in shapes or () if len(shape) > 1 and isinstance(shape[0], int)]
 
 
 def kind(event: FunctionEvent, vocabulary: int) -> str:
