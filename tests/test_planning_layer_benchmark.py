@@ -81,11 +81,9 @@ def test_kept_is_what_autograd_saves_once_and_without_the_weights() -> None:
 def test_costs_are_by_the_token_and_leave_the_adapter_as_it_is() -> None:
     model, objective = adapted(), PaddingFree(False)
     before = {name: one.clone() for name, one in model.named_parameters()}
-    found = []
-    for count in (4, 8):
-        batch = tiny.examples(4) * (count // 4)
-        found.append(benchmark_layer(model, objective, batch, sum(one.cost for one in batch), CPU))
-    few, many = found
+    batches = [tiny.examples(4) * times for times in (1, 2)]
+    tokens = [sum(one.cost for one in batch) for batch in batches]
+    few, many = found = benchmark_layer(model, objective, batches, tokens, CPU)
     assert few.kept_bytes == pytest.approx(many.kept_bytes, rel=0.1)
     for costs in found:
         assert 0 < costs.forward_s < costs.both_s

@@ -35,9 +35,49 @@ def lay(spec: Spec, rows: Table) -> Callable[..., Plan]:
         described = complete(spec(**fields))
         table = tables.read(described, rows)
         base = load_meta(resolve(described.model), dtype=described.dtype)
-        return Plan(described, base, table, dict(inspect(described, table)), 4000, 500, COSTS)
+        return Plan(described, base, table, dict(inspect(described, table)), 4000, 500, {2048: COSTS})
 
     return lay
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({512: 1.019, 1024: 1.01, 2048: 1.0}, 512),
+        ({512: 1.03, 1024: 1.019, 2048: 1.0}, 1024),
+        ({512: 1.03, 1024: 1.03, 2048: 1.0}, 2048),
+        ({512: 1.03, 1024: 1.0, 2048: 1.5}, 1024),
+        ({2048: 1.0}, 2048),
+    ],
+    ids=str,
+)
+def test_micro_batches_are_the_smallest_that_are_nearly_as_fast(
+    lay: Callable[..., Plan], seconds: dict[int, float], chosen: int
+) -> None:
+    costs = {budget: replace(COSTS, both_s=3e-4 * times) for budget, times in seconds.items()}
+    plan = replace(lay(), measured=costs)
+    assert (plan.forecast().token_budget, plan.costs) == (chosen, costs[chosen])
+    assert replace(lay(token_budget=600), measured=costs).forecast().token_budget == 600
+
+
+def test_a_prefix_that_small_micro_batches_compute_more_often_counts(lay: Callable[..., Plan]) -> None:
+    plan = replace(lay(batch_size=20, system="be brief " * 50), measured=dict.fromkeys((512, 1024, 2048), COSTS))
+    tokens = {budget: plan.widest.under(budget).mean.tokens for budget in (512, 2048)}
+    assert 1.02 * tokens[2048] < tokens[512]
+    assert plan.work.budget == 2048
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(5, {2048}), (20, {512, 1024, 2048})])
+def test_only_sizes_that_cut_a_step_otherwise_are_tried(
+    spec: Spec, rows: Table, batch_size: int, sizes: set[int]
+) -> None:
+    described = complete(spec(batch_size=batch_size))
+    table = tables.read(described, rows)
+    base = load_meta(resolve(described.model), dtype=described.dtype)
+    plan = Plan(described, base, table, dict(inspect(described, table)), 4000, 500)
+    assert plan.work.budget in sizes
+    assert plan.measured is not None
+    assert plan.measured.keys() == sizes
 
 
 @pytest.mark.parametrize("fields", [{}, {"r": 4}, {"target_modules": ["q_proj"]}, {"dtype": "bfloat16"}], ids=str)
@@ -113,7 +153,7 @@ def test_where_no_layer_can_be_tried_memory_alone_is_forecast(
     lay: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("peft_nb.system.resources.memory_available_mb", lambda: 0.1)
-    forecast = replace(lay(), costs=None).forecast()
+    forecast = replace(lay(), measured=None).forecast()
     assert (forecast.seconds, forecast.evaluation_seconds) == (None, None)
     assert forecast.activations_mb > 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -52,6 +54,32 @@ def test_layers_that_are_given_other_inputs_each_compute_with_theirs() -> None:
     with fused.installed(model):
         found = attention.q_proj(one), attention.k_proj(other), attention.k_proj(one), attention.v_proj(one)
     torch.testing.assert_close(found, right)
+
+
+def test_what_a_layer_did_not_ask_for_is_forgotten_when_its_pass_ends_or_fails() -> None:
+    class Skipping(nn.Module):
+        def __init__(self, attention: Any) -> None:
+            super().__init__()
+            self.q_proj, self.k_proj, self.v_proj = attention.q_proj, attention.k_proj, attention.v_proj
+
+        def forward(self, x: torch.Tensor, fails: bool = False) -> torch.Tensor:
+            out = self.q_proj(x)
+            if fails:
+                raise ValueError
+            return out
+
+    model = tiny.with_lora(tiny.base("llama"))
+    layer = Skipping(model.base_model.model.model.layers[0].self_attn)
+    x = torch.randn(1, 3, layer.q_proj.in_features)
+    with fused.installed(layer):
+        for fails in (False, True):
+            out = None
+            with suppress(ValueError):
+                out = layer(x.clone(), fails)
+            del out
+            gc.collect()
+            alive = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.shape == x.shape]
+            assert [one for one in alive if one is not x] == []
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -95,12 +95,17 @@ def make(tmp_path: Path) -> Make:
     """A trainer of a tiny model with a fixed adapter."""
 
     def make(
-        objective: Any = PADDED, *, held_out: Sequence[Any] = (), hooks: Hooks | None = None, **fields: Any
+        objective: Any = PADDED,
+        *,
+        held_out: Sequence[Any] = (),
+        hooks: Hooks | None = None,
+        most: int | None = None,
+        **fields: Any,
     ) -> tuple[PlannedTrainer, list[Event]]:
         heard: list[Event] = []
         usual = {"data": "x", "batch_size": 4, "learning_rate": 1e-2, "token_budget": 1_000, "device": "cpu"}
         model, spec = tiny.with_lora(tiny.base("llama")), RunSpec(**usual | fields)
-        told = heard.append, StopFlag(), "cpu", hooks or Hooks(), OwnDraws(spec.seed)
+        told = heard.append, StopFlag(), "cpu", hooks or Hooks(), OwnDraws(spec.seed), most
         return PlannedTrainer(model, spec, objective, EXAMPLES, held_out, STEPS, tmp_path, *told), heard
 
     return make
@@ -140,6 +145,12 @@ def test_a_step_is_the_mean_over_its_supervised_tokens_whatever_the_cut(
     torch.testing.assert_close(loss, wanted.detach(), rtol=1e-4, atol=0)
     torch.testing.assert_close(found, gradients(trainer), rtol=1e-3, atol=1e-5)
     assert trainer.tokens == sum(one.cost for one in EXAMPLES[:4])
+
+
+def test_a_size_that_was_found_fast_bounds_micro_batches_unless_the_spec_gives_one(make: Make) -> None:
+    assert make(token_budget=None, most=600)[0].budget == 600
+    assert make(token_budget=None, most=10**9)[0].budget == make(token_budget=None)[0].budget < 10**9
+    assert make(token_budget=700, most=600)[0].budget == 700
 
 
 def test_the_held_out_loss_is_a_mean_over_all_of_its_tokens_and_is_told(make: Make) -> None:

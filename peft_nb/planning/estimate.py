@@ -130,7 +130,7 @@ def _fixes(plan: Plan) -> Iterable[tuple[str, float]]:
 
 
 def _changes(plan: Plan) -> Iterable[dict[str, Any]]:
-    spec, budget = plan.spec, plan.budget
+    spec, budget = plan.spec, plan.work.budget
     if not spec.gradient_checkpointing:
         yield {"gradient_checkpointing": True}
     for tokens in (1024, 512, 256):

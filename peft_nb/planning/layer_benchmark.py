@@ -15,7 +15,7 @@ from torch import nn
 
 from peft_nb.training.loss import FrozenHeadLoss
 
-DEPTH = 4  # layers in a chain: one alone would find all it touches still in the processor's caches
+DEPTH, TOKENS = 4, 2048  # layers in a chain, fewer with many tokens: what is touched is not to stay in the caches
 REPEATS = 5
 SECONDS = 0.4  # after which nothing is repeated
 HEAD_ROWS, HEAD_VOCABULARY = 256, 8192
@@ -48,9 +48,9 @@ class Costs:
 
 
 def benchmark_layer(
-    model: PeftModel, objective: Any, batch: Sequence[Any], tokens: float, device: torch.device
-) -> Costs:
-    """Measure one layer forward and backward.
+    model: PeftModel, objective: Any, batches: Sequence[Sequence[Any]], tokens: Sequence[float], device: torch.device
+) -> list[Costs]:
+    """Measure one layer forward and backward, on micro-batches that take turns.
 
     Parameters
     ----------
@@ -58,28 +58,35 @@ def benchmark_layer(
         A model of one layer with its adapter.
     objective : Objective
         How the run turns rows into a loss.
-    batch : sequence of Encoded or Labelled
-        One micro-batch; its ids have to be in the model's vocabulary.
-    tokens : float
-        Tokens that it makes the model compute, padding included, shared prefixes once.
+    batches : sequence of sequence of Encoded or Labelled
+        Micro-batches; their ids have to be in the model's vocabulary.
+    tokens : sequence of float
+        Tokens that each makes the model compute, padding included, shared prefixes once.
     device : torch.device
         Where the model is.
 
     Returns
     -------
-    Costs
-        The least of some tries each: whatever else the machine does makes them longer, never shorter.
+    list of Costs
+        Of each micro-batch the least of some tries: whatever else the machine does makes them longer, never shorter.
     """
     model.train()
+    depths = [max(1, min(DEPTH, round(TOKENS / count))) for count in tokens]
     with objective.installed(model):
-        layer, call = _layer(model, objective, batch, device)
-        kept = _kept(layer, call)
-        rounds = _repeated(lambda: _round(call), SECONDS)
-    forward, both = (min(seconds) / DEPTH / tokens for seconds in zip(*rounds, strict=True))
+        layers = [_layer(model, objective, batch, device) for batch in batches]
+        kept = [_kept(layer, call) for layer, call in layers]
+        rounds = _repeated(
+            lambda: [_round(call, depth) for (_, call), depth in zip(layers, depths, strict=True)],
+            SECONDS * len(batches),
+        )
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    taken = [seconds for _, seconds in rounds]
-    slowdown = fmean(taken) / min(taken)
-    return Costs(kept / tokens, forward, both, _head_seconds(model), _optimizer_seconds(trained), slowdown)
+    others = _head_seconds(model), _optimizer_seconds(trained)
+    found = []
+    for tries, held, depth, count in zip(zip(*rounds, strict=True), kept, depths, tokens, strict=True):
+        forward, both = (min(seconds) / depth / count for seconds in zip(*tries, strict=True))
+        slowdown = fmean(seconds for _, seconds in tries) / min(seconds for _, seconds in tries)
+        found.append(Costs(held / count, forward, both, *others, slowdown))
+    return found
 
 
 def _layer(
@@ -135,9 +142,9 @@ def _kept(layer: nn.Module, call: Callable[[int], tuple[torch.Tensor, torch.Tens
     return sum(sizes.values())
 
 
-def _round(call: Callable[[int], tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
+def _round(call: Callable[[int], tuple[torch.Tensor, torch.Tensor]], depth: int) -> tuple[float, float]:
     start = time.perf_counter()
-    _, out = call(DEPTH)
+    _, out = call(depth)
     forward = time.perf_counter() - start
     out.backward(torch.ones_like(out))
     return forward, time.perf_counter() - start

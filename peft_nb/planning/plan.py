@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from peft_nb.planning.layer_benchmark import Costs
 
 LAYER_PASS = 3e10  # multiplications that one pass of the rehearsal may take
+BUDGETS = (512, 1024)  # tokens in a micro-batch that are tried beside the most that the memory allows
+AS_FAST = 1.02  # times the time of the fastest
 STEP_S = 0.03  # of every optimizer step, for what is neither the model nor the optimizer: measured on small models
 
 
@@ -39,18 +41,18 @@ class Plan:
     facts: Facts
     room: float
     process: float
-    costs: Costs | None = None
+    measured: dict[int, Costs] | None = None
 
     def under(self, spec: RunSpec) -> Plan:
         """The same with other settings; what a token costs has been measured already."""
         base = replace(self.base, quantization=REGISTRY[spec.method].quantization(spec))  # type: ignore[arg-type]
-        return Plan(spec, base, self.table, self.facts, self.room, self.process, self.costs)
+        return Plan(spec, base, self.table, self.facts, self.room, self.process, self.measured)
 
     def forecast(self) -> Forecast:
         """Add everything up."""
         spec, shapes, work = self.spec, self.shapes, self.work
         trained = sum(one.numel() for one in self.adapted.parameters() if one.requires_grad)
-        costs = self.costs = self.costs or self._layer_costs()
+        costs = self.costs
         kept = costs.kept_bytes if costs else shapes.kept(self.objective.padded)
         micro, aside = work.largest, work.widest_held_out
         activations = shapes.activations(micro.tokens, kept, spec.gradient_checkpointing)
@@ -74,7 +76,7 @@ class Plan:
             work.steps,
             round(work.steps * work.mean.tokens),
             trained,
-            self.budget,
+            work.budget,
             self.base.dtype,
             str(self.objective),
             work.examples,
@@ -127,8 +129,8 @@ class Plan:
         return self._attached(self.base)
 
     @cached_property
-    def budget(self) -> int:
-        """Most tokens in a micro-batch."""
+    def most(self) -> int:
+        """Most tokens that a micro-batch may have."""
         from peft_nb.training.probe import token_budget
 
         free = self.room - self.process - self.weights / MB
@@ -142,14 +144,32 @@ class Plan:
         return TASKS[self.spec.task].foreseen(self.adapted, pad_id, self.spec, self.facts, supported=supported)
 
     @cached_property
-    def work(self) -> Workload:
-        """What the rows make the model compute."""
+    def widest(self) -> Workload:
+        """What the rows make the model compute, in micro-batches as large as they may be."""
         virtual = getattr(self.adapted.peft_config["default"], "num_virtual_tokens", None) or 0
         rendered = self.table.rendered(self.base.tokenizer, self.spec)
-        return Workload(self.spec, self.table, self.facts, rendered, virtual, self.objective, self.budget)
+        return Workload(self.spec, self.table, self.facts, rendered, virtual, self.objective, self.most)
 
-    def _layer_costs(self) -> Costs | None:
-        """Train one layer for a moment, where a twentieth of the free memory holds it."""
+    @cached_property
+    def work(self) -> Workload:
+        """The same in the smallest micro-batches that are as fast, or nearly."""
+        if self.measured is None:
+            self.measured = self._measured()
+        if self.spec.token_budget:
+            return self.widest
+        tried = [self.widest.under(budget) for budget in sorted(self.measured) if budget <= self.most]
+        seconds = [self.measured[one.budget].both_s * one.mean.tokens for one in tried]
+        most_s = AS_FAST * min(seconds, default=0.0)
+        return next((one for one, taken_s in zip(tried, seconds, strict=True) if taken_s <= most_s), self.widest)
+
+    @property
+    def costs(self) -> Costs | None:
+        """What a token costs, if that was measured: in micro-batches of the nearest size."""
+        budget, measured = self.work.budget, self.measured or {}
+        return measured[min(measured, key=lambda one: abs(one - budget))] if measured else None
+
+    def _measured(self) -> dict[int, Costs]:
+        """Train one layer for a moment in micro-batches of some sizes, if a twentieth of the free memory holds it."""
         import torch
 
         from peft_nb.planning.layer_benchmark import Costs, benchmark_layer
@@ -158,19 +178,26 @@ class Plan:
         layer = next(part for part in self.base.model.modules() if isinstance(part, torch.nn.ModuleList))[0]
         parameters = sum(one.numel() for one in layer.parameters())
         if parameters * memory.FLOAT * 5 > resources.memory_available_mb() * MB:
-            return None
-        micro = self.work.micro(self.work.drawn[0])
-        rows = shortened(micro[len(micro) // 2], max(64, int(LAYER_PASS / parameters)))
+            return {}
+        budgets = (self.most, *(one for one in BUDGETS if one < self.most and not self.spec.token_budget))
+        tried: dict[tuple[int, ...], tuple[int, list[Any]]] = {}
+        for budget in sorted(budgets, reverse=True):
+            micro = self.widest.under(budget).micro(self.widest.drawn[0])
+            rows = shortened(micro[len(micro) // 2], max(64, int(LAYER_PASS / parameters)))
+            tried.setdefault(tuple(len(one.ids) for one in rows), (budget, rows))
 
-        def benchmark() -> dict[str, float]:
+        def benchmark() -> list[dict[str, float]]:
             single = single_layer(self.base)
             words = single.model.get_input_embeddings().num_embeddings
-            known_words = [replace(one, ids=array("i", (i % words for i in one.ids))) for one in rows]
+            batches = [
+                [replace(one, ids=array("i", (i % words for i in one.ids))) for one in rows]
+                for _, rows in tried.values()
+            ]
             objective = replace(self.objective, pad_id=0) if self.objective.padded else self.objective
             model = self._attached(single)
-            REGISTRY[self.spec.method].hooks(self.spec).begin(model, (pad(some, 0) for some in [known_words]))
-            tokens = self.work.load(known_words).tokens
-            return asdict(benchmark_layer(model, objective, known_words, tokens, torch.device("cpu")))
+            REGISTRY[self.spec.method].hooks(self.spec).begin(model, (pad(some, 0) for some in batches[:1]))
+            tokens = [self.widest.load(batch).tokens for batch in batches]
+            return [asdict(one) for one in benchmark_layer(model, objective, batches, tokens, torch.device("cpu"))]
 
         about = {
             "machine": known.machine(),
@@ -178,6 +205,7 @@ class Plan:
             "dtype": self.base.dtype,
             "path": str(self.objective),
             "adapter": self.adapted.peft_config["default"].to_dict(),
-            "rows": [len(one.ids) for one in rows],
+            "rows": list(tried),
         }
-        return Costs(**known.once("layer", about, benchmark, days=1))
+        costs = known.once("layer", about, benchmark, days=1)
+        return {budget: Costs(**one) for (budget, _), one in zip(tried.values(), costs, strict=True)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -69,6 +69,12 @@ class Workload:
     def encoded(self) -> Sequence[Any]:
         """The first rows as examples."""
         return self._encode(self.rendered, "row")
+
+    def under(self, budget: int) -> Workload:
+        """The same rows, tokenised once, in micro-batches of another size."""
+        other = replace(self, budget=budget)
+        other.encoded = self.encoded
+        return other
 
     def _encode(self, rendered: RenderedRows, name: str) -> Sequence[Any]:
         task = TASKS[self.spec.task]

@@ -146,7 +146,11 @@ def foresee(context: Context, source: ModelSource, table: Table) -> float:
     except ForecastError as error:
         context.publish(Notice(f"no estimate: {error}"))
         return before
-    context.metrics |= {"forecast_memory_mb": forecast.memory_mb, "forecast_seconds": forecast.seconds}
+    context.metrics |= {
+        "forecast_memory_mb": forecast.memory_mb,
+        "forecast_seconds": forecast.seconds,
+        "token_budget": forecast.token_budget,
+    }
     if not source.pair:
         context.note(dtype=forecast.dtype)  # chosen by a probe, which might choose otherwise next time
     forecast.require_memory()
@@ -220,6 +224,7 @@ def prepare(context: Context, base: Base, sides: Sides, hold: Callable[[PeftMode
         base.device,
         hooks,
         draws,
+        context.metrics.get("token_budget"),
     )
 
 

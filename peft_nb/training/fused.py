@@ -117,7 +117,7 @@ class Normed(torch.autograd.Function):
         ctx.save_for_backward(x, weight, inverse)
         ctx.gemma = gemma
         ctx.mark_non_differentiable(inverse)
-        return _normed(x, weight, inverse, gemma), inverse
+        return _weighted(wide * inverse, weight, x.dtype, gemma), inverse
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
@@ -131,8 +131,11 @@ class Normed(torch.autograd.Function):
 
 
 def _normed(x: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, gemma: bool) -> torch.Tensor:
-    unit = x.float() * inverse
-    return unit.mul_(1 + weight.float()).to(x.dtype) if gemma else weight * unit.to(x.dtype)
+    return _weighted(x.float() * inverse, weight, x.dtype, gemma)
+
+
+def _weighted(unit: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype, gemma: bool) -> torch.Tensor:
+    return unit.mul_(1 + weight.float()).to(dtype) if gemma else weight * unit.to(dtype)
 
 
 class Gated(torch.autograd.Function):
@@ -187,10 +190,12 @@ def installed(model: nn.Module) -> Iterator[None]:
             for names in SIBLINGS:
                 siblings = [getattr(layer, name, None) for name in names]
                 if all(map(fits, siblings)):
-                    for sibling, forward in zip(siblings, _lora(siblings), strict=True):
+                    forwards, forget = _lora(siblings)
+                    for sibling, forward in zip(siblings, forwards, strict=True):
                         install(sibling, forward)
+                    stack.callback(layer.register_forward_hook(forget, always_call=True).remove)
             if fits(layer) and "forward" not in vars(layer):
-                install(layer, *_lora([layer]))
+                install(layer, *_lora([layer])[0])
             else:
                 install(layer, _elementwise(layer, known))
         yield
@@ -210,8 +215,11 @@ def _elementwise(layer: Any, known: dict[type, bool | None]) -> Callable[..., to
     return None
 
 
-def _lora(layers: Sequence[Any]) -> list[Callable[..., torch.Tensor]]:
-    """Forward passes of layers that are given the same input one after the other: the first computes for all."""
+def _lora(layers: Sequence[Any]) -> tuple[list[Callable[..., torch.Tensor]], Callable[..., None]]:
+    """Forward passes of layers that are given the same input one after the other, and what ends their turn.
+
+    The first computes for all; what was not asked for by the end of the turn is forgotten.
+    """
     scalings, tensors = [], []
     for layer in layers:
         name, base = layer.active_adapters[0], layer.get_base_layer()
@@ -226,7 +234,10 @@ def _lora(layers: Sequence[Any]) -> list[Callable[..., torch.Tensor]]:
         (_, output), waiting[place] = waiting[place], None
         return output
 
-    return [partial(forward, place=place) for place in range(len(layers))]
+    def forget(*called: Any) -> None:
+        waiting[:] = [None] * len(layers)
+
+    return [partial(forward, place=place) for place in range(len(layers))], forget
 
 
 def _rms_norm(layer: Any, gemma: bool) -> Callable[..., torch.Tensor]:
