@@ -94,5 +94,5 @@ chromium:
 	fi
 
 clean:
-	rm -rf .venv $(OLDEST) build dist benchmarks/results .peft-suite .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* build dist benchmarks/results .peft-suite .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

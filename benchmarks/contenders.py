@@ -1,7 +1,8 @@
 """One measurement of one trainer, in a process of its own: the worker behind ``throughput.py``.
 
 Reads a job as JSON on stdin and prints one JSON line on stdout. All contenders train on the same encoded rows
-in the same order; what differs is what each of them does with a batch.
+in the same order, and start from the same LoRA weights; what differs is what each of them does with a batch.
+Other trainers' environments have no peft_nb: only what prepares a job and peft_nb's own turn import it.
 """
 
 from __future__ import annotations
@@ -13,27 +14,35 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import partial
+from importlib.machinery import ModuleSpec
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
     from peft_nb.data.examples import Example
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every contender is asked to do: one epoch over ``rows``."""
+    """What every contender is asked to do: one epoch over ``rows``.
+
+    ``model`` is the folder of the base; ``examples`` are the rows as peft_nb encodes them, in the order in which it
+    takes them, -100 marking a label that is not trained on; ``flops`` is explained at :func:`necessary_flops`.
+    """
 
     contender: str
     model: str
     rows: list[dict[str, str]]
-    system: str | None = None
+    system: str | None
+    examples: list[dict[str, list[int]]]
+    flops: float
     batch_size: int = 8
     r: int = 16
     alpha: int = 32
@@ -48,59 +57,71 @@ class Outcome:
     model: PreTrainedModel
     ends: list[float]
     losses: list[float]
+    gradient_norms: list[float]
     supervised_tokens: int
     dtype: str
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run of one contender; ``flops`` is explained at :func:`necessary_flops`."""
+    """One run of one contender; the gradient norm is that of its first step, before clipping."""
 
     contender: str
     step_seconds: list[float]
     peak_mb: float
     first_loss: float
     last_loss: float
+    gradient_norm: float
     supervised_tokens: int
     dtype: str
     flops: float
     matmul_flops_per_second: float
 
 
-@cache
-def base(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the base in float32, untouched by peft_nb, from the folder that peft_nb keeps it in."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def prepare(model: str, rows: list[dict[str, str]], system: str | None) -> Job:
+    """Encode the rows as peft_nb does; the contender is still to be named."""
+    from torch import device
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    from peft_nb.data import detection, encoding
+    from peft_nb.data.rendered import RenderedRows
     from peft_nb.models.load import load
     from peft_nb.models.resolve import resolve
+    from peft_nb.training.packing import plan
 
     if resolve(model).path is None:
         load(resolve(model))  # fetches it
     folder = resolve(model).path
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="float32"), tokenizer
-
-
-def batches(job: Job) -> list[list[Example]]:
-    """Encode the rows as peft_nb does, in the batches and the order in which it will take them."""
-    from peft_nb.data import detection, encoding
-    from peft_nb.data.rendered import RenderedRows
-    from peft_nb.training.packing import plan
-
-    _, tokenizer = base(job.model)
-    rendered = RenderedRows(job.rows, detection.detect(job.rows), tokenizer, system=job.system)
+    rendered = RenderedRows(rows, detection.detect(rows), tokenizer, system=system)
     encoded = encoding.encode(rendered, max_length=8192).examples
-    return [[encoded[row] for row in step] for step in plan(len(encoded), job.batch_size, job.seed, epochs=1)]
+    steps = [[encoded[row] for row in step] for step in plan(len(encoded), Job.batch_size, Job.seed, epochs=1)]
+    examples = [
+        {
+            "input_ids": list(one.ids),
+            "labels": [token if on else -100 for token, on in zip(one.ids, one.supervised, strict=True)],
+        }
+        for step in steps
+        for one in step
+    ]
+    with device("meta"):
+        bare = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    flops = necessary_flops(steps, *linear_shapes(bare))
+    return Job("", str(folder), rows, system, examples, flops)
+
+
+def base(folder: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the base in float32."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="float32"), AutoTokenizer.from_pretrained(folder)
 
 
 def dataset(job: Job) -> Dataset:
-    """Give a peer the same examples, to be taken in sequence; -100 marks a token that is not trained on."""
+    """Give a peer the examples, to be taken in sequence."""
     from datasets import Dataset
 
-    examples = [example for batch in batches(job) for example in batch]
-    labels = [[token if on else -100 for token, on in zip(one.ids, one.supervised, strict=True)] for one in examples]
-    return Dataset.from_dict({"input_ids": [list(one.ids) for one in examples], "labels": labels})
+    return Dataset.from_list(job.examples)
 
 
 def run_peft_nb(job: Job, **settings: Any) -> Outcome:
@@ -121,34 +142,51 @@ def run_peft_nb(job: Job, **settings: Any) -> Outcome:
         seed=job.seed,
         **settings,
     )
-    history, told = run.history, run.metrics
+    history = run.history
     return Outcome(
         run.model,
         history["elapsed_s"].tolist(),
         history["loss"].tolist(),
-        told["supervised_tokens"],
-        told["dtype"],
+        history["grad_norm"].tolist(),
+        run.metrics["supervised_tokens"],
+        str(run.facts.dtype),
     )
 
 
-def timed(trainer: Trainer) -> Outcome:
-    """Run a trainer that is ready to go and time its steps."""
+def watched(train: Callable[[TrainerCallback], object]) -> Outcome:
+    """Watch a training that takes a callback of transformers."""
     from transformers import TrainerCallback
 
-    class Clock(TrainerCallback):
+    class Watch(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.begin, self.ends = time.perf_counter(), list[float]()
+            self.begin, self.ends, self.logs = time.perf_counter(), list[float](), list[dict[str, float]]()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.ends.append(time.perf_counter() - self.begin)
 
-    clock = Clock()
-    trainer.add_callback(clock)
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    supervised = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in trainer.get_train_dataloader())
-    dtype = "bfloat16" if trainer.args.bf16 else "float32"
-    return Outcome(trainer.model, clock.ends, losses, supervised, dtype)
+        def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+            if "loss" in logs:
+                self.logs.append(logs)
+
+        def on_train_end(self, args: Any, *_: Any, model: Any, train_dataloader: Any, **__: Any) -> None:
+            supervised = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in train_dataloader)
+            losses, norms = ([float(log[name]) for log in self.logs] for name in ("loss", "grad_norm"))
+            dtype = "bfloat16" if args.bf16 else "float32"
+            self.outcome = Outcome(model, self.ends, losses, norms, supervised, dtype)
+
+    watch = Watch()
+    train(watch)
+    return watch.outcome
+
+
+def timed(trainer: Trainer) -> Outcome:
+    """Run a trainer that is ready to go and time its steps."""
+
+    def train(watch: TrainerCallback) -> None:
+        trainer.add_callback(watch)
+        trainer.train()
+
+    return watched(train)
 
 
 @contextmanager
@@ -164,7 +202,6 @@ def common(job: Job) -> Iterator[dict[str, Any]]:
             "num_train_epochs": 1,
             "learning_rate": job.learning_rate,
             "seed": job.seed,
-            "train_sampling_strategy": "sequential",
             "logging_steps": 1,
             "save_strategy": "no",
             "report_to": "none",
@@ -181,11 +218,13 @@ def lora(job: Job) -> Any:
 
 def run_trl(job: Job, **settings: Any) -> Outcome:
     """Train with TRL's SFTTrainer at its defaults but for ``settings``."""
+    from transformers import set_seed
     from trl import SFTConfig, SFTTrainer
 
     model, tokenizer = base(job.model)
+    set_seed(job.seed)
     with common(job) as arguments:
-        config = SFTConfig(**arguments, **settings)
+        config = SFTConfig(train_sampling_strategy="sequential", **arguments, **settings)
         trainer = SFTTrainer(model, config, None, dataset(job), processing_class=tokenizer, peft_config=lora(job))
         return timed(trainer)
 
@@ -205,8 +244,55 @@ def run_trainer(job: Job, *, flattening: bool, bf16: bool) -> Outcome:
     set_seed(job.seed)
     collator = DataCollatorWithFlattening() if flattening else DataCollatorForSeq2Seq(tokenizer)
     with common(job) as arguments:
-        training = TrainingArguments(bf16=bf16, **arguments)
+        training = TrainingArguments(train_sampling_strategy="sequential", bf16=bf16, **arguments)
         return timed(Trainer(get_peft_model(model, lora(job)), training, collator, dataset(job)))
+
+
+def run_unsloth(job: Job, *, dtype: str | None = None, checkpointing: bool | str = "unsloth") -> Outcome:
+    """Train with Unsloth on its CPU backend, which keeps TRL's padded batches."""
+    from unsloth import FastLanguageModel  # before trl, which it patches
+
+    from trl import SFTConfig, SFTTrainer  # isort: skip
+
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        job.model, max_seq_length=8192, dtype=dtype, load_in_4bit=False, use_gradient_checkpointing=checkpointing
+    )
+    model = FastLanguageModel.get_peft_model(model, job.r, lora_alpha=job.alpha, random_state=job.seed)
+    bf16 = None if dtype is None else dtype == "bfloat16"
+    with common(job) as arguments:
+        config = SFTConfig(
+            train_sampling_strategy="sequential", bf16=bf16, gradient_checkpointing=bool(checkpointing), **arguments
+        )
+        return timed(SFTTrainer(model, config, None, dataset(job), processing_class=tokenizer))
+
+
+def run_llamafactory(job: Job, *, bf16: bool = True, checkpointing: bool = True) -> Outcome:
+    """Train with LLaMA-Factory on rows that it would have encoded itself."""
+    from datasets import DatasetDict
+
+    # It imports torchaudio whatever it trains on, and here that is texts.
+    sys.modules["torchaudio"] = torchaudio = ModuleType("torchaudio")
+    torchaudio.__spec__ = ModuleSpec("torchaudio", None)
+    from llamafactory.train.tuner import run_exp
+
+    with common(job) as arguments, TemporaryDirectory() as rows:
+        DatasetDict(train=dataset(job)).save_to_disk(rows)
+        settings = {
+            "stage": "sft",
+            "do_train": True,
+            "model_name_or_path": job.model,
+            "template": "empty",
+            "dataset": "rows",
+            "tokenized_path": rows,
+            "disable_shuffling": True,
+            "finetuning_type": "lora",
+            "lora_target": "all",
+            "lora_rank": job.r,
+            "lora_alpha": job.alpha,
+            "bf16": bf16,
+            "disable_gradient_checkpointing": not checkpointing,
+        }
+        return watched(lambda watch: run_exp({**arguments, **settings}, [watch]))
 
 
 TRL_BEST: dict[str, Any] = {"gradient_checkpointing": False, "padding_free": True, "max_length": None}
@@ -221,6 +307,12 @@ CONTENDERS: dict[str, Callable[[Job], Outcome]] = {
     "trainer-padded-bf16": partial(run_trainer, flattening=False, bf16=True),
     "trainer-flattening": partial(run_trainer, flattening=True, bf16=False),
     "trainer-flattening-bf16": partial(run_trainer, flattening=True, bf16=True),
+    "unsloth-default": run_unsloth,
+    "unsloth-best": partial(run_unsloth, dtype="float32", checkpointing=False),
+    "unsloth-best-bf16": partial(run_unsloth, dtype="bfloat16", checkpointing=False),
+    "llamafactory-default": run_llamafactory,
+    "llamafactory-best": partial(run_llamafactory, bf16=False, checkpointing=False),
+    "llamafactory-best-bf16": partial(run_llamafactory, checkpointing=False),
 }
 
 
@@ -287,9 +379,8 @@ def measure(job: Job) -> Measurement:
     """Run the job's contender, then ask the machine what it could have done."""
     outcome = CONTENDERS[job.contender](job)
     peak = peak_mb()
-    steps = batches(job)
-    shapes, head = linear_shapes(outcome.model)
-    tokens = sum(len(one.ids) for examples in steps for one in examples) // len(steps)
+    shapes, _ = linear_shapes(outcome.model)
+    tokens = sum(len(one["input_ids"]) for one in job.examples) // len(outcome.ends)
     rate = matmul_flops(shapes, tokens, outcome.dtype, outcome.model.device.type)
     return Measurement(
         job.contender,
@@ -297,9 +388,10 @@ def measure(job: Job) -> Measurement:
         peak,
         outcome.losses[0],
         outcome.losses[-1],
+        outcome.gradient_norms[0],
         outcome.supervised_tokens,
         outcome.dtype,
-        necessary_flops(steps, shapes, head),
+        job.flops,
         rate,
     )
 

@@ -1,7 +1,8 @@
 """Training speed and memory of peft_nb against other trainers on the same rows: ``make bench``.
 
 Every measurement is a process of its own, never two at once, and the contenders take turns (A B C A B C) so
-that a machine that slows down slows all of them. The table gives ratios to peft_nb: they travel between
+that a machine that slows down slows all of them. Unsloth and LLaMA-Factory run in environments of their own, which
+are built when they are first asked for. The table gives ratios to peft_nb: they travel between
 machines, seconds do not. Raw measurements are kept as JSON in ``benchmarks/results/``.
 """
 
@@ -14,12 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pairs
-from contenders import CONTENDERS, Job, Measurement
+from contenders import CONTENDERS, Job, Measurement, prepare
+from environments import ENVIRONMENTS, interpreter
 
 HERE = Path(__file__).parent
 
@@ -37,9 +39,18 @@ number without units. Nothing may follow that line."""
 PROMPTS = {"without": None, "with": SYSTEM}
 
 
-def measure(job: Job, store: str) -> Measurement:
+def interpreters(contenders: Sequence[str]) -> dict[str, Path]:
+    """Find the Python of each contender; one whose environment cannot be had is left out."""
+    pythons: dict[str, Path | None] = {}
+    for trainer in dict.fromkeys(contender.partition("-")[0] for contender in contenders):
+        environment = ENVIRONMENTS.get(trainer)
+        pythons[trainer] = interpreter(trainer, environment) if environment else Path(sys.executable)
+    return {name: python for name in contenders if (python := pythons[name.partition("-")[0]])}
+
+
+def measure(job: Job, python: Path, store: str) -> Measurement:
     """Run one job in a process of its own."""
-    worker = [sys.executable, str(HERE / "contenders.py")]
+    worker = [str(python), str(HERE / "contenders.py")]
     result = subprocess.run(
         worker,
         input=json.dumps(asdict(job)),
@@ -68,8 +79,8 @@ def table(measurements: Sequence[Measurement]) -> str:
     first = measurements[0].contender
     lines = [
         f"| trainer | dtype | time / {first} | peak memory / {first} | seconds | peak MB "
-        "| first loss | last loss | supervised tokens | share of matmul rate |",
-        "| --- | --- |" + " ---: |" * 8,
+        "| first loss | last loss | gradient norm | supervised tokens | share of matmul rate |",
+        "| --- | --- |" + " ---: |" * 9,
     ]
     for name, (one, *_) in rounds.items():
         rate = max(other.matmul_flops_per_second for other in measurements if other.dtype == one.dtype)
@@ -77,9 +88,22 @@ def table(measurements: Sequence[Measurement]) -> str:
         lines.append(
             f"| {name} | {one.dtype} | {seconds[name] / seconds[first]:.2f} | {peak[name] / peak[first]:.2f} "
             f"| {seconds[name]:.1f} | {peak[name]:.0f} | {one.first_loss:.4f} | {one.last_loss:.4f} "
-            f"| {one.supervised_tokens} | {share:.0%} of {rate / 1e9:.0f} GFLOP/s |"
+            f"| {one.gradient_norm:.3f} | {one.supervised_tokens} | {share:.0%} of {rate / 1e9:.0f} GFLOP/s |"
         )
     return "\n".join(lines)
+
+
+def apart(measurements: Sequence[Measurement], tolerance: float = 0.01) -> list[str]:
+    """Say where a contender's losses or gradient norm are not those of the first one in the same data type."""
+    firsts: dict[str, Measurement] = {}
+    lines = []
+    for one in {one.contender: one for one in measurements}.values():
+        first = firsts.setdefault(one.dtype, one)
+        for name in ("first_loss", "last_loss", "gradient_norm"):
+            found, wanted = getattr(one, name), getattr(first, name)
+            if not abs(found - wanted) <= tolerance * abs(wanted):
+                lines.append(f"{one.contender}: {name.replace('_', ' ')} {found:.4f}, {first.contender} {wanted:.4f}")
+    return lines
 
 
 def main() -> None:
@@ -108,15 +132,18 @@ def main() -> None:
     rows = pairs.load(options.data, options.rows)
     prompts = [prompt for name, prompt in PROMPTS.items() if options.system in (name, "both")]
 
+    pythons = interpreters(options.only)
+
     kept = []
     with TemporaryDirectory() as store:
         for prompt in prompts:
-            found = []
+            found, job = [], prepare(options.model, rows, prompt)
             for turn in range(options.rounds):
-                for contender in options.only:
-                    found.append(measure(Job(contender, options.model, rows, prompt), store))
+                for contender, python in pythons.items():
+                    found.append(measure(replace(job, contender=contender), python, store))
                     print(f"round {turn + 1}: {contender} {sum(found[-1].step_seconds):.1f} s", file=sys.stderr)
             print(f"\n### {'Rows with a 200-token system prompt' if prompt else 'Plain rows'}\n\n{table(found)}")
+            print("", *apart(found), sep="\n")
             kept.append({"system": prompt, "measurements": [asdict(one) for one in found]})
             if len(counts := {one.supervised_tokens for one in found}) > 1:
                 sys.exit(f"The contenders did not train on the same tokens: {sorted(counts)}")
