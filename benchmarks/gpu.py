@@ -15,7 +15,7 @@ import platform
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -222,16 +222,16 @@ def alone(told: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def speeds(name: str, folder: str, count: int, trained: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[Speed]:
-    """Compare the trainers that are installed here, on plain rows and on rows with a system prompt."""
+def speeds(name: str, folder: str, tiny: bool) -> Iterator[Speed]:
+    """Compare the trainers that are installed here, with a system prompt before the rows and without."""
     import contenders
     import pairs
     import throughput
 
-    rows = pairs.load(None, count)
-    for kind, system in (("plain", None), ("with a system prompt", throughput.SYSTEM)):
+    trained, rows = (train, pairs.load(None, 16)) if tiny else (alone, pairs.load(None, 96))
+    for kind, system in (("with a system prompt", throughput.SYSTEM), ("plain", None))[: 1 if tiny else None]:
         job = contenders.prepare(folder, rows, system)
-        for contender in CONTENDERS:
+        for contender in CONTENDERS[: 2 if tiny else None]:
             if contender.startswith("unsloth") and not find_spec("unsloth"):
                 continue
             try:
@@ -293,8 +293,7 @@ def measured(tiny: bool) -> dict[str, Any]:
         os.environ["PEFT_NB_STORE"] = f"{folder}/store"
         for name, sizes in shapes.items():
             path = build(Path(folder) / name, sizes, "float32" if tiny else "bfloat16")
-            compared = speeds(name, path, *((16, train) if tiny else (96, alone)))
-            found["speeds"] += [said(asdict(one)) for one in compared]
+            found["speeds"] += [said(asdict(one)) for one in speeds(name, path, tiny)]
     found["tests"] = tests()
     return found
 

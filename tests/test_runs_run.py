@@ -36,7 +36,6 @@ COLUMNS = [
     "grad_norm",
     "tokens_per_second",
     "memory_mb",
-    "host_memory_mb",
 ]
 METRICS = {
     "forecast_memory_mb",
@@ -167,6 +166,13 @@ def test_the_history_has_a_row_for_the_base_and_for_every_step(finished: Run) ->
     assert history.elapsed_s.iloc[1:].is_monotonic_increasing
     assert history.epoch.iloc[-1] == STEPS / 5
     assert history.learning_rate.iloc[-1] == pytest.approx(1e-2 / STEPS)
+
+
+def test_of_a_gpu_the_history_has_the_memory_of_the_host_too(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{**row, "host_memory_mb": 900.0} for row in finished.store.history(finished.id)]
+    monkeypatch.setattr(Store, "history", lambda *given: rows)
+    assert list(finished.history.columns) == [*COLUMNS, "host_memory_mb", "elapsed_s"]
+    assert set(finished.history.host_memory_mb) == {900.0}
 
 
 def test_the_loss_falls(finished: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -71,6 +72,12 @@ def test_history_has_one_row_a_step_with_the_evaluation_merged(store: Store) -> 
         "learning_rate": 2e-4, "grad_norm": 0.5,
         "tokens_per_second": 900.0, "memory_mb": 1500.0, "host_memory_mb": None, "elapsed_s": 1.2,
     }  # fmt: skip
+
+
+def test_of_a_gpu_the_memory_of_the_host_is_kept_too(store: Store) -> None:
+    id = new(store)
+    store.record(id, replace(step(2), host_memory_mb=900.0))
+    assert [(row["memory_mb"], row["host_memory_mb"]) for row in store.history(id)] == [(1500.0, 900.0)]
 
 
 def test_resuming_drops_the_rows_that_no_longer_hold(store: Store) -> None:

@@ -124,10 +124,15 @@ class Run:
 
     @property
     def history(self) -> pandas.DataFrame:
-        """One row a logged step: loss, eval loss, learning rate, gradient norm, speed, memory, time."""
+        """One row a logged step: loss, eval loss, learning rate, gradient norm, speed, memory, time.
+
+        On a GPU ``memory_mb`` is the GPU's, with ``host_memory_mb`` beside it.
+        """
         import pandas
 
         found = pandas.DataFrame(self.store.history(self.id), columns=HISTORY.split(", "), dtype=float)
+        if found["host_memory_mb"].isna().all():
+            del found["host_memory_mb"]
         return found.astype({"step": int})
 
     @property
