@@ -94,7 +94,7 @@ def test_a_tracker_that_fails_is_warned_of_once_and_training_goes_on(
     start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
-        raise ConnectionError("no route; key sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCD was refused\nand more")
+        raise ConnectionError("no route; key sk-proj-Zq8vT3nB6xWm2LpR9cYd4KfH7sJg was refused\nand more")
 
     monkeypatch.setattr(transformers.integrations.TensorBoardCallback, "on_log", fail)
     told: list[Any] = []
@@ -134,7 +134,7 @@ def test_settings_are_told_as_on_the_card_and_numbers_that_are_none_are_not(
 ) -> None:
     monkeypatch.setattr(transformers.integrations, "WandbCallback", Recorded)
     told: list[Any] = []
-    spec = RunSpec(data="/home/somebody/rows.csv", system="key sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCD")
+    spec = RunSpec(data="/home/somebody/rows.csv", system="key sk-proj-Zq8vT3nB6xWm2LpR9cYd4KfH7sJg")
     report = Reporter("wandb", spec, "lora-1", tmp_path, told.append)
     report(StepLogged(1, 0.1, 1.0, 1e-4, 1.0, 1.0, 1.0, 1.0))  # before there is anything to tell
     for event in (

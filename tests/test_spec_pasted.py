@@ -131,7 +131,7 @@ def test_what_a_setting_is_here_is_a_valid_spec(name: str) -> None:
         ({"cutof_len": 9}, "cutof_len: no such field; 'cutoff_len' of another tool is max_length here"),
         ({"lora_rnk": 9}, "lora_rnk: no such field; 'lora_rank' of another tool is r here"),
         ({"optim": "adamw"}, "optim: 'adamw' is another tool's word: write optim: adamw_torch"),
-        ({"optimizer": "adafactor"}, "optimizer is optim here: write optim: adafactor"),
+        ({"optimizer": "AdamW"}, "optimizer is optim here: write optim: adamw_torch"),
         ({"neftune_alpha": 5}, "neftune_alpha is neftune_noise_alpha here: write neftune_noise_alpha: 5"),
         ({"adapter_name_or_path": "a/b"}, "adapter_name_or_path is init_adapter here: write init_adapter: a/b"),
         ({"use_wandb": True}, "use_wandb is report_to here: write report_to: [wandb]"),
@@ -188,6 +188,7 @@ def test_a_pasted_file_is_answered_with_lines_to_paste() -> None:
         batch_size=2,
         epochs=4,
         lr_scheduler_type="cosine",
+        optim="adamw_bnb_8bit",
     )
 
 
@@ -208,6 +209,8 @@ def test_settings_in_groups_are_told_like_those_beside_them() -> None:
         quantization="4bit",
         target_modules="all-linear",
         lr_scheduler_type="cosine",
+        optim="paged_adamw_8bit",
+        report_to=["tensorboard"],
         gradient_accumulation_steps=8,
         dtype="bfloat16",
     )

@@ -43,6 +43,17 @@ def test_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     assert schedule.get_last_lr() == resumed.get_last_lr()
 
 
+def test_tensors_that_parameters_share_and_nested_ones_come_back(tmp_path: Path) -> None:
+    shared, own = torch.arange(4.0), torch.ones(2)
+    state = {index: {"step": 3, "wrapped": {"table": shared, "one": own * index}} for index in (0, 1)}
+    checkpoint.save_optimizer({"state": state, "param_groups": []}, tmp_path)
+    found = checkpoint.load_optimizer(tmp_path)["state"]
+    for index in (0, 1):
+        assert found[index]["step"] == 3
+        assert torch.equal(found[index]["table"], shared)
+        assert torch.equal(found[index]["one"], own * index)
+
+
 def test_where_random_generators_stand_is_restored(tmp_path: Path) -> None:
     with OwnDraws(5) as draws:
         torch.rand(3)

@@ -15,6 +15,7 @@ from peft_nb.methods import attach
 from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
+from peft_nb.training.draws import OwnDraws
 from peft_nb.training.neftune import noisy, unshared
 from peft_nb.training.objectives import Installed, Padded, PaddingFree
 from tests import tiny
@@ -31,7 +32,7 @@ def model() -> Any:
 def seen(objective: Any, adapted: Any, alpha: float | None, seed: int = 0) -> list[torch.Tensor]:
     """What the embeddings give for each example, under an objective."""
     caught: list[torch.Tensor] = []
-    with noisy(adapted, alpha, EXAMPLES, torch.Generator().manual_seed(seed)):
+    with noisy(adapted, alpha, EXAMPLES, OwnDraws(seed)):
         embeddings = adapted.get_base_model().get_input_embeddings()
         hook = embeddings.register_forward_hook(lambda module, given, output: caught.append(output.detach()))
         with Installed(objective, adapted):
@@ -61,7 +62,7 @@ def test_one_row_alone_has_the_noise_that_transformers_gives_it() -> None:
     adapted, one = model(), EXAMPLES[:1]
     embeddings = adapted.get_base_model().get_input_embeddings()
     ids = torch.tensor([list(one[0].ids)])
-    with noisy(adapted, ALPHA, one, torch.Generator().manual_seed(3)), torch.no_grad():
+    with noisy(adapted, ALPHA, one, OwnDraws(3)), torch.no_grad():
         mine = embeddings(ids)
     embeddings.neftune_noise_alpha = ALPHA
     with torch.random.fork_rng(), torch.no_grad():

@@ -153,6 +153,7 @@ def _trackers(value: Any) -> list[str]:
     return sorted(set(named), key=TRACKERS.index)
 
 
+MANY = 12  # choices, too many for a line
 TRACKERS = ("trackio", "wandb", "mlflow", "tensorboard")
 Text = Annotated[str, BeforeValidator(_text)]
 Word = Annotated[str, BeforeValidator(_word)]
@@ -231,10 +232,15 @@ def explain(error: ErrorDetails, model: type[BaseModel], aliases: Iterable[str] 
     field = info(name, model.model_fields[name])
     words = {
         "missing": f"missing; give {field.help[0].lower()}{field.help[1:]}",
-        "literal_error": f"{value} is not one of {', '.join(field.choices)}{nearest(value, field.choices)}",
+        "literal_error": f"{value} is not one of {', '.join(_some(field.choices))}{nearest(value, field.choices)}",
         "greater_than_equal": f"{value} is below the smallest allowed value {field.minimum}",
         "greater_than": f"{value} is too low; it must be above {field.minimum}",
         "less_than_equal": f"{value} is above the largest allowed value {field.maximum}",
         "less_than": f"{value} is too high; it must be below {field.maximum}",
     }
     return f"{name}: {words.get(error['type']) or context.get('error', error['msg'])}"
+
+
+def _some(choices: tuple[str, ...]) -> tuple[str, ...]:
+    """As many choices as a line holds."""
+    return choices if len(choices) < MANY else (*choices[: MANY // 2], "…")

@@ -205,6 +205,10 @@ def _bits(value: Any) -> Fields:
     return {"quantization": f"{value}bit"} if str(value) in ("4", "8") else {}
 
 
+def _optimizer(value: Any) -> Fields:
+    return {} if value is None else {"optim": VALUES.get(("optim", _word(value)), value)}
+
+
 def _column(role: str) -> Callable[[Any], Fields]:
     named = (None, role, "messages", "conversations")  # which are found by their names
     return lambda value: {} if value in named else {"columns": {role: value}}
@@ -271,7 +275,6 @@ _NAMES: dict[str, tuple[Any, str]] = {
     "name": ("my-run", "run_name project_name wandb_name wandb_run_id"),
     "eval_steps": ("50", "evaluation_steps"),
     "neftune_noise_alpha": ("5", "neftune_alpha noisy_embedding_alpha"),
-    "optim": ("adafactor", "optimizer optimizer_name"),
     "init_adapter": ("folder/of/adapter", "adapter_name_or_path lora_model_dir checkpoint_dir adapter_path"),
     "early_stopping_patience": ("3", "early_stopping_rounds"),
 }
@@ -342,6 +345,8 @@ SETTINGS: dict[str, Setting] = {
     **{name: _never(why) for why, names in _NONE.items() for name in names.split()},
     "use_wandb": Setting("true", _switch({"report_to": ["wandb"]}), "nothing is sent unless report_to names a tracker"),
     "log": Setting("wandb", _same("report_to")),
+    "optimizer": Setting("adafactor", _optimizer),
+    "optimizer_name": Setting("adafactor", _optimizer),
     "dataset": Setting("tickets", _data("data"), _ONE),
     "datasets": Setting([{"path": "rows.jsonl", "type": "alpaca"}], _data("data"), _ONE),
     **{

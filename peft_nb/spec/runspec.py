@@ -47,7 +47,6 @@ Optimizer = Literal[
     "sgd",
     "adagrad",
     "rmsprop",
-    "grokadamw",
     "stable_adamw",
     "adamw_8bit",
     "adamw_bnb_8bit",

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from peft_nb.training.draws import OwnDraws
+
 
 @contextmanager
-def noisy(model: Any, alpha: float | None, examples: Sequence[Any], generator: torch.Generator) -> Iterator[None]:
+def noisy(model: Any, alpha: float | None, examples: Sequence[Any], draws: OwnDraws) -> Iterator[None]:
     """Add noise to what the input embeddings give while the context lasts.
 
     As in transformers it is uniform between ±alpha / sqrt(L · d) for L tokens of width d. L is an example's own number
@@ -26,7 +28,7 @@ def noisy(model: Any, alpha: float | None, examples: Sequence[Any], generator: t
         How much noise; None adds none.
     examples : sequence of Example
         Those of the micro-batch, in their order: end to end in one row, or one a row.
-    generator : torch.Generator
+    draws : OwnDraws
         What the noise is drawn from.
     """
     if not alpha:
@@ -41,7 +43,8 @@ def noisy(model: Any, alpha: float | None, examples: Sequence[Any], generator: t
             each = bounds.repeat_interleave(lengths)[None]
         else:
             each = bounds[:, None] * (torch.arange(width) < lengths[:, None])
-        noise = torch.empty(embedded.shape, device=embedded.device).uniform_(-1, 1, generator=generator)
+        noise = torch.empty(embedded.shape, device=embedded.device)
+        noise.uniform_(-1, 1, generator=draws.on(embedded.device))
         return embedded + (noise * each[..., None].to(embedded.device)).to(embedded.dtype)
 
     hook = model.get_base_model().get_input_embeddings().register_forward_hook(add)

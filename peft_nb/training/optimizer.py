@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from peft_nb.errors import MethodError
 
 PROBE = 256, 256  # a parameter to try one on: those of 8 bits keep less than 4,096 numbers in 32
-PACKAGES = {"grokadamw": ("grokadamw", "grokadamw"), "stable_adamw": ("optimi", "torch-optimi")}
+PACKAGES = {"stable_adamw": ("optimi", "torch-optimi")}
 """What must be installed for some: the module and the package; bitsandbytes always is."""
 
 

@@ -227,7 +227,7 @@ class PlannedTrainer(Trainer):
                 if self.stop.now.is_set():
                     raise Abandoned
                 last = index == len(cut) - 1
-                noise = neftune.noisy(self.model, self.spec.neftune_noise_alpha, micro, self.draws.on(self.args.device))
+                noise = neftune.noisy(self.model, self.spec.neftune_noise_alpha, micro, self.draws)
                 with nullcontext() if last else self.accelerator.no_sync(model), self.drawing(), noise:
                     loss = self.objective.loss(model, micro, self.args.device) * weight
                     penalty = self.hooks.penalty(self.model) if last else None
