@@ -93,7 +93,7 @@ class StepLogged:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Mean loss on the evaluation set after ``step`` optimizer steps; step 0 is the base model.
+    """Mean loss on the evaluation set after ``step`` optimizer steps; step 0 is the base model, or ``init_adapter``.
 
     Where tokens are learned, also the share of them that greedy decoding would find.
     """

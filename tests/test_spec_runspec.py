@@ -288,7 +288,8 @@ def test_switches_take_nothing_else(value: Any) -> None:
             {"warmup_steps": 5, "warmup_ratio": 0.1},
             "warmup_ratio: 0.1 and warmup_steps, 5, are both given; keep one",
         ),
-        ({"optim": "galore_adamw"}, "optim: 'galore_adamw' is not one of adamw_torch, "),
+        ({"optim": "galore_adamw"}, "optim: galore_adamw is of the package galore-torch, which is not supported; "),
+        ({"optim": "adamw"}, "optim: 'adamw' is another tool's word: write optim: adamw_torch"),
         ({"neftune_noise_alpha": 0}, "neftune_noise_alpha: 0 is too low; it must be above 0"),
         (
             {"report_to": "all"},

@@ -32,7 +32,6 @@ from peft_nb.spec import RunSpec
 from peft_nb.spec.paths import absolute
 from peft_nb.store import HISTORY, Facts, Record, Store, find
 from peft_nb.system import frontend
-from peft_nb.training import optimizer
 from peft_nb.training.stop import Abandoned, StopFlag
 
 if TYPE_CHECKING:
@@ -667,7 +666,7 @@ def begin(
     SpecError, DataError
         What can be found wrong before anything is loaded.
     """
-    if wrong := problems(spec) + optimizer.problems(spec.optim) + reporters.problems(spec.report_to):
+    if wrong := problems(spec) + reporters.problems(spec.report_to):
         raise SpecError(wrong)
     inputs = Inputs(data, eval_data, model, score, namespace or {})
     spec = RunSpec(**absolute(spec.changed(), partial(_stands_for, inputs.namespace)))

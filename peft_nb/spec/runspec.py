@@ -47,7 +47,6 @@ Optimizer = Literal[
     "sgd",
     "adagrad",
     "rmsprop",
-    "stable_adamw",
     "adamw_8bit",
     "adamw_bnb_8bit",
     "paged_adamw_32bit",
@@ -64,6 +63,21 @@ Optimizer = Literal[
     "rmsprop_bnb_8bit",
     "rmsprop_bnb_32bit",
 ]
+# Those of transformers' that need a loop of their own, or keep what no checkpoint here can hold; by their packages.
+ELSEWHERE = {
+    "galore_": "galore-torch",
+    "apollo_": "apollo-torch",
+    "lomo": "lomo-optim",
+    "adalomo": "lomo-optim",
+    "schedule_free_": "schedulefree",
+    "grokadamw": "grokadamw",
+    "stable_adamw": "torch-optimi",
+    "adamw_torch_4bit": "torchao",
+    "adamw_torch_8bit": "torchao",
+    "adamw_torch_xla": "torch_xla",
+    "adamw_torch_npu": "torch_npu",
+    "adamw_anyprecision": "torchdistx",
+}
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
@@ -241,6 +255,14 @@ class RunSpec(BaseModel):
             raise ValueError(f"{given} is more than max_steps, {last}; lower it")
         if given and info.data.get("lr_scheduler_type") == "constant":
             raise ValueError(f"{given} has no effect on a constant schedule; use constant_with_warmup")
+        return given
+
+    @field_validator("optim", mode="before")
+    @classmethod
+    def _runs_here(cls, given: Any) -> Any:
+        if package := next((one for name, one in ELSEWHERE.items() if str(given).startswith(name)), ""):
+            fix = "adafactor and adamw_8bit need little memory too"
+            raise ValueError(f"{given} is of the package {package}, which is not supported; {fix}")
         return given
 
     @field_validator("name")

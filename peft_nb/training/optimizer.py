@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
 
 from peft_nb.errors import MethodError
 
 PROBE = 256, 256  # a parameter to try one on: those of 8 bits keep less than 4,096 numbers in 32
-PACKAGES = {"stable_adamw": ("optimi", "torch-optimi")}
-"""What must be installed for some: the module and the package; bitsandbytes always is."""
 
 
 def named(optim: str | None, device: str) -> str:
     """Name the optimizer of a run by what its spec says: AdamW where that is nothing, fused where the device can."""
     return optim or ("adamw_torch_fused" if device in ("cpu", "cuda") else "adamw_torch")
-
-
-def problems(optim: str | None) -> list[str]:
-    """Say which package is missing for an optimizer, in a line, or nothing; imports no PyTorch."""
-    module, package = PACKAGES.get(str(optim), ("", ""))
-    if not module or find_spec(module):
-        return []
-    return [f"optim: {optim} needs the package {package}; %pip install {package}"]
 
 
 @cache
