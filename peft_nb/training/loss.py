@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-CHUNK_BYTES = 64 * 2**20
-GPU_CHUNK_BYTES = 8 * CHUNK_BYTES  # a GPU idles while chunks are small
+CHUNK_BYTES = 32 * 2**20  # of float32 logits: larger blocks an allocator maps anew each time
+GPU_CHUNK_BYTES = 512 * 2**20  # a GPU idles while chunks are small
 
 Products = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Pairs of hidden states and weights, shapes ``(n, width)`` and ``(vocabulary, width)``, whose products add up to the
