@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -59,7 +60,7 @@ def benchmark_layer(
     objective : Objective
         How the run turns rows into a loss.
     batches : sequence of sequence of Encoded or Labelled
-        Micro-batches; their ids have to be in the model's vocabulary.
+        Micro-batches, the smallest last; their ids have to be in the model's vocabulary.
     tokens : sequence of float
         Tokens that each makes the model compute, padding included, shared prefixes once.
     device : torch.device
@@ -73,11 +74,11 @@ def benchmark_layer(
     model.train()
     depths = [max(1, min(DEPTH, round(TOKENS / count))) for count in tokens]
     with objective.installed(model):
+        objective.loss(model, batches[-1], device).backward()  # which shows what is trained
         layers = [_layer(model, objective, batch, device) for batch in batches]
         kept = [_kept(layer, call) for layer, call in layers]
         rounds = _repeated(
-            lambda: [_round(call, depth) for (_, call), depth in zip(layers, depths, strict=True)],
-            SECONDS * len(batches),
+            lambda: [_round(call, depth) for (_, call), depth in zip(layers, depths, strict=True)], SECONDS
         )
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
     others = _head_seconds(model), _optimizer_seconds(trained)
@@ -89,16 +90,23 @@ def benchmark_layer(
     return found
 
 
+class _Called(Exception):
+    """The layer has been given its input; what the model would compute after it is not needed."""
+
+
 def _layer(
     model: PeftModel, objective: Any, batch: Sequence[Any], device: torch.device
 ) -> tuple[nn.Module, Callable[[int], tuple[torch.Tensor, torch.Tensor]]]:
     """Find the layer, and a way to run it as the model does on a batch, some times after itself."""
     (layer,) = next(part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == 1)
     seen: list[Any] = []
-    with layer.register_forward_pre_hook(
-        lambda part, args, named: seen.append((args, _afresh(named))), with_kwargs=True
-    ):
-        objective.loss(model, batch, device).backward()
+
+    def note(part: nn.Module, args: Any, named: dict[str, Any]) -> None:
+        seen.append((args, _afresh(named)))
+        raise _Called
+
+    with layer.register_forward_pre_hook(note, with_kwargs=True), suppress(_Called):
+        objective.loss(model, batch, device)
     (hidden, *others), named = seen[0]
 
     def call(depth: int) -> tuple[torch.Tensor, torch.Tensor]:

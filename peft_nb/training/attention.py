@@ -237,13 +237,13 @@ class SegmentProduct(torch.autograd.Function):
         for segment, ((q, k, v, before), norm) in enumerate(zip(parts, norms, strict=True)):
             *above, own = tree.path(segment)
             shape = (kept, groups * q.shape[2], -1)
-            q, k, v = q.reshape(shape), k[0], v[0]
+            q, k, v = q.reshape(shape) * ctx.scale, k[0], v[0]
             g = grad[0, :, own].reshape(shape)
-            weights = torch.bmm(q, k.mT).to(wide).mul_(ctx.scale).sub_(norm[0].reshape(shape)).exp_()
+            weights = torch.bmm(q, k.mT).to(wide).sub_(norm[0].reshape(shape)).exp_()
             weights.view(kept, groups, -1, k.shape[1]).tril_(before)
-            scores = torch.bmm(g, v.mT).to(wide).sub_(delta[0, :, own].reshape(shape)).mul_(weights).mul_(ctx.scale)
+            scores = torch.bmm(g, v.mT).to(wide).sub_(delta[0, :, own].reshape(shape)).mul_(weights)
             weights, scores = weights.to(q.dtype), scores.to(q.dtype)
-            grads[0][0, :, own] = torch.bmm(scores, k).view(heads, -1, width)
+            grads[0][0, :, own] = torch.bmm(scores, k).mul_(ctx.scale).view(heads, -1, width)
             for index, product in ((1, torch.bmm(scores.mT, q)), (2, torch.bmm(weights.mT, g))):
                 grads[index][0, :, own] = product[:, before:]
                 for place, part in zip(

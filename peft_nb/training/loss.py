@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 32 * 2**20  # of float32 logits: larger blocks an allocator maps anew each time
 
 
 class FrozenHeadLoss(torch.autograd.Function):
