@@ -46,7 +46,7 @@ def kind(event: FunctionEvent, vocabulary: int) -> str:
     """Sort an operation into one of KINDS."""
     name, shapes = event.name.removeprefix("aten::"), operands(event)
     numbers = {size for shape in shapes for size in shape}
-    if "attention" in name:
+    if "attention" in name or name in ("bmm", "baddbmm"):
         return "attention"
     if name in PRODUCTS:
         if vocabulary in numbers:
