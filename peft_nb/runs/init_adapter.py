@@ -131,10 +131,6 @@ def _recorded(word: str, store: Store) -> Record:
             raise error from None
 
 
-def _beside(file: Path) -> RunSpec | None:
-    return RunSpec.from_yaml(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-
 def described(spec: RunSpec, start: Start) -> tuple[RunSpec, str]:
     """Take over what a spec leaves open; imports no PyTorch.
 
