@@ -4,6 +4,7 @@ import pytest
 
 from peft_nb.errors import SpecError
 from peft_nb.methods import REGISTRY
+from peft_nb.runs import reporters
 from peft_nb.spec import METHODS, RunSpec, notation
 from peft_nb.ui import form
 
@@ -47,6 +48,13 @@ def test_a_mistake_is_told_beside_its_field(raw: dict[str, str], wrong: str | No
         assert 'role="alert"' in form.note(entry)
         with pytest.raises(SpecError, match=wrong):
             found.valid_spec()
+
+
+def test_a_package_that_is_missing_is_told_beside_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporters, "find_spec", lambda name: None)
+    found = typed(report_to="mlflow")
+    assert found.problems == {"report_to": "mlflow needs the package mlflow; %pip install mlflow"}
+    assert not found.cell
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -15,6 +15,7 @@ from peft_nb.errors import CommandError, SpecError
 from peft_nb.methods import FIELDS as OPTIONAL
 from peft_nb.methods import REGISTRY, Method, problems
 from peft_nb.models import ALIASES
+from peft_nb.runs import reporters
 from peft_nb.spec import METHODS, RunSpec, notation
 from peft_nb.spec.field_info import FieldInfo
 from peft_nb.ui import wording
@@ -109,7 +110,7 @@ def read(raw: Raw) -> Form:
     wrong, spec, out = dict[str, str](), None, str(raw.get("out", ""))
     try:
         spec = RunSpec(**{name: _value(SPEC[name], value) for name, value in typed.items()})
-        refused = problems(spec)
+        refused = problems(spec) + reporters.problems(spec.report_to)
     except SpecError as error:
         refused = error.problems
     for line in refused:
