@@ -21,6 +21,7 @@ from peft_nb.spec import RunSpec
 from peft_nb.store import Facts, Record, Store
 from peft_nb.store.contents import hashes
 from peft_nb.system import adapter_weights
+from peft_nb.tasks import TASKS
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -190,7 +191,7 @@ def taken_over(spec: RunSpec, namespace: Mapping[str, Any] | None = None) -> Run
 def _refused(spec: RunSpec, start: Start) -> Iterator[str]:
     """Why an adapter cannot be trained on under a spec, whatever its shape."""
     title, config, method = start.title, start.config, REGISTRY[spec.method]
-    if start.spec and start.spec.task != spec.task:
+    if start.spec and TASKS[start.spec.task] is not TASKS[spec.task]:
         yield f"{title} was trained for {start.spec.task}, not {spec.task}; write task: {start.spec.task}"
     known, wanted = str(config.get("base_model_name_or_path") or ""), spec.model
     wanted = ALIASES[wanted].repo if wanted in ALIASES else wanted
