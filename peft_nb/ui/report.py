@@ -33,7 +33,7 @@ DROPPED = 0.1  # share of the rows; to drop more of them has to be confirmed
 BARS, WIDE = 8, 30  # of the histogram in text
 WIDTH, HEIGHT = 480, 170  # pixels of the picture
 CELL = "text-align:left;vertical-align:top;white-space:"
-NUMBER = f"text-align:right;vertical-align:top;{NUMBERS}"
+NUMBER = f"text-align:right;vertical-align:top;white-space:nowrap;{NUMBERS}"
 
 
 @dataclass(eq=False)
