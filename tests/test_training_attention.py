@@ -162,3 +162,20 @@ def test_a_model_has_its_own_attention_back_afterwards() -> None:
         assert model.config._attn_implementation == attention.NAME
         raise KeyError
     assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_values_may_have_another_width(prefix: bool) -> None:
+    query, key, _ = row()
+    value = torch.randn(1, HEADS, sum(LENGTHS), WIDTH - 2, dtype=torch.float64, requires_grad=True)
+    parents = PARENTS if prefix else None
+    found, _ = segment_attention(torch.nn.Module(), query, key, value, None, segments=LENGTHS, parents=parents)
+    expected = plain(query, key, value, prefix, True, None)
+    torch.testing.assert_close(found, expected)
+    slope = torch.randn_like(expected)
+    for mine, theirs in zip(
+        torch.autograd.grad(found, (query, key, value), slope),
+        torch.autograd.grad(expected, (query, key, value), slope),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
+from transformers import Gemma4TextConfig
 
 from peft_nb.training import gpu_attention, objectives
 from peft_nb.training.attention import Local, segment_attention
@@ -143,6 +144,14 @@ def test_what_no_kernel_takes_goes_segment_by_segment(
 def test_a_cpu_goes_segment_by_segment_and_says_nothing_of_it() -> None:
     assert gpu_attention.chosen(Asked(HALF, 64, 64), CPU) == (EACH, "")
     assert gpu_attention.slowed(tiny.base("gpt2").config, HALF, CPU) == ""
+
+
+def test_what_a_layer_asks_is_told_also_where_layers_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Asked] = []
+    monkeypatch.setattr(gpu_attention, "chosen", lambda one, device: (asked.append(one), (FLEX, ""))[1])
+    config = Gemma4TextConfig(head_dim=64, global_head_dim=128)
+    assert gpu_attention.slowed(config, HALF, torch.device("cuda")) == ""
+    assert asked == [Asked(HALF, 64, 64, tree=True)]
 
 
 @pytest.mark.parametrize(

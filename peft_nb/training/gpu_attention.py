@@ -89,9 +89,11 @@ def choose(asked: Asked, capability: tuple[int, int], triton: bool) -> tuple[str
 
 def slowed(config: Any, dtype: torch.dtype, device: torch.device) -> str:
     """Why a model's segments go one by one on a GPU, or an empty string."""
-    text = config.get_text_config()
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    dropout = any(getattr(text, name, None) for name in DROPOUTS)
+    if device.type != "cuda":
+        return ""
+    known = config.get_text_config().to_dict()  # where layers differ in a setting, its attribute cannot be asked for
+    width = known.get("head_dim") or known["hidden_size"] // known["num_attention_heads"]
+    dropout = any(known.get(name) for name in DROPOUTS)
     return chosen(Asked(dtype, width, width, tree=True, dropout=dropout), device)[1]
 
 
