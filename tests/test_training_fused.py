@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.gemma4.modeling_gemma4 import Gemma4RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from peft_nb.training import fused
@@ -170,6 +171,15 @@ def test_a_norm_of_another_formula_or_with_a_trained_weight_is_left_alone() -> N
     for layer in (OtherRMSNorm(16).requires_grad_(False), LlamaRMSNorm(16)):
         with fused.installed(layer):
             assert "forward" not in vars(layer)
+
+
+def test_a_norm_without_a_weight_is_left_alone_beside_others_of_its_class() -> None:
+    norms, x = nn.Sequential(Gemma4RMSNorm(16), Gemma4RMSNorm(16, with_scale=False)), torch.randn(1, 5, 16)
+    norms.requires_grad_(False)
+    stock = norms(x)
+    with fused.installed(norms):
+        assert [("forward" in vars(one)) for one in norms] == [True, False]
+        assert torch.equal(norms(x), stock)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma"])

@@ -204,7 +204,7 @@ def installed(model: nn.Module) -> Iterator[None]:
 def _elementwise(layer: Any, known: dict[type, bool | None]) -> Callable[..., torch.Tensor] | None:
     """A norm's or gated product's forward pass that keeps little; `known` holds what a class turned out to be."""
     kind = type(layer)
-    if kind.__name__.endswith("RMSNorm"):
+    if kind.__name__.endswith("RMSNorm") and hasattr(layer, "weight"):  # Gemma 4 has some without, of the same class
         if kind not in known:
             known[kind] = next((gemma for gemma in (False, True) if _normalises(layer, gemma)), None)
         return None if known[kind] is None else _rms_norm(layer, bool(known[kind]))
