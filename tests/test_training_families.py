@@ -11,7 +11,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import families
 
-FAST = ("llama", "mistral", "qwen2_moe", "gpt2", "phi3", "olmo2", "opt")
+FAST = (
+    *("llama", "mistral", "qwen2_moe", "gpt2", "phi3", "olmo2", "opt"),
+    *("gemma4_text", "deepseek_v3", "cohere2", "gpt_oss"),
+)
 TEXTS = ("bert", "roberta", "modernbert", "gpt_neox")
 
 
