@@ -127,8 +127,8 @@ def segment_attention(
         pattern = tuple(tree.lengths), tuple(tree.parents), causal, local
         return gpu_attention.flex(query, key, value, pattern, scale, softcap, s_aux), None
     few = query.shape[1] * max(tree.lengths) * tree.longest <= MOST_WEIGHTS
-    plainly = plain and query.shape[-1] == value.shape[-1]  # which DeepSeek's attention has not
-    if plainly and few and query.device.type == "cpu" and not dropout and local is None and causal:
+    alike = query.shape[-1] == value.shape[-1]  # DeepSeek's values have another width
+    if plain and few and alike and query.device.type == "cpu" and not dropout and local is None and causal:
         return SegmentProduct.apply(query, key, value, tree, scale), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
