@@ -52,6 +52,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["datasets", "pandas", *TORCH],
     ),
     "forecasts": ("import peft_nb.planning.estimate, peft_nb.ui.forecast", TORCH),
+    "options of preferences": (
+        "from peft_nb.training.preference_losses import problems; list(problems('sigmoid'))",
+        TORCH,
+    ),
     "comparisons": ("from peft_nb import compare, Comparison", HEAVY),
     "live display and summary": (
         "from peft_nb.ui import live, status, summary, view\n"
