@@ -12,6 +12,7 @@ from peft_nb.methods import problems, tasks_of
 from peft_nb.planning.advise import advise
 from peft_nb.planning.rules import DETOURS, RULES, Situation
 from peft_nb.spec import METHODS, RunSpec
+from peft_nb.tasks import for_kind
 from tests.shell import refused
 
 # What is known, the first of the ranked methods, and a word of each detour.
@@ -37,6 +38,9 @@ SITUATIONS: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"goal": "classification", "rows": 100, "classes": 20}, "ia3", ["label more"]),
     ({"goal": "common", "rows": 1000}, "lora", ["evaluate the base model"]),
     ({"goal": "language", "rows": 300}, "rslora", ["speaks it"]),
+    ({"goal": "preferences", "rows": 500}, "lora", []),
+    ({"task": "kto"}, "lora", []),
+    ({"goal": "checkable", "rows": 500}, "lora", []),
 ]
 
 
@@ -99,6 +103,19 @@ def test_data_are_counted_and_measured(labelled: list[dict[str, str]]) -> None:
     assert advise(labelled, rows=7).situation.rows == 7
     with pytest.raises(DataError, match="did you mean"):
         advise("mien", namespace={"mine": labelled})
+
+
+def test_judged_answers_are_learned_by_the_task_that_is_for_them() -> None:
+    pairs, rated = advise("brief-answers"), advise("brief-answers-rated")
+    assert (pairs.situation.task, rated.situation.task) == ("dpo", "kto")
+    assert advise(goal="preferences", rows=500).situation.task == "dpo"
+    assert advise("brief-answers-rated", goal="preferences").situation.task == "kto"
+    assert advise(goal="checkable", rows=500).situation.task == for_kind("prompt").name
+    for advice, said in ((pairs, "which of two is preferred (dpo)"), (rated, "need no pairs (kto)")):
+        for choice in advice.choices:
+            assert choice.spec.learning_rate is None  # the task's own
+            assert f"\ntask: {advice.situation.task}\n" in choice.cell
+            assert any(said in reason for reason in choice.reasons)
 
 
 def test_the_size_of_a_model_is_read_from_its_files(base: Path) -> None:

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, PrefixTuningConfig, get_peft_model
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from peft_nb.planning.layer_benchmark import _afresh, _kept, _layer, benchmark_layer
+from peft_nb.planning import layer_benchmark
+from peft_nb.planning.layer_benchmark import _afresh, _kept, _layer, _products, benchmark_layer
+from peft_nb.training.draws import OwnDraws
 from peft_nb.training.objectives import Padded, PaddingFree
 from tests import tiny
 
@@ -83,7 +86,7 @@ def test_costs_are_by_the_token_and_leave_the_adapter_as_it_is() -> None:
     before = {name: one.clone() for name, one in model.named_parameters()}
     batches = [tiny.examples(4) * times for times in (1, 2)]
     tokens = [sum(one.cost for one in batch) for batch in batches]
-    few, many = found = benchmark_layer(model, objective, batches, tokens, CPU)
+    few, many = found = benchmark_layer(model, objective, batches, tokens, CPU, "adamw_torch_fused")
     assert few.kept_bytes == pytest.approx(many.kept_bytes, rel=0.1)
     for costs in found:
         assert 0 < costs.forward_s < costs.both_s
@@ -91,6 +94,38 @@ def test_costs_are_by_the_token_and_leave_the_adapter_as_it_is() -> None:
         assert costs.optimizer_s > 0
     for name, one in model.named_parameters():
         torch.testing.assert_close(one, before[name], atol=1e-6, rtol=0)
+
+
+def test_operations_are_not_slowed_by_own_draws_where_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    noted = layer_benchmark._round
+
+    def note(*args: Any) -> tuple[float, float]:
+        seen.append(_get_current_dispatch_mode())
+        return noted(*args)
+
+    monkeypatch.setattr(layer_benchmark, "_round", note)
+    batch = tiny.examples(4)
+    for dropout in (0.0, 0.5):
+        config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", lora_dropout=dropout)
+        model = get_peft_model(tiny.base("llama", num_hidden_layers=1), config)
+        benchmark_layer(model, PaddingFree(False), [batch], [sum(one.cost for one in batch)], CPU, "sgd")
+        assert {isinstance(mode, OwnDraws) for mode in seen} == {dropout > 0}
+        seen.clear()
+
+
+def test_products_in_bfloat16_are_counted_by_their_shapes() -> None:
+    weight = torch.ones(6, 5, dtype=torch.bfloat16)
+
+    def call(depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+        given = torch.ones(4, 5, dtype=torch.bfloat16, requires_grad=True)
+        out = given @ weight.t()  # and its gradient, from pairs and from a sum, whose numbers lie otherwise
+        again = given @ weight.t()
+        pairs = out.view(2, 2, 6) @ torch.ones(2, 6, 3, dtype=torch.bfloat16)
+        wide = given.float() @ weight.float().t()
+        return given, pairs.sum() + again.sum() + wide.sum()
+
+    assert _products(call) == (3, 2)
 
 
 def test_a_layer_keeps_more_with_an_adapter_of_more_parts() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -13,7 +15,8 @@ from peft_nb.planning import memory
 from peft_nb.planning.memory import Shapes
 from peft_nb.planning.workload import Load
 from peft_nb.spec import RunSpec
-from peft_nb.training.loss import CHUNK_BYTES
+from peft_nb.training.loss import CHUNK_BYTES, log_probs
+from peft_nb.training.trainer import UNDO_BYTES
 
 SHAPES = Shapes(layers=2, hidden=64, inner=128, words=512, size=4)
 
@@ -54,26 +57,48 @@ def test_checkpointing_keeps_the_inputs_of_all_layers_and_the_rest_of_one() -> N
 
 def test_the_loss_takes_whole_logits_only_where_it_is_padded() -> None:
     micro = Load(tokens=1000, positions=1000, predicted=600)
-    assert SHAPES.loss(micro, padded=True) == 512 * (2 * 1000 * 4 + 2 * 4 * 600)
+    assert SHAPES.loss(micro, padded=True) == 512 * (1000 * 4 + 600 * 8)
+    few = Load(tokens=1000, positions=1000, predicted=60)
+    assert SHAPES.loss(few, padded=True) == 512 * 2 * 1000 * 4  # the gradient of all, as a slice and whole
     assert SHAPES.loss(micro, padded=False) == 512 * 8 * 600 + 2 * 600 * 64 * 4
+    assert replace(SHAPES, size=2).loss(micro, padded=False) == 512 * 8 * 600 + 2 * 600 * 64 * 2
     large = Shapes(2, 64, 128, 2**19, 4)  # of which a chunk has the 16 rows that it always has
     assert large.loss(micro, padded=False) == 16 * 2**19 * 8 + 2 * 600 * 64 * 4
     assert CHUNK_BYTES // (4 * large.words) == 16
 
 
-def test_libraries_grow_with_the_first_batches_and_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_what_the_loss_takes_at_its_peak_is_what_torch_allocates(bfloat16: bool) -> None:
+    """Two chunks of logits, hidden states that are few beside them."""
+    shapes = replace(SHAPES, words=2**16, size=2 if bfloat16 else 4)
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    hidden, weight = torch.zeros(200, 64, dtype=dtype, requires_grad=True), torch.zeros(2**16, 64, dtype=dtype)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        log_probs([(hidden, weight)], torch.zeros(200, dtype=torch.long)).sum().backward()
+    sizes = [one.nbytes() for one in seen.profiler.kineto_results.events() if one.name() == "[memory]"]
+    micro = Load(tokens=200, positions=200, predicted=200)
+    assert shapes.loss(micro, padded=False) == pytest.approx(max(accumulate(sizes)), rel=0.03)
+
+
+def test_what_is_trained_has_gradients_and_unless_it_is_large_a_copy() -> None:
+    assert memory.trained(1000) == 3 * 4 * 1000
+    assert memory.trained(UNDO_BYTES / 4 + 1) == pytest.approx(2 * UNDO_BYTES, abs=10)
+
+
+def test_libraries_grow_by_the_kernels_they_compile_and_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_grown", 0.0)
-    assert memory.growth("float32", 0, 100) == 60e6
-    assert memory.growth("float32", 1e12, 1e6) == pytest.approx(200e6)
-    assert memory.growth("bfloat16", 1e12, 1e6) == pytest.approx(620e6)
-    assert memory.growth("float32", 40e6, 4) == pytest.approx(60e6 + 140e6 * 0.6321206**2)
+    at_once = memory.GROWTH
+    assert memory.growth(False, 0) == at_once
+    assert memory.growth(True, 0) == at_once + memory.TOKENWISE
+    assert memory.growth(False, 100) == at_once + 100 * memory.KERNEL
+    assert memory.growth(False, 1e9) == at_once + 1024 * memory.KERNEL
     monkeypatch.setattr(memory, "process", lambda: 300e6)
     memory.settle(before=330e6)  # less than before is no growth
-    assert memory.growth("float32", 0, 100) == 60e6
-    memory.settle(before=250e6)
-    assert memory.growth("float32", 0, 100) == 10e6
-    memory.settle(before=250e6)
-    assert memory.growth("float32", 0, 100) == 0
+    assert memory.growth(False, 0) == at_once
+    memory.settle(before=320e6 - at_once)
+    assert memory.growth(False, 0) == pytest.approx(20e6)
+    memory.settle(before=200e6)
+    assert memory.growth(False, 0) == 0
 
 
 def test_the_process_is_told_without_the_bases_it_holds(spec: Callable[..., RunSpec]) -> None:

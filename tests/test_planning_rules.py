@@ -40,6 +40,8 @@ def test_every_rule_has_its_reason_and_evidence() -> None:
         ({"minutes": 14.9}, ["hurried"]),
         ({"minutes": 15}, []),
         ({"task": "classification"}, ["labelled"]),
+        ({"task": "dpo"}, ["judged"]),
+        ({"task": "kto"}, ["judged"]),
         ({"memory_gb": 1}, []),
         ({"memory_gb": 31, "parameters": 7e9}, []),  # 28 GB of weights, and 3
         ({"memory_gb": 30.9, "parameters": 7e9}, ["tight"]),
@@ -52,7 +54,7 @@ def test_every_rule_has_its_reason_and_evidence() -> None:
 )
 def test_what_follows_from_a_situation(known: dict[str, Any], true: list[str]) -> None:
     situation = Situation(**known)
-    names = ("few", "many", "capacity", "hurried", "labelled", "tight", "too_tight")
+    names = ("few", "many", "capacity", "hurried", "judged", "labelled", "tight", "too_tight")
     assert sorted(name for name in names if getattr(situation, name)) == true
 
 

@@ -117,6 +117,23 @@ def test_the_mean_step_and_the_largest_micro_batch_are_those_laid_out(make: Make
     assert work.mean.tokens == pytest.approx(sum(map(sum, sizes)) / len(sizes))
 
 
+def test_sizes_that_come_again_are_met_once(make: Make) -> None:
+    work = make(batch_size=1, budget=150, objective=PaddingFree(False), max_steps=6)
+    lengths = {one.cost for (one,) in work.drawn[:6]}
+    assert work.variety == (len(lengths), len(lengths))
+    padded = make(batch_size=5, budget=10_000, max_steps=2)
+    widths = {max(one.cost for one in step) for step in padded.drawn[:2]}
+    assert padded.variety == (len(widths), len(widths))
+
+
+def test_segments_of_a_shared_prefix_differ_by_where_they_begin_and_end() -> None:
+    some = [
+        Tokens([*range(10), *([20 + row] * length)], [True] * (10 + length)) for row, length in enumerate((3, 3, 4))
+    ]
+    work = Workload(RunSpec(data="rows"), None, {}, None, 0, PaddingFree(True), 64)  # type: ignore[arg-type]
+    assert work.segments(some) == {(0, 10), (10, 13), (10, 14)}
+
+
 def test_what_is_held_out_is_counted_once_an_evaluation(make: Make, rows: list[dict[str, str]]) -> None:
     assert make(eval_fraction=0).held_out == make(eval_fraction=0).widest_held_out == Load()
     work = make(eval_fraction=4 / 23, budget=10_000)

@@ -10,6 +10,7 @@ import numpy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.checkpoint import checkpoint
 
 from peft_nb.training.draws import OwnDraws
@@ -84,6 +85,18 @@ def test_what_a_checkpoint_computes_again_drops_out_the_same() -> None:
 
     for one, other in zip(learn(True), learn(False), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_what_draws_nothing_is_computed_again_without_watching() -> None:
+    own, watched = OwnDraws(4), list[bool]()
+
+    def layer(given: torch.Tensor) -> torch.Tensor:
+        watched.append(isinstance(_get_current_dispatch_mode(), OwnDraws))
+        return given.square()
+
+    given = torch.ones(3, requires_grad=True)
+    checkpoint(layer, given, use_reentrant=False, context_fn=own.checkpointed).sum().backward()
+    assert watched == [False, False]
 
 
 def test_what_seeds_itself_gets_its_own_draws_and_disturbs_nobody() -> None:

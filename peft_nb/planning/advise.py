@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from peft_nb.errors import ModelError, SpecError
 from peft_nb.methods import FIELDS, REGISTRY, Method, problems
-from peft_nb.planning.rules import DETOURS, RULES, Detour, Rule, Situation
+from peft_nb.planning.rules import DETOURS, LAYOUTS, RULES, Detour, Rule, Situation
 from peft_nb.spec import METHODS, RunSpec, explain
 from peft_nb.tasks import for_kind
 
@@ -128,8 +128,8 @@ def advise(data: Any = None, *, namespace: Mapping[str, Any] | None = None, **kn
         found = _measured(situation.data if data is None else data, namespace)
         situation = situation.model_copy(update={**found, **_told(situation)})
     if situation.task is None:
-        labelled = situation.goal == "classification" or situation.classes
-        task = for_kind("labelled" if labelled else "chat").name
+        kind = "labelled" if situation.classes else LAYOUTS.get(situation.goal or "", "chat")
+        task = for_kind(kind).name
         situation = situation.model_copy(update={"task": task})
     notes = []
     if situation.memory_gb is not None and situation.parameters is None:
@@ -177,7 +177,9 @@ def _measured(data: Any, namespace: Mapping[str, Any] | None) -> dict[str, Any]:
                 labels |= {*layout.labels(row)}
             except RowProblem:
                 continue
-        found |= {"classes": max(1, len(labels)), "task": for_kind(layout.kind).name}
+        found["classes"] = max(1, len(labels))
+    if for_kind(layout.kind) is not for_kind("chat"):
+        found["task"] = for_kind(layout.kind).name
     return found
 
 

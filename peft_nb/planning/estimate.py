@@ -24,7 +24,7 @@ from peft_nb.planning.plan import Plan
 from peft_nb.spec import RunSpec
 from peft_nb.system import resources
 from peft_nb.system.lazy import import_training
-from peft_nb.tasks import TASKS, Facts, inspect
+from peft_nb.tasks import TASKS, Facts, inspect, proposed
 
 
 def estimate(
@@ -64,6 +64,7 @@ def estimate(
         It would not train on the CPU, or no single layer of its model or method can be benchmarked.
     """
     table = tables.read(spec, data, namespace=namespace)
+    spec = proposed(spec, table.layout)
     source = resolve(spec.model if model is None else model, spec.revision, namespace)
     with quiet():
         return foresee(spec, source, table, inspect(spec, table), room_mb, progress)
@@ -102,14 +103,14 @@ def foresee(
         progress(0.8, "benchmarking one layer")
         known = dict(facts)  # a shape of the base may bound them; the run itself finds that out anew
         TASKS[spec.task].limit(base, spec, known)
-        plan = Plan(spec, base, table, known, room, process)
-        try:
-            forecast = plan.forecast()
-            return replace(forecast, fixes=tuple(_fixes(plan))) if forecast.tight else forecast
-        except PeftNbError:
-            raise
-        except Exception as error:  # an unusual model may train well and yet not be taken apart into layers
-            raise ForecastError(f"no estimate for this architecture: {first_line(error)}") from error
+    plan = Plan(spec, base, table, known, room, process)
+    try:
+        forecast = plan.forecast()
+        return replace(forecast, fixes=tuple(_fixes(plan))) if forecast.tight else forecast
+    except PeftNbError:
+        raise
+    except Exception as error:  # an unusual model may train well and yet not be taken apart into layers
+        raise ForecastError(f"no estimate for this architecture: {first_line(error)}") from error
 
 
 def _fixes(plan: Plan) -> Iterable[tuple[str, float]]:

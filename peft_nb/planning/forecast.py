@@ -16,10 +16,10 @@ class Forecast:
     Attributes
     ----------
     weights_mb, adapter_mb, optimizer_mb : float
-        The frozen base; what is trained, with its gradients; what the optimizer keeps.
+        The frozen base; what is trained, with its gradients and a copy where it is small; what the optimizer keeps.
     activations_mb, loss_mb : float
         What the largest micro-batch keeps for its backward pass; what is needed beside it for a moment, by the loss
-        or by the backward pass of one layer.
+        or by the backward pass of one layer, and holes that the allocator cannot use.
     process_mb : float
         Python, PyTorch and libraries, and whatever else is in this process now.
     room_mb : float

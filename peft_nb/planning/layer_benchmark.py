@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -13,13 +13,17 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from peft_nb.training.loss import log_probs
+from peft_nb.training import optimizer
+from peft_nb.training.draws import OwnDraws
+from peft_nb.training.loss import chunk_rows, log_probs
 
 DEPTH, TOKENS = 4, 2048  # layers in a chain, fewer with many tokens: what is touched is not to stay in the caches
-REPEATS = 5
-SECONDS = 0.4  # after which nothing is repeated
-HEAD_ROWS, HEAD_VOCABULARY = 256, 8192
+FEWEST, REPEATS = 2, 5  # tries
+SECONDS = 0.4  # after which nothing more is repeated
+HEAD_VOCABULARY = 16384  # of whose logits as many rows are held as fill a chunk, as in a run
+PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ class Costs:
     head_s : float
         Seconds of the loss and its gradient, a predicted position and entry of the vocabulary.
     optimizer_s : float
-        Seconds of clipping and one step of AdamW, a trained parameter.
+        Seconds of clipping and one step of the optimizer, a trained parameter.
+    products, segment_products : float
+        Shapes of products in bfloat16 in a layer: of all tokens of a micro-batch, and of those of a segment.
     slowdown : float
         How many times as long the tries took on average as the fastest: above 1 where others keep the machine busy.
     """
@@ -45,11 +51,18 @@ class Costs:
     both_s: float
     head_s: float
     optimizer_s: float
+    products: float = 0.0
+    segment_products: float = 0.0
     slowdown: float = 1.0
 
 
 def benchmark_layer(
-    model: PeftModel, objective: Any, batches: Sequence[Sequence[Any]], tokens: Sequence[float], device: torch.device
+    model: PeftModel,
+    objective: Any,
+    batches: Sequence[Sequence[Any]],
+    tokens: Sequence[float],
+    device: torch.device,
+    optim: str,
 ) -> list[Costs]:
     """Measure one layer forward and backward, on micro-batches that take turns.
 
@@ -65,6 +78,8 @@ def benchmark_layer(
         Tokens that each makes the model compute, padding included, shared prefixes once.
     device : torch.device
         Where the model is.
+    optim : str
+        The optimizer, as transformers names it.
 
     Returns
     -------
@@ -73,20 +88,24 @@ def benchmark_layer(
     """
     model.train()
     depths = [max(1, min(DEPTH, round(TOKENS / count))) for count in tokens]
-    with objective.installed(model):
-        objective.loss(model, batches[-1], device).backward()  # which shows what is trained
+    draws = OwnDraws(0)  # in which a run goes on only where it draws: it slows every operation
+    with objective.installed(model), draws:
+        objective.loss(model, batches[-1], device).backward()  # which shows what is trained, and whether it draws
+    with objective.installed(model), draws if draws.drew else nullcontext():
         layers = [_layer(model, objective, batch, device) for batch in batches]
         kept = [_kept(layer, call) for layer, call in layers]
+        products = [_products(call) for _, call in layers]
         rounds = _repeated(
             lambda: [_round(call, depth) for (_, call), depth in zip(layers, depths, strict=True)], SECONDS
         )
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    others = _head_seconds(model), _optimizer_seconds(trained)
+    others = _head_seconds(model), _optimizer_seconds(optim, trained)
     found = []
-    for tries, held, depth, count in zip(zip(*rounds, strict=True), kept, depths, tokens, strict=True):
+    parts = zip(zip(*rounds, strict=True), kept, products, depths, tokens, strict=True)
+    for tries, held, shapes, depth, count in parts:
         forward, both = (min(seconds) / depth / count for seconds in zip(*tries, strict=True))
         slowdown = fmean(seconds for _, seconds in tries) / min(seconds for _, seconds in tries)
-        found.append(Costs(held / count, forward, both, *others, slowdown))
+        found.append(Costs(held / count, forward, both, *others, *shapes, slowdown))
     return found
 
 
@@ -150,6 +169,28 @@ def _kept(layer: nn.Module, call: Callable[[int], tuple[torch.Tensor, torch.Tens
     return sum(sizes.values())
 
 
+class _Shapes(TorchDispatchMode):
+    """Which shapes of products in bfloat16 are computed, by their number of dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = dict[int, set[Any]]({2: set(), 3: set()})
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in PRODUCTS and args[0].dtype is torch.bfloat16:
+            shapes = tuple((tuple(one.shape), one.stride()) for one in args[:3] if isinstance(one, torch.Tensor))
+            self.found[args[1].dim()].add((func, shapes))
+        return func(*args, **(kwargs or {}))
+
+
+def _products(call: Callable[[int], tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, int]:
+    """How many products of different shapes a layer has: of all tokens, and of the tokens of segments."""
+    with _Shapes() as shapes:
+        _, out = call(1)
+        out.backward(torch.ones_like(out))
+    return len(shapes.found[2]), len(shapes.found[3])
+
+
 def _round(call: Callable[[int], tuple[torch.Tensor, torch.Tensor]], depth: int) -> tuple[float, float]:
     start = time.perf_counter()
     _, out = call(depth)
@@ -161,16 +202,17 @@ def _round(call: Callable[[int], tuple[torch.Tensor, torch.Tensor]], depth: int)
 def _repeated(run: Callable[[], Any], seconds: float = SECONDS / 4) -> list[Any]:
     run()  # the first time, memory has to be found and kernels chosen
     until, found = time.perf_counter() + seconds, [run()]
-    while time.perf_counter() < until and len(found) < REPEATS:
+    while len(found) < FEWEST or (time.perf_counter() < until and len(found) < REPEATS):
         found.append(run())
     return found
 
 
 def _head_seconds(model: PeftModel) -> float:
     embeddings = model.get_input_embeddings().weight
-    weight = torch.zeros(HEAD_VOCABULARY, embeddings.shape[1], dtype=embeddings.dtype).normal_(std=0.02)
-    hidden = torch.ones(HEAD_ROWS, weight.shape[1], dtype=weight.dtype, requires_grad=True)
-    targets = torch.zeros(HEAD_ROWS, dtype=torch.long)
+    weight = torch.zeros(HEAD_VOCABULARY, embeddings.shape[1], dtype=embeddings.dtype)
+    weight.normal_(std=0.02, generator=torch.Generator())  # not the notebook's
+    targets = torch.zeros(chunk_rows(weight), dtype=torch.long)
+    hidden = torch.ones(len(targets), weight.shape[1], dtype=weight.dtype, requires_grad=True)
     head = model.get_base_model().get_output_embeddings()
     weight.requires_grad_(head is not None and head.weight.requires_grad)  # one that is trained takes twice as long
 
@@ -179,16 +221,18 @@ def _head_seconds(model: PeftModel) -> float:
         log_probs([(hidden, weight)], targets).sum().backward()
         return time.perf_counter() - start
 
-    return min(_repeated(run)) / HEAD_ROWS / HEAD_VOCABULARY
+    return min(_repeated(run)) / len(targets) / HEAD_VOCABULARY
 
 
-def _optimizer_seconds(trained: Sequence[torch.Tensor]) -> float:
-    optimizer = torch.optim.AdamW(trained, lr=1e-9, fused=True)
+def _optimizer_seconds(optim: str, trained: Sequence[torch.Tensor]) -> float:
+    made = optimizer.made(optim, "cpu", trained)
+    for group in made.param_groups:
+        group["lr"] = 1e-9
 
     def run() -> float:
         start = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
+        made.step()
         return time.perf_counter() - start
 
     return min(_repeated(run)) / sum(one.numel() for one in trained)

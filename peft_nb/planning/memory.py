@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +11,12 @@ from peft_nb.system import resources
 from peft_nb.system.resources import MB
 
 FLOAT = 4  # bytes of what is trained, whatever the base is in
-# By which libraries and the allocator grow, at once and with the first micro-batches of ever new lengths: oneDNN, which
-# multiplies in bfloat16, compiles and keeps up to 1,024 kernels, each for one shape. Measured on models of many sizes.
-GROWTH, LATER, LATER_BATCHES, LATER_ACTIVATIONS = 60e6, {"float32": 140e6, "bfloat16": 560e6}, 4, 40e6
-COMPILED = 140e6  # bytes of that growth a second: while it lasts, steps take longer
+# Measured on models of many sizes: by how much libraries grow between the forecast and the last step (pages that they
+# touch, threads, buffers, a tokenizer), and what share of all that comes and goes with a micro-batch is left in holes.
+GROWTH, HOLES = 100e6, 0.5
+TOKENWISE = 80e6  # by how much more where tokens are learned
+# oneDNN multiplies in bfloat16 with a kernel for each shape, and keeps so many: their bytes, seconds to compile one.
+KERNELS, KERNEL, KERNEL_S = 1024, 0.6e6, 2.5e-3
 _grown = 0.0  # by earlier runs of this process, which need not grow again
 
 
@@ -59,10 +60,12 @@ class Shapes:
         """What the loss of a micro-batch needs beside that: by the chunk, or as whole logits where it is padded."""
         from peft_nb.training.loss import CHUNK_BYTES
 
-        if padded:  # logits and their gradient twice, as a slice and whole; of what is predicted in float32
-            return self.words * (2 * micro.positions * self.size + 2 * FLOAT * micro.predicted)
+        if padded:
+            forward = micro.positions * self.size + micro.predicted * (self.size + FLOAT)
+            backward = max(3 * FLOAT * micro.predicted, 2 * micro.positions * self.size)  # as a slice and whole
+            return self.words * max(forward, backward)
         chunk = min(micro.predicted, max(16, CHUNK_BYTES // (4 * self.words))) * self.words
-        return chunk * (2 * FLOAT + 2 * (self.size == 2)) + 2 * micro.predicted * self.hidden * self.size
+        return 2 * FLOAT * chunk + 2 * micro.predicted * self.hidden * self.size  # logits, and what logsumexp makes
 
 
 def sizes(model: Any) -> tuple[int, int]:
@@ -85,10 +88,16 @@ def weights(count: int, inner: int, quantization: str, size: int) -> float:
     return total + inner * (each - size)
 
 
-def growth(dtype: str, activations: float, batches: float) -> float:
-    """By how much libraries and the allocator will grow while so many micro-batches are computed."""
-    later = LATER.get(dtype, 0) * (1 - math.exp(-activations / LATER_ACTIVATIONS))
-    return max(0.0, GROWTH + later * (1 - math.exp(-batches / LATER_BATCHES)) - _grown)
+def trained(count: float) -> float:
+    """Bytes of what is trained, its gradients, and the copy of few of them by which a bad step is undone."""
+    from peft_nb.training.trainer import UNDO_BYTES
+
+    return FLOAT * count * (3 if FLOAT * count <= UNDO_BYTES else 2)
+
+
+def growth(tokenwise: bool, kernels: float) -> float:
+    """By how much libraries will grow that multiply by so many kernels."""
+    return max(0.0, GROWTH + TOKENWISE * tokenwise + KERNEL * min(KERNELS, kernels) - _grown)
 
 
 def process() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 LAYER_PASS = 3e10  # multiplications that one pass of the rehearsal may take
 BUDGETS = (512, 1024)  # tokens in a micro-batch that are tried beside the most that the memory allows
 AS_FAST = 1.02  # times the time of the fastest
+ELSEWHERE = 3  # sizes of micro-batches that only the benchmark of a layer, the check of a path and evaluations have
 STEP_S = 0.03  # of every optimizer step, for what is neither the model nor the optimizer: measured on small models
 
 
@@ -58,22 +60,20 @@ class Plan:
         micro, aside = work.largest, work.widest_held_out
         activations = shapes.activations(micro.tokens, kept, spec.gradient_checkpointing)
         moment = max(self._loss(micro), micro.tokens * kept / 2)
-        moment += max(0.0, aside.tokens * kept + self._loss(aside) - activations - moment)
-        batches = work.steps * sum(map(len, work.cut)) / len(work.cut)
-        growth = memory.growth(self.base.dtype, activations, batches)
-        # Kernels are compiled for as many shapes, however little is kept of what they compute.
-        compiled = memory.growth(self.base.dtype, shapes.activations(micro.tokens, kept, False), batches)
-        seconds, evaluating = self._seconds(costs, trained, compiled) if costs else (None, None)
+        moment += memory.HOLES * (activations + moment)  # which are closed before an evaluation
+        moment = max(moment, aside.tokens * kept - activations, self._loss(aside) - activations)
+        growth = memory.growth(TASKS[spec.task].tokenwise, self.kernels)
+        seconds, evaluating_s = self._seconds(costs, trained) if costs else (None, None)
         return Forecast(
             self.weights / MB,
-            2 * memory.FLOAT * trained / MB,
+            memory.trained(trained) / MB,
             state_bytes(named(spec.optim, "cpu"), "cpu") * trained / MB,
             activations / MB,
             moment / MB,
             self.process + growth / MB,
             self.room,
             seconds,
-            evaluating,
+            evaluating_s,
             work.steps,
             round(work.steps * work.mean.tokens),
             trained,
@@ -84,13 +84,13 @@ class Plan:
             costs.slowdown if costs else 1.0,
         )
 
-    def _seconds(self, costs: Costs, trained: int, compiled: float) -> tuple[float, float]:
+    def _seconds(self, costs: Costs, trained: int) -> tuple[float, float]:
         """Of training with the evaluations between its steps, and of all evaluations."""
         spec, shapes, work = self.spec, self.shapes, self.work
         head = shapes.words * costs.head_s * TASKS[spec.task].tokenwise
         token = shapes.layers * (costs.both_s + costs.forward_s * spec.gradient_checkpointing)
         step = token * work.mean.tokens + head * work.mean.predicted + costs.optimizer_s * trained + STEP_S
-        all_steps = work.steps * step + compiled / memory.COMPILED
+        all_steps = work.steps * step + self.kernels * memory.KERNEL_S
         if not work.held_out.tokens:
             return all_steps, 0.0
         once = shapes.layers * costs.forward_s * work.held_out.tokens + head / 2 * work.held_out.predicted
@@ -111,12 +111,12 @@ class Plan:
         return memory.weights(*memory.sizes(self.base.model), self.base.quantization, self.shapes.size)
 
     def _attached(self, base: Base) -> PeftModel:
+        from peft_nb.training.draws import OwnDraws
+
         task = TASKS[self.spec.task]
         bare, new = task.build(base, self.facts)
-        if base.device != "meta":
-            return attach(bare, self.spec, "", new, peft_type=task.peft_type)
         try:
-            with shapes_alone():
+            with OwnDraws(self.spec.seed), shapes_alone() if base.device == "meta" else nullcontext():
                 return attach(bare, self.spec, "", new, peft_type=task.peft_type)
         except MethodError as error:
             if "meta" in str(error).lower():  # a tuner that computes with the base's weights, which are not there
@@ -167,6 +167,15 @@ class Plan:
         return next((one for one, taken_s in zip(tried, seconds, strict=True) if taken_s <= most_s), self.widest)
 
     @property
+    def kernels(self) -> float:
+        """Of how many products the shapes are met for the first time."""
+        if not self.costs:
+            return float(memory.KERNELS if self.base.dtype == "bfloat16" else 0)
+        sizes, segments = self.work.variety
+        of_head = 2 * TASKS[self.spec.task].tokenwise * bool(self.costs.products)
+        return (sizes + ELSEWHERE) * (self.costs.products + of_head) + segments * self.costs.segment_products
+
+    @property
     def costs(self) -> Costs | None:
         """What a token costs, if that was measured: in micro-batches of the nearest size."""
         budget, measured = self.work.budget, self.measured or {}
@@ -177,6 +186,7 @@ class Plan:
         import torch
 
         from peft_nb.planning.layer_benchmark import Costs, benchmark_layer
+        from peft_nb.training.draws import OwnDraws
         from peft_nb.training.packing import pad
 
         layer = next(part for part in self.base.model.modules() if isinstance(part, torch.nn.ModuleList))[0]
@@ -191,17 +201,26 @@ class Plan:
             tried.setdefault(tuple(len(one.ids) for one in rows), (budget, rows))
 
         def benchmark() -> list[dict[str, float]]:
-            single = single_layer(self.base)
+            with OwnDraws(self.spec.seed):
+                single = single_layer(self.base)
             words = single.model.get_input_embeddings().num_embeddings
             batches = [
                 [replace(one, ids=array("i", (i % words for i in one.ids))) for one in rows]
                 for _, rows in tried.values()
             ]
-            objective = replace(self.objective, pad_id=0) if self.objective.padded else self.objective
+            path = getattr(self.objective, "path", self.objective)  # by which sequences are computed that are compared
+            objective = replace(path, pad_id=0) if path.padded else path
             model = self._attached(single)
-            REGISTRY[self.spec.method].hooks(self.spec).begin(model, (pad(some, 0) for some in batches[:1]))
+            with OwnDraws(self.spec.seed):
+                REGISTRY[self.spec.method].hooks(self.spec).begin(model, (pad(some, 0) for some in batches[:1]))
             tokens = [self.widest.load(batch).tokens for batch in batches]
-            return [asdict(one) for one in benchmark_layer(model, objective, batches, tokens, torch.device("cpu"))]
+            device, optim = torch.device("cpu"), named(self.spec.optim, "cpu")
+            costs = benchmark_layer(model, objective, batches, tokens, device, optim)
+            segments = [len(self.widest.segments(batch)) for batch in batches]
+            return [
+                asdict(replace(one, segment_products=one.segment_products / count))
+                for one, count in zip(costs, segments, strict=True)
+            ]
 
         about = {
             "machine": known.machine(),
@@ -210,6 +229,8 @@ class Plan:
             "path": str(self.objective),
             "adapter": self.adapted.peft_config["default"].to_dict(),
             "rows": list(tried),
+            "optim": named(self.spec.optim, "cpu"),
+            "quantization": self.base.quantization,
         }
         costs = known.once("layer", about, benchmark, days=1)
         return {budget: Costs(**one) for (budget, _), one in zip(tried.values(), costs, strict=True)}

@@ -40,7 +40,7 @@ def foresee(spec: RunSpec, source: ModelSource, table: Table, facts: Mapping[str
     """
     process, free = before / MB, resources.memory_available_mb()
     about = _about(spec, source, table)
-    found = known.recall("estimate", about, days=1) if about else None
+    found = known.recall("forecast", about, days=1) if about else None
     if found and free >= AS_FREE * found["free"]:  # the free memory bounds a micro-batch
         forecast = Forecast(**found["forecast"])
         room = resources.process_memory_mb() + free
@@ -50,7 +50,7 @@ def foresee(spec: RunSpec, source: ModelSource, table: Table, facts: Mapping[str
     forecast = estimate.foresee(spec, source, table, dict(facts))
     if about and not forecast.tight:
         kept = replace(forecast, process_mb=forecast.process_mb - process)
-        known.keep("estimate", about, {"free": free, "forecast": asdict(kept)})
+        known.keep("forecast", about, {"free": free, "forecast": asdict(kept)})
     return forecast
 
 

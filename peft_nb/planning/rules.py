@@ -16,8 +16,10 @@ from peft_nb.spec.fields import Number, Switch, TaskName, Whole, Word, field
 from peft_nb.tasks import TASKS, Task
 
 Goal = Literal[
-    "style", "format", "classification", "domain", "reasoning", "language", "knowledge", "common", "unclear"
+    "style", "format", "classification", "domain", "reasoning", "language", "knowledge", "preferences", "checkable",
+    "common", "unclear",
 ]  # fmt: skip
+LAYOUTS = {"classification": "labelled", "preferences": "preference", "checkable": "prompt"}  # kind of rows by goal
 
 FEW, MANY, SHORT_MINUTES = 200, 20_000, 15
 LONG = 1024  # tokens: what RunSpec keeps of a row by default
@@ -32,7 +34,8 @@ class Situation(BaseModel):
     """What to train for; null derives it from the goal and the data."""
     goal: Goal | None = field(None, "advice")
     """What should change: writing style, an output format, classification, a domain's texts, reasoning, a language,
-    facts (knowledge); common is what chat models do already, such as summaries; unclear is not defined yet."""
+    facts (knowledge), which answers people prefer where none is simply right (preferences), results that a program can
+    check (checkable); common is what chat models do already, such as summaries; unclear is not defined yet."""
     data: Word | None = field(None, "advice")
     """Name of the training rows, which are counted and measured."""
     rows: Whole | None = field(None, "advice", "rows", ge=0, le=10**12)
@@ -63,6 +66,11 @@ class Situation(BaseModel):
     def labelled(self) -> bool:
         """Whether texts are to get labels."""
         return "labelled" in self.learned.accepts
+
+    @property
+    def judged(self) -> bool:
+        """Whether answers are judged, in pairs or one by one."""
+        return not {"preference", "rated"}.isdisjoint(self.learned.accepts)
 
     @property
     def few(self) -> bool:
@@ -256,6 +264,20 @@ RULES: tuple[Rule, ...] = (
         lambda s, method: {"model": "minilm-l6"},
     ),
     Rule(
+        lambda s: "preference" in s.learned.accepts, every, 0,
+        "many judgements and no right answers: pairs teach which of two is preferred (dpo), on a base that can write "
+        "such answers already; learning_rate is left to the task", "Rafailov et al., 2023",
+    ),
+    Rule(
+        lambda s: "rated" in s.learned.accepts, every, 0,
+        "many judgements and no right answers: ratings one by one need no pairs (kto); learning_rate is left to the "
+        "task", "Ethayarajh et al., 2024",
+    ),
+    Rule(
+        lambda s: s.goal == "checkable", every, 0,
+        "a result that can be checked is a reward: the model learns from its own answers (grpo)", "Shao et al., 2024",
+    ),
+    Rule(
         lambda s: s.hurried, named("pissa"), 3, "learns faster than LoRA in the first steps", "Meng et al., 2024",
     ),
     Rule(
@@ -278,9 +300,10 @@ RULES: tuple[Rule, ...] = (
 
 DETOURS: tuple[Detour, ...] = (
     Detour(
-        lambda s: s.goal == "unclear" or (s.goal is None and not s.rows and not s.labelled),
+        lambda s: s.goal == "unclear" or (s.goal is None and not s.rows and not s.labelled and not s.judged),
         "it is not defined yet what a good answer is",
-        "write 20 examples with correct answers and a score for wrong ones; then ask again with --goal and --rows",
+        "write 20 examples with correct answers and a score for wrong ones, or judge pairs of answers (blind vote in "
+        "%peft compare) where none is simply right; then ask again with --goal and --rows",
         THUMB,
     ),
     Detour(

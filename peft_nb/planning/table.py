@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,8 +40,8 @@ class Fitted:
 
     Attributes
     ----------
-    method : Method
-        The method.
+    name : str
+        The method's.
     parts : str
         The parts of the model that it works on.
     trained : int, optional
@@ -58,13 +57,18 @@ class Fitted:
         Why it does not fit.
     """
 
-    method: Method
+    name: str
     parts: str = ""
     trained: int | None = None
     total: int = 1
     saved_bytes: int | None = None
     memory_mb: float | None = None
     why_not: str = ""
+
+    @property
+    def method(self) -> Method:
+        """The method."""
+        return REGISTRY[self.name]
 
 
 # A column is its name and what it says of a method on a model; None where there is nothing to say.
@@ -129,27 +133,26 @@ def table(
             "versions": versions,
         }
         about |= known.machine()
-        found = known.once("methods", about, lambda: _counts(source, progress), days=1)
-    rows = [Fitted(REGISTRY[name], **counted) for name, counted in found.items()]
+        found = known.once("fitted", about, lambda: _counts(source, progress), days=1)
+    rows = [Fitted(**one) for one in found]
     cells = {column: [say(one) for one in rows] for column, say in COLUMNS.items()}
-    shown = pandas.DataFrame(cells, index=pandas.Index(found, name="method"))
+    shown = pandas.DataFrame(cells, index=pandas.Index([one.name for one in rows], name="method"))
     return shown.convert_dtypes()  # whole numbers stay whole beside those that are missing
 
 
-def _counts(source: ModelSource, progress: Progress) -> dict[str, dict[str, Any]]:
-    """Fit every method on a model; the fields of what is found, beside the method, by its name."""
+def _counts(source: ModelSource, progress: Progress) -> list[dict[str, Any]]:
+    """Fit every method on a model; the fields of what is found."""
     import_training(progress)
     from peft_nb.training.probe import fastest_dtype
 
-    found = {}
+    found = []
     with quiet(), uncollected():
         config = _config(source)
         dtype = fastest_dtype(config, resources.device("auto"))
         bases, process = counted_bases(source, config), memory.process()
         for done, name in enumerate(METHODS):
             progress(done / len(METHODS), name)
-            found[name] = {**vars(fitted(REGISTRY[name], bases, config, dtype, process))}
-            del found[name]["method"]
+            found.append(asdict(fitted(REGISTRY[name], bases, config, dtype, process)))
     return found
 
 
@@ -179,22 +182,24 @@ def fitted(
     task = for_base(made_for(config))
     spec = RunSpec(data="rows", method=method.name, task=task.name)
     if cannot := problems(spec):
-        return Fitted(method, why_not="; ".join(one.removeprefix("method: ") for one in cannot))
+        return Fitted(method.name, why_not="; ".join(one.removeprefix("method: ") for one in cannot))
     try:
         counts, *more = (_counted(method, spec, base, task) for base in bases)
         for one in more:
             counts = counts.continued(one, config.get_text_config().num_hidden_layers - FEW)
     except MethodError as error:
-        return Fitted(method, why_not=str(error).removeprefix("method: "))
+        return Fitted(method.name, why_not=str(error).removeprefix("method: "))
     shapes = memory.Shapes.of(config, dtype)
     padded = not method.padding_free
     activations = shapes.activations(MICRO.tokens, shapes.kept(padded), spec.gradient_checkpointing)
     loss = shapes.loss(MICRO, padded) if task.tokenwise else 0.0
     weights = memory.weights(counts.weights, counts.inner, method.quantization(spec), 4 if dtype == "float32" else 2)
-    held = weights + 4 * memory.FLOAT * counts.trained + activations + loss
-    peak = (held + process + memory.growth(dtype, activations, math.inf)) / MB
+    held = weights + memory.trained(counts.trained) + 2 * memory.FLOAT * counts.trained
+    moving = (1 + memory.HOLES) * (activations + loss)
+    grown = memory.growth(task.tokenwise, memory.KERNELS if dtype == "bfloat16" else 0)
+    peak = (held + moving + process + grown) / MB
     parts = f"{', '.join(counts.kinds)} ({counts.owners:,})"
-    return Fitted(method, parts, counts.trained, counts.total, 4 * counts.saved, peak)
+    return Fitted(method.name, parts, counts.trained, counts.total, 4 * counts.saved, peak)
 
 
 @dataclass(frozen=True)

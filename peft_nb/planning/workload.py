@@ -85,8 +85,9 @@ class Workload:
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest example."""
-        return max(one.cost for one in self.encoded)
+        """Tokens of the longest sequence."""
+        task = TASKS[self.spec.task]
+        return max(sequence.cost for one in self.encoded for sequence in task.sequences(one))
 
     @property
     def examples(self) -> int:
@@ -111,8 +112,11 @@ class Workload:
         return self.spec.max_steps or math.ceil(self.spec.epochs * self.steps_per_epoch)
 
     def micro(self, examples: Sequence[Any]) -> list[list[Any]]:
-        """Cut rows into micro-batches as the engine does."""
-        return self.objective.cut(examples, self.budget)
+        """Cut rows into micro-batches as the engine does, and give the sequences of each."""
+        return [
+            [sequence for one in micro for sequence in getattr(one, "sequences", (one,))]
+            for micro in self.objective.cut(examples, self.budget)
+        ]
 
     def load(self, micro: Sequence[Any]) -> Load:
         """What a micro-batch makes the model compute."""
@@ -145,6 +149,22 @@ class Workload:
     def laid_out(self) -> list[Load]:
         """What each of those steps computes."""
         return [sum(map(self.load, step), Load()) for step in self.cut]
+
+    def segments(self, micro: Sequence[Any]) -> set[Any]:
+        """The different shapes in which attention meets a micro-batch."""
+        from peft_nb.training import prefix_tree
+
+        if self.objective.padded:
+            return {(len(micro), max(one.cost for one in micro))}
+        if not self.objective.share_prefix:
+            return {one.cost for one in micro}
+        return {(node.start, node.stop) for node in prefix_tree.tree(micro)[0]}
+
+    @cached_property
+    def variety(self) -> tuple[int, int]:
+        """How many sizes of micro-batches, and of their segments, the run meets in the steps that are laid out."""
+        shown = [micro for step in self.cut[: self.steps] for micro in step]
+        return len({self.load(micro).tokens for micro in shown}), len(set[Any]().union(*map(self.segments, shown)))
 
     @property
     def mean(self) -> Load:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 from unittest.mock import patch
@@ -104,7 +104,7 @@ class OwnDraws(TorchDispatchMode):
             now = self.state()
             self.restore(before)
             try:
-                with self:  # on a GPU the backward pass has a thread of its own
+                with self if self.drew else nullcontext():  # on a GPU the backward pass has a thread of its own
                     yield
             finally:  # what is computed again ends by an exception as soon as enough of it is
                 self.restore(now)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 from peft_nb.errors import MethodError
 
@@ -12,6 +14,15 @@ PROBE = 256, 256  # a parameter to try one on: those of 8 bits keep less than 4,
 def named(optim: str | None, device: str) -> str:
     """Name the optimizer of a run by what its spec says: AdamW where that is nothing, fused where the device can."""
     return optim or ("adamw_torch_fused" if device in ("cpu", "cuda") else "adamw_torch")
+
+
+def made(optim: str, device: str, parameters: Sequence[Any]) -> Any:
+    """An optimizer of some parameters, by the name that transformers has for it."""
+    from transformers import Trainer, TrainingArguments
+
+    arguments = TrainingArguments(output_dir=".", optim=optim, report_to="none", use_cpu=device == "cpu")
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    return kind(parameters, **options)
 
 
 @cache
@@ -36,14 +47,11 @@ def state_bytes(optim: str, device: str) -> float:
         If it does not run there.
     """
     import torch
-    from transformers import Trainer, TrainingArguments
 
     parameter = torch.nn.Parameter(torch.zeros(PROBE, device=device))
     parameter.grad = torch.zeros_like(parameter)
-    arguments = TrainingArguments(output_dir=".", optim=optim, report_to="none", use_cpu=device == "cpu")
     try:
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
-        optimizer = kind([parameter], **options)
+        optimizer = made(optim, device, [parameter])
         optimizer.step()
     except Exception as error:
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
