@@ -6,7 +6,7 @@ import pytest
 
 from peft_nb.data import LOOKED, RowProblem, Rows
 from peft_nb.data.detection import detect
-from peft_nb.data.layouts import LAYOUTS
+from peft_nb.data.layouts import LAYOUTS, Layout
 from peft_nb.data.sources import read
 from peft_nb.errors import DataError
 from peft_nb.spec import RunSpec
@@ -64,6 +64,21 @@ def test_every_layout_can_be_named_in_a_spec() -> None:
         ("article highlights id", "prompt_completion", "prompt=article completion=highlights"),
         ("input chosen rejected", "preference", "prompt=input chosen=chosen rejected=rejected"),
         ("chosen rejected", "preference", "chosen=chosen rejected=rejected"),
+        (
+            "instruction input chosen rejected",
+            "preference",
+            "prompt=instruction chosen=chosen rejected=rejected input=input",
+        ),
+        (
+            "query response_chosen response_rejected",
+            "preference",
+            "prompt=query chosen=response_chosen rejected=response_rejected",
+        ),
+        (
+            "question chosen_answer rejected_answer",
+            "preference",
+            "prompt=question chosen=chosen_answer rejected=rejected_answer",
+        ),
     ],
 )
 def test_layouts_are_recognised_by_their_columns(columns: str, name: str, used: str) -> None:
@@ -223,6 +238,130 @@ def test_a_million_rows_cost_as_much_as_a_hundred() -> None:
 
     assert detect(Rows(["prompt", "completion"], 1_000_000, fetch)).name == "prompt_completion"
     assert sum(fetched) <= LOOKED + 1
+
+
+# ---- rated answers -----------------------------------------------------------------------------
+
+PAIR = {"prompt": "hi", "completion": "yo"}
+
+
+def rated(column: str, *values: object, **options: object) -> Layout:
+    return detect(read([{**PAIR, column: value} for value in values]).train, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "means"),
+    [
+        ((True, False), "true is good, false is bad"),
+        ((False, True, None), "true is good, false is bad"),
+        (("True", "False"), "true is good, false is bad"),
+        ((1, 0), "1 is good, 0 is bad"),
+        (("1.0", "0.0"), "1.0 is good, 0.0 is bad"),
+        ((1.0, 0.0, None), "1 is good, 0 is bad"),
+        (("+1", "-1"), "+1 is good, -1 is bad"),
+        ((-1, 1, 0), "1 is good, -1, 0 is bad"),
+        ((1, 5), "5 is good, 1 is bad"),
+        ((10, 0), "10 is good, 0 is bad"),
+        (("yes", " No "), "yes is good, no is bad"),
+        (("thumbs_up", "thumbs-down"), "thumbs_up is good, thumbs-down is bad"),
+        (("up", "down"), "up is good, down is bad"),
+        (("good", "bad"), "good is good, bad is bad"),
+        (("👍", "👎"), "👍 is good, 👎 is bad"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("column", ["label", "rating", "Thumbs"])
+def test_a_column_of_good_and_bad_makes_rated_answers(column: str, values: tuple[object, ...], means: str) -> None:
+    layout = rated(column, *values)
+    assert (layout.name, layout.kind) == ("rated", "rated")
+    assert layout.columns == {"prompt": "prompt", "completion": "completion", "label": column}
+    assert layout.why == f"columns prompt, completion, {column} → rated ({column}: {means})"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(1, 2, 3), (4, 5), (1, 2), ("good", "bad", "so-so"), ("a", "b"), (True, True), ("good", "good"), (0.5, 0.25)],
+    ids=str,
+)
+def test_other_ratings_leave_plain_answers_and_are_named(values: tuple[object, ...]) -> None:
+    layout = rated("rating", *values)
+    assert (layout.name, layout.why) == (
+        "prompt_completion",
+        "columns prompt, completion → prompt_completion (not used: rating)",
+    )
+
+
+def test_a_format_given_keeps_rated_answers_plain() -> None:
+    layout = rated("label", True, False, format="prompt_completion")
+    assert (layout.kind, layout.why) == (
+        "chat",
+        "columns prompt, completion → prompt_completion (as told; not used: label)",
+    )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"text": "a", "label": one} for one in (0, 1)],
+        [{"sentence": "a", "question": "b", "label": one} for one in (0, 1)],
+        [{"premise": "x", "review": "a", "label": one} for one in (True, False)],
+    ],
+    ids=str,
+)
+def test_classes_of_texts_are_not_taken_for_ratings(rows: list[dict[str, object]]) -> None:
+    assert detect(read(rows).train).name == "text_label"
+
+
+def test_of_several_ratings_the_one_named_label_is_taken_and_others_have_to_be_named() -> None:
+    rows = [{**PAIR, "liked": one, "vote": not one} for one in (True, False)]
+    assert "format='rated', columns={'prompt': 'prompt', 'completion': 'completion', 'label': 'vote'}" in unclear(*rows)
+    assert detect(rows, columns={"label": "vote"}).columns["label"] == "vote"
+    assert detect([{**row, "label": True} for row in rows] + [{**PAIR, "label": 0}]).columns["label"] == "label"
+    told = detect(
+        [{**row, "label": word} for row, word in zip(rows, ("mail", "chat"), strict=True)], columns={"label": "liked"}
+    )
+    assert told.rated(rows[1])[1] is False
+
+
+def test_one_bad_answer_among_very_many_is_seen() -> None:
+    rows = [{**PAIR, "thumbs_up": number != 777} for number in range(5000)]
+    layout = detect(read(rows).train)
+    assert (layout.name, layout.rated(rows[777])[1]) == ("rated", False)
+    assert detect(read([{**PAIR, "rating": 1 if number != 777 else 5} for number in range(5000)]).train).kind == "rated"
+
+
+def test_rows_are_searched_for_a_bad_answer_only_where_they_may_be_rated() -> None:
+    fetched: list[int] = []
+
+    def fetch(start: int, stop: int) -> list[list[object]]:
+        fetched.append(stop - start)
+        return [["hi", "yo", True]] * (stop - start)
+
+    assert detect(Rows(["text", "title", "label"], 100_000, fetch)).kind == "labelled"
+    assert detect(Rows(["prompt", "completion", "label"], 100_000, fetch), format="prompt_completion").kind == "chat"
+    assert sum(fetched) <= 2 * (LOOKED + 1)
+
+
+def test_ratings_that_say_neither_are_refused_where_they_were_asked_for() -> None:
+    rows: list[dict[str, object]] = [{**PAIR, "stars": stars} for stars in (1, 3, 5, 3)]
+    told = "column 'stars' holds 1, 3, 5, and an answer is rated good or bad; "
+    wanted = told + "write true for good answers and false for bad ones"
+    assert unclear(*rows, format="rated", columns={"label": "stars"}) == wanted
+    assert unclear(*rows, columns={"prompt": "prompt", "label": "stars"}) == wanted
+    assert unclear(*({**row, "score": row["stars"]} for row in rows), format="rated") == wanted.replace(
+        "stars", "score"
+    )
+    assert "do not fit rated, which needs prompt, completion, label" in unclear(PAIR, format="rated")
+    assert rated("label", True, format="rated").kind == "rated"
+
+
+def test_ranked_answers_want_their_scores() -> None:
+    rows = [{"prompt": "hi", "responses": ["a", "b"], "score": 3}]
+    with pytest.raises(RowProblem, match="^has fewer than two answers with a score; give at least two"):
+        detect(rows).pairs(rows[0])
+    assert detect([{"question": "hi", "answers": ["a", "b"]}]).name == "question_answer"
+    assert detect([{"question": "hi", "answers": ["a", "b"], "scores": [1, 2]}]).name == "ranked"
+    assert detect([{"question": "hi", "answers": ["a", "b"], "scores": 2}]).name == "question_answer"
 
 
 # ---- other names -------------------------------------------------------------------------------

@@ -92,6 +92,14 @@ def test_slices_and_choices_are_views() -> None:
     assert len(gather([])) == 0
 
 
+@given(st.lists(examples_of_any_task, min_size=1, max_size=3))
+def test_joined_sequences_are_parted_again(made: list[Example]) -> None:
+    one = examples.joined(*made)
+    assert [(part.ids, part.supervised) for part in examples.parts(one)] == [(own.ids, own.supervised) for own in made]
+    assert (one.cost, len(one.labels)) == (sum(own.cost for own in made), len(made) - 1)
+    assert examples.parts(gather([(0, one)])[0]) == examples.parts(one)
+
+
 @given(st.lists(examples_of_any_task), st.integers(0, 3))
 def test_examples_of_any_task_come_back_from_memory_and_disk(made: list[Example], begin: int) -> None:
     def report(count: int, tokens: int, supervised: int) -> examples.Report:

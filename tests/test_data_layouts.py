@@ -18,7 +18,6 @@ from peft_nb.errors import DataError
 from peft_nb.spec.names import NAMES
 
 Row = dict[str, Any]
-PAIRS = "rows are preference pairs, which are recognised but not trained on yet"
 
 
 def layout(**options: Any) -> Layout:
@@ -158,6 +157,129 @@ LAYOUTS: dict[str, tuple[list[Row], str, Any]] = {
         "preference",
         ([("user", "hi")], "yo", "no"),
     ),
+    "HH-RLHF of several turns": (
+        [{"chosen": f"{HH}yo\n\nHuman: and?\n\nAssistant: ok", "rejected": f"{HH}yo\n\nHuman: and?\n\nAssistant: no"}],
+        "preference",
+        ([*HI_YO, ("user", "and?")], "ok", "no"),
+    ),
+    "LLaMA-Factory, ShareGPT pairs": (
+        [{"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": "no"}}],
+        "preference",
+        ([("user", "hi")], "yo", "no"),
+    ),
+    "the same with role and content": (
+        [{"conversations": hello()[:1], "chosen": hello()[1], "rejected": {"role": "assistant", "content": "no"}}],
+        "preference",
+        ([("user", "hi")], "yo", "no"),
+    ),
+    "the same in a csv file": (
+        [
+            {
+                "conversations": str(hello()[:1]),
+                "chosen": json.dumps(hello()[1]),
+                "rejected": "{'role': 'assistant', 'content': 'no'}",
+            }
+        ],
+        "preference",
+        ([("user", "hi")], "yo", "no"),
+    ),
+    "LLaMA-Factory, Alpaca pairs": (
+        [{"instruction": "Add.", "input": "1 2", "chosen": "3", "rejected": "4", "system": "s", "history": []}],
+        "preference",
+        ([("system", "s"), ("user", "Add.\n\n1 2")], "3", "4"),
+    ),
+    "OpenAI pairs": (
+        [
+            {
+                "input": {"messages": hello()[:1], "tools": [], "parallel_tool_calls": True},
+                "preferred_output": hello()[1:],
+                "non_preferred_output": [{"role": "assistant", "content": "no"}],
+            }
+        ],
+        "preference",
+        ([("user", "hi")], "yo", "no"),
+    ),
+    "chosen_messages and rejected_messages": (
+        [{"chosen_messages": hello(), "rejected_messages": [*hello()[:1], {"role": "assistant", "content": "no"}]}],
+        "preference",
+        ([("user", "hi")], "yo", "no"),
+    ),
+    "UltraFeedback": (
+        [
+            {
+                "source": "evol",
+                "instruction": "hi",
+                "models": ["a", "b", "c"],
+                "completions": [
+                    {"model": "a", "response": "so-so", "overall_score": 7.0},
+                    {"model": "b", "response": "yo", "overall_score": 8.5},
+                    {"model": "c", "response": "no", "overall_score": 2.0},
+                    {"model": "d", "response": "lost", "overall_score": None},
+                ],
+            }
+        ],
+        "ranked",
+        ([("user", "hi")], "yo", "no"),
+    ),
+    "Nectar": (
+        [{"prompt": HH, "answers": [{"answer": "no", "model": "m", "rank": 2.0}, {"answer": "yo", "rank": 1.0}]}],
+        "ranked",
+        ([("user", "hi")], "yo", "no"),
+    ),
+    "responses with scores": (
+        [{"prompt": "hi", "responses": ["no", "yo", "hm"], "scores": [-1, 0.5, 0]}],
+        "ranked",
+        ([("user", "hi")], "yo", "no"),
+    ),
+    "completions with ranks": (
+        [{"question": "hi", "completions": ["no", "yo", "hm"], "rankings": [3, 1, 2], "system": "s"}],
+        "ranked",
+        ([("system", "s"), ("user", "hi")], "yo", "no"),
+    ),
+    "answers with ratings in a csv file": (
+        [{"question": "hi", "answers": "['no', 'yo']", "ratings": "[2.0, 5.0]"}],
+        "ranked",
+        ([("user", "hi")], "yo", "no"),
+    ),
+    "responses as messages": (
+        [
+            {
+                "prompt": hello()[:1],
+                "responses": [[{"role": "assistant", "content": "no"}], hello()[1:]],
+                "rewards": [0, 1],
+            }
+        ],
+        "ranked",
+        ([("user", "hi")], "yo", "no"),
+    ),
+    "KTO of TRL": (
+        [{"prompt": "hi", "completion": "yo", "label": True}, {"prompt": "hi", "completion": "no", "label": False}],
+        "rated",
+        (HI_YO, True),
+    ),
+    "KTO of LLaMA-Factory, Alpaca": (
+        [{**ALPACA, "kto_tag": False}, {**ALPACA, "kto_tag": True}],
+        "rated",
+        ([("user", "Add.\n\n1 2"), ("assistant", "3")], False),
+    ),
+    "KTO of LLaMA-Factory, ShareGPT": (
+        [{"conversations": SHAREGPT, "kto_tag": True}, {"conversations": SHAREGPT, "kto_tag": False}],
+        "rated",
+        (HI_YO, True),
+    ),
+    "a chat log with thumbs": (
+        [{"messages": [*hello(), *hello()[:1]], "thumbs": "👎"}, {"messages": hello(), "thumbs": "👍🏽"}],
+        "rated",
+        (HI_YO, False),
+    ),
+    "a FAQ that was judged": (
+        [
+            {"question": "hi", "answer": "yo", "feedback": "thumbs_up"},
+            {"question": "a", "answer": "b", "feedback": "Down"},
+        ],
+        "rated",
+        (HI_YO, True),
+    ),
 }
 REFUSED: dict[str, tuple[list[Row], str]] = {
     "Alpaca with its text": (
@@ -193,6 +315,34 @@ MALFORMED: dict[str, tuple[Row, str]] = {
         "does not begin with the assistant's",
     ),
     "equal answers": ({"prompt": "hi", "chosen": "yo", "rejected": "yo"}, "chosen and rejected are the same"),
+    "a prompt that is not that of the conversations": (
+        {"prompt": "bye", "chosen": hello(), "rejected": [*hello()[:1], {"role": "assistant", "content": "no"}]},
+        "the prompt is not how chosen and rejected begin",
+    ),
+    "answers that all have one score": (
+        {"prompt": "hi", "responses": ["a", "b"], "scores": [1, 1.0]},
+        "all answers have the same score, and none is better",
+    ),
+    "answers of which one has a score": (
+        {"prompt": "hi", "responses": ["a", "b"], "scores": [1, None]},
+        "has fewer than two answers with a score",
+    ),
+    "fewer scores than answers": (
+        {"prompt": "hi", "responses": ["a", "b", "c"], "scores": [1, 2]},
+        "has 3 answers and 2",
+    ),
+    "a word for a score": (
+        {"prompt": "hi", "responses": ["a", "b"], "scores": [1, "ok"]},
+        "column 'scores' holds 'ok', not a number",
+    ),
+    "the best answer says what the worst says": (
+        {"prompt": "hi", "responses": ["a", "a"], "scores": [1, 2]},
+        "the best answer and the worst are the same",
+    ),
+    "an answer without its text": (
+        {"prompt": "hi", "responses": [{"score": 1}, {"score": 2}]},
+        "column 'responses' holds an answer without its text",
+    ),
     "answers without a prompt": ({"chosen": "yo", "rejected": "no"}, "has no prompt"),
     "no label": ({"text": "hi", "label": None}, "column 'label' is empty"),
     "an empty text": ({"text": "", "label": 1}, "column 'text' is empty"),
@@ -206,8 +356,11 @@ def use(found: Layout, row: Row) -> Any:
     if found.kind == "chat":
         return turns(found.messages(row))
     if found.kind == "preference":
-        prompt, *answers = found.pair(row)
+        (prompt, *answers), *_ = found.pairs(row)
         return (turns(prompt), *(answer[0]["content"] for answer in answers))
+    if found.kind == "rated":
+        messages, good = found.rated(row)
+        return (turns(messages), good)
     return (found.text(row), found.labels(row)) if found.kind == "labelled" else found.text(row)
 
 
@@ -317,7 +470,7 @@ def test_whole_numbers_survive_pandas() -> None:
         found.labels(rows[1])
 
 
-# ---- preference pairs --------------------------------------------------------------------------
+# ---- pairs -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -335,13 +488,78 @@ def test_whole_numbers_survive_pandas() -> None:
         ),
     ],
 )
-def test_pairs_are_not_trained_on_but_their_chosen_answers_are(name: str, advice: str) -> None:
+def test_chosen_answers_can_be_trained_on_alone(name: str, advice: str) -> None:
     (row, *_), _, (prompt, chosen, _) = LAYOUTS[name]
-    with pytest.raises(DataError) as caught:
-        layout(rows=[row]).messages(row)
-    assert str(caught.value) == f"{PAIRS}; to train on the chosen answers alone, set {advice}"
+    found = layout(rows=[row])
+    assert found.alone(row) == f"to train on the chosen answers alone, set {advice}"
     said = eval(f"dict({advice})")
     assert turns(layout(rows=[row], **said).messages(row)) == [*prompt, ("assistant", chosen)]
+    assert turns(found.messages(row)) == [*prompt, ("assistant", chosen)]
+
+
+def test_all_rated_answers_can_be_trained_on_alike() -> None:
+    rows, _, (conversation, _) = LAYOUTS["KTO of LLaMA-Factory, ShareGPT"]
+    advice = "format='sharegpt', columns={'messages': 'conversations'}"
+    assert layout(rows=rows).alone(rows[0]) == f"to train on all answers alike, set {advice}"
+    told = layout(rows=rows, **eval(f"dict({advice})"))
+    assert (told.kind, turns(told.messages(rows[0]))) == ("chat", conversation)
+    assert layout(rows=[LAYOUTS["Nectar"][0][0]]).alone({}) == ""
+
+
+def said(pairs: list[layouts.Pair]) -> list[tuple[str, str]]:
+    return [(chosen[0]["content"], rejected[0]["content"]) for _, chosen, rejected in pairs]
+
+
+def test_pairs_have_the_rows_tools_and_system_prompt() -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": TOOLS[2]["tool_calls"]}
+    row = {"prompt": "Weather?", "chosen": [call, *TOOLS[3:]], "rejected": "Cold.", "tools": [TOOL], "system": "s"}
+    ((prompt, chosen, rejected),) = layout(rows=[row]).pairs(row)
+    assert turns(prompt) == [("system", "s"), ("user", "Weather?")]
+    assert [turn.get("tools") for turn in prompt] == [[TOOL], None]
+    assert turns(chosen) == TOOL_TURNS[2:]
+    assert turns(rejected) == [("assistant", "Cold.")]
+    whole = {"chosen": [*hello()[:1], call, *TOOLS[3:]], "rejected": hello(), "functions": json.dumps([TOOL])}
+    ((prompt, *_),) = layout(rows=[whole]).pairs(whole)
+    assert prompt == [{"role": "user", "content": "hi", "tools": [TOOL]}]
+    openai = {"input": {"messages": hello()[:1], "tools": [TOOL]}, "chosen": "yo", "rejected": "no", "system": "s"}
+    ((prompt, *_),) = layout(rows=[openai]).pairs(openai)
+    assert prompt == [{"role": "system", "content": "s", "tools": [TOOL]}, {"role": "user", "content": "hi"}]
+
+
+def test_context_and_input_stand_around_the_question_of_a_pair() -> None:
+    row = {"prompt": "Where?", "context": "Oslo.", "input": "A city", "chosen": "a", "rejected": "b"}
+    ((prompt, *_),) = layout(rows=[row]).pairs(row)
+    assert turns(prompt) == [("user", "Oslo.\n\nWhere?\n\nA city")]
+    bare = {"context": "Where?", "chosen": "a", "rejected": "b", "history": [["Hello?", "Yes."]]}
+    ((prompt, *_),) = layout(rows=[bare]).pairs(bare)
+    assert turns(prompt) == [("user", "Hello?"), ("assistant", "Yes."), ("user", "Where?")]
+    whole = {"context": "Where?", "chosen": hello(), "rejected": hello()[:1] + TOOLS[-1:]}
+    with pytest.raises(RowProblem, match="the prompt is not how chosen and rejected begin"):
+        layout(rows=[whole]).pairs(whole)
+
+
+def test_answers_that_are_json_stay_text() -> None:
+    row = {"prompt": "hi", "chosen": '{"role": "admin", "content": 1}', "rejected": "[1, 2]"}
+    assert said(layout(rows=[row]).pairs(row)) == [(row["chosen"], row["rejected"])]
+
+
+# ---- rated answers -----------------------------------------------------------------------------
+
+
+def test_a_rated_answer_ends_its_conversation() -> None:
+    rows = [{"messages": [*hello(), *TOOLS[1:], {"role": "user", "content": "thanks"}], "good": "yes"}, {"good": "no"}]
+    messages, good = layout(rows=rows).rated(rows[0])
+    assert (turns(messages), good) == ([*HI_YO, *TOOL_TURNS[1:]], True)
+
+
+def test_a_rating_that_says_nothing_is_refused_row_by_row() -> None:
+    rows = [{"prompt": "hi", "completion": "yo", "label": cell} for cell in (True, False, "maybe", None)]
+    found = layout(rows=rows[:2])
+    assert [found.rated(row)[1] for row in rows[:2]] == [True, False]
+    with pytest.raises(RowProblem, match="^column 'label' holds 'maybe', which says neither good nor bad; write true"):
+        found.rated(rows[2])
+    with pytest.raises(RowProblem, match="^column 'label' is empty"):
+        found.rated(rows[3])
 
 
 # ---- anything at all ---------------------------------------------------------------------------
@@ -441,7 +659,8 @@ MESSAGE_KEYS: dict[str, Any] = {
     "id": 7,
     "timestamp": 1.5,
 }
-SAMPLES = ("hi there", [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}], SHAREGPT)
+SAMPLES = ("hi there", [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}], SHAREGPT, True)
+SCORED = {"responses": ["yo", "no"], "scores": [1, 0]}
 
 
 def example(entry: LayoutType) -> Row:
@@ -451,7 +670,9 @@ def example(entry: LayoutType) -> Row:
         if role.required:
             able = [cell for cell in SAMPLES if role.looks(cell) and not problem(role.parse, cell)]
             row[role.name] = f"{able[0]} {role.name}" if isinstance(able[0], str) else able[0]
-    return row if entry.kind != "preference" else {**row, "prompt": "hi there"}
+    if entry.kind == "preference":
+        row |= {"prompt": "hi there"} | (SCORED if "responses" in row else {})
+    return row
 
 
 def problem(parse: Any, cell: Any) -> bool:
@@ -464,7 +685,9 @@ def problem(parse: Any, cell: Any) -> bool:
 
 def becomes(found: Layout, row: Row) -> Any:
     if found.kind == "preference":
-        return found.pair(row)
+        return found.pairs(row)
+    if found.kind == "rated":
+        return found.rated(row)
     return (found.text(row), found.kind == "labelled" and found.labels(row)) if found.plain else found.messages(row)
 
 

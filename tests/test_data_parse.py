@@ -6,7 +6,22 @@ from typing import Any
 import pytest
 
 from peft_nb.data import RowProblem
-from peft_nb.data.parse import answer, choices, history, is_label, labels, said, tools
+from peft_nb.data.parse import (
+    answer,
+    answers,
+    asked,
+    choices,
+    history,
+    is_label,
+    is_ranked,
+    labels,
+    numbers,
+    rated_as,
+    rating,
+    ratings,
+    said,
+    tools,
+)
 
 FUNCTION = {"name": "weather", "description": "What it is like", "parameters": {"type": "object"}}
 TOOL = {"type": "function", "function": FUNCTION}
@@ -84,3 +99,76 @@ def test_labels_are_names_or_whole_numbers() -> None:
     assert labels("['a' 'b']") == ("a", "b")
     assert labels(2.0) == ("2",)
     assert not is_label(2.5)
+
+
+# ---- preferences -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "hi",
+        [{"role": "user", "content": "hi"}],
+        {"role": "user", "content": "hi"},
+        {"messages": [{"role": "user", "content": "hi"}]},
+        str({"messages": [{"role": "user", "content": "hi"}]}),
+        "\n\nHuman: hi\n\nAssistant:",
+    ],
+)
+def test_what_was_asked_is_read(cell: Any) -> None:
+    assert asked(cell) == [{"role": "user", "content": "hi"}]
+
+
+def test_answers_come_with_the_scores_that_lie_with_them() -> None:
+    told = [{"role": "assistant", "content": "yo"}]
+    assert answers(["yo", told, told[0]]) == [(told, None)] * 3
+    assert answers([{"response": "yo", "overall_score": "8.5"}, {"text": "yo", "rank": 2}]) == [(told, 8.5), (told, -2)]
+    assert answers(str([{"answer": "yo", "score": "N/A"}])) == [(told, None)]
+    assert refused(answers, "yo") == "holds a str, not a list of answers; write a list of at least two"
+    assert refused(answers, [{"score": 1}]).startswith(
+        "holds an answer without its text; name the text one of response,"
+    )
+
+
+def test_scores_are_numbers() -> None:
+    assert numbers("[1, 2.5, null]") == [1.0, 2.5, None]
+    assert numbers(["3", True]) == [3.0, 1.0]
+    assert refused(numbers, 4) == "holds a int, not a list of numbers; write one number an answer"
+    assert refused(numbers, [1, "good"]) == "holds 'good', not a number; write one number an answer"
+    assert refused(numbers, [float("nan")]) == "holds 'nan', not a number; write one number an answer"
+
+
+def test_ranked_answers_are_known_by_their_scores() -> None:
+    assert is_ranked({"responses": ["a", "b"], "ranks": [1, 2]})
+    assert is_ranked({"responses": [{"text": "a", "score": 1}, {"text": "b", "score": 2}]})
+    assert not is_ranked({"responses": ["a", "b"], "scores": 3})
+    assert not is_ranked({"responses": [{"text": "a", "score": 1}, {"text": "b"}]})
+    assert not is_ranked({"responses": []})
+
+
+@pytest.mark.parametrize(
+    ("cell", "word"),
+    [
+        *((True, "true"), (1.0, "1"), ("1.0", "1"), ("-1", "-1"), (-1.0, "-1"), ("+1", "1"), (0.5, "0.5")),
+        *(("Thumbs-Up", "thumbs up"), ("THUMBS_DOWN", "thumbs down"), (" yes ", "yes"), ("👍🏽", "👍")),
+    ],
+)
+def test_ratings_are_words(cell: Any, word: str) -> None:
+    assert rated_as(cell) == word
+
+
+def test_a_rating_means_good_or_bad() -> None:
+    assert [rating(cell) for cell in (True, 1, "👍", "Yes", False, -1, 0.0, "thumbs_down")] == [True] * 4 + [False] * 4
+    assert rating("5", {"1": False, "5": True})
+    assert refused(rating, "so-so") == (
+        "holds 'so-so', which says neither good nor bad; "
+        "write true for a good answer and false for a bad one, or drop the row"
+    )
+
+
+def test_a_column_rates_where_it_holds_both_good_and_bad() -> None:
+    assert ratings([5, 1, 5]) == {"1": False, "5": True}
+    assert (ratings([True, 0]) or {})["yes"]
+    assert ratings([1, 1]) is None
+    assert ratings([1, 1], told=True)
+    assert [ratings(cells, told=True) for cells in ([], [4, 5], ["good", "so-so"])] == [None] * 3

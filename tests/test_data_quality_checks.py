@@ -187,16 +187,25 @@ def test_braces_in_labels_are_only_text() -> None:
     assert found(checked(rows)) == {"few": ()}
 
 
-def test_pairs_are_not_trained_on_yet() -> None:
+@pytest.mark.parametrize(
+    ("accepts", "needed"),
+    [("labelled", "labels"), ("preference", "preference pairs"), ("rated", "rated answers"), ("other", "other rows")],
+)
+def test_a_task_needs_its_own_kind_of_rows(accepts: str, needed: str) -> None:
+    result = checked(sound(), task="some", accepts=(accepts,))
+    assert found(result) == {"task": ()}
+    assert result.findings[0].title == f"task: some needs {needed}, and the rows are prompt_completion"
+
+
+def test_pairs_are_nothing_for_a_task_that_learns_answers() -> None:
     rows = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "No idea."} for row in sound()]
-    rows[4]["rejected"] = rows[4]["chosen"]
-    result = checked(rows)
-    assert found(result) == {"task": (), "nothing": (4,)}
-    assert "format='prompt_completion'" in result.findings[0].advice
-
-
-def test_classification_needs_labels() -> None:
-    assert found(checked(sound(), task="classification", accepts=("labelled",))) == {"task": ()}
+    result = checked(rows, task="generation", accepts=("chat", "text"))
+    (task, *_) = result.findings
+    assert (task.kind, task.level) == ("task", "stops")
+    assert task.title == "task: generation needs conversations or texts, and the rows are preference"
+    assert task.advice.startswith(
+        "name no task, or to train on the chosen answers alone, set format='prompt_completion'"
+    )
 
 
 def test_lengths_by_the_tokenizer_and_estimated() -> None:

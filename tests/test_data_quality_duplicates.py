@@ -134,3 +134,13 @@ def test_progress() -> None:
 def test_shared() -> None:
     assert shared(["a b c", LONG, LONG], ["new", f"{LONG} Thanks!", "A b  C"]) == [(1, 1), (0, 2)]
     assert shared([], ["a", "a"]) == []
+
+
+def test_two_texts_are_compared_as_groups_are_made() -> None:
+    text = "please open the settings of your account and choose the tab called security"
+    assert duplicates.alike(text, f"{text.upper()}!")
+    assert duplicates.alike(f"{text} then", text)
+    assert not duplicates.alike(f"{text} 4", f"{text} 5")
+    assert not duplicates.alike(text, f"{text} {text} {text}")
+    assert not duplicates.alike("!", "?")
+    assert duplicates.alike("?", " ?")

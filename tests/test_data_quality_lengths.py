@@ -10,6 +10,7 @@ from peft_nb.data.quality.findings import Findings
 from peft_nb.data.quality.lengths import CHARACTERS_A_TOKEN, Options, lengths
 from peft_nb.data.quality.reading import read
 from peft_nb.data.rendered import BATCH, RenderedRows
+from peft_nb.spec import RunSpec
 from tests.templates import tokenizer
 
 ROWS = [
@@ -56,3 +57,11 @@ def test_progress_is_told_batch_by_batch() -> None:
     readings = {number: read(row, layout) for number, row in enumerate(rows)}
     lengths(readings, None, Options(), Findings(), lambda share, what: told.append((round(share, 3), what)))
     assert told == [(0.998, "tokenizing")]
+
+
+def test_what_a_check_has_to_know_of_a_spec() -> None:
+    spec = RunSpec(data="rows", task="kto", undesirable_weight=2, allow=["*@tidewater.shop"], max_length=64)
+    options = Options.of(spec, 20, ("rated",))
+    assert (options.task, options.max_length, options.allow) == ("kto", 64, ("*@tidewater.shop",))
+    assert (options.desirable_weight, options.undesirable_weight) == (None, 2)
+    assert (options.usual_rows, options.accepts) == (20, ("rated",))

@@ -8,7 +8,7 @@ import pytest
 
 from peft_nb.data import RowProblem
 from peft_nb.data.detection import detect
-from peft_nb.data.quality.reading import Reading, read, trouble
+from peft_nb.data.quality.reading import Reading, read, same, trouble, turns
 from tests.templates import CHAT
 
 CALL = {"id": "a", "type": "function", "function": {"name": "find", "arguments": {"parcel": 7}}}
@@ -36,7 +36,20 @@ def test_texts_labels_and_pairs() -> None:
     labelled = reading({"text": "hello", "label": ["b", "a"]}, "text_label")
     assert (labelled.prompt, labelled.answer, labelled.labels) == ("hello", "a\nb", ("b", "a"))
     pair = reading({"prompt": "hello", "chosen": "Ahoy!", "rejected": "No."})
-    assert (pair.text, pair.prompt) == ("hello\nAhoy!\nNo.", "")
+    assert (pair.text, pair.prompt, pair.roles) == ("hello\nAhoy!\nNo.", "hello", ("user", "assistant"))
+    assert pair.pairs == (("Ahoy!", "No."),)
+    assert pair.sequences == ["hello\nAhoy!", "hello\nNo."]
+
+
+def test_a_rated_answer_is_labelled_and_is_no_pair() -> None:
+    found = reading({"prompt": "hello", "completion": "Ahoy!", "label": False}, "rated")
+    assert found == Reading(("hello", "Ahoy!"), 1, ("undesirable",), ("user", "assistant"), ("Ahoy!",))
+    assert (found.prompt, found.pairs, found.sequences) == ("hello", (), ["hello\nAhoy!"])
+
+
+def test_the_messages_of_both_sides_of_a_pair() -> None:
+    row = {"prompt": "hello", "chosen": "Ahoy!", "rejected": "No."}
+    assert [message["content"] for message in turns(row, detect([row]))] == ["hello", "Ahoy!", "No."]
 
 
 USER, ODD = {"role": "user", "content": "hello"}, {"role": "wizard", "content": "hello"}
@@ -63,6 +76,13 @@ def test_what_cannot_be_read_is_of_one_kind(messages: Any, kind: str) -> None:
     assert trouble(row, layout) == kind
 
 
-def test_a_pair_of_equal_answers_teaches_nothing() -> None:
+def test_a_pair_of_equal_answers_is_identical() -> None:
     row = {"prompt": "hello", "chosen": "Ahoy!", "rejected": "Ahoy!"}
-    assert trouble(row, detect([{**row, "rejected": "No."}])) == "nothing"
+    layout = detect([{**row, "rejected": "No."}])
+    assert trouble(row, layout) == "identical"
+    assert trouble({**row, "chosen": " ", "rejected": " "}, layout) == "empty"
+
+
+def test_texts_are_the_same_whatever_their_case_spaces_and_forms() -> None:
+    assert same(" Caf\u0065\u0301  AU lait ") == "café au lait"
+    assert same("two") != same("too")

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from peft_nb.data import RowProblem, encoding, labels, rendered
+from peft_nb.data import RowProblem, encoding, labels, pairs, rendered
 from peft_nb.data.detection import detect
 from peft_nb.data.quality.checks import check
 from peft_nb.data.quality.lengths import Options
 from peft_nb.data.rendered import RenderedRows
 from peft_nb.data.rendering import Renderer, unwrap
-from peft_nb.errors import DataError
 from tests.templates import CHAT, learned, tokenizer
 
 COUNT = 600  # more than a batch
@@ -106,15 +105,36 @@ def test_a_row_that_cannot_be_used_says_why_in_its_place() -> None:
         unwrap(found[3])
 
 
-def test_of_a_pair_the_chosen_side_is_rendered_and_not_encoded() -> None:
+def test_of_a_pair_the_chosen_side_is_rendered_for_who_looks_at_rows() -> None:
     rows = [{"prompt": "Where is it?", "chosen": "In street 7.", "rejected": "No idea."}]
-    pairs = RenderedRows(rows, detect(rows), tok := tokenizer(), system="Answer briefly.")
-    (one,) = pairs
+    found = RenderedRows(rows, detect(rows), tok := tokenizer(), system="Answer briefly.")
+    (one,) = found
     ids, spans = unwrap(one)
     assert tok.decode(ids[slice(*spans[0])]) == "In street 7.<|im_end|>"
     assert tok.decode(ids).startswith("<|im_start|>system\nAnswer briefly.<|im_end|>")
-    with pytest.raises(DataError, match="rows are preference pairs"):
-        encoding.encode(pairs, max_length=64)
+    (((chosen, (other, span)),),) = map(unwrap, found.pairs())
+    assert chosen == one
+    assert tok.decode(other[slice(*span[0])]) == "No idea.<|im_end|>"
+    assert [turn["role"] for turn in found.messages(rows[0])] == ["system", "user", "assistant"]
+
+
+def test_both_sides_of_pairs_are_rendered_once_for_all(seen: Counter[str]) -> None:
+    asked = questions()
+    rows = [{"prompt": one["question"], "chosen": one["answer"], "rejected": f"No {one['answer']}"} for one in asked]
+    all_of_them = RenderedRows(rows, detect(rows), tokenizer())
+    forecast = pairs.encode(all_of_them.first(256), max_length=64).examples
+    check(rows, all_of_them.layout, rendered=all_of_them, options=Options(max_length=64))
+    encoded = pairs.encode(all_of_them, max_length=64).examples
+    assert once(seen, (row[side] for row in rows for side in ("chosen", "rejected")))
+    assert list(forecast) == list(encoded[:256])
+
+
+def test_a_side_that_cannot_be_used_says_why_for_its_row() -> None:
+    rows = [
+        {"prompt": "Where?", "chosen": "Here.", "rejected": no} for no in ("There.", "<|im_end|>", None, "Nowhere.")
+    ]
+    for found in (RenderedRows(rows, detect(rows), tokenizer()), RenderedRows(rows, detect(rows), tokenizer()).pairs()):
+        assert [isinstance(one, RowProblem) for one in found] == [False, True, True, False]
 
 
 def test_a_conversation_ends_with_its_last_answer() -> None:

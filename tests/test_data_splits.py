@@ -152,3 +152,15 @@ def test_rows_say_their_prompts_and_answers_but_not_what_the_system_says() -> No
     assert (len(said), said[1], said[-1], list(said[1:])) == (2, "Why?\nSo.", "Why?\nSo.", ["Why?\nSo."])
     plain = [{"text": "one"}, {"text": "two"}]
     assert list(Texts(plain, detect(plain), range(2))) == ["one", "two"]
+
+
+def test_pairs_and_rated_answers_of_one_prompt_stay_on_one_side() -> None:
+    prompts = [f"Where is {place}?" for place in ("Oslo", "Kyiv", "Rome", "Bern")] * 3
+    pairs = [{"prompt": prompt, "chosen": f"A {n}.", "rejected": f"B {n}."} for n, prompt in enumerate(prompts)]
+    rated = [{"prompt": prompt, "completion": f"A {n}.", "label": n % 2} for n, prompt in enumerate(prompts)]
+    for rows in (pairs, rated):
+        said = Texts(rows, detect(rows), range(12))
+        assert list(said) == prompts
+        train, held = split(said, 0.3, seed=1)
+        assert held
+        assert not {prompts[place] for place in train} & {prompts[place] for place in held}

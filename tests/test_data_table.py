@@ -26,6 +26,14 @@ def test_rows_and_evaluation_rows_each_have_their_layout(rows_file: Path) -> Non
     assert found.eval_fingerprint == sources.read(rows_file).fingerprint != found.fingerprint
 
 
+def test_answers_held_out_are_rated_as_those_that_are_learned_even_where_all_are_good() -> None:
+    rated = [{**one, "label": number % 2} for number, one in enumerate(CHATS)]
+    found = read(RunSpec(data="x", eval_data="y"), rated, [{**one, "label": 1} for one in CHATS])
+    assert (found.layout.kind, found.eval_layout.kind) == ("rated", "rated")
+    with pytest.raises(DataError, match="do not fit rated, which needs prompt, completion, label"):
+        read(RunSpec(data="x", eval_data="y"), rated, CHATS)
+
+
 def test_without_evaluation_rows_these_come_from_the_training_rows() -> None:
     found = read(RunSpec(data="x"), CHATS)
     assert found.eval_rows is None

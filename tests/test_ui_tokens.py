@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from peft_nb.data.detection import detect
 from peft_nb.errors import DataError, ModelError
+from peft_nb.spec import RunSpec
 from peft_nb.ui.check import check
-from peft_nb.ui.tokens import Token
+from peft_nb.ui.tokens import Token, TokenView, of_row
 from tests.templates import tokenizer
 from tests.test_data_quality_checks import sound
 from tests.test_ui_status import Balanced
@@ -63,6 +65,44 @@ def test_labelled_texts_are_only_read(folder: str) -> None:
     assert shown.headline == f"row 0: {len(shown.tokens)} tokens, label: x"
     assert "the loss is that of its label" in repr(shown)
     assert "label: &lt;b&gt;, x" in check([{"text": "a", "label": ["<b>", "x"]}], model=folder).tokens()._repr_html_()
+
+
+def test_a_pair_is_shown_with_its_prompt_once_and_both_answers(folder: str) -> None:
+    rows = [{"prompt": "Is it <b>here</b>?", "chosen": "Yes, <it> is.", "rejected": "Yes, or not."}]
+    shown = check(rows, model=folder).tokens()
+    prompt, chosen, rejected = shown.parts.values()
+    assert [name.partition(",")[0] for name in shown.parts] == ["prompt", "chosen", "rejected"]
+    assert "".join(token.text for token in prompt).endswith("Is it <b>here</b>?<|im_end|>\n<|im_start|>assistant\n")
+    assert not any(token.supervised for token in prompt)
+    assert [token.text for token in chosen if not token.supervised] == []
+    assert "".join(token.text for token in chosen) == "Yes, <it> is.<|im_end|>"
+    assert "".join(token.text for token in rejected) == "Yes, or not.<|im_end|>"
+    assert prompt + rejected == shown.rejected
+    counts = f"prompt {len(prompt)} tokens, chosen {len(chosen)} in the loss, rejected {len(rejected)} in the loss"
+    assert shown.headline == f"row 0: {counts}"
+    text, html = repr(shown), shown._repr_html_()
+    Balanced(html)
+    assert text.count("prompt, the same for both: ") == text.count("<|im_start|>|assistant") == 1
+    assert "\nrejected: [Y|e|s" in text
+    assert "<b>" not in html
+    assert "<it>" not in html
+    assert html.count("&lt;|im_start|&gt;") == 2  # of the user and of the assistant, once for both sequences
+
+
+def test_a_pair_that_is_cut_says_which_side(folder: str) -> None:
+    rows = [{"prompt": "a", "chosen": "yes", "rejected": "no " * 40}]
+    shown = check(rows, model=folder, max_length=60).tokens()
+    assert len(shown.rejected) == 60
+    assert shown.headline.endswith(f"of {shown.rejected_whole}, the rest is over max_length")
+    assert " of " not in shown.headline.partition(", rejected ")[0]
+
+
+def test_a_rated_answer_says_how_it_is_rated() -> None:
+    rows = [{"prompt": "a", "completion": "b", "label": True}, {"prompt": "a", "completion": "c", "label": False}]
+    view = TokenView(0, [Token("a", False, False), Token("b", True, False)], 2, "note", "desirable")
+    assert view.headline == "row 0: 2 tokens, 1 in the loss, rated desirable"
+    told = of_row(0, rows, detect(rows), tokenizer(), RunSpec(data="rows"))
+    assert told.headline == f"row 0: {len(told.tokens)} tokens, 2 in the loss, rated desirable"
 
 
 def test_long_rows_are_shown_in_part(folder: str) -> None:

@@ -221,6 +221,11 @@ def learned(message: Message) -> bool:
     return message["role"] == "assistant" and message.get("weight") != 0
 
 
+def asked(messages: Sequence[Message]) -> int:
+    """How many messages of a conversation there are up to the last of the user; what follows is the last answer."""
+    return max(place for place, message in enumerate(messages) if message["role"] == "user") + 1
+
+
 def equipped(messages: list[Message], tools: Any) -> list[Message]:
     """Give a conversation the definitions of its tools, which lie with its first message."""
     return [messages[0] | {"tools": tools}, *messages[1:]] if tools and messages else messages

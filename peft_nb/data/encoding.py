@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -70,9 +70,7 @@ def encode(
     StoreError
         When `folder` cannot be written.
     """
-    if rendered.layout.kind == "preference":
-        raise rendered.layout.untrained(rendered.rows[0])
-    work = _Work(rendered, max_length, too_long)
+    work = Work(rendered, max_length, too_long)
     return collect(work.examples(progress, row_name), work.report, folder)
 
 
@@ -85,6 +83,7 @@ def cached(
     too_long: TooLong = "truncate",
     row_name: str = "row",
     progress: Progress | None = None,
+    how: Callable[..., Encoded] | None = None,
 ) -> tuple[str, Encoded]:
     """Find rows that were encoded before, or encode them and keep them for the next time.
 
@@ -96,6 +95,8 @@ def cached(
         Of the data that the rows are a part of; `row_name` tells which part.
     rendered, max_length, too_long, row_name, progress
         As for :func:`encode`; nothing is rendered where the rows are found.
+    how : callable, optional
+        What encodes rows of another kind in place of :func:`encode`, and takes what it does.
 
     Returns
     -------
@@ -112,58 +113,78 @@ def cached(
     def work(folder: Path) -> Encoded:
         if progress:
             progress(0.0, DOING)
-        return encode(rendered, folder=folder, progress=progress, row_name=row_name, **options)
+        return (how or encode)(rendered, folder=folder, progress=progress, row_name=row_name, **options)
 
     layout = rendered.layout
     settings: dict[str, Any] = {"loss_on": rendered.loss_on, "system": rendered.system, "layout": layout.name}
     settings |= {**options, "part": row_name, "columns": layout.columns}
+    if how:
+        settings["how"] = how.__module__
     return examples.cached(root, fingerprint, rendered.tokenizer, settings, work)
 
 
 @dataclass
-class _Work:
-    """One table being encoded, and so far the rows over the length and those of which nothing is left."""
+class Work:
+    """One table being encoded, and so far the rows over the length and those of which nothing is left.
+
+    Rows of another kind are encoded by a subclass that gives its own ``outcomes`` and ``of_row``.
+    """
 
     rendered: RenderedRows
     max_length: int
     too_long: TooLong
 
+    unit = "row"
+
     def __post_init__(self) -> None:
         self.long: list[int] = []
         self.dropped: list[int] = []
-        self.shortest = 0  # prompt of those, in tokens
+        self.alike: list[int] = []
+        self.shortest = 0  # prompt of those dropped, in tokens
 
     def report(self, examples: int, tokens: int, supervised: int) -> Report:
+        """Tell what was done, from the number of examples, their tokens and their supervised tokens."""
         counts, why = (len(self.rendered), examples, tokens, supervised), self.rendered.layout.why
-        long, dropped = tuple(self.long), tuple(self.dropped)
-        return Report(*counts, long, self.too_long, self.max_length, self.rendered.note, why, dropped)
+        long, left = tuple(self.long), (tuple(self.dropped), tuple(self.alike))
+        return Report(*counts, long, self.too_long, self.max_length, self.rendered.note, why, *left, self.unit)
 
     def examples(self, progress: Progress | None, row_name: str) -> Iterator[tuple[int, Example]]:
         """Every example with the number of its row; the rows that cannot be used are refused at the end."""
         problems: dict[int, RowProblem] = {}
         total, some = len(self.rendered), False
-        for number, outcome in enumerate(self.rendered):
+        for number, outcome in enumerate(self.outcomes()):
             try:
-                whole = unwrap(outcome)
-                if len(whole.ids) > self.max_length:
-                    self.long.append(number)
-                for example in [self._example(one) for one in self._fitted(number, whole)]:
-                    if example:
-                        some = True
-                        yield number, example
-                    elif self.dropped[-1:] != [number]:
-                        self.dropped.append(number)
+                for example in self.of_row(number, unwrap(outcome)):
+                    some = True
+                    yield number, example
             except RowProblem as problem:
                 problems[number] = problem
             if progress and ((number + 1) % BATCH == 0 or number + 1 == total):
                 progress((number + 1) / total, DOING)
         if problems:
             raise refusal(problems, total, row_name)
-        if not some and self.dropped:
-            alone = f"the prompt alone of every {row_name} fills max_length ({self.max_length:,} tokens)"
-            raise DataError(f"{alone}; raise max_length above {self.shortest:,}, or shorten the prompts")
         if not some:
-            raise DataError(f"every {row_name} is over {self.max_length:,} tokens and dropped; raise max_length")
+            raise DataError(self.nothing(row_name))
+
+    def nothing(self, row_name: str) -> str:
+        """Say why no example is left."""
+        if self.dropped:
+            alone = f"the prompt alone of every {row_name} fills max_length ({self.max_length:,} tokens)"
+            return f"{alone}; raise max_length above {self.shortest:,}, or shorten the prompts"
+        return f"every {row_name} is over {self.max_length:,} tokens and dropped; raise max_length"
+
+    def outcomes(self) -> Iterator[Any]:
+        """What each row is rendered as, or why it cannot be used."""
+        return iter(self.rendered)
+
+    def of_row(self, number: int, whole: Any) -> list[Example]:
+        """Make the examples of a row, and note what is too long."""
+        if len(whole.ids) > self.max_length:
+            self.long.append(number)
+        made = [self.cut(one) for one in self._fitted(number, whole)]
+        if None in made:
+            self.dropped.append(number)
+        return [example for example in made if example]
 
     def _fitted(self, number: int, whole: Rendered) -> list[Rendered]:
         """What a row becomes: itself, nothing, or several parts; some may still have to be cut."""
@@ -205,7 +226,7 @@ class _Work:
             start = stop
         return parts
 
-    def _example(self, one: Rendered) -> Example | None:
+    def cut(self, one: Rendered) -> Example | None:
         """Cut to the length; None where the prompt alone fills it."""
         ids, spans = one
         mask = bytearray(len(ids))

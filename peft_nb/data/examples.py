@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -51,7 +51,8 @@ class Example:
     supervised : bytes
         For each of them 1 where it is a target of the loss, else 0; all 0 where the example is learned as a whole.
     labels : tuple of int or float
-        What is learned of the whole: numbers of classes, values of a regression.
+        What is learned of the whole: numbers of classes, values of a regression; of a pair where its first sequence
+        ends, see :func:`joined`, and of a rated answer 1 where it is good, else 0.
     """
 
     ids: array[int]
@@ -75,12 +76,41 @@ class Example:
         return self.supervised.count(1) or 1
 
 
+def joined(*sequences: Example) -> Example:
+    """Lay the sequences of one example, such as the two sides of a pair, end to end.
+
+    Parameters
+    ----------
+    *sequences : Example
+        At least one; their labels are left out.
+
+    Returns
+    -------
+    Example
+        Its ``labels`` say where each sequence but the last ends, in tokens.
+    """
+    ids, supervised, ends = array("i"), bytearray(), []
+    for one in sequences:
+        ids += one.ids
+        supervised += one.supervised
+        ends.append(len(ids))
+    return Example(ids, bytes(supervised), tuple(ends[:-1]))
+
+
+def parts(example: Example) -> tuple[Example, ...]:
+    """Part what :func:`joined` laid end to end."""
+    bounds = [0, *example.labels, len(example.ids)]
+    return tuple(Example(example.ids[start:stop], example.supervised[start:stop]) for start, stop in pairwise(bounds))
+
+
 @dataclass(frozen=True)
 class Report:
     """What encoding did with ``rows`` rows.
 
-    `long` holds the numbers of those over `max_length` tokens, `dropped` of those whose prompt alone is; `template`
-    says how rows were written or, where they are learned as a whole, what is learned of them.
+    `long` holds the numbers of those over `max_length` tokens, `dropped` of those whose prompt alone is, `alike` of
+    those whose two answers differ only after it; `template` says how rows were written or, where they are learned as
+    a whole, what is learned of them. `unit` is what an example is called, of which a row of preferences may give
+    several: then the three hold its number several times.
     """
 
     rows: int
@@ -93,22 +123,33 @@ class Report:
     template: str
     why: str
     dropped: tuple[int, ...] = ()
+    alike: tuple[int, ...] = ()
+    unit: str = "row"
 
     def __str__(self) -> str:
         return f"{self.why}; {self.template}; {self._counts() if self.supervised_tokens else self._whole_counts()}"
 
     def _counts(self) -> str:
-        counts = f"{self.rows:,} rows, {self.tokens:,} tokens, {self.supervised_tokens:,} of them in the loss"
+        lost = len(self.dropped) + len(self.alike)
+        total = self.rows
+        if self.unit != "row":  # no example is split then
+            total = self.examples + (len(self.long) if self.too_long == "drop" else lost)
         parts = self.examples - self.rows + len(self.long)
         done = {
             "truncate": f"cut at {self.max_length:,} tokens",
             "drop": f"over {self.max_length:,} tokens dropped",
             "split": f"over {self.max_length:,} tokens split into {parts:,} examples",
         }[self.too_long]
-        told = [f"{over:,} row{'s' * (over > 1)} {done}"] if (over := len(self.long) - len(self.dropped)) else []
+        told = [f"{self._several(over)} {done}"] if (over := len(self.long) - lost) else []
         if gone := len(self.dropped):
-            told.append(f"{gone:,} row{'s' * (gone > 1)} dropped: the prompt alone fills max_length")
-        return ", ".join([counts, *told])
+            told.append(f"{self._several(gone)} dropped: the prompt alone fills max_length")
+        if alike := len(self.alike):
+            told.append(f"{self._several(alike)} dropped: the answers differ only after max_length")
+        count = f"{self._several(total)}, {self.tokens:,} tokens, {self.supervised_tokens:,} of them in the loss"
+        return ", ".join([count, *told])
+
+    def _several(self, count: int) -> str:
+        return f"{count:,} {self.unit}{'s' * (count != 1)}"
 
     def _whole_counts(self) -> str:
         done = f"{'dropped as longer than' if self.too_long == 'drop' else 'cut at'} {self.max_length:,}"
@@ -429,7 +470,8 @@ def load(folder: Path) -> Encoded | None:
             for name in (ARRAYS | LABELS if labelled else ARRAYS)
         }
         stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        report = Report(**{**stored, "long": tuple(stored["long"]), "dropped": tuple(stored.get("dropped", ()))})
+        stored |= {name: tuple(told) for name, told in stored.items() if isinstance(told, list)}
+        report = Report(**stored)
         whole = len(columns["ends"]) == report.examples and columns["ends"][-1] == report.tokens
         whole &= len(columns["ids"]) == len(columns["supervised"]) == report.tokens
         if not labelled:

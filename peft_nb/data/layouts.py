@@ -1,4 +1,4 @@
-"""Layouts of training data: which columns hold what, and what a row becomes: a conversation, a text, labels or a pair.
+"""Layouts of training data: which columns hold what, and what a row becomes: a conversation, a text, labels or pairs.
 
 A layout is one entry of `LAYOUTS`, ours or one that a package registers; nothing else has to change when one is added.
 """
@@ -6,28 +6,17 @@ A layout is one entry of `LAYOUTS`, ours or one that a package registers; nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any, Literal
 
-from peft_nb.data import RowProblem, parse
-from peft_nb.data.conversations import (
-    OPENAI,
-    SHAREGPT,
-    Message,
-    equipped,
-    parse_cell,
-    split_pair,
-    style,
-    text,
-    unread,
-    validated,
-)
+from peft_nb.data import RowProblem, parse, turns
+from peft_nb.data.conversations import OPENAI, SHAREGPT, Message, parse_cell, style, text, unread
 from peft_nb.data.conversations import read as read_messages
-from peft_nb.errors import DataError
 from peft_nb.spec.names import register_name
 
-Kind = Literal["chat", "text", "labelled", "preference"]
+Kind = Literal["chat", "text", "labelled", "preference", "rated", "prompt"]
 
 
 @dataclass(frozen=True)
@@ -56,27 +45,41 @@ class Role:
 
 @dataclass(frozen=True)
 class LayoutType:
-    """One kind of layout; ``write`` turns the parsed cells, by role, into messages, a text or a pair."""
+    """One kind of layout; ``write`` turns the parsed cells, by role, into messages, a text, pairs or a rated answer.
+
+    ``looks`` tells a row, as the cells of its filled columns by role, from one of another layout. One that ``asks`` is
+    taken only where ``format`` names it; ``conversation`` is the layout behind that of rated answers.
+    """
 
     name: str
     roles: tuple[Role, ...]
     write: Callable[[dict[str, Any]], Any]
     kind: Kind = "chat"
+    looks: Callable[[dict[str, Any]], bool] = lambda cells: True
+    asks: bool = False
+    conversation: str = ""
 
     def readings(self, present: Sequence[str], given: Mapping[str, str]) -> list[dict[str, str]]:
         """Every way to find the roles among the columns `present`, as role to column."""
         options: list[Sequence[str | None]] = [
             columns_for(role, present, given) or ([] if role.required else [None]) for role in self.roles
         ]
-        return [
-            {role.name: column for role, column in zip(self.roles, choice, strict=True) if column is not None}
-            for choice in product(*options)
-        ]
+        found: list[dict[str, str]] = []
+        for choice in product(*options):
+            reading: dict[str, str] = {}
+            for role, column in zip(self.roles, choice, strict=True):
+                if column is not None and (role.required or column not in reading.values()):
+                    reading[role.name] = column
+            if reading not in found:
+                found.append(reading)
+        return found
 
     def holds(self, row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
         """Tell whether a row has a cell of the right look for every required role."""
-        needed = [(role, row.get(columns[role.name])) for role in self.roles if role.required]
-        return all(filled(cell) and role.looks(cell) for role, cell in needed)
+        cells = {role: cell for role, column in columns.items() if filled(cell := row.get(column))}
+        needed = [role for role in self.roles if role.required]
+        able = all(role.name in cells and role.looks(cells[role.name]) for role in needed)
+        return able and self.looks(cells)
 
 
 def filled(cell: Any) -> bool:
@@ -93,58 +96,29 @@ def columns_for(role: Role, present: Sequence[str], given: Mapping[str, str]) ->
     return own or [column for column, name in free.items() if name in role.others]
 
 
-def _turns(cells: dict[str, Any], *question: str, answer: str) -> list[Message]:
-    asked = "\n\n".join(cells[role] for role in question if role in cells)
-    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": cells[answer]}]
-    return _opened(cells, _chosen(cells, turns))
+def rated(entry: LayoutType, words: Mapping[str, bool] = parse.RATINGS) -> LayoutType:
+    """The layout of conversations with a column that says whether their last answer is good.
 
+    Parameters
+    ----------
+    entry : LayoutType
+        How the conversations lie; of the kind "chat".
+    words : mapping of str to bool
+        What the column may say, as :func:`.parse.ratings` finds it.
 
-def _chosen(cells: dict[str, Any], messages: list[Message]) -> list[Message]:
-    """Write the choices behind the question; an answer that is the number of one, from 0, becomes its letter."""
-    if not (choices := cells.get("choices")):
-        return messages
-    lines = "\n".join(f"{letter}. {choice}" if letter else choice for letter, choice in choices.items())
-    place = next(place for place, message in enumerate(messages) if message["role"] == "assistant") - 1
-    asked, answer = messages[place], messages[place + 1]
-    said = answer["content"].strip()
-    if said.isdecimal() and said not in (*choices, *choices.values()) and "" not in choices:
-        if int(said) >= len(choices):
-            raise RowProblem(
-                f"the answer {said} is none of {len(choices)} choices", "count them from 0, or write its text"
-            )
-        answer = answer | {"content": list(choices)[int(said)]}
-    asked = asked | {"content": f"{asked['content']}\n\n{lines}"}
-    return [*messages[:place], asked, answer, *messages[place + 2 :]]
+    Returns
+    -------
+    LayoutType
+        Of the kind "rated".
+    """
 
+    def write(cells: dict[str, Any]) -> tuple[list[Message], bool]:
+        messages = entry.write(cells)
+        last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
+        return messages[: last + 1], cells["label"]
 
-def _opened(cells: dict[str, Any], messages: list[Message]) -> list[Message]:
-    """Begin with the row's system prompt, unless the messages bring their own, and with what was said before."""
-    own = messages[: bool(messages) and messages[0]["role"] == "system"]
-    before, rest = list(cells.get("history", ())), messages[len(own) :]
-    if before and before[-1]["role"] == "user" and rest and rest[0]["role"] == "user":
-        rest = [rest[0] | {"content": f"{before.pop()['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
-    if not own and before and before[0]["role"] == "system":
-        own = [before.pop(0)]
-    if not own and "system" in cells:
-        own = [{"role": "system", "content": cells["system"]}]
-    return equipped([*own, *before, *rest], cells.get("tools"))
-
-
-def _conversation(cells: dict[str, Any]) -> list[Message]:
-    return validated(_opened(cells, cells["messages"]))
-
-
-def _completed(cells: dict[str, Any]) -> list[Message]:
-    if any(message["role"] != "assistant" for message in cells["completion"][:1]):
-        fix = "a column of whole conversations is format='messages', columns={'messages': …}"
-        raise RowProblem("the completion does not begin with the assistant's answer", fix)
-    return validated(_opened(cells, _chosen(cells, [*cells["prompt"], *cells["completion"]])))
-
-
-def _pair(cells: dict[str, Any]) -> tuple[list[Message], list[Message], list[Message]]:
-    asked = _opened(cells | {"tools": None}, cells.get("prompt", []))  # tools may lie with what both sides begin with
-    prompt, chosen, rejected = split_pair(asked, cells["chosen"], cells["rejected"])
-    return equipped(prompt, cells.get("tools")), chosen, rejected
+    roles = (*entry.roles, replace(RATING, parse=partial(parse.rating, words=words)))
+    return LayoutType("rated", roles, write, "rated", asks=True, conversation=entry.name)
 
 
 SYSTEM = Role("system", ("system_prompt",), required=False, tells=False)
@@ -152,6 +126,18 @@ TOOLS = Role("tools", ("functions",), required=False, parse=parse.tools, tells=F
 HISTORY = Role("history", ("chat_history",), required=False, parse=parse.history, tells=False)
 CHOICES = Role("choices", ("options",), required=False, parse=parse.choices, tells=False)
 ASKED = (CHOICES, HISTORY, TOOLS, SYSTEM)
+BESIDE = (Role("context", required=False), Role("input", required=False), HISTORY, TOOLS, SYSTEM)
+RATING = Role(
+    "label",
+    (
+        *("kto_tag", "desirable", "is_desirable", "thumbs", "thumbs_up", "thumb", "rating", "feedback"),
+        *("user_feedback", "human_feedback", "vote", "upvoted", "liked", "like", "good", "is_good", "helpful"),
+        *("is_helpful", "correct", "is_correct", "accepted", "is_accepted", "approved", "preferred", "is_preferred"),
+        *("is_safe", "score", "reward", "verdict", "judgement", "judgment", "quality"),
+    ),
+    parse=parse.rating,
+)
+PROMPT = ("question", "query", "instruction", "input", "conversations", "conversation", "messages")
 LABELLED = ("sentence", "review", "content", "comment", "tweet", "utterance", "message", "body", "description")
 
 LAYOUTS: dict[str, LayoutType] = {}
@@ -189,7 +175,7 @@ for _layout in (
             ),
             *ASKED,
         ),
-        _completed,
+        turns.completed,
     ),
     LayoutType(
         "instruction",
@@ -199,7 +185,7 @@ for _layout in (
             Role("output", ("response", "reply", "answer", "completion")),
             *ASKED,
         ),
-        lambda cells: _turns(cells, "instruction", "input", answer="output"),
+        lambda cells: turns.answered(cells, "instruction", "input", answer="output"),
     ),
     LayoutType(
         "question_answer",
@@ -214,7 +200,7 @@ for _layout in (
             ),
             *ASKED,
         ),
-        lambda cells: _turns(cells, "context", "question", answer="answer"),
+        lambda cells: turns.answered(cells, "context", "question", answer="answer"),
     ),
     LayoutType(
         "messages",
@@ -228,7 +214,7 @@ for _layout in (
             TOOLS,
             SYSTEM,
         ),
-        _conversation,
+        turns.conversation,
     ),
     LayoutType(
         "sharegpt",
@@ -242,7 +228,7 @@ for _layout in (
             TOOLS,
             SYSTEM,
         ),
-        _conversation,
+        turns.conversation,
     ),
     LayoutType("text", (Role("text", ("document",)),), lambda cells: cells["text"], "text"),
     LayoutType(
@@ -262,17 +248,68 @@ for _layout in (
     LayoutType(
         "preference",
         (
-            Role("prompt", ("question", "query", "instruction", "input"), required=False, parse=parse.said("user")),
-            Role("chosen", parse=parse.said("assistant")),
-            Role("rejected", parse=parse.said("assistant")),
-            TOOLS,
-            SYSTEM,
+            Role("prompt", PROMPT, required=False, parse=parse.asked),
+            Role(
+                "chosen",
+                (
+                    *("chosen_messages", "chosen_response", "chosen_answer", "chosen_completion", "response_chosen"),
+                    *("preferred", "preferred_response", "preferred_output", "preferred_answer", "better", "winner"),
+                ),
+                parse=parse.said("assistant"),
+            ),
+            Role(
+                "rejected",
+                (
+                    *("rejected_messages", "rejected_response", "rejected_answer", "rejected_completion"),
+                    *("response_rejected", "dispreferred", "non_preferred", "non_preferred_response"),
+                    *("non_preferred_output", "non_preferred_answer", "worse", "loser"),
+                ),
+                parse=parse.said("assistant"),
+            ),
+            *BESIDE,
         ),
-        _pair,
+        turns.pair,
         "preference",
+    ),
+    *(
+        LayoutType(
+            name,
+            (
+                Role("prompt", PROMPT, parse=parse.asked),
+                Role(
+                    "responses",
+                    ("completions", "answers", "candidates", "outputs", "generations"),
+                    parse=parse.answers,
+                    looks=lambda cell: isinstance(parse.held(cell), list | tuple),
+                ),
+                Role("scores", ("ratings", "rewards"), required=False, parse=parse.numbers),
+                Role("ranks", ("rankings", "ranking"), required=False, parse=parse.numbers),
+                *BESIDE,
+            ),
+            partial(turns.ranked, every=every),
+            "preference",
+            looks=parse.is_ranked,
+            asks=every,
+        )
+        for name, every in (("ranked", False), ("ranked_all", True))
     ),
 ):
     register(_layout)
+register(rated(LAYOUTS["prompt_completion"]))
+register(
+    LayoutType(
+        "prompt",
+        (
+            Role("prompt", ("question", "query", "instruction", "problem", "messages"), parse=parse.asked),
+            HISTORY,
+            TOOLS,
+            SYSTEM,
+        ),
+        turns.asked,
+        "prompt",
+        asks=True,  # or taken where no column holds answers
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -281,22 +318,27 @@ class Layout:
 
     Attributes
     ----------
-    name : str
-        A key of `LAYOUTS`.
+    entry : LayoutType
+        How rows are read: of `LAYOUTS` or, where answers are rated, :func:`rated` of one of them.
     columns : dict of str to str
         Which column plays which role.
     why : str
         What was recognised and from what, as a sentence for the user.
     """
 
-    name: str
+    entry: LayoutType
     columns: dict[str, str]
     why: str
 
     @property
+    def name(self) -> str:
+        """A key of `LAYOUTS`."""
+        return self.entry.name
+
+    @property
     def kind(self) -> Kind:
-        """What rows become: "chat", "text", "labelled" (a text and its labels) or "preference"."""
-        return LAYOUTS[self.name].kind
+        """What rows become: "chat", "text", "labelled" (with labels), "preference" (pairs), "rated" or "prompt"."""
+        return self.entry.kind
 
     @property
     def plain(self) -> bool:
@@ -309,28 +351,30 @@ class Layout:
         Parameters
         ----------
         row : mapping
-            A row of a table of the kind "chat".
+            A row of a table of the kind "chat", "preference", "rated" or "prompt".
 
         Returns
         -------
         list of dict
-            Messages with ``role``, ``content`` and, where tools are called, ``tool_calls``.
+            Messages with ``role``, ``content`` and, where tools are called, ``tool_calls``; of pairs the prompt and
+            the chosen answer of the first; of prompts no answer.
 
         Raises
         ------
         RowProblem
             When a cell is empty or of the wrong kind.
-        DataError
-            When the rows are preference pairs; see :meth:`untrained`.
         """
         if self.kind == "preference":
-            raise self.untrained(row)
-        messages: list[Message] = LAYOUTS[self.name].write(self._cells(row))
+            prompt, chosen, _ = self.pairs(row)[0]
+            return [*prompt, *chosen]
+        if self.kind == "rated":
+            return self.rated(row)[0]
+        messages: list[Message] = self.entry.write(self._cells(row))
         return messages
 
     def text(self, row: Mapping[str, Any]) -> str:
         """Turn a row of the kind "text" or "labelled" into its text; the counterpart of :meth:`messages`."""
-        written: str = LAYOUTS[self.name].write(self._cells(row))
+        written: str = self.entry.write(self._cells(row))
         return written
 
     def labels(self, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -338,24 +382,55 @@ class Layout:
         labels: tuple[str, ...] = self._cells(row)["label"]
         return labels
 
-    def pair(self, row: Mapping[str, Any]) -> tuple[list[Message], list[Message], list[Message]]:
-        """Turn a row of the kind "preference" into its prompt, the chosen answer and the rejected one."""
-        pair: tuple[list[Message], list[Message], list[Message]] = LAYOUTS[self.name].write(self._cells(row))
-        return pair
-
-    def untrained(self, row: Mapping[str, Any]) -> DataError:
-        """Say that preference pairs are not trained on, and how to train on the chosen answers of such a table.
+    def pairs(self, row: Mapping[str, Any]) -> list[turns.Pair]:
+        """Turn a row of the kind "preference" into pairs: of each the prompt, the chosen answer and the rejected one.
 
         Parameters
         ----------
         row : mapping
-            A row of it, such as the first: it shows whether the cells are answers or whole conversations.
+            A row.
 
         Returns
         -------
-        DataError
-            To be raised.
+        list of tuple of three lists of dict
+            At least one; several where a row ranks its answers and ``format`` is ``ranked_all``.
+
+        Raises
+        ------
+        RowProblem
+            When a cell is empty or of the wrong kind, or no answer is better than another.
         """
+        pairs: list[turns.Pair] = self.entry.write(self._cells(row))
+        return pairs
+
+    def rated(self, row: Mapping[str, Any]) -> tuple[list[Message], bool]:
+        """Turn a row of the kind "rated" into the conversation that ends in its answer, and whether that is good."""
+        rated: tuple[list[Message], bool] = self.entry.write(self._cells(row))
+        return rated
+
+    def alone(self, row: Mapping[str, Any]) -> str:
+        """Say how answers are trained on as they are: the chosen ones of pairs, all that are rated, those of a column.
+
+        Parameters
+        ----------
+        row : mapping
+            A row of the kind "preference", "rated" or "prompt", such as the first: it shows whether the cells of
+            pairs are answers or whole conversations.
+
+        Returns
+        -------
+        str
+            The settings, for a message; empty where a table of ranked answers has no column of chosen ones.
+        """
+        if self.kind == "rated":
+            columns = {role: column for role, column in self.columns.items() if role != "label"}
+            return f"to train on all answers alike, set format={self.entry.conversation!r}, columns={columns}"
+        if self.kind == "prompt":
+            others = [column for column in row if column not in self.columns.values()]
+            columns = {"prompt": self.columns["prompt"], "completion": (others or ["…"])[0]}
+            return f"say which column holds the answers, such as format='prompt_completion', columns={columns}"
+        if "chosen" not in self.columns:
+            return ""
         chosen = row.get(self.columns["chosen"])
         keys = style(chosen)
         if keys and [message["role"] for message in read_messages(chosen, keys)][:1] != ["assistant"]:
@@ -363,8 +438,7 @@ class Layout:
         else:
             columns = {role: self.columns[role] for role in ("prompt", "system") if role in self.columns}
             name, columns = "prompt_completion", {**columns, "completion": self.columns["chosen"]}
-        fix = f"to train on the chosen answers alone, set format={name!r}, columns={columns}"
-        return DataError(f"rows are preference pairs, which are recognised but not trained on yet; {fix}")
+        return f"to train on the chosen answers alone, set format={name!r}, columns={columns}"
 
     def options(self, row: Mapping[str, Any]) -> list[str]:
         """Give what could be answered where a row has choices: their letters or texts, whichever its answer is."""
@@ -387,7 +461,7 @@ class Layout:
 
     def _cells(self, row: Mapping[str, Any]) -> dict[str, Any]:
         cells = {}
-        for role in LAYOUTS[self.name].roles:
+        for role in self.entry.roles:
             column = self.columns.get(role.name)
             cell = None if column is None else row.get(column)
             if column is not None and filled(cell):

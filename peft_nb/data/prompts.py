@@ -52,10 +52,13 @@ def of_rows(rows: Sequence[Mapping[str, Any]], layout: Layout, numbers: Sequence
         if layout.plain:
             words = re.split(r"(?<=\S)(?=\s)", layout.text(rows[number]), maxsplit=3 * BEGUN)
             found.append(Asked("".join(words[:BEGUN]), "".join(words[BEGUN : 3 * BEGUN]).strip()))
-        else:
-            *before, answer = prepare(layout.messages(rows[number]), None, generation=False)
-            alone = [turn["role"] for turn in before] == ["user"] and len(before[0]) == 2
-            found += [Asked(before[0]["content"] if alone else before, answer["content"])] if before else []
+            continue
+        answer: Message = {"content": ""}
+        before = messages = layout.messages(rows[number])
+        if layout.kind != "prompt":
+            *before, answer = prepare(messages, None, generation=False)
+        alone = [turn["role"] for turn in before] == ["user"] and len(before[0]) == 2
+        found += [Asked(before[0]["content"] if alone else before, answer["content"])] if before else []
     return found
 
 

@@ -9,9 +9,12 @@ from functools import cached_property
 from typing import Any
 
 from peft_nb.data import RowProblem
-from peft_nb.data.conversations import Message
+from peft_nb.data.conversations import Message, asked
 from peft_nb.data.layouts import Layout
 from peft_nb.data.rendering import BATCH, LossOn, Rendered, Renderer, prepare, tokens
+from peft_nb.data.turns import Pair
+
+Sides = tuple[Rendered, Rendered]  # the chosen sequence of a pair, and the rejected one
 
 REMEMBERED = 2_048  # first rows whose tokens are kept: about as many as a check looks at, in 8 MB at 1,000 tokens a row
 
@@ -54,7 +57,7 @@ class RenderedRows:
     ) -> None:
         self.rows, self.layout, self.tokenizer = rows, layout, tokenizer
         self.loss_on, self.system = loss_on, system
-        self._remembered: list[Rendered | RowProblem] = []
+        self._remembered: list[Rendered | list[Sides] | RowProblem] = []
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,8 +65,20 @@ class RenderedRows:
     def __iter__(self) -> Iterator[Rendered | RowProblem]:
         """Give for each row its token ids and the spans of them to train on, or why it cannot be used.
 
-        Of a preference pair the chosen side is rendered; a labelled text has no span, for its label is learned.
+        Of pairs the chosen side of the first is given; see :meth:`pairs`. Of rated answers, and of both sides of a
+        pair, what is trained on is what follows the prompt. A labelled text has no span, for its label is learned, nor
+        has a prompt alone.
         """
+        for one in self._each():
+            yield one[0][0] if isinstance(one, list) else one
+
+    def pairs(self) -> Iterator[list[Sides] | RowProblem]:
+        """Give for each row of preferences the two sides of each of its pairs, or why it cannot be used."""
+        for one in self._each():
+            assert not isinstance(one, Rendered)
+            yield one
+
+    def _each(self) -> Iterator[Rendered | list[Sides] | RowProblem]:
         number = 0
         while number < len(self.rows):
             if number < len(self._remembered):
@@ -93,25 +108,63 @@ class RenderedRows:
         return "plain texts, no template" if self.layout.plain else self.renderer.note
 
     def messages(self, row: Mapping[str, Any]) -> list[Message]:
-        """The conversation of a row up to its last answer, with the system prompt."""
-        if self.layout.kind == "preference":
-            prompt, chosen, _ = self.layout.pair(row)
-            return prepare([*prompt, *chosen], self.system, generation=False)
-        return prepare(self.layout.messages(row), self.system, generation=False)
+        """The conversation of a row up to its last answer, with the system prompt; of pairs the chosen one."""
+        return prepare(self.layout.messages(row), self.system, generation=self.layout.kind == "prompt")
 
-    def _render(self, rows: Sequence[Mapping[str, Any]]) -> list[Rendered | RowProblem]:
+    def asked(self) -> Iterator[Rendered | RowProblem]:
+        """Give for each row the token ids of its conversation up to its last answer, which is not among them."""
+        for start in range(0, len(self.rows), BATCH):
+            yield from self._asked([_attempt(self.question, row) for row in self.rows[start : start + BATCH]])
+
+    def question(self, row: Mapping[str, Any]) -> list[Message]:
+        """The conversation of a row up to where the last answer begins, with the system prompt."""
+        return prepare(self.layout.messages(row), self.system, generation=True)
+
+    def _asked(self, contents: Sequence[list[Message] | RowProblem]) -> Iterator[Rendered | RowProblem]:
+        written = iter(self.renderer.chats([one for one in contents if not isinstance(one, RowProblem)], True))
+        for content in contents:
+            one = content if isinstance(content, RowProblem) else next(written)
+            yield one if isinstance(one, RowProblem) else Rendered(array("i", one[1]), [])
+
+    def _render(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Rendered | list[Sides] | RowProblem]:
+        if self.layout.kind == "preference":
+            return self._sides([_attempt(self.layout.pairs, row) for row in rows])
         read = self.layout.text if self.layout.plain else self.messages
         contents: list[Any] = [_attempt(read, row) for row in rows]
         readable = [content for content in contents if not isinstance(content, RowProblem)]
         rendered: Iterator[Rendered | RowProblem]
+        if self.layout.kind == "prompt":
+            return list(self._asked(contents))
         if self.layout.kind == "labelled":
             rendered = (Rendered(ids, []) for ids in tokens(self.tokenizer, readable))
         elif self.layout.plain:
             rendered = (Rendered(ids, [(1, len(ids))]) for ids in self.renderer.texts(readable))
+        elif self.layout.kind == "rated":
+            rendered = self.renderer.rendered(readable, "assistant", list(map(asked, readable)))
         else:
             rendered = self.renderer.rendered(readable, self.loss_on)
         outcomes = (content if isinstance(content, RowProblem) else next(rendered) for content in contents)
-        return [one if isinstance(one, RowProblem) else Rendered(array("i", one.ids), one.spans) for one in outcomes]
+        return list(map(_kept, outcomes))
+
+    def _sides(self, rows: Sequence[list[Pair] | RowProblem]) -> list[list[Sides] | RowProblem]:
+        """Render both sides of all pairs together."""
+        whole, prompts = [], []
+        for prompt, *answers in (pair for pairs in rows if not isinstance(pairs, RowProblem) for pair in pairs):
+            for answer in answers:
+                whole.append(prepare([*prompt, *answer], self.system, generation=False))
+                prompts.append(len(prompt) + (whole[-1][0] is not prompt[0]))
+        rendered = map(_kept, self.renderer.rendered(whole, "assistant", prompts))
+        found: list[list[Sides] | RowProblem] = []
+        for row in rows:
+            sides = [] if isinstance(row, RowProblem) else [(next(rendered), next(rendered)) for _ in row]
+            wrong = [side for pair in sides for side in pair if isinstance(side, RowProblem)]
+            found.append(row if isinstance(row, RowProblem) else wrong[0] if wrong else sides)  # type: ignore[arg-type]
+        return found
+
+
+def _kept(one: Rendered | RowProblem) -> Rendered | RowProblem:
+    """In less memory."""
+    return one if isinstance(one, RowProblem) else Rendered(array("i", one.ids), one.spans)
 
 
 def _attempt(read: Any, row: Mapping[str, Any]) -> Any:

@@ -207,18 +207,30 @@ class Renderer:
             for text in texts
         ]
 
-    def rendered(self, conversations: list[list[Message]], loss_on: LossOn) -> Iterator[Rendered | RowProblem]:
-        """Tokenise conversations and find what to train on: answers with their ends, or everything."""
-        answers = [[i for i, turn in enumerate(turns) if learned(turn)] for turns in conversations]
+    def rendered(
+        self, conversations: list[list[Message]], loss_on: LossOn, prompts: Sequence[int] | None = None
+    ) -> Iterator[Rendered | RowProblem]:
+        """Tokenise conversations and find what to train on: answers with their ends, or everything.
+
+        With `prompts`, the number of messages of each that are its prompt, no answer in those is trained on, and the
+        prompt has the tokens that it has alone, whatever the answer begins with.
+        """
+        starts = prompts or [0] * len(conversations)
+        answers = [
+            [i for i, turn in enumerate(turns) if i >= start and learned(turn)]
+            for turns, start in zip(conversations, starts, strict=True)
+        ]
         first = {"assistant": 0, "completion": -1, "all": None}[loss_on]
         asked = [places[first:] if first is not None else [] for places in answers]
         prompted = [turns[:i] for turns, places in zip(conversations, asked, strict=True) for i in places]
-        prompts = iter(self.chats(prompted, generation=True))
+        begun = iter(self.chats(prompted, generation=True))
         for number, (turns, whole) in enumerate(zip(conversations, self.chats(conversations), strict=True)):
-            before = [next(prompts) for _ in asked[number]]
+            before = [next(begun) for _ in asked[number]]
             try:
+                if prompts and not asked[number]:
+                    raise RowProblem("the answer is marked as not learned", "mark it as learned or drop the row")
                 self._refuse(turns, several=len(asked[number] or answers[number]) > 1)
-                yield self._supervised(unwrap(whole), map(unwrap, before), everything=first is None)
+                yield self._supervised(unwrap(whole), list(map(unwrap, before)), first is None, prompts is not None)
             except RowProblem as problem:
                 yield problem
             except ValueError:  # no self.end among the ids
@@ -238,10 +250,12 @@ class Renderer:
         if several and not self.ends_each:
             raise TemplateProblem("the model's chat template does not end earlier answers", "give one answer a row")
 
-    def _supervised(self, whole: Written, prompts: Iterator[Written], everything: bool) -> Rendered:
-        """Find the answers behind their prompts."""
+    def _supervised(self, whole: Written, prompts: list[Written], everything: bool, apart: bool) -> Rendered:
+        """Find the answers behind their prompts; `apart` parts the tokens of the first where they melt into one."""
         text, ids = whole
         spans: list[tuple[int, int]] = []
+        if apart and text.startswith(prompts[0][0]):
+            ids = self._apart(text, ids, *prompts[0])
         for prompt_text, prompt in prompts:
             if not text.startswith(prompt_text):
                 reason = "the model's chat template writes the prompt differently once its answer is known"
@@ -253,6 +267,13 @@ class Renderer:
         # What a template writes after the last answer's end, such as a line break, is never generated.
         length = len(ids) - ids[::-1].index(self.end)
         return Rendered(ids[:length], [(1, length)] if everything else spans)
+
+    def _apart(self, text: str, ids: list[int], prompt_text: str, prompt: list[int]) -> list[int]:
+        """Tokenise what follows a prompt by itself, as a model writes it, if that says the same."""
+        if ids[: len(prompt)] == prompt:
+            return ids
+        parted = [*prompt, *self._tokenize([text[len(prompt_text) :]])[0]]
+        return parted if self.tokenizer.decode(parted) == self.tokenizer.decode(ids) else ids
 
     def render(
         self, conversation: Sequence[Message] | str, *, system: str | None = None, generation: bool = False

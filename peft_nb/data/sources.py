@@ -17,15 +17,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from peft_nb.data import Rows, files, samples, support_desk
+from peft_nb.data import Rows, brief_answers, files, samples, support_desk
 from peft_nb.data.cells import numbers, of_arrow, of_frame
 from peft_nb.data.conversations import style
 from peft_nb.data.files import CONVERSATIONS, conversation, is_file_name, row_shown
 from peft_nb.errors import DataError, nearest
 
 # One entry a data set: its name and what reads it, as {"train": rows} with "eval": rows where some are held out.
-BUILTIN: dict[str, Callable[[], dict[str, list[dict[str, str]]]]] = {
+BUILTIN: dict[str, Callable[[], Mapping[str, list[Any]]]] = {
     "support-desk": support_desk.load,
+    "brief-answers": brief_answers.load,
+    "brief-answers-rated": brief_answers.load_rated,
     **{name: partial(samples.load, name) for name in samples.NAMES},
 }
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+from peft_nb.data.conversations import asked
 from peft_nb.data.layouts import Layout
 from peft_nb.events import Progress
 
@@ -100,6 +101,8 @@ def _quotas(sizes: Sequence[int], wanted: int) -> list[int]:
 class Texts(Sequence[str]):
     """What the rows of a table say, read only when asked for: conversations without their system prompts.
 
+    Of pairs, rated answers and prompts it is what was asked, so that no prompt is on both sides of a split.
+
     Parameters
     ----------
     rows : sequence of mapping
@@ -136,5 +139,8 @@ class Texts(Sequence[str]):
     def _said(self, row: Mapping[str, Any]) -> str:
         if self._layout.plain:
             return self._layout.text(row)
-        said = (turn for turn in self._layout.messages(row) if turn["role"] != "system")
+        messages = self._layout.messages(row)
+        if self._layout.kind in ("preference", "rated", "prompt"):
+            messages = messages[: asked(messages)]
+        said = (turn for turn in messages if turn["role"] != "system")
         return "\n".join(f"{turn['content']} {turn.get('tool_calls', '')}".strip() for turn in said)

@@ -89,5 +89,7 @@ def read(spec: RunSpec, data: Any = None, eval_data: Any = None, namespace: Mapp
         eval_rows, eval_fingerprint = apart.train, apart.fingerprint
     layout = eval_layout = detection.detect(source.train, spec.format, spec.columns)
     if eval_rows is not None:
-        eval_layout = detection.detect(eval_rows, spec.format, spec.columns)
+        # All of them may be good, and rated all the same.
+        eval_format = "rated" if layout.kind == "rated" else spec.format
+        eval_layout = detection.detect(eval_rows, eval_format, spec.columns)
     return Table(source.train, layout, eval_rows, eval_layout, source.origin, source.fingerprint, eval_fingerprint)

@@ -19,7 +19,7 @@ from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import HUB_NAME, resolve
 from peft_nb.spec import RunSpec
 from peft_nb.system.frontend import variables
-from peft_nb.tasks import TASKS
+from peft_nb.tasks import TASKS, proposed
 from peft_nb.ui.arguments import described
 from peft_nb.ui.progress_bar import progress_bar
 from peft_nb.ui.report import Report
@@ -72,6 +72,7 @@ def report_on(
         progress(0, "reading the data")
         source = sources.read(spec.data if data is None else data, namespace)
         layout = detection.detect(source.train, spec.format, spec.columns)
+        spec = proposed(spec, layout)
         held, held_layout = source.eval, layout
         if eval_data is not None or spec.eval_data is not None:
             held = sources.read(spec.eval_data if eval_data is None else eval_data, namespace).train

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
@@ -18,11 +17,11 @@ from typing import Any
 from peft_nb.data import RowProblem, printed, unused
 from peft_nb.data.examples import key
 from peft_nb.data.layouts import Layout
-from peft_nb.data.quality import characters, duplicates, pii, secrets
+from peft_nb.data.quality import characters, duplicates, pii, preferences, secrets
 from peft_nb.data.quality.findings import DROP, EXAMPLES, FIXED_BY_DEFAULT, KINDS, LEVELS, Finding, Findings, shown
 from peft_nb.data.quality.fixes import Change, Fixed, Patches, overlaid, repaired, strings
 from peft_nb.data.quality.lengths import Options, lengths
-from peft_nb.data.quality.reading import Reading, read, trouble
+from peft_nb.data.quality.reading import Reading, read, same, trouble, turns
 from peft_nb.data.rendered import BATCH, RenderedRows
 from peft_nb.errors import nearest
 from peft_nb.events import Progress
@@ -30,10 +29,19 @@ from peft_nb.system.files import atomic_text
 
 Table = Sequence[Mapping[str, Any]]
 
-VERSION = 4  # to be raised whenever the same rows get another report
+# What a task that accepts such a layout needs, and what to do where the rows are others.
+NEEDS = {
+    "chat": ("conversations or texts", "name no task"),
+    "labelled": ("labels", "set format: text_label and columns: {text: …, label: …}"),
+    "preference": ("preference pairs", "set format: preference and columns: {prompt: …, chosen: …, rejected: …}"),
+    "rated": ("rated answers", "set format: rated and columns: {prompt: …, completion: …, label: …}"),
+    "prompt": ("prompts", "set format: prompt and columns: {prompt: …}"),
+}
+VERSION = 5  # to be raised whenever the same rows get another report
 PERSONAL_ROWS = 20_000  # rows looked at for personal data, the slowest check by far
 # A rule of thumb: SetFit (Tunstall et al., 2022) and other work on few examples begin at 8 a class.
 USUAL_ROWS_A_LABEL = 8
+COMPARED = 8  # pairs or rated answers that a near-duplicate one is compared with, answer by answer
 IMBALANCE = 10  # a rule of thumb as well: the largest class over the smallest
 
 
@@ -146,17 +154,22 @@ def check(
     held = dict(_readings(eval_rows or (), eval_layout or layout, found, "evaluation"))
     readings = _structure(rows, layout, held, found, progress)
     spellings = _label_findings(readings, held, found) if layout.kind == "labelled" else {}
+    if layout.kind == "preference":
+        preferences.pair_findings(readings, found)
+    if layout.kind == "rated":
+        preferences.rating_findings(readings, options, found)
     _text_findings(rows, layout, readings, found, options, progress)
     tokens = lengths(readings, rendered, options, found, progress)
     _unused_findings(rows, layout, readings, rendered, found)
-    if layout.kind == "preference":
-        title, _, advice = str(layout.untrained(rows[next(iter(readings), 0)])).partition("; ")
-        found.say("task", title=title, advice=advice)
-    elif "labelled" in options.accepts and layout.kind not in options.accepts:
-        advice = "set format: text_label and columns: {text: …, label: …}"
-        if several := unused.flags(rows, layout.columns.values()):
+    judged = layout.kind in ("preference", "rated", "prompt")
+    if layout.kind not in options.accepts and (judged or "chat" not in options.accepts):
+        needed, advice = NEEDS.get(options.accepts[0], ("other rows", "choose another task"))
+        if judged and "chat" in options.accepts:
+            advice = ", or ".join(filter(None, [advice, layout.alone(rows[next(iter(readings), 0)])]))
+        if "labelled" in options.accepts and (several := unused.flags(rows, layout.columns.values())):
             advice = unused.as_lists(several, next(iter(layout.columns.values())))
-        found.say("task", title=f"task: {options.task} needs labels, and the rows are {layout.name}", advice=advice)
+        title = f"task: {options.task} needs {needed}, and the rows are {layout.name}"
+        found.say("task", title=title, advice=advice)
     if layout.kind != "labelled" and len(rows) < options.usual_rows:
         found.say(
             "few",
@@ -267,20 +280,25 @@ def _structure(
     texts = [reading.text for reading in (*readings.values(), *held.values())]
     groups = duplicates.groups(texts, progress=progress)
     leaked = dict(zip(reversed(groups[len(readings) :]), reversed(list(held)), strict=True))
-    first: dict[tuple[int, str], int] = {}
+    asked = {same(one.prompt): number for number, one in list(held.items())[::-1] if one.answers and one.prompt}
+    first: dict[tuple[int, str], list[int]] = {}
     exact: dict[tuple[str, str], int] = {}
     for (number, reading), group in zip(readings.items(), groups, strict=False):
-        if group in leaked:
-            why = f"like evaluation row {leaked[group]}"
+        labels, why = reading.answer if reading.labels else "", ""
+        before = first.setdefault((group, labels), [])
+        if reading.answers and (other := asked.get(same(reading.prompt))) is not None:
+            why = f"the prompt of evaluation row {other}"
+        elif (other := leaked.get(group)) is not None and preferences.near(reading, held[other]):
+            why = f"like evaluation row {other}"
+        if why:
             found.add("leak", number, f"{why}: {reading.text}", why)
-            continue
-        labels = reading.answer if reading.labels else ""
-        same, near = exact.setdefault((_same(reading.text), labels), number), first.setdefault((group, labels), number)
-        if same != number:
-            found.add("duplicate", number, f"duplicate of row {same}: {reading.text}", f"duplicate of row {same}")
-        elif near != number:
-            why = f"near-duplicate of row {near}"
+        elif (other := exact.setdefault((same(reading.text), labels), number)) != number:
+            found.add("duplicate", number, f"duplicate of row {other}: {reading.text}", f"duplicate of row {other}")
+        elif (other := next((one for one in before if preferences.near(reading, readings[one])), None)) is not None:
+            why = f"near-duplicate of row {other}"
             found.add("near_duplicate", number, f"{why}: {reading.text}", why)
+        elif len(before) < COMPARED:
+            before.append(number)
     repeated = {*found.rows["leak"], *found.rows["duplicate"], *found.rows["near_duplicate"]}
     _contradictions({number: one for number, one in readings.items() if number not in repeated}, found)
     return readings
@@ -289,16 +307,11 @@ def _structure(
 def _contradictions(readings: Mapping[int, Reading], found: Findings) -> None:
     answers: dict[str, tuple[int, str]] = {}
     for number, reading in readings.items():
-        if reading.prompt:
-            other, answer = answers.setdefault(_same(reading.prompt), (number, _same(reading.answer)))
-            if answer != _same(reading.answer):
+        if reading.prompt and not reading.answers:  # to compare or rate several answers is what preferences do
+            other, answer = answers.setdefault(same(reading.prompt), (number, same(reading.answer)))
+            if answer != same(reading.answer):
                 said = {} if reading.labels else {"level": "note", "advice": "keep both only if both are right"}
                 found.add("contradiction", number, f"conflicts with row {other}: {reading.prompt}", **said)
-
-
-def _same(text: str) -> str:
-    """Equal for texts that differ only in case, white space or the form of their characters."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _label_findings(readings: Mapping[int, Reading], held: Mapping[int, Reading], found: Findings) -> dict[str, str]:
@@ -306,8 +319,8 @@ def _label_findings(readings: Mapping[int, Reading], held: Mapping[int, Reading]
     counts = Counter(label for reading in readings.values() for label in reading.labels)
     usual: dict[str, str] = {}
     for label, _ in counts.most_common():
-        usual.setdefault(_same(label), label)
-    spellings = {label: usual[_same(label)] for label in counts if usual[_same(label)] != label}
+        usual.setdefault(same(label), label)
+    spellings = {label: usual[same(label)] for label in counts if usual[same(label)] != label}
     for number, reading in readings.items():
         for label in reading.labels:
             if label in spellings:
@@ -354,7 +367,7 @@ def _unused_findings(
     names: dict[str, None] = {}
     for number, row in enumerate(rows):
         keys = [key for key, _ in layout.unread(row)]
-        if dropped and number in readable and any("reasoning_content" in turn for turn in layout.messages(row)):
+        if dropped and number in readable and any("reasoning_content" in turn for turn in turns(row, layout)):
             keys.append("reasoning_content (the model's chat template does not write it)")
         if keys:
             names |= dict.fromkeys(keys)
@@ -416,7 +429,7 @@ def _fix(
     again = Findings()
     _structure(overlaid(rows, patches), layout, held, again, None)
     dropping = [kind for kind in KINDS if kind in kinds and KINDS[kind].fix == DROP]
-    measured = [kind for kind in ("malformed", "nothing", "long_prompt") if kind in kinds and found.fix(kind)]
+    measured = [kind for kind in MEASURED if kind in kinds and found.fix(kind)]
     dropped = {number: (kind, found) for kind in measured for number in found.rows.get(kind, ())}
     dropped |= {number: (kind, again) for kind in dropping for number in again.rows[kind]}
     done |= {number: [f"dropped: {why.why[kind, number]}"] for number, (kind, why) in dropped.items()}
@@ -427,3 +440,4 @@ def _fix(
 
 
 REPAIRED = ("encoding", "control", "secret", "personal", "label_spelling")
+MEASURED = ("malformed", "identical", "nothing", "long_prompt", "cut_alike", "echo")

@@ -91,6 +91,15 @@ def shared(
     return [(first, row) for row, first in enumerate(numbers[len(train) :]) if first < len(train)]
 
 
+def alike(one: str, other: str, *, threshold: float = 0.8) -> bool:
+    """Tell whether two texts are exact or near-duplicates of each other; parameters as for :func:`groups`."""
+    short, long = sorted((len(one), len(other)))
+    if short < 0.5 * long:  # spares the work: so different in length they share too little
+        return False
+    a, b = _shingles(one), _shingles(other)
+    return _jaccard(a, b) >= threshold if len(a) and len(b) else _fingerprint(one) == _fingerprint(other)
+
+
 def _fingerprint(text: str) -> bytes:
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()

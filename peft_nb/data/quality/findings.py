@@ -37,6 +37,7 @@ KINDS = {  # what breaks training comes first
     "malformed": Kind("stops", "{rows} that cannot be read", "fix or drop them", DROP),
     "empty": Kind("stops", "{rows} empty where text is needed", "fill or drop them", DROP),
     "roles": Kind("stops", "{rows} with messages in an order that cannot be learned", "fix or drop them", DROP),
+    "identical": Kind("stops", "{rows} whose chosen and rejected answers are identical", "fix or drop them", DROP),
     "nothing": Kind("stops", "{rows} with no trainable tokens", "add the answer, or raise max_length", DROP),
     "evaluation": Kind("stops", "{rows} of the evaluation set that cannot be read", "fix or drop them there"),
     "one_label": Kind("stops", "a single label: nothing to classify", "add rows with other labels"),
@@ -54,6 +55,15 @@ KINDS = {  # what breaks training comes first
     "long_prompt": Kind(
         "harms", "{rows} whose prompt alone fills max_length: dropped in training", "raise max_length", DROP
     ),
+    "cut_alike": Kind(
+        "harms", "{rows} whose answers differ only after max_length: dropped in training", "raise max_length", DROP
+    ),
+    "echo": Kind("harms", "{rows} whose chosen answer repeats the prompt", "fix or drop them", DROP),
+    "alike": Kind(
+        "harms",
+        "{rows} whose chosen and rejected answers are near-duplicates",
+        "look at what differs: such pairs teach little, and may make both answers less likely",
+    ),
     "turns": Kind("harms", "{rows} with two messages of one role in a row", "join them, or add what is missing"),
     "label_spelling": Kind("harms", "{rows} with another spelling of a label", "use one spelling", "uses one spelling"),
     "contradiction": Kind("harms", "{rows} with conflicting answers", "decide for one answer"),
@@ -68,6 +78,7 @@ KINDS = {  # what breaks training comes first
     "choice_number": Kind(
         "note", "{rows} whose answer is the number of a choice, taken to count from 0", "check that it does"
     ),
+    "length_bias": Kind("note", "how often the longer answer is chosen", "compare with what is wanted"),
     "imbalance": Kind("note", "imbalanced classes", "add rows for the rare ones"),
     "few": Kind("note", "few rows", "add more"),
 }
@@ -80,9 +91,12 @@ WHY = {  # a row is dropped
     "malformed": "cannot be read",
     "empty": "empty",
     "roles": "messages out of order",
+    "identical": "chosen and rejected are identical",
     "nothing": "no trainable tokens",
     "near_empty": "next to no text",
     "long_prompt": "prompt over max_length",
+    "cut_alike": "answers differ only after max_length",
+    "echo": "the chosen answer repeats the prompt",
 }
 
 

@@ -1,4 +1,4 @@
-"""How long rows are and what of them is learned, as the model will see them."""
+"""How long rows are and what of them is learned, as the model will see them; of pairs the longer sequence."""
 
 from __future__ import annotations
 
@@ -44,13 +44,15 @@ class Options:
     personal_data: str = "warn"
     method: str = "lora"
     allow: tuple[str, ...] = ()
+    desirable_weight: float | None = None
+    undesirable_weight: float | None = None
     usual_rows: int = 50
     accepts: tuple[str, ...] = ("chat", "text")
 
     @classmethod
     def of(cls, spec: RunSpec, usual_rows: int, accepts: tuple[str, ...]) -> Options:
         """Take them from a spec, the rows that its method usually needs, and the kinds of layouts its task accepts."""
-        known = {field.name: getattr(spec, field.name) for field in fields(cls)[:-2]}
+        known = {one.name: getattr(spec, one.name) for one in fields(cls)[:-2]}
         return cls(**known | {"allow": tuple(spec.allow)}, usual_rows=usual_rows, accepts=accepts)
 
 
@@ -66,10 +68,10 @@ def lengths(
     beyond: dict[str, str] = {}  # what the template cannot render, and what to do
     measured: Iterator[Any]
     if rendered is None:
-        measured = (Rendered(range(-(-len(one.text) // CHARACTERS_A_TOKEN)), []) for one in readings.values())
+        measured = (list(map(_estimated, one.sequences)) for one in readings.values())
     else:
         last = max(readings, default=-1)
-        measured = (one for number, one in enumerate(islice(rendered, last + 1)) if number in readings)
+        measured = (one for number, one in enumerate(islice(_sequences(rendered), last + 1)) if number in readings)
     for number, one in zip(readings, measured, strict=True):
         if isinstance(one, TemplateProblem):
             what, models = WRITTEN_BY.get(one.part, ("", ""))
@@ -80,15 +82,24 @@ def lengths(
         if isinstance(one, RowProblem):
             found.add("malformed", number, one.reason)
             continue
-        ids, spans = one
-        counts.append(len(ids))
-        if spans and options.too_long == "truncate" and all(start >= limit for start, _ in spans):
-            said = f"its prompt alone is {spans[0][0]:,} tokens: {readings[number].text}"
+        longest, reading = max(len(ids) for ids, _ in one), readings[number]
+        counts.append(longest)
+        # Answers that are compared or rated are cut where other rows are split.
+        cut = options.too_long == "truncate" or (reading.answers and options.too_long == "split")
+        alone = next((spans for _, spans in one if spans and all(start >= limit for start, _ in spans)), None)
+        pairs = list(zip(one[::2], one[1::2], strict=False)) if rendered is not None else []
+        if any(chosen.ids == rejected.ids for chosen, rejected in pairs):
+            found.add("identical", number, f"as the model's chat template writes them: {reading.text}")
+        elif cut and alone:
+            said = f"its prompt alone is {alone[0][0]:,} tokens: {reading.text}"
             title = f"{{rows}} whose prompt alone fills max_length {limit:,}: dropped in training"
             found.add("long_prompt", number, said, title=title)
-        elif len(ids) > limit:
-            about = f"{'about ' if rendered is None else ''}{len(ids):,} tokens"
-            found.add("long", number, f"{about}: {readings[number].text}", title=f"{{rows}} over {limit:,} tokens")
+        elif cut and pairs and all(chosen.ids[:limit] == rejected.ids[:limit] for chosen, rejected in pairs):
+            title = f"{{rows}} whose answers differ only after max_length {limit:,}: dropped in training"
+            found.add("cut_alike", number, reading.text, title=title)
+        elif longest > limit:
+            about = f"{'about ' if rendered is None else ''}{longest:,} tokens"
+            found.add("long", number, f"{about}: {reading.text}", title=f"{{rows}} over {limit:,} tokens")
         if progress and len(counts) % BATCH == 0:
             progress(len(counts) / len(readings), "tokenizing")
     if beyond:
@@ -98,3 +109,16 @@ def lengths(
         title = f"the prompt alone fills max_length {limit:,} in every row"
         found.changed["long_prompt"] |= {"level": "stops", "title": title, "fix": ""}
     return counts
+
+
+def _sequences(rendered: RenderedRows) -> Iterator[list[Rendered] | RowProblem]:
+    """What the model is given for each row: one sequence, or chosen and rejected ones by turns."""
+    if rendered.layout.kind != "preference":
+        yield from (one if isinstance(one, RowProblem) else [one] for one in rendered)
+        return
+    for row in rendered.pairs():
+        yield row if isinstance(row, RowProblem) else [side for pair in row for side in pair]
+
+
+def _estimated(text: str) -> Rendered:
+    return Rendered(range(-(-len(text) // CHARACTERS_A_TOKEN)), [])
