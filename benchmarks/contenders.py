@@ -169,7 +169,7 @@ def watched(train: Callable[[TrainerCallback], object]) -> Outcome:
                 self.logs.append(logs)
 
         def on_train_end(self, args: Any, *_: Any, model: Any, train_dataloader: Any, **__: Any) -> None:
-            supervised = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in train_dataloader)
+            supervised = sum(map(supervised_in, train_dataloader))
             losses, norms = ([float(log[name]) for log in self.logs] for name in ("loss", "grad_norm"))
             dtype = "bfloat16" if args.bf16 else "float32"
             self.outcome = Outcome(model, self.ends, losses, norms, supervised, dtype)
@@ -177,6 +177,12 @@ def watched(train: Callable[[TrainerCallback], object]) -> Outcome:
     watch = Watch()
     train(watch)
     return watch.outcome
+
+
+def supervised_in(batch: dict[str, Any]) -> int:
+    """Count the tokens that are learned from of a batch of texts or of pairs."""
+    on = batch["completion_mask"] if "completion_mask" in batch else batch["labels"] != -100
+    return int(on[:, 1:].sum())
 
 
 def timed(trainer: Trainer) -> Outcome:

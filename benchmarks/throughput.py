@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pairs
 from contenders import CONTENDERS, Job, Measurement, prepare
@@ -48,9 +49,8 @@ def interpreters(contenders: Sequence[str]) -> dict[str, Path]:
     return {name: python for name in contenders if (python := pythons[name.partition("-")[0]])}
 
 
-def measure(job: Job, python: Path, store: str) -> Measurement:
-    """Run one job in a process of its own."""
-    worker = [str(python), str(HERE / "contenders.py")]
+def answered(job: Job, worker: Sequence[str], store: str) -> dict[str, Any]:
+    """Run one job in a process of its own, and read the line it prints."""
     result = subprocess.run(
         worker,
         input=json.dumps(asdict(job)),
@@ -60,7 +60,8 @@ def measure(job: Job, python: Path, store: str) -> Measurement:
     )
     if result.returncode:
         sys.exit(f"{job.contender} failed:\n{result.stderr}")
-    return Measurement(**json.loads(result.stdout))
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
 
 
 def table(measurements: Sequence[Measurement]) -> str:
@@ -140,7 +141,8 @@ def main() -> None:
             found, job = [], prepare(options.model, rows, prompt)
             for turn in range(options.rounds):
                 for contender, python in pythons.items():
-                    found.append(measure(replace(job, contender=contender), python, store))
+                    worker = [str(python), str(HERE / "contenders.py")]
+                    found.append(Measurement(**answered(replace(job, contender=contender), worker, store)))
                     print(f"round {turn + 1}: {contender} {sum(found[-1].step_seconds):.1f} s", file=sys.stderr)
             print(f"\n### {'Rows with a 200-token system prompt' if prompt else 'Plain rows'}\n\n{table(found)}")
             print("", *apart(found), sep="\n")

@@ -7,7 +7,7 @@ says how, and takes what both agree on or writes the paper out.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -30,13 +30,6 @@ CPU = torch.device("cpu")
 LN2 = 0.693147
 QUIET = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no"}
 ROWS = 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _trl_is_quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +330,8 @@ def test_dpo_begins_at_the_logarithm_of_two_without_a_margin() -> None:
     start = Answers(one.chosen, one.rejected, one.chosen_tokens, one.rejected_tokens, one.chosen, one.rejected)
     assert dpo(start).tolist() == pytest.approx([LN2] * 7, abs=1e-5)
     found = rewards(start, beta=0.1)
-    assert found.margin.tolist() == found.accuracy.tolist() == [0.0] * 7
+    assert found.margin.tolist() == [0.0] * 7
+    assert found.accuracy.tolist() == [0.5] * 7  # nothing is known of them yet
 
 
 def test_rewards_are_ratios_with_a_reference_and_means_without() -> None:
@@ -345,7 +339,7 @@ def test_rewards_are_ratios_with_a_reference_and_means_without() -> None:
     found = rewards(one, beta=0.5)
     assert (found.chosen.item(), found.rejected.item(), found.margin.item(), found.accuracy.item()) == (1, -2, 3, 1)
     bare = rewards(Answers(one.chosen, one.rejected, one.chosen_tokens, one.rejected_tokens), beta=0.5)
-    assert (bare.chosen.item(), bare.rejected.item(), bare.accuracy.item()) == (-1.5, -1.5, 0)
+    assert (bare.chosen.item(), bare.rejected.item(), bare.accuracy.item()) == (-1.5, -1.5, 0.5)
 
 
 def test_simpo_and_orpo_heed_no_reference() -> None:
@@ -375,6 +369,11 @@ def test_a_negative_estimate_of_the_divergence_counts_as_none() -> None:
             {"loss_type": ["ipo", "hinge"], "loss_weights": [1.0]},
             ["loss_weights: 1 for 2 of loss_type; give one for each"],
         ),
+        (
+            {"loss_type": ["ipo", "hinge"], "loss_weights": [1.0, -1.0]},
+            ["loss_weights: [1.0, -1.0] would not lower the loss; give numbers from 0, one of them above it"],
+        ),
+        ({"loss_type": "ipo", "loss_weights": [0.0]}, ["loss_weights: [0.0] would not lower the loss;"]),
         (
             {"loss_type": "robust", "label_smoothing": 0.5},
             ["label_smoothing: 0.5 is no share of wrong labels; give one from 0 to below 0.5"],

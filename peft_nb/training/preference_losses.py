@@ -51,8 +51,8 @@ class Rewards:
 
     @property
     def accuracy(self) -> Tensor:
-        """1 where the chosen answer is the better one, else 0."""
-        return (self.chosen > self.rejected).float()
+        """1 where the chosen answer is the better one, half where neither is, as before the first step, else 0."""
+        return (self.margin.sign() + 1) / 2
 
 
 def rewards(answers: Answers, *, beta: float) -> Rewards:
@@ -165,6 +165,8 @@ def problems(
         yield "loss_type: names a loss twice; give each once, and its share in loss_weights"
     if loss_weights is not None and len(loss_weights) != len(types):
         yield f"loss_weights: {len(loss_weights)} for {len(types)} of loss_type; give one for each"
+    if loss_weights is not None and not (all(one >= 0 for one in loss_weights) and any(loss_weights)):
+        yield f"loss_weights: {list(loss_weights)} would not lower the loss; give numbers from 0, one of them above it"
     if not 0 <= label_smoothing < 0.5:
         yield f"label_smoothing: {label_smoothing:g} is no share of wrong labels; give one from 0 to below 0.5"
     smoothing = {LOSSES[name].smoothing for name in types if name in LOSSES}
