@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+import peft_nb
 from peft_nb import Run, RunSpec, chat
 from peft_nb.errors import RunError
 from peft_nb.runs.run import begin
@@ -39,6 +40,28 @@ def test_both_sides_answer_with_their_own_history(talkers: list[Run]) -> None:
     assert f"  calm: {first.answer}" in repr(talk)
     talk.clear()
     assert talk.messages() == []
+
+
+def test_the_last_answer_is_rated_with_what_was_said_before(talkers: list[Run]) -> None:
+    talk, store = chat(*talkers), talkers[0].store
+    with pytest.raises(RunError, match="^there is no answer to rate yet; say something first$"):
+        talk.rate(True)
+    first = talk.ask("Hello", max_new_tokens=4)
+    talk.rate(False)
+    assert talk.rate(True).good is True  # a vote can be changed
+    talk.ask("Why?", run="short", max_new_tokens=5)
+    asked = [*talk.messages()[:2], {"role": "user", "content": "Why?"}]
+    with pytest.raises(RunError, match="nothing was said"):
+        talk.ask(" ")
+    turn = talk.rate(False)
+    rows = peft_nb.votes(rated=True, store=store)
+    assert rows[["prompt", "completion", "label", "run"]].values.tolist() == [
+        ["Hello", first.answer, True, talkers[0].id],
+        [asked, turn.answer, False, talkers[1].id],
+    ]
+    assert f"  calm (rated good): {first.answer}" in repr(talk)
+    assert "short (rated bad)" in Page(talk._repr_html_()).text
+    assert peft_nb.votes(store=store).empty
 
 
 def test_what_grows_can_be_heard_and_ended(talkers: list[Run]) -> None:

@@ -86,6 +86,22 @@ def test_enter_sends_and_the_answers_are_shown(panel: ChatPanel, talkers: list[R
     assert "No messages yet" in panel._said.value
 
 
+def test_thumbs_below_the_last_answer_rate_it(panel: ChatPanel, talkers: list[Run]) -> None:
+    assert panel.thumbs.layout.display == "none"
+    enter(panel, "Hello")
+    settled(panel)
+    assert panel.thumbs.layout.display == "flex"
+    press(panel, "👎 Bad answer")
+    assert "the answer of calm is rated bad; peft_nb.votes(rated=True)" in outcome(panel)
+    assert "calm (rated bad)" in Page(panel._said.value).text
+    press(panel, "👍 Good answer")
+    assert "calm (rated good)" in Page(panel._said.value).text
+    (vote,) = [vote for vote in talkers[0].store.votes() if vote.answers == {talkers[0].id: panel.talk.turns[0].answer}]
+    assert (vote.prompt, vote.best) == ("Hello", talkers[0].id)
+    press(panel, "Clear")
+    assert panel.thumbs.layout.display == "none"
+
+
 def test_stop_ends_the_answer_and_only_one_is_written_at_a_time(panel: ChatPanel) -> None:
     panel.longest.value = 1500
     enter(panel, "Hello")
@@ -135,11 +151,13 @@ def test_the_command_talks_and_keeps(
     monkeypatch.setattr(frontend, "frontend", lambda: "vscode")
     with published() as bundles:
         shell.display_formatter.format(talk)
+        talk.ask("Hello", max_new_tokens=3)
+        press(talk.panel, "👍 Good answer")
     view, page = bundles
     assert view["application/vnd.jupyter.widget-view+json"]["model_id"]
     assert page["text/plain"] == repr(talk)
+    assert "(rated good)" in page["text/plain"]
 
-    talk.ask("Hello", max_new_tokens=3)
     talk.panel.variable.value = "so far"
     press(talk.panel, "Keep")
     assert f"{CommandError.__name__}" not in outcome(talk.panel)

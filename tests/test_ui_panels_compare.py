@@ -12,6 +12,7 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from ipywidgets import Button, Widget
 
+import peft_nb
 from peft_nb import Comparison, Run, RunSpec, compare
 from peft_nb.data.prompts import Asked
 from peft_nb.runs.compare import Compared
@@ -111,6 +112,12 @@ def test_a_blind_vote_names_nobody_and_is_kept_with_the_runs(three: Comparison, 
     assert told.open == []
     assert "short 2 votes of 2: 100 % (95 % interval 34 % to 100 %)" in told.text
     assert "base 0 votes of 2" in told.text
+    assert "short over base100 % (34 % to 100 %)2 votes, 1 tie" in Page(panel._wins.value).text
+    pairs = peft_nb.votes(store=runs[0].store)
+    said = [three.answers.iloc[place] for place in (1, 2)]
+    wanted = [[one.name, one["short"], one[other]] for one in said for other in ("calm", "base")]
+    assert pairs[["prompt", "chosen", "rejected"]].values.tolist() == [one for one in wanted if one[1] != one[2]]
+    assert set(pairs["chosen_run"]) == {runs[1].id}
 
     (kept,) = [one for one in runs[1].store.evaluations(runs[1].id) if one.suite == "vote"]
     assert kept.measure == f"preferred to {runs[0].id}, base"
@@ -119,6 +126,8 @@ def test_a_blind_vote_names_nobody_and_is_kept_with_the_runs(three: Comparison, 
     (lost,) = [one for one in runs[0].store.evaluations(runs[0].id) if one.suite == "vote"]
     assert (lost.value, lost.low) == (0.0, 0.0)
     three.vote(1, "calm")
+    voted = peft_nb.votes(store=runs[0].store).groupby("prompt")["chosen_run"].unique()
+    assert (list(voted["How do I pay?"]), list(voted["Bye"])) == ([runs[0].id], [runs[1].id])
     (again,) = [one for one in runs[0].store.evaluations(runs[0].id) if one.suite == "vote"]
     assert again.value == 0.5
 

@@ -65,7 +65,8 @@ def test_a_terminal_says_where_a_long_answer_is_whole() -> None:
 
 
 def test_a_turn_marks_nothing_and_shows_foreign_text_as_text() -> None:
-    page = Page(side_by_side.turn(HOSTILE, {"a": "yes", HOSTILE: ""}))
+    page = Page(side_by_side.turn(HOSTILE, {"a": "yes", HOSTILE: ""}, {"a": "rated <b>good</b>"}))
+    assert "a (rated <b>good</b>)" in page.text
     assert page.open == page.inserted == []
     assert "script" not in {tag for tag, _ in page.elements}
     assert "(empty)" in page.text

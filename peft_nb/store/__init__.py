@@ -9,20 +9,21 @@ commits before it returns, so a killed process loses nothing that it recorded.
 
 :class:`Store` is the whole of it: :mod:`.runs` records runs at work, :mod:`.evaluations` and :mod:`.lineage` keep what
 was measured and where they came from, :mod:`.tags` what they are found by, :mod:`.versions` what becomes of them,
-:mod:`.audit` who did it, :mod:`.space` what they take on disk. All stand on :mod:`.connection`, which opens the index
-that :mod:`.schema` describes, and :mod:`.records`, which finds a run in it.
+:mod:`.audit` who did it, :mod:`.votes` what people said of their answers, :mod:`.space` what they take on disk. All
+stand on :mod:`.connection`, which opens the index that :mod:`.schema` describes, and :mod:`.records`, which finds a run
+in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from peft_nb.errors import StoreError
 from peft_nb.events import Event
-from peft_nb.store import audit, evaluations, lineage, records, runs, space, tags, versions
+from peft_nb.store import audit, evaluations, lineage, records, runs, space, tags, versions, votes
 from peft_nb.store.audit import Entry
 from peft_nb.store.connection import Index
 from peft_nb.store.evaluations import Evaluation
@@ -31,8 +32,9 @@ from peft_nb.store.lineage import Lineage
 from peft_nb.store.records import Record
 from peft_nb.store.runs import HISTORY
 from peft_nb.store.space import Space
+from peft_nb.store.votes import Prompt, Vote
 
-__all__ = ["HISTORY", "Entry", "Evaluation", "Facts", "Lineage", "Record", "Space", "Store", "find"]
+__all__ = ["HISTORY", "Entry", "Evaluation", "Facts", "Lineage", "Record", "Space", "Store", "Vote", "find"]
 
 _made_in: dict[Path, None] = {}  # folders of the stores in which this process made runs
 
@@ -214,6 +216,29 @@ class Store:
         """Read what was measured of a run, by suite and measure."""
         return evaluations.read(self._index, id)
 
+    def vote(self, prompt: Prompt, answers: Mapping[str, str], best: str | None) -> Vote:
+        """Keep what a person said of answers; a vote on the same answers to the same prompt is replaced.
+
+        Parameters
+        ----------
+        prompt : str or list of dict
+            What was asked: a text, or the messages of a conversation.
+        answers : mapping of str to str
+            What each said, by the id of the run, ``base`` for the base model.
+        best : str or None
+            Whose answer is the best, None where none is better; of one answer its own id if it is good, None if bad.
+
+        Returns
+        -------
+        Vote
+            As it is kept.
+        """
+        return votes.keep(self._index, prompt, answers, best)
+
+    def votes(self) -> list[Vote]:
+        """Read all votes, the oldest first; also those on answers of runs that are removed."""
+        return votes.read(self._index)
+
     def tag(self, word: str, *names: str) -> Record:
         """Put tags on a run, found as in :meth:`get`; a tag is up to 64 letters, digits, ``.``, ``_`` and ``-``."""
         return tags.put(self._index, word, names)
@@ -318,7 +343,7 @@ class Store:
     def remove(self, word: str, *, why: str = "") -> Record:
         """Delete a run's folder, curve and answers, and the encoded rows that no other run uses.
 
-        What is known of where it came from, and its number, stay.
+        What is known of where it came from, its number, and people's votes on its answers stay.
 
         Parameters
         ----------

@@ -100,6 +100,12 @@ MIGRATIONS = [
     """
     ALTER TABLE history ADD COLUMN host_memory_mb REAL;   -- where memory_mb is a GPU's
     """,
+    """
+    CREATE TABLE votes (                  -- they are the person's, and stay where a run that answered is removed
+        id TEXT PRIMARY KEY,              -- a hash of what was voted on
+        at REAL NOT NULL, prompt TEXT NOT NULL, answers TEXT NOT NULL, best TEXT
+    ) WITHOUT ROWID;
+    """,
 ]
 
 

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from peft_nb.data.conversations import Message
+from peft_nb.data.prompts import Prompt
 from peft_nb.errors import RunError, nearest
 from peft_nb.runs.compare import BASE, named
 from peft_nb.runs.run import Run, load
@@ -31,12 +32,20 @@ class Turn:
         The name of the run that answered.
     answer, base : str
         What the run and the base model said; empty where they were stopped before.
+    good : bool or None
+        How the run's answer was rated, if it was.
     """
 
     prompt: str
     run: str
     answer: str = ""
     base: str = ""
+    good: bool | None = None
+
+    @property
+    def rating(self) -> str:
+        """Say how the run's answer was rated; nothing where it was not."""
+        return "" if self.good is None else "rated good" if self.good else "rated bad"
 
 
 def chat(*runs: Run | str, store: Store | None = None) -> Chat | Trial:
@@ -52,8 +61,8 @@ def chat(*runs: Run | str, store: Store | None = None) -> Chat | Trial:
     Returns
     -------
     Chat or Trial
-        Shown by a notebook; ``.ask("…")``, of a chat ``.messages()``, ``.clear()``. A trial, for one run whose task
-        writes no texts, tells the probability of each class.
+        Shown by a notebook; ``.ask("…")``, of a chat ``.rate(…)``, ``.messages()``, ``.clear()``. A trial, for one run
+        whose task writes no texts, tells the probability of each class.
 
     Raises
     ------
@@ -90,6 +99,7 @@ class Chat(Displayed):
         self.runs = dict(runs)
         self.turns: list[Turn] = []
         self.forgotten = 0
+        self._asked: Prompt = ""  # what the run whose answer is the last was given
         if not runs:
             raise RunError("there is nobody to talk to; name a run")
         bases = {name: run.facts.base or run.spec.model for name, run in runs.items()}
@@ -142,11 +152,12 @@ class Chat(Displayed):
         if not prompt.strip():
             raise RunError("nothing was said; write something to be answered")
         asked, turn, ended, self.forgotten = self.runs[name], Turn(prompt, name), False, 0
+        given: Prompt = prompt
         for side in ("answer", "base"):
 
             def heard(answers: Sequence[str], side: str = side, turn: Turn = turn) -> bool:
                 nonlocal ended
-                ended = bool(listen and listen(replace(turn, **{side: answers[0]})))
+                ended = bool(listen and listen(_said(turn, side, answers[0])))
                 return ended
 
             plain = not asked.facts.chat
@@ -154,12 +165,43 @@ class Chat(Displayed):
             kept = fitting(asked, [*before, {"role": "user", "content": prompt}], max_new_tokens)
             self.forgotten = max(self.forgotten, (len(before) + 1 - len(kept)) // 2)
             said = prompt if plain else kept
+            given = said if side == "answer" else given
             options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
             answer = asked.generate([said], adapter=side == "answer", listen=heard, **options)[0]
-            turn = replace(turn, **{side: answer})
+            turn = _said(turn, side, answer)
             if ended:
                 break
         self.turns.append(turn)
+        self._asked = given
+        return turn
+
+    def rate(self, good: bool) -> Turn:
+        """Keep in the store whether the run's last answer is good; :func:`peft_nb.votes` gives the ratings as rows.
+
+        Parameters
+        ----------
+        good : bool
+            A thumb up or down; a later one on the same answer replaces it.
+
+        Returns
+        -------
+        Turn
+            The last of :attr:`turns`, rated.
+
+        Raises
+        ------
+        RunError
+            If there is no answer yet.
+        StoreError
+            If the store refuses.
+        """
+        turn = self.turns[-1] if self.turns else None
+        if not turn or not turn.answer:
+            raise RunError("there is no answer to rate yet; say something first")
+        run, asked = self.runs[turn.run], self._asked
+        prompt = asked[0]["content"] if len(asked) == 1 and not isinstance(asked, str) else asked
+        Store(run.folder.parents[1]).vote(prompt, {run.id: turn.answer}, run.id if good else None)
+        self.turns[-1] = turn = replace(turn, good=good)
         return turn
 
     def messages(self, *, base: bool = False) -> list[Message]:
@@ -192,11 +234,16 @@ class Chat(Displayed):
     def __repr__(self) -> str:
         lines = [f'chat with {", ".join(self.runs)} beside the base model; ask("…") says something']
         for turn in self.turns:
-            lines += ["", turn.prompt, f"  {turn.run}: {turn.answer}", f"  {BASE}: {turn.base}"]
+            rated = f" ({turn.rating})" if turn.rating else ""
+            lines += ["", turn.prompt, f"  {turn.run}{rated}: {turn.answer}", f"  {BASE}: {turn.base}"]
         return clean("\n".join(lines))
 
     def _repr_html_(self) -> str:
         return html(self.turns) or f"<p>{escape(repr(self))}</p>"
+
+
+def _said(turn: Turn, side: str, text: str) -> Turn:
+    return replace(turn, answer=text) if side == "answer" else replace(turn, base=text)
 
 
 def fitting(run: Run, messages: list[Message], longest: int) -> list[Message]:
@@ -238,5 +285,8 @@ def html(turns: Sequence[Turn]) -> str:
     str
         HTML, empty where nothing was said.
     """
-    drawn = [side_by_side.turn(turn.prompt, {turn.run: turn.answer, BASE: turn.base}) for turn in turns]
+    drawn = [
+        side_by_side.turn(turn.prompt, {turn.run: turn.answer, BASE: turn.base}, {turn.run: turn.rating})
+        for turn in turns
+    ]
     return clean("".join(drawn))

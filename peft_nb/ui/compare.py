@@ -124,7 +124,9 @@ class Comparison(Displayed):
         return pandas.DataFrame({**known, **self._found.answers}, index=index)
 
     def vote(self, prompt: int, best: str | None) -> None:
-        """Keep which answer to a prompt is the best; votes on all of them become an evaluation of each run.
+        """Keep which answer to a prompt is the best, in the store too: :func:`peft_nb.votes` gives pairs to learn from.
+
+        The votes in this comparison also become an evaluation of each run.
 
         Parameters
         ----------
@@ -148,10 +150,15 @@ class Comparison(Displayed):
         if best is not None and best not in answers:
             raise RunError(f"{best} gave no answer{nearest(best, answers) or '; choose ' + ', '.join(answers)}")
         self._votes[prompt] = best
-        runs = {name: run for name in answers if (run := self._found.runs[name])}
-        told = votes.evaluations(self._votes, {name: runs[name].id if name in runs else BASE for name in answers})
-        for name, run in runs.items():
-            Store(run.folder.parents[1]).evaluate(run.id, [told[name]])
+        ids = {name: self._found.ids[name] for name in answers}
+        given = {ids[name]: texts[prompt] for name, texts in answers.items()}
+        for store in self._found.stores:
+            vote = store.vote(self._found.asked[prompt].prompt, given, ids[best] if best else None)
+            self._found.votes = [*(one for one in self._found.votes if one.key != vote.key), vote]
+        told = votes.evaluations(self._votes, ids)
+        for name in answers:
+            if run := self._found.runs[name]:
+                Store(run.folder.parents[1]).evaluate(run.id, [told[name]])
 
     @property
     def votes(self) -> pandas.DataFrame:
@@ -167,6 +174,14 @@ class Comparison(Displayed):
     def tally(self) -> pandas.DataFrame:
         """One row a run, the one with most votes first: ``won`` of how many, the share and its 95 % interval."""
         return votes.tally(self._votes, list(self._found.answers))
+
+    @property
+    def win_rates(self) -> pandas.DataFrame:
+        """One row for two that were voted on, here or earlier: see the columns of :class:`.votes.WinRate`."""
+        import pandas
+
+        rates = votes.win_rates(self._found.votes, self._found.ids)
+        return pandas.DataFrame(rates, columns=list(votes.WinRate._fields)).set_index(["run", "over"])
 
     def plot(self) -> Figure:
         """Draw the losses of the runs over each other.

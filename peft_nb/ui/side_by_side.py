@@ -15,11 +15,12 @@ from peft_nb.data.prompts import Prompt
 from peft_nb.metrics import comparable
 from peft_nb.runs.compare import Compared
 from peft_nb.spec import RunSpec
-from peft_nb.ui import differences, wording
+from peft_nb.ui import differences, votes, wording
 from peft_nb.ui.differences import MARK, clean, marked
 from peft_nb.ui.style import BOX, MUTED, NUMBERS
 
 BEST = "★"
+WIN_RATE = "win rate (95 % interval)"
 LONGEST = 400  # letters of a prompt shown at once
 IN_TEXT, IN_CELL = 600, 24  # letters of an answer shown in a terminal, and of a cell that has a place in the table
 WRAP = "white-space:normal;overflow-wrap:anywhere"
@@ -101,6 +102,7 @@ def text(found: Compared) -> str:
         f"  {row.title}: " + ", ".join(f"{name} {said}" for name, said in row.said.items()) for row in differing(found)
     ]
     lines += [f"  {BEST} best of its row"] * any(row.best for row in shown)
+    lines += [f"  {row.title}: {WIN_RATE} {', '.join(row.said.values())}" for row in _wins(found)]
     lines += [f"  note: {note}" for note in found.notes]
     for prompt, reference, given in asked(found):
         first = next(iter(given))
@@ -151,7 +153,7 @@ def html(found: Compared, heading: str = "p") -> str:
     str
         An HTML fragment that needs neither scripts nor style sheets.
     """
-    metrics, learned = table(found) + settings(differing(found)), _picture(found)
+    metrics, learned = table(found) + win_rates(found) + settings(differing(found)), _picture(found)
     parts = (title(found, heading), metrics, learned, notes(found), _answers(found))
     return clean(f'<div style="{WIDE}">{"".join(parts)}</div>')
 
@@ -187,6 +189,24 @@ def table(found: Compared) -> str:
     shown = rows(found)
     legend = f'<div style="{MUTED}">{BEST} best of its row</div>' if any(row.best for row in shown) else ""
     return _table("metrics", names, shown) + legend
+
+
+def win_rates(found: Compared) -> str:
+    """Draw how often each was preferred to each; nothing where nobody voted."""
+    shown = _wins(found)
+    return _table("win rates", {key: key for key in shown[0].said}, shown) if shown else ""
+
+
+def _wins(found: Compared) -> list[Row]:
+    told = []
+    for one in votes.win_rates(found.votes, found.ids):
+        rate = "unknown"
+        if one.share is not None and one.low is not None and one.high is not None:
+            rate = f"{wording.share(one.share)} ({wording.share(one.low)} to {wording.share(one.high)})"
+        ties = f", {wording.count(one.ties, 'tie')}" * (one.ties > 0)
+        said = {WIN_RATE: rate, "votes": wording.count(one.of, "vote") + ties}
+        told.append(Row(f"{one.run} over {one.over}", said, set(), number=True))
+    return told
 
 
 def differing(found: Compared) -> list[Row]:
@@ -307,9 +327,9 @@ def section(prompt: str, reference: str, given: Mapping[str, str]) -> str:
     return _beside(prompt, cards)
 
 
-def turn(prompt: str, given: Mapping[str, str]) -> str:
-    """Draw a prompt and its answers as :func:`section` does, but mark nothing."""
-    return _beside(prompt, [_card(name, "", escape(answer)) for name, answer in given.items()])
+def turn(prompt: str, given: Mapping[str, str], notes: Mapping[str, str]) -> str:
+    """Draw a prompt and its answers as :func:`section` does, but mark nothing; with notes on some of them."""
+    return _beside(prompt, [_card(name, notes.get(name, ""), escape(answer)) for name, answer in given.items()])
 
 
 def _beside(prompt: str, cards: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Blind votes: whose answer a person liked best without knowing whose it was, and what that says about runs."""
+"""Votes: whose answer a person liked best without knowing whose it was, what that says about runs, and all as rows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import random
 import string
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from itertools import combinations
+from typing import TYPE_CHECKING, NamedTuple
 
-from peft_nb.store import Evaluation
+from peft_nb.store import Evaluation, Store, Vote
+from peft_nb.store import votes as kept
 from peft_nb.ui import wording
 
 if TYPE_CHECKING:
@@ -16,6 +18,37 @@ if TYPE_CHECKING:
 
 SUITE = "vote"
 Votes = Mapping[int, str | None]  # by the place of the prompt; None where none was better
+
+
+def votes(*, rated: bool = False, store: Store | None = None) -> pandas.DataFrame:
+    """Give the votes of people as rows to train on, such as ``%%peft lora --task dpo --data votes`` takes.
+
+    Parameters
+    ----------
+    rated : bool, default False
+        The thumbs up and down of chats, as rated answers, instead of the blind votes of comparisons, as pairs.
+    store : Store, optional
+        Where the votes are; default ``peft_runs`` in the working folder.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Of pairs ``prompt``, ``chosen``, ``rejected``, whose answers these are (``chosen_run``, ``rejected_run``) and
+        ``time``; votes for no difference are left out, and one on three answers gives two pairs. Of rated answers
+        ``prompt``, ``completion``, ``label`` (True for a thumb up), ``run`` and ``time``. A prompt is a text or the
+        messages of a conversation, without the run's system prompt; answers are as they were shown, also where they
+        were cut at the most new tokens.
+
+    Raises
+    ------
+    StoreError
+        If the store refuses.
+    """
+    import pandas
+
+    given = (store or Store()).votes()
+    rows, columns = (kept.rated(given), kept.RATED) if rated else (kept.pairs(given), kept.PAIRS)
+    return pandas.DataFrame(rows, columns=list(columns))
 
 
 def shuffled(names: Sequence[str], place: int, seed: int) -> dict[str, str]:
@@ -72,6 +105,51 @@ def tally(votes: Votes, names: Sequence[str]) -> pandas.DataFrame:
     columns = ["won", "of", "share", "low", "high"]
     table = pandas.DataFrame(rows, columns=columns, index=pandas.Index(names, name="run"))
     return table.sort_values("won", ascending=False, kind="stable")
+
+
+class WinRate(NamedTuple):
+    """How often ``run`` was preferred to ``over``: in ``won`` of how many decided votes, and how many ``ties`` besides.
+
+    The ``share`` and the ends ``low`` and ``high`` of its 95 % interval (Wilson) are missing while nothing is decided.
+    """
+
+    run: str
+    over: str
+    won: int
+    of: int
+    ties: int
+    share: float | None
+    low: float | None
+    high: float | None
+
+
+def win_rates(votes: Sequence[Vote], ids: Mapping[str, str]) -> list[WinRate]:
+    """Count for each two how often the one was preferred to the other.
+
+    Parameters
+    ----------
+    votes : sequence of Vote
+        What people said. A vote for a third says nothing about the two, and where both gave the same answer it is a
+        tie.
+    ids : mapping of str to str
+        As for :func:`evaluations`.
+
+    Returns
+    -------
+    list of WinRate
+        One for any two that were voted on.
+    """
+    from peft_nb.evaluation.scores import wilson
+
+    found = []
+    for (name, id), (other, rival) in combinations(ids.items(), 2):
+        both = [vote for vote in votes if {id, rival} <= vote.answers.keys()]
+        best = [None if vote.answers[id] == vote.answers[rival] else vote.best for vote in both]
+        won, lost, ties = (best.count(one) for one in (id, rival, None))
+        of = won + lost
+        share, low, high = (won / of, *wilson(won, of)) if of else (None, None, None)
+        found += [WinRate(name, other, won, of, ties, share, low, high)] * (of + ties > 0)
+    return found
 
 
 def evaluations(votes: Votes, ids: Mapping[str, str]) -> dict[str, Evaluation]:

@@ -44,13 +44,13 @@ def outside(panel: Locator) -> list[str]:
     )
 
 
-def go(page: Page, panel: Locator, role: str, name: str) -> None:
+def go(page: Page, panel: Locator, role: str, name: str, key: str = "Tab") -> None:
     """Step with the keyboard until a control of the panel has the focus."""
     wanted = panel.get_by_role(role, name=name, exact=True)  # type: ignore[arg-type]
     for _ in range(40):
         if wanted.evaluate("element => element === document.activeElement"):
             return
-        page.keyboard.press("Tab")
+        page.keyboard.press(key)
     raise AssertionError(f"the keyboard does not reach {name}")
 
 
@@ -88,6 +88,7 @@ def test_runs_are_compared_voted_on_and_promoted(page: Page) -> None:
         panel.get_by_role("combobox", name="Prompt").focus()
     expect(panel.get_by_role("status")).to_contain_text("the votes are counted")
     expect(panel).to_contain_text("of 3: ")
+    expect(panel.get_by_role("region", name="win rates")).to_contain_text("win rate (95 % interval)")
     expect(answers).to_contain_text("calm")
 
     go(page, panel, "button", "Promote")
@@ -123,6 +124,14 @@ def test_adapter_and_base_are_talked_to(page: Page) -> None:
     said = panel.get_by_role("region", name="conversation")
     expect(said).to_contain_text("How much is <b>3</b> and 3?")
     expect(said.locator("bdi")).to_have_text(["calm", "base"])
+
+    go(page, panel, "button", "👎 Bad answer", "Shift+Tab")  # from the message below it
+    page.keyboard.press("Enter")
+    expect(said.locator("section")).to_contain_text("calm (rated bad)")
+    go(page, panel, "button", "👍 Good answer", "Shift+Tab")
+    page.keyboard.press("Enter")
+    expect(panel.get_by_role("status")).to_contain_text("the answer of calm is rated good")
+    expect(said.locator("section")).to_contain_text("calm (rated good)")
 
     panel.get_by_role("spinbutton", name="Max new tokens").focus()
     page.keyboard.press("Control+a")

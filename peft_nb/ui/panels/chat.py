@@ -39,6 +39,8 @@ class ChatPanel(Panel):
         What is said next; Enter sends it.
     adapter, temperature, seed, longest : ipywidgets.Widget
         Who answers, and how.
+    thumbs : ipywidgets.Box
+        What rates the adapter's last answer; seen once there is one.
     """
 
     def __init__(self, talk: Chat) -> None:
@@ -71,6 +73,14 @@ class ChatPanel(Panel):
             layout={"width": "auto", "flex": "1 1 300px"},
         )
         self.message.on_msg(self._hear)
+        self.thumbs = row(
+            button(
+                "👍 Good answer", lambda: self.attempt(lambda: self._rate(True)), help="Rate the adapter's answer good"
+            ),
+            button(
+                "👎 Bad answer", lambda: self.attempt(lambda: self._rate(False)), help="Rate the adapter's answer bad"
+            ),
+        )
         self.variable = ipywidgets.Text(
             value="conversation", description="Variable", style=LABEL, layout={"width": "240px"}
         )
@@ -79,6 +89,7 @@ class ChatPanel(Panel):
             [
                 row(self.adapter, self.temperature, self.seed, self.longest),
                 self._said,
+                self.thumbs,
                 row(self.message, button("Send", self._press, primary=True), button("Stop", self.stop)),
                 row(
                     button("Clear", lambda: self.attempt(self._clear), help="Start a new conversation"),
@@ -145,6 +156,14 @@ class ChatPanel(Panel):
         growing = [replace(turn, answer=turn.answer or "…", base=turn.base or "…")] if turn else []
         drawn = html([*self.talk.turns, *growing]) or f'<span style="{MUTED}">No messages yet.</span>'
         self._said.value = f'<div role="region" aria-label="conversation">{drawn}</div>'
+        answered = self.talk.turns[-1:] if not growing else []
+        self.thumbs.layout.display = "flex" if any(last.answer for last in answered) else "none"
+
+    def _rate(self, good: bool) -> str:
+        turn = self.talk.rate(good)
+        self._draw()
+        self.keep()
+        return f"the answer of {turn.run} is {turn.rating}; peft_nb.votes(rated=True) gives all ratings as rows"
 
     def _clear(self) -> str:
         self.talk.clear()

@@ -50,6 +50,7 @@ class ComparePanel(Panel):
         self._asked = list(side_by_side.asked(self._found))
         settings = side_by_side.settings(side_by_side.differing(self._found))
         head = [side_by_side.title(self._found), side_by_side.table(self._found), settings]
+        self._wins = _shown(side_by_side.win_rates(self._found))
         tail = [
             escape(side_by_side.ends(self._found)),
             side_by_side.notes(self._found),
@@ -57,7 +58,7 @@ class ComparePanel(Panel):
         ]
         super().__init__(
             "compare panel",
-            [_shown(*head), Overlay(self._found.runs), _shown(*tail), *self._asking(), *self._promoting()],
+            [_shown(*head), self._wins, Overlay(self._found.runs), _shown(*tail), *self._asking(), *self._promoting()],
         )
 
     def _asking(self) -> list[ipywidgets.Widget]:
@@ -122,7 +123,9 @@ class ComparePanel(Panel):
         self._next.focus()  # or the focus would vanish with the ballot
         self._seed += 1  # who votes again shall not know the letters
         self._tally.value = clean(votes.html(self.comparison.votes, self.comparison.tally))
-        return "the votes are counted and kept with the runs"
+        self._wins.value = _shown(side_by_side.win_rates(self._found)).value
+        self.keep()
+        return "the votes are counted and kept with the runs; peft_nb.votes() gives them as pairs"
 
     def _promoting(self) -> list[ipywidgets.Widget]:
         """What becomes of the run that is chosen."""
