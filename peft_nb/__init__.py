@@ -32,6 +32,7 @@ if _TYPE_CHECKING:
     from peft_nb.ui.check import check
     from peft_nb.ui.compare import Comparison, compare
     from peft_nb.ui.train import train
+    from peft_nb.ui.votes import votes
 
 __all__ = [
     "Chat",
@@ -51,6 +52,7 @@ __all__ = [
     "runs",
     "train",
     "unload_ipython_extension",
+    "votes",
 ]
 
 _MODULES = {
@@ -71,6 +73,7 @@ _MODULES = {
     "runs": "runs.run",
     "train": "ui.train",
     "unload_ipython_extension": "extension",
+    "votes": "ui.votes",
 }
 
 # Rooms that are called like a function: what is imported later no longer hides it.

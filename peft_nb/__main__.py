@@ -42,9 +42,9 @@ def main(argv: list[str]) -> int:
         if resources.rank() == 0:
             train(spec)
         else:
-            spec, inputs = complete(init_adapter.taken_over(spec)), Inputs()
-            table, facts = rows.read(spec, inputs)  # process 0 shows and stores what all do together
-            pipeline.train(Context(spec, inputs, facts=facts), table)
+            inputs = Inputs()
+            spec, table, facts = rows.read(spec, inputs)  # process 0 shows and stores what all do together
+            pipeline.train(Context(complete(init_adapter.taken_over(spec)), inputs, facts=facts), table)
     except PeftNbError as error:
         print(error, file=sys.stderr)
         return 1

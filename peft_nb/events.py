@@ -119,6 +119,7 @@ class Sampled:
     prompt: str
     reference: str
     answer: str
+    reward: float | None = None
 
 
 @dataclass(frozen=True)

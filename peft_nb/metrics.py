@@ -38,6 +38,8 @@ class Metric:
         ``tokens`` of one tokenizer, both or nothing.
     phrase : str
         What sentences call it where that is not its title.
+    pane : str
+        The chart in which it is drawn with others; empty for one of its own.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Metric:
     base: str = ""
     on: tuple[str, ...] = ()
     phrase: str = ""
+    pane: str = ""
 
     @property
     def best(self) -> Callable[..., Any]:

@@ -53,7 +53,8 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "forecasts": ("import peft_nb.planning.estimate, peft_nb.ui.forecast", TORCH),
     "options of preferences": (
-        "from peft_nb.training.preference_losses import problems; list(problems('sigmoid'))",
+        "from peft_nb.training.preference_losses import problems; list(problems('sigmoid'))\n"
+        "from peft_nb.training import group_losses",
         TORCH,
     ),
     "comparisons": ("from peft_nb import compare, Comparison", HEAVY),

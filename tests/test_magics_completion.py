@@ -66,7 +66,7 @@ def at_cursor(cell: str) -> tuple[str, list[str]]:
         ("%peft resume lora-3f9a2c --b|", "--b", ["--background"]),
         ("%peft resume lora-3f9a2c --|", "--", ["--out", "--background"]),
         ("%peft show --|", "--", []),
-        ("%peft train spec.yaml --ep|", "--ep", ["--epochs"]),
+        ("%peft train spec.yaml --ep|", "--ep", ["--epochs", "--epsilon"]),
         ("%peft data |", "", ["tickets", "rows", *BUILTIN]),
         ("%peft data tickets --f|", "--f", ["--fix", "--format"]),
         ("%peft data tickets --r|", "--r", ["--row", "--revision"]),
@@ -95,7 +95,7 @@ def test_a_field_that_is_set_already_is_not_offered_again() -> None:
     _, offered = at_cursor("%%peft lora\nr: 8\n|\nseed: 1")
     assert offered == [f"{field.name}: " for field in RunSpec.describe() if field.name not in ("r", "seed")]
     _, offered = at_cursor("%%peft lora --epochs 1 --e|")
-    assert offered == ["--eval-data", "--eval-fraction", "--early-stopping-patience", "--eval-steps"]
+    assert offered == ["--eval-data", "--eval-fraction", "--early-stopping-patience", "--epsilon", "--eval-steps"]
 
 
 def test_tab_makes_no_store() -> None:

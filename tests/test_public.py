@@ -24,6 +24,7 @@ PUBLIC = [
     "runs",
     "train",
     "unload_ipython_extension",
+    "votes",
 ]
 
 

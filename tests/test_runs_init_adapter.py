@@ -159,8 +159,11 @@ def test_what_differs_is_refused_before_anything_is_loaded(first: Run, begun: Be
     wanted = f"init_adapter: {title} is an adapter of method lora, not {{}}; write method: lora"
     for method in ("rslora", "dora", "ia3", "bitfit"):
         assert refused(begun, **start, method=method) == wanted.format(method)
-    labelled = refused(begun, **start, task="classification")
-    assert labelled == f"init_adapter: {title} was trained for generation, not classification; write task: generation"
+    classifier = RunSpec(data="x", task="classification", model=first.spec.model, **start)
+    with pytest.raises(SpecError) as told:
+        init_adapter.described(classifier, init_adapter.find(first.id, first.store))
+    wrong = f"init_adapter: {title} was trained for generation, not classification; write task: generation"
+    assert str(told.value) == wrong
     assert refused(begun, init_adapter="tikets").startswith("init_adapter: there is no run 'tikets' in ")
     assert "ranks away" in refused(begun, **start, method="adalora")
     assert "its network wrote" in refused(begun, **start, method="p-tuning")

@@ -236,7 +236,7 @@ def begun(
     own = [{"question": "Who are you?", "answer": f"I am number {n}."} for n in range(3)]
     inputs = Inputs(data=rows, namespace={"mine": own})
     described = spec(judge="full", regression="mine")
-    found, facts = rows_of_runs.read(described, inputs)
+    _, found, facts = rows_of_runs.read(described, inputs)
     (tmp_path / "runs" / "one").mkdir(parents=True)
     context = Context(described, inputs, tmp_path / "runs" / "one", facts)
     base = models.load_base(described, models.find(described, inputs), facts, lambda event: None)

@@ -403,7 +403,7 @@ def test_yaml_reads_well() -> None:
 
 def test_every_field_says_everything_about_itself() -> None:
     sections = list(dict.fromkeys(field.section for field in fields))
-    assert sections == ["model", "data", "method", "training", "performance", "evaluation", "logging"]
+    assert sections == ["model", "data", "method", "training", "preferences", "performance", "evaluation", "logging"]
     assert [field.section for field in fields] == sorted((f.section for f in fields), key=sections.index)
     assert [field.name for field in fields if field.required] == ["data"]
     for field in fields:

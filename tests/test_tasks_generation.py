@@ -11,6 +11,7 @@ import pytest
 from peft_nb.data.detection import detect
 from peft_nb.data.rendered import RenderedRows
 from peft_nb.data.rendering import Renderer
+from peft_nb.errors import DataError
 from peft_nb.spec import RunSpec
 from peft_nb.tasks import TASKS
 from tests.templates import CHAT, CHATML, ROW, tokenizer, trained
@@ -41,6 +42,34 @@ def test_answers_are_learned_and_found_in_the_cache_again(tmp_path: Path) -> Non
     assert (again, told) == (key, [])
     shorter, _ = TASK.encode(RenderedRows(rows, detect(rows), tok), RunSpec(data="x", max_length=64), {}, **options)
     assert shorter != key
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (
+            [{"prompt": "hi", "chosen": "yo", "rejected": "no"}],
+            "columns prompt, chosen, rejected → preference: these rows are pairs; set task: dpo, or to train on the "
+            "chosen answers alone, set format='prompt_completion', "
+            "columns={'prompt': 'prompt', 'completion': 'chosen'}",
+        ),
+        (
+            [{"prompt": "hi", "responses": ["yo", "no"], "scores": [1, 0]}],
+            "columns prompt, responses (lists), scores (lists) → ranked: these rows are pairs; set task: dpo",
+        ),
+        (
+            [{**ROW, "label": True}, {**ROW, "label": False}],
+            "columns question, answer, label → rated (label: true is good, false is bad): these rows are "
+            "rated answers; set task: kto, or to train on all answers alike, set format='question_answer', "
+            "columns={'question': 'question', 'answer': 'answer'}",
+        ),
+    ],
+    ids=("pairs", "ranked", "rated"),
+)
+def test_preferences_are_refused_with_the_task_that_learns_them(rows: list[dict[str, Any]], told: str) -> None:
+    with pytest.raises(DataError) as refused:
+        TASK.inspect(rows, detect(rows))
+    assert str(refused.value) == told
 
 
 def test_conversations_end_before_their_last_answer() -> None:

@@ -37,9 +37,9 @@ class DPO(SequenceObjective):
 
     beta: float = 0.1
 
-    def losses(self, model: Any, groups: Sequence[Any], device: torch.device) -> torch.Tensor:
+    def table(self, model: Any, groups: Sequence[Any], device: torch.device) -> torch.Tensor:
         """Minus the log-probability that the chosen answer is preferred."""
-        return -F.logsigmoid(self.margins(model, groups, device))
+        return -F.logsigmoid(self.margins(model, groups, device))[:, None]
 
     def margins(self, model: Any, groups: Sequence[Any], device: torch.device) -> torch.Tensor:
         """How much the adapter raises the chosen answer over the rejected one, times beta."""

@@ -14,6 +14,7 @@ import torch
 from peft_nb.errors import RunError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, StepLogged
 from peft_nb.spec import RunSpec
+from peft_nb.system.resources import process_memory_mb
 from peft_nb.training import checkpoint
 from peft_nb.training.draws import OwnDraws
 from peft_nb.training.hooks import Hooks
@@ -167,6 +168,15 @@ def test_the_held_out_loss_is_a_mean_over_all_of_its_tokens_and_is_told(make: Ma
     assert heard == [Evaluated(0, trainer.eval_losses[0], trainer.accuracies[0])]
     assert asked == [(0, 0.0)]
     assert trainer.model.training
+
+
+def test_an_evaluation_begins_by_giving_back_what_the_steps_have_freed(make: Make) -> None:
+    trainer, _ = make(held_out=HELD_OUT)
+    blocks = [torch.ones(16_384) for _ in range(2_000)]  # 131 MB
+    blocks[:] = blocks[::50]  # between them nothing is left, and the allocator holds it all
+    before = process_memory_mb()
+    trainer.measured()
+    assert process_memory_mb() < before - 80
 
 
 def test_when_memory_runs_out_the_step_is_cut_smaller_and_comes_out_the_same(make: Make) -> None:

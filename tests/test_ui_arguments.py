@@ -17,6 +17,17 @@ def test_names_go_into_the_spec_and_live_objects_beside_it() -> None:
     assert live == {"data": rows}
 
 
+def test_of_several_rewards_those_with_names_keep_them() -> None:
+    def brief(completion: str) -> float:
+        return -len(completion)
+
+    spec, live = described(None, {"data": "asked", "task": "grpo"}, reward=[brief, "length:12"])
+    assert spec.reward == [IN_MEMORY, "length:12"]
+    assert live == {"reward": [brief, "length:12"]}
+    assert described(None, {"data": "asked"}, reward="brief,json_valid")[0].reward == ["brief", "json_valid"]
+    assert described(None, {"data": "asked"}, reward=brief)[0].reward == [IN_MEMORY]
+
+
 def test_what_is_live_replaces_a_name_in_a_ready_spec() -> None:
     ready = RunSpec(data="tickets", r=4)
     assert described(ready, {}, data=None) == (ready, {})

@@ -32,7 +32,11 @@ def test_an_untouched_form_describes_the_default_run() -> None:
         ({"method": "full", "quantization": "4bit", "task": "generation"}, None, ""),
         ({"method": "pissa", "task": "generation"}, None, ""),
         ({"method": "qlora", "quantization": "none"}, "quantization", "qlora takes 4bit or 8bit, not none"),
-        ({"method": "prompt", "task": "classification"}, "method", "prompt serves generation, not classification"),
+        (
+            {"method": "prompt", "task": "classification"},
+            "method",
+            "prompt serves generation, dpo, ",
+        ),
         ({"out": "my run"}, "out", "not a name for a variable"),
     ],
 )

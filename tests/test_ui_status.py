@@ -9,6 +9,7 @@ from peft_nb.events import (
     Planned,
     Preparing,
     Resumed,
+    Sampled,
     Scored,
     StatusChanged,
     StepLogged,
@@ -164,3 +165,10 @@ def test_sparkline_stays_inside_its_box_and_needs_two_points() -> None:
         for x, y in (map(float, point.split(",")) for point in points):
             assert 0 <= x <= status.SPARK[0]
             assert 0 <= y <= status.SPARK[1]
+
+
+def test_a_sample_says_what_reward_it_got() -> None:
+    view = replay([Sampled(0, "Who?", "", "She of all people", 0.25), Sampled(4, "Who?", "", "She", 1.0)])
+    drawn = status.samples(view)
+    assert "base model, reward 0.25<" in drawn
+    assert "step 4, reward 1<" in drawn

@@ -262,7 +262,7 @@ def _results(given: CardInput) -> Iterator[str]:
     yield "| | base | with the adapter |\n| --- | --- | --- |"
     for metric in rows:
         yield f"| {metric.title} | {_shown(given.number(metric.base))} | {_shown(given.number(metric.name))} |"
-    unit = {"text": "labelled text", "token": "supervised token"}[TASKS[given.spec.task].unit]
+    unit = {"text": "labelled text", "token": "supervised token"}.get(own := TASKS[given.spec.task].unit, own)
     general = ", forgetting is the loss change on general text" if given.number("forgetting") is not None else ""
     yield f"\nLosses are in nats per {unit}, lower is better{general}."
 

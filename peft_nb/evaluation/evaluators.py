@@ -393,3 +393,26 @@ class TextEvaluator(Evaluator):
         marks = [1.0] * right + [0.0] * (len(self.held_out) - right)
         mean, low, high = scores.bootstrap(marks, self.spec.seed)
         self.metrics |= {"score": mean, "score_interval": [low, high]}
+
+
+@dataclass
+class JudgedEvaluator(Evaluator):
+    """Measures one trained model that learned from judged answers; `metrics` holds what its objective measured."""
+
+    def __post_init__(self) -> None:
+        self.objective = self.objective.path  # texts are read token by token
+
+    def tokens(self) -> None:
+        """No tokens are told apart."""
+        raise Unmeasured("answers are weighed as a whole")
+
+
+class PairEvaluator(JudgedEvaluator):
+    """Measures one trained model that learned which of two answers is preferred."""
+
+    def tokens(self) -> None:
+        """How sure the share of the evaluation set's pairs is whose chosen answer has the higher reward."""
+        if (accuracy := self.metrics.get("preference_accuracy")) is not None:
+            count = len(self.held_out)
+            self.metrics["preference_accuracy_interval"] = list(scores.wilson(round(accuracy * count), count))
+        super().tokens()

@@ -108,7 +108,7 @@ def write(
     from transformers import StoppingCriteriaList
 
     tokenizer = renderer.tokenizer
-    ends = {renderer.end, tokenizer.eos_token_id, *_ends(model)} - {None}
+    stops = ends(model, renderer)
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     answers = [""] * len(encoded)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -143,7 +143,7 @@ def write(
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max_new_tokens,
                 pad_token_id=pad,
-                eos_token_id=sorted(ends),
+                eos_token_id=stops,
                 **sampling,
                 **each,
             )
@@ -153,6 +153,8 @@ def write(
     return answers
 
 
-def _ends(model: Any) -> list[int]:
-    ends = model.generation_config.eos_token_id
-    return [] if ends is None else ends if isinstance(ends, list) else [ends]
+def ends(model: Any, renderer: Renderer) -> list[int]:
+    """The tokens that end an answer: those that training writes, and those that the model's own files name."""
+    own = model.generation_config.eos_token_id
+    listed = own if isinstance(own, list) else [own]
+    return sorted({renderer.end, renderer.tokenizer.eos_token_id, *listed} - {None})

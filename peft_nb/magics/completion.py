@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from peft_nb.evaluation.rewards import BUILT_IN
 from peft_nb.magics.line import COMMANDS, Flag, positional, takes_value
 from peft_nb.spec import ALIASES, RunSpec, notation
 from peft_nb.spec.field_info import FieldInfo
@@ -183,6 +184,11 @@ def _scores(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
     return ["exact_match", "rouge_l", *functions]
 
 
+def _rewards(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
+    functions = [name for name, value in namespace.items() if name[:1] != "_" and isinstance(value, FunctionType)]
+    return [*BUILT_IN, *functions]
+
+
 def _texts(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
     texts = [name for name, value in namespace.items() if name[:1] != "_" and _is_texts(value)]
     return [name for name in texts if name != "In"]  # what IPython keeps of the cells
@@ -210,13 +216,14 @@ OFFERS: dict[str, Callable[[Mapping[str, Any], list[str]], Iterable[str]]] = {
     "run": _runs,
     "tag": _tags,
     "score": _scores,
+    "reward": _rewards,
     "texts": _texts,
     "topic": lambda namespace, said: [*COMMANDS, *_methods(), *FIELDS],
     "variable": _variables,
 }
 FILE_KINDS = {"data", "file", "model", "path"}  # where a file may stand as well
 FIELD_KINDS = {"eval_data": "data", "regression": "data", "out": "variable"} | {
-    name: name for name in ("data", "method", "model", "score")
+    name: name for name in ("data", "method", "model", "score", "reward")
 }
 
 

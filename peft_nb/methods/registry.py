@@ -152,7 +152,7 @@ def register(method: Method, *, listed: bool = True) -> None:
 
 
 def complete(spec: RunSpec) -> RunSpec:
-    """Fill in what a spec leaves to its method.
+    """Fill in what a spec leaves to its method and its task.
 
     Parameters
     ----------
@@ -162,10 +162,12 @@ def complete(spec: RunSpec) -> RunSpec:
     Returns
     -------
     RunSpec
-        The same with the method's defaults in place of ``null``.
+        The same with their defaults in place of ``null``.
     """
-    defaults = {name: value for name, value in REGISTRY[spec.method].defaults.items() if getattr(spec, name) is None}
-    return type(spec)(**spec.changed() | defaults)
+    task, usual = TASKS[spec.task], {**REGISTRY[spec.method].defaults, **TASKS[spec.task].options}
+    if "learning_rate" in usual:
+        usual["learning_rate"] *= task.rate
+    return type(spec)(**spec.changed() | {name: value for name, value in usual.items() if getattr(spec, name) is None})
 
 
 def problems(spec: RunSpec) -> list[str]:
@@ -190,7 +192,7 @@ def problems(spec: RunSpec) -> list[str]:
     peft_type = TASKS[spec.task].peft_type
     if not method.serves(peft_type):
         able = _able(lambda other: other.serves(peft_type))
-        found.append(f"method: {spec.method} serves {' and '.join(tasks_of(method))}, not {spec.task}; take {able}")
+        found.append(f"method: {spec.method} serves {', '.join(tasks_of(method))}, not {spec.task}; take {able}")
     for name, lack in FIELDS.items():
         if getattr(spec, name) not in (None, 0.0) and name not in method.fields:
             has = ", ".join(own for own in FIELDS if own in method.fields) or "none of these fields"

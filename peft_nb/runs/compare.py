@@ -14,6 +14,7 @@ from peft_nb.errors import RunError
 from peft_nb.events import Progress
 from peft_nb.metrics import comparable
 from peft_nb.runs.run import Run
+from peft_nb.store import Store, Vote
 
 BASE = "base"
 Points = list[tuple[float, float]]
@@ -39,6 +40,8 @@ class Compared:
         Measures whose values say nothing about which is better here, and why.
     notes : list of str
         What a reader has to know.
+    votes : list of Vote
+        What people said of answers of two or more of them, here and in earlier comparisons.
     """
 
     runs: dict[str, Run | None]
@@ -48,6 +51,17 @@ class Compared:
     answers: dict[str, list[str]] = field(default_factory=dict)
     unranked: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    votes: list[Vote] = field(default_factory=list)
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The ids of the runs by their names, ``base`` for the base model."""
+        return {name: run.id if run else name for name, run in self.runs.items()}
+
+    @property
+    def stores(self) -> list[Store]:
+        """Where the runs are, each store once."""
+        return [Store(folder) for folder in dict.fromkeys(run.folder.parents[1] for run in self.runs.values() if run)]
 
 
 def gather(
@@ -94,6 +108,10 @@ def gather(
     found.facts |= {name: _base(list(trained.values())) for name, run in runs.items() if run is None}
     found.facts = {name: found.facts[name] for name in runs}
     _check_rows(found, trained)
+    if len({run.facts.base or run.spec.model for run in trained.values()}) == 1:  # or "base" would mean several
+        ids = set(found.ids.values())
+        votes = (vote for store in found.stores for vote in store.votes() if len(ids & vote.answers.keys()) > 1)
+        found.votes = list({vote.key: vote for vote in votes}.values())
     if found.asked:
         _ask(found, trained, progress, options)
     return found

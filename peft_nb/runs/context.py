@@ -30,6 +30,8 @@ class Inputs:
         A live ``(model, tokenizer)`` pair.
     score : callable, optional
         How an answer is scored.
+    reward : callable, or list of callable and str, optional
+        What an answer is rewarded by.
     namespace : mapping
         The notebook's variables, where names are looked up first.
     """
@@ -38,6 +40,7 @@ class Inputs:
     eval_data: Any = None
     model: Any = None
     score: Any = None
+    reward: Any = None
     namespace: Mapping[str, Any] = field(default_factory=dict)
 
 

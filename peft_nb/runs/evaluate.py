@@ -208,7 +208,7 @@ def evaluate(context: Context, trainer: PlannedTrainer, found: Evaluator) -> Non
 
     began, metrics = time.perf_counter(), context.metrics
     found.seconds = max(QUICK_S, QUICK_SHARE * trainer.elapsed_s)
-    if context.task.tokenwise and metrics["eval_loss"] is not None:
+    if context.task.unit == "token" and metrics["eval_loss"] is not None:
         metrics["perplexity"] = perplexity(metrics["eval_loss"])
     found.evaluate("the model is spread over several processes" if trainer.is_fsdp_enabled else "")
     metrics["judge_seconds"] = time.perf_counter() - began

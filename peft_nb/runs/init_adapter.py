@@ -21,7 +21,7 @@ from peft_nb.spec import RunSpec
 from peft_nb.store import Facts, Record, Store
 from peft_nb.store.contents import hashes
 from peft_nb.system import adapter_weights
-from peft_nb.tasks import TASKS
+from peft_nb.tasks import TASKS, Task
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -191,7 +191,7 @@ def taken_over(spec: RunSpec, namespace: Mapping[str, Any] | None = None) -> Run
 def _refused(spec: RunSpec, start: Start) -> Iterator[str]:
     """Why an adapter cannot be trained on under a spec, whatever its shape."""
     title, config, method = start.title, start.config, REGISTRY[spec.method]
-    if start.spec and TASKS[start.spec.task] is not TASKS[spec.task]:
+    if start.spec and not _alike(TASKS[start.spec.task], TASKS[spec.task]):
         yield f"{title} was trained for {start.spec.task}, not {spec.task}; write task: {start.spec.task}"
     known, wanted = str(config.get("base_model_name_or_path") or ""), spec.model
     wanted = ALIASES[wanted].repo if wanted in ALIASES else wanted
@@ -206,6 +206,11 @@ def _refused(spec: RunSpec, start: Start) -> Iterator[str]:
         yield f"{title} is an adapter of method {kind}, not {spec.method}" + (f"; write method: {own}" if own else "")
     elif config.get("bias", "none") != "none":
         yield f"{title} has biases of the base among its weights (bias: {config['bias']}), which all runs share"
+
+
+def _alike(one: Task, other: Task) -> bool:
+    """Whether adapters of one task can go on with another: both write texts, or they are the same."""
+    return one is other or (one.generates and other.generates and one.peft_type == other.peft_type)
 
 
 def _kind(method: Method) -> str:

@@ -5,6 +5,8 @@ PyTorch is imported only after the data have been read and recognised, so that a
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,12 +18,12 @@ from peft_nb.data.table import Table
 from peft_nb.errors import ForecastError, MethodError, PeftNbError, RunError
 from peft_nb.events import Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.methods import REGISTRY, attach
-from peft_nb.metrics import comparable
+from peft_nb.metrics import METRICS, comparable
 from peft_nb.models.load import Base
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource
 from peft_nb.models.weights import fingerprint
-from peft_nb.runs import evaluate, init_adapter, model, rows
+from peft_nb.runs import evaluate, init_adapter, model, reference, rewards, rows
 from peft_nb.runs.context import Context
 from peft_nb.runs.init_adapter import Start
 from peft_nb.runs.rows import Sides
@@ -215,11 +217,11 @@ def prepare(
     for note in filter(None, (method.note(adapted), model.untrained(base, adapted))):
         context.publish(Notice(note))
     hooks, draws = method.hooks(spec), OwnDraws(spec.seed)
-    shown = (packing.pad([sides.train[row] for row in step], pad_id) for step in plan[:PREPARED_STEPS])
+    batches = ([one for row in step for one in task.sequences(sides.train[row])] for step in plan[:PREPARED_STEPS])
+    shown = (packing.pad(batch, pad_id) for batch in batches)
     with setup.heeding_seeds():
         hooks.begin(adapted, ({name: one.to(device) for name, one in padded.items()} for padded in shown))
-    wanted = {"fast": spec.fast, "supported": method.padding_free}
-    chosen = task.objective(adapted, sides.train, pad_id, device, facts, **wanted)
+    chosen = task.objective(adapted, sides.train, pad_id, device, spec, facts, supported=method.padding_free)
     if (objective := neftune.unshared(chosen, spec.neftune_noise_alpha)) is not chosen:
         why = "each row has its own noise (neftune_noise_alpha)"
         context.publish(Notice(f"what rows have in common at their beginning is computed for each: {why}"))
@@ -254,7 +256,8 @@ def attempt(context: Context, adapted: PeftModel, objective: Objective, examples
     adapted.eval()
     try:
         with objective.installed(adapted):
-            loss = objective.loss(adapted, examples.shortest(1), device)
+            (shortest,) = objective.cut(examples.shortest(1), sys.maxsize)
+            loss = objective.loss(adapted, shortest, device)
             torch.autograd.grad(loss, parameters, allow_unused=True)
     except Exception as error:
         if isinstance(error, PeftNbError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
@@ -289,8 +292,9 @@ def base_evaluation(context: Context, trainer: PlannedTrainer, base: Base) -> di
     from peft_nb.data.examples import fingerprint as content
 
     spec, facts, start = context.spec, context.facts, dict[str, Any]()
-    if not context.task.tokenwise:  # a head is drawn
-        start |= {"task": spec.task, "seed": spec.seed, "facts": facts.task}
+    if context.task.unit != "token":  # a head is drawn, or a loss of its own
+        start |= {name: getattr(spec, name) for name in ("task", "seed", "init_adapter", *context.task.options)}
+        start |= {"facts": facts.task, "of": facts.init_adapter}
     if not starts_as_base(trainer.model):
         own = {one.name for one in RunSpec.describe() if one.section == "method"}
         start |= {name: value for name, value in spec.to_dict().items() if name in own}
@@ -300,6 +304,8 @@ def base_evaluation(context: Context, trainer: PlannedTrainer, base: Base) -> di
         context.publish(Preparing(f"evaluating the base model on {len(trainer.eval_examples):,} rows"))
         return trainer.measured()
 
+    if rewards.wanted(context.task):  # whose functions may have changed
+        return measure()
     once = evaluate.once(base, str(facts.base_hash), str(trainer.objective))
     found: dict[str, float] = once("eval", {"examples": content(trainer.eval_examples), "start": start}, measure)
     return found
@@ -363,15 +369,26 @@ def fit(
                 trainer.sample = sampler(context, adapted, base.tokenizer, installed)
             elif resources.processes() == 1:
                 trainer.scores = scorer(context, trainer)
-            if held_out and (context.spec.init_adapter or not done):
-                of_base = base_evaluation(context, trainer, base)
-            if start:
+            compared = reference.needed(trainer.objective)  # with what the run starts from
+            if start and compared:
                 adapter_weights.restore(adapted, start.folder)
+            reference.fill(context, trainer, base, start, active=bool(start) or starts_as_base(adapted))
+            rollout = rewards.install(context, trainer, base, installed)
+            if rollout and not done and not start:
+                rewards.attempt(context, trainer, rollout)
+            if held_out and (not done or (context.spec.init_adapter and not compared)):
+                of_base = base_evaluation(context, trainer, base)
+            if start and not compared:
+                adapter_weights.restore(adapted, start.folder)
+                if rollout and not done:
+                    rewards.attempt(context, trainer, rollout)
             if held_out and not done:
-                trainer.evaluated(trainer.measured() if start else of_base)
+                trainer.evaluated(trainer.measured() if start and not compared else of_base)
                 context.heed_stop()
             context.publish(StatusChanged("training"))
             trainer.train(resume_from_checkpoint=str(last) if last else None)
+            if rollout:
+                rewards.conclude(context, rollout)
             trainer.load_best()
             if held_out and trainer.is_world_process_zero():
                 context.metrics |= own_metrics(context, trainer)
@@ -391,7 +408,7 @@ def fit(
         "eval_loss": evals[-1] if evals else None,
         "train_seconds": trainer.elapsed_s,
         "tokens_per_second": trainer.tokens / trainer.busy_s if trainer.busy_s else None,
-        "peak_memory_mb": peak.mb,
+        "peak_memory_mb": max(peak.mb, trainer.memory_mb),  # the kernel counts pages in batches
         "token_budget": trainer.budget,
     }
     if trainer.args.device.type == "cuda":
@@ -402,10 +419,12 @@ def fit(
         context.metrics |= {"eval_loss": trainer.best.loss, "best_step": trainer.best.step}
         end = trainer.best.step
     accuracies = {row["step"]: row["token_accuracy"] for row in earlier} | trainer.accuracies
-    before_it = of_base.get("token_accuracy", accuracies.get(0))
-    found = {"base_token_accuracy": before_it, "token_accuracy": accuracies.get(end)}
-    context.metrics |= {name: accuracy for name, accuracy in found.items() if accuracy is not None}
+    found = {"base_token_accuracy": accuracies.get(0), "token_accuracy": accuracies.get(end)}
+    found |= trainer.measures.get(end, {})
+    found |= {f"base_{name}": value for name, value in of_base.items() if f"base_{name}" in METRICS}
+    context.metrics |= {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
     warning = evaluate.risen(context.spec, losses, context.metrics)
+    warning = warning or context.task.warning(context.spec, losses, context.metrics)
     if warning or "warning" in context.metrics:  # of before it was resumed
         context.metrics["warning"] = warning or None
     if warning:

@@ -24,16 +24,17 @@ from peft_nb.data.quality.lengths import Options
 from peft_nb.data.rendered import RenderedRows
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.data.table import Table
-from peft_nb.errors import DataError, StoreError
+from peft_nb.errors import DataError, SpecError, StoreError
 from peft_nb.events import Notice
 from peft_nb.methods import REGISTRY
 from peft_nb.models.load import Base
+from peft_nb.runs import rewards
 from peft_nb.runs.context import Context, Inputs
 from peft_nb.spec import RunSpec
 from peft_nb.store import Facts, space
 from peft_nb.system import resources
 from peft_nb.system.files import atomic_text
-from peft_nb.tasks import TASKS, inspect
+from peft_nb.tasks import TASKS, Task, inspect, problems, proposed
 
 if TYPE_CHECKING:
     from peft_nb.evaluation.evaluators import Asked
@@ -50,7 +51,7 @@ class Sides(NamedTuple):
     held_out: Examples
 
 
-def read(spec: RunSpec, inputs: Inputs) -> tuple[Table, Facts]:
+def read(spec: RunSpec, inputs: Inputs) -> tuple[RunSpec, Table, Facts]:
     """Find the rows of a run, recognise them, and refuse what does not fit its task; imports no PyTorch.
 
     Parameters
@@ -62,19 +63,22 @@ def read(spec: RunSpec, inputs: Inputs) -> tuple[Table, Facts]:
 
     Returns
     -------
-    tuple of Table and Facts
-        The rows, and what they say.
+    tuple of RunSpec, Table and Facts
+        The spec, with the task that the rows are for where it names none; the rows, and what they say.
 
     Raises
     ------
-    DataError
-        In one line.
+    DataError, SpecError
+        In one line, or one for each field.
     """
     found = table.read(spec, inputs.data, inputs.eval_data, inputs.namespace)
+    spec = proposed(spec, found.layout)
+    if wrong := problems(spec):
+        raise SpecError(wrong)
     told = inspect(spec, found)
     if spec.regression is not None:
         _regression(spec, inputs)
-    return found, Facts(data=found.origin, fingerprint=found.fingerprint, layout=found.layout.name, task=told)
+    return spec, found, Facts(data=found.origin, fingerprint=found.fingerprint, layout=found.layout.name, task=told)
 
 
 def read_again(context: Context) -> Table:
@@ -86,7 +90,7 @@ def read_again(context: Context) -> Table:
         When they are gone, or not what they were.
     """
     spec, before = context.spec, context.facts.fingerprint
-    found, facts = read(spec, context.inputs)
+    _, found, facts = read(spec, context.inputs)
     if before not in (None, facts.fingerprint):
         raise DataError(f"{spec.data} is not what the run began with; put it back, or start a new run")
     context.note(data=facts.data, fingerprint=facts.fingerprint, layout=facts.layout)
@@ -152,13 +156,13 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
     """Encode the rows of a run, and write beside it which examples are its own, so that it resumes without its data."""
     context.task.limit(base, context.spec, context.facts.task)
     rendered = found.rendered(base.tokenizer, context.spec)
-    key, train = _encoded(context, rendered, found.fingerprint, "row")
+    key, train = _encoded(context, context.task, rendered, found.fingerprint, "row")
     context.publish(Notice(f"{found.origin}: {train.report}"))
     _tell_cut(context, train.report)
     keys, numbers = [key], list[int]()
     if found.eval_rows is not None:
         rendered = found.rendered_eval(base.tokenizer, context.spec)
-        key, held_out = _encoded(context, rendered, found.eval_fingerprint, "evaluation row")
+        key, held_out = _encoded(context, context.task, rendered, found.eval_fingerprint, "evaluation row")
         keys.append(key)
         _tell_cut(context, held_out.report, "evaluation ")
         sides = Sides(train.examples, held_out.examples)
@@ -169,6 +173,8 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
         atomic_text(context.folder / EXAMPLES, json.dumps({"keys": keys, "held_out": numbers}))
         asked = sorted(set(sides.held_out.rows.tolist()))
         prompts.save(context.folder, context.task.prompts(*found.held_out, asked, context.facts.task))
+        if rewards.wanted(context.task):
+            rewards.keep(context.folder, found)
     return sides
 
 
@@ -228,7 +234,8 @@ def to_evaluate(
         if spec.regression is not None:
             source = _regression(spec, context.inputs)
             rendered = source.rendered(tokenizer, spec)
-            own["regression"], _ = _encoded(context, rendered, source.fingerprint, "regression row")
+            task = context.task.ordinary
+            own["regression"], _ = _encoded(context, task, rendered, source.fingerprint, "regression row")
         if resources.rank() == 0:
             atomic_text(path, json.dumps(own, ensure_ascii=False))
     named: list[tuple[str, Example]] = []
@@ -266,7 +273,7 @@ def for_script(context: Context, base: Base) -> tuple[Side, Side]:
 def _regression(spec: RunSpec, inputs: Inputs) -> Table:
     """The user's own regression rows."""
     found = table.read(RunSpec(data=spec.regression), namespace=inputs.namespace)
-    TASKS[spec.task].validate(found.layout, spec)
+    TASKS[spec.task].ordinary.validate(found.layout, spec)
     return found
 
 
@@ -275,8 +282,10 @@ def _cache(folder: Path) -> Path:
     return folder.parent.parent / "examples"
 
 
-def _encoded(context: Context, rendered: RenderedRows, fingerprint: str, row_name: str) -> tuple[str, Encoded]:
-    return context.task.encode(
+def _encoded(
+    context: Context, task: Task, rendered: RenderedRows, fingerprint: str, row_name: str
+) -> tuple[str, Encoded]:
+    return task.encode(
         rendered,
         context.spec,
         context.facts.task,

@@ -19,11 +19,23 @@ from peft_nb.data.prompts import Prompt
 from peft_nb.data.sources import BUILTIN
 from peft_nb.data.table import Table
 from peft_nb.errors import PeftNbError, RunError, SpecError
-from peft_nb.events import ACTIVE, Event, Listener, Notice, Planned, Preparing, Progress, Status, StatusChanged, silent
+from peft_nb.events import (
+    ACTIVE,
+    Event,
+    Listener,
+    Notice,
+    Planned,
+    Preparing,
+    Progress,
+    Scored,
+    Status,
+    StatusChanged,
+    silent,
+)
 from peft_nb.methods import complete, problems
 from peft_nb.models import ALIASES
 from peft_nb.models.resolve import holds_a_model
-from peft_nb.runs import evaluate, init_adapter, pipeline, reporters, rows
+from peft_nb.runs import evaluate, init_adapter, pipeline, reporters, rewards, rows
 from peft_nb.runs.adapter import Adapter
 from peft_nb.runs.context import Context, Inputs
 from peft_nb.runs.executors import EXECUTORS
@@ -32,6 +44,7 @@ from peft_nb.spec import RunSpec
 from peft_nb.spec.paths import absolute
 from peft_nb.store import HISTORY, Facts, Record, Store, find
 from peft_nb.system import frontend
+from peft_nb.tasks import TASKS
 from peft_nb.training.stop import Abandoned, StopFlag
 
 if TYPE_CHECKING:
@@ -125,14 +138,19 @@ class Run:
     def history(self) -> pandas.DataFrame:
         """One row a logged step: loss, eval loss, learning rate, gradient norm, speed, memory, time.
 
-        On a GPU ``memory_mb`` is the GPU's, with ``host_memory_mb`` beside it.
+        On a GPU ``memory_mb`` is the GPU's, with ``host_memory_mb`` beside it. What a task measures besides has columns
+        of its own, such as ``accuracy`` or ``margin``.
         """
         import pandas
 
         found = pandas.DataFrame(self.store.history(self.id), columns=HISTORY.split(", "), dtype=float)
         if found["host_memory_mb"].isna().all():
             del found["host_memory_mb"]
-        return found.astype({"step": int})
+        scored: dict[int, dict[str, float]] = {}
+        for event in self.events():
+            if isinstance(event, Scored):
+                scored.setdefault(event.step, {}).update(event.metrics)
+        return found.astype({"step": int}).join(pandas.DataFrame.from_dict(scored, orient="index"), on="step")
 
     @property
     def version(self) -> str | None:
@@ -320,9 +338,9 @@ class Run:
         Raises
         ------
         RunError
-            If the run is active or has finished, or the function that scores its answers has to be passed again.
+            If the run is active or has finished, or a function that scores or rewards answers has to be passed again.
         SpecError
-            If there is no function of the name that scores its answers, or the adapter to start from is gone.
+            If there is no function of the name that scores or rewards them, or the adapter to start from is gone.
         StoreError
             If it was promoted as it is.
         """
@@ -334,6 +352,7 @@ class Run:
         init_adapter.needed(Context(self.spec, folder=self.folder))  # told now, not when the base is loaded
         if "answers" in self.adapter.task.evaluator().parts(self.spec):  # told now, not when all is trained
             evaluate.score_of(self.spec, self.inputs)
+        rewards.of(self.spec, self.inputs)
         self.store.claim(self.id)
         self.start(listeners)
         return self if background else self.wait()
@@ -637,6 +656,7 @@ def begin(
     eval_data: object = None,
     model: object = None,
     score: object = None,
+    reward: object = None,
     namespace: Mapping[str, Any] | None = None,
     listeners: Sequence[Listener] = (),
     store: Store | None = None,
@@ -647,8 +667,8 @@ def begin(
     ----------
     spec : RunSpec
         What to do; the run keeps its files and folders by their absolute paths.
-    data, eval_data, model, score : object, optional
-        Two tables, a ``(model, tokenizer)`` pair and a function in place of the names in the spec.
+    data, eval_data, model, score, reward : object, optional
+        Two tables, a ``(model, tokenizer)`` pair and functions in place of the names in the spec.
     namespace : mapping, optional
         The notebook's variables, where names are looked up first.
     listeners : sequence of callable
@@ -668,14 +688,18 @@ def begin(
     """
     if wrong := problems(spec) + reporters.problems(spec.report_to):
         raise SpecError(wrong)
-    inputs = Inputs(data, eval_data, model, score, namespace or {})
+    inputs = Inputs(data, eval_data, model, score, reward, namespace or {})
+    given = spec
+    spec, table, facts = rows.read(spec, inputs)
+    notes = [] if spec is given else [f"task {spec.task}: {TASKS[spec.task].help}"]
     spec = RunSpec(**absolute(spec.changed(), partial(_stands_for, inputs.namespace)))
     source = spec.init_adapter and init_adapter.find(spec.init_adapter, store or Store(), inputs.namespace)
     if source:
         spec, note = init_adapter.described(spec, source)
+        notes.append(note)
     spec = complete(spec)
-    table, facts = rows.read(spec, inputs)
     evaluate.refuse(spec, table, inputs)
+    rewards.of(spec, inputs)
     if source:
         init_adapter.same_labels(facts, source)
         facts = replace(facts, init_adapter=str(source))
@@ -684,11 +708,11 @@ def begin(
     id = store.create(spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name, parents=parents)
     store.set_facts(id, facts)
     run = Run(store.get(id), store, spec, inputs)
-    run.start(listeners, table, facts, note if source else "")
+    run.start(listeners, table, facts, "; ".join(notes))
     return run
 
 
-def load(name: str, *, model: Any = None, score: Any = None, store: Store | None = None) -> Run:
+def load(name: str, *, model: Any = None, score: Any = None, reward: Any = None, store: Store | None = None) -> Run:
     """Open a run from the store, in whatever process it was made; names in its spec are the notebook's variables.
 
     Parameters
@@ -699,6 +723,8 @@ def load(name: str, *, model: Any = None, score: Any = None, store: Store | None
         The live ``(model, tokenizer)`` pair, if the run was started on one.
     score : callable, optional
         How answers are scored, if the run was started with a function in place of a name.
+    reward : callable or list, optional
+        What answers are rewarded by, likewise.
     store : Store, optional
         Where to look; default ``peft_runs`` in the working folder, then the stores in which this process made runs.
 
@@ -715,7 +741,7 @@ def load(name: str, *, model: Any = None, score: Any = None, store: Store | None
     store, record = (store, store.get(name)) if store else find(name)
     if record.id in _running and _running[record.id].folder == record.folder:
         return _running[record.id]
-    inputs = Inputs(model=model, score=score, namespace=frontend.variables())
+    inputs = Inputs(model=model, score=score, reward=reward, namespace=frontend.variables())
     return Run(record, store, RunSpec.from_yaml(record.spec_yaml), inputs)
 
 

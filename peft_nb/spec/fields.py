@@ -144,6 +144,12 @@ def _words(value: Any) -> list[str]:
     return [_word(one) for one in value]
 
 
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, (list, tuple)):
+        return [_real(one) for one in value]
+    return [_real(one) for one in _words(str(value))]
+
+
 def _trackers(value: Any) -> list[str]:
     named = [] if value is None or value in ("none", "None") else _words(value)
     for name in named:
@@ -169,6 +175,7 @@ Options = Annotated[dict[str, Any], BeforeValidator(_options)]
 Criteria = Annotated[dict[str, str], BeforeValidator(_criteria)]
 Trackers = Annotated[list[str], BeforeValidator(_trackers)]
 Words = Annotated[list[str], BeforeValidator(_words)]
+Numbers = Annotated[list[float], BeforeValidator(_numbers)]
 Modules = Annotated[str | list[str], BeforeValidator(_modules)]
 
 _KINDS: dict[Any, Kind]

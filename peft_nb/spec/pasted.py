@@ -251,6 +251,7 @@ VALUES = {
     **{("quantization", value): "8bit" for value in ("int8", "bnb.int8", "8", "bnb_int8")},
     **{("optim", value): "adamw_torch" for value in ("adamw", "adam", "adamw_hf", "adam_torch")},
     **{("task", value): "generation" for value in ("llm", "llm_sft", "sft", "llm_generic", "text_generation")},
+    **{("task", f"llm_{value}"): value for value in ("dpo", "orpo")},
     **{("task", value): "classification" for value in ("text_classification", "sequence_classification", "seq_cls")},
 }
 """By field and what other tools write there: what it is here."""
@@ -277,9 +278,16 @@ _NAMES: dict[str, tuple[Any, str]] = {
     "neftune_noise_alpha": ("5", "neftune_alpha noisy_embedding_alpha"),
     "init_adapter": ("folder/of/adapter", "adapter_name_or_path lora_model_dir checkpoint_dir adapter_path"),
     "early_stopping_patience": ("3", "early_stopping_rounds"),
+    "beta": ("0.1", "pref_beta dpo_beta rl_beta kto_beta orpo_alpha"),
+    "label_smoothing": ("0.1", "dpo_label_smoothing"),
+    "desirable_weight": ("1.33", "kto_chosen_weight kto_desirable_weight"),
+    "undesirable_weight": ("1.0", "kto_rejected_weight kto_undesirable_weight"),
 }
 # By reason: what there is nothing for.
 _NONE = {
+    "the reference is what a run starts from, and its log-probabilities are computed once, before the first step": ""
+    "ref_model ref_model_path ref_adapters reference_free precompute_ref_log_probs precompute_ref_batch_size "
+    "sync_ref_model model_ref model_adapter_name ref_adapter_name",
     "the settings of an optimizer are those that transformers gives it": "optim_args optim_target_modules adam_beta1 "
     "adam_beta2 adam_epsilon",
     "report_to names trackers, which take the rest from their own environment variables": "logging_dir wandb_project "
@@ -335,7 +343,15 @@ _NONE = {
 _ANSWERS, _ALL = {"loss_on": "assistant"}, {"loss_on": "all"}
 _BF16, _KEPT = {"dtype": "bfloat16"}, "dtype: auto selects the fastest safe precision"
 _FEW = "only lora, qlora, full and the like: %peft help method lists the methods"
-_SFT = "supervised training is what is done; a preference method or pretraining stage is not"
+_SFT = (
+    "tasks are generation, classification, dpo, simpo, orpo, kto and grpo; there is no reward model and no pretraining "
+    "stage"
+)
+_TASKS: dict[str, Fields] = {
+    **{name: {"task": "generation"} for name in ("sft", "default")},
+    **{name: {"task": name} for name in ("dpo", "simpo", "orpo", "kto", "grpo")},
+    "ipo": {"task": "dpo", "loss_type": "ipo"},
+}
 _ONE = "one data set is trained on: put the rows together and give them as data: NAME"
 _WARMUP = "warmup_ratio takes a share of the steps: divide by the number of epochs"
 _SHARE = "eval_fraction takes a share of the rows up to 0.5, such as 0.1"
@@ -376,9 +392,17 @@ SETTINGS: dict[str, Setting] = {
     },
     **{name: Setting("0.1", _share, _SHARE) for name in ("val_size", "val_set_size", "test_size", "validation_size")},
     "warmup_epochs": Setting("1", lambda value: {}, _WARMUP),
-    "stage": Setting("sft", _words(sft={"task": "generation"}), _SFT),
-    "rl": Setting("dpo", lambda value: {}, _SFT),
-    "trainer": Setting("sft", _words(sft={"task": "generation"}, default={"task": "generation"}), _SFT),
+    "stage": Setting("sft", _words(**_TASKS), _SFT),
+    "rl": Setting("dpo", _words(**_TASKS), _SFT),
+    "trainer": Setting("sft", _words(**_TASKS), _SFT),
+    "pref_loss": Setting(
+        "simpo",
+        _words(
+            **{name: {"loss_type": name} for name in ("sigmoid", "hinge", "ipo")},
+            **{name: {"task": name} for name in ("simpo", "orpo")},
+        ),
+        "it is a task, such as simpo, or a loss_type of dpo",
+    ),
     "finetuning_type": Setting(
         "lora", _words(lora={"method": "lora"}, full={"method": "full"}, oft={"method": "oft"}), _FEW
     ),

@@ -25,6 +25,7 @@ from peft_nb.spec.fields import (
     MethodName,
     Modules,
     Number,
+    Numbers,
     Options,
     Switch,
     TaskName,
@@ -104,7 +105,8 @@ class RunSpec(BaseModel):
     """Branch, tag or commit of a model from the hub; null takes its main branch."""
 
     task: TaskName = field("generation", "data")
-    """What is trained: text generation, or a classifier with one or several labels per text."""
+    """What is trained: text generation, a classifier, which answers are preferred, or what a reward function says is
+    good; pairs of answers and rated answers choose dpo and kto themselves."""
     data: Word = field(..., "data")
     """Training rows: a notebook variable, a built-in set such as support-desk, a csv, tsv, json, jsonl,
     ndjson, parquet, txt or md file, or a data set on the hub."""
@@ -163,7 +165,8 @@ class RunSpec(BaseModel):
     max_steps: Whole | None = field(None, "training", "steps", ge=1, le=_MANY)
     """Number of optimizer steps, instead of epochs; null trains for all epochs."""
     batch_size: Whole = field(8, "training", "examples", ("per_device_train_batch_size",), ge=1, le=_MANY)
-    """Examples per optimizer step over all processes, before gradient_accumulation_steps multiplies them."""
+    """Examples, in grpo prompts, per optimizer step over all processes, before gradient_accumulation_steps multiplies
+    them."""
     gradient_accumulation_steps: Whole = field(1, "training", "batches", ge=1, le=_MANY)
     """Batches whose gradients are accumulated before the weights are updated."""
     learning_rate: Number | None = field(None, "training", gt=0, le=10)
@@ -190,6 +193,38 @@ class RunSpec(BaseModel):
     """Keep the checkpoint with the lowest eval loss instead of the last one."""
     seed: Whole = field(42, "training", ge=0, le=2**32 - 1)
     """Random seed for the order of the data, the initial values of the new parameters and dropout."""
+
+    loss_type: Words | None = field(None, "preferences")
+    """Loss of dpo: sigmoid, ipo, hinge, robust, apo_zero, apo_down or sigmoid_norm, or several, added up; of grpo:
+    grpo, dr_grpo or dapo. null takes sigmoid, and dapo in grpo."""
+    loss_weights: Numbers | None = field(None, "preferences")
+    """Weights of several losses, in the order of loss_type; null weighs them alike."""
+    beta: Number | None = field(None, "preferences", ge=0, le=1000)
+    """How strongly the model is held to its reference, or how sharply answers are told apart where there is none; null
+    takes the task's default, 0.1, and 0 in grpo, which then needs no reference."""
+    label_smoothing: Number | None = field(None, "preferences", "share of pairs", ge=0, lt=0.5)
+    """Share of the pairs that are taken to be judged the wrong way round; null takes 0."""
+    simpo_gamma: Number | None = field(None, "preferences", ge=0, le=1000)
+    """Margin by which simpo wants the chosen answer to be likelier; null takes 0.5."""
+    desirable_weight: Number | None = field(None, "preferences", ge=0, le=1000)
+    """Weight of good answers in kto; null takes 1."""
+    undesirable_weight: Number | None = field(None, "preferences", ge=0, le=1000)
+    """Weight of bad answers in kto; null takes 1."""
+    reward: Words | None = field(None, "preferences")
+    """What grpo rewards answers by: a function of the notebook, reward(prompt, completion) and the columns it names,
+    or exact_match, json_valid, length:WORDS or regex:PATTERN; several are added up."""
+    reward_weights: Numbers | None = field(None, "preferences")
+    """Weights of several rewards, in the order of reward; null weighs them alike."""
+    num_generations: Whole | None = field(None, "preferences", "answers", ge=2, le=_MANY)
+    """Answers that grpo samples to each prompt and compares, so that a step trains on batch_size times as many; null
+    takes 8."""
+    max_completion_length: Whole | None = field(None, "preferences", "tokens", ge=1, le=1_000_000)
+    """Longest answer that grpo samples; null takes 256."""
+    epsilon: Number | None = field(None, "preferences", gt=0, le=1)
+    """By which share grpo lets the probability of a token move before it learns no more from it; null takes 0.2."""
+    scale_rewards: Literal["group", "batch", "none"] | None = field(None, "preferences")
+    """What grpo divides differences in reward by: their standard deviation in the answers to a prompt (group) or in
+    the whole step (batch), or nothing; null takes group."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = field("auto", "performance")
     """Precision of the computation (dtype); auto times them on this machine and takes the fastest safe one."""

@@ -11,13 +11,29 @@ from peft_nb.spec.names import register_name
 from peft_nb.tasks.base import Facts, Task
 from peft_nb.tasks.classification import Classification
 from peft_nb.tasks.generation import Generation
+from peft_nb.tasks.grpo import GRPO
+from peft_nb.tasks.kto import KTO
+from peft_nb.tasks.preference import DPO, ORPO, SimPO
 from peft_nb.tasks.texts import TextTask
 
 if TYPE_CHECKING:
+    from peft_nb.data.layouts import Layout
     from peft_nb.data.table import Table
     from peft_nb.spec import RunSpec
 
-__all__ = ["TASKS", "Facts", "Task", "TextTask", "for_base", "for_kind", "inspect", "register"]
+__all__ = [
+    "TASKS",
+    "Facts",
+    "Task",
+    "TextTask",
+    "for_base",
+    "for_kind",
+    "inspect",
+    "options",
+    "problems",
+    "proposed",
+    "register",
+]
 
 TASKS: dict[str, Task] = {}
 
@@ -69,6 +85,53 @@ def inspect(spec: RunSpec, table: Table) -> Facts:
     return facts
 
 
+def options() -> list[str]:
+    """Name the fields of a spec that only some tasks have a use for."""
+    return list(dict.fromkeys(name for task in TASKS.values() for name in task.options))
+
+
+def problems(spec: RunSpec) -> list[str]:
+    """What a task cannot do with a spec, found before anything is loaded.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        A valid spec.
+
+    Returns
+    -------
+    list of str
+        One line a problem.
+    """
+    task, found = TASKS[spec.task], list[str]()
+    for name in options():
+        if name not in task.options and getattr(spec, name) is not None:
+            able = ", ".join(other.name for other in TASKS.values() if name in other.options)
+            found.append(f"{name}: task {spec.task} has no use for it; {able} has")
+    return found or task.problems(spec)
+
+
+def proposed(spec: RunSpec, layout: Layout) -> RunSpec:
+    """Choose the task by the rows where a spec names none.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        As it was written.
+    layout : Layout
+        Of its rows.
+
+    Returns
+    -------
+    RunSpec
+        With the task that such rows are for, or as it is where it names one, or its own accepts them.
+    """
+    task = for_kind(layout.kind)
+    if "task" in spec.model_fields_set or layout.kind in TASKS[spec.task].accepts or not task.proposed:
+        return spec
+    return type(spec)(**spec.changed(), task=task.name)
+
+
 def for_kind(kind: str) -> Task:
     """The task that rows of a kind of layout are for, such as ``labelled``; of several the first."""
     return next((task for task in TASKS.values() if kind in task.accepts), next(iter(TASKS.values())))
@@ -80,5 +143,5 @@ def for_base(kind: str) -> Task:
     return next(fitting, next(iter(TASKS.values())))
 
 
-for _task in (Generation(), Classification()):
+for _task in (Generation(), Classification(), DPO(), SimPO(), ORPO(), KTO(), GRPO()):
     register(_task)

@@ -47,7 +47,7 @@ class Task:
         Kinds of layouts whose rows it learns from: ``chat``, ``text``, ``labelled``.
     wants : str
         How the columns of other rows are to be named, for the message that refuses them.
-    unit : {"token", "text"}
+    unit : {"token", "text", "pair", "answer"}
         What a mean loss is divided by.
     tokenwise : bool
         Whether every token is predicted, over the vocabulary.
@@ -65,6 +65,12 @@ class Task:
         Base to begin with, where it is not the default of the spec.
     unused : mapping of str to str
         Fields of a spec that it has no use for, and why.
+    options : mapping of str to object
+        Fields of a spec that only some tasks have, those that this one has, with what ``null`` stands for.
+    rate : float
+        What a method's default learning rate is multiplied by.
+    proposed : bool
+        Whether it is taken for rows that it accepts where a spec names no task.
     metrics : tuple of Metric
         Metrics of its own.
     script : str
@@ -76,7 +82,7 @@ class Task:
     source: str = ""
     accepts: tuple[str, ...] = ("chat", "text")
     wants: str = ""
-    unit: Literal["token", "text"] = "token"
+    unit: Literal["token", "text", "pair", "answer"] = "token"
     tokenwise: bool = True
     stratify: bool = False
     generates: bool = True
@@ -88,6 +94,9 @@ class Task:
     base: Literal["causal"] | None = "causal"
     model: str | None = None
     unused: Mapping[str, str] = {}
+    options: Mapping[str, Any] = {}
+    rate: float = 1.0
+    proposed: bool = False
     metrics: tuple[Metric, ...] = ()
     script: str = ""
 
@@ -95,6 +104,15 @@ class Task:
     def verb(self) -> str:
         """The method of a run that asks its model."""
         return "generate" if self.generates else "predict"
+
+    @property
+    def ordinary(self) -> Task:
+        """The task by which texts are read that it must not get worse at; itself, unless its own rows are others."""
+        return self
+
+    def problems(self, spec: RunSpec) -> list[str]:
+        """What is wrong with the task's own options, one line each."""
+        return []
 
     # ---- rows
 
@@ -158,6 +176,10 @@ class Task:
         """
         raise NotImplementedError(f"task {self.name} does not say how rows are encoded")
 
+    def sequences(self, example: Example) -> tuple[Example, ...]:
+        """What a model reads of an example, each by itself."""
+        return (example,)
+
     def prompts(self, rows: Rows, layout: Layout, numbers: Sequence[int], facts: Facts) -> list[Asked]:
         """Choose a few rows, evenly spread, as prompts with what is right, to be asked later."""
         from peft_nb.data import prompts
@@ -191,15 +213,15 @@ class Task:
         examples: Sequence[Example],
         pad_id: int,
         device: torch.device,
+        spec: RunSpec,
         facts: Facts,
         *,
-        fast: bool,
         supported: bool,
     ) -> Objective:
         """Choose how a micro-batch becomes a loss, having checked it against the padded reference."""
         from peft_nb.training import objectives
 
-        return objectives.choose(model, examples, pad_id, device, fast=fast, supported=supported)
+        return objectives.choose(model, examples, pad_id, device, fast=spec.fast, supported=supported)
 
     def foreseen(self, model: PeftModel, pad_id: int, spec: RunSpec, facts: Facts, *, supported: bool) -> Objective:
         """Say which objective will be chosen, by shapes alone."""
@@ -223,6 +245,10 @@ class Task:
     ) -> dict[str, Any]:
         """Measure the task's own metrics on the evaluation set, with the objective installed."""
         return {}
+
+    def warning(self, spec: RunSpec, losses: Sequence[float], metrics: Mapping[str, Any]) -> str:
+        """Say in a line what looks wrong about a training that ended, given all logged losses; or nothing."""
+        return ""
 
     def evaluator(self) -> type[Evaluator]:
         """What measures a trained model."""

@@ -30,6 +30,17 @@ class Generation(Task):
         if layout.kind == "labelled":
             raise DataError(f"{layout.why}: these rows have labels and no answers to learn; set task: classification")
 
+    def inspect(self, rows: Rows, layout: Layout) -> Facts:
+        """Refuse preferences, and say which task learns them and how their answers are learned alone."""
+        if layout.kind in ("preference", "rated"):
+            rows_are, task = ("pairs", "dpo") if layout.kind == "preference" else ("rated answers", "kto")
+            fix = ", or ".join(filter(None, [f"set task: {task}", layout.alone(rows[0])]))
+            raise DataError(f"{layout.why}: these rows are {rows_are}; {fix}")
+        if layout.kind == "prompt":
+            fix = f"set task: grpo and a reward to learn from the model's own answers, or {layout.alone(rows[0])}"
+            raise DataError(f"{layout.why}: these rows are prompts without answers; {fix}")
+        return {}
+
     def encode(
         self,
         rendered: RenderedRows,

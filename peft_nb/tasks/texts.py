@@ -143,15 +143,15 @@ class TextTask(Task):
         examples: Sequence[Example],
         pad_id: int,
         device: torch.device,
+        spec: RunSpec,
         facts: Facts,
         *,
-        fast: bool,
         supported: bool,
     ) -> TextObjective:
         """As of :meth:`Task.objective`."""
         from peft_nb.training import text_objective
 
-        wanted = {"fast": fast, "supported": supported}
+        wanted = {"fast": spec.fast, "supported": supported}
         return text_objective.choose(model, examples, pad_id, device, self.head_loss(facts), **wanted)
 
     def foreseen(self, model: PeftModel, pad_id: int, spec: RunSpec, facts: Facts, *, supported: bool) -> TextObjective:

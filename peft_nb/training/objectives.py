@@ -53,10 +53,20 @@ class Objective(Protocol):
         """Summed loss of the examples, in nats."""
 
     def scores(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
-        """Sum up each example without a gradient; shape ``(examples, 3)``, float64.
+        """Sum up each example without a gradient; shape ``(examples, 3 + …)``, float64.
 
-        The columns: its loss, its targets that greedy decoding would find (NaN where none are tokens), its targets.
+        The columns: its loss, its targets that greedy decoding would find (NaN where none are tokens), its targets,
+        what :meth:`summary` takes.
         """
+
+    def begin(self, model: nn.Module, examples: Sequence[Any], budget: int, device: torch.device) -> Sequence[Any]:
+        """Look at all examples of a step or an evaluation, before they are cut, and give what is learned of them."""
+
+    def summary(self, measured: torch.Tensor) -> dict[str, float]:
+        """Metrics of some examples beside the loss, by the further columns of :meth:`scores`."""
+
+    def logged(self) -> dict[str, float]:
+        """What was measured while training since this was last asked."""
 
     def installed(self, model: PeftModel) -> AbstractContextManager[None]:
         """Make the model ready for this path while the context lasts."""
@@ -95,11 +105,26 @@ class Installed:
 
 
 class Cutting:
-    """How all objectives cut examples; what they have of these attributes, ``micro_batches`` says of its parameters."""
+    """What objectives have in common that learn each example by itself, and measure nothing but its loss.
+
+    Of these attributes ``micro_batches`` says what they are.
+    """
 
     padded: bool
     share_prefix: bool
     short: int
+
+    def begin(self, model: nn.Module, examples: Sequence[Any], budget: int, device: torch.device) -> Sequence[Any]:
+        """The examples themselves."""
+        return examples
+
+    def summary(self, measured: torch.Tensor) -> dict[str, float]:
+        """No metrics."""
+        return {}
+
+    def logged(self) -> dict[str, float]:
+        """No metrics."""
+        return {}
 
     def cut(self, examples: Sequence[Any], budget: int) -> list[list[Any]]:
         """Cut examples into micro-batches of at most ``budget`` tokens; a single longer one gets one of its own."""

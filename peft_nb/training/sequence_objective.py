@@ -6,7 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -27,9 +27,12 @@ class Group:
     ----------
     sequences : tuple of Encoded
         In an order that the objective knows; their supervised tokens count.
+    reference : tuple of float
+        Log-probability of each by the model that the objective compares with, in nats; empty where there is none.
     """
 
     sequences: tuple[Encoded, ...]
+    reference: tuple[float, ...] = ()
 
     @cached_property
     def cost(self) -> int:
@@ -39,15 +42,18 @@ class Group:
 
 @dataclass(frozen=True)
 class SequenceObjective(ABC):
-    """What a task learns of groups of sequences: it says in :meth:`losses` what it makes of their log-probabilities.
+    """What a task learns of groups of sequences: it says in :meth:`table` what it makes of their log-probabilities.
 
     Attributes
     ----------
     path : Padded or PaddingFree
         How sequences are computed, as :func:`peft_nb.training.objectives.choose` finds for all of them.
+    seen : list of torch.Tensor
+        What the tables since the last log held.
     """
 
     path: Padded | PaddingFree
+    seen: list[torch.Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -63,11 +69,29 @@ class SequenceObjective(ABC):
         return self.path.share_prefix
 
     @abstractmethod
-    def losses(self, model: nn.Module, groups: Sequence[Any], device: torch.device) -> torch.Tensor:
-        """Loss of each group of a micro-batch, shape ``(groups,)``, made of what :meth:`log_probs` gives."""
+    def table(self, model: nn.Module, groups: Sequence[Group], device: torch.device) -> torch.Tensor:
+        """Loss of each group of a micro-batch, made of what :meth:`log_probs` gives, and what :meth:`summary` takes.
+
+        Shape ``(groups, 1 + …)``; only the first column is differentiated.
+        """
+
+    def summary(self, measured: torch.Tensor) -> dict[str, float]:
+        """Metrics of some groups by the columns of their tables behind the loss, as of the evaluation set.
+
+        What begins with ``eval_`` is logged in training without that.
+        """
+        return {}
+
+    def begin(self, model: nn.Module, examples: Sequence[Any], budget: int, device: torch.device) -> Sequence[Any]:
+        """As of :meth:`peft_nb.training.objectives.Objective.begin`."""
+        return examples
+
+    def group(self, example: Any) -> Group:
+        """What an example is to be learned as."""
+        return example if isinstance(example, Group) else Group((example,))
 
     def log_probs(
-        self, model: nn.Module, groups: Sequence[Any], device: torch.device
+        self, model: nn.Module, groups: Sequence[Group], device: torch.device
     ) -> list[tuple[torch.Tensor, ...]]:
         """Compute the log-probabilities of the supervised tokens of each sequence.
 
@@ -91,18 +115,18 @@ class SequenceObjective(ABC):
             found.update(zip(map(id, micro), self.path.log_probs(model, micro, device), strict=True))
         return [tuple(found[id(one)] for one in group.sequences) for group in groups]
 
-    def cut(self, groups: Sequence[Any], budget: int) -> list[list[Any]]:
-        """Cut groups into micro-batches of at most ``budget`` tokens, no group into two.
+    def cut(self, examples: Sequence[Any], budget: int) -> list[list[Any]]:
+        """Cut the groups that examples are into micro-batches of at most ``budget`` tokens, no group into two.
 
         Groups of like length lie together, or those that begin alike where prefixes are shared; a single group that
         costs more gets a micro-batch of its own.
         """
 
-        def place(group: Any) -> Any:
+        def place(group: Group) -> Any:
             return group.sequences[0].ids if self.share_prefix else -max(one.cost for one in group.sequences)
 
-        batches: list[list[Any]] = []
-        for group in sorted(groups, key=place):
+        batches: list[list[Group]] = []
+        for group in sorted(map(self.group, examples), key=place):
             if not batches or self._tokens([*batches[-1], group]) > budget:
                 batches.append([])
             batches[-1].append(group)
@@ -120,15 +144,27 @@ class SequenceObjective(ABC):
         """What a mean loss is divided by: the groups."""
         return len(groups)
 
-    def loss(self, model: nn.Module, groups: Sequence[Any], device: torch.device) -> torch.Tensor:
+    def loss(self, model: nn.Module, groups: Sequence[Group], device: torch.device) -> torch.Tensor:
         """Summed over the groups."""
-        return self.losses(model, groups, device).sum()
+        found = self.table(model, groups, device)
+        self.seen.append(found.detach()[:, 1:])
+        return found[:, 0].sum()
 
     @torch.no_grad()
-    def scores(self, model: nn.Module, groups: Sequence[Any], device: torch.device) -> torch.Tensor:
-        """Loss of each group, and 1 for what it counts; as of :meth:`peft_nb.training.objectives.Objective.scores`."""
-        losses = self.losses(model, groups, device).double()
-        return torch.stack((losses, torch.full_like(losses, torch.nan), torch.ones_like(losses)), dim=1)
+    def scores(self, model: nn.Module, groups: Sequence[Group], device: torch.device) -> torch.Tensor:
+        """Loss of each group, 1 for what it counts, and what :meth:`summary` takes.
+
+        As of :meth:`peft_nb.training.objectives.Objective.scores`.
+        """
+        found = self.table(model, groups, device).double()
+        unknown, one = torch.full_like(found[:, :1], torch.nan), torch.ones_like(found[:, :1])
+        return torch.cat((found[:, :1], unknown, one, found[:, 1:]), dim=1)
+
+    def logged(self) -> dict[str, float]:
+        """Metrics of the groups that were learned since this was last asked."""
+        found = self.summary(torch.cat(self.seen)) if self.seen else {}
+        self.seen.clear()
+        return {name.removeprefix("eval_"): value for name, value in found.items() if name.startswith("eval_")}
 
     def installed(self, model: PeftModel) -> AbstractContextManager[None]:
         """Make the model ready for the path while the context lasts."""

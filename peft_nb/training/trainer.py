@@ -31,7 +31,13 @@ from peft_nb.events import Checkpointed, Evaluated, Event, Notice, Preparing, Sc
 from peft_nb.spec import RunSpec
 from peft_nb.system import adapter_weights, transformers_private
 from peft_nb.system.files import flush
-from peft_nb.system.resources import device_available_mb, device_memory_mb, process_memory_mb, processes
+from peft_nb.system.resources import (
+    device_available_mb,
+    device_memory_mb,
+    give_back_memory,
+    process_memory_mb,
+    processes,
+)
 from peft_nb.training import checkpoint, neftune, optimizer, probe
 from peft_nb.training.best import Best
 from peft_nb.training.draws import OwnDraws
@@ -83,12 +89,16 @@ class PlannedTrainer(Trainer):
     ----------
     elapsed_before : float
         Training seconds before this start, when resuming.
+    memory_mb : float
+        The highest that was logged.
     evaluation_s, after_s : float
         What an evaluation takes, as expected or as the last one took; what comes after the last one.
     accuracies : dict of int to float or None
         By step of an evaluation, the share of the eval tokens that greedy decoding would find; None for other tasks.
     sample : callable
         Called after each evaluation with the step and the seconds of training so far.
+    measures : dict of int to dict
+        By step of an evaluation, what the objective measured beside the loss.
     scores : callable
         Measures the task's own metrics, after each evaluation in training.
     fault : str
@@ -146,10 +156,11 @@ class PlannedTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         room = probe.token_budget(model.get_base_model(), device_available_mb(device), device)
         self.budget = spec.token_budget or min(most or room, room)
-        self.tokens, self.busy_s, self.steps_timed = 0, 0.0, 0
+        self.tokens, self.busy_s, self.steps_timed, self.memory_mb = 0, 0.0, 0, 0.0
         self.eval_losses: list[float] = []
         self.evaluation_s = self.after_s = 0.0
         self.accuracies: dict[int, float | None] = {}
+        self.measures: dict[int, dict[str, float]] = {}
         self.sample: Callable[[int, float], None] = lambda step, trained_s: None
         self.scores: Callable[[], dict[str, float]] = dict
         self.fault = ""
@@ -200,6 +211,8 @@ class PlannedTrainer(Trainer):
         mine = share_of(batch, self.args.process_index, self.args.world_size)
         # A process without a row of its own still has to take part in the exchange of gradients.
         weight, mine = (scale, mine) if mine else (0.0, batch[:1])
+        with self.drawing():
+            mine = self.objective.begin(model, mine, self.budget, self.args.device)
         loss = self._forward_backward(model, mine, weight)
         while loss is None:
             loss = self._forward_backward(model, mine, weight)
@@ -297,7 +310,8 @@ class PlannedTrainer(Trainer):
     def _finite_alone(self, row: int) -> bool:
         """Whether loss and gradients of one example are finite."""
         self.model.zero_grad()
-        loss = self.objective.loss(self.model, [self.examples[row]], self.args.device)
+        micro = self._cut([self.examples[row]])
+        loss = torch.stack([self.objective.loss(self.model, some, self.args.device) for some in micro]).sum()
         loss.backward()
         gradients = (one.grad for one in self.model.parameters() if one.grad is not None)
         return bool(loss.isfinite()) and all(bool(one.isfinite().all()) for one in gradients)
@@ -334,19 +348,25 @@ class PlannedTrainer(Trainer):
         -------
         dict of str to float
             ``eval_loss`` in nats per supervised token or labelled text; ``token_accuracy``, where tokens are learned
-            the share that greedy decoding would find, else NaN.
+            the share that greedy decoding would find, else NaN; and what the objective measures.
         """
         mine = share_of(self.eval_examples, self.args.process_index, self.args.world_size)
         if self.state.global_step:
             self.publish(Preparing(f"evaluating on {len(self.eval_examples):,} rows"))
         began = time.perf_counter()
+        give_back_memory()  # or it would come on top of what the steps have freed, in pieces too small for it
         self.model.eval()
-        loss, right, targets = (sums := self._scores(mine))
+        rows = self._scores(self.objective.begin(self.model, mine, self.budget, self.args.device))
         self.model.train()
         self.evaluation_s = time.perf_counter() - began
         if self.args.world_size > 1:
-            dist.all_reduce(sums)
-        metrics = {"eval_loss": (loss / targets).item(), "token_accuracy": (right / targets).item()}
+            shares: list[list[torch.Tensor]] = [[] for _ in range(self.args.world_size)]
+            dist.all_gather_object(shares, [some.cpu() for some in rows])
+            rows = [some for share in shares for some in share]
+        found = torch.cat(rows)
+        loss, right, targets = found[:, :3].sum(0).tolist()
+        metrics = {"eval_loss": loss / targets, "token_accuracy": right / targets}
+        metrics |= self.objective.summary(found[:, 3:])
         if not math.isfinite(metrics["eval_loss"]):
             step = self.state.global_step
             at = f"after step {step:,}" if step else "of the base model, before any training,"
@@ -360,8 +380,11 @@ class PlannedTrainer(Trainer):
         accuracy = metrics["token_accuracy"] if math.isfinite(metrics["token_accuracy"]) else None
         self.eval_losses.append(loss)
         self.accuracies[step] = accuracy
+        self.measures[step] = {
+            name: one for name, one in metrics.items() if name not in ("eval_loss", "token_accuracy")
+        }
         self.publish(Evaluated(step, loss, accuracy))
-        if step and (scores := self.scores()):
+        if scores := self.measures[step] | (self.scores() if step else {}):
             self.publish(Scored(step, scores))
         self.sample(step, self.busy_s)
         if self.best and step:
@@ -403,20 +426,20 @@ class PlannedTrainer(Trainer):
             self._load_from_checkpoint(str(self.best.folder))
             self.hooks.restore(self.model, checkpoint.load_method(self.best.folder))
 
-    def _scores(self, batch: Sequence[Any]) -> torch.Tensor:
-        """Loss, right targets and targets of all examples together."""
-        total = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+    def _scores(self, batch: Sequence[Any]) -> list[torch.Tensor]:
+        """What the objective says of each example, by micro-batches."""
+        found: list[torch.Tensor] = []
         for micro in self._cut(batch):
             if self.stop.now.is_set():
                 raise Abandoned
-            sums = None
+            rows = None
             try:
-                sums = self.objective.scores(self.model, micro, self.args.device).sum(0)
+                rows = self.objective.scores(self.model, micro, self.args.device)
             except RuntimeError as error:
                 self._halve_budget(error, [micro])
             # Only here has the error gone, and with it what it held of the memory that was short.
-            total += self._scores(micro) if sums is None else sums
-        return total
+            found += self._scores(micro) if rows is None else [rows]
+        return found
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
         """A checkpoint gets its final name only when it is complete; a full disk does not end the training."""
@@ -540,6 +563,8 @@ class _Conductor(TrainerCallback):
         trainer, logs = self.trainer, logs or {}
         if "loss" not in logs:
             return
+        memory_mb = device_memory_mb(args.device.type)
+        trainer.memory_mb = max(trainer.memory_mb, memory_mb)
         tokens, busy = trainer.tokens - self.tokens, trainer.busy_s - self.busy_s
         self.tokens, self.busy_s = trainer.tokens, trainer.busy_s
         trainer.publish(
@@ -550,11 +575,13 @@ class _Conductor(TrainerCallback):
                 learning_rate=logs["learning_rate"],
                 grad_norm=logs.get("grad_norm", math.nan),
                 tokens_per_second=tokens / busy if busy else math.nan,
-                memory_mb=device_memory_mb(args.device.type),
+                memory_mb=memory_mb,
                 elapsed_s=trainer.elapsed_s,
                 host_memory_mb=process_memory_mb() if args.device.type == "cuda" else None,
             )
         )
+        if measured := trainer.objective.logged():
+            trainer.publish(Scored(state.global_step, measured))
         trainer.publish(TimeLeft(trainer.left_s))
 
 

@@ -29,9 +29,11 @@ def described(spec: RunSpec | None, fields: dict[str, Any], **given: Any) -> tup
     """
     if spec is not None and fields:
         raise SpecError([f"{name}: give it in the spec or beside it, not both" for name in fields])
-    named = {name: str(value) for name, value in given.items() if isinstance(value, str | Path)}
+    named: dict[str, Any] = {name: str(value) for name, value in given.items() if isinstance(value, str | Path)}
     live = {name: value for name, value in given.items() if value is not None and name not in named}
     said = {**named, **dict.fromkeys(live, IN_MEMORY)}
+    if isinstance(several := live.get("reward"), list | tuple):
+        said["reward"] = [one if isinstance(one, str) else IN_MEMORY for one in several]
     if spec is None:
         spec = RunSpec(**fields, **said)
     elif said:

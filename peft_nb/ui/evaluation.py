@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peft_nb.metrics import METRICS, Metric
@@ -35,6 +35,19 @@ def rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         found += labelled("forgetting", f"{rise:+.3f} nats per token{between}, lower is better{hit}")
     if metrics.get("regression_score") is not None:
         found += labelled("regression_score", _change(metrics, "regression_score"))
+    return found
+
+
+def own(metrics: Mapping[str, Any], of: Iterable[Metric]) -> list[tuple[str, str]]:
+    """List the metrics of a task of which it is known which way is better, as label and value."""
+    found = []
+    for metric in of:
+        if metric.better and (after := metrics.get(metric.name)) is not None:
+            before = metrics.get(metric.base)
+            said = [wording.measured(one, metric.unit) for one in (before, after) if one is not None]
+            between = metrics.get(f"{metric.name}_interval")
+            sure = f" (95 %: {' to '.join(wording.measured(one, metric.unit) for one in between)})" if between else ""
+            found += labelled(metric.name, " → ".join(said) + sure)
     return found
 
 

@@ -17,7 +17,7 @@ from peft_nb.planning.estimate import estimate, foresee
 from peft_nb.planning.forecast import Forecast
 from peft_nb.runs import init_adapter
 from peft_nb.spec import RunSpec
-from peft_nb.tasks import inspect
+from peft_nb.tasks import inspect, proposed
 from peft_nb.ui import wording
 from peft_nb.ui.progress_bar import progress_bar
 from peft_nb.ui.style import BOX
@@ -60,6 +60,7 @@ def ahead(spec: RunSpec, namespace: Mapping[str, Any], progress: Progress) -> Fo
     if source.pair is None and source.path is None:
         raise ForecastError(f"{spec.model} is not on this machine; the run downloads it, and so does %peft estimate")
     table = tables.read(spec, namespace=namespace)
+    spec = proposed(spec, table.layout)
     with quiet():
         return foresee(spec, source, table, inspect(spec, table), progress=progress)
 

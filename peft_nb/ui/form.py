@@ -10,6 +10,7 @@ from itertools import chain, count
 from types import FunctionType
 from typing import Any
 
+from peft_nb import tasks
 from peft_nb.data.sources import BUILTIN, data_variables
 from peft_nb.errors import CommandError, SpecError
 from peft_nb.methods import FIELDS as OPTIONAL
@@ -18,6 +19,7 @@ from peft_nb.models import ALIASES
 from peft_nb.runs import reporters
 from peft_nb.spec import METHODS, RunSpec, notation
 from peft_nb.spec.field_info import FieldInfo
+from peft_nb.tasks import TASKS, Task
 from peft_nb.ui import wording
 
 Raw = Mapping[str, str | bool]
@@ -45,9 +47,9 @@ class Entry:
     problem : str
         What is wrong with what was typed; empty where nothing is.
     used : bool
-        Whether the chosen method has a use for it.
+        Whether the chosen method and task have a use for it.
     usual : str
-        What the method takes where it is left blank; empty where that is nothing.
+        What they take where it is left blank; empty where that is nothing.
     """
 
     info: FieldInfo
@@ -102,15 +104,16 @@ def read(raw: Raw) -> Form:
     Returns
     -------
     Form
-        Every field with what is wrong with it. Fields that the method has no use for count as empty.
+        Every field with what is wrong with it. Fields that the method or the task has no use for count as empty.
     """
     method = REGISTRY.get(str(raw.get("method") or SPEC["method"].default))
-    used = {name: method is None or uses(method, name) for name in FIELDS}
+    task = TASKS.get(str(raw.get("task") or SPEC["task"].default))
+    used = {name: uses(method, task, name) for name in FIELDS}
     typed = {name: raw[name] for name in SPEC if used[name] and raw.get(name, "") != ""}
     wrong, spec, out = dict[str, str](), None, str(raw.get("out", ""))
     try:
         spec = RunSpec(**{name: _value(SPEC[name], value) for name, value in typed.items()})
-        refused = problems(spec) + reporters.problems(spec.report_to)
+        refused = problems(spec) + tasks.problems(spec) + reporters.problems(spec.report_to)
     except SpecError as error:
         refused = error.problems
     for line in refused:
@@ -122,18 +125,20 @@ def read(raw: Raw) -> Form:
     except CommandError as error:
         wrong["out"] = str(error).removeprefix("--out ")
     entries = {
-        name: Entry(info, _help(info, method), wrong.get(name, ""), used[name], _usual(info, method))
+        name: Entry(info, _help(info, method), wrong.get(name, ""), used[name], _usual(info, method, task))
         for name, info in FIELDS.items()
     }
     good = None if wrong else spec
     return Form(entries, wrong, good, good.to_magic(out) if good else "")
 
 
-def uses(method: Method, name: str) -> bool:
-    """Tell whether a method has a use for a field."""
-    if name in OPTIONAL:
+def uses(method: Method | None, task: Task | None, name: str) -> bool:
+    """Tell whether a method and a task, where they are known, have a use for a field."""
+    if name in OPTIONAL and method:
         return name in method.fields
-    return name != "quantization" or len(method.quantizations) > 1
+    if name in tasks.options() and task:
+        return name in task.options
+    return name != "quantization" or method is None or len(method.quantizations) > 1
 
 
 def blank() -> dict[str, str | bool]:
@@ -206,8 +211,10 @@ def offered(namespace: Mapping[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def _usual(info: FieldInfo, method: Method | None) -> str:
-    own = method.defaults.get(info.name) if method else None
+def _usual(info: FieldInfo, method: Method | None, task: Task | None) -> str:
+    own = {**(method.defaults if method else {}), **(task.options if task else {})}.get(info.name)
+    if info.name == "learning_rate" and own and task:
+        own *= task.rate
     return "" if own is None else f"{text_of(info, own)} (default)"
 
 

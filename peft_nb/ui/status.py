@@ -9,7 +9,7 @@ from __future__ import annotations
 from html import escape
 
 from peft_nb.events import Notice, Sampled, StepLogged
-from peft_nb.metrics import METRICS
+from peft_nb.metrics import METRICS, Metric
 from peft_nb.ui import wording
 from peft_nb.ui.style import BOX, MUTED, NUMBERS
 from peft_nb.ui.view import RECENT, Curve, RunView
@@ -70,7 +70,7 @@ def text(view: RunView, clock_s: float | None = None) -> str:
     if view.latest:
         if view.eval_loss is not None:
             parts += [f"eval loss {wording.loss(view.eval_loss)}"]
-        parts += [f"{_named(key)} {_score(curve.last)}" for key, curve in view.scores.items() if curve]
+        parts += [f"{name} {_score(curve.last)}" for name, curve in _scores(view)]
         if view.train_loss is not None:
             parts += [f"train loss {wording.loss(view.train_loss)}"]
         parts += [f"{view.tokens_per_second:,.0f} tokens/s", " ".join(_memory(view, view.latest)).strip()]
@@ -83,8 +83,10 @@ def _left(seconds: float) -> str:
     return f"{wording.duration(seconds)} left" if seconds >= 1 else "almost done"
 
 
-def _named(key: str) -> str:
-    return METRICS[key].title if key in METRICS else key
+def _scores(view: RunView) -> list[tuple[str, Curve]]:
+    """What else was measured of which it is known which way is better, by its title; the chart shows the rest."""
+    known = {key: METRICS.get(key, Metric(key, key, better="high")) for key in view.scores}
+    return [(known[key].title, curve) for key, curve in view.scores.items() if curve and known[key].better]
 
 
 def _score(value: float) -> str:
@@ -157,7 +159,7 @@ def _cells(view: RunView, latest: StepLogged) -> list[str]:
     cells = []
     if view.eval_loss is not None:
         cells.append(_cell("eval loss", wording.loss(view.eval_loss), _change(view), view.evals))
-    cells += [_cell(_named(key), _score(curve.last), "", curve) for key, curve in view.scores.items() if curve]
+    cells += [_cell(name, _score(curve.last), "", curve) for name, curve in _scores(view)]
     if view.train_loss is not None:
         over = f"mean of {min(RECENT, len(view.losses))} steps" if len(view.losses) > 1 else ""
         cells.append(_cell("train loss", wording.loss(view.train_loss), over, view.losses.smoothed(RECENT)))
@@ -232,8 +234,14 @@ def samples(view: RunView) -> str:
     return "".join(_sample(prompt, answers) for prompt, answers in asked.items())
 
 
+def _when(one: Sampled) -> str:
+    """After which step it was answered, and what reward the answer got."""
+    reward = "" if one.reward is None else f", reward {one.reward:.3g}"
+    return (f"step {one.step:,}" if one.step else "base model") + reward
+
+
 def _sample(prompt: str, answers: list[Sampled]) -> str:
-    said = [(f"step {one.step:,}" if one.step else "base model", one.answer) for one in answers]
+    said = [(_when(one), one.answer) for one in answers]
     said += [("expected", answers[0].reference)] * bool(answers[0].reference)
     left, wrapped = "text-align:left;vertical-align:top", "text-align:left;overflow-wrap:anywhere"
     rows = "".join(

@@ -60,6 +60,7 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         known = view.base_eval_loss if len(view.evals) > 1 else metrics.get("base_eval_loss")
         found += labelled("eval_loss", _change(known, after))
     found += [row for key in SCORES if metrics.get(key) is not None for row in labelled(key, _score(key, metrics))]
+    found += evaluation.own(metrics, TASKS[view.task].metrics)
     found += evaluation.rows(metrics)
     if view.first_loss is not None:
         found += labelled("train_loss", _trained(view, metrics.get("train_loss")))
@@ -76,7 +77,8 @@ def rows(view: RunView, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     ):
         if (measured := fact(key, known)) is not None:
             found += labelled(key, _estimated(say, measured, metrics.get(FORECASTS[key])))
-    found += evaluation.cost(metrics, TASKS[view.task].unit)
+    task = TASKS[view.task]
+    found += evaluation.cost(metrics, "token" if task.generates else task.unit)
     if view.plan:
         found += [("precision and device", f"{view.plan.dtype} on {view.plan.device}"), ("batching", view.plan.path)]
     return [(label, value) for label, value in found if value]

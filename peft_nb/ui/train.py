@@ -18,6 +18,7 @@ def train(
     eval_data: Any = None,
     model: Any = None,
     score: Any = None,
+    reward: Any = None,
     background: bool = False,
     **fields: Any,
 ) -> Run:
@@ -26,7 +27,8 @@ def train(
     Parameters
     ----------
     spec : RunSpec, optional
-        A ready description; beside it only live ``data``, ``eval_data``, ``model`` and ``score`` may be given.
+        A ready description; beside it only live ``data``, ``eval_data``, ``model``, ``score`` and ``reward`` may be
+        given.
     data : str, DataFrame, list of dict, Dataset or DatasetDict
         What to train on, or its name.
     eval_data : str, DataFrame, list of dict or Dataset, optional
@@ -36,6 +38,10 @@ def train(
     score : str or callable, optional
         How answers of the evaluation set are scored: ``exact_match``, ``rouge_l``, or a function
         ``score(prompt, answer, reference) -> float``.
+    reward : str, callable or list, optional
+        What ``task="grpo"`` rewards answers by: ``exact_match``, ``json_valid``, ``length:12``, ``regex:PATTERN``, a
+        function ``reward(prompt, completion, **columns) -> float | None``, or several of these; a function of
+        ``prompts`` and ``completions`` gets many at once and gives a list. Functions may be async.
     background : bool
         Return at once; the run goes on in its thread.
     **fields
@@ -51,7 +57,8 @@ def train(
     PeftNbError
         What is wrong, in one line.
     """
-    spec, live = described(spec, fields, data=data, eval_data=eval_data, model=model, score=score)
+    given = {"data": data, "eval_data": eval_data, "model": model, "score": score, "reward": reward}
+    spec, live = described(spec, fields, **given)
     return watch(
         lambda listeners: begin(spec, **live, namespace=variables(), listeners=listeners), background=background
     )

@@ -41,8 +41,10 @@ def of_run(view: RunView) -> list[Line]:
 def _scored(key: str, curve: Curve, colour: int) -> Line:
     metric = METRICS.get(key, Metric(key))
     name = metric.title or key
-    share = metric.unit in ("share", "score")
-    return Line(name, curve, "score" if share else name, colour=colour, marked=True, share=share)
+    share = metric.unit in ("share", "score") and not metric.pane
+    evaluated = bool(metric.better) or key.startswith("eval_") or not metric.pane
+    pane = metric.pane or ("score" if share else name)
+    return Line(name, curve, pane, colour=colour, marked=evaluated, noisy=not evaluated, share=share)
 
 
 def behind(lines: list[Line], name: str) -> list[Line]:

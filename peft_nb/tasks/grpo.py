@@ -1,0 +1,142 @@
+"""What is learned of a model's own answers by a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from peft_nb.metrics import Metric
+from peft_nb.tasks.base import Facts, Rows
+from peft_nb.tasks.preference import Judged
+
+if TYPE_CHECKING:
+    from peft_nb.data.examples import Encoded, Example
+    from peft_nb.data.layouts import Layout
+    from peft_nb.data.rendered import RenderedRows
+    from peft_nb.spec import RunSpec
+    from peft_nb.training.sequence_objective import SequenceObjective
+
+LONGER = 1.5  # times as long as the base's answers, from which on that is told
+
+
+class GRPO(Judged):
+    """Group relative policy optimization."""
+
+    name = "grpo"
+    help = "to write answers that get a higher reward than its others to the same prompt (GRPO)"
+    source = "Shao et al., 2024, arXiv:2402.03300"
+    accepts = ("chat", "prompt")
+    wants = "write prompts in a column prompt"
+    rate = 1.0
+    unit: Literal["token", "text", "pair", "answer"] = "answer"
+    learned = "to write answers that get a high reward"
+    options: Mapping[str, Any] = {
+        "reward": None,
+        "reward_weights": None,
+        "num_generations": 8,
+        "max_completion_length": 256,
+        "epsilon": 0.2,
+        "scale_rewards": "group",
+        "loss_type": ["dapo"],
+        "beta": 0.0,
+    }
+    metrics = (
+        Metric(
+            *("eval_reward", "reward", "score", "high", "held-out"),
+            help="mean reward of one sampled answer to each prompt of the evaluation set",
+            base="base_eval_reward",
+            on=("rows",),
+        ),
+        Metric("base_eval_reward", help="eval_reward before the first step"),
+        Metric("eval_reward_std", help="standard deviation of the rewards behind eval_reward"),
+        Metric("eval_completion_length", help="mean tokens of the answers behind eval_reward"),
+        Metric("base_eval_completion_length", help="eval_completion_length before the first step"),
+        Metric("eval_kl", help="divergence from the base on the evaluation set, nats per token"),
+        Metric("reward", "reward (train)", "score", help="mean reward of the answers of a step"),
+        Metric("reward_std", "spread of rewards (train)", help="standard deviation in the answers to a prompt, mean"),
+        Metric("completion_length", "answer length (train)", "tokens", help="mean tokens of the answers of a step"),
+        Metric(
+            *("equal_rewards", "groups without difference (train)", "share"),
+            help="share of the prompts in training whose answers all got the same reward",
+        ),
+        Metric("kl", "divergence from the base (train)", "nats per token", help="where beta is above 0"),
+    )
+
+    def problems(self, spec: RunSpec) -> list[str]:
+        """What is wrong with its options; as of :meth:`Task.problems`."""
+        from peft_nb.errors import nearest
+        from peft_nb.training.group_losses import LOSSES
+
+        if not spec.reward:
+            return ["reward: grpo needs one; name a function of prompt and completion, or give length:12"]
+        found, weights, several = [], spec.reward_weights, spec.loss_type or self.options["loss_type"]
+        if weights is not None and len(weights) != len(spec.reward):
+            found.append(f"reward_weights: {len(weights)} for {len(spec.reward)} rewards; give one for each")
+        for name in several:
+            if name not in LOSSES:
+                fix = nearest(name, LOSSES) or f"; take {', '.join(LOSSES)}"
+                found.append(f"loss_type: grpo has no loss {name!r}{fix}")
+        if len(several) != 1:
+            found.append("loss_type: grpo has one loss at a time; give one")
+        if spec.beta and spec.init_adapter:
+            found.append("beta: the reference would be the base, not the adapter of init_adapter; leave one out")
+        return found
+
+    def sequences(self, example: Example) -> tuple[Example, ...]:
+        """The prompt, all of it read and predicted."""
+        from peft_nb.data.examples import Example
+
+        return (Example(example.ids, b"\x01" * len(example.ids)),)
+
+    def encode(
+        self,
+        rendered: RenderedRows,
+        spec: RunSpec,
+        facts: Facts,
+        *,
+        cache: Path | None = None,
+        fingerprint: str = "",
+        row_name: str = "row",
+        progress: Callable[[float, str], None] | None = None,
+    ) -> tuple[str, Encoded]:
+        """Write prompts up to where an answer begins; as of :meth:`Task.encode`."""
+        from peft_nb.data import questions
+
+        how: dict[str, Any] = {"max_length": spec.max_length, "row_name": row_name, "progress": progress}
+        if cache is None:
+            return "", questions.encode(rendered, **how)
+        return questions.cached(cache, fingerprint, rendered, too_long="drop", **how)
+
+    def conversations(
+        self, rows: Rows, layout: Layout, numbers: Sequence[int], spec: RunSpec, most: int
+    ) -> list[dict[str, Any]]:
+        """Rows that have answers; as of :meth:`Task.conversations`."""
+        return [] if layout.kind == "prompt" else super().conversations(rows, layout, numbers, spec, most)
+
+    def preference(self, path: Any, spec: RunSpec) -> SequenceObjective:
+        """Which of several answers got the higher reward."""
+        from peft_nb.training.group_objective import GroupObjective
+
+        usual = {name: value for name, value in self.options.items() if getattr(spec, name) is None}
+        own = {**{name: getattr(spec, name) for name in self.options}, **usual}
+        how = {"loss_type": own["loss_type"][0], "beta": own["beta"], "epsilon": own["epsilon"]}
+        return GroupObjective(path, own["num_generations"], own["max_completion_length"], own["scale_rewards"], how)
+
+    def warning(self, spec: RunSpec, losses: Sequence[float], metrics: Mapping[str, Any]) -> str:
+        """Say that nothing could be learned, or that answers only got longer; as of :meth:`Task.warning`."""
+        if metrics.get("equal_rewards") == 1 and not spec.beta:
+            told = "all answers to a prompt got equal rewards in every step, and nothing was learned"
+            return f"{told}; take a reward that tells them apart, or raise num_generations"
+        names = "base_eval_completion_length", "eval_completion_length", "base_eval_reward", "eval_reward"
+        before, after, low, high = (metrics.get(name) for name in names)
+        if None not in (before, after, low, high) and after > LONGER * before and high <= low:  # type: ignore[operator]
+            told = f"answers only got longer ({before:.0f} → {after:.0f} tokens), and their reward did not rise"
+            return f"{told}; take loss_type: dr_grpo, or a reward that length does not raise"
+        return ""
+
+    def limits(self, metrics: Mapping[str, Any]) -> Iterator[str]:
+        """Say what was not measured."""
+        if metrics.get("forgetting") is None:
+            yield "Not measured: what of the base's other abilities it has lost (forgetting)."
+        yield "The reward says what its function measures, not whether answers are right otherwise."

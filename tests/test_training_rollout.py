@@ -1,0 +1,77 @@
+"""Answers drawn from a model: as it would give them one token after the other, from one pass over each prompt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from peft_nb.training.draws import OwnDraws
+from peft_nb.training.rollout import sample
+from tests.tiny import VOCABULARY, base, with_lora
+
+PROMPTS = [[5, 9, 3, 8, 20, 31], [7, 4], [11]]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return with_lora(base("llama"))
+
+
+def drawn(model: Any, prompts: list[list[int]], count: int, seed: int = 0, **how: Any) -> list[list[list[int]]]:
+    with OwnDraws(seed):
+        return sample(model, prompts, count, **{"longest": 4, "ends": [], "pad": 0, **how})
+
+
+def test_tokens_come_as_often_as_the_model_says(model: Any) -> None:
+    model.eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(3)  # peaked
+        chances = [model(torch.tensor([one])).logits[0, -1].softmax(-1) for one in PROMPTS]
+    try:
+        for found, chance in zip(drawn(model, PROMPTS, 3000, longest=1), chances, strict=True):
+            counts = Counter(token for (token,) in found)
+            seen = torch.tensor([counts[token] / 3000 for token in range(VOCABULARY)])
+            assert (seen - chance).abs().max() < 4 * (0.25 / 3000) ** 0.5
+        (found,) = drawn(model, [[5, 9, 3]], 1500, longest=2)
+        first = Counter(one[0] for one in found).most_common(1)[0][0]
+        with torch.no_grad():
+            chance = model(torch.tensor([[5, 9, 3, first]])).logits[0, -1].softmax(-1)
+        after = Counter(one[1] for one in found if one[0] == first)
+        seen = torch.tensor([after[token] / after.total() for token in range(VOCABULARY)])
+        assert (seen - chance).abs().max() < 4 * (0.25 / after.total()) ** 0.5
+    finally:
+        with torch.no_grad():
+            model.get_output_embeddings().weight.div_(3)
+
+
+def test_a_prompt_is_computed_once_for_all_its_answers(model: Any) -> None:
+    widths: list[tuple[int, ...]] = []
+    layer = model.get_base_model().model.layers[0]
+    hook = layer.register_forward_pre_hook(lambda module, given: widths.append(tuple(given[0].shape[:2])))
+    try:
+        found = drawn(model, PROMPTS[:2], 5)
+    finally:
+        hook.remove()
+    assert widths == [(2, 5), *[(10, 1)] * 4]
+    assert [len(one) for one in found] == [5, 5]
+    assert len({tuple(one) for one in found[0]}) > 1
+
+
+def test_an_answer_ends_where_it_says_so(model: Any) -> None:
+    (found,) = drawn(model, [[5, 9, 3]], 40, longest=8, ends=list(range(0, VOCABULARY, 3)))
+    assert {len(one) for one in found} > {1, 2}
+    for one in found:
+        assert all(token % 3 for token in one[:-1])
+        assert len(one) == 8 or one[-1] % 3 == 0
+
+
+def test_draws_are_seeded_and_the_model_is_left_as_it_was(model: Any) -> None:
+    model.train()
+    one, same, other = (drawn(model, PROMPTS, 3, seed=seed) for seed in (0, 0, 1))
+    assert one == same != other
+    assert model.training
+    apart = drawn(model, PROMPTS, 3, shared=False)
+    assert [len(several) for several in apart] == [3, 3, 3]
