@@ -191,3 +191,11 @@ def test_a_cell_names_a_function_of_the_notebook(shell: InteractiveShell, base: 
     made = shell.user_ns["made"]
     assert made.spec.reward == ["vowels"]
     assert made.history["reward"].notna().all()
+
+
+def test_training_goes_on_from_an_adapter(reinforce: Reinforce) -> None:
+    first = reinforce(max_steps=2, eval_steps=None, name="first")
+    further = reinforce(max_steps=1, eval_steps=None, init_adapter="first")
+    assert further.metrics["base_eval_reward"] == pytest.approx(first.metrics["base_eval_reward"])
+    began = further.history["eval_reward"].dropna().iloc[0]
+    assert began == pytest.approx(first.metrics["eval_reward"], abs=1e-4)
