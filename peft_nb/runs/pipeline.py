@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -420,6 +421,8 @@ def fit(
         end = trainer.best.step
     accuracies = {row["step"]: row["token_accuracy"] for row in earlier} | trainer.accuracies
     found = {"base_token_accuracy": accuracies.get(0), "token_accuracy": accuracies.get(end)}
+    recent = trainer.logged[-len(last_epoch) :] if last_epoch else []
+    found |= {name: fmean(one.get(name, math.nan) for one in recent) for name in dict.fromkeys(chain(*recent))}
     found |= trainer.measures.get(end, {})
     found |= {f"base_{name}": value for name, value in of_base.items() if f"base_{name}" in METRICS}
     context.metrics |= {name: value for name, value in found.items() if value is not None and math.isfinite(value)}

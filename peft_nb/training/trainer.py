@@ -97,6 +97,8 @@ class PlannedTrainer(Trainer):
         By step of an evaluation, the share of the eval tokens that greedy decoding would find; None for other tasks.
     sample : callable
         Called after each evaluation with the step and the seconds of training so far.
+    logged : list of dict
+        What the objective measured of the steps beside the loss, by logs.
     measures : dict of int to dict
         By step of an evaluation, what the objective measured beside the loss.
     scores : callable
@@ -161,6 +163,7 @@ class PlannedTrainer(Trainer):
         self.evaluation_s = self.after_s = 0.0
         self.accuracies: dict[int, float | None] = {}
         self.measures: dict[int, dict[str, float]] = {}
+        self.logged: list[dict[str, float]] = []
         self.sample: Callable[[int, float], None] = lambda step, trained_s: None
         self.scores: Callable[[], dict[str, float]] = dict
         self.fault = ""
@@ -581,6 +584,7 @@ class _Conductor(TrainerCallback):
             )
         )
         if measured := trainer.objective.logged():
+            trainer.logged.append(measured)
             trainer.publish(Scored(state.global_step, measured))
         trainer.publish(TimeLeft(trainer.left_s))
 
