@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import DataError
@@ -41,6 +42,12 @@ class Generation(Task):
             raise DataError(f"{layout.why}: these rows are prompts without answers; {fix}")
         return {}
 
+    def encoding(self) -> ModuleType:
+        """The module whose ``encode`` and ``cached`` make examples of its rows."""
+        from peft_nb.data import encoding
+
+        return encoding
+
     def encode(
         self,
         rendered: RenderedRows,
@@ -53,13 +60,12 @@ class Generation(Task):
         progress: Callable[[float, str], None] | None = None,
     ) -> tuple[str, Encoded]:
         """Choose the tokens that are trained on, and cut what is too long; as of :meth:`Task.encode`."""
-        from peft_nb.data import encoding
-
         settings: dict[str, Any] = {"max_length": spec.max_length, "too_long": spec.too_long}
         told: dict[str, Any] = {"row_name": row_name, "progress": progress}
         if cache is None:
-            return "", encoding.encode(rendered, **settings, **told)
-        return encoding.cached(cache, fingerprint, rendered, **settings, **told)
+            return "", self.encoding().encode(rendered, **settings, **told)
+        found: tuple[str, Encoded] = self.encoding().cached(cache, fingerprint, rendered, **settings, **told)
+        return found
 
     def conversations(
         self, rows: Rows, layout: Layout, numbers: Sequence[int], spec: RunSpec, most: int

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from peft_nb.metrics import Metric
-from peft_nb.tasks.base import Facts, Rows
+from peft_nb.tasks.base import Rows
 from peft_nb.tasks.preference import Judged
 
 if TYPE_CHECKING:
-    from peft_nb.data.examples import Encoded, Example
+    from peft_nb.data.examples import Example
     from peft_nb.data.layouts import Layout
-    from peft_nb.data.rendered import RenderedRows
     from peft_nb.spec import RunSpec
     from peft_nb.training.sequence_objective import SequenceObjective
 
@@ -89,24 +88,11 @@ class GRPO(Judged):
 
         return (Example(example.ids, b"\x01" * len(example.ids)),)
 
-    def encode(
-        self,
-        rendered: RenderedRows,
-        spec: RunSpec,
-        facts: Facts,
-        *,
-        cache: Path | None = None,
-        fingerprint: str = "",
-        row_name: str = "row",
-        progress: Callable[[float, str], None] | None = None,
-    ) -> tuple[str, Encoded]:
-        """Write prompts up to where an answer begins; as of :meth:`Task.encode`."""
+    def encoding(self) -> ModuleType:
+        """What writes prompts up to where an answer begins."""
         from peft_nb.data import questions
 
-        how: dict[str, Any] = {"max_length": spec.max_length, "row_name": row_name, "progress": progress}
-        if cache is None:
-            return "", questions.encode(rendered, **how)
-        return questions.cached(cache, fingerprint, rendered, too_long="drop", **how)
+        return questions
 
     def conversations(
         self, rows: Rows, layout: Layout, numbers: Sequence[int], spec: RunSpec, most: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from peft_nb.errors import DataError
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
-    from peft_nb.data.examples import Encoded, Example
+    from peft_nb.data.examples import Example
     from peft_nb.data.layouts import Layout
-    from peft_nb.data.rendered import RenderedRows
     from peft_nb.evaluation.evaluators import Evaluator
     from peft_nb.spec import RunSpec
     from peft_nb.training.objectives import Objective
@@ -95,25 +94,11 @@ class Judged(Generation):
         """Nothing to find out."""
         return {}
 
-    def encode(
-        self,
-        rendered: RenderedRows,
-        spec: RunSpec,
-        facts: Facts,
-        *,
-        cache: Path | None = None,
-        fingerprint: str = "",
-        row_name: str = "row",
-        progress: Callable[[float, str], None] | None = None,
-    ) -> tuple[str, Encoded]:
-        """Write prompts with their answers, in the loss the answers alone; as of :meth:`Task.encode`."""
+    def encoding(self) -> ModuleType:
+        """What writes prompts with their answers, in the loss the answers alone."""
         from peft_nb.data import pairs
 
-        how: dict[str, Any] = {"max_length": spec.max_length, "too_long": spec.too_long}
-        how |= {"row_name": row_name, "progress": progress}
-        return (
-            ("", pairs.encode(rendered, **how)) if cache is None else pairs.cached(cache, fingerprint, rendered, **how)
-        )
+        return pairs
 
     def problems(self, spec: RunSpec) -> list[str]:
         """What is wrong with its options; as of :meth:`Task.problems`."""
