@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from peft_nb.data import prompts
 from peft_nb.data.prompts import Asked
 from peft_nb.evaluation import samples
 from peft_nb.evaluation.samples import Sampler
@@ -79,4 +80,4 @@ def test_what_is_told_of_a_long_prompt_is_cut(finished: Run) -> None:
     sampler(finished, events.append, asked=[Asked("w" * 900, "r" * 900)])(0, 0.0)
     (sampled,) = events
     assert isinstance(sampled, Sampled)
-    assert len(sampled.prompt) == len(sampled.reference) == samples.SHOWN + 1
+    assert len(sampled.prompt) == len(sampled.reference) == prompts.SHOWN + 1

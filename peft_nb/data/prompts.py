@@ -18,6 +18,8 @@ FILE = "prompts.json"
 KEPT = 6
 BEGUN = 16  # words of a plain text that make a prompt; the next twice as many are its reference
 
+SHOWN = 200  # characters of a prompt or reference that are shown
+
 Prompt = str | list[Message]
 Item = TypeVar("Item")
 
@@ -66,6 +68,11 @@ def spread(items: Sequence[Item], most: int = KEPT) -> list[Item]:
     """At most so many of them, evenly over all."""
     count = min(len(items), most)
     return [items[place * len(items) // count] for place in range(count)]
+
+
+def short(text: str) -> str:
+    """Cut the middle out of a text that is shown: rows of a table often begin alike."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}…{text[-SHOWN // 2 :]}"
 
 
 def save(folder: Path, asked: Sequence[Asked]) -> None:

@@ -8,14 +8,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from peft_nb.data.prompts import Asked
+from peft_nb.data.prompts import Asked, short
 from peft_nb.evaluation.generate import generate
 from peft_nb.events import Event, Notice, Sampled
 
 ASKED = 2
 TOKENS = 24  # of an answer
 SHARE = 0.1  # of the training time, at most, beside the base model's answers
-SHOWN = 200  # characters of a prompt or reference that are told
 BANDWIDTH, OVERHEAD_S = 1e10, 0.005  # bytes of weights read a second, and seconds a token takes beside: a first guess
 
 
@@ -78,7 +77,7 @@ class Sampler:
         self._spent_s += self._next_s if step else 0.0
         for one, answer in zip(self.asked, answers, strict=True):
             said = one.prompt if isinstance(one.prompt, str) else one.prompt[-1]["content"]
-            self.publish(Sampled(step, _short(said), _short(one.reference), answer))
+            self.publish(Sampled(step, short(said), short(one.reference), answer))
 
     def _answers(self) -> list[str]:
         prompts = [one.prompt for one in self.asked]
@@ -89,8 +88,3 @@ class Sampler:
                 return generate(self.model, self.tokenizer, prompts, **options)
             finally:
                 self.model.train()
-
-
-def _short(text: str) -> str:
-    """Cut the middle out: rows of a table often begin alike."""
-    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}…{text[-SHOWN // 2 :]}"

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 FILE = "rewards.jsonl"
 TRIED = 4  # prompts whose answers are rewarded before the first step
 TOLD = 2  # prompts of the evaluation set whose answers are shown, and of those that are tried
-SHOWN = 200  # characters of a prompt or reference that are told
 
 
 def wanted(task: Task) -> bool:
@@ -170,8 +169,8 @@ class Rollout:
             self.publish(replace(one, step=step))
 
     def _sampled(self, row: Mapping[str, Any], answer: str, reward: float) -> Sampled:
-        reference = _short(str(row["columns"].get("reference", "")))
-        return Sampled(0, _short(row["prompt"]), reference, answer, None if math.isnan(reward) else reward)
+        reference = prompts.short(str(row["columns"].get("reference", "")))
+        return Sampled(0, prompts.short(row["prompt"]), reference, answer, None if math.isnan(reward) else reward)
 
     def some(self) -> list[Sampled]:
         """Of a few prompts that were last asked, the answers with the highest and the lowest reward."""
@@ -221,8 +220,6 @@ def attempt(context: Context, trainer: PlannedTrainer, rollout: Rollout) -> None
     RunError
         In one line, when the reward fails, gives what is no reward, or is the same for all.
     """
-    if resources.rank():
-        return
     count = trainer.objective.count  # type: ignore[attr-defined]
     context.publish(Preparing("trying the reward on answers of the model"))
     some = prompts.spread(range(len(trainer.examples)), TRIED)
@@ -259,7 +256,3 @@ def conclude(context: Context, rollout: Rollout) -> None:
     if count := rollout.rewards.failed:
         told = f"the reward failed on {count:,} answers, which were skipped: {rollout.rewards.why}"
         context.publish(Notice(told, "warning"))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}…{text[-SHOWN // 2 :]}"

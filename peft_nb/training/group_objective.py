@@ -6,10 +6,10 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from peft_nb.data.examples import Example
@@ -67,7 +67,7 @@ class GroupObjective(SequenceObjective):
     rollout : list of callable
         One, see :data:`Rollout`, or none yet.
     mean : list of float
-        Tokens of a sample of the present step, on average over all processes.
+        Tokens of a sample of the present step, on average.
     """
 
     count: int
@@ -84,27 +84,15 @@ class GroupObjective(SequenceObjective):
         learning = model.training
         drawn = self.rollout[0](examples, self.count if learning else 1, learning)
         rewards = torch.tensor([[reward for _, reward in answers] for answers in drawn])
-        better = self._advantages(rewards) if learning else torch.zeros_like(rewards)
+        better = advantages(rewards, scale_rewards=self.scale) if learning else torch.zeros_like(rewards)
         alone = not learning or self.count == 1
         samples = [
             Sample((_sequence(example, ids),), (), reward, gain, math.nan if alone else spread)
             for example, answers, gains, spread in zip(examples, drawn, better.tolist(), _spreads(rewards), strict=True)
             for (ids, reward), gain in zip(answers, gains, strict=True)
         ]
-        lengths = torch.tensor([sum(len(one.sequences[0].ids) for one in samples), len(samples)], dtype=torch.float64)
-        lengths[0] -= sum(len(example.ids) for example in examples for _ in range(len(drawn[0])))
-        if learning and dist.is_initialized():
-            dist.all_reduce(lengths := lengths.to(device))
-        self.mean[:] = [(lengths[0] / lengths[1]).item()]
+        self.mean[:] = [fmean(len(ids) for answers in drawn for ids, _ in answers)]
         return self._compared(model, samples, budget, device) if self.options["beta"] else samples
-
-    def _advantages(self, rewards: torch.Tensor) -> torch.Tensor:
-        if self.scale != "batch" or not dist.is_initialized():
-            return advantages(rewards, scale_rewards=self.scale)
-        shares: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(shares, rewards)
-        start = sum(len(one) for one in shares[: dist.get_rank()])
-        return advantages(torch.cat(shares), scale_rewards="batch")[start : start + len(rewards)]
 
     def _compared(self, model: Any, samples: list[Sample], budget: int, device: torch.device) -> list[Sample]:
         """Give samples what the reference, which is the base, makes of their tokens."""
