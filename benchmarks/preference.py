@@ -72,10 +72,10 @@ class Preferred(Measurement):
 def stopwatch(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
     """Add what calls take to ``seconds``."""
 
-    def timed(*given: Any) -> Any:
+    def timed(*given: Any, **named: Any) -> Any:
         began = time.perf_counter()
         try:
-            return call(*given)
+            return call(*given, **named)
         finally:
             seconds.append(time.perf_counter() - began)
 
