@@ -1,11 +1,15 @@
 """Preferences learned by peft_nb and by TRL, on the same pairs: time, peak memory and what was learned.
 
     python benchmarks/preference.py dpo [--pairs N] [--rounds N] [--only CONTENDER ...]
+    python benchmarks/preference.py grpo [--prompts N] [--rounds N] [--only CONTENDER ...]
 
 Every measurement is a process of its own, and the contenders take turns. Prompts have about 200 tokens and are all
 different, so that only the two answers of a pair have one in common. Time is that of the reference's log-probabilities
 and of all steps, whole what the call takes from loading the model to the trained adapter. DPO begins at 0.6931 whatever
 is trained; the gradient norm of the first step and the last loss say who has trained the same.
+
+GRPO draws, rewards and learns from answers to the same prompts. What is drawn differs, so that answers a second are
+compared, with their mean length and reward beside them.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -158,8 +162,87 @@ CONTENDERS: dict[str, Callable[[Job], Learned]] = {
 }
 
 
-def work(job: Job) -> Preferred:
-    """Run the job's contender."""
+@dataclass(frozen=True)
+class Rewarded:
+    """What a contender drew and learned from: the rewards and tokens of its answers are means over all steps."""
+
+    contender: str
+    dtype: str
+    answers: int
+    seconds: float
+    peak_mb: float
+    tokens: float
+    reward: float
+
+
+DRAWN, LONGEST = 4, 64  # answers to each prompt, and their tokens at most
+
+
+def brief(completions: list[str], **_: Any) -> list[float]:
+    """Reward few words."""
+    return [10 / max(10, len(text.split())) for text in completions]
+
+
+def grpo_peft_nb(job: Job, **settings: Any) -> Rewarded:
+    """Learn by rewards with peft_nb at its defaults but for ``settings``."""
+    import peft_nb
+
+    run = peft_nb.train(
+        model=job.model,
+        data=[{"prompt": row["prompt"]} for row in job.rows],
+        task="grpo",
+        reward=lambda completion: brief([completion])[0],
+        num_generations=DRAWN,
+        max_completion_length=LONGEST,
+        method="lora",
+        r=job.r,
+        alpha=job.alpha,
+        batch_size=job.batch_size // DRAWN,
+        epochs=1,
+        learning_rate=job.learning_rate,
+        eval_fraction=0,
+        seed=job.seed,
+        **settings,
+    )
+    told = run.history
+    means = (float(told[name].mean()) for name in ("completion_length", "reward"))
+    seconds = float(told["elapsed_s"].iloc[-1])
+    return Rewarded(job.contender, str(run.facts.dtype), len(job.rows) * DRAWN, seconds, 0.0, *means)
+
+
+def grpo_trl(job: Job, **settings: Any) -> Rewarded:
+    """Learn by rewards with TRL's GRPOTrainer at its defaults but for ``settings``."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    model, tokenizer = base(job.model)
+    turns = ([{"role": "user", "content": row["prompt"]}] for row in job.rows)
+    prompts = [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]
+    rows = Dataset.from_list([{"prompt": str(prompt)} for prompt in prompts])
+    with common(job) as arguments:
+        config = GRPOConfig(num_generations=DRAWN, max_completion_length=LONGEST, **arguments, **settings)
+        trainer = GRPOTrainer(model, brief, config, rows, processing_class=tokenizer, peft_config=lora(job))
+        trainer.train()
+    logs = [one for one in trainer.state.log_history if "reward" in one]
+    tokens, rewards = (sum(one[name] for one in logs) / len(logs) for name in ("completions/mean_length", "reward"))
+    seconds = next(one["train_runtime"] for one in trainer.state.log_history if "train_runtime" in one)
+    dtype = "bfloat16" if config.bf16 else "float32"
+    return Rewarded(job.contender, dtype, len(job.rows) * DRAWN, seconds, 0.0, tokens, rewards)
+
+
+REWARDED: dict[str, Callable[[Job], Rewarded]] = {
+    "peft_nb": grpo_peft_nb,
+    "trl-default": grpo_trl,
+    "trl-best-bf16": partial(grpo_trl, bf16=True, gradient_checkpointing=False),
+    "trl-best": partial(grpo_trl, bf16=False, gradient_checkpointing=False),
+}
+
+
+def work(job: Job) -> Preferred | Rewarded:
+    """Run the job's contender, ``grpo`` standing before its name where it learns by rewards."""
+    task, _, name = job.contender.rpartition(" ")
+    if task:
+        return replace(REWARDED[name](job), contender=name, peak_mb=peak_mb())
     learned = CONTENDERS[job.contender](job)
     peak, outcome = peak_mb(), learned.outcome
     return Preferred(
@@ -203,6 +286,29 @@ def table(measurements: Sequence[Preferred]) -> str:
     return "\n".join(lines)
 
 
+def speeds(measurements: Sequence[Rewarded]) -> str:
+    """Lay out what learned by rewards as a Markdown table, each contender at its fastest."""
+    best: dict[str, Rewarded] = {}
+    for one in measurements:
+        known = best.setdefault(one.contender, one)
+        if one.answers / one.seconds > known.answers / known.seconds:
+            best[one.contender] = one
+    ours = next(iter(best.values()))
+    lines = [
+        f"| trainer | dtype | time of an answer / {ours.contender} | peak memory / {ours.contender} | answers a second "
+        "| seconds | peak MB | tokens of an answer | reward |",
+        "| --- | --- |" + " ---: |" * 7,
+    ]
+    for name, one in best.items():
+        ratio = one.seconds / one.answers / (ours.seconds / ours.answers)
+        lines.append(
+            f"| {name} | {one.dtype} | {ratio:.2f} | {one.peak_mb / ours.peak_mb:.2f} "
+            f"| {one.answers / one.seconds:.2f} | {one.seconds:.1f} | {one.peak_mb:.0f} "
+            f"| {one.tokens:.1f} | {one.reward:.3f} |"
+        )
+    return "\n".join(lines)
+
+
 def folder_of(model: str) -> str:
     """Find the base, fetched if need be, so that no contender has to."""
     from peft_nb.models.load import load
@@ -213,18 +319,28 @@ def folder_of(model: str) -> str:
     return str(resolve(model).path)
 
 
-def compare(options: argparse.Namespace) -> None:
-    """Measure DPO, print the table, keep the raw numbers."""
-    rows = pairs(options.pairs)
-    job = Job("", folder_of(options.model), rows, None, [], 0.0, learning_rate=options.learning_rate)
-    found = []
+def measured(job: Job, options: argparse.Namespace, task: str = "") -> Iterator[dict[str, Any]]:
+    """Let the contenders take turns, each in a process of its own."""
     for turn in range(options.rounds):
         for contender in options.only:
             with TemporaryDirectory() as store:
                 worker = [sys.executable, __file__, "work"]
-                found.append(Preferred(**throughput.answered(replace(job, contender=contender), worker, store)))
-            print(f"round {turn + 1}: {contender} {sum(found[-1].step_seconds):.1f} s", file=sys.stderr)
-    print(f"{table(found)}\n", *throughput.apart(found), sep="\n")
+                name = f"{task} {contender}".strip()
+                yield throughput.answered(replace(job, contender=name), worker, store)
+            print(f"round {turn + 1}: {contender} done", file=sys.stderr)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Measure what was asked for, print its table, keep the raw numbers."""
+    rows, folder = pairs(options.rows), folder_of(options.model)
+    job = Job("", folder, rows, None, [], 0.0, options.batch_size, learning_rate=options.learning_rate)
+    found: list[Any]
+    if options.command == "grpo":
+        found = [Rewarded(**one) for one in measured(job, options, "grpo")]
+        print(speeds(found))
+    else:
+        found = [Preferred(**one) for one in measured(job, options)]
+        print(f"{table(found)}\n", *throughput.apart(found), sep="\n")
     results = HERE / "results" / f"preference-{time.strftime('%Y%m%d-%H%M%S')}.json"
     results.parent.mkdir(exist_ok=True)
     results.write_text(json.dumps({"cores": os.cpu_count(), "measurements": [asdict(one) for one in found]}, indent=1))
@@ -234,15 +350,20 @@ def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    dpo = commands.add_parser("dpo", help="against TRL's DPOTrainer")
-    dpo.add_argument("--pairs", type=int, default=48, help="how many pairs (default 48)")
-    dpo.add_argument("--rounds", type=int, default=2, help="turns each contender gets (default 2)")
-    dpo.add_argument("--model", default="smollm2-135m", help="alias or folder of the base")
-    dpo.add_argument("--learning-rate", type=float, default=1e-4, help="of all contenders (default 1e-4)")
-    dpo.add_argument(
-        "--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="CONTENDER",
-        help=f"some of: {', '.join(CONTENDERS)}",
-    )  # fmt: skip
+    for name, trainer, option, count, batch, rate, contenders in (
+        ("dpo", "DPOTrainer", "--pairs", 48, 8, 1e-4, CONTENDERS),
+        ("grpo", "GRPOTrainer", "--prompts", 16, 16, 1e-4, REWARDED),
+    ):
+        one = commands.add_parser(name, help=f"against TRL's {trainer}")
+        one.add_argument(option, dest="rows", type=int, default=count, help=f"how many (default {count})")
+        one.add_argument("--rounds", type=int, default=2, help="turns each contender gets (default 2)")
+        one.add_argument("--model", default="smollm2-135m", help="alias or folder of the base")
+        one.add_argument("--learning-rate", type=float, default=rate, help=f"of all contenders (default {rate:g})")
+        one.add_argument(
+            "--only", nargs="+", choices=contenders, default=list(contenders), metavar="CONTENDER",
+            help=f"some of: {', '.join(contenders)}",
+        )  # fmt: skip
+        one.set_defaults(batch_size=batch)
     compare(parser.parse_args())
 
 

@@ -33,3 +33,17 @@ def test_the_table_takes_each_part_of_the_time_at_its_best_and_shows_what_was_le
 def test_contenders_are_known_by_what_they_are_called() -> None:
     assert next(iter(preference.CONTENDERS)) == "peft_nb"
     assert {name.partition("-")[0] for name in preference.CONTENDERS} == {"peft_nb", "trl"}
+
+
+def test_answers_a_second_are_compared_each_contender_at_its_fastest() -> None:
+    ours = preference.Rewarded("peft_nb", "float32", 64, 32.0, 1000, tokens=40.0, reward=0.5)
+    slow = replace(ours, contender="trl-best", seconds=96.0, peak_mb=2500)
+    *_, first, other = preference.speeds(
+        [ours, slow, replace(ours, seconds=64.0), replace(slow, seconds=80.0)]
+    ).splitlines()
+    assert first == "| peft_nb | float32 | 1.00 | 1.00 | 2.00 | 32.0 | 1000 | 40.0 | 0.500 |"
+    assert other.startswith("| trl-best | float32 | 2.50 | 2.50 | 0.80 | 80.0 | 2500 |")
+
+
+def test_the_reward_is_that_of_brief_answers() -> None:
+    assert preference.brief(["one two", "word " * 20]) == [1.0, 0.5]
