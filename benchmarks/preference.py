@@ -326,8 +326,9 @@ def measured(job: Job, options: argparse.Namespace, task: str = "") -> Iterator[
             with TemporaryDirectory() as store:
                 worker = [sys.executable, __file__, "work"]
                 name = f"{task} {contender}".strip()
-                yield throughput.answered(replace(job, contender=name), worker, store)
-            print(f"round {turn + 1}: {contender} done", file=sys.stderr)
+                one = throughput.answered(replace(job, contender=name), worker, store)
+            print(f"round {turn + 1}: {json.dumps(one)}", file=sys.stderr)
+            yield one
 
 
 def compare(options: argparse.Namespace) -> None:
