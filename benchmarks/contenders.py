@@ -306,6 +306,7 @@ TRL_BEST: dict[str, Any] = {"gradient_checkpointing": False, "padding_free": Tru
 CONTENDERS: dict[str, Callable[[Job], Outcome]] = {
     "peft_nb": run_peft_nb,
     "peft_nb-float32": partial(run_peft_nb, dtype="float32"),
+    "peft_nb-compiled": partial(run_peft_nb, torch_compile=True),
     "trl-default": run_trl,
     "trl-best": partial(run_trl, bf16=False, **TRL_BEST),
     "trl-best-bf16": partial(run_trl, bf16=True, **TRL_BEST),

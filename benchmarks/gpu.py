@@ -26,7 +26,9 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "triton", "transformers", "peft", "trl", "bitsandbytes", "unsloth")
-CONTENDERS = ("peft_nb", "trl-default", "trl-best-bf16", "unsloth-default", "unsloth-best-bf16")
+CONTENDERS = ("peft_nb", "trl-default", "peft_nb-compiled", "trl-best-bf16", "unsloth-default", "unsloth-best-bf16")
+
+COMPILED = "what suits, in compiled blocks"
 
 Sizes = dict[str, int]
 SHAPES: dict[str, Sizes] = {
@@ -132,7 +134,7 @@ def exactness(sizes: Sizes, device: str) -> Iterator[Exact]:
             bare = AutoModelForCausalLM.from_config(config, attn_implementation=stock, dtype=dtype).to(place)
             lora = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
             model = get_peft_model(bare.requires_grad_(False), lora)
-            for kernel in (EACH, FLEX, VARLEN):
+            for kernel in (EACH, FLEX, VARLEN, COMPILED):
                 for shared in (False, True):
                     if kernel == VARLEN and (shared or dtype == torch.float32 or name == "Gemma 2"):
                         continue  # flex attention's
@@ -140,7 +142,8 @@ def exactness(sizes: Sizes, device: str) -> Iterator[Exact]:
                     if kernel != EACH and device != "cuda":
                         yield replace(row, found="needs a GPU")
                         continue
-                    mine, padded = objectives.PaddingFree(shared, kernel=kernel), objectives.Padded(0)
+                    mine: Any = objectives.PaddingFree(shared, kernel="" if kernel == COMPILED else kernel)
+                    mine, padded = objectives.Compiled(mine) if kernel == COMPILED else mine, objectives.Padded(0)
                     try:
                         loss, gradient = objectives.disagreement(model, mine, padded, rows, place)
                     except Exception as error:

@@ -147,6 +147,8 @@ def _agree(fields: dict[str, Any]) -> dict[str, Any]:
         fields.pop("warmup_ratio", None)
     if fields.get("max_steps") and fields.get("warmup_steps", 0) > fields["max_steps"]:
         fields["warmup_steps"] = fields["max_steps"]
+    if fields.get("gradient_checkpointing"):
+        fields.pop("torch_compile", None)
     return fields
 
 

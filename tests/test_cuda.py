@@ -6,15 +6,22 @@ The one file whose tests are skipped where they cannot run. ``python benchmarks/
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from peft_nb.events import Notice
+from peft_nb.methods import attach
+from peft_nb.models.load import load
+from peft_nb.models.resolve import resolve
+from peft_nb.planning.estimate import estimate
 from peft_nb.runs.run import begin
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
+from peft_nb.tasks import TASKS
 from tests.conftest import stop_at
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -47,7 +54,7 @@ def spec(base: str, **settings: Any) -> RunSpec:
 
 def test_every_kernel_of_attention_gives_the_padded_loss_and_gradients() -> None:
     found = list(gpu.exactness(SHAPES, "cuda"))
-    assert {one.kernel for one in found} == {"varlen", "flex", "each segment alone"}
+    assert {one.kernel for one in found} == {"varlen", "flex", "each segment alone", gpu.COMPILED}
     assert [one for one in found if one.found != "exact"] == []
 
 
@@ -65,6 +72,44 @@ def test_a_qlora_run_learns_in_bfloat16(base: str, rows: list[dict[str, str]], s
     run = begin(spec(base, method="qlora"), data=rows, store=store).wait()
     assert run.metrics["dtype"] == "bfloat16"
     assert run.metrics["train_loss"] < run.history["loss"].iloc[0]
+    assert [event.text for event in run.events() if isinstance(event, Notice) and "paged_adamw_8bit" in event.text]
+
+
+@pytest.mark.parametrize("task", ["generation", "classification"])
+def test_a_step_does_not_wait_for_the_gpu(base: str, task: str) -> None:
+    labels = (1,) if task == "classification" else ()
+    rows = [replace(one, labels=labels) for one in gpu.examples(512)]
+    described = spec(base, data="x", task=task, dtype="bfloat16")
+    facts = {"classes": ["a", "b"], "multi_label": False}
+    loaded = load(resolve(base), device="cuda", dtype="bfloat16")
+    bare, new = TASKS[task].build(loaded, facts)
+    model, device = attach(bare, described, base, new, peft_type=TASKS[task].peft_type), torch.device("cuda")
+    objective = TASKS[task].objective(
+        model, rows, loaded.tokenizer.pad_token_id, device, described, facts, supported=True
+    )
+    assert str(objective).startswith("padding-free")
+    with objective.installed(model):
+        objective.loss(model, rows, device).backward()  # compiles, and chooses kernels
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            objective.loss(model, rows, device).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_compiled_run_has_the_losses_of_any_other(base: str, rows: list[dict[str, str]], store: Store) -> None:
+    plain, compiling = (
+        begin(spec(base, dtype="float32", torch_compile=on), data=rows, store=store).wait() for on in (False, True)
+    )
+    assert compiling.metrics["path"].endswith(", compiled")
+    assert compiling.history["loss"].tolist() == pytest.approx(plain.history["loss"].tolist(), rel=1e-3)
+
+
+def test_an_estimate_tells_the_memory_of_the_gpu(base: str, rows: list[dict[str, str]]) -> None:
+    found = estimate(spec(base, dtype="float32", data="rows"), data=rows)
+    assert found.device == "cuda"
+    assert found.seconds is None
+    assert found.room_mb == pytest.approx(torch.cuda.mem_get_info()[0] / 1e6, rel=0.2)
 
 
 def test_a_run_that_is_stopped_and_resumed_ends_as_an_undisturbed_one(

@@ -11,17 +11,10 @@ import numpy
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import PromptTuningConfig, get_peft_model
 
 from peft_nb.evaluation import measure
 from peft_nb.training.objectives import Objective, Padded, PaddingFree
 from tests import tiny
-
-
-def soft_prompt(family: str) -> Any:
-    """A model with three virtual tokens before every text."""
-    torch.manual_seed(3)
-    return get_peft_model(tiny.base(family), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
 
 
 @pytest.mark.parametrize("tokens", [1, 2**10], ids=["many micro-batches", "one micro-batch"])
@@ -30,7 +23,7 @@ def soft_prompt(family: str) -> Any:
     [
         (lambda: tiny.with_lora(tiny.base("llama")), Padded(0)),
         (lambda: tiny.with_lora(tiny.base("llama")), PaddingFree(share_prefix=True)),
-        (lambda: soft_prompt("llama"), Padded(0)),
+        (lambda: tiny.with_prompt(tiny.base("llama")), Padded(0)),
     ],
     ids=["padded", "padding-free", "prompt"],
 )

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from peft_nb.errors import DataError, MethodError, RunError
+from peft_nb.errors import DataError, ForecastError, MethodError, RunError
 from peft_nb.methods import REGISTRY, problems
+from peft_nb.planning import estimate as estimates
 from peft_nb.planning.estimate import estimate
 from peft_nb.planning.forecast import MARGIN
 from peft_nb.runs.run import Run
 from peft_nb.spec import METHODS, RunSpec
+from peft_nb.system import resources
+from peft_nb.ui import forecast as forecasts
 from tests import tiny
 from tests.conftest import few
 
@@ -51,6 +54,34 @@ def test_what_does_not_fit_is_refused_with_settings_that_do(spec: Spec, rows: Ta
     assert peak <= tight.room_mb
     changes = dict(part.split(": ") for part in setting.split(", "))
     assert estimate(spec(**wide | changes), data=rows).activations_mb < whole.activations_mb
+
+
+def test_on_a_gpu_its_memory_is_foreseen_and_no_time(spec: Spec, rows: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = estimate(spec(dtype="float32"), data=rows)
+    room = {"memory": 500.0, "available": 9_000.0}
+    monkeypatch.setattr(resources, "device", lambda name: "cuda")
+    for what, mb in room.items():
+        monkeypatch.setattr(resources, f"device_{what}_mb", lambda device, mb=mb: mb if device == "cuda" else 0.0)
+    monkeypatch.setattr(estimates.memory, "loaded_bytes", lambda: 200e6)
+    there = estimate(spec(dtype="float32", device="cuda"), data=rows)
+    assert (there.device, there.seconds, there.evaluation_seconds) == ("cuda", None, None)
+    assert (there.room_mb, there.process_mb) == (9_500, 300)  # what libraries need of the host is not the GPU's
+    assert (there.weights_mb, there.adapter_mb, there.optimizer_mb) == (
+        here.weights_mb,
+        here.adapter_mb,
+        here.optimizer_mb,
+    )
+    assert there.token_budget > here.token_budget
+    said = dict(forecasts.rows(there))
+    assert said["training time"] == "time not estimated (not measured on a GPU)"
+    assert said["precision and device"] == "float32, cuda"
+    assert said["memory"].endswith("of 9.5 GB available")
+
+
+def test_other_devices_have_no_estimates(spec: Spec, rows: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "device", lambda name: "mps")
+    with pytest.raises(ForecastError, match=r"^device: there are no estimates for mps; set device to cpu$"):
+        estimate(spec(), data=rows)
 
 
 def test_a_run_is_refused_before_its_base_is_loaded(start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:

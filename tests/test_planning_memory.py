@@ -57,13 +57,13 @@ def test_checkpointing_keeps_the_inputs_of_all_layers_and_the_rest_of_one() -> N
 
 def test_the_loss_takes_whole_logits_only_where_it_is_padded() -> None:
     micro = Load(tokens=1000, positions=1000, predicted=600)
-    assert SHAPES.loss(micro, padded=True) == 512 * (1000 * 4 + 600 * 8)
+    assert SHAPES.loss(micro, whole=True) == 512 * (1000 * 4 + 600 * 8)
     few = Load(tokens=1000, positions=1000, predicted=60)
-    assert SHAPES.loss(few, padded=True) == 512 * 2 * 1000 * 4  # the gradient of all, as a slice and whole
-    assert SHAPES.loss(micro, padded=False) == 512 * 8 * 600 + 2 * 600 * 64 * 4
-    assert replace(SHAPES, size=2).loss(micro, padded=False) == 512 * 8 * 600 + 2 * 600 * 64 * 2
+    assert SHAPES.loss(few, whole=True) == 512 * 2 * 1000 * 4  # the gradient of all, as a slice and whole
+    assert SHAPES.loss(micro, whole=False) == 512 * 8 * 600 + 2 * 600 * 64 * 4
+    assert replace(SHAPES, size=2).loss(micro, whole=False) == 512 * 8 * 600 + 2 * 600 * 64 * 2
     large = Shapes(2, 64, 128, 2**19, 4)  # of which a chunk has the 16 rows that it always has
-    assert large.loss(micro, padded=False) == 16 * 2**19 * 8 + 2 * 600 * 64 * 4
+    assert large.loss(micro, whole=False) == 16 * 2**19 * 8 + 2 * 600 * 64 * 4
     assert CHUNK_BYTES // (4 * large.words) == 16
 
 
@@ -77,7 +77,7 @@ def test_what_the_loss_takes_at_its_peak_is_what_torch_allocates(bfloat16: bool)
         log_probs([(hidden, weight)], torch.zeros(200, dtype=torch.long)).sum().backward()
     sizes = [one.nbytes() for one in seen.profiler.kineto_results.events() if one.name() == "[memory]"]
     micro = Load(tokens=200, positions=200, predicted=200)
-    assert shapes.loss(micro, padded=False) == pytest.approx(max(accumulate(sizes)), rel=0.03)
+    assert shapes.loss(micro, whole=False) == pytest.approx(max(accumulate(sizes)), rel=0.03)
 
 
 def test_what_is_trained_has_gradients_and_unless_it_is_large_a_copy() -> None:

@@ -141,6 +141,20 @@ def test_checkpointing_computes_each_layer_once_more(lay: Callable[..., Plan]) -
     assert seconds[1] - seconds[0] == pytest.approx(8 * 2 * 1e-4 * plain.work.mean.tokens)  # type: ignore[operator]
 
 
+def test_of_compiled_blocks_no_time_is_foreseen_and_the_memory_of_stock_layers(lay: Callable[..., Plan]) -> None:
+    costs = {200: replace(COSTS, kept_bytes=100.0)}
+    plans = [replace(lay(token_budget=200, torch_compile=on), measured=costs) for on in (False, True)]
+    plain, compiled = (plan.forecast() for plan in plans)
+    assert (plain.untimed, compiled.untimed) == ("", "not measured with torch_compile")
+    assert compiled.seconds is compiled.evaluation_seconds is None
+    assert compiled.activations_mb > 2 * plain.activations_mb
+
+
+def test_of_what_writes_answers_in_its_steps_no_time_is_foreseen(lay: Callable[..., Plan]) -> None:
+    plan = lay(task="grpo", reward="length", token_budget=200)
+    assert plan.untimed == "the model writes answers in each step"
+
+
 def test_other_settings_are_laid_out_without_measuring_anew(lay: Callable[..., Plan]) -> None:
     plan = lay()
     other = plan.under(plan.spec.model_copy(update={"quantization": "4bit", "r": 4}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -135,22 +136,20 @@ def test_the_kernel_is_chosen_by_what_it_can(asked: Asked, capability: tuple[int
         (Asked(SINGLE, 8, 8), (8, 0), True, "heads have fewer than 16 numbers"),
     ],
 )
-def test_what_no_kernel_takes_goes_segment_by_segment(
-    asked: Asked, capability: tuple[int, int], triton: bool, reason: str
-) -> None:
+def test_what_no_kernel_takes_is_named(asked: Asked, capability: tuple[int, int], triton: bool, reason: str) -> None:
     assert choose(asked, capability, triton) == (EACH, reason)
 
 
 def test_a_cpu_goes_segment_by_segment_and_says_nothing_of_it() -> None:
     assert gpu_attention.chosen(Asked(HALF, 64, 64), CPU) == (EACH, "")
-    assert gpu_attention.slowed(tiny.base("gpt2").config, HALF, CPU) == ""
+    assert gpu_attention.unserved(tiny.base("gpt2").config, HALF, CPU, True) == ""
 
 
 def test_what_a_layer_asks_is_told_also_where_layers_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Asked] = []
     monkeypatch.setattr(gpu_attention, "chosen", lambda one, device: (asked.append(one), (FLEX, ""))[1])
     config = Gemma4TextConfig(head_dim=64, global_head_dim=128)
-    assert gpu_attention.slowed(config, HALF, torch.device("cuda")) == ""
+    assert gpu_attention.unserved(config, HALF, torch.device("cuda"), True) == ""
     assert asked == [Asked(HALF, 64, 64, tree=True)]
 
 
@@ -195,6 +194,12 @@ def test_whole_models_give_the_padded_loss_and_gradients(
     assert gradient < 1e-4
 
 
-def test_a_path_that_goes_segment_by_segment_on_a_gpu_says_why() -> None:
-    path = objectives.PaddingFree(True, kernel=EACH, reason="Triton is not installed")
-    assert str(path) == "padding-free, shared prefixes, attention segment by segment (Triton is not installed)"
+def test_what_no_kernel_takes_is_padded_and_a_tree_that_none_takes_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    def path(no_kernel: Callable[[bool], bool]) -> str:
+        why = "Triton is not installed"
+        monkeypatch.setattr(gpu_attention, "unserved", lambda *asked, tree: why if no_kernel(tree) else "")
+        model, batch = tiny.with_lora(tiny.base("llama")), tiny.examples(6, prefix=11)
+        return str(objectives.choose(model, batch, 0, CPU, fast=True, supported=True))
+
+    assert path(lambda tree: tree) == "padding-free"
+    assert path(lambda tree: True) == "padded (Triton is not installed)"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BertConfig, CohereConfig, Gemma2Config, GptOssConfig, GraniteConfig
 
-from peft_nb.training import attention, objectives, packing
+from peft_nb.training import attention, loss, objectives, packing
 from peft_nb.training.objectives import Padded, PaddingFree
 from tests import tiny
 
@@ -42,6 +44,50 @@ def test_scores_are_those_of_the_padded_path_and_add_up_to_the_loss(prefix: int)
         assert found[:, 0].sum().item() == pytest.approx(loss.item(), rel=1e-5)
         assert found[:, 2].sum() == objective.targets(batch)
     assert (wanted[:, 1] <= wanted[:, 2]).all()
+
+
+CHUNKED = Padded(0, chunked=True)
+UNPACKED: dict[str, Callable[[], Any]] = {
+    **{family: partial(lambda name: tiny.with_lora(tiny.base(name)), family) for family in tiny.FAMILIES},
+    "soft prompt": lambda: tiny.with_prompt(tiny.base("llama")),
+    "prefix": lambda: tiny.with_prompt(tiny.base("llama"), PrefixTuningConfig),
+    "trained head": lambda: with_head("saved whole"),
+    "LoRA on a capped head": lambda: with_head("LoRA", "gemma2", final_logit_softcapping=3.0),
+}
+
+
+@pytest.mark.parametrize("name", UNPACKED)
+def test_a_padded_loss_by_the_chunk_is_the_same_and_never_holds_all_logits(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = UNPACKED[name]().eval(), tiny.examples()
+    monkeypatch.setattr(loss, "chunk_rows", lambda weight: 3)
+    assert max(objectives.disagreement(model, CHUNKED, Padded(0), batch, CPU)) < 1e-5
+    heads: list[Any] = []
+    hook = model.get_base_model().get_output_embeddings().register_forward_hook(lambda *called: heads.append(called))
+    with CHUNKED.installed(model):
+        found = CHUNKED.scores(model, batch, CPU)
+    assert heads == []  # the head never came to compute
+    hook.remove()
+    torch.testing.assert_close(found, Padded(0).scores(model, batch, CPU), rtol=1e-5, atol=1e-5)
+    assert "forward" not in vars(model.get_base_model())
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "mistral"])
+def test_a_step_waits_for_no_number_of_the_device(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "equal", lambda one, other: True)  # asked before the steps, and not of these
+    meta = torch.device("meta")  # where there are no numbers that one could wait for
+    model = tiny.with_lora(tiny.base(family)).to(meta)
+    with PaddingFree(True).installed(model):
+        PaddingFree(True).loss(model, tiny.examples(prefix=12), meta).backward()
+
+
+def test_where_no_prefix_can_stand_the_loss_is_by_the_chunk_unless_fast_is_off() -> None:
+    model = tiny.with_prompt(tiny.base("llama"))
+    path = objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=False)
+    assert path == Padded(0, "the method adds virtual tokens", chunked=True)
+    path = objectives.choose(model, tiny.examples(), 0, CPU, fast=False, supported=False)
+    assert path == Padded(0, "fast is off")
 
 
 HEADS: dict[str, dict[str, Any]] = {
@@ -156,6 +202,7 @@ def test_what_families_make_of_their_scores_is_followed(name: str, prefix: int) 
     batch = tiny.examples(prefix=prefix)
     assert objectives.choose(model, batch, 0, CPU, fast=True, supported=True) == PaddingFree(share_prefix=True)
     assert max(objectives.disagreement(model, PaddingFree(True), Padded(0), batch, CPU)) < EXACT
+    assert max(objectives.disagreement(model, CHUNKED, Padded(0), batch, CPU)) < 1e-5
     with PaddingFree(True).installed(model):
         found = PaddingFree(True).scores(model, batch, CPU)
     torch.testing.assert_close(found, Padded(0).scores(model, batch, CPU), rtol=1e-4, atol=1e-4)
@@ -164,7 +211,7 @@ def test_what_families_make_of_their_scores_is_followed(name: str, prefix: int) 
 @pytest.mark.parametrize("name", ["attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"])
 def test_a_formula_that_is_not_followed_is_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     model = tiny.with_lora(tiny.base("gemma2", attn_logit_softcapping=0.5, final_logit_softcapping=3.0))
-    inner = objectives._forward_to_log_probs
+    inner = objectives._scorer
 
     def other(causal: Any) -> Any:
         with monkeypatch.context() as patch:
@@ -172,7 +219,7 @@ def test_a_formula_that_is_not_followed_is_caught(monkeypatch: pytest.MonkeyPatc
             return inner(causal)
 
     if name == "final_logit_softcapping":
-        monkeypatch.setattr(objectives, "_forward_to_log_probs", other)
+        monkeypatch.setattr(objectives, "_scorer", other)
     else:
         keyword = "softcap" if name.startswith("attn") else "scaling"
         attend = attention.segment_attention
@@ -181,14 +228,35 @@ def test_a_formula_that_is_not_followed_is_caught(monkeypatch: pytest.MonkeyPatc
             attention.NAME,
             lambda *given, **options: attend(*given, **{**options, keyword: None}),
         )
-    assert "differed" in str(objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=True))
+    path = objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=True)
+    assert "differed" in str(path)
+    assert isinstance(path, Padded)
+    assert path.chunked == (name != "final_logit_softcapping")  # which the padded path leaves to the model then
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_what_a_model_makes_of_its_logits_is_found_also_where_they_are_small(
+    supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.with_lora(tiny.base("gemma2", initializer_range=0.02, final_logit_softcapping=30.0))
+    followed = objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=supported)
+    monkeypatch.setattr(objectives, "CAPS", ("as another family calls it",))
+    assert max(objectives.disagreement(model, CHUNKED, Padded(0), tiny.examples(), CPU)) < 1e-3  # hardly to be seen
+    found = objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=supported)
+    if supported:
+        assert followed == PaddingFree(True)
+        assert found == Padded(0, "Gemma2ForCausalLM makes more of its logits than is followed")
+    else:
+        assert followed == replace(found, chunked=True)
+        assert found == Padded(0, "the method adds virtual tokens")
 
 
 def test_a_head_with_more_than_a_product_is_left_out_of_nothing() -> None:
     config = BertConfig(**tiny.WIDE, is_decoder=True, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
     model = tiny.with_lora(AutoModelForCausalLM.from_config(config).requires_grad_(False))
     path = objectives.choose(model, tiny.examples(), 0, CPU, fast=True, supported=True)
-    assert path == Padded(0, "the padding-free path leaves out a part that is trained")
+    assert path == Padded(0, "the padding-free path leaves out a part that is trained", chunked=True)
+    assert max(objectives.disagreement(model, path, Padded(0), tiny.examples(), CPU)) < 1e-5
 
 
 def test_a_path_that_differs_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

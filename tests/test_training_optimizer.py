@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args
 
 import pytest
@@ -29,6 +30,24 @@ def test_without_a_word_it_is_adamw_fused_where_the_device_can() -> None:
         "adamw_torch",
     ]
     assert optimizer.named("sgd", "cpu") == "sgd"
+
+
+def test_a_base_in_4_bits_has_a_paged_optimizer_of_8_bits_on_a_gpu_that_runs_it() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def runs(optim: str, device: str, there: bool = True) -> bool:
+        asked.append((optim, device))
+        return there
+
+    assert optimizer.named(None, "cuda", "4bit", runs) == "paged_adamw_8bit"
+    assert asked == [("paged_adamw_8bit", "cuda")]
+    assert optimizer.named(None, "cuda", "4bit", partial(runs, there=False)) == "adamw_torch_fused"
+    others = [("sgd", "cuda", "4bit"), (None, "cuda", "8bit"), (None, "cuda", "none"), (None, "cpu", "4bit")]
+    found = [optimizer.named(*other, runs) for other in others]
+    assert found == ["sgd", "adamw_torch_fused", "adamw_torch_fused", "adamw_torch_fused"]
+    assert len(asked) == 2  # where it is not wanted, nothing is tried
+    assert optimizer.runs("paged_adamw_8bit", "cpu")
+    assert not optimizer.runs("lomo", "cpu")
 
 
 @pytest.mark.parametrize("name", HERE)

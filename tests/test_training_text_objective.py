@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,39 @@ def test_each_text_is_judged_as_if_it_were_alone(folder: Path) -> None:
         together = path.logits(model, examples(), CPU)
         alone = torch.cat([path.logits(model, [one], CPU) for one in examples()])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_a_step_waits_for_no_number_of_the_device(folder: Path, multi: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "equal", lambda one, other: True)  # asked before the steps, and not of these
+    model = adapted(folder, multi)
+    path, meta = TextObjective(0, LOSS[multi], padded=False), torch.device("meta")
+    with path.installed(model.to(meta)):  # where there are no numbers that one could wait for
+        path.loss(model, examples(multi), meta).backward()
+
+
+def test_a_wrapper_that_makes_other_tensors_changes_nothing(folder: Path) -> None:
+    model, path = adapted(folder), TextObjective(0, LOSS[False], padded=False)
+
+    def copied(**inputs: torch.Tensor) -> torch.Tensor:
+        return model(**{name: one.clone() for name, one in inputs.items()})
+
+    with path.installed(model), torch.no_grad():
+        wanted = path.logits(model, examples(), CPU)
+        assert torch.equal(path.logits(copied, examples(), CPU), wanted)  # type: ignore[arg-type]
+
+
+def test_where_a_gpu_would_take_text_by_text_they_are_padded(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def unserved(*given: Any, **named: Any) -> str:
+        asked.append(named)
+        return "attention weights are dropped at random"
+
+    monkeypatch.setattr(text_objective.gpu_attention, "unserved", unserved)
+    found = text_objective.choose(adapted(encoder), examples(), 0, CPU, LOSS[False], fast=True, supported=True)
+    assert str(found) == "padded (attention weights are dropped at random)"
+    assert asked == [{"tree": False}]  # texts have no prefix in common that would need more of the kernels
 
 
 def test_the_check_finds_a_text_that_sees_another(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ def test_a_line_says_whether_it_fits() -> None:
     assert shown.line(FORECAST) == (
         "Trains on 23 rows in 7 steps, about 38 s, with 615 MB of memory (500 MB available): does not fit"
     )
-    alone = replace(FORECAST, seconds=None, room_mb=5000)
+    alone = replace(FORECAST, seconds=None, untimed="too little free memory", room_mb=5000)
     assert "time not estimated (too little free memory)" in shown.line(alone)
     assert shown.line(alone).endswith(": fits")
     assert shown.line(replace(FORECAST, room_mb=600)).endswith(": may not fit")

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PromptLearningConfig, PromptTuningConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -72,6 +72,12 @@ def with_lora(model: PreTrainedModel, dropout: float = 0.0, targets: str | list[
         if "lora_B" in name:
             parameter.data.normal_(std=0.2, generator=generator)
     return adapted
+
+
+def with_prompt(model: PreTrainedModel, kind: type[PromptLearningConfig] = PromptTuningConfig) -> PeftModel:
+    """Three virtual tokens before every text."""
+    torch.manual_seed(3)
+    return get_peft_model(model, kind(task_type="CAUSAL_LM", num_virtual_tokens=3))
 
 
 def examples(count: int = 5, prefix: int = 0, seed: int = 0) -> list[Tokens]:

@@ -36,7 +36,7 @@ def estimate(
     room_mb: float | None = None,
     progress: Progress = silent,
 ) -> Forecast:
-    """Estimate memory and time of a run on this machine's CPU.
+    """Estimate memory and time of a run on this machine; on a GPU its memory alone.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def estimate(
     namespace : mapping, optional
         The notebook's variables.
     room_mb : float, optional
-        Memory that the process can have, in MB (10^6 bytes); by default what it has and what is free.
+        Memory of the device that the process can have, in MB (10^6 bytes); by default what it has and what is free.
     progress : callable, optional
         Told how far it is.
 
@@ -61,7 +61,7 @@ def estimate(
     DataError, ModelError, MethodError
         What would keep the run itself from starting.
     ForecastError
-        It would not train on the CPU, or no single layer of its model or method can be benchmarked.
+        It would train on neither CPU nor CUDA, or no single layer of its model or method can be benchmarked.
     """
     table = tables.read(spec, data, namespace=namespace)
     spec = proposed(spec, table.layout)
@@ -85,25 +85,26 @@ def foresee(
     from peft_nb.training.draws import OwnDraws
     from peft_nb.training.probe import fastest_dtype
 
-    if resources.device(spec.device) != "cpu":
-        raise ForecastError("device: estimates are for the CPU only; set device to cpu")
+    if (device := resources.device(spec.device)) not in ("cpu", "cuda"):
+        raise ForecastError(f"device: there are no estimates for {device}; set device to cpu")
     with OwnDraws(spec.seed):
         progress(0.6, "reading the model's configuration")
         base = load_meta(
             source,
-            dtype=(lambda config: fastest_dtype(config, "cpu")) if spec.dtype == "auto" else spec.dtype,
+            dtype=(lambda config: fastest_dtype(config, device)) if spec.dtype == "auto" else spec.dtype,
             quantization=REGISTRY[spec.method].quantization(spec),  # type: ignore[arg-type]
             kind=TASKS[spec.task].base,
             progress=progress,
         )
-        here = resources.process_memory_mb()
-        room = here + resources.memory_available_mb() if room_mb is None else room_mb
+        resources.give_back_memory(device)
+        here = resources.device_memory_mb(device)
+        room = here + resources.device_available_mb(device) if room_mb is None else room_mb
         live = sum(one.nbytes for one in source.pair[0].parameters()) if source.pair else 0
-        process = max(0.0, (memory.process() - live) / resources.MB)
+        process = max(0.0, (memory.process(device) - live) / resources.MB)
         progress(0.8, "benchmarking one layer")
         known = dict(facts)  # a shape of the base may bound them; the run itself finds that out anew
         TASKS[spec.task].limit(base, spec, known)
-    plan = Plan(spec, base, table, known, room, process)
+    plan = Plan(spec, base, table, known, room, process, device=device)
     try:
         forecast = plan.forecast()
         return replace(forecast, fixes=tuple(_fixes(plan))) if forecast.tight else forecast

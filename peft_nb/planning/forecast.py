@@ -11,7 +11,7 @@ MARGIN = 1.2  # the error of an estimate, by benchmarks/forecast.py
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run is expected to take. Memory is resident memory in MB (10^6 bytes), at its peak.
+    """What a run is expected to take. Memory is resident memory in MB (10^6 bytes), at its peak; on a GPU, the GPU's.
 
     Attributes
     ----------
@@ -21,11 +21,11 @@ class Forecast:
         What the largest micro-batch keeps for its backward pass; what is needed beside it for a moment, by the loss
         or by the backward pass of one layer, and holes that the allocator cannot use.
     process_mb : float
-        Python, PyTorch and libraries, and whatever else is in this process now.
+        Python, PyTorch and libraries, and whatever else is in this process now; on a GPU, what it holds there.
     room_mb : float
         What the process can have at most: what it has and what is free under the container's limit.
     seconds : float or None
-        Of training, with the evaluations between its steps; None where too little memory is free to benchmark a layer.
+        Of training, with the evaluations between its steps; None where `untimed` says why.
     evaluation_seconds : float or None
         Of all evaluations, also the one before the first step and the one after the last.
     steps, tokens : int
@@ -40,6 +40,10 @@ class Forecast:
         How many times as long it takes if the machine stays as busy as it is.
     fixes : tuple of tuple of str and float
         Where it is tight: settings that would fit, and the peak with each in MB.
+    device : str
+        ``cpu`` or ``cuda``.
+    untimed : str
+        Why the time is not foreseen.
     """
 
     weights_mb: float
@@ -60,6 +64,8 @@ class Forecast:
     examples: int = 0
     slowdown: float = 1.0
     fixes: tuple[tuple[str, float], ...] = ()
+    device: str = "cpu"
+    untimed: str = ""
 
     @property
     def memory_mb(self) -> float:

@@ -56,15 +56,16 @@ class Shapes:
         ends = 4 * inputs  # embeddings, last norm, and the gradients there
         return ends + (self.layers * inputs + tokens * kept if checkpointing else self.layers * tokens * kept)
 
-    def loss(self, micro: Load, padded: bool) -> float:
-        """What the loss of a micro-batch needs beside that: by the chunk, or as whole logits where it is padded."""
-        from peft_nb.training.loss import CHUNK_BYTES
+    def loss(self, micro: Load, whole: bool, device: str = "cpu") -> float:
+        """What the loss of a micro-batch needs beside that: logits by the chunk, or of all positions at once."""
+        from peft_nb.training.loss import CHUNK_BYTES, GPU_CHUNK_BYTES
 
-        if padded:
+        if whole:
             forward = micro.positions * self.size + micro.predicted * (self.size + FLOAT)
             backward = max(3 * FLOAT * micro.predicted, 2 * micro.positions * self.size)  # as a slice and whole
             return self.words * max(forward, backward)
-        chunk = min(micro.predicted, max(16, CHUNK_BYTES // (4 * self.words))) * self.words
+        held = GPU_CHUNK_BYTES if device == "cuda" else CHUNK_BYTES
+        chunk = min(micro.predicted, max(16, held // (4 * self.words))) * self.words
         return 2 * FLOAT * chunk + 2 * micro.predicted * self.hidden * self.size  # logits, and what logsumexp makes
 
 
@@ -100,10 +101,10 @@ def growth(tokenwise: bool, kernels: float) -> float:
     return max(0.0, GROWTH + TOKENWISE * tokenwise + KERNEL * min(KERNELS, kernels) - _grown)
 
 
-def process() -> float:
-    """Of this process, without the bases it holds and without what it has freed."""
-    resources.give_back_memory()
-    return resources.process_memory_mb() * MB - loaded_bytes()
+def process(device: str = "cpu") -> float:
+    """Of this process on a device, without the bases it holds and without what it has freed."""
+    resources.give_back_memory(device)
+    return resources.device_memory_mb(device) * MB - loaded_bytes()
 
 
 def settle(before: float) -> None:

@@ -45,11 +45,12 @@ class Plan:
     room: float
     process: float
     measured: dict[int, Costs] | None = None
+    device: str = "cpu"
 
     def under(self, spec: RunSpec) -> Plan:
         """The same with other settings; what a token costs has been measured already."""
         base = replace(self.base, quantization=REGISTRY[spec.method].quantization(spec))  # type: ignore[arg-type]
-        return Plan(spec, base, self.table, self.facts, self.room, self.process, self.measured)
+        return Plan(spec, base, self.table, self.facts, self.room, self.process, self.measured, self.device)
 
     def forecast(self) -> Forecast:
         """Add everything up."""
@@ -57,17 +58,20 @@ class Plan:
         trained = sum(one.numel() for one in self.adapted.parameters() if one.requires_grad)
         costs = self.costs
         kept = costs.kept_bytes if costs else shapes.kept(self.objective.padded)
+        if spec.torch_compile:  # a compiler keeps what it chooses, less than stock layers
+            kept = max(kept, shapes.kept(padded=True))
         micro, aside = work.largest, work.widest_held_out
         activations = shapes.activations(micro.tokens, kept, spec.gradient_checkpointing)
         moment = max(self._loss(micro), micro.tokens * kept / 2)
         moment += memory.HOLES * (activations + moment)  # which are closed before an evaluation
         moment = max(moment, aside.tokens * kept - activations, self._loss(aside) - activations)
-        growth = memory.growth(TASKS[spec.task].tokenwise, self.kernels)
-        seconds, evaluating_s = self._seconds(costs, trained) if costs else (None, None)
+        growth = memory.growth(TASKS[spec.task].tokenwise, self.kernels) if self.device == "cpu" else 0.0
+        untimed = self.untimed
+        seconds, evaluating_s = self._seconds(costs, trained) if costs and not untimed else (None, None)
         return Forecast(
             self.weights / MB,
             memory.trained(trained) / MB,
-            state_bytes(named(spec.optim, "cpu"), "cpu") * trained / MB,
+            state_bytes(named(spec.optim, self.device, self.base.quantization), "cpu") * trained / MB,
             activations / MB,
             moment / MB,
             self.process + growth / MB,
@@ -82,7 +86,20 @@ class Plan:
             str(self.objective),
             work.examples,
             costs.slowdown if costs else 1.0,
+            device=self.device,
+            untimed=untimed,
         )
+
+    @property
+    def untimed(self) -> str:
+        """Why the time is not foreseen, or an empty string."""
+        if self.device != "cpu":
+            return "not measured on a GPU"
+        if self.spec.torch_compile:
+            return "not measured with torch_compile"
+        if "num_generations" in TASKS[self.spec.task].options:
+            return "the model writes answers in each step"
+        return "" if self.costs else "too little free memory"
 
     def _seconds(self, costs: Costs, trained: int) -> tuple[float, float]:
         """Of training with the evaluations between its steps, and of all evaluations."""
@@ -98,7 +115,10 @@ class Plan:
         return all_steps + between * once, (between + 2) * once
 
     def _loss(self, micro: Load) -> float:
-        return self.shapes.loss(micro, self.objective.padded) if TASKS[self.spec.task].tokenwise else 0.0
+        if not TASKS[self.spec.task].tokenwise:
+            return 0.0
+        path = getattr(self.objective, "path", self.objective)  # of sequences that are compared
+        return self.shapes.loss(micro, whole=path.padded and not path.chunked, device=self.device)
 
     @cached_property
     def shapes(self) -> memory.Shapes:
@@ -135,7 +155,7 @@ class Plan:
         from peft_nb.training.probe import token_budget
 
         free = self.room - self.process - self.weights / MB
-        return self.spec.token_budget or token_budget(self.base.model, max(0.0, free))
+        return self.spec.token_budget or token_budget(self.base.model, max(0.0, free), self.device)
 
     @cached_property
     def objective(self) -> Any:
@@ -182,7 +202,12 @@ class Plan:
         return measured[min(measured, key=lambda one: abs(one - budget))] if measured else None
 
     def _measured(self) -> dict[int, Costs]:
-        """Train one layer for a moment in micro-batches of some sizes, if a twentieth of the free memory holds it."""
+        """Train one layer for a moment in micro-batches of some sizes, if a twentieth of the free memory holds it.
+
+        Only on a CPU: nobody has seen yet how far that holds on a GPU.
+        """
+        if self.device != "cpu":
+            return {}
         import torch
 
         from peft_nb.planning.layer_benchmark import Costs, benchmark_layer

@@ -192,7 +192,7 @@ def fitted(
     shapes = memory.Shapes.of(config, dtype)
     padded = not method.padding_free
     activations = shapes.activations(MICRO.tokens, shapes.kept(padded), spec.gradient_checkpointing)
-    loss = shapes.loss(MICRO, padded) if task.tokenwise else 0.0
+    loss = shapes.loss(MICRO, whole=not spec.fast) if task.tokenwise else 0.0
     weights = memory.weights(counts.weights, counts.inner, method.quantization(spec), 4 if dtype == "float32" else 2)
     held = weights + memory.trained(counts.trained) + 2 * memory.FLOAT * counts.trained
     moving = (1 + memory.HOLES) * (activations + loss)

@@ -99,12 +99,16 @@ def train(
     source = model.find(context.spec, context.inputs)
     context.publish(Preparing("importing PyTorch"))
     import_training()
+    from peft_nb.training import compiled
+
     with quiet():
         before = 0.0 if table is None else foresee(context, source, table)
         if resources.processes() > 1:
             meet(context)
         if context.spec.optim:  # tried before a model is downloaded
             optimizer.state_bytes(context.spec.optim, resources.device(context.spec.device))
+        if context.spec.torch_compile:
+            compiled.require(resources.device(context.spec.device))
         kept = context.folder / "adapter" if table is None else None
         base = model.load_base(context.spec, source, context.facts, context.publish, kept)
         if table is not None:
@@ -199,7 +203,7 @@ def prepare(
     """Put head and adapter on the base, choose the objective, lay out the steps, and say what will be done."""
     import torch
 
-    from peft_nb.training import neftune, packing
+    from peft_nb.training import neftune, objectives, packing
     from peft_nb.training.draws import OwnDraws
     from peft_nb.training.trainer import PlannedTrainer
 
@@ -230,7 +234,13 @@ def prepare(
         attempt(context, adapted, objective, sides.train, device)
     if spec.gradient_checkpointing:
         adapted.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": draws.checkpointed})
-    announce(context, base, adapted, sides, len(plan), str(objective))
+    if optimizer.named(spec.optim, base.device, base.quantization) == optimizer.PAGED != spec.optim:
+        context.publish(Notice(f"optim: {optimizer.PAGED}, which QLoRA takes on a GPU; adamw_torch keeps 32 bits"))
+    compiling = spec.torch_compile
+    if compiling and (why := objectives.uncompilable(adapted, objective, sides.train, device)):
+        context.publish(Notice(f"torch_compile: the model is not compiled: {why}", "warning"))
+        compiling = False
+    announce(context, base, adapted, sides, len(plan), f"{objective}{', compiled' * compiling}")
     return PlannedTrainer(
         adapted,
         spec,
@@ -244,6 +254,7 @@ def prepare(
         hooks,
         draws,
         context.metrics.get("token_budget"),
+        compiling,
     )
 
 
@@ -365,7 +376,10 @@ def fit(
         context.publish(Resumed(done))
     adapted, held_out, of_base = trainer.model, trainer.eval_examples, dict[str, float]()
     try:
-        with Installed(trainer.objective, adapted) as installed, resources.PeakMemory(base.device) as peak:
+        with (
+            Installed(trainer.objective, adapted, trainer.compiling) as installed,
+            resources.PeakMemory(base.device) as peak,
+        ):
             if context.task.generates and resources.processes() == 1:
                 trainer.sample = sampler(context, adapted, base.tokenizer, installed)
             elif resources.processes() == 1:

@@ -244,7 +244,18 @@ def _never(why: str) -> Setting:
 
 
 GENERAL = ("lora",)
-GROUPS = ("params", "hub", "column_mapping", "training", "architecture", "tokenizer", "augmentation", "train", "args")
+GROUPS = (
+    "params",
+    "hub",
+    "column_mapping",
+    "training",
+    "architecture",
+    "tokenizer",
+    "augmentation",
+    "train",
+    "args",
+    "trl",
+)
 """Under which AutoTrain, H2O LLM Studio and others write some of their settings."""
 VALUES = {
     **{("quantization", value): "4bit" for value in ("int4", "nf4", "bnb.nf4", "4", "bnb_nf4", "fp4")},
@@ -282,12 +293,21 @@ _NAMES: dict[str, tuple[Any, str]] = {
     "label_smoothing": ("0.1", "dpo_label_smoothing"),
     "desirable_weight": ("1.33", "kto_chosen_weight kto_desirable_weight"),
     "undesirable_weight": ("1.0", "kto_rejected_weight kto_undesirable_weight"),
+    "reward": ("length:12", "reward_funcs reward_func reward_functions"),
+    "max_completion_length": ("256", "max_response_length response_length"),
 }
 # By reason: what there is nothing for.
 _NONE = {
     "the reference is what a run starts from, and its log-probabilities are computed once, before the first step": ""
     "ref_model ref_model_path ref_adapters reference_free precompute_ref_log_probs precompute_ref_batch_size "
     "sync_ref_model model_ref model_adapter_name ref_adapter_name",
+    "answers are drawn from the model as it trains, in its own process": "use_vllm vllm_mode vllm_server_host "
+    "vllm_server_port vllm_server_base_url vllm_gpu_memory_utilization vllm_tensor_parallel_size cache_implementation",
+    "answers are drawn by the model's own probabilities, at temperature 1, which are what is learned": "temperature "
+    "top_p top_k min_p repetition_penalty generation_kwargs",
+    "each step learns once from answers of its own": "num_iterations steps_per_generation generation_batch_size",
+    "some answers with their rewards are shown at each evaluation": "log_completions num_completions_to_print "
+    "wandb_log_unique_prompts",
     "the settings of an optimizer are those that transformers gives it": "optim_args optim_target_modules adam_beta1 "
     "adam_beta2 adam_epsilon",
     "report_to names trackers, which take the rest from their own environment variables": "logging_dir wandb_project "
@@ -333,7 +353,7 @@ _NONE = {
     "tokens": "modules_to_save lora_modules_to_save additional_target unfrozen_parameters freeze_layers",
     "biases stay as they are; method: bitfit trains them": "bias lora_bias",
     "answers are learned with their end, whatever their speaker is called": "roles_to_train train_on_eos train_on_eot",
-    "it has no meaning here": "do_train do_predict strict ddp_backend torch_compile liger_kernel use_liger_kernel "
+    "it has no meaning here": "do_train do_predict strict ddp_backend liger_kernel use_liger_kernel "
     "use_unsloth unsloth disable_tqdm log_level include_num_input_tokens_seen tf32 gradient_checkpointing_kwargs "
     "lora_fan_in_fan_out fan_in_fan_out inference_mode layers_to_transform lora_on_cpu loftq_config "
     "max_packed_sequence_len debug",

@@ -180,7 +180,8 @@ class RunSpec(BaseModel):
     weight_decay: Number = field(0.0, "training", ge=0, le=10)
     """Weight decay: how strongly the trainable parameters are pulled towards 0."""
     optim: Optimizer | None = field(None, "training")
-    """Optimizer, by its name in transformers: adafactor and those of 8 bits need less memory; null takes AdamW."""
+    """Optimizer, by its name in transformers: adafactor and those of 8 bits need less memory; null takes AdamW, and
+    paged_adamw_8bit for a base in 4bit on a GPU."""
     max_grad_norm: Number = field(1.0, "training", ge=0, le=1_000_000)
     """Gradient clipping: gradients with a larger norm are scaled down to it; 0 clips none."""
     neftune_noise_alpha: Number | None = field(None, "training", gt=0, le=1000)
@@ -205,7 +206,7 @@ class RunSpec(BaseModel):
     label_smoothing: Number | None = field(None, "preferences", "share of pairs", ge=0, lt=0.5)
     """Share of the pairs that are taken to be judged the wrong way round; null takes 0."""
     simpo_gamma: Number | None = field(None, "preferences", ge=0, le=1000)
-    """Margin by which simpo wants the chosen answer to be likelier; null takes 0.5."""
+    """Margin by which simpo wants the chosen answer to be likelier; null takes 1."""
     desirable_weight: Number | None = field(None, "preferences", ge=0, le=1000)
     """Weight of good answers in kto; null takes 1."""
     undesirable_weight: Number | None = field(None, "preferences", ge=0, le=1000)
@@ -236,6 +237,9 @@ class RunSpec(BaseModel):
     """Tokens per micro-batch at most, which bounds the memory; null chooses it from the free memory."""
     gradient_checkpointing: Switch = field(False, "performance")
     """Recompute activations instead of keeping them: less memory, about a third slower."""
+    torch_compile: Switch = field(False, "performance")
+    """Compile the blocks of the model (torch.compile): starts later by a minute or more; steps may be faster on a GPU,
+    and are slower on a CPU."""
 
     judge: Literal["quick", "full", "off"] = field("quick", "evaluation")
     """Evaluation after training: quick measures losses, forgetting and latency, full also generates answers to
@@ -290,6 +294,13 @@ class RunSpec(BaseModel):
             raise ValueError(f"{given} is more than max_steps, {last}; lower it")
         if given and info.data.get("lr_scheduler_type") == "constant":
             raise ValueError(f"{given} has no effect on a constant schedule; use constant_with_warmup")
+        return given
+
+    @field_validator("torch_compile")
+    @classmethod
+    def _compiles(cls, given: bool, info: ValidationInfo) -> bool:
+        if given and info.data.get("gradient_checkpointing"):
+            raise ValueError("blocks that gradient_checkpointing computes anew are not compiled; turn one of them off")
         return given
 
     @field_validator("optim", mode="before")

@@ -159,9 +159,13 @@ def device_available_mb(device: str) -> float:
     return (torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()) / MB
 
 
-def give_back_memory() -> None:
-    """Return to the system what was freed, as far as the allocator can."""
+def give_back_memory(device: str = "cpu") -> None:
+    """Return to the system what was freed, on a device too, as far as the allocators can."""
     gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
     with suppress(OSError, AttributeError, TypeError):  # the allocator is not glibc's
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -192,13 +196,12 @@ class PeakMemory:
         self._device = device
 
     def __enter__(self) -> PeakMemory:
-        give_back_memory()
+        give_back_memory(self._device)
         with suppress(OSError):
             (ROOT / "proc/self/clear_refs").write_text("5")
         if self._device == "cuda":
             import torch
 
-            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         return self
 

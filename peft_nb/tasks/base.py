@@ -229,7 +229,8 @@ class Task:
 
         short = packing.short_positions(model.get_base_model().config)
         if reason := objectives.unwanted(model.get_base_model(), spec.fast, supported) or objectives.obstacle(model):
-            return objectives.Padded(pad_id, reason, short=short)
+            chunked = spec.fast and objectives.chunkable(model)
+            return objectives.Padded(pad_id, reason, short=short, chunked=chunked)
         return objectives.PaddingFree(share_prefix=spec.dropout == 0, short=short)
 
     # ---- the trained model

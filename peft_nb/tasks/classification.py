@@ -250,16 +250,21 @@ def scores(examples: Sequence[Example], found: numpy.ndarray, classes: Classes) 
 def _cross_entropy(logits: torch.Tensor, examples: Sequence[Example]) -> torch.Tensor:
     import torch
 
-    wanted = torch.tensor([one.labels[0] for one in examples], device=logits.device)
+    from peft_nb.training.packing import sent
+
+    wanted = sent(torch.tensor([one.labels[0] for one in examples]), logits.device)
     return torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
 
 
 def _binary_cross_entropy(logits: torch.Tensor, examples: Sequence[Example]) -> torch.Tensor:
     import torch
 
-    own = torch.zeros_like(logits)
+    from peft_nb.training.packing import sent
+
+    own = torch.zeros(logits.shape)
     for row, example in enumerate(examples):
         own[row, list(example.labels)] = 1
+    own = sent(own, logits.device)
     return torch.nn.functional.binary_cross_entropy_with_logits(logits, own, reduction="none").mean(1).sum()
 
 

@@ -12,6 +12,8 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 
+from peft_nb.training import compiled
+
 GATED = ("gate_proj", "up_proj", "down_proj", "act_fn")
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one input
 
@@ -177,8 +179,9 @@ def fits(layer: Any) -> bool:
 
 @contextmanager
 def installed(model: nn.Module) -> Iterator[None]:
-    """Run every layer that fits as one function while the context lasts."""
+    """Run every layer that fits as one function while the context lasts; a compiler does the same in its own way."""
     known: dict[type, bool | None] = {}
+    left = compiled.inside(model)
     with ExitStack() as stack:
 
         def install(layer: Any, forward: Callable[..., torch.Tensor] | None) -> None:
@@ -186,7 +189,7 @@ def installed(model: nn.Module) -> Iterator[None]:
                 layer.forward = forward
                 stack.callback(layer.__dict__.pop, "forward")
 
-        for layer in model.modules():
+        for layer in (one for one in model.modules() if one not in left):
             for names in SIBLINGS:
                 siblings = [getattr(layer, name, None) for name in names]
                 if all(map(fits, siblings)):

@@ -1,8 +1,8 @@
 """Attention over all segments of a row at once, for GPUs, where a loop over segments would leave the device idle.
 
 PyTorch's `varlen_attn` (FlashAttention-2) takes plain segments in half precision; flex attention takes the rest, its
-mask computed from three numbers a token. What neither takes goes segment by segment; see
-:mod:`peft_nb.training.attention`. The masks and formulas are proven on the CPU; the kernels have not run yet.
+mask computed from three numbers a token. What neither takes is padded. The masks and formulas are proven on the CPU;
+the kernels have not run yet.
 """
 
 from __future__ import annotations
@@ -87,14 +87,14 @@ def choose(asked: Asked, capability: tuple[int, int], triton: bool) -> tuple[str
     return FLEX, ""
 
 
-def slowed(config: Any, dtype: torch.dtype, device: torch.device) -> str:
-    """Why a model's segments go one by one on a GPU, or an empty string."""
+def unserved(config: Any, dtype: torch.dtype, device: torch.device, tree: bool) -> str:
+    """Why no kernel of a GPU takes a model's segments, in a tree or not, or an empty string."""
     if device.type != "cuda":
         return ""
     known = config.get_text_config().to_dict()  # where layers differ in a setting, its attribute cannot be asked for
     width = known.get("head_dim") or known["hidden_size"] // known["num_attention_heads"]
     dropout = any(known.get(name) for name in DROPOUTS)
-    return chosen(Asked(dtype, width, width, tree=True, dropout=dropout), device)[1]
+    return chosen(Asked(dtype, width, width, tree=tree, dropout=dropout), device)[1]
 
 
 def chosen(asked: Asked, device: torch.device) -> tuple[str, str]:

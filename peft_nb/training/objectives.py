@@ -6,7 +6,7 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import nn
 
-from peft_nb.training import attention, fused, gpu_attention, selfcheck
+from peft_nb.models.quiet import first_line
+from peft_nb.training import attention, compiled, fused, gpu_attention, selfcheck
 from peft_nb.training.loss import Products, log_probs, token_scores
 from peft_nb.training.packing import (
     IGNORE,
@@ -23,6 +24,7 @@ from peft_nb.training.packing import (
     micro_batches,
     pack,
     pad,
+    sent,
     short_positions,
     supervised_targets,
 )
@@ -81,13 +83,16 @@ class Installed:
         What to install.
     model : PeftModel
         Where.
+    compiling : bool, default False
+        Whether to compile the blocks of the model.
     """
 
-    def __init__(self, objective: Objective, model: PeftModel) -> None:
-        self._objective, self._model = objective, model
+    def __init__(self, objective: Objective, model: PeftModel, compiling: bool = False) -> None:
+        self._objective, self._model, self._compiling = objective, model, compiling
 
     def __enter__(self) -> Installed:
-        self._context = self._objective.installed(self._model)
+        objective = Compiled(self._objective) if self._compiling else self._objective
+        self._context = objective.installed(self._model)
         self._context.__enter__()
         return self
 
@@ -102,6 +107,22 @@ class Installed:
             yield
         finally:
             self.__enter__()
+
+
+class Compiled:
+    """An objective in a model whose blocks are compiled."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+    @contextmanager
+    def installed(self, model: PeftModel) -> Iterator[None]:
+        """Compile the blocks, and make the model ready for the objective's path around them."""
+        with compiled.installed(model), self._objective.installed(model):
+            yield
 
 
 class Cutting:
@@ -163,37 +184,63 @@ class Padded(Tokenwise):
     padded: bool = True
     share_prefix: bool = False
     short: int = 0
+    chunked: bool = False  # logits of supervised tokens alone, some at a time, where that was found to be the same
 
     def __str__(self) -> str:
         return f"padded ({self.reason})" if self.reason else "padded"
 
     def _log_probs(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
-        inputs = {name: tensor.to(device) for name, tensor in pad(examples, self.pad_id).items()}
-        logits, targets, _ = self._predicted(model, inputs, inputs.pop("labels"))
-        return -F.cross_entropy(logits, targets, reduction="none")
-
-    def _predicted(
-        self, model: nn.Module, inputs: dict[str, torch.Tensor], labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The logits of the supervised tokens, these tokens, and the example each belongs to."""
-        # A soft prompt stands before the tokens, and its logits are none of theirs.
-        logits = model(**inputs, use_cache=False).logits[:, -labels.shape[1] : -1]
-        labels = labels[:, 1:]
-        wanted = labels != IGNORE
-        return logits[wanted].float(), labels[wanted], wanted.nonzero()[:, 0]
+        inputs, places, targets = self._rows(examples, device)
+        if self.chunked:
+            found: torch.Tensor = model(**inputs, places=places, targets=targets)
+            return found
+        return -F.cross_entropy(self._predicted(model, inputs, places), targets, reduction="none")
 
     @torch.no_grad()
     def scores(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
         """Loss, right tokens and tokens of each example; as of :meth:`Objective.scores`."""
-        inputs = {name: tensor.to(device) for name, tensor in pad(examples, self.pad_id).items()}
-        logits, targets, owner = self._predicted(model, inputs, inputs.pop("labels"))
-        losses = F.cross_entropy(logits, targets, reduction="none")
-        return _by_example(torch.stack((losses, logits.argmax(-1) == targets)), owner, len(examples))
+        inputs, places, targets = self._rows(examples, device)
+        if self.chunked:
+            found = model(**inputs, places=places, targets=targets, scored=True)
+        else:
+            logits = self._predicted(model, inputs, places)
+            found = torch.stack((F.cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets))
+        return _by_example(found, places[0], len(examples))
+
+    def _rows(
+        self, examples: Sequence[Encoded], device: torch.device
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """The model's inputs, row and place of what predicts each supervised token, and these tokens.
+
+        Places are counted from the end: a soft prompt stands before the tokens.
+        """
+        inputs = pad(examples, self.pad_id)
+        labels = inputs.pop("labels")
+        rows, columns = (labels[:, 1:] != IGNORE).nonzero().T
+        places, targets = torch.stack((rows, columns - labels.shape[1])), labels[rows, columns + 1]
+        return {name: sent(one, device) for name, one in inputs.items()}, sent(places, device), sent(targets, device)
+
+    def logits(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
+        """All logits, as the model gives them."""
+        return self._logits(model, self._rows(examples, device)[0])
+
+    def _logits(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        found: torch.Tensor = model(**inputs, use_cache=False).logits
+        return found
+
+    def _predicted(self, model: nn.Module, inputs: dict[str, torch.Tensor], places: torch.Tensor) -> torch.Tensor:
+        """The logits of the supervised tokens."""
+        return self._logits(model, inputs)[*places].float()
 
     @contextmanager
     def installed(self, model: PeftModel) -> Iterator[None]:
-        """Nothing to install: the model is used as it is."""
-        yield
+        """Use the model as it is, or end its forward pass at its head while the context lasts."""
+        if not self.chunked:
+            yield
+            return
+        causal = model.get_base_model()
+        with _forward(causal, _padded_to_log_probs(causal)):
+            yield
 
 
 @dataclass(frozen=True)
@@ -204,11 +251,9 @@ class PaddingFree(Tokenwise):
     padded: bool = False
     short: int = 0
     kernel: str = ""  # of attention; empty for what suits
-    reason: str = ""  # why a GPU takes one segment after the other
 
     def __str__(self) -> str:
-        slowed = f", attention segment by segment ({self.reason})" if self.reason else ""
-        return ("padding-free, shared prefixes" if self.share_prefix else "padding-free") + slowed
+        return "padding-free, shared prefixes" if self.share_prefix else "padding-free"
 
     def _log_probs(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
         found: torch.Tensor = model(**pack(examples, self.share_prefix).inputs(device), kernel=self.kernel)
@@ -231,8 +276,7 @@ class PaddingFree(Tokenwise):
         with ExitStack() as stack:
             stack.enter_context(attention.installed(causal))
             stack.enter_context(fused.installed(model))
-            causal.forward = _forward_to_log_probs(causal)
-            stack.callback(causal.__dict__.pop, "forward")
+            stack.enter_context(_forward(causal, _packed_to_log_probs(causal)))
             yield
 
 
@@ -243,12 +287,17 @@ def _by_example(of_tokens: torch.Tensor, owner: torch.Tensor, examples: int) -> 
     return sums.T
 
 
-def _forward_to_log_probs(causal: Any) -> Callable[..., torch.Tensor]:
-    decoder, head = getattr(causal, causal.base_model_prefix), causal.get_output_embeddings()
-    # What families make of their logits: Cohere, Granite, Gemma 2; the check at start finds who does it otherwise.
-    config = causal.config
-    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-    softcap = getattr(config, "final_logit_softcapping", None)
+@contextmanager
+def _forward(causal: Any, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
+    causal.forward = forward
+    try:
+        yield
+    finally:
+        del causal.forward
+
+
+def _packed_to_log_probs(causal: Any) -> Callable[..., torch.Tensor]:
+    decoder, score = getattr(causal, causal.base_model_prefix), _scorer(causal)
 
     def forward(
         sources: torch.Tensor,
@@ -263,16 +312,92 @@ def _forward_to_log_probs(causal: Any) -> Callable[..., torch.Tensor]:
     ) -> torch.Tensor:
         hidden = decoder(
             input_ids=input_ids,
+            attention_mask=attention.nothing_hidden(input_ids),
             position_ids=position_ids,
             segments=segments,
             parents=parents,
             kernel=kernel,
             use_cache=False,
         ).last_hidden_state
-        predicting = hidden[0, sources] if scale == 1 else hidden[0, sources] * scale
-        return (token_scores if scored else log_probs)(_products(head, predicting), targets, head.bias, softcap)
+        return score(hidden[0, sources], targets, scored)
 
     return forward
+
+
+class _AtHead(Exception):
+    """The head has been given its input; what the model would make of it is not needed."""
+
+
+def _padded_to_log_probs(causal: Any) -> Callable[..., torch.Tensor]:
+    stock, head, score = causal.forward, causal.get_output_embeddings(), _scorer(causal)
+
+    def forward(places: torch.Tensor, targets: torch.Tensor, scored: bool = False, **inputs: Any) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+
+        def note(head: nn.Module, given: tuple[torch.Tensor]) -> None:
+            seen.append(given[0])
+            raise _AtHead
+
+        with head.register_forward_pre_hook(note), suppress(_AtHead):
+            stock(**inputs | {"use_cache": False})
+        return score(seen[0][*places], targets, scored)
+
+    return forward
+
+
+def _scorer(causal: Any) -> Callable[[torch.Tensor, torch.Tensor, bool], torch.Tensor]:
+    """What makes log-probabilities, or scores, of the hidden states that predict some tokens, and these tokens."""
+    head, (scale, softcap) = causal.get_output_embeddings(), _made_of_logits(causal.config)
+
+    def score(hidden: torch.Tensor, targets: torch.Tensor, scored: bool) -> torch.Tensor:
+        predicting = hidden if scale == 1 else hidden * scale
+        return (token_scores if scored else log_probs)(_products(head, predicting), targets, head.bias, softcap)
+
+    return score
+
+
+SCALES = ("logit_scale", "lm_head_multiplier", "output_multiplier")  # Cohere, Falcon H1, Muse
+DIVISORS = ("logits_scaling",)  # Granite
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma 2, RecurrentGemma, xLSTM
+
+
+def _made_of_logits(config: Any) -> tuple[float, float | None]:
+    """By what families multiply what their head gives, and under which bound they squeeze that then."""
+    text = config.get_text_config()
+    scale, divisor, cap = (
+        next((value for name in names if (value := getattr(text, name, None))), None)
+        for names in (SCALES, DIVISORS, CAPS)
+    )
+    return (scale or 1.0) / (divisor or 1.0), cap
+
+
+@torch.no_grad()
+def unfollowed(model: PeftModel, padded: Padded, examples: Sequence[Any], device: torch.device) -> str:
+    """Say that a model makes something else of its logits than is followed here, or nothing.
+
+    Where logits are small, as before any training, a bound that they are squeezed under changes no loss; it is tried on
+    large ones, in place of those of the head. Parameters as of :func:`fault`.
+    """
+    causal, given, training = model.get_base_model(), list[torch.Tensor](), model.training
+
+    def large(head: nn.Module, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        given.append(torch.linspace(-50, 50, logits.numel(), device=device).view_as(logits).to(logits.dtype))
+        return given[-1]
+
+    model.eval()
+    try:
+        with causal.get_output_embeddings().register_forward_hook(large):
+            found = padded.logits(model, selfcheck.trial(examples, False).examples[:1], device)
+        scale, cap = _made_of_logits(causal.config)
+    except Exception:  # the check that comes after says what does not work
+        return ""
+    finally:
+        model.train(training)
+    scaled = [factor * one.float() for one in given[-1:] for factor in (scale, 1.0)]  # MiniCPM does it before the head
+    wanted = [one if cap is None else cap * torch.tanh(one / cap) for one in scaled]
+    if not wanted or any(torch.allclose(found.float(), one, rtol=0.02, atol=0.02) for one in wanted):
+        return ""
+    return f"{type(causal).__name__} makes more of its logits than is followed"
 
 
 def _products(head: Any, hidden: torch.Tensor) -> Products:
@@ -320,18 +445,19 @@ def choose(
     """
     causal = model.get_base_model()
     padded = Padded(pad_id, unwanted(causal, fast, supported) or obstacle(model), short=short_positions(causal.config))
-    if padded.reason:
+    if not fast or obstacle(model):
         return padded
-    dtype = causal.get_output_embeddings().weight.dtype
-    reasons = [gpu_attention.slowed(causal.config, dtype, device)]
-    for kernel in ("", gpu_attention.EACH)[: 1 + (device.type == "cuda")]:
-        slowed = reasons[-1]
-        for share in (False,) if _drops_out(model) else (True, False):
-            objective = PaddingFree(share, short=padded.short, kernel=kernel, reason=slowed)
-            reasons.append(fault(model, objective, padded, examples, device, dtype))
-            if not reasons[-1]:
-                return objective
-    return replace(padded, reason=reasons[-1])
+    dtype, own = causal.get_output_embeddings().weight.dtype, unfollowed(model, padded, examples, device)
+    reason = padded.reason or own
+    for share in () if reason else (False,) if _drops_out(model) else (True, False):
+        objective = PaddingFree(share, short=padded.short)
+        reason = gpu_attention.unserved(causal.config, dtype, device, tree=share)
+        reason = reason or fault(model, objective, padded, examples, device, dtype)
+        if not reason:
+            return objective
+    padded = replace(padded, reason=reason)
+    chunked = replace(padded, chunked=chunkable(model) and not own)
+    return padded if fault(model, chunked, padded, examples, device, dtype) else chunked
 
 
 def unwanted(model: Any, fast: bool, supported: bool) -> str:
@@ -357,6 +483,11 @@ def obstacle(model: PeftModel) -> str:
     return ""
 
 
+def chunkable(model: PeftModel) -> bool:
+    """Whether the padded path may end at the head: it is plain, and no tuner holds on to the forward pass before."""
+    return not obstacle(model) and "forward" not in vars(model.base_model)
+
+
 def fault(
     model: PeftModel,
     objective: Objective,
@@ -364,6 +495,7 @@ def fault(
     examples: Sequence[Any],
     device: torch.device,
     dtype: torch.dtype,
+    what: str = "the padding-free path",
 ) -> str:
     """Say in what a path fails to give what the padded one gives, beyond what rounding in ``dtype`` explains.
 
@@ -379,6 +511,8 @@ def fault(
         Where the model is.
     dtype : torch.dtype
         What the base computes in.
+    what : str
+        The path to try, by its name.
 
     Returns
     -------
@@ -391,13 +525,24 @@ def fault(
         with selfcheck.narrowed(model, trial.narrow_below):
             loss, gradient = disagreement(model, objective, padded, trial.examples, device)
     except Exception as error:
-        return f"the padding-free path does not fit {type(model.get_base_model()).__name__}: {error}"
+        return f"{what} does not fit {type(model.get_base_model()).__name__}: {first_line(error)}"
     if loss <= most_loss and gradient <= most_gradient:
         return ""
     if math.isinf(gradient):
-        return "the padding-free path leaves out a part that is trained"
+        return f"{what} leaves out a part that is trained"
     differed = f"its loss by {loss:.1e} and its gradients by {gradient:.1e}"
-    return f"the padding-free path differed on a few examples, {differed}"
+    return f"{what} differed on a few examples, {differed}"
+
+
+def uncompilable(model: PeftModel, objective: Any, examples: Sequence[Any], device: torch.device) -> str:
+    """Why the blocks of a model are better not compiled, or an empty string; parameters as of :func:`fault`."""
+    if _drops_out(model):
+        return "it would draw otherwise (dropout)"
+    if not compiled.blocks(model):
+        return f"{type(model.get_base_model()).__name__} is no stack of blocks"
+    path = getattr(objective, "path", objective)  # of sequences that are compared
+    dtype = model.get_base_model().get_input_embeddings().weight.dtype
+    return fault(model, Compiled(path), path, examples, device, dtype, "compiled code")
 
 
 def disagreement(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,9 +11,43 @@ from peft_nb.errors import MethodError
 PROBE = 256, 256  # a parameter to try one on: those of 8 bits keep less than 4,096 numbers in 32
 
 
-def named(optim: str | None, device: str) -> str:
-    """Name the optimizer of a run by what its spec says: AdamW where that is nothing, fused where the device can."""
-    return optim or ("adamw_torch_fused" if device in ("cpu", "cuda") else "adamw_torch")
+PAGED = "paged_adamw_8bit"
+
+
+def runs(optim: str, device: str) -> bool:
+    """Find out by a step whether an optimizer runs on a device."""
+    try:
+        state_bytes(optim, device)
+    except MethodError:
+        return False
+    return True
+
+
+def named(optim: str | None, device: str, quantization: str = "none", runs: Callable[[str, str], bool] = runs) -> str:
+    """Name the optimizer of a run.
+
+    Parameters
+    ----------
+    optim : str or None
+        What the spec says; null takes AdamW, fused where the device can.
+    device : str
+        Where it is to run. On a GPU null takes AdamW in 8 bits, paged to the host where memory gets short, for a base
+        in 4 bits (QLoRA: Dettmers et al., 2023, arXiv:2305.14314), if that runs there.
+    quantization : {"none", "4bit", "8bit"}
+        How the base is kept.
+    runs : callable
+        Says whether an optimizer runs on a device.
+
+    Returns
+    -------
+    str
+        As transformers names it.
+    """
+    if optim:
+        return optim
+    if device == "cuda" and quantization == "4bit" and runs(PAGED, device):
+        return PAGED
+    return "adamw_torch_fused" if device in ("cpu", "cuda") else "adamw_torch"
 
 
 def made(optim: str, device: str, parameters: Sequence[Any]) -> Any:

@@ -12,8 +12,8 @@ from peft import PeftModel
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-from peft_nb.training import attention, fused, objectives
-from peft_nb.training.packing import short_positions
+from peft_nb.training import attention, fused, gpu_attention, objectives
+from peft_nb.training.packing import sent, short_positions
 
 HeadLoss = Callable[[torch.Tensor, Sequence[Any]], torch.Tensor]
 """The logits of some texts, shape ``(texts, outputs)``, float32, and the texts: their loss summed over the texts."""
@@ -54,13 +54,15 @@ class TextObjective(objectives.Cutting):
 
     def logits(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
         """Logits of some texts, shape ``(texts, outputs)``, float32."""
-        width = max(len(one.ids) for one in examples)
-        ids = torch.full((len(examples), width), self.pad_id)
+        lengths = [len(one.ids) for one in examples]
+        ids = torch.full((len(examples), max(lengths)), self.pad_id)
         mask = torch.zeros_like(ids)
         for row, example in enumerate(examples):
             ids[row, : len(example.ids)] = torch.tensor(list(example.ids))
             mask[row, : len(example.ids)] = 1
-        return model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float()
+        ids = sent(ids, device)
+        ids.lengths = lengths  # type: ignore[attr-defined]
+        return model(input_ids=ids, attention_mask=sent(mask, device)).logits.float()
 
     def loss(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
         """Summed over the texts."""
@@ -94,18 +96,24 @@ def _unpadded(body: Any) -> Callable[..., BaseModelOutputWithPoolingAndCrossAtte
     def forward(
         input_ids: torch.Tensor, attention_mask: torch.Tensor, **ignored: Any
     ) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        seen = attention_mask.bool()
-        positions = _positions(body, input_ids, seen)
+        rows, width = input_ids.shape
+        # Known on the host, where nobody waits for a GPU to count; a wrapper may have made other tensors of these.
+        lengths = getattr(input_ids, "lengths", None) or attention_mask.sum(1).tolist()
+        places = torch.cat([torch.arange(length) + row * width for row, length in enumerate(lengths)])
+        places = sent(places, input_ids.device)
+        packed = input_ids.flatten()[places][None]
         hidden = inner(
-            input_ids=input_ids[seen][None],
-            position_ids=positions[seen][None],
-            segments=attention_mask.sum(1).tolist(),
+            input_ids=packed,
+            attention_mask=attention.nothing_hidden(packed),
+            position_ids=_positions(body, input_ids, attention_mask.bool()).flatten()[places][None],
+            segments=lengths,
             use_cache=False,
         ).last_hidden_state[0]
-        rows = hidden.new_zeros(*seen.shape, hidden.shape[-1]).index_put((seen,), hidden)
+        spread = hidden.new_zeros(rows * width, hidden.shape[-1]).index_copy(0, places, hidden)
+        spread = spread.view(rows, width, -1)
         pooler = getattr(body, "pooler", None)
         return BaseModelOutputWithPoolingAndCrossAttentions(
-            last_hidden_state=rows, pooler_output=pooler(rows) if pooler else None
+            last_hidden_state=spread, pooler_output=pooler(spread) if pooler else None
         )
 
     return forward
@@ -180,7 +188,8 @@ def choose(
     wanted = foresee(model, pad_id, head_loss, fast=fast, supported=supported)
     if wanted.padded:
         return wanted
-    padded = replace(wanted, padded=True)
-    dtype = model.get_base_model().base_model.get_input_embeddings().weight.dtype
-    reason = objectives.fault(model, wanted, padded, examples, device, dtype)
+    padded, body = replace(wanted, padded=True), model.get_base_model().base_model
+    dtype = body.get_input_embeddings().weight.dtype
+    reason = gpu_attention.unserved(body.config, dtype, device, tree=False)
+    reason = reason or objectives.fault(model, wanted, padded, examples, device, dtype)
     return replace(padded, reason=reason) if reason else wanted

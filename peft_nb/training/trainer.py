@@ -28,6 +28,7 @@ from transformers import (
 
 from peft_nb.errors import RunError, StoreError
 from peft_nb.events import Checkpointed, Evaluated, Event, Notice, Preparing, Scored, StepLogged, TimeLeft
+from peft_nb.models import quantize
 from peft_nb.spec import RunSpec
 from peft_nb.system import adapter_weights, transformers_private
 from peft_nb.system.files import flush
@@ -41,6 +42,7 @@ from peft_nb.system.resources import (
 from peft_nb.training import checkpoint, neftune, optimizer, probe
 from peft_nb.training.best import Best
 from peft_nb.training.draws import OwnDraws
+from peft_nb.training.gather import gathered
 from peft_nb.training.hooks import Hooks
 from peft_nb.training.objectives import Objective
 from peft_nb.training.packing import share_of
@@ -84,6 +86,8 @@ class PlannedTrainer(Trainer):
         What the steps draw from, such as for dropout.
     most : int, optional
         Tokens in a micro-batch, at most: a size that was found to be fast.
+    compiling : bool, default False
+        Whether the blocks of the model are compiled while it trains.
 
     Attributes
     ----------
@@ -122,8 +126,9 @@ class PlannedTrainer(Trainer):
         hooks: Hooks,
         draws: OwnDraws,
         most: int | None = None,
+        compiling: bool = False,
     ) -> None:
-        self.hooks, self.draws = hooks, draws
+        self.hooks, self.draws, self.compiling = hooks, draws, compiling
         self.spec, self.objective, self.examples, self.eval_examples = spec, objective, examples, eval_examples
         self.steps, self.folder, self.publish, self.stop = steps, folder, publish, stop
         self.elapsed_before = self.elapsed_s = 0.0
@@ -137,7 +142,7 @@ class PlannedTrainer(Trainer):
             warmup_steps=spec.warmup(len(steps)),
             weight_decay=spec.weight_decay,
             max_grad_norm=spec.max_grad_norm,
-            optim=optimizer.named(spec.optim, device),
+            optim=optimizer.named(spec.optim, device, quantize.stored(model.get_base_model())),
             seed=spec.seed,
             logging_steps=spec.logging_steps,
             logging_first_step=True,
@@ -212,18 +217,21 @@ class PlannedTrainer(Trainer):
         batch = [self.examples[row] for row in inputs]
         scale = self.args.world_size / self.objective.targets(batch)
         mine = share_of(batch, self.args.process_index, self.args.world_size)
-        # A process without a row of its own still has to take part in the exchange of gradients.
-        weight, mine = (scale, mine) if mine else (0.0, batch[:1])
         with self.drawing():
-            mine = self.objective.begin(model, mine, self.budget, self.args.device)
-        loss = self._forward_backward(model, mine, weight)
+            begun = self.objective.begin(self.model, mine, self.budget, self.args.device)
+        # A process without a row of its own still has to take part in the exchange of gradients, with one that does
+        # not count.
+        model.train(bool(mine))
+        weight, learned = (scale, begun) if mine else (0.0, batch[:1])
+        loss = self._forward_backward(model, learned, weight)
         while loss is None:
-            loss = self._forward_backward(model, mine, weight)
+            loss = self._forward_backward(model, learned, weight)
         # Of several processes none stops alone: all see the gradient.
         if self._watched and self.args.world_size == 1 and not math.isfinite(loss):
             raise self._not_finite("loss", float(loss), inputs)
         self._inputs = inputs
-        self.tokens += sum(one.cost for one in batch)
+        # Of several processes each has about its share.
+        self.tokens += sum(one.cost for one in begun) * len(batch) // max(1, len(mine))
         self.busy_s += time.perf_counter() - start
         self.steps_timed += 1
         return loss
@@ -244,7 +252,8 @@ class PlannedTrainer(Trainer):
                     raise Abandoned
                 last = index == len(cut) - 1
                 noise = neftune.noisy(self.model, self.spec.neftune_noise_alpha, micro, self.draws)
-                with nullcontext() if last else self.accelerator.no_sync(model), self.drawing(), noise:
+                drawing = nullcontext() if self.compiling else self.drawing()  # what draws is not compiled
+                with nullcontext() if last else self.accelerator.no_sync(model), drawing, noise:
                     loss = self.objective.loss(model, micro, self.args.device) * weight
                     penalty = self.hooks.penalty(self.model) if last else None
                     self.accelerator.backward(loss if penalty is None else loss + penalty)
@@ -363,9 +372,7 @@ class PlannedTrainer(Trainer):
         self.model.train()
         self.evaluation_s = time.perf_counter() - began
         if self.args.world_size > 1:
-            shares: list[list[torch.Tensor]] = [[] for _ in range(self.args.world_size)]
-            dist.all_gather_object(shares, [some.cpu() for some in rows])
-            rows = [some for share in shares for some in share]
+            rows = [some for share in gathered([some.cpu() for some in rows]) for some in share]
         found = torch.cat(rows)
         loss, right, targets = found[:, :3].sum(0).tolist()
         metrics = {"eval_loss": loss / targets, "token_accuracy": right / targets}

@@ -82,7 +82,7 @@ def training_time(forecast: Forecast) -> str:
     """Say how long training takes, up to what it takes on a machine that stays as busy as it is."""
     f = forecast
     if f.seconds is None:
-        return "time not estimated (too little free memory)"
+        return f"time not estimated ({f.untimed})"
     if f.slowdown < BUSY:
         return f"about {wording.duration(f.seconds)}"
     return f"{wording.duration(f.seconds)} to {wording.duration(f.slowdown * f.seconds)} (the machine is busy)"
@@ -97,7 +97,7 @@ def parts(forecast: Forecast) -> dict[str, float]:
         "optimizer": f.optimizer_mb,
         "activations": f.activations_mb,
         "loss": f.loss_mb,
-        "Python, libraries and data": f.process_mb,
+        "Python, libraries and data" if f.device == "cpu" else "else on the GPU": f.process_mb,
     }
 
 
@@ -113,7 +113,7 @@ def rows(forecast: Forecast) -> list[tuple[str, str]]:
         *found,
         ("training examples", f"{f.examples:,}"),
         ("steps and tokens", f"{wording.count(f.steps, 'step')}, {wording.count(f.tokens, 'token')}"),
-        ("precision and device", f"{f.dtype}, cpu"),
+        ("precision and device", f"{f.dtype}, {f.device}"),
         ("batching", f.path),
         ("trainable parameters", f"{f.trainable_parameters:,}"),
         ("memory check", fits(f)),

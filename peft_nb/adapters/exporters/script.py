@@ -97,7 +97,7 @@ def write(run: Exportable, folder: Path) -> Path:
     batch = spec.batch_size * spec.gradient_accumulation_steps
     steps = len(plan(len(train.examples), batch, spec.seed, spec.epochs, spec.max_steps))
     config = REGISTRY[spec.method].config(spec, model_config, steps, TASKS[spec.task].peft_type)
-    renderer, optim = Renderer(base.tokenizer), optimizer.named(spec.optim, base.device)
+    renderer, optim = Renderer(base.tokenizer), optimizer.named(spec.optim, base.device, base.quantization)
     plain = bool(train.layout and train.layout.plain)
     before, _, rest = TEMPLATE.read_text(encoding="utf-8").partition(BEGIN)
     settings = f"""\
