@@ -151,7 +151,7 @@ register(
     ),
     Metric(
         *("tokens_per_second", "speed", "tokens/s", None, "training"),
-        help="tokens computed in a second of training",
+        help="tokens learned from in a second of training; a prompt with several answers counts once in each group",
     ),
     Metric("train_seconds", "training time", "s", "low", "cost", "time spent on training, s"),
     Metric(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -41,6 +42,19 @@ def test_a_function_of_the_notebook_comes_first_and_gets_what_it_takes() -> None
     assert of("length", length=length) == [0, 0, -6]
     assert of(everything) == [3, 3, 2]  # prompt and reference among them
     assert of(lambda prompt, completion: prompt.index("?")) == [1, 1, 1]
+
+
+def test_a_function_of_a_module_is_found_where_there_is_no_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_rewards.py").write_text("def letters(completion):\n    return len(completion)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert of("own_rewards:letters") == [9, 3, 16]
+    for name, why in (("own_rewards:words", "has no attribute 'words'"), ("own_reward:letters", "No module named")):
+        with pytest.raises(SpecError, match=f"^reward: {name} cannot be imported .*{why}"):
+            of(name)
+    with pytest.raises(SpecError, match="give .*, or module:function, since there is no notebook here"):
+        of("letters")
 
 
 def test_it_may_take_many_at_once_and_wait() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from peft_nb.__main__ import main
 from peft_nb.methods import complete
-from peft_nb.runs.run import Run, load
+from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 
@@ -57,19 +57,43 @@ def test_a_file_is_trained(alone: Run, described: RunSpec, tmp_path: Path) -> No
     assert (alone.save(tmp_path / "adapter") / "adapter_model.safetensors").is_file()
 
 
-def test_two_processes_give_the_curve_of_one(alone: Run, described: RunSpec, tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(described.to_yaml())
+def on_two_processes(spec: RunSpec, folder: Path) -> Run:
+    """What the command leaves in the store on two processes."""
+    (folder / "spec.yaml").write_text(spec.to_yaml())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = ("torch.distributed.run", "--nproc_per_node", 2, "--master_port", port, "-m")
-    done = run_module(*launch, "peft_nb", "train", "spec.yaml", folder=tmp_path, OMP_NUM_THREADS="1")
+    done = run_module(*launch, "peft_nb", "train", "spec.yaml", folder=folder, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" finished\n") == 1
-    store = Store(tmp_path / "peft_runs")
+    store = Store(folder / "peft_runs")
     (record,) = store.all()
     run = load(record.id, store=store)
     assert run.status == "finished"
+    return run
+
+
+def test_two_processes_learn_by_reward_as_one(
+    described: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = "def vowels(completion, answer):\n    return completion.count('e') / max(1, len(completion))\n"
+    (tmp_path / "judge_of_two.py").write_text(own)
+    monkeypatch.syspath_prepend(tmp_path)
+    grpo = {"task": "grpo", "reward": "judge_of_two:vowels", "beta": 0.1, "scale_rewards": "batch"}
+    small = {"num_generations": 4, "max_completion_length": 8, "max_steps": 6, "eval_steps": 3}
+    described = RunSpec(**{**described.to_dict(), **grpo, **small, "learning_rate": 1e-3})
+    alone = begin(described, store=Store(tmp_path / "alone")).wait()
+    both = on_two_processes(described, tmp_path)
+    for column in ("loss", "reward", "reward_std", "completion_length", "equal_rewards", "kl", "eval_reward"):
+        (ours, theirs) = (run.history[column].dropna().tolist() for run in (both, alone))
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5), column
+    for metric in ("base_eval_reward", "eval_reward", "equal_rewards", "reward"):
+        assert both.metrics[metric] == pytest.approx(alone.metrics[metric], rel=1e-3), metric
+
+
+def test_two_processes_give_the_curve_of_one(alone: Run, described: RunSpec, tmp_path: Path) -> None:
+    run = on_two_processes(described, tmp_path)
     assert losses(run) == pytest.approx(losses(alone), rel=1e-3)
     for metric in ("base_eval_loss", "eval_loss", "train_loss"):
         assert run.metrics[metric] == pytest.approx(alone.metrics[metric], rel=1e-3)

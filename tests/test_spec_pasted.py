@@ -161,6 +161,18 @@ def test_a_config_or_data_set_passed_live_is_told_too() -> None:
         RunSpec(train_dataset=object())
 
 
+def test_what_trl_says_of_rewards_is_told() -> None:
+    given = {"task": "grpo", "reward_funcs": ["brief"], "num_generations": 4, "use_vllm": True, "temperature": 0.9}
+    with pytest.raises(SpecError) as error:
+        RunSpec(data="x", **given)
+    lines = str(error.value)
+    assert "reward:" in lines
+    assert "# use_vllm: answers are drawn from the model as it trains" in lines
+    assert "# temperature: answers are drawn by the model's own probabilities" in lines
+    with pytest.raises(SpecError, match="num_generations stands alone here: write num_generations: 4"):
+        RunSpec(data="x", task="grpo", reward="brief", trl={"num_generations": 4})
+
+
 def test_a_pasted_file_is_answered_with_lines_to_paste() -> None:
     lines = pasted(LLAMA_FACTORY)
     assert RunSpec.from_yaml(lines) == RunSpec(

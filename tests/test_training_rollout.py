@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from peft_nb.training.draws import OwnDraws
-from peft_nb.training.rollout import sample
+from peft_nb.training import rollout
 from tests.tiny import VOCABULARY, base, with_lora
 
 PROMPTS = [[5, 9, 3, 8, 20, 31], [7, 4], [11]]
@@ -21,8 +20,8 @@ def model() -> Any:
 
 
 def drawn(model: Any, prompts: list[list[int]], count: int, seed: int = 0, **how: Any) -> list[list[list[int]]]:
-    with OwnDraws(seed):
-        return sample(model, prompts, count, **{"longest": 4, "ends": [], "pad": 0, **how})
+    seeds = [rollout.seed(seed, *prompt) for prompt in prompts]
+    return rollout.sample(model, prompts, count, seeds=seeds, **{"longest": 4, "ends": [], "pad": 0, **how})
 
 
 def test_tokens_come_as_often_as_the_model_says(model: Any) -> None:
@@ -66,6 +65,14 @@ def test_an_answer_ends_where_it_says_so(model: Any) -> None:
     for one in found:
         assert all(token % 3 for token in one[:-1])
         assert len(one) == 8 or one[-1] % 3 == 0
+
+
+def test_a_prompt_gets_the_same_answers_whatever_lies_beside_it(model: Any) -> None:
+    together = drawn(model, PROMPTS, 3)
+    assert [drawn(model, [one], 3)[0] for one in PROMPTS] == together
+    before = torch.get_rng_state()
+    assert drawn(model, PROMPTS[::-1], 3) == together[::-1]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_draws_are_seeded_and_the_model_is_left_as_it_was(model: Any) -> None:

@@ -9,10 +9,14 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from numbers import Real
 from typing import Any
 
 from peft_nb.errors import SpecError, nearest
+from peft_nb.models.quiet import first_line
+
+IMPORTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 Columns = Mapping[str, Any]
 Maker = Callable[[str], Callable[..., Any]]
@@ -232,7 +236,8 @@ def find(
     Parameters
     ----------
     names : sequence of str
-        Functions of the notebook, or built-in ones, with an argument behind a colon where they take one.
+        Functions of the notebook or of a module (``module:function``), or built-in ones, with an argument behind a
+        colon where they take one.
     given : object
         A function passed instead of a name, or a list of functions and names; or None.
     namespace : mapping
@@ -266,13 +271,19 @@ def _found(wanted: Any, namespace: Mapping[str, Any], weight: float) -> Reward:
                 return Reward(name, MAKERS[word](argument), weight)
             except ValueError as error:
                 raise SpecError([f"reward: {word}: {error}"]) from None
+        if function is None and IMPORTED.fullmatch(wanted):
+            try:
+                function = getattr(import_module(word), argument)
+            except Exception as error:  # of whatever the module does
+                raise SpecError([f"reward: {wanted} cannot be imported ({first_line(error)})"]) from None
     else:
         name = getattr(wanted, "__name__", type(wanted).__name__)
     if not callable(function):
         what = f"there is no function {name!r}" if function is None else f"{name} is a {type(function).__name__}"
         functions = [one for one, value in namespace.items() if callable(value) and not one.startswith("_")]
         fix = nearest(name, [*MAKERS, *functions])
-        fix = fix or f"; give {', '.join(MAKERS)}, or a function of prompt and completion"
+        own = "a function of prompt and completion" if namespace else "module:function, since there is no notebook here"
+        fix = fix or f"; give {', '.join(MAKERS)}, or {own}"
         raise SpecError([f"reward: {what}{fix}"])
     found = Reward(name, function, weight)
     try:

@@ -70,7 +70,7 @@ class Situation(BaseModel):
     @property
     def judged(self) -> bool:
         """Whether answers are judged, in pairs or one by one."""
-        return not {"preference", "rated"}.isdisjoint(self.learned.accepts)
+        return self.learned.accepts[0] in ("preference", "rated")
 
     @property
     def few(self) -> bool:
@@ -264,7 +264,7 @@ RULES: tuple[Rule, ...] = (
         lambda s, method: {"model": "minilm-l6"},
     ),
     Rule(
-        lambda s: "preference" in s.learned.accepts, every, 0,
+        lambda s: s.learned.unit == "pair", every, 0,
         "many judgements and no right answers: pairs teach which of two is preferred (dpo), on a base that can write "
         "such answers already; learning_rate is left to the task", "Rafailov et al., 2023",
     ),

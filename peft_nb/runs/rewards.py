@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import chain, starmap
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import RunError, SpecError
 from peft_nb.events import Event, Notice, Preparing, Sampled
 from peft_nb.methods import REGISTRY
-from peft_nb.system import resources
 from peft_nb.system.files import atomic_text
 
 if TYPE_CHECKING:
@@ -106,9 +106,11 @@ class Rollout:
     publish : callable
         Takes each event.
     longest, seed : int
-        Tokens of an answer, at most; what fixes those that are not learned from.
+        Tokens of an answer, at most; what fixes all of them.
     shared : bool
         Whether the method adds no virtual tokens.
+    step : callable
+        Says which step is under way.
     """
 
     model: Any
@@ -120,6 +122,7 @@ class Rollout:
     longest: int
     seed: int
     shared: bool
+    step: Callable[[], int]
     last: list[Sampled] = field(default_factory=list)
     equal: list[bool] = field(default_factory=list)
 
@@ -137,22 +140,27 @@ class Rollout:
         Raises
         ------
         RunError
-            When none of those that are not learned from has a reward.
+            When none of those that are not learned from has a reward, in any process.
         """
-        from peft_nb.training.draws import OwnDraws
-        from peft_nb.training.rollout import sample
+        from peft_nb.training.gather import gathered
+        from peft_nb.training.rollout import sample, seed
 
         # Those of an evaluation are drawn alike each time, so that what differs is the model.
-        with nullcontext() if learning else OwnDraws(self.seed), self.own_forward():
+        step = self.step() if learning else -1
+        places = [(int(row), int(part)) for row, part in (one.labels for one in examples)]
+        with self.own_forward():
             how: dict[str, Any] = {"longest": self.longest, "ends": self._ends, "pad": self._pad}
+            how["seeds"] = [seed(self.seed, step, *place) for place in places]
             answers = sample(self.model, [list(one.ids) for one in examples], count, shared=self.shared, **how)
         texts = [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for several in answers for ids in several]
-        rows = [self.rows[int(one.labels[0]), int(one.labels[1])] for one in examples for _ in range(count)]
+        rows = [self.rows[place] for place in places for _ in range(count)]
         judged = self.rewards([row["prompt"] for row in rows], texts, [row["columns"] for row in rows])
         self.told = list(zip(rows, texts, judged.values, strict=True))
-        if not learning and all(map(math.isnan, judged.values)):
-            told = judged.why or "it gives None"
-            raise RunError(f"reward: {told} (on all {len(texts)} answers that were evaluated)")
+        if not learning:
+            every = list(chain.from_iterable(gathered(judged.values)))
+            if all(map(math.isnan, every)):
+                told = next(filter(None, gathered(judged.why)), "it gives None")
+                raise RunError(f"reward: {told} (on all {len(every)} answers that were evaluated)")
         if not learning:
             self.last = [self._sampled(*one) for one in self.told]
         values = iter(judged.values)
@@ -175,7 +183,7 @@ class Rollout:
     def some(self) -> list[Sampled]:
         """Of a few prompts that were last asked, the answers with the highest and the lowest reward."""
         asked: dict[str, list[Sampled]] = {}
-        for one in map(self._sampled, *zip(*self.told, strict=True)):
+        for one in starmap(self._sampled, self.told):
             if one.reward is not None:
                 asked.setdefault(one.prompt, []).append(one)
         ranked = [sorted(several, key=lambda one: one.reward or 0.0) for several in list(asked.values())[:TOLD]]
@@ -187,8 +195,9 @@ def install(context: Context, trainer: PlannedTrainer, base: Base, installed: In
     spec = context.spec
     if not wanted(context.task):
         return None
-    if resources.processes() > 1:
-        raise RunError(f"task {spec.task} runs in one process; start it without torchrun or accelerate launch")
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        told = f"task {spec.task} writes answers, which a model in parts on several processes cannot"
+        raise RunError(f"{told}; launch it without FSDP and DeepSpeed, so that each process has the whole model")
     if spec.beta and trainer.hooks.fresh:
         why = f"{spec.method} has changed the weights of the base, which is what answers would be compared with"
         raise SpecError([f"beta: {why}; leave it out, or take lora"])
@@ -206,6 +215,7 @@ def install(context: Context, trainer: PlannedTrainer, base: Base, installed: In
         trainer.objective.longest,  # type: ignore[attr-defined]
         spec.seed,
         REGISTRY[spec.method].padding_free,
+        lambda: trainer.state.global_step,
     )
     trainer.objective.rollout[:] = [rollout]  # type: ignore[attr-defined]
     trainer.sample = rollout.tell
@@ -215,28 +225,35 @@ def install(context: Context, trainer: PlannedTrainer, base: Base, installed: In
 def attempt(context: Context, trainer: PlannedTrainer, rollout: Rollout) -> None:
     """Reward real answers to a few prompts before the first step, show them, and refuse what teaches nothing.
 
+    Several processes share the prompts.
+
     Raises
     ------
     RunError
         In one line, when the reward fails, gives what is no reward, or is the same for all.
     """
+    from peft_nb.training.gather import gathered
+    from peft_nb.training.packing import share_of
+
     count = trainer.objective.count  # type: ignore[attr-defined]
     context.publish(Preparing("trying the reward on answers of the model"))
     some = prompts.spread(range(len(trainer.examples)), TRIED)
-    failed = rollout.rewards.failed
-    last = rollout.last
-    drawn = rollout([trainer.examples[place] for place in some], count, False)
+    mine = share_of([trainer.examples[place] for place in some], trainer.args.process_index, trainer.args.world_size)
+    before, last = rollout.rewards.failed, rollout.last
+    drawn = rollout(mine, count, False)
     rollout.last = last
-    failed, why = rollout.rewards.failed - failed, rollout.rewards.why
-    rewards = [[value for _, value in answers if not math.isnan(value)] for answers in drawn]
-    known = [value for answers in rewards for value in answers]
-    total = len(drawn) * count
+    failed = sum(gathered(rollout.rewards.failed - before))
+    why = next(filter(None, gathered(rollout.rewards.why)), "")
+    own = [[value for _, value in answers if not math.isnan(value)] for answers in drawn]
+    rewards = list(chain.from_iterable(gathered(own)))
+    known = list(chain.from_iterable(rewards))
+    total = len(some) * count
     if min(known) == max(known):
         told = f"reward: it gives {known[0]:g} to all {len(known)} answers it was tried on"
         raise RunError(f"{told}, and equal rewards teach nothing; take one that tells answers apart")
     for one in rollout.some():
         context.publish(one)
-    told = f"reward tried on {total} answers to {len(drawn)} prompts: {min(known):.3g} to {max(known):.3g}"
+    told = f"reward tried on {total} answers to {len(some)} prompts: {min(known):.3g} to {max(known):.3g}"
     context.publish(Notice(f"{told}, mean {fmean(known):.3g}"))
     if failed:
         context.publish(
@@ -244,15 +261,19 @@ def attempt(context: Context, trainer: PlannedTrainer, rollout: Rollout) -> None
         )
     equal = sum(len(set(answers)) < 2 for answers in rewards)
     if equal:
-        told = f"{equal} of {len(drawn)} prompts get equal rewards: nothing is learned from them"
+        told = f"{equal} of {len(some)} prompts get equal rewards: nothing is learned from them"
         context.publish(Notice(told, "warning", "raise num_generations, or take a reward with more steps between"))
     rollout.rewards.failed = 0
 
 
 def conclude(context: Context, rollout: Rollout) -> None:
     """Tell on how many answers the reward failed, and keep how many prompts had answers with equal rewards."""
-    if rollout.equal:
-        context.metrics["equal_rewards"] = fmean(rollout.equal)
-    if count := rollout.rewards.failed:
-        told = f"the reward failed on {count:,} answers, which were skipped: {rollout.rewards.why}"
+    from peft_nb.training.gather import gathered
+
+    if equal := list(chain.from_iterable(gathered(rollout.equal))):
+        context.metrics["equal_rewards"] = fmean(equal)
+    failed = gathered((rollout.rewards.failed, rollout.rewards.why))
+    if count := sum(one for one, _ in failed):
+        why = next(why for _, why in failed if why)
+        told = f"the reward failed on {count:,} answers, which were skipped: {why}"
         context.publish(Notice(told, "warning"))

@@ -175,6 +175,9 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
         prompts.save(context.folder, context.task.prompts(*found.held_out, asked, context.facts.task))
         if rewards.wanted(context.task):
             rewards.keep(context.folder, found)
+            if found.layout.kind == "preference":
+                told = "of each pair the prompt alone is learned from"
+                context.publish(Notice(f"{told}; a reward gets the chosen answer as reference"))
     return sides
 
 

@@ -25,7 +25,7 @@ class GRPO(Judged):
     name = "grpo"
     help = "to write answers that get a higher reward than its others to the same prompt (GRPO)"
     source = "Shao et al., 2024, arXiv:2402.03300"
-    accepts = ("chat", "prompt")
+    accepts = ("chat", "prompt", "preference")
     wants = "write prompts in a column prompt"
     rate = 1.0
     unit: Literal["token", "text", "pair", "answer"] = "answer"
@@ -46,20 +46,46 @@ class GRPO(Judged):
             help="mean reward of one sampled answer to each prompt of the evaluation set",
             base="base_eval_reward",
             on=("rows",),
+            pane="reward",
         ),
         Metric("base_eval_reward", help="eval_reward before the first step"),
-        Metric("eval_reward_std", help="standard deviation of the rewards behind eval_reward"),
-        Metric("eval_completion_length", help="mean tokens of the answers behind eval_reward"),
-        Metric("base_eval_completion_length", help="eval_completion_length before the first step"),
-        Metric("eval_kl", help="divergence from the base on the evaluation set, nats per token"),
-        Metric("reward", "reward (train)", "score", help="mean reward of the answers of a step"),
-        Metric("reward_std", "spread of rewards (train)", help="standard deviation in the answers to a prompt, mean"),
-        Metric("completion_length", "answer length (train)", "tokens", help="mean tokens of the answers of a step"),
         Metric(
-            *("equal_rewards", "groups without difference (train)", "share"),
-            help="share of the prompts in training whose answers all got the same reward",
+            *("eval_reward_std", "spread of rewards, eval", "score"),
+            help="standard deviation of the rewards behind eval_reward",
+            pane="spread of rewards",
         ),
-        Metric("kl", "divergence from the base (train)", "nats per token", help="where beta is above 0"),
+        Metric(
+            *("eval_completion_length", "answer length, eval", "tokens"),
+            help="mean tokens of the answers behind eval_reward",
+            pane="tokens per answer",
+        ),
+        Metric("base_eval_completion_length", help="eval_completion_length before the first step"),
+        Metric(
+            *("eval_kl", "divergence, eval", "nats per token"),
+            help="divergence from the base on the evaluation set, nats per token",
+            pane="divergence from the base (nats per token)",
+        ),
+        Metric("reward", "reward, train", "score", help="mean reward of the answers of a step", pane="reward"),
+        Metric(
+            *("reward_std", "spread of rewards, train", "score"),
+            help="standard deviation in the answers to a prompt, mean",
+            pane="spread of rewards",
+        ),
+        Metric(
+            *("completion_length", "answer length, train", "tokens"),
+            help="mean tokens of the answers of a step",
+            pane="tokens per answer",
+        ),
+        Metric(
+            *("equal_rewards", "groups without difference, train", "share"),
+            help="share of the prompts in training whose answers all got the same reward",
+            pane="groups without difference (share)",
+        ),
+        Metric(
+            *("kl", "divergence, train", "nats per token"),
+            help="where beta is above 0",
+            pane="divergence from the base (nats per token)",
+        ),
     )
 
     def problems(self, spec: RunSpec) -> list[str]:

@@ -6,13 +6,16 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from statistics import fmean
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from peft_nb.data.examples import Example
+from peft_nb.training.gather import gathered
 from peft_nb.training.group_losses import Samples, advantages, divergence, grpo
 from peft_nb.training.packing import supervised_targets
 from peft_nb.training.sequence_objective import Group, SequenceObjective
@@ -78,28 +81,37 @@ class GroupObjective(SequenceObjective):
     mean: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def begin(self, model: nn.Module, examples: Sequence[Any], budget: int, device: torch.device) -> Sequence[Any]:
-        """Draw samples of each prompt, have them rewarded, and say how much better each is than the others."""
-        if not self.rollout or not examples:
+        """Draw samples of each prompt, have them rewarded, and say how much better each is than the others.
+
+        Of several processes each draws those of its own prompts; what they are compared with is of all.
+        """
+        if not self.rollout:
             return examples
         learning = model.training
-        drawn = self.rollout[0](examples, self.count if learning else 1, learning)
-        rewards = torch.tensor([[reward for _, reward in answers] for answers in drawn])
-        better = advantages(rewards, scale_rewards=self.scale) if learning else torch.zeros_like(rewards)
+        count = self.count if learning else 1
+        drawn = self.rollout[0](examples, count, learning)
+        rewards = torch.tensor([[reward for _, reward in answers] for answers in drawn]).view(-1, count)
+        better = torch.zeros_like(rewards)
+        if learning:
+            shares = gathered((rewards, [len(ids) for answers in drawn for ids, _ in answers]))
+            place = dist.get_rank() if len(shares) > 1 else 0
+            every = advantages(torch.cat([share for share, _ in shares]), scale_rewards=self.scale)
+            better = every.split([len(share) for share, _ in shares])[place]
+            self.mean[:] = [fmean(chain.from_iterable(lengths for _, lengths in shares))]
         alone = not learning or self.count == 1
         samples = [
             Sample((_sequence(example, ids),), (), reward, gain, math.nan if alone else spread)
             for example, answers, gains, spread in zip(examples, drawn, better.tolist(), _spreads(rewards), strict=True)
             for (ids, reward), gain in zip(answers, gains, strict=True)
         ]
-        self.mean[:] = [fmean(len(ids) for answers in drawn for ids, _ in answers)]
         return self._compared(model, samples, budget, device) if self.options["beta"] else samples
 
     def _compared(self, model: Any, samples: list[Sample], budget: int, device: torch.device) -> list[Sample]:
         """Give samples what the reference, which is the base, makes of their tokens."""
-        adapted, training, found = getattr(model, "module", model), model.training, list[Sample]()
+        training, found = model.training, list[Sample]()
         model.eval()
         try:
-            with torch.no_grad(), adapted.disable_adapter():
+            with torch.no_grad(), model.disable_adapter():
                 for micro in self.cut(samples, budget):
                     tokens = self.log_probs(model, micro, device)
                     found += [replace(one, before=of) for one, (of,) in zip(micro, tokens, strict=True)]

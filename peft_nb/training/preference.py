@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from peft_nb.data.examples import Example, parts
+from peft_nb.training.gather import gathered
 from peft_nb.training.packing import supervised_targets
 from peft_nb.training.preference_losses import Answers, kto, rewards
 from peft_nb.training.sequence_objective import Group, SequenceObjective
@@ -134,15 +135,13 @@ class Rated(Preference):
         """Estimate how far the model is from its reference."""
         groups = [self.group(one) for one in examples]
         others = [Group(one.sequences[1:], one.reference[1:]) for one in groups if len(one.reference) > 1]
-        apart = [0.0]
+        apart = list[float]()
         with torch.no_grad():
             for micro in self.cut(others, budget):
                 found = self.sums(model, micro, device)
                 apart += [float(one) - other.reference[0] for one, other in zip(found, micro, strict=True)]
-        estimate = torch.tensor([sum(apart), len(apart) - 1.0], device=device)
-        if dist.is_initialized():
-            dist.all_reduce(estimate)
-        self.kl[:] = [(estimate[0] / estimate[1].clamp_min(1)).item()]
+        every = list(chain.from_iterable(gathered(apart)))
+        self.kl[:] = [sum(every) / max(1, len(every))]
         return groups
 
     def table(self, model: nn.Module, groups: Sequence[Group], device: torch.device) -> torch.Tensor:

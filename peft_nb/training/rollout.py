@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 ROWS, TOKENS = 64, 16_384  # at once: more makes nothing faster, only larger
 
 # The model's own probabilities, whatever its files say of generation: what is drawn otherwise is learned wrongly.
 PLAIN: dict[str, Any] = {
-    "do_sample": True,
+    "do_sample": False,  # a token is drawn by :class:`Draw`
     "num_beams": 1,
-    "temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": None,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
     "min_length": 0,
@@ -31,18 +25,43 @@ PLAIN: dict[str, Any] = {
 }
 
 
+class Draw(LogitsProcessor):
+    """Leaves the one token possible that a number between 0 and 1 draws.
+
+    So what is drawn depends on a row's own numbers, and not on which rows lie beside it.
+
+    Parameters
+    ----------
+    numbers : torch.Tensor
+        One for each token of each row, above 0 and at most 1.
+    width : int
+        Tokens of the prompts.
+    """
+
+    def __init__(self, numbers: torch.Tensor, width: int) -> None:
+        self._numbers, self._width = numbers, width
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores of the next token, all but one of them minus infinity."""
+        place = input_ids.shape[1] - self._width
+        below = scores.float().softmax(-1).cumsum(-1)
+        token = torch.searchsorted(below, self._numbers[:, place : place + 1] * below[:, -1:])
+        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
+
+
 @torch.no_grad()
 def sample(
     model: Any,
     prompts: Sequence[Sequence[int]],
     count: int,
     *,
+    seeds: Sequence[int],
     longest: int,
     ends: Sequence[int],
     pad: int,
     shared: bool = True,
 ) -> list[list[list[int]]]:
-    """Draw answers at temperature 1 from whatever random numbers PyTorch draws from here.
+    """Draw answers at temperature 1.
 
     Parameters
     ----------
@@ -52,6 +71,8 @@ def sample(
         Token ids.
     count : int
         Answers to each.
+    seeds : sequence of int
+        One for each prompt, which fixes its answers.
     longest : int
         Tokens of an answer, at most.
     ends : sequence of int
@@ -76,7 +97,8 @@ def sample(
             width = len(prompts[order[-1]])
             rows = max(1, min(ROWS, TOKENS // (width + longest)) // count)
             some, order = order[-rows:], order[:-rows]
-            made = _drawn(model, [prompts[place] for place in some], count, longest, sorted(ends), pad, shared)
+            numbers = torch.cat([_numbers(seeds[place], count, longest) for place in some])
+            made = _drawn(model, [prompts[place] for place in some], numbers, sorted(ends), pad, shared)
             for number, tokens in enumerate(made.tolist()):
                 stop = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
                 found[some[number // count]].append(tokens[:stop])
@@ -85,25 +107,34 @@ def sample(
     return found
 
 
+def seed(*of: int) -> int:
+    """Make one seed of several numbers, such as that of a run, its step and a row."""
+    return int.from_bytes(hashlib.blake2b(repr(of).encode(), digest_size=8).digest())
+
+
+def _numbers(fixed: int, count: int, longest: int) -> torch.Tensor:
+    """What the tokens of all answers to a prompt are drawn by, above 0 and at most 1."""
+    return 1 - torch.rand(count, longest, generator=torch.Generator().manual_seed(fixed))
+
+
 def _drawn(
-    model: Any, prompts: list[Sequence[int]], count: int, longest: int, ends: list[int], pad: int, shared: bool
+    model: Any, prompts: list[Sequence[int]], numbers: torch.Tensor, ends: list[int], pad: int, shared: bool
 ) -> torch.Tensor:
-    width = max(map(len, prompts))
+    width, longest, count = max(map(len, prompts)), numbers.shape[1], len(numbers) // len(prompts)
     ids = torch.tensor([[pad] * (width - len(one)) + list(one) for one in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=model.device)
     how = {**PLAIN, "max_new_tokens": longest, "eos_token_id": ends, "pad_token_id": pad}
-    if not shared or width == 1:
-        made = model.generate(input_ids=ids, attention_mask=mask, num_return_sequences=count, **how)
-        return made[:, width:]
-    causal = model.get_base_model()
-    cache = DynamicCache(config=causal.config)
-    getattr(causal, causal.base_model_prefix)(  # without the head, whose scores nobody needs
-        input_ids=ids[:, :-1],
-        attention_mask=mask[:, :-1],
-        position_ids=(mask.cumsum(1) - 1).clamp_min(0)[:, :-1],
-        past_key_values=cache,
-        use_cache=True,
-    )
-    cache.batch_repeat_interleave(count)
+    how["logits_processor"] = LogitsProcessorList([Draw(numbers.to(model.device), width)])
+    if shared and width > 1:
+        causal = model.get_base_model()
+        how["past_key_values"] = cache = DynamicCache(config=causal.config)
+        getattr(causal, causal.base_model_prefix)(  # without the head, whose scores nobody needs
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=(mask.cumsum(1) - 1).clamp_min(0)[:, :-1],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache.batch_repeat_interleave(count)
     ids, mask = ids.repeat_interleave(count, 0), mask.repeat_interleave(count, 0)
-    return model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **how)[:, width:]
+    return model.generate(input_ids=ids, attention_mask=mask, **how)[:, width:]

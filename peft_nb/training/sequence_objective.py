@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import nn
 
 from peft_nb.training import prefix_tree
+from peft_nb.training.gather import gathered
 from peft_nb.training.objectives import Padded, PaddingFree
 from peft_nb.training.packing import Encoded
 
@@ -83,8 +84,8 @@ class SequenceObjective(ABC):
         return {}
 
     def begin(self, model: nn.Module, examples: Sequence[Any], budget: int, device: torch.device) -> Sequence[Any]:
-        """As of :meth:`peft_nb.training.objectives.Objective.begin`."""
-        return examples
+        """The groups that examples are; as of :meth:`peft_nb.training.objectives.Objective.begin`."""
+        return [self.group(one) for one in examples]
 
     def group(self, example: Any) -> Group:
         """What an example is to be learned as."""
@@ -147,7 +148,8 @@ class SequenceObjective(ABC):
     def loss(self, model: nn.Module, groups: Sequence[Group], device: torch.device) -> torch.Tensor:
         """Summed over the groups."""
         found = self.table(model, groups, device)
-        self.seen.append(found.detach()[:, 1:])
+        if model.training:
+            self.seen.append(found.detach()[:, 1:])
         return found[:, 0].sum()
 
     @torch.no_grad()
@@ -161,8 +163,9 @@ class SequenceObjective(ABC):
         return torch.cat((found[:, :1], unknown, one, found[:, 1:]), dim=1)
 
     def logged(self) -> dict[str, float]:
-        """Metrics of the groups that were learned since this was last asked."""
-        found = self.summary(torch.cat(self.seen)) if self.seen else {}
+        """Metrics of the groups that were learned since this was last asked, by all processes."""
+        seen = [one for share in gathered([one.cpu() for one in self.seen]) for one in share]
+        found = self.summary(torch.cat(seen)) if seen else {}
         self.seen.clear()
         return {name.removeprefix("eval_"): value for name, value in found.items() if name.startswith("eval_")}
 
