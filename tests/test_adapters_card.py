@@ -45,7 +45,11 @@ def limits(given: CardInput, **metrics: Any) -> str:
 def test_hubs_can_read_the_metadata(given: CardInput) -> None:
     data = ModelCard(card(given)).data
     assert (data.base_model, data.library_name, data.pipeline_tag) == (HUB, "peft", "text-generation")
-    assert (data.tags, data.datasets, data.license) == (["peft", "lora", "peft_nb"], ["owner/tickets"], None)
+    assert (data.tags, data.datasets, data.license) == (
+        ["peft", "lora", "peft_nb"],
+        ["owner/tickets"],
+        "apache-2.0",
+    )
     tagged = ModelCard(card(replace(given, tags=("baseline", "lora")))).data
     assert tagged.tags == ["peft", "lora", "peft_nb", "baseline"]
     (result,) = data.eval_results
@@ -56,6 +60,7 @@ def test_what_hubs_do_not_have_is_not_in_the_metadata(given: CardInput) -> None:
     facts = Facts(data="DataFrame `tickets`")
     data = ModelCard(card(replace(given, base="/home/anna/models/tiny", facts=facts, metrics={}))).data
     assert (data.base_model, data.datasets, data.eval_results) == (None, None, None)
+    assert data.license is None
 
 
 def test_every_section_is_there_and_told_from_the_facts(given: CardInput) -> None:

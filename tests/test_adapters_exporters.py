@@ -46,7 +46,7 @@ def test_what_a_run_writes_itself(run: Exportable, tmp_path: Path) -> None:
 def test_an_unknown_format_and_an_obstacle_are_refused_before_anything_is_loaded(
     run: Exportable, tmp_path: Path
 ) -> None:
-    with pytest.raises(RunError, match=r"'scrpt' is not one of script, yaml, adapter, merged; did you mean 'script'\?"):
+    with pytest.raises(RunError, match=r"'scrpt' is not one of script, yaml, adapter.*; did you mean 'script'\?"):
         export(run, tmp_path / "out", "scrpt")
     held = Exportable(run.id, RunSpec(data="a", method="bitfit"), {}, run.save, run.merge, run.examples)
     with pytest.raises(RunError, match="bitfit needs peft_nb while it trains"):
@@ -60,7 +60,7 @@ def test_a_real_run_is_written_as_its_adapter(finished: Run, tmp_path: Path) -> 
 
 def test_a_format_registered_late_is_offered_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EXPORTERS, "late", Exporter("late", "a late one", ".late", lambda run, path: path))
-    assert COMMANDS["export"].usage == "RUN [--as script|yaml|adapter|merged|late] [--to PATH]"
+    assert COMMANDS["export"].usage.startswith(f"RUN [--as {'|'.join(EXPORTERS)}] [--to PATH] [--")
     assert COMMANDS["export"].flags["--as"].choices[-1] == "late"
 
 
@@ -82,7 +82,7 @@ from peft_nb.magics.line import COMMANDS
 
 run = Exportable("lora-1", peft_nb.RunSpec(data="a"), {"eval_loss": 1.5}, None, None, None)
 print(export(run, Path("note.txt"), "note").read_text())
-print(COMMANDS["export"].usage)
+print(COMMANDS["export"].usage.partition(" [--to")[0])
 print(*COMMANDS["export"].flags["--as"].choices, COMMANDS["export"].flags["--as"].help.count("note: one line"))
 print(*{"torch", "peft", "transformers"} & sys.modules.keys())
 """
@@ -99,7 +99,7 @@ def test_another_package_adds_a_format(tmp_path: Path, python: Python) -> None:
     told = python("-c", code, cwd=tmp_path).communicate()[0].splitlines()
     assert told == [
         "lora-1: 1.5",
-        "RUN [--as script|yaml|adapter|merged|note] [--to PATH]",
-        "script yaml adapter merged note 1",
+        f"RUN [--as {'|'.join(EXPORTERS)}|note]",
+        f"{' '.join(EXPORTERS)} note 1",
         "",
     ]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+from peft_nb.adapters.exporters import EXPORTERS
 from peft_nb.errors import CommandError
 from peft_nb.magics.completion import complete
 from peft_nb.runs.run import Run, begin
@@ -46,7 +47,7 @@ def test_what_is_written_where(
 
 
 def test_mistakes(shell: InteractiveShell) -> None:
-    with pytest.raises(CommandError, match=r"^--as scrpt: not one of script, yaml, adapter, merged; did you mean 'scr"):
+    with pytest.raises(CommandError, match=r"^--as scrpt: not one of script, yaml, adapter.*; did you mean 'scr"):
         shell.run_line_magic("peft", "export run --as scrpt")
     with pytest.raises(CommandError, match=r"^--to: needs a value"):
         shell.run_line_magic("peft", "export run --to")
@@ -61,5 +62,6 @@ def test_tab_knows_the_forms(shell: InteractiveShell) -> None:
         return complete(line, 0, len(line), shell.user_ns).matches
 
     assert {"run", "desk"} <= set(found("%peft export "))
-    assert found("%peft export run --") == ["--as", "--to"]
-    assert found("%peft export run --as ") == ["script", "yaml", "adapter", "merged"]
+    options = [f"--{name.replace('_', '-')}" for one in EXPORTERS.values() for name in one.options]
+    assert found("%peft export run --") == ["--as", "--to", *dict.fromkeys(options)]
+    assert found("%peft export run --as ") == list(EXPORTERS)

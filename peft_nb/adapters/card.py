@@ -17,7 +17,7 @@ import yaml
 from peft_nb.data.quality.secrets import secrets
 from peft_nb.methods import REGISTRY
 from peft_nb.metrics import METRICS, evaluated
-from peft_nb.models import ALIASES
+from peft_nb.models import ALIASES, Alias
 from peft_nb.models.live import UNCHANGED, Changes
 from peft_nb.models.resolve import HUB_NAME
 from peft_nb.spec import RunSpec
@@ -181,6 +181,8 @@ def _metadata(given: CardInput) -> dict[str, Any]:
     spec, origin = given.spec, str(given.facts.data or "")
     head: dict[str, Any] = {"base_model": given.base} if given.public else {}
     pipeline = TASKS[spec.task].pipeline_tag
+    if known := _known(given.base):
+        head["license"] = known.license.lower()  # as hubs write it
     head |= {"library_name": "peft", "pipeline_tag": pipeline, "tags": ["peft", spec.method, "peft_nb"]}
     head["tags"] += [tag for tag in given.tags if tag not in head["tags"]]
     if hub := origin.removeprefix(HUB_DATA) * origin.startswith(HUB_DATA):
@@ -198,8 +200,12 @@ def _metadata(given: CardInput) -> dict[str, Any]:
     return head
 
 
+def _known(base: str) -> Alias | None:
+    return next((alias for alias in ALIASES.values() if alias.repo == base), None)
+
+
 def _base(given: CardInput) -> Iterator[str]:
-    spec, known = given.spec, {alias.repo: alias for alias in ALIASES.values()}.get(given.base)
+    spec, known = given.spec, _known(given.base)
     yield f"- Model: {escaped(local(given.base))}" + ("" if given.public else ", which is on no hub")
     if spec.revision:
         yield f"- Revision: {escaped(spec.revision)}"

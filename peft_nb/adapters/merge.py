@@ -19,6 +19,7 @@ from peft import PeftModel
 
 from peft_nb.adapters.card import escaped, measured, settings
 from peft_nb.adapters.merge_weights import bases, cannot, merged_into
+from peft_nb.adapters.read_back import table
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import MergeError, MethodError, ModelError, StoreError, nearest
 from peft_nb.evaluation.agreement import Agreement
@@ -196,7 +197,7 @@ def merge(
             file.unlink()
         adapter.rmdir()
         size = sum(file.stat().st_size for file in staging.iterdir()) / MB
-        merged = Merged(folder, best, _table(found), judged_on, dtype, size)
+        merged = Merged(folder, best, table(found), judged_on, dtype, size)
         (staging / "README.md").write_text(_card(model, spec, facts, metrics, merged), encoding="utf-8")
     return merged
 
@@ -222,18 +223,8 @@ def _hold_to(max_kl: float, found: dict[str, Agreement], name: str) -> None:
         raise MergeError(
             f"{what} from the live model by {found[name].kl:.3g} nats per token, more than max_kl, {max_kl:g}, so "
             "nothing is kept; save(path) keeps the adapter, dtype='float32' rounds least, a larger max_kl allows it",
-            _table(found).to_string(index=False),
+            table(found).to_string(index=False),
         )
-
-
-def _table(found: dict[str, Agreement]) -> pandas.DataFrame:
-    import pandas
-
-    rows = [
-        {"candidate": name, "KL": one.kl, "equal greedy tokens": one.equal, "loss difference": one.loss}
-        for name, one in found.items()
-    ]
-    return pandas.DataFrame(rows)
 
 
 def _card(model: PeftModel, spec: RunSpec, facts: Facts, metrics: dict[str, Any], merged: Merged) -> str:

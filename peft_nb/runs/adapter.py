@@ -10,9 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peft_nb.adapters.exporters import Live
 from peft_nb.data.prompts import Prompt
 from peft_nb.errors import RunError
 from peft_nb.events import ACTIVE, Event, Preparing, Progress, silent
+from peft_nb.models import ALIASES, bundled
+from peft_nb.models.load import located
 from peft_nb.models.quiet import quiet
 from peft_nb.runs import model as models
 from peft_nb.runs import rows
@@ -171,6 +174,13 @@ class Adapter:
             told = self.spec, facts, metrics
             return merge.merge(*live, source, *told, examples, compared_on, dtype, max_kl, progress)
 
+    @contextmanager
+    def live(self, progress: Progress) -> Iterator[Live]:
+        """The model in memory with texts to compare others on, for as long as the context lasts."""
+        with self.using:
+            model = self.open(progress)
+            yield Live(model, self.tokenizer, self._record.facts, *self._to_compare(None))
+
     def for_script(self, namespace: Mapping[str, Any], progress: Progress) -> tuple[Base, Side, Side]:
         """Load the base and find the training and evaluation examples; rows may be among the notebook's variables."""
         record = self._record
@@ -191,6 +201,27 @@ class Adapter:
         import_training(progress)
         with quiet():
             return models.load_base(self.spec, self._source(), self._record.facts, publish, folder)
+
+    def base_folder(self, progress: Progress) -> Path:
+        """The folder of the base's original weights, fetched where it is not there yet."""
+        if (source := self._source()).pair:
+            raise RunError("the base was made in memory and has no files; --as gguf writes it with the adapter in it")
+        import_training(progress)
+        with quiet():
+            return located(source, progress, [])
+
+    def base_config(self) -> Mapping[str, Any]:
+        """The base's config where that takes no fetching and no loading, else nothing."""
+        source = self._source()
+        if source.pair:
+            return source.pair[0].config.to_dict()
+        alias = ALIASES.get(source.name)
+        folder = source.path or (bundled.where(alias) if alias else None)
+        if source.gguf_file or not folder or not (folder / "config.json").exists():
+            return {}
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
 
     def _source(self) -> Any:
         return models.find(self.spec, self.inputs)
