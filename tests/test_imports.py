@@ -22,6 +22,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
         [*HEAVY, "huggingface_hub", "ipywidgets", "peft_nb.magics", "pydantic", "yaml"],
     ),
     "the store": ("from peft_nb.store import Store; Store('store').all()", [*HEAVY, "numpy"]),
+    "a server": (
+        "from peft_nb.serving import server; from peft_nb.store import Store; server.running(Store('store'))",
+        [*HEAVY, "gguf", "numpy", "xllamacpp"],
+    ),
     "data in a list": (
         "from peft_nb.data import sources, detection, encoding\n"
         "rows = [{'question': 'a', 'answer': 'b'}]\n"
@@ -36,6 +40,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "names of models": (
         "from peft_nb.models import load, models, resolve; models()",
         ["datasets", *TORCH],
+    ),
+    "GGUF": (
+        "import peft_nb.adapters.gguf; from peft_nb.adapters.exporters import EXPORTERS; EXPORTERS['gguf'].help",
+        [*HEAVY, "gguf", "xllamacpp"],
     ),
     "methods": (
         "import peft_nb.methods.bitfit, peft_nb.methods.bottleneck, peft_nb.methods.full\n"

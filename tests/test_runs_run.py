@@ -544,3 +544,8 @@ def test_a_run_keeps_its_files_when_the_folder_changes(
     assert (again.spec.data, again.spec.regression, again.spec.model) == (file, file, str(here / "tiny"))
     assert again.spec.eval_data == "few"
     assert isinstance(again.generate("Hello", max_new_tokens=2), str)
+
+
+def test_what_keeps_a_run_from_a_format_is_told(learn: Callable[..., Run], finished: Run) -> None:
+    assert finished.export_obstacle("gguf") == finished.export_obstacle("lora-gguf") == ""
+    assert "hold no DoRA" in learn("dora").export_obstacle("lora-gguf")

@@ -48,7 +48,7 @@ def steps_of(panel: RunPanel, name: str = "train loss") -> list[float]:
 
 
 def enabled(panel: RunPanel) -> set[str]:
-    buttons = (panel.stop, panel.resume, panel.save, panel.merge, panel.compare, panel.chat)
+    buttons = (panel.stop, panel.resume, panel.save, panel.merge, panel.export, panel.compare, panel.chat)
     return {one.description for one in buttons if not one.disabled}
 
 
@@ -71,7 +71,7 @@ def test_a_run_is_watched_stopped_resumed_and_saved_in_one_panel(
     (panel,) = shown
     assert {"Stop"} in seen
     assert run.status == "stopped"
-    assert enabled(panel) == {"Resume", "Save", "Merge", "Compare", "Chat"}
+    assert enabled(panel) == {"Resume", "Save", "Merge", "Export", "Compare", "Chat"}
     assert "stopped: after step" in outcome(panel)
     assert len(steps_of(panel)) >= 2
     assert "stopped: after step" in capsys.readouterr().out  # the summary, which stays
@@ -129,7 +129,7 @@ def test_a_run_at_work_is_shown_alive_beside_the_panel_of_its_cell(
 def test_what_cannot_be_done_is_said_in_the_panel(finished: Run, shown: list[RunPanel]) -> None:
     live.show(finished)
     (panel,) = shown
-    assert enabled(panel) == {"Save", "Merge", "Compare", "Chat"}
+    assert enabled(panel) == {"Save", "Merge", "Export", "Compare", "Chat"}
     panel._resume()
     assert 'role="alert"' in outcome(panel)
     assert "has finished" in outcome(panel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.adapters.exporters import EXPORTERS
@@ -36,19 +37,28 @@ def merge(shell: InteractiveShell, run: str, path: str, **options: Any) -> Any:
 
 
 def formats() -> list[Flag]:
-    """The flags of an export, with the formats that are registered."""
+    """The flags of an export, with the formats that are registered and what these offer."""
     told = "; ".join(f"{one.name}: {one.help}" for one in EXPORTERS.values())
+    options: dict[str, Flag] = {}
+    for one in EXPORTERS.values():
+        for name, help in one.options.items():
+            of = ", ".join(other.name for other in EXPORTERS.values() if other.options.get(name) == help)
+            options[name] = Flag(name, "switch" if one.is_switch(name) else "text", f"Of {of}: {help}.")
     return [
         Flag("as", "choice", f"What to write. {told}.", choices=tuple(EXPORTERS), value="|".join(EXPORTERS)),
         Flag("to", "text", "Where to write it; a folder, for yaml a file.", value="PATH", kind="path"),
+        *options.values(),
     ]
 
 
 @command(Argument("run"), flags=formats, takes="one run")
-def export(shell: InteractiveShell, run: str, as_: str = "script", to: str | None = None) -> None:
-    """Write a run as a script that needs PEFT alone, with its data; as YAML, as an adapter, or merged into the base."""
+def export(shell: InteractiveShell, run: str, as_: str = "script", to: str | None = None, **options: Any) -> Any:
+    """Write a run in a form for others: a script with its data, a plain model, GGUF, for Ollama, vLLM or the hub."""
     found, _ = find(shell, run)
     usual = (found.spec.name or found.id) + EXPORTERS[as_].suffix
     with progress_bar() as progress:
-        path = found.export(to or usual, as_, shell.user_ns, progress=progress)
-    print(f"{found.id} is exported to {path}")
+        written = found.export(to or usual, as_, shell.user_ns, progress=progress, **options)
+    if not isinstance(written, Path):
+        return written
+    print(f"{found.id} is exported to {written}")
+    return None

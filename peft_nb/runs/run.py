@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from peft_nb.adapters import exporters
-from peft_nb.adapters.exporters import Exportable
+from peft_nb.adapters.exporters import Exportable, Exported
 from peft_nb.data.prompts import Prompt
 from peft_nb.data.sources import BUILTIN
 from peft_nb.data.table import Table
@@ -494,46 +494,79 @@ class Run:
         namespace: Mapping[str, Any] | None = None,
         *,
         progress: Progress = silent,
-    ) -> Path:
+        **options: Any,
+    ) -> Path | Exported:
         """Write the run in a form that others can use.
 
         Parameters
         ----------
         path : str or Path
             The folder to make; for ``yaml`` the file.
-        as_ : {"script", "yaml", "adapter", "merged"}, default "script"
-            A folder with ``train.py``, which trains the same adapter with PyTorch, transformers and PEFT alone, and
-            the data that it reads; the spec; the adapter, as :meth:`save` does; or the base with the adapter in it.
-            Other packages may add formats.
+        as_ : str, default "script"
+            ``script``: a folder with ``train.py``, which trains the same adapter with PyTorch, transformers and PEFT
+            alone, and the data that it reads. ``yaml``: the spec. ``adapter``: as :meth:`save` does. ``merged``: the
+            base with the adapter in it. ``gguf``, ``lora-gguf``, ``ollama``: for llama.cpp and Ollama, run by
+            llama.cpp and compared. ``%peft help export`` lists all; other packages may add formats.
         namespace : mapping, optional
             The notebook's variables, where a script's rows may have to be found again; without the rows, their token
             ids are written.
         progress : callable
             Called with the share that is done (0 to 1) and what is being done.
+        **options
+            What the format offers besides; ``%peft help export`` lists them.
 
         Returns
         -------
-        Path
-            What was written; of a script its ``train.py``.
+        Path or Exported
+            What was written; of a script its ``train.py``, of a format that is compared with the run how near it is.
 
         Raises
         ------
         RunError
             If the run cannot be written so.
+        MergeError
+            If what was written does otherwise than the run; nothing is kept.
         StoreError
             If the disk refuses, or something else would be lost; nothing half-written stays.
         """
+        found = self._exportable(namespace or {}, progress)
+        return exporters.export(found, Path(path).expanduser(), as_, **options)
+
+    def export_obstacle(self, as_: str) -> str:
+        """Say why the run cannot be exported in a format, in one line, or nothing; no weights are loaded.
+
+        Parameters
+        ----------
+        as_ : str
+            The name of a format, as of :meth:`export`.
+
+        Returns
+        -------
+        str
+            The reason and what works instead, or an empty text.
+        """
+        try:
+            return exporters.EXPORTERS[as_].obstacle(self._exportable({}, silent))
+        except PeftNbError as error:
+            return str(error)
+
+    def _exportable(self, namespace: Mapping[str, Any], progress: Progress) -> Exportable:
+        """What exporters are given of the run."""
         word, store = self.spec.init_adapter, self.store
-        found = Exportable(
+        return Exportable(
             self.id,
             self.spec,
             self.metrics,
             partial(self.save, progress=progress),
             partial(self.merge, progress=progress),
-            partial(self.adapter.for_script, namespace or {}, progress),
+            partial(self.adapter.for_script, namespace, progress),
             (lambda: init_adapter.find(word, store).folder) if word else (lambda: None),
+            partial(self.adapter.live, progress),
+            lambda: self.adapter_dir,
+            partial(self.adapter.base_folder, progress),
+            self.adapter.base_config,
+            progress,
         )
-        return exporters.export(found, Path(path).expanduser(), as_)
 
     def merge(
         self,
@@ -766,7 +799,7 @@ def runs(store: Store | None = None) -> pandas.DataFrame:
             "id": record.id,
             "name": record.name,
             "version": f"v{record.version}" if record.version else "",
-            "aliases": ", ".join(record.aliases),
+            "aliases": ", ".join(record.labels),
             "tags": ", ".join(record.tags),
             "method": record.method,
             "model": record.model,

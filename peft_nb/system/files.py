@@ -107,6 +107,45 @@ def atomic_folder(target: Path | str, *, overwrite: bool = False) -> Iterator[Pa
         shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """Write a file so that readers see the old content or the new, never a part.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file. Missing parents are created, an existing file is replaced.
+
+    Yields
+    ------
+    Path
+        Where to write it inside the ``with`` block.
+
+    Raises
+    ------
+    StoreError
+        The disk refused; the old content, if any, is untouched. Errors of the block that are not about writing pass
+        unchanged.
+    """
+    path = Path(path).expanduser().resolve()
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = _hidden(path, "new")
+    try:
+        try:
+            yield staging
+        except Exception as error:
+            if _concerns(error, staging):
+                raise _refusal(path, error) from error
+            raise
+        with writing(path):
+            _sync(staging)
+            staging.replace(path)
+            _sync(path.parent)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
 def atomic_text(path: Path | str, text: str) -> None:
     """Write a text file (UTF-8) so that readers see the old content or the new, never a part.
 
@@ -122,18 +161,8 @@ def atomic_text(path: Path | str, text: str) -> None:
     StoreError
         The disk refused; the old content, if any, is untouched.
     """
-    path = Path(path).expanduser().resolve()
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = _hidden(path, "new")
-        try:
-            with staging.open("w", encoding="utf-8", newline="") as file:
-                file.write(text)
-            _sync(staging)
-            staging.replace(path)
-            _sync(path.parent)
-        finally:
-            staging.unlink(missing_ok=True)
+    with atomic_file(path) as staging, staging.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
 
 
 def remove_leftovers(folder: Path | str) -> None:
@@ -158,15 +187,15 @@ def remove_leftovers(folder: Path | str) -> None:
                 entry.unlink(missing_ok=True)
 
 
-def owner() -> str:
-    """Name this process so that others can later tell whether it still lives.
+def owner(pid: int | None = None) -> str:
+    """Name this process, or another of this account, so that others can later tell whether it still lives.
 
     Returns
     -------
     str
         ``"pid-start-host"``, start in seconds since boot: unlike the time of day it never jumps.
     """
-    return _owner(os.getpid())
+    return _owner(pid or os.getpid())
 
 
 def alive(owner: str) -> bool | None:

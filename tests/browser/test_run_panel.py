@@ -125,6 +125,12 @@ def test_a_run_is_watched_stopped_by_keyboard_while_its_cell_blocks_resumed_and_
     expect(panel.get_by_role("button", name="Log scale")).to_have_attribute("aria-pressed", "true")
     hover(page, panel)
     said = panel.get_by_role("status").first
+    back_to(page, "Export")
+    page.keyboard.press("Enter")
+    expect(said).to_contain_text("choose a format below", timeout=SECONDS)
+    panel.get_by_role("combobox", name="Format").select_option("gguf")
+    expect(panel.get_by_role("textbox", name="outtype")).to_be_visible()
+    check(page, panel, "run-panel-export", (1280, 480))
     for name, told in (("Save", "saved in"), ("Merge", "merged into"), ("Compare", "compared with its base model")):
         back_to(page, name)
         page.keyboard.press("Enter")

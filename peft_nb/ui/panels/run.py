@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
+from peft_nb.adapters.exporters import EXPORTERS
 from peft_nb.runs.compare import BASE, gather
 from peft_nb.system import frontend
 from peft_nb.tasks import TASKS
@@ -17,6 +19,7 @@ from peft_nb.ui.chat import chat
 from peft_nb.ui.compare import OPTIONS, Comparison
 from peft_nb.ui.panels import curves
 from peft_nb.ui.panels.chart import Chart, Line
+from peft_nb.ui.panels.export import ExportForm
 from peft_nb.ui.panels.panel import TICK_S, Panel, Tell, button, progress, put, row
 from peft_nb.ui.surfaces import Surface
 from peft_nb.ui.view import RunView, replay
@@ -49,6 +52,8 @@ class RunPanel(Panel):
         self._page = self._text = ""
         self.command = f"%peft show {run.id}"
         self._comparison: Comparison | None = None
+        self._obstacles: dict[str, str] = {}
+        self._exported = ""
         self._facts, self._samples, self._summary = (ipywidgets.HTML() for _ in range(3))
         self.chart, self._behind = Chart(), list[Line]()
         self._others = others(run)
@@ -58,18 +63,19 @@ class RunPanel(Panel):
         self.resume = button("Resume", self._resume, help="Resume from the last checkpoint")
         self.save = button("Save", self._save, help="Write the adapter as a PEFT folder")
         self.merge = button("Merge", self._merge, help="Write a plain model with the adapter in its weights")
+        self.export = button("Export", self._export, help="Write the run in a format that others can use")
         self.compare = button("Compare", self._compare, help="Ask the run and its base model the same")
         ask = "Chat" if TASKS[run.spec.task].generates else "Try it"
         self.chat = button(ask, self._chat, help="Ask the run, and its base model where it writes texts")
         self.called = ipywidgets.Text(
             value=run.spec.name or run.id,
             description="Save as",
-            tooltip="Save writes the folder NAME-adapter, Merge the folder NAME-merged",
+            tooltip="Save writes the folder NAME-adapter, Merge NAME-merged, Export NAME and what the format is called",
             style={"description_width": "initial"},
         )
         self._below = ipywidgets.VBox()
         super().__init__(f"panel of run {run.id}", [])
-        buttons = (self.stop, self.resume, self.save, self.merge, self.compare, self.chat)
+        buttons = (self.stop, self.resume, self.save, self.merge, self.export, self.compare, self.chat)
         keyboard, *_ = self.box.children
         unheard = [] if frontend.comms_while_busy() else [ipywidgets.HTML(f"<p>{escape(UNHEARD)}</p>")]
         # What a button does is said right below it, not below the chart.
@@ -100,7 +106,7 @@ class RunPanel(Panel):
         self.stop.disabled, self.stop.description = not view.active, "Stop"
         # A run that failed before its first step would fail again in the same way.
         self.resume.disabled = not (view.status == "stopped" or (view.status == "failed" and view.checkpoint))
-        for made in (self.save, self.merge, self.compare, self.chat):
+        for made in (self.save, self.merge, self.export, self.compare, self.chat):
             made.disabled = not usable
         self.say(summary.headline(view))
 
@@ -158,6 +164,31 @@ class RunPanel(Panel):
             return str(made).splitlines()[0]
 
         self.in_background("merging", merge)
+
+    def _export(self) -> None:
+        def look(tell: Tell) -> str:
+            self._obstacles = {name: self._run.export_obstacle(name) for name in EXPORTERS}
+            return "choose a format below"
+
+        self.in_background("looking at the formats", look, self._show_formats)
+
+    def _show_formats(self) -> None:
+        self._formats = ExportForm(self._obstacles, self._write)
+        put(self._below, self._formats.box)
+
+    def _write(self, as_: str, options: dict[str, Any]) -> None:
+        path = f"{self.called.value.strip()}{EXPORTERS[as_].suffix}"
+        variables = frontend.variables()  # found here: the thread that writes has none
+
+        def write(tell: Tell) -> str:
+            self._exported = ""
+            made = self._run.export(path, as_, variables, progress=progress(tell), **options)
+            if isinstance(made, Path):
+                return f"exported to {made}"
+            self._exported = made._repr_html_()
+            return repr(made).splitlines()[0]
+
+        self.in_background("exporting", write, lambda: self._formats.show(self._exported))
 
     def _compare(self) -> None:
         def ask(tell: Tell) -> str:
