@@ -42,15 +42,15 @@ def tiny(folder: Path) -> Path:
     return folder
 
 
-def adapters(base: Any, count: int, folder: Path) -> list[Path]:
-    """Write random adapters."""
+def adapters(base: Any, count: int, folder: Path, std: float = 0.02) -> list[Path]:
+    """Write random adapters, whose B has that standard deviation."""
     model = get_peft_model(share(base), LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
     folders = []
     for number in range(count):
         generator = torch.Generator().manual_seed(number)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.data.normal_(std=0.02, generator=generator)
+                parameter.data.normal_(std=std, generator=generator)
         folders.append(folder / f"adapter-{number:03}")
         model.save_pretrained(folders[-1], save_embedding_layers=False)
     return folders

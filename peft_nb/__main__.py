@@ -1,4 +1,4 @@
-"""``python -m peft_nb train spec.yaml``: the same run without a notebook, on one process or on several."""
+"""``python -m peft_nb train spec.yaml``: the same run without a notebook, on one process or several; and ``serve``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from peft_nb.ui.train import train
 
 USAGE = """usage: python -m peft_nb train [spec.yaml] [flags]
        torchrun --nproc_per_node 2 -m peft_nb train spec.yaml
+       python -m peft_nb serve RUN [RUN ...] [flags of %peft serve]
 
 """
 
@@ -36,8 +37,12 @@ def main(argv: list[str]) -> int:
         print(USAGE + notation.help_text([*RunSpec.describe(), *notation.CELL]))
         return 0
     try:
+        if argv[0] == "serve":
+            from peft_nb.magics.serve import from_words
+
+            return from_words(argv[1:])
         if argv[0] != "train":
-            raise CommandError(f"no command {argv[0]!r}{nearest(argv[0], ['train', 'help'])}")
+            raise CommandError(f"no command {argv[0]!r}{nearest(argv[0], ['train', 'serve', 'help'])}")
         spec = RunSpec.from_argv(argv[1:])
         if resources.rank() == 0:
             train(spec)

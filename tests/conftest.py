@@ -27,10 +27,12 @@ from peft_nb.data import support_desk
 from peft_nb.events import Event, StepLogged
 from peft_nb.models import cache as models_cache
 from peft_nb.runs.run import Run, active, begin
+from peft_nb.serving.server import Server
 from peft_nb.spec import RunSpec
 from peft_nb.spec.names import NAMES
 from peft_nb.store import Store
 from tests.every_method import NEEDED, RATES
+from tests.serving import serve
 
 # A machine that is busy with something else makes no test fail.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -215,6 +217,32 @@ def talkers(
     store = Store(tmp_path_factory.mktemp("talk"))
     kinds = [{"name": "calm", "max_steps": 12, "system": "Be kind."}, {"name": "short"}]
     return [begin(spec(**kind), data=rows, store=store).wait() for kind in kinds]
+
+
+@pytest.fixture(scope="session")
+def desk(
+    spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Run]:
+    """Finished runs in one store: ``tickets`` twice, ``manners`` with a system prompt, and by DoRA."""
+    store = Store(tmp_path_factory.mktemp("desk"))
+    kinds: dict[str, dict[str, Any]] = {
+        "tickets@v1": {},
+        "tickets@v2": {"learning_rate": 3e-2, "seed": 1},
+        "manners@v1": {"system": "Be kind.", "max_steps": 12},
+        "manners@v2": {"method": "dora"},
+    }
+    return {
+        word: begin(spec(name=word.partition("@")[0], **kind), data=rows, store=store).wait()
+        for word, kind in kinds.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def served(desk: dict[str, Run]) -> Iterator[Server]:
+    """A server of all but the DoRA, for whoever only asks it."""
+    server = serve(Store(desk["manners@v2"].folder.parents[1]), "tickets@v1", "tickets@v2", "manners@v1")
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")

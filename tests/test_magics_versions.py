@@ -15,6 +15,8 @@ from peft_nb.events import StatusChanged
 from peft_nb.magics.completion import complete
 from peft_nb.spec import RunSpec
 from peft_nb.store import Evaluation, Facts, Store
+from peft_nb.ui import runs
+from peft_nb.ui.lineage import tree
 from tests.conftest import Python
 from tests.shell import refused, run
 from tests.stores import finish
@@ -58,6 +60,26 @@ def test_promoted_regretted_and_rolled_back(
     listed = run(shell, "%peft runs")
     assert listed.loc[first, ["name", "version", "aliases"]].tolist() == ["tickets", "v1", "production"]
     assert listed.loc[second, ["version", "aliases"]].tolist() == ["v2", ""]
+
+
+def test_an_alias_is_shared_between_two_versions(
+    shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (finish(store, "tickets", SPEC) for _ in range(2))
+    run(shell, f"%peft promote {first} production --why passed")
+    capsys.readouterr()
+    run(shell, f"%peft promote {second} production --share 10% --why 'try it'")
+    told = "tickets@production: v2 for 10 % of requests, v1 for the others\n"
+    assert capsys.readouterr().out == told
+    assert "@production 10 %" in runs.COLUMNS["version"].cell(store.get(second))
+    assert "production 10 %" in peft_nb.runs().aliases.tolist()
+    assert "tickets v2 · " in (drawn := repr(tree(store.lineage(second))))
+    assert "production 10 %" in drawn
+    run(shell, "%peft rollback production")
+    assert capsys.readouterr().out == "tickets@production: v1 for all requests; v2 had 10 %\n"
+    for share in ("10", "ten%", "10%%", "%"):
+        said = refused(shell, f"%peft promote {second} production --share {share} --why x", CommandError)
+        assert said == f"--share {share}: not a share; write a percentage such as 10%"
 
 
 def test_a_variable_names_a_run_without_a_name(
@@ -265,7 +287,7 @@ def test_a_mistake_is_one_line(shell: InteractiveShell, store: Store, line: str,
     [
         ("%peft promote ti", ["tickets", "tickets@beta"]),
         ("%peft promote tickets ", ["beta", "production", "candidate"]),
-        ("%peft promote tickets beta --", ["--why", "--name", "--force"]),
+        ("%peft promote tickets beta --", ["--why", "--name", "--share", "--force"]),
         ("%peft rollback ", ["tickets@beta"]),
         ("%peft load tickets@", ["tickets@beta"]),
     ],

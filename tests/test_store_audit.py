@@ -31,7 +31,8 @@ def test_the_log_says_who_when_what_and_why_and_never_changes(store: Store) -> N
         "UPDATE audit SET why = 'another'",
         "DELETE FROM audit",
         "DELETE FROM audit WHERE id = 1",
-        "INSERT OR REPLACE INTO audit SELECT 1, at, 'someone', action, run, name, version, alias, before, why, forced"
+        "INSERT OR REPLACE INTO audit SELECT 1, at, 'someone', action, run, name, version, alias, before,"
+        " why, forced, share"
         " FROM audit",
     ):
         with pytest.raises(sqlite3.IntegrityError, match="only ever appended"):

@@ -318,3 +318,39 @@ def test_names_from_elsewhere_lead_nowhere(store: Store, tmp_path: Path) -> None
     with pytest.raises(StoreError, match="leads out of the store"):
         store.remove(id)
     assert (outside / "kept").exists()
+
+
+def test_an_alias_shares_its_requests_until_that_is_rolled_back_or_promoted(store: Store) -> None:
+    first, second = finish(store, "tickets"), finish(store, "tickets")
+    with pytest.raises(RunError, match="tickets@production is no version yet to share requests with"):
+        store.promote(second, "production", why="try", share=0.1)
+    store.promote(first, "production", why="passed")
+    with pytest.raises(RunError, match="tickets@production is v1 already"):
+        store.promote(first, "production", why="again", share=0.1)
+    for share in (0.0, 1.0, 10.0):
+        with pytest.raises(StoreError, match="write one above 0% and below 100%"):
+            store.promote(second, "production", why="try", share=share)
+    for share in (0.1, 0.25):
+        record = store.promote(second, "production", why="try it", share=share)
+        assert (record.aliases, record.shares) == ((), {"production": share})
+        assert [(one.id, part) for one, part in store.split("tickets@production")] == [
+            (first, 1 - share),
+            (second, share),
+        ]
+    assert store.get("tickets@production").id == first
+    assert [(one.id, part) for one, part in store.split("tickets@v2")] == [(second, 1.0)]
+    with pytest.raises(RunError, match=f"run {second} is tickets@production and stays"):
+        store.remove(second)
+    entry = store.log()[0]
+    assert (entry.action, entry.version, entry.before, entry.share) == ("promote", 2, 1, 0.25)
+
+    entry = store.rollback("production", why="complaints")
+    assert (entry.action, entry.version, entry.before, entry.share, entry.run) == ("rollback", 1, 2, 0.25, first)
+    assert [(one.id, part) for one, part in store.split("tickets@production")] == [(first, 1.0)]
+
+    store.promote(second, "production", why="once more", share=0.5)
+    store.promote(second, "production", why="won")
+    assert [(one.id, part) for one, part in store.split("tickets@production")] == [(second, 1.0)]
+    assert store.get(second).shares == {}
+    assert store.rollback("production").version == 1  # what it held before, as ever
+    assert_sound(store)

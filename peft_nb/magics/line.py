@@ -202,6 +202,7 @@ GROUPS = {  # by the module that holds the commands
     "data": "Check data",
     "runs": "Watch, load and compare runs",
     "export": "Save and export",
+    "serve": "Serve",
     "versions": "Versions and history",
     "help": "Choose a method, get help",
 }

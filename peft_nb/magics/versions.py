@@ -17,25 +17,32 @@ REASON = Flag("why", "text", "The reason, for the log.", value='"TEXT"', require
 NAME = Flag("name", "text", "Name of a run that has none; by default that of its variable.")
 UNUSED = Flag("unused", "switch", "Remove the encoded rows that no run uses, instead of a run.")
 YES = Flag("yes", "switch", "Remove it without being asked first.")
+SHARE = Flag("share", "text", "Answer only a share of a served alias's requests by it.", value="N%")
 FORCE = Flag("force", "switch", "Promote it even if its verdict failed.")
 
 
-@command(Argument("run"), Argument("alias"), flags=[REASON, NAME, FORCE])
+@command(Argument("run"), Argument("alias"), flags=[REASON, NAME, SHARE, FORCE])
 def promote(
-    shell: InteractiveShell, run: str, alias: str, why: str = "", name: str | None = None, force: bool = False
+    shell: InteractiveShell,
+    run: str,
+    alias: str,
+    why: str = "",
+    name: str | None = None,
+    share: str | None = None,
+    force: bool = False,
 ) -> None:
     """Point NAME@ALIAS, such as tickets@production, at a run; --force if its verdict failed."""
     from peft_nb.ui import lineage
 
     store, word, variable = _stored(shell, run)
     name = name or (variable if store.get(word).name is None else None)
-    store.promote(word, alias, why=why, name=name, force=force)
+    store.promote(word, alias, why=why, name=name, force=force, share=None if share is None else _share(share))
     print(lineage.said(store.log()[0]))
 
 
 @command(Argument("alias"), flags=[WHY])
 def rollback(shell: InteractiveShell, alias: str, why: str = "") -> None:
-    """Point an alias, or NAME@ALIAS, back at the run it had before its last promotion."""
+    """End an alias's share, or point it, or NAME@ALIAS, back at the run it had before its last promotion."""
     from peft_nb.store import Store
     from peft_nb.ui import lineage
 
@@ -99,6 +106,17 @@ def rm(shell: InteractiveShell, run: str | None = None, why: str = "", unused: b
     what = f"{record.title} ({record.status}) with its folder, adapter and curve, but not its log"
     if yes or _agreed(what):
         print(f"{store.remove(record.id, why=why).title} is removed")
+
+
+def _share(text: str) -> float:
+    """Read a share such as ``10%``."""
+    number, percent, rest = text.partition("%")
+    try:
+        if not percent or rest:
+            raise ValueError
+        return float(number) / 100
+    except ValueError:
+        raise CommandError(f"--share {text}: not a share; write a percentage such as 10%") from None
 
 
 def _agreed(what: str) -> bool:

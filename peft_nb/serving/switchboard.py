@@ -32,7 +32,8 @@ class Switchboard:
         A run, which gives its base and is the first adapter; or a model by its alias, folder or name on the hub; or a
         live ``(model, tokenizer)`` pair. It is never changed.
     *adapters : Run, str or path
-        Runs, ids or names of runs in the store, or adapter folders.
+        Runs, ids or names of runs in the store, or adapter folders. An alias that shares requests between two versions
+        means the main one: shares are for what ``%peft serve`` answers.
     max_memory_mb : float, optional
         Most memory that loaded adapters may take, in MB; those not used for longest make room. By default all stay.
 

@@ -130,8 +130,8 @@ class Store:
         Parameters
         ----------
         word : str
-            An id; ``name@v2``; ``name@alias``; or a name alone: then its newest version, or where it has none its
-            newest run.
+            An id; ``name@v2``; ``name@alias``, whose main version is meant where it shares requests; or a name alone:
+            then its newest version, or where it has none its newest run.
         unfinished : bool, default False
             Whether a name alone means its newest run that is no version yet, if there is any.
 
@@ -284,7 +284,16 @@ class Store:
         """
         return lineage.trace(self._index, word)
 
-    def promote(self, word: str, alias: str, *, why: str, name: str | None = None, force: bool = False) -> Record:
+    def promote(
+        self,
+        word: str,
+        alias: str,
+        *,
+        why: str,
+        name: str | None = None,
+        force: bool = False,
+        share: float | None = None,
+    ) -> Record:
         """Let an alias stand for a run from now on.
 
         Parameters
@@ -299,6 +308,9 @@ class Store:
             Of which name it becomes a version, for a run that has none.
         force : bool, default False
             Promote it although its verdict is a failure or its files are not what they were; logged.
+        share : float, optional
+            Above 0 and below 1: let a served alias answer that share of requests by this run, and the others by the
+            version that it mainly stands for, which is still what :meth:`get` finds. A later share replaces it.
 
         Returns
         -------
@@ -312,10 +324,12 @@ class Store:
         StoreError
             If there is no such run, or a name or the reason will not do.
         """
-        return versions.promote(self._index, word, alias, why, name, force)
+        return versions.promote(self._index, word, alias, why, name, force, share)
 
     def rollback(self, alias: str, *, why: str = "") -> Entry:
         """Let an alias stand for what it stood for before its last promotion; without any, it is gone.
+
+        Where it shares requests between two versions, that ends instead, and the main version answers all.
 
         Parameters
         ----------
@@ -335,6 +349,21 @@ class Store:
             If there is no such alias, or several names have it.
         """
         return versions.rollback(self._index, alias, why)
+
+    def split(self, word: str) -> list[tuple[Record, float]]:
+        """Give the versions that a word stands for, each with its share of the requests.
+
+        Parameters
+        ----------
+        word : str
+            The run, as in :meth:`get`.
+
+        Returns
+        -------
+        list of (Record, float)
+            One, or two where it is an alias that shares requests; the main version first. The shares add up to 1.
+        """
+        return versions.split(self._index, word)
 
     def removable(self, word: str) -> Record:
         """Give the run that :meth:`remove` would remove, or raise what it would raise."""

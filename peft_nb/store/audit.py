@@ -37,6 +37,8 @@ class Entry:
         The reason given, or nothing.
     forced : str or None
         What spoke against it and was overruled.
+    share : float or None
+        The share of requests, above 0 and below 1, that `version` was given, or that a rollback took from `before`.
     """
 
     at: datetime
@@ -49,6 +51,7 @@ class Entry:
     before: int | None
     why: str
     forced: str | None
+    share: float | None = None
 
 
 def append(db: sqlite3.Connection, action: str, **told: Any) -> None:

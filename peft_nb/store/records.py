@@ -6,7 +6,7 @@ import json
 import re
 import sqlite3
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ ROW = """
     SELECT runs.*, versions.number AS version,
         (SELECT at FROM events WHERE run = runs.id ORDER BY n DESC LIMIT 1) AS heard,
         (SELECT group_concat(tag, ' ') FROM tags WHERE run = runs.id) AS tags,
-        (SELECT group_concat(alias, ' ') FROM held WHERE name = versions.name AND version = versions.number) AS aliases
+        (SELECT group_concat(alias, ' ') FROM held WHERE name = versions.name AND version = versions.number) AS aliases,
+        (SELECT json_group_object(alias, share) FROM shares WHERE name = versions.name AND version = versions.number)
+            AS shares
     FROM runs LEFT JOIN versions ON versions.run = runs.id
 """
 
@@ -53,11 +55,17 @@ class Record:
     aliases: tuple[str, ...] = ()
     removed: datetime | None = None
     tags: tuple[str, ...] = ()
+    shares: dict[str, float] = field(default_factory=dict)  # of the requests to an alias that is mainly another version
 
     @property
     def title(self) -> str:
         """Such as ``tickets v2``, or the id of a run that is no version."""
         return f"{self.name} v{self.version}" if self.version else self.id
+
+    @property
+    def labels(self) -> list[str]:
+        """Its aliases, with ``10 %`` behind one of which it answers that share of the requests."""
+        return [*self.aliases, *(f"{alias} {100 * share:.3g} %" for alias, share in self.shares.items())]
 
 
 def read(index: Index, where: str, **values: Any) -> list[Record]:
@@ -116,6 +124,7 @@ def record(index: Index, row: sqlite3.Row) -> Record:
         aliases=tuple(sorted((row["aliases"] or "").split())),
         removed=row["removed"] and _time(row["removed"]),
         tags=tuple(sorted((row["tags"] or "").split())),
+        shares=json.loads(row["shares"]),
     )
 
 

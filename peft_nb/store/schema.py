@@ -106,6 +106,13 @@ MIGRATIONS = [
         at REAL NOT NULL, prompt TEXT NOT NULL, answers TEXT NOT NULL, best TEXT
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE shares (                 -- a second version that an alias stands for, for a share of the requests
+        name TEXT NOT NULL, alias TEXT NOT NULL, version INTEGER NOT NULL, share REAL NOT NULL,
+        PRIMARY KEY (name, alias), FOREIGN KEY (name, version) REFERENCES versions (name, number)
+    ) WITHOUT ROWID;
+    ALTER TABLE audit ADD COLUMN share REAL;   -- that began or ended
+    """,
 ]
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import sqlite3
 import time
+from typing import Any
 
 from peft_nb.errors import RunError, StoreError, nearest
 from peft_nb.store import audit, contents, lineage, records, space
@@ -41,14 +42,20 @@ def enter(db: sqlite3.Connection, id: str, name: str) -> int:
     return int(number)
 
 
-def promote(index: Index, word: str, alias: str, why: str, name: str | None, force: bool) -> Record:
-    """Let an alias stand for a run from now on, which makes it a version if it is none."""
+def promote(
+    index: Index, word: str, alias: str, why: str, name: str | None, force: bool, share: float | None = None
+) -> Record:
+    """Let an alias stand for a run from now on, or for a share of requests, which makes it a version if it is none."""
     if not ALIAS.fullmatch(alias) or records.NUMBER.fullmatch(alias):
         raise StoreError(f"{alias!r} cannot be an alias; write a small word such as production or candidate")
     if not why.strip():
         raise StoreError('a promotion needs a reason for the log, such as --why "fewer refusals" (why=…)')
     if name is not None:
         check_name(name)
+    if share is not None and not 0 < share < 1:
+        raise StoreError(
+            f"a share of {share:.6g} cannot be; write one above 0% and below 100%, such as 10% (share=0.1)"
+        )
     record = records.get(index, word)
     written = contents.hashes(record.folder / "adapter")
     against = [f"{path} is {state}" for path, state in lineage.damage(index, record).items()]
@@ -69,21 +76,35 @@ def promote(index: Index, word: str, alias: str, why: str, name: str | None, for
         stack = _stack(index, str(record.name), alias)
         if stack[-1:] == [record.version]:
             raise RunError(f"{record.name}@{alias} is v{record.version} already")
-        db.execute(
-            "INSERT INTO aliases SELECT :name, :alias, coalesce(max(n), 0) + 1, :version FROM aliases"
-            " WHERE name = :name AND alias = :alias",
-            {"name": record.name, "alias": alias, "version": record.version},
-        )
-        told = {"name": record.name, "version": record.version, "alias": alias}
-        told |= {"before": stack[-1] if stack else None, "forced": "; ".join(against) or None}
+        told: dict[str, Any] = {"name": record.name, "version": record.version, "alias": alias}
+        if share is None:
+            db.execute("DELETE FROM shares WHERE name = :name AND alias = :alias", told)
+            db.execute(
+                "INSERT INTO aliases SELECT :name, :alias, coalesce(max(n), 0) + 1, :version FROM aliases"
+                " WHERE name = :name AND alias = :alias",
+                told,
+            )
+        elif not stack:
+            raise RunError(f"{record.name}@{alias} is no version yet to share requests with; promote one first")
+        else:
+            db.execute(
+                "INSERT OR REPLACE INTO shares VALUES (:name, :alias, :version, :share)", told | {"share": share}
+            )
+        told |= {"before": stack[-1] if stack else None, "forced": "; ".join(against) or None, "share": share}
         audit.append(db, "promote", run=record.id, why=why.strip(), **told)
     return records.get(index, record.id)
 
 
 def rollback(index: Index, alias: str, why: str) -> Entry:
-    """Let an alias stand for what it stood for before its last promotion."""
+    """End the share of an alias's second version; without one, take back the alias's last promotion."""
     with index.writing() as db:
         name, alias = _alias(index, alias)
+        for shared in index.read("SELECT * FROM shares WHERE name = :name AND alias = :alias", name=name, alias=alias):
+            main = records.get(index, f"{name}@{alias}")
+            db.execute("DELETE FROM shares WHERE (name, alias) = (?, ?)", (name, alias))
+            told = {"name": name, "version": main.version, "alias": alias, "share": shared["share"]}
+            audit.append(db, "rollback", run=main.id, why=why.strip(), before=shared["version"], **told)
+            return audit.read(index, "id = last_insert_rowid()")[0]
         *_, before = stack = _stack(index, name, alias)
         # What lay between two promotions of one version may have been removed.
         version = next((one for one in reversed(stack) if one != before), None)
@@ -102,8 +123,8 @@ def removable(index: Index, word: str) -> Record:
     """Give the run that a word names, and refuse one that an alias or a process needs."""
     row = records.find(index, word)
     record = records.record(index, row)
-    if record.aliases:
-        names = ", ".join(f"{record.name}@{alias}" for alias in record.aliases)
+    if held := [*record.aliases, *record.shares]:
+        names = ", ".join(f"{record.name}@{alias}" for alias in held)
         fix = "promote another version or roll back first"
         raise RunError(f"run {record.id} is {names} and stays; {fix}")
     if records.held(row):
@@ -149,6 +170,16 @@ def settle(index: Index) -> None:
                     aside.rename(index.runs / id)
     for aside in gone:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def split(index: Index, word: str) -> list[tuple[Record, float]]:
+    """Give the versions that a word stands for, each with its share of the requests; the main one first."""
+    main = records.get(index, word)
+    name, _, alias = word.partition("@")
+    query = "versions.name = :name AND number = (SELECT version FROM shares WHERE name = :name AND alias = :alias)"
+    others = records.read(index, query, name=name, alias=alias)
+    shared = [(other, other.shares[alias]) for other in others]
+    return [(main, 1 - sum(share for _, share in shared)), *shared]
 
 
 def aliases(index: Index) -> list[str]:

@@ -100,7 +100,7 @@ def _branch(text: str, below: list[Tree]) -> list[Tree]:
 
 
 def _named(record: Record) -> Tree:
-    parts = [record.title, record.id if record.version else record.name, ", ".join(record.aliases)]
+    parts = [record.title, record.id if record.version else record.name, ", ".join(record.labels)]
     parts += [f"removed {record.removed:%Y-%m-%d}" if record.removed else ""]
     return Tree(" · ".join(filter(None, parts)))
 
@@ -151,6 +151,11 @@ def _local(at: datetime) -> datetime:
 def said(entry: Entry) -> str:
     """Say what was done, such as ``tickets@production: v1 → v2``."""
     version = f"{entry.name} v{entry.version}" if entry.version else ""
+    if entry.alias and entry.share:
+        alias, share = f"{entry.name}@{entry.alias}", wording.share(entry.share)
+        if entry.action == "rollback":
+            return f"{alias}: v{entry.version} for all requests; v{entry.before} had {share}"
+        return f"{alias}: v{entry.version} for {share} of requests, v{entry.before} for the others"
     if entry.alias:
         before, after = (f"v{number}" if number else "(none)" for number in (entry.before, entry.version))
         return f"{entry.name}@{entry.alias}: {before} → {after}"

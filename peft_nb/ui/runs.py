@@ -118,7 +118,7 @@ def _version(record: Record) -> tuple[str, int] | None:
 
 def _versions(record: Record) -> str:
     version = f"v{record.version}" if record.version else ""
-    return version + "".join(f"<div>@{escape(alias)}</div>" for alias in record.aliases)
+    return version + "".join(f"<div>@{escape(label)}</div>" for label in record.labels)
 
 
 def _small(text: str) -> str:
@@ -173,7 +173,9 @@ def _has(record: Record, word: str) -> bool:
     if word.startswith("tag:"):
         return word.removeprefix("tag:") in {tag.casefold() for tag in record.tags}
     told = [record.id, record.title, record.name, record.method, record.model, record.status, record.reason]
-    told += [f"{record.name}@{alias}" for alias in record.aliases] + [str(record.metrics.get("verdict") or "")]
+    told += [f"{record.name}@{alias}" for alias in [*record.aliases, *record.shares]] + [
+        str(record.metrics.get("verdict") or "")
+    ]
     return word in " ".join(filter(None, [*told, *record.tags])).casefold()
 
 

@@ -1,0 +1,332 @@
+"""The process that serves: it keeps an engine, follows the store's aliases, and ends with whoever started it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from peft_nb.errors import PeftNbError, RunError
+from peft_nb.serving import adapter_gguf, targets
+from peft_nb.serving.answer_log import AnswerLog
+from peft_nb.serving.engine import Engine, Load
+from peft_nb.serving.front import DRAINED, Front, Limits
+from peft_nb.store import Store
+from peft_nb.system import files
+
+LOOK_S = 0.5  # between two looks at the store, the engine and whoever started this
+DRAIN_S = 600.0  # longest that an engine that was replaced may go on answering
+STOP_S = 5.0  # longest that the end of the server waits for answers at work
+SHORT_S = 5.0  # an engine that lived no longer than that ended right after its start
+MOST_SHORT = 3  # such ends in a row, after which no other engine is started
+LOOPBACK = {"127.0.0.1", "localhost"}
+PORTS = range(8000, 8020)  # of which the first free one is taken
+
+
+@dataclass(frozen=True)
+class Service:
+    """All that a serving process is told.
+
+    Attributes
+    ----------
+    names : dict of str to str
+        What to serve: the names that requests write, and for each what the store knows it by.
+    store : str
+        Folder of the store.
+    base_folder, base_file : str
+        The base model as a plain folder and as a GGUF file.
+    host : str
+        Address to listen on.
+    port : int
+        Port, or 0 for the first free one from 8000.
+    key_from : str or None
+        Environment variable that holds the key that clients must send.
+    owner : str or None
+        Process with which it ends, as :func:`peft_nb.system.files.owner` names it.
+    log, log_texts : str or None, bool
+        File for the log of answers, and whether it holds texts.
+    slots, queue, context, threads : int
+        Requests at the same time, those that may wait, tokens of each, and threads.
+    body_mb : float
+        Largest request.
+    """
+
+    names: dict[str, str]
+    store: str
+    base_folder: str
+    base_file: str
+    host: str = "127.0.0.1"
+    port: int = 0
+    key_from: str | None = None
+    owner: str | None = None
+    log: str | None = None
+    log_texts: bool = False
+    slots: int = 4
+    queue: int = 64
+    context: int = 4096
+    threads: int = 1
+    body_mb: float = 1.0
+
+    def to_json(self) -> str:
+        """Write it down for another process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Service:
+        """Read it back."""
+        return cls(**json.loads(text))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port.
+
+    Parameters
+    ----------
+    host : str
+        Address.
+    port : int
+        Port, or 0 for the first free one from 8000.
+
+    Raises
+    ------
+    RunError
+        If it is taken.
+    """
+    from tornado.netutil import bind_sockets
+
+    for one in (port,) if port else PORTS:
+        try:
+            return bind_sockets(one, host, socket.AF_INET)[0]
+        except PermissionError:
+            raise RunError(f"port {one} may not be used by this account; choose one above 1024 with --port") from None
+        except OSError as error:
+            problem = error.strerror or str(error)
+    where = f"port {port}" if port else f"no port from {PORTS[0]} to {PORTS[-1]}"
+    raise RunError(f"{where} can be used on {host}: {problem}; choose another with --port")
+
+
+def key_of(variable: str | None) -> str | None:
+    """Read the key that clients must send."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "")
+    if not key.strip():
+        raise RunError(f"--key-from {variable}: this environment variable is not set; set it to the key first")
+    return key
+
+
+class Process:
+    """A service at work.
+
+    Parameters
+    ----------
+    service : Service
+        What it was told.
+    tell : callable
+        Told the address once requests are answered.
+    """
+
+    def __init__(self, service: Service, tell: Callable[[str], None]) -> None:
+        self.service, self.tell = service, tell
+        self.store = Store(service.store)
+        limits = Limits(service.slots, service.queue, int(service.body_mb * 1e6))
+        log = AnswerLog(Path(service.log), service.log_texts) if service.log else None
+        hosts = LOOPBACK if service.host in LOOPBACK else None
+        self.front = Front(limits, key_of(service.key_from), hosts, log)
+        self.engine: Engine | None = None
+        self.short = 0
+        self.refused: dict[str, targets.Target] = {}
+        self.over = asyncio.Event()
+        self.failed: Exception | None = None
+
+    async def run(self) -> None:
+        """Serve until it is told to end, or whoever started it is gone."""
+        from tornado.httpserver import HTTPServer
+
+        service, front = self.service, self.front
+        sock = listen(service.host, service.port)
+        state = Path(service.store) / "servers" / f"{sock.getsockname()[1]}.json"
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(NotImplementedError):  # on Windows, where a server is simply ended
+                loop.add_signal_handler(number, self.over.set)
+        body = front.limits.body_bytes * DRAINED
+        server = HTTPServer(front.application(), max_body_size=body, body_timeout=60, idle_connection_timeout=120)
+        work = None
+        try:
+            await self._start(self._read(first=True))
+            server.add_sockets([sock])
+            address = f"http://{service.host}:{sock.getsockname()[1]}"
+            told = {"owner": files.owner(), "address": address, "names": [*service.names], "key_from": service.key_from}
+            files.atomic_text(state, json.dumps(told))
+            self.tell(address)
+            work = asyncio.create_task(self._keep())
+            await self.over.wait()
+            if self.failed:
+                raise self.failed
+        finally:
+            state.unlink(missing_ok=True)
+            server.stop()
+            if work:
+                work.cancel()
+            until = time.monotonic() + STOP_S
+            while front.inside and self.engine and self.engine.alive and time.monotonic() < until:
+                await asyncio.sleep(0.02)
+            if self.engine:
+                self.engine.close()
+            if front.log:
+                front.log.close()
+
+    async def _keep(self) -> None:
+        """Look again and again at what may have changed."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            owner = self.service.owner
+            if owner and files.alive(owner) is False:
+                self.over.set()
+                return
+            try:
+                await self._look()
+            except PeftNbError as error:
+                self.failed = error
+                self.over.set()
+                return
+            except Exception as error:  # the next look may go well, and requests are answered meanwhile
+                logging.exception("the store could not be followed")
+                self.front.troubles[""] = f"the store could not be followed: {error}"
+
+    async def _look(self) -> None:
+        front, engine = self.front, self.engine
+        changed = await asyncio.to_thread(self._read)
+        if engine and not engine.alive:
+            front.use(None)
+            self.short = self.short + 1 if time.monotonic() - engine.began < SHORT_S else 0
+            if self.short == MOST_SHORT:
+                raise RunError(f"the engine ended {MOST_SHORT} times right after its start")
+            await self._start(changed)
+        elif engine and changed:
+            if {*self._adapters(changed)} <= {*engine.load.adapters}:
+                front.targets = changed
+                return
+            try:
+                await self._start(changed)
+            except PeftNbError as error:  # llama.cpp cannot load one of them
+                for name, target in changed.items():
+                    if target != front.targets[name]:
+                        self._refuse(name, target, error)
+                return
+            self._draining = asyncio.create_task(self._drain(engine))
+        front.troubles.pop("", None)
+
+    def _read(self, first: bool = False) -> dict[str, targets.Target] | None:
+        """Look up what the names stand for now, with all files written; None if nothing is different."""
+        front, base = self.front, Path(self.service.base_folder)
+        known = dict(front.targets)
+        now: dict[str, targets.Target] = {}
+        target = None
+        for name, word in self.service.names.items():
+            try:
+                target = targets.read(self.store, name, word)
+                if target == self.refused.get(name):
+                    now[name] = known[name]
+                    continue
+                if target != known.get(name):
+                    targets.check([target, *now.values()])
+                    for version in target.versions:
+                        front.files[version.run] = str(adapter_gguf.adapter_file_apart(version, base))
+                now[name] = target
+                self.refused.pop(name, None)
+                front.troubles.pop(name, None)
+            except (PeftNbError, OSError) as error:
+                if first:
+                    raise
+                self._refuse(name, target if target and target.name == name else None, error)
+                now[name] = known[name]
+        return None if now == known else now
+
+    def _refuse(self, name: str, target: targets.Target | None, error: Exception) -> None:
+        """Leave a name what it stands for, and say why; the same is not tried again."""
+        self.front.troubles[name] = f"{name}: {error}; {self.front.targets[name].main.label} goes on answering"
+        if target:
+            self.refused[name] = target
+
+    def _adapters(self, of: dict[str, targets.Target]) -> list[str]:
+        return [self.front.files[version.run] for version in targets.versions(of.values())]
+
+    async def _start(self, changed: dict[str, targets.Target] | None = None) -> None:
+        """Start an engine with all that the names stand for, and let it answer once it does."""
+        service, wanted = self.service, changed or self.front.targets
+        adapters = tuple(dict.fromkeys(self._adapters(wanted)))
+        engine = Engine(Load(service.base_file, adapters, service.slots, service.context, service.threads))
+        try:
+            await asyncio.to_thread(engine.wait)
+        except BaseException:
+            engine.close()
+            raise
+        self.engine, self.front.targets = engine, wanted
+        self.front.use(engine)
+
+    async def _drain(self, engine: Engine) -> None:
+        """Let an engine that was replaced finish, and end it."""
+        until = time.monotonic() + DRAIN_S
+        while engine.busy and engine.alive and time.monotonic() < until:
+            await asyncio.sleep(LOOK_S / 5)
+        await asyncio.to_thread(engine.close)
+
+
+def run(service: Service, tell: Callable[[str], None]) -> None:
+    """Serve until told to end.
+
+    Parameters
+    ----------
+    service : Service
+        What to serve.
+    tell : callable
+        Told the address once requests are answered.
+
+    Raises
+    ------
+    PeftNbError
+        If it cannot start or go on.
+    """
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)
+
+    async def work() -> None:
+        await Process(service, tell).run()
+
+    asyncio.run(work())
+
+
+def main() -> None:
+    """Serve what standard input tells, and tell on standard output where, or what is wrong."""
+
+    def tell(**said: Any) -> None:
+        print(json.dumps(said), flush=True)
+
+    try:
+        run(Service.from_json(sys.stdin.readline()), partial(tell_address, tell))
+    except PeftNbError as error:
+        tell(error=str(error))
+        sys.exit(str(error))
+
+
+def tell_address(tell: Callable[..., None], address: str) -> None:
+    """Tell where the service listens, and let go of whoever listened for that."""
+    tell(address=address)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from peft_nb.errors import CommandError, RunError, StoreError
+from peft_nb.runs.run import Run
+from peft_nb.store import Store
+from tests.conftest import Python
+from tests.serving import PROMPTS, TOKENS, said
+from tests.shell import refused, run
+
+SMALL = "--threads 1 --context 512"
+
+
+@pytest.fixture
+def store(shell: InteractiveShell, desk: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> Store:
+    folder = desk["manners@v2"].folder.parents[1]
+    monkeypatch.setenv("PEFT_NB_STORE", str(folder))
+    return Store()
+
+
+def test_runs_of_variables_and_of_the_store_are_served_shown_and_stopped(
+    shell: InteractiveShell, store: Store, desk: dict[str, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.user_ns["mine"] = desk["tickets@v2"]
+    shown = run(shell, f"%peft serve mine manners@v1 {SMALL}")
+    server = shown.server
+    try:
+        assert server.names == ("tickets", "manners@v1")
+        assert said(server, "tickets") == desk["tickets@v2"].generate(PROMPTS[0], max_new_tokens=TOKENS)
+        assert f"server at {server.address}: ready" in repr(shown)
+        assert "  tickets (tickets@v2): 1 request" in repr(shown)
+        again = run(shell, "%peft serve")
+        assert (again.server.address, again.server.names) == (server.address, server.names)
+        assert "no server of manners@v2 runs" in refused(shell, "%peft serve manners@v2 --stop", RunError)
+        capsys.readouterr()
+        run(shell, "%peft serve --stop manners@v1")
+        assert capsys.readouterr().out == f"stopped: tickets, manners@v1 at {server.address}\n"
+        assert not server.alive
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "told"),
+    [
+        ("nobody", StoreError, "there is no run 'nobody'"),
+        ("manners@v1 --port x", CommandError, "--port x: not a number"),
+        (
+            "manners@v1 --log-texts",
+            CommandError,
+            "--log-texts: there is no log of answers",
+        ),
+        ("manners@v1 --slots 0", CommandError, "--slots 0: write at least 1"),
+        ("manners@v1 --key-from NO_SUCH_KEY", RunError, "this environment variable is not set"),
+        ("manners@v1 --host 0.0.0.0", RunError, "require a key with --key-from"),
+        ("manners@v1 tickets@production2", StoreError, "there is no run 'tickets@production2'"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    shell: InteractiveShell, store: Store, line: str, kind: type[CommandError], told: str
+) -> None:
+    assert told in refused(shell, f"%peft serve {line}", kind)
+
+
+def test_a_terminal_serves_until_it_is_interrupted(store: Store, python: Python) -> None:
+    process = python("-m", "peft_nb", "serve", "manners@v1", *SMALL.split(), cwd=Path(__file__).parents[1])
+    assert process.stdout
+    told = process.stdout.readline()
+    assert told.startswith("serving manners@v1 at http://127.0.0.1:")
+    assert httpx.get(f"{told.split()[-1]}/health").json() == {"status": "ok"}
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
