@@ -30,6 +30,7 @@ SHORT: dict[str, dict[str, Any]] = {  # what takes little time; `make notebooks`
     "judge_and_compare": {"model": TINY, "steps": 2},
     "methods": {"model": TINY, "steps": 2},
     "own_data": {"model": TINY, "steps": 2, "epochs": 1},
+    "preferences": {"model": TINY, "taught_steps": 2, "preferred_steps": 2, "rewarded_steps": 1},
     "quickstart": {"topics": ["opening-time", "cafe"]},
     "versions": {"held_out": FEW},
     "workshop": {"steps": 2},

@@ -24,6 +24,7 @@ PACKAGE = Path(peft_nb.__file__).parent
 FILES = {"peft": peft_private, "transformers": transformers_private, "ipykernel": ipykernel_private}
 OF_OTHERS = {
     "_abc_impl",  # Python's abc
+    "_exit",  # Python's os, documented
     "_repr_mimebundle_",  # by which IPython asks for what is displayed
     *("_member_map_", "_member_names_", "_name_", "_value2member_map_", "_value_"),  # Python's enum
     *("_python_dispatch", "_local_scalar_dense", "_to_copy", "_scaled_dot_product_flash_attention_for_cpu"),  # torch

@@ -39,6 +39,27 @@ def test_a_metric_that_is_no_share_has_a_plot_and_a_scale_of_its_own() -> None:
     assert (line.name, line.pane, line.share) == ("mean_error", "mean_error", False)
 
 
+def test_what_is_measured_in_training_and_of_the_eval_set_shares_a_plot_under_one_name() -> None:
+    scores = {
+        "eval_reward": 3.0,
+        "reward": 2.0,
+        "eval_reward_std": 0.5,
+        "reward_std": 0.25,
+        "eval_completion_length": 9.0,
+    }
+    _, _, *lines = of_run(view(1, **scores, completion_length=8.0, kl=0.1, eval_kl=0.2, equal_rewards=0.5))
+    panes: dict[str, list[tuple[str, bool]]] = {}
+    for line in lines:
+        panes.setdefault(line.pane, []).append((line.name, line.marked))
+    assert panes == {
+        "reward": [("reward", True), ("reward, train", False)],
+        "spread of rewards": [("spread of rewards, eval", True), ("spread of rewards, train", False)],
+        "tokens per answer": [("answer length, eval", True), ("answer length, train", False)],
+        "divergence from the base (nats per token)": [("divergence, train", False), ("divergence, eval", True)],
+        "groups without difference (share)": [("groups without difference, train", False)],
+    }
+
+
 def test_several_runs_lie_over_each_other_by_what_is_measured() -> None:
     lines = of_runs({"calm": view(1, 2, accuracy=0.5), "<b>": view(1)})
     assert [(line.name, line.pane) for line in lines if line.curve] == [

@@ -121,7 +121,7 @@ def load(
             return _live(source, dtype, quantization, device, kind or made_for(source.pair[0].config))
         _check_means("float32" if callable(dtype) else dtype, quantization, device)
         notes: list[str] = []
-        folder = _located(source, progress or (lambda share, text: None), notes)
+        folder = located(source, progress or (lambda share, text: None), notes)
         if callable(dtype):
             dtype = dtype(_config(folder, source.name))
         kind = kind or made_for(_config(folder, source.name))
@@ -161,7 +161,7 @@ def fresh(source: ModelSource, *, device: str = "cpu", kind: Kind = "causal") ->
         The model cannot be fetched or loaded.
     """
     with quiet():
-        return _load(_located(source, lambda share, text: None, []), source, "auto", "none", device, kind)
+        return _load(located(source, lambda share, text: None, []), source, "auto", "none", device, kind)
 
 
 def forget() -> None:
@@ -182,7 +182,28 @@ def dtype_of(model: Any) -> str:
     return str(model.dtype).removeprefix("torch.")
 
 
-def _located(source: ModelSource, progress: Progress, notes: list[str]) -> Path:
+def located(source: ModelSource, progress: Progress, notes: list[str]) -> Path:
+    """Find the folder of a base's original weights, fetched or converted where it is not there yet.
+
+    Parameters
+    ----------
+    source : ModelSource
+        Which base.
+    progress : callable
+        Told how far that is.
+    notes : list of str
+        Gets what there is to say of where it came from.
+
+    Returns
+    -------
+    Path
+        In transformers' format.
+
+    Raises
+    ------
+    ModelError
+        If it is not to be had.
+    """
     if source.gguf_file and source.path:
         return converted(source.path / source.gguf_file, progress)
     if source.path:

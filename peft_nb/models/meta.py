@@ -12,7 +12,7 @@ from unittest.mock import patch
 from peft_nb.events import Progress
 from peft_nb.models import quantize
 from peft_nb.models.aliases import Kind
-from peft_nb.models.load import _LOCAL, Base, _cannot_load, _check_kind, _config, _located, dtype_of, made_for
+from peft_nb.models.load import _LOCAL, Base, _cannot_load, _check_kind, _config, dtype_of, located, made_for
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import ModelSource
 
@@ -52,7 +52,7 @@ def load_meta(
         config, quantization = copy.deepcopy(model.config), quantize.stored(model)
         dtype = dtype_of(model) if callable(dtype) or quantization != "none" else dtype
     else:
-        folder = _located(source, progress or (lambda share, text: None), [])
+        folder = located(source, progress or (lambda share, text: None), [])
         config = _config(folder, source.name)
         dtype = dtype(config) if callable(dtype) else dtype
         try:
