@@ -111,6 +111,11 @@ register(
         help="share of the evaluation set's answers equal to their reference",
         on=_ROWS,
     ),
+    Metric(
+        *("answer_words", "words per answer", "words"),
+        help="mean words of the answers behind score",
+        base="base_answer_words",
+    ),
     Metric("rouge_l", "ROUGE-L", "score", "high", "held-out", "mean ROUGE-L on the evaluation set", on=_ROWS),
     Metric(
         *("accuracy", "accuracy", "share", "high", "held-out"),
@@ -183,6 +188,7 @@ register(
             "base_regression_score": "regression_score of the base model",
             "base_regression_score_interval": "its 95 % interval",
             "base_score": "score of the base model",
+            "base_answer_words": "answer_words of the base model",
             "base_token_accuracy": "token_accuracy of the base model, before the first step",
             "best_step": "step whose adapter was kept, where that is not the last one's",
             "class_counts": "where a text has several classes: of each, the texts that have it, are given it, and both",

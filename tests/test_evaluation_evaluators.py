@@ -82,6 +82,9 @@ def test_held_out_answers_are_those_of_the_model_and_of_its_base(full: Run) -> N
     assert len(rows) == full.metrics["eval_examples"]
     assert full.metrics["score"] == pytest.approx(full.metrics["rouge_l"])
     assert full.metrics["score"] == pytest.approx(sum(row["score"] for row in rows) / len(rows))
+    for key in ("answer", "base_answer"):
+        counts = [len(one[key].split()) for one in rows]
+        assert full.metrics[f"{key}_words"] == pytest.approx(sum(counts) / len(counts))
     row = rows[-1]
     longest = max(len(full.tokenizer(one["reference"])["input_ids"]) for one in rows)
     options: dict[str, Any] = {"max_new_tokens": longest + longest // 4 + 8}

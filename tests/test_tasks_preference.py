@@ -185,6 +185,14 @@ def test_what_does_not_fit_is_refused_in_a_line(prefer: Prefer, rows: list[dict[
     assert "beta: task generation has no use for it; dpo, simpo, orpo, kto, grpo has" in line(task="generation", beta=1)
 
 
+def test_answers_that_got_longer_are_told() -> None:
+    for name in ("dpo", "simpo", "orpo"):
+        told = TASKS[name].warning_of_answers({"base_answer_words": 10.0, "answer_words": 15.0})
+        assert told.startswith("answers got longer (10 → 15 words), which may be all that was learned; %peft data")
+        assert not TASKS[name].warning_of_answers({"base_answer_words": 10.0, "answer_words": 14.9})
+        assert not TASKS[name].warning_of_answers({"answer_words": 15.0})
+
+
 def test_a_loss_that_stands_still_is_told() -> None:
     spec = RunSpec(data="x", task="dpo", learning_rate=1e-9)
     still = TASKS["dpo"].warning(spec, [LN2] * STILL_STEPS, {})

@@ -271,6 +271,8 @@ class Evaluator:
             "score": mean,
             "score_interval": [low, high],
             "base_score": float(numpy.mean(before)),
+            "answer_words": scores.words(given),
+            "base_answer_words": scores.words(bare),
         }
         rows = zip(self.asked, given, bare, marks, strict=True)
         told = [

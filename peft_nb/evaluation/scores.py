@@ -130,6 +130,11 @@ def mark(score: Score, prompt: str, answer: str, reference: str) -> float:
     return float(value)
 
 
+def words(answers: Sequence[str]) -> float:
+    """Mean number of words, as white space parts them."""
+    return float(numpy.mean([len(one.split()) for one in answers]))
+
+
 def accuracy(given: Sequence[str], truth: Sequence[str]) -> float:
     """Share of the answers that are equal to what is true; at least one."""
     return sum(one == other for one, other in zip(given, truth, strict=True)) / len(truth)

@@ -212,6 +212,9 @@ def evaluate(context: Context, trainer: PlannedTrainer, found: Evaluator) -> Non
         metrics["perplexity"] = perplexity(metrics["eval_loss"])
     found.evaluate("the model is spread over several processes" if trainer.is_fsdp_enabled else "")
     metrics["judge_seconds"] = time.perf_counter() - began
+    if not metrics.get("warning") and (told := context.task.warning_of_answers(metrics)):
+        metrics["warning"] = told
+        context.publish(Notice(told, "warning"))
 
 
 def conclude(context: Context, found: Evaluator) -> dict[str, Any]:

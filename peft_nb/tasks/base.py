@@ -251,6 +251,10 @@ class Task:
         """Say in a line what looks wrong about a training that ended, given all logged losses; or nothing."""
         return ""
 
+    def warning_of_answers(self, metrics: Mapping[str, Any]) -> str:
+        """Say in a line what looks wrong about the answers of a model that was evaluated; or nothing."""
+        return ""
+
     def evaluator(self) -> type[Evaluator]:
         """What measures a trained model."""
         from peft_nb.evaluation.evaluators import Evaluator

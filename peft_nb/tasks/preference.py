@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from peft_nb.training.sequence_objective import SequenceObjective
 
 STILL_STEPS, STILL = 10, 0.005  # so many losses that differ by less than this share of the first: nothing is learned
+LONGER = 1.5  # times as many words as the base's answers have, from which on that is told
 FALLEN = 0.1  # share by which the log-probability of chosen answers may fall
 
 
@@ -163,6 +164,14 @@ class PairTask(Judged):
     def loss(self, spec: RunSpec) -> Callable[[Answers], torch.Tensor]:
         """The loss of each pair under a completed spec."""
         raise NotImplementedError(f"task {self.name} does not say what its loss is")
+
+    def warning_of_answers(self, metrics: Mapping[str, Any]) -> str:
+        """Say that answers got longer, which may be all that was learned; as of :meth:`Task.warning_of_answers`."""
+        before, after = metrics.get("base_answer_words"), metrics.get("answer_words")
+        if before is None or after is None or after < LONGER * before:
+            return ""
+        told = f"answers got longer ({before:.0f} → {after:.0f} words), which may be all that was learned"
+        return f"{told}; %peft data tells how often the longer answer is the chosen one"
 
     def preference(self, path: Any, spec: RunSpec) -> Preference:
         """Which of two answers is preferred."""
