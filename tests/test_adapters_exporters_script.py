@@ -167,8 +167,10 @@ def test_a_script_says_what_keeps_it_from_the_same_losses(trained: Begin, tmp_pa
 def test_a_script_trains_on_what_a_pair_was_changed_to(
     spec: Callable[..., RunSpec], base: Path, rows: list[dict[str, str]], store: Store, tmp_path: Path, python: Python
 ) -> None:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    torch.manual_seed(0)  # of the new token's embedding
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     tokenizer.add_tokens("<|refund|>", special_tokens=True)
     tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<|refund|>")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils._python_dispatch import any_torch_dispatch_mode_on_stack
 from transformers import AttentionInterface
 
 from peft_nb.errors import MethodError
@@ -71,7 +71,7 @@ def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
     inner = torch.compile(forward, dynamic=True, recompile_limit=VARIANTS)  # type: ignore[call-overload]
 
     def carrying(*args: Any, **named: Any) -> Any:
-        if is_in_torch_dispatch_mode():  # in which nothing is compiled, nor what it has met there ever again
+        if any_torch_dispatch_mode_on_stack():  # in which nothing is compiled, nor what it has met there ever again
             return forward(*args, **named)
         given = {name: named.pop(name) for name in CARRIED if name in named}
         return inner(*args, **named, carried=Carried(given)) if given else inner(*args, **named)

@@ -239,7 +239,12 @@ class Padded(Tokenwise):
             yield
             return
         causal = model.get_base_model()
-        with _forward(causal, _padded_to_log_probs(causal)):
+        forward = _padded_to_log_probs(causal)
+        with ExitStack() as stack:
+            # With a soft prompt switched off, PEFT calls the base's forward pass as it was found then.
+            if getattr(vars(model).get("forward"), "__self__", None) is causal:
+                stack.enter_context(_forward(model, forward))
+            stack.enter_context(_forward(causal, forward))
             yield
 
 
@@ -289,11 +294,14 @@ def _by_example(of_tokens: torch.Tensor, owner: torch.Tensor, examples: int) -> 
 
 @contextmanager
 def _forward(causal: Any, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
+    before = vars(causal).get("forward")
     causal.forward = forward
     try:
         yield
     finally:
         del causal.forward
+        if before:
+            causal.forward = before
 
 
 def _packed_to_log_probs(causal: Any) -> Callable[..., torch.Tensor]:
