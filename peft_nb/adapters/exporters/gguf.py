@@ -18,6 +18,7 @@ from peft_nb.system.files import atomic_file, atomic_text, writing
 from peft_nb.system.resources import MB
 from peft_nb.tasks import TASKS
 
+ROUNDED = 0.05  # nats per token by which a live model in 16 bits may differ from the same in float32
 PROMPTS, LONGEST = 4, 128  # prompts to go on from, and tokens of each
 OPTIONS = {"outtype": f"how matrices are held: {', '.join(OUTTYPES)}; by default f16"}
 
@@ -81,16 +82,28 @@ def check(file: Path, outtype: str) -> None:
 
 def merged(run: Exportable, file: Path, outtype: str, seen: Any = None) -> Any:
     """Merge a run, write it as a GGUF file and give the proof; `seen` is shown the folder of the merged model."""
+    from transformers import AutoModelForCausalLM
+
     from peft_nb.adapters.gguf import prove, write_model
     from peft_nb.adapters.gguf.model import notes
+    from peft_nb.adapters.merge import BOUND
+    from peft_nb.adapters.read_back import compared, read_back
+    from peft_nb.models.quiet import quiet
 
     with run.live() as live:
-        prompts = asked(live)
+        prompts, (adapter,) = asked(live), read_back(live, run.adapter())
     with workspace(file) as work:
         folder = work / "merged"
-        result: Any = run.merge(folder, dtype="float32")
+        # A live model in 16 bits rounds in every layer: what is merged is held to the adapter in float32.
+        run.merge(folder, dtype="float32", max_kl=ROUNDED)
+        with quiet():
+            plain = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", local_files_only=True)
+        kl = compared(plain, adapter, live, run.spec).kl
+        del plain, adapter
+        if kl > BOUND:
+            raise MergeError(f"merged, it differs from the adapter by {kl:.3g} nats per token; nothing is kept")
         write_model(folder, file, outtype=outtype, progress=run.progress)
-        near = f"merged with a KL divergence from the adapter of {result.table['KL'].iloc[-1]:.2g} nats per token"
+        near = f"merged with a KL divergence from the adapter of {kl:.2g} nats per token in float32"
         options: dict[str, Any] = {"outtype": outtype, "notes": (near, *notes(folder)), "progress": run.progress}
         proof = explained(partial(prove, file, folder, prompts, **options), outtype)
         if seen:
