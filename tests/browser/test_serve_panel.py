@@ -23,9 +23,9 @@ import peft_nb
 rows = [{'question': f'How much is {n} and {n}?', 'answer': f'It is {2 * n}.'} for n in range(40)]
 usual = {'data': rows, 'model': '{base}', 'learning_rate': 0.01, 'judge': 'off', 'batch_size': 5}
 for steps in (10, 20):
-    run = peft_nb.train(name='calm', max_steps=steps, eval_steps=10, **usual)""",
-    "%peft promote calm@v1 production --why passed\n%peft promote calm@v2 production --share 10% --why 'try it'",
-    "shown = get_ipython().run_line_magic('peft', 'serve calm@production --threads 1 --context 512')\nshown",
+    run = peft_nb.train(name='greeter', max_steps=steps, eval_steps=10, **usual)""",
+    "%peft promote greeter@v1 production --why passed\n%peft promote greeter@v2 production --share 10% --why 'try it'",
+    "shown = get_ipython().run_line_magic('peft', 'serve greeter@production --threads 1 --context 512')\nshown",
     "shown.server.owner",
     "%peft serve",
 ]
@@ -44,11 +44,11 @@ def test_a_server_is_watched_asked_and_its_end_is_shown(page: Page) -> None:
     expect(status).to_contain_text(": ready", timeout=SECONDS)
     address = status.inner_text().partition(": ready")[0]
     for _ in range(5):
-        body = {"model": "calm@production", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+        body = {"model": "greeter@production", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
         assert httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60).status_code == 200
     models = panel.get_by_role("region", name="models")
-    row = models.get_by_role("row", name=re.compile("^calm@production"))
-    expect(row).to_contain_text("calm@v1 90 %, calm@v2 10 %")
+    row = models.get_by_role("row", name=re.compile("^greeter@production"))
+    expect(row).to_contain_text("greeter@v1 90 %, greeter@v2 10 %")
     expect(row.get_by_role("cell").nth(1)).to_have_text("5")
     assert violations(page, ".peft-nb") == []
     shot(page, panel, "serve-panel", widths=(1280, 480))
