@@ -132,7 +132,7 @@ class Checkpointed:
 
 @dataclass(frozen=True)
 class Resumed:
-    """Training goes on from the checkpoint taken after ``step``; later rows of the history no longer hold."""
+    """Training resumes from the checkpoint taken after ``step``; later rows of the history no longer hold."""
 
     step: int
 

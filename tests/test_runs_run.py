@@ -341,7 +341,7 @@ def test_an_interrupted_run_stops_after_its_step(ended: Ended) -> None:
 @pytest.mark.exhaustive
 def test_a_run_interrupted_twice_is_given_up_at_once_and_keeps_its_checkpoint(ended: Ended) -> None:
     run = ended.given_up
-    assert f"gave up: run {run.id} was aborted; its last checkpoint is kept, resume() goes" in ended.said
+    assert f"gave up: run {run.id} was aborted; its last checkpoint is kept; resume() continues" in ended.said
     assert "ended: stopped aborted | " in ended.said
     assert (run.status, run.reason) == ("stopped", "aborted")
     assert len(losses(run)) == 1

@@ -267,7 +267,7 @@ def same_labels(facts: Facts, start: Start) -> None:
 
 
 def needed(context: Context) -> Start | None:
-    """Find the adapter that a run starts from, unless it goes on from a checkpoint of its own."""
+    """Find the adapter that a run starts from, unless it resumes from a checkpoint of its own."""
     from peft_nb.training import checkpoint
 
     if context.spec.init_adapter is None or checkpoint.latest(context.folder / "checkpoints"):

@@ -74,7 +74,7 @@ def train(
     context : Context
         The run; its facts and metrics are filled in.
     table : Table or None
-        Its rows; None goes on from the last checkpoint with the examples encoded at the start.
+        Its rows; None resumes from the last checkpoint with the examples encoded at the start.
     hold : callable
         Takes the model with its adapter as soon as there is one, and the tokenizer.
     curve : callable
@@ -350,7 +350,7 @@ def fit(
     base : Base
         What is trained on.
     resumed : bool
-        Whether to go on from the last checkpoint.
+        Whether to resume from the last checkpoint.
     before : float
         Bytes of the process as the run began; 0 where that is not known.
     start : Start, optional

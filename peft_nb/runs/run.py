@@ -119,7 +119,7 @@ class Run:
 
     @property
     def facts(self) -> Facts:
-        """What it takes to open the run again: base, data, layout, number format, and what its task found out."""
+        """What it takes to open the run again: base, data, layout, dtype, and what its task found out."""
         return self.record.facts
 
     @property
@@ -321,7 +321,7 @@ class Run:
         return self
 
     def resume(self, *, background: bool = False, listeners: Sequence[Listener] = ()) -> Run:
-        """Go on from the last checkpoint: weights, optimizer, schedule, order of the data and curve.
+        """Resume from the last checkpoint: weights, optimizer, schedule, order of the data and curve.
 
         Parameters
         ----------
@@ -584,7 +584,7 @@ class Run:
         path : str or Path
             The folder to make: safetensors, configuration, tokenizer and README.
         dtype : {"float32", "bfloat16", "float16"}, optional
-            Number format of the weights; by default the one the run computed in.
+            Dtype of the weights; by default that of the run.
         max_kl : float
             Largest mean KL divergence from the live model, in nats per token (of a classifier, per text).
         prompts : sequence of str, optional
@@ -613,7 +613,7 @@ class Run:
     def _handle_interrupt(self) -> None:
         if self._executor.stopping:
             self.stop(now=True)
-            kept = "its last checkpoint is kept, resume() goes on from there"
+            kept = "its last checkpoint is kept; resume() continues from it"
             raise RunError(f"run {self.id} was aborted; {kept}")
         self.stop()
         self.record.tell(Preparing("stopping after this step; interrupt again to abort and keep the last checkpoint"))

@@ -198,7 +198,7 @@ class Padded(Tokenwise):
 
     @torch.no_grad()
     def scores(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
-        """Loss, right tokens and tokens of each example; as of :meth:`Objective.scores`."""
+        """Loss, correct tokens and tokens of each example; as of :meth:`Objective.scores`."""
         inputs, places, targets = self._rows(examples, device)
         if self.chunked:
             found = model(**inputs, places=places, targets=targets, scored=True)
@@ -266,7 +266,7 @@ class PaddingFree(Tokenwise):
 
     @torch.no_grad()
     def scores(self, model: nn.Module, examples: Sequence[Encoded], device: torch.device) -> torch.Tensor:
-        """Loss, right tokens and tokens of each example; as of :meth:`Objective.scores`."""
+        """Loss, correct tokens and tokens of each example; as of :meth:`Objective.scores`."""
         found = model(**pack(examples, self.share_prefix).inputs(device), kernel=self.kernel, scored=True)
         counts = torch.tensor([len(supervised_targets(one)) for one in examples], device=device)
         return _by_example(found, torch.arange(len(examples), device=device).repeat_interleave(counts), len(examples))
@@ -286,7 +286,7 @@ class PaddingFree(Tokenwise):
 
 
 def _by_example(of_tokens: torch.Tensor, owner: torch.Tensor, examples: int) -> torch.Tensor:
-    """Add up losses, right tokens and tokens by example."""
+    """Add up losses, correct tokens and tokens by example."""
     sums = torch.zeros(3, examples, dtype=torch.float64, device=owner.device)
     sums.index_add_(1, owner, torch.cat((of_tokens.double(), torch.ones_like(of_tokens[:1], dtype=torch.float64))))
     return sums.T

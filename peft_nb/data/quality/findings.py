@@ -109,7 +109,7 @@ class Finding:
     kind : str
         A key of `KINDS`.
     level : {"stops", "harms", "note"}
-        Error, warning or info: whether it stops training, harms the result, or is worth knowing.
+        Error (no training until it is fixed), warning (the result suffers) or info.
     title : str
         What is wrong, with the count.
     count : int

@@ -1,4 +1,4 @@
-"""Fixed tables: cells replaced, rows left out, and a list of both; the original stays as it is."""
+"""Fixed tables: cells replaced, rows dropped, and a list of both; the original stays as it is."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Fixed:
     changes : list of Change
         All that was done, by row.
     dropped : dict of int to str
-        The kind of finding for which a row was left out.
+        The kind of finding for which a row was dropped.
     """
 
     kept: list[int]
