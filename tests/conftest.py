@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -38,10 +39,13 @@ from tests.serving import serve
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
-# What runs measure of a machine and of bases is known only to these tests; the models are those that are there already.
-KNOWN = Path(tempfile.mkdtemp(prefix="peft_nb-tests-"))
+# What runs measure of a machine and of bases is known to these tests alone, in all workers; the models that are there
+# already are shared.
+KNOWN = Path(tempfile.gettempdir()) / f"peft_nb-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID') or uuid4().hex}"
+KNOWN.mkdir(exist_ok=True)
 models_cache.folder("models").parent.mkdir(parents=True, exist_ok=True)
-(KNOWN / models_cache.folder("models").parent.name).symlink_to(models_cache.folder("models").parent)
+with suppress(FileExistsError):
+    (KNOWN / models_cache.folder("models").parent.name).symlink_to(models_cache.folder("models").parent)
 os.environ["PEFT_NB_CACHE"] = str(KNOWN)
 
 CHATML = (

@@ -99,7 +99,7 @@ def test_a_stopped_run_is_resumed_exactly(
     monkeypatch.setattr(PlannedTrainer, "train", watched)
 
     def run(*listeners: Any) -> Run:
-        wanted = spec(method="full", optim=name, max_steps=4, learning_rate=1e-3, save_steps=1, judge="off")
+        wanted = spec(method="full", optim=name, max_steps=4, learning_rate=1e-3, judge="off")
         return begin(wanted, data=rows, store=store, listeners=listeners).wait()
 
     whole, stopped = run(), run(stop_at(2))

@@ -156,7 +156,7 @@ def test_what_cannot_be_drawn_is_said_in_the_panel_which_goes_on(
         draw(*given)
 
     monkeypatch.setattr(Chart, "draw", fail_once)
-    run = live.watch(lambda listeners: start(*listeners, max_steps=200))
+    run = live.watch(lambda listeners: start(*listeners, max_steps=60, eval_steps=30))
     (panel,) = shown
     assert run.status == "finished"
     assert any("ValueError: no such colour" in one for one in said)
