@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from peft_nb.training import rollout
+from peft_nb.training import decoding, rollout
 from tests.tiny import VOCABULARY, base, with_lora
 
 PROMPTS = [[5, 9, 3, 8, 20, 31], [7, 4], [11]]
@@ -73,6 +73,28 @@ def test_a_prompt_gets_the_same_answers_whatever_lies_beside_it(model: Any) -> N
     before = torch.get_rng_state()
     assert drawn(model, PROMPTS[::-1], 3) == together[::-1]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_number_draws_the_token_at_which_the_chances_come_to_it() -> None:
+    torch.manual_seed(0)
+    chances = torch.rand(50, 1000) * (torch.rand(50, 1000) < 0.2)
+    numbers = 1 - torch.rand(50, 1)
+    numbers[0] = 1.0
+    found = rollout.drawn(chances, numbers)
+    below = chances.double().cumsum(-1)
+    wanted = torch.searchsorted(below, numbers.double() * below[:, -1:])
+    assert (chances.gather(1, found) > 0).all()
+    assert (found == wanted).sum() >= 49  # one may lie between two by rounding
+
+
+def test_answers_are_those_of_the_layers_own_forward_passes() -> None:
+    """Where two tokens are about as likely rounding decides between them, so that most answers are the same."""
+    rounded = with_lora(base("llama").bfloat16())
+    (quick,) = drawn(rounded, PROMPTS[:1], 64, longest=decoding.FEWEST)
+    with rounded.disable_adapter():
+        (other,) = drawn(rounded, PROMPTS[:1], 64, longest=decoding.FEWEST)
+    (exact,) = drawn(rounded.float(), PROMPTS[:1], 64, longest=decoding.FEWEST)
+    assert sum(map(list.__eq__, quick, exact)) > 32 > sum(map(list.__eq__, quick, other))
 
 
 def test_draws_are_seeded_and_the_model_is_left_as_it_was(model: Any) -> None:

@@ -163,16 +163,24 @@ class Gated(torch.autograd.Function):
 
 def fits(layer: Any) -> bool:
     """Whether a LoRA layer is plain enough for :class:`LoraProducts`; PEFT's own forward serves every other case."""
-    if type(layer) is not LoraLinear or layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
+    return (
+        simple(layer)
+        and not layer.disable_adapters
+        and isinstance(layer.lora_dropout[layer.active_adapters[0]], nn.Identity)
+        and not layer.get_base_layer().weight.requires_grad
+    )
+
+
+def simple(layer: Any) -> bool:
+    """Whether a layer is a linear one with one LoRA of the plain kind, which dropout may go before in training."""
+    if type(layer) is not LoraLinear or layer.merged or len(layer.active_adapters) != 1:
         return False
-    name, base = layer.active_adapters[0], layer.get_base_layer()
+    name = layer.active_adapters[0]
     return (
         name in layer.lora_A
-        and isinstance(layer.lora_dropout[name], nn.Identity)
         and name not in layer.lora_variant
         and layer.lora_B[name].bias is None
-        and type(base) is nn.Linear
-        and not base.weight.requires_grad
+        and type(layer.get_base_layer()) is nn.Linear
         and not layer.fan_in_fan_out
     )
 

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from torch import nn
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from peft_nb.training import decoding
 
 ROWS, TOKENS = 64, 16_384  # at once: more makes nothing faster, only larger
+BLOCK = 256  # of a vocabulary whose chances are summed up at once: a sum over all of them, one by one, is slow
 
 # The model's own probabilities, whatever its files say of generation: what is drawn otherwise is learned wrongly.
 PLAIN: dict[str, Any] = {
@@ -26,7 +30,7 @@ PLAIN: dict[str, Any] = {
 
 
 class Draw(LogitsProcessor):
-    """Leaves the one token possible that a number between 0 and 1 draws.
+    """Gives the highest score to the one token that a number between 0 and 1 draws.
 
     So what is drawn depends on a row's own numbers, and not on which rows lie beside it.
 
@@ -42,11 +46,35 @@ class Draw(LogitsProcessor):
         self._numbers, self._width = numbers, width
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The scores of the next token, all but one of them minus infinity."""
+        """The scores of the next token, one of them infinite."""
         place = input_ids.shape[1] - self._width
-        below = scores.float().softmax(-1).cumsum(-1)
-        token = torch.searchsorted(below, self._numbers[:, place : place + 1] * below[:, -1:])
-        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
+        token = drawn(scores.float().softmax(-1), self._numbers[:, place : place + 1])
+        return scores.scatter(1, token, torch.inf)
+
+
+def drawn(chances: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Find where the chances, summed up from the first, come to a number: first among blocks, then in one of them.
+
+    Parameters
+    ----------
+    chances : torch.Tensor
+        Shape ``(rows, vocabulary)``, at least 0.
+    numbers : torch.Tensor
+        Shares of their sum, above 0 and at most 1, shape ``(rows, 1)``.
+
+    Returns
+    -------
+    torch.Tensor
+        Indices, shape ``(rows, 1)``; none of a chance of 0.
+    """
+    rows, count = chances.shape
+    blocks = nn.functional.pad(chances, (0, -count % BLOCK)).view(rows, -1, BLOCK)
+    below = nn.functional.pad(blocks.sum(-1).cumsum(-1), (1, 0))
+    wanted = numbers * below[:, -1:]
+    block = torch.searchsorted(below[:, 1:].contiguous(), wanted)
+    wanted -= below.gather(1, block)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0].cumsum(-1)
+    return block * BLOCK + torch.searchsorted(inside, wanted.minimum(inside[:, -1:]))
 
 
 @torch.no_grad()
@@ -93,18 +121,24 @@ def sample(
     training = model.training
     model.eval()
     try:
-        while order:
-            width = len(prompts[order[-1]])
-            rows = max(1, min(ROWS, TOKENS // (width + longest)) // count)
-            some, order = order[-rows:], order[:-rows]
-            numbers = torch.cat([_numbers(seeds[place], count, longest) for place in some])
-            made = _drawn(model, [prompts[place] for place in some], numbers, sorted(ends), pad, shared)
-            for number, tokens in enumerate(made.tolist()):
-                stop = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
-                found[some[number // count]].append(tokens[:stop])
+        with decoding.installed(model, min(ROWS, count * len(prompts)), longest):
+            while order:
+                width = len(prompts[order[-1]])
+                rows = at_once(count, width + longest)
+                some, order = order[-rows:], order[:-rows]
+                numbers = torch.cat([_numbers(seeds[place], count, longest) for place in some])
+                made = _written(model, [prompts[place] for place in some], numbers, sorted(ends), pad, shared)
+                for number, tokens in enumerate(made.tolist()):
+                    stop = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
+                    found[some[number // count]].append(tokens[:stop])
     finally:
         model.train(training)
     return found
+
+
+def at_once(count: int, tokens: int) -> int:
+    """How many prompts get so many answers at once, with which they have so many tokens each."""
+    return max(1, min(ROWS, TOKENS // tokens) // count)
 
 
 def seed(*of: int) -> int:
@@ -117,7 +151,7 @@ def _numbers(fixed: int, count: int, longest: int) -> torch.Tensor:
     return 1 - torch.rand(count, longest, generator=torch.Generator().manual_seed(fixed))
 
 
-def _drawn(
+def _written(
     model: Any, prompts: list[Sequence[int]], numbers: torch.Tensor, ends: list[int], pad: int, shared: bool
 ) -> torch.Tensor:
     width, longest, count = max(map(len, prompts)), numbers.shape[1], len(numbers) // len(prompts)
@@ -127,7 +161,7 @@ def _drawn(
     how["logits_processor"] = LogitsProcessorList([Draw(numbers.to(model.device), width)])
     if shared and width > 1:
         causal = model.get_base_model()
-        how["past_key_values"] = cache = DynamicCache(config=causal.config)
+        how["past_key_values"] = cache = decoding.cache(causal.config, longest)
         getattr(causal, causal.base_model_prefix)(  # without the head, whose scores nobody needs
             input_ids=ids[:, :-1],
             attention_mask=mask[:, :-1],
