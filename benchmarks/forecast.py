@@ -18,6 +18,16 @@ from typing import Any
 HERE = Path(__file__).parent
 SMALL = {"hidden_size": 320, "intermediate_size": 864, "num_hidden_layers": 12, "num_attention_heads": 5}
 LARGE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 16, "num_attention_heads": 16}
+# Most answers of the untrained model are cut at so many tokens: those of full length are what is foreseen.
+REWARDED: dict[str, Any] = {
+    "task": "grpo",
+    "reward": ["length:12"],
+    "data": "brief-answers",
+    "num_generations": 4,
+    "max_completion_length": 32,
+    "batch_size": 4,
+    "max_steps": 3,
+}
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {"max_steps": 16},
@@ -46,6 +56,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "batch_size": 32,
         "max_steps": 12,
     },
+    "dpo": {"task": "dpo", "data": "brief-answers", "dtype": "bfloat16", "max_steps": 20},
+    "dpo, float32": {"task": "dpo", "data": "brief-answers", "dtype": "float32"},
+    "kto": {"task": "kto", "data": "brief-answers-rated", "dtype": "bfloat16"},
+    "grpo": {**REWARDED, "dtype": "bfloat16"},
+    "grpo, float32": {**REWARDED, "dtype": "float32"},
 }
 
 

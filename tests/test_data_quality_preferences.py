@@ -127,6 +127,27 @@ def test_a_prompt_with_several_pairs_has_no_conflicting_answers() -> None:
     assert found(checked(rows)) == {"duplicate": (8,), "length_bias": ()}
 
 
+def test_ties_of_ranked_answers_are_told() -> None:
+    said, given = ["One.", "Perhaps two.", "Not more than three."], [(3, 2, 1), (3, 3, 1), (1, 1, 1), (3, 2, 2)]
+    rows = [
+        {"prompt": f"{row['prompt']}?", "responses": said, "scores": list(scores)}
+        for row, scores in zip(pairs(), given, strict=False)
+    ]
+
+    def ranked(**options: Any) -> Checked:
+        layout = detection.detect(rows, **options)
+        return check(sources.read(rows).train, layout, options=Options(accepts=("preference",), usual_rows=0))
+
+    result = ranked()
+    assert found(result) == {"tied": (2,), "ties": (1, 3)}
+    assert (the(result, "tied").level, the(result, "ties").level) == ("stops", "note")
+    assert the(result, "tied").title == "1 row whose answers all have the same score (ties)"
+    assert the(result, "ties").title == "2 rows with several best or worst answers (ties), of which the first is used"
+    assert the(result, "ties").examples[0].startswith("row 1: scores 3, 3, 1: how can i find my parcel?")
+    assert result.fixed.changes == [Change(2, "dropped: all answers have the same score")]
+    assert found(ranked(format="ranked_all")) == {"tied": (2,)}
+
+
 def test_near_duplicate_pairs_are_so_on_both_sides() -> None:
     rows = pairs()
     rows[4] = {"prompt": "how do i log in", "chosen": LONG, "rejected": f"I am afraid that {LONG.lower()}"}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+from peft_nb import tasks
 from peft_nb.errors import DataError
 from peft_nb.magics.line import COMMANDS
 from peft_nb.methods import problems, tasks_of
@@ -58,7 +59,7 @@ def test_three_methods_each_with_a_cell_that_runs_as_it_is(known: dict[str, Any]
     assert len({choice.method.name for choice in advice.choices}) == 3
     for choice in advice.choices:
         assert RunSpec.from_magic(choice.cell) == choice.spec
-        assert problems(choice.spec) == []
+        assert problems(choice.spec) == tasks.problems(choice.spec) == []
         assert choice.spec.task in tasks_of(choice.method)
         assert choice.method.mergeable or not known.get("must_merge")
         assert any(choice.method.when in reason for reason in choice.reasons)
@@ -68,7 +69,7 @@ def test_three_methods_each_with_a_cell_that_runs_as_it_is(known: dict[str, Any]
 
 def test_every_rule_and_every_detour_is_met_by_a_situation() -> None:
     situations = [advise(**known).situation for known, _, _ in SITUATIONS]
-    situations += [advise(rows=10, tokens=3000).situation]
+    situations += [advise(rows=10, tokens=3000).situation, advise(task="image-classification").situation]
     assert not [rule.reason for rule in RULES if not any(map(rule.when, situations))]
     assert not [detour.problem for detour in DETOURS if not any(map(detour.when, situations))]
 
@@ -110,7 +111,9 @@ def test_judged_answers_are_learned_by_the_task_that_is_for_them() -> None:
     assert (pairs.situation.task, rated.situation.task) == ("dpo", "kto")
     assert advise(goal="preferences", rows=500).situation.task == "dpo"
     assert advise("brief-answers-rated", goal="preferences").situation.task == "kto"
-    assert advise(goal="checkable", rows=500).situation.task == for_kind("prompt").name
+    checkable = advise(goal="checkable", rows=500)
+    assert checkable.situation.task == for_kind("prompt").name
+    assert checkable.notes[-1].startswith("%peft estimate your_rows --method lora --task grpo --reward your_reward ")
     for advice, said in ((pairs, "which of two is preferred (dpo)"), (rated, "need no pairs (kto)")):
         for choice in advice.choices:
             assert choice.spec.learning_rate is None  # the task's own

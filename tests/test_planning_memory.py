@@ -18,13 +18,13 @@ from peft_nb.spec import RunSpec
 from peft_nb.training.loss import CHUNK_BYTES, log_probs
 from peft_nb.training.trainer import UNDO_BYTES
 
-SHAPES = Shapes(layers=2, hidden=64, inner=128, words=512, size=4)
+SHAPES = Shapes(layers=2, hidden=64, inner=128, words=512, size=4, cached=128)
 
 
 def test_sizes_are_those_of_the_configuration() -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512}
     assert Shapes.of(LlamaConfig(**sizes), "float32") == SHAPES
-    assert Shapes.of(BertConfig(**sizes), "bfloat16") == Shapes(2, 64, 128, 512, 2)
+    assert Shapes.of(BertConfig(**sizes), "bfloat16") == Shapes(2, 64, 128, 512, 2, 120)
 
 
 def test_weights_are_those_that_are_loaded(spec: Callable[..., RunSpec]) -> None:
@@ -78,6 +78,12 @@ def test_what_the_loss_takes_at_its_peak_is_what_torch_allocates(bfloat16: bool)
     sizes = [one.nbytes() for one in seen.profiler.kineto_results.events() if one.name() == "[memory]"]
     micro = Load(tokens=200, positions=200, predicted=200)
     assert shapes.loss(micro, whole=False) == pytest.approx(max(accumulate(sizes)), rel=0.03)
+
+
+def test_what_is_written_keeps_keys_and_values_of_all_tokens_and_the_scores_of_one() -> None:
+    assert SHAPES.writing(answers=3, tokens=100) == 3 * (100 * 2 * 128 * 4 + 4 * 4 * 512)
+    few = LlamaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=2, head_dim=16)
+    assert Shapes.of(few, "bfloat16").cached == 2 * 2 * 16
 
 
 def test_what_is_trained_has_gradients_and_unless_it_is_large_a_copy() -> None:

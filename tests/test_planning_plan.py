@@ -18,6 +18,7 @@ from peft_nb.planning import memory
 from peft_nb.planning.estimate import estimate
 from peft_nb.planning.layer_benchmark import Costs
 from peft_nb.planning.plan import ELSEWHERE, STEP_S, Plan
+from peft_nb.planning.writing_benchmark import Writing
 from peft_nb.spec import RunSpec
 from peft_nb.tasks import inspect
 
@@ -150,9 +151,34 @@ def test_of_compiled_blocks_no_time_is_foreseen_and_the_memory_of_stock_layers(l
     assert compiled.activations_mb > 2 * plain.activations_mb
 
 
-def test_of_what_writes_answers_in_its_steps_no_time_is_foreseen(lay: Callable[..., Plan]) -> None:
-    plan = lay(task="grpo", reward="length", token_budget=200)
-    assert plan.untimed == "the model writes answers in each step"
+def test_time_of_answers_that_each_step_writes_is_that_of_the_longest(
+    lay: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took, asked = Writing(1e-3, 1e-8, 1e-2), list[tuple[int, ...]]()
+
+    def benchmark(models: Any, *given: int, shared: bool) -> Writing:
+        asked.append(given)
+        return took
+
+    monkeypatch.setattr("peft_nb.planning.writing_benchmark.benchmark_writing", benchmark)
+    plain = lay(task="grpo", reward="length", num_generations=40, max_completion_length=10, token_budget=200)
+    compared = lay(**{name: getattr(plain.spec, name) for name in ("task", "reward", "num_generations")}, beta=0.1,
+                   max_completion_length=10, token_budget=200)  # fmt: skip
+    forecast, work = plain.forecast(), plain.work
+    width = round(work.width)
+    assert asked == [(1, 40, width + 5), (2, 1, width + 5)]  # 64 answers at once, and both rows that are held out
+    assert forecast.longest_answers
+    token = 2 * took.layer_s + 512 * took.head_s + took.rest_s
+    prompt = 2 * 1e-4 * width
+    learned = 2 * 3e-4 * work.mean.tokens + 512 * 1e-8 * work.mean.predicted + 1e-9 * forecast.trainable_parameters
+    step = learned + STEP_S + 5 * (10 * token + prompt)
+    evaluation = 10 * token + 2 * prompt
+    compiled = plain.kernels * memory.KERNEL_S
+    assert forecast.seconds == pytest.approx(8 * step + compiled + evaluation)
+    assert forecast.evaluation_seconds == pytest.approx(3 * evaluation)
+    read = 2 * 1e-4 * work.mean.tokens + 512 * 1e-8 / 2 * work.mean.predicted
+    more = 2 * 1e-4 * work.held_out.tokens / 40 + 512 * 1e-8 / 2 * work.held_out.predicted / 40
+    assert compared.forecast().seconds == pytest.approx(8 * (step + read) + compiled + evaluation + more)
 
 
 def test_other_settings_are_laid_out_without_measuring_anew(lay: Callable[..., Plan]) -> None:

@@ -83,7 +83,8 @@ def test_every_rule_is_about_some_method_and_no_rule_of_points_about_all() -> No
         ("high ranks", {}, "rslora", {"r": 64, "alpha": 16.0}),
         ("rows are long", {"tokens": 1025}, "lora", {"max_length": 1280}),
         ("rows are long", {"tokens": 10**9}, "lora", {"max_length": 1_000_000}),
-        ("an encoder", {}, "lora", {"model": "minilm-l6"}),
+        ("an encoder", {"task": "classification"}, "lora", {"model": "minilm-l6"}),
+        ("images without labels", {"task": "image-classification"}, "lora", {"model": "dinov2-small"}),
     ],
 )
 def test_settings_are_those_a_spec_takes(words: str, known: dict[str, Any], method: str, sets: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from peft_nb.data import table as tables
 from peft_nb.planning.workload import SAMPLE, Load, Workload, shortened
 from peft_nb.spec import RunSpec
+from peft_nb.tasks import TASKS
 from peft_nb.training.objectives import Padded, PaddingFree
 from peft_nb.training.packing import micro_batches, pack, pad, plan
 from tests.tiny import Tokens, examples
@@ -105,7 +106,7 @@ def test_a_padding_free_load_is_the_row_that_is_computed(prefix: int, shared: bo
 
 
 def test_the_mean_step_and_the_largest_micro_batch_are_those_laid_out(make: Make) -> None:
-    work = make(batch_size=5, budget=150)
+    work = make(batch_size=5, budget=150, max_steps=4)
     drawn = [one.ids.tobytes() for step in work.drawn for one in step]
     assert len({*drawn}) == 20
     assert {*drawn} < {one.ids.tobytes() for one in work.encoded}
@@ -115,6 +116,20 @@ def test_the_mean_step_and_the_largest_micro_batch_are_those_laid_out(make: Make
     assert max(map(len, cut)) > 1
     assert work.largest.tokens == max(max(step) for step in sizes)
     assert work.mean.tokens == pytest.approx(sum(map(sum, sizes)) / len(sizes))
+
+
+def test_each_epoch_is_shuffled_anew(make: Make) -> None:
+    steps = [[one.ids.tobytes() for one in step] for step in make(batch_size=11, max_steps=4).drawn]
+    assert len(steps) == 4
+    assert len({*map(tuple, steps)}) == 4
+    assert len({*steps[0], *steps[1]}) == 22
+
+
+def test_no_size_of_answers_comes_again(make: Make) -> None:
+    fields = {"task": "grpo", "reward": "length", "num_generations": 4, "max_completion_length": 5}
+    objective = TASKS["grpo"].preference(PaddingFree(True), RunSpec(data="x", **fields))
+    work = make(objective=objective, batch_size=1, budget=10_000, max_steps=6, **fields)
+    assert work.variety[0] == 6
 
 
 def test_sizes_that_come_again_are_met_once(make: Make) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,12 @@ def test_the_verdict_is_written_beside_the_run_and_into_its_card(concluded: Any)
     assert json.loads((context.folder / evaluate.EVALUATION).read_text()) == json.loads(json.dumps(told))
     assert "## Verdict\n\nfailed: forgetting" in (context.folder / "adapter" / "README.md").read_text()
     assert heard == []
+
+
+def test_why_a_loss_of_pairs_has_no_perplexity(concluded: Any) -> None:
+    context, found, _ = concluded()
+    context = replace(context, spec=RunSpec(data="x", task="dpo"))
+    assert evaluate.conclude(context, found)["missing"]["perplexity"] == "the loss is per pair, not per token"
 
 
 def test_without_demands_there_is_no_verdict_and_a_full_disk_costs_none_of_the_numbers(concluded: Any) -> None:

@@ -28,7 +28,7 @@ def test_all_that_rewards_are_given_is_kept_beside_the_run(tmp_path: Path) -> No
 
 
 def test_only_a_task_that_learns_by_rewards_looks_for_them() -> None:
-    assert [name for name, task in TASKS.items() if rewards.wanted(task)] == ["grpo"]
+    assert [name for name, task in TASKS.items() if task.written(RunSpec(data="x"))] == ["grpo"]
     assert rewards.of(RunSpec(data="x"), Inputs()) is None
     with pytest.raises(RunError, match="pass it again"):
         rewards.of(RunSpec(data="x", task="grpo", reward="(in memory)"), Inputs())

@@ -16,6 +16,7 @@ from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from peft_nb.tasks import TASKS
+from peft_nb.tasks.base import Written
 from tests.conftest import few, stop_at
 from tests.every_method import NEEDED
 
@@ -186,6 +187,12 @@ def test_rewards_that_are_mostly_equal_are_told(reinforce: Reinforce, asked: lis
     found = reinforce(reward=sparse, max_steps=1, eval_steps=None)
     assert "3 of 4 prompts get equal rewards: nothing is learned from them" in told(found)
     assert found.metrics["equal_rewards"] >= 5 / 6
+
+
+def test_what_each_step_writes_is_told() -> None:
+    described = RunSpec(data="x", task="grpo", reward="f", num_generations=4, beta=0.1)
+    assert TASKS["grpo"].written(described) == Written(4, 256, True)
+    assert TASKS["grpo"].written(RunSpec(data="x", task="grpo", reward="f")) == Written(8, 256, False)
 
 
 def test_a_training_that_taught_nothing_is_told() -> None:

@@ -185,22 +185,32 @@ def test_what_does_not_fit_is_refused_in_a_line(prefer: Prefer, rows: list[dict[
     assert "beta: task generation has no use for it; dpo, simpo, orpo, kto, grpo has" in line(task="generation", beta=1)
 
 
+def test_how_long_answers_are_is_measured_by_default(prefer: Prefer) -> None:
+    metrics = prefer(max_steps=1, eval_steps=None, judge="quick").metrics
+    assert {metrics["answer_words"] > 0, metrics["base_answer_words"] > 0} == {True}
+    assert metrics.get("score") is None
+
+
 def test_answers_that_got_longer_are_told() -> None:
-    for name in ("dpo", "simpo", "orpo"):
-        told = TASKS[name].warning_of_answers({"base_answer_words": 10.0, "answer_words": 15.0})
+    for name in ("dpo", "simpo", "orpo", "kto"):
+        spec = RunSpec(data="x", task=name, learning_rate=1e-4)
+        told = TASKS[name].warning(spec, [0.7], {"base_answer_words": 10.0, "answer_words": 15.0})
         assert told.startswith("answers got longer (10 → 15 words), which may be all that was learned; %peft data")
-        assert not TASKS[name].warning_of_answers({"base_answer_words": 10.0, "answer_words": 14.9})
-        assert not TASKS[name].warning_of_answers({"answer_words": 15.0})
+        assert not TASKS[name].warning(spec, [0.7], {"base_answer_words": 10.0, "answer_words": 14.9})
+        assert not TASKS[name].warning(spec, [0.7], {"answer_words": 15.0})
 
 
-def test_a_loss_that_stands_still_is_told() -> None:
-    spec = RunSpec(data="x", task="dpo", learning_rate=1e-9)
-    still = TASKS["dpo"].warning(spec, [LN2] * STILL_STEPS, {})
+@pytest.mark.parametrize(("name", "fix"), [("dpo", ", or take loss_type: sigmoid,sft"), ("simpo", ""), ("kto", "")])
+def test_a_loss_that_stands_still_is_told(name: str, fix: str) -> None:
+    spec = RunSpec(data="x", task=name, learning_rate=1e-9)
+    still = TASKS[name].warning(spec, [LN2] * STILL_STEPS, {})
     assert still.startswith("nothing moves: the loss has stayed at 0.693 for 10 steps; raise learning_rate, now 1e-09")
-    assert not TASKS["dpo"].warning(spec, [LN2] * (STILL_STEPS - 1), {})
+    assert not TASKS[name].warning(spec, [LN2] * (STILL_STEPS - 1), {})
     falling = {"base_eval_chosen_logps": -40.0, "eval_chosen_logps": -60.0}
-    assert "less likely too" in TASKS["dpo"].warning(spec, [LN2, 0.5], falling)
-    assert not TASKS["dpo"].warning(spec, [LN2, 0.5], {**falling, "eval_chosen_logps": -41.0})
+    told = TASKS[name].warning(spec, [LN2, 0.5], falling)
+    assert told.startswith("the chosen answers have become less likely too (log-probability -40.0 → -60.0)")
+    assert told.endswith(f"lower learning_rate, now 1e-09{fix}")
+    assert not TASKS[name].warning(spec, [LN2, 0.5], {**falling, "eval_chosen_logps": -41.0})
 
 
 def test_two_runs_share_what_their_base_says(prefer: Prefer, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def test_before_there_is_a_rollout_a_prompt_costs_what_its_samples_will() -> Non
     one = replace(objective(PaddingFree(True)), longest=20)
     (example,) = prompts(1)
     ((*samples,),) = one.cut([example], 10_000)
-    assert [len(some.sequences[0].ids) for some in samples] == [len(example.ids) + 10] * COUNT
+    assert [len(some.sequences[0].ids) for some in samples] == [len(example.ids) + 20] * COUNT
     assert len({some.advantage for some in samples}) == 2
     model = tiny.with_lora(tiny.base("llama"))
     with one.installed(model):

@@ -89,16 +89,22 @@ def pair(cells: Cells) -> list[Pair]:
     return [(equipped(prompt, tools), chosen, rejected)]
 
 
-def ranked(cells: Cells, every: bool = False) -> list[Pair]:
-    """Set the best answer against the worst or, with `every`, each against each that is worse."""
+def scored(cells: Cells) -> list[tuple[list[Message], float]]:
+    """The answers that have a score, the best first."""
     answers = cells["responses"]
     scores = cells.get("scores") or [None if rank is None else -rank for rank in cells.get("ranks", ())]
     if scores and len(scores) != len(answers):
         raise RowProblem(f"has {len(answers)} answers and {len(scores)} scores", "give each answer one score")
-    scored = zip((messages for messages, _ in answers), scores or (score for _, score in answers), strict=True)
-    best_first = sorted((one for one in scored if one[1] is not None), key=lambda one: -one[1])
-    if len(best_first) < 2:
+    each = zip((messages for messages, _ in answers), scores or (score for _, score in answers), strict=True)
+    found = [(messages, score) for messages, score in each if score is not None]
+    if len(found) < 2:
         raise RowProblem("has fewer than two answers with a score", "give at least two, or drop the row")
+    return sorted(found, key=lambda one: -one[1])
+
+
+def ranked(cells: Cells, every: bool = False) -> list[Pair]:
+    """Set the best answer against the worst or, with `every`, each against each that is worse."""
+    best_first = scored(cells)
     if best_first[0][1] == best_first[-1][1]:
         raise RowProblem("all answers have the same score, and none is better", "drop the row")
     worst = next(one for one in best_first if one[1] == best_first[-1][1])

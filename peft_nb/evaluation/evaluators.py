@@ -23,7 +23,7 @@ from peft_nb.errors import PeftNbError
 from peft_nb.evaluation import measure, options, regression, scores
 from peft_nb.evaluation.generate import MOST_ROWS, generate
 from peft_nb.evaluation.samples import BANDWIDTH, OVERHEAD_S
-from peft_nb.events import Event, Notice, Preparing, TimeLeft
+from peft_nb.events import Event, Mistaken, Notice, Preparing, TimeLeft
 from peft_nb.spec import RunSpec
 from peft_nb.training.stop import Abandoned
 
@@ -32,6 +32,7 @@ PARTS = {
     "forgetting": ("forgetting",),
     "latency": ("latency_ms",),
     "answers": ("score", "exact_match", "rouge_l", "accuracy", "macro_f1"),
+    "lengths": ("answer_words",),
     "questions": ("regression_score",),
 }
 """The parts of a judgement, and what each of them measures of what can be demanded."""
@@ -41,12 +42,14 @@ STAGES = {
     "forgetting": "loss on general text",
     "latency": "latency",
     "answers": "answers",
+    "lengths": "length of answers",
     "questions": "questions of general knowledge",
 }
 SOME_TEXTS = 3  # every third text of the suite, where nothing hangs on it
 ROUNDS = 4  # in which these are measured, as long as there is time
 TOKENS = 1_024  # of eval examples, for the token accuracy
 ANSWERED = 64  # rows of the evaluation set at most that are answered: about one batch
+FEW, FEW_TOKENS = 4, 128  # rows that are answered to see how long answers are, and tokens of each at most
 LONGEST = 256  # tokens of such an answer; less where the references are short
 QUESTION_TOKENS = 32  # of an answer to a question of the suite, all of which are short
 WORST = 5
@@ -175,6 +178,7 @@ class Evaluator:
             "forgetting": general if self._whole else min(self.seconds, general),
             "latency": min(measure.LATENCY_S, 4 * measure.LATENCY_TOKENS * token),
             "answers": 2 * asked * LONGEST / 2 * token,
+            "lengths": 2 * bool(asked and "answers" not in parts) * self._short * token,
             "questions": 2 * questions * QUESTION_TOKENS * token,
         }
         return sum(seconds.get(part, 0.0) for part in parts)
@@ -303,6 +307,23 @@ class Evaluator:
         ]
         return chosen
 
+    def lengths(self) -> None:
+        """How many words answers to a few prompts have, and those of the base, unless it is known of more prompts."""
+        if self.metrics.get("answer_words") is not None:
+            return
+        if not self.asked:
+            raise Unmeasured("no row of the evaluation set has an answer")
+        prompts = [one.messages for one in self.asked[:FEW]]
+        how = {"system": self.spec.system, "max_new_tokens": self._short}
+        given, bare = (self._generate(prompts, adapter, **how) for adapter in (True, False))
+        self.metrics |= {"answer_words": scores.words(given), "base_answer_words": scores.words(bare)}
+
+    @property
+    def _short(self) -> int:
+        """Tokens of an answer that can be written twice in the time of a quick evaluation."""
+        token_s = (self.metrics.get("latency_ms") or 0.0) / 1000
+        return min(FEW_TOKENS, max(FEW_TOKENS // 4, int(self.seconds / 2 / token_s))) if token_s else FEW_TOKENS // 4
+
     def questions(self) -> None:
         """How many of the suite's questions the model answers correctly, and how many its base did."""
         suite = regression.questions()
@@ -377,7 +398,7 @@ class TextEvaluator(Evaluator):
         """No tokens are written."""
         raise Unmeasured(self.WRITES_NONE)
 
-    forgetting = questions = tokens
+    forgetting = questions = lengths = tokens
 
     def latency(self) -> None:
         """How long a text takes with the adapter and without."""
@@ -397,9 +418,32 @@ class TextEvaluator(Evaluator):
         self.metrics |= {"score": mean, "score_interval": [low, high]}
 
 
+class ImageEvaluator(TextEvaluator):
+    """Measures one trained classifier of images, and tells where it is surest and wrong."""
+
+    WRITES_NONE = "a classifier writes no texts"
+
+    def latency(self) -> None:
+        """How long an image takes with the adapter and without."""
+        if not self.held_out:
+            raise Unmeasured("there is no evaluation set")
+        image = self.objective.inputs(self.held_out[:1], self.model.device)
+        self._took(measure.input_latency(self.model, pixel_values=image, **self.objective.options))
+
+    def answers(self) -> None:
+        """How sure the accuracy on the evaluation set is, and where the model is surest and wrong."""
+        names = self.model.get_base_model().config.id2label
+        for place, true, given, probability, _ in self.metrics.get("mistakes", ()):
+            image = self.objective.thumbnail(self.held_out[place])
+            self.publish(Mistaken(image, names[true], names[given], probability))
+        super().answers()
+
+
 @dataclass
 class JudgedEvaluator(Evaluator):
     """Measures one trained model that learned from judged answers; `metrics` holds what its objective measured."""
+
+    QUICK = (*Evaluator.QUICK, "lengths")
 
     def __post_init__(self) -> None:
         self.objective = self.objective.path  # texts are read token by token

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from peft_nb.errors import ModelError, SpecError
 from peft_nb.methods import FIELDS, REGISTRY, Method, problems
-from peft_nb.planning.rules import DETOURS, LAYOUTS, RULES, Detour, Rule, Situation
+from peft_nb.planning.rules import DETOURS, LAYOUTS, REWARD, RULES, Detour, Rule, Situation
 from peft_nb.spec import METHODS, RunSpec, explain
 from peft_nb.tasks import for_kind
 
@@ -144,6 +144,9 @@ def advise(data: Any = None, *, namespace: Mapping[str, Any] | None = None, **kn
     choices = _choices(situation)[:CHOICES]
     for first in choices[:1]:
         named = f"{quote(situation.data or PLACEHOLDER)} --method {first.method.name}"
+        if first.spec.reward:
+            notes.append(f"{REWARD} stands for a function of yours: {REWARD}(prompt, completion) gives a number.")
+            named += f" --task {first.spec.task} --reward {REWARD}"
         notes.append(f"%peft estimate {named} estimates memory and time of the first.")
     return Advice(situation, _detours(situation), choices, tuple(notes))
 
@@ -167,10 +170,12 @@ def _measured(data: Any, namespace: Mapping[str, Any] | None) -> dict[str, Any]:
     rows = sources.read(data, namespace).train
     layout = detection.detect(rows)
     looked = [rows[place] for place in range(0, len(rows), -(-len(rows) // LOOKED))]
-    lengths = sorted(sum(len(str(row.get(column) or "")) for column in layout.columns.values()) for row in looked)
+    columns = layout.written.values()  # an image has no length
+    lengths = sorted(sum(len(str(row.get(column) or "")) for column in columns) for row in looked)
     found: dict[str, Any] = {"rows": len(rows)}
-    found["tokens"] = max(1, lengths[len(lengths) * 19 // 20] // CHARACTERS_A_TOKEN)
-    if layout.kind == "labelled":
+    if layout.kind != "image":
+        found["tokens"] = max(1, lengths[len(lengths) * 19 // 20] // CHARACTERS_A_TOKEN)
+    if layout.kind in ("labelled", "image"):
         labels = set()
         for row in looked:
             try:

@@ -44,6 +44,8 @@ class Forecast:
         ``cpu`` or ``cuda``.
     untimed : str
         Why the time is not foreseen.
+    longest_answers : bool
+        Whether the time is that of answers which are all as long as they may be, so that it takes so long at most.
     """
 
     weights_mb: float
@@ -66,6 +68,7 @@ class Forecast:
     fixes: tuple[tuple[str, float], ...] = ()
     device: str = "cpu"
     untimed: str = ""
+    longest_answers: bool = False
 
     @property
     def memory_mb(self) -> float:

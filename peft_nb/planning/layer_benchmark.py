@@ -95,7 +95,7 @@ def benchmark_layer(
         layers = [_layer(model, objective, batch, device) for batch in batches]
         kept = [_kept(layer, call) for layer, call in layers]
         products = [_products(call) for _, call in layers]
-        rounds = _repeated(
+        rounds = repeated(
             lambda: [_round(call, depth) for (_, call), depth in zip(layers, depths, strict=True)], SECONDS
         )
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
@@ -199,7 +199,8 @@ def _round(call: Callable[[int], tuple[torch.Tensor, torch.Tensor]], depth: int)
     return forward, time.perf_counter() - start
 
 
-def _repeated(run: Callable[[], Any], seconds: float = SECONDS / 4) -> list[Any]:
+def repeated(run: Callable[[], Any], seconds: float = SECONDS / 4) -> list[Any]:
+    """Run something some times, and give what each of them gave."""
     run()  # the first time, memory has to be found and kernels chosen
     until, found = time.perf_counter() + seconds, [run()]
     while len(found) < FEWEST or (time.perf_counter() < until and len(found) < REPEATS):
@@ -208,6 +209,8 @@ def _repeated(run: Callable[[], Any], seconds: float = SECONDS / 4) -> list[Any]
 
 
 def _head_seconds(model: PeftModel) -> float:
+    if model.get_base_model().get_output_embeddings() is None:  # no words are scored
+        return 0.0
     embeddings = model.get_input_embeddings().weight
     weight = torch.zeros(HEAD_VOCABULARY, embeddings.shape[1], dtype=embeddings.dtype)
     weight.normal_(std=0.02, generator=torch.Generator())  # not the notebook's
@@ -221,7 +224,7 @@ def _head_seconds(model: PeftModel) -> float:
         log_probs([(hidden, weight)], targets).sum().backward()
         return time.perf_counter() - start
 
-    return min(_repeated(run)) / len(targets) / HEAD_VOCABULARY
+    return min(repeated(run)) / len(targets) / HEAD_VOCABULARY
 
 
 def _optimizer_seconds(optim: str, trained: Sequence[torch.Tensor]) -> float:
@@ -235,4 +238,4 @@ def _optimizer_seconds(optim: str, trained: Sequence[torch.Tensor]) -> float:
         made.step()
         return time.perf_counter() - start
 
-    return min(_repeated(run)) / sum(one.numel() for one in trained)
+    return min(repeated(run)) / sum(one.numel() for one in trained)

@@ -14,9 +14,11 @@ FLOAT = 4  # bytes of what is trained, whatever the base is in
 # Measured on models of many sizes: by how much libraries grow between the forecast and the last step (pages that they
 # touch, threads, buffers, a tokenizer), and what share of all that comes and goes with a micro-batch is left in holes.
 GROWTH, HOLES = 100e6, 0.5
-TOKENWISE = 80e6  # by how much more where tokens are learned
-# oneDNN multiplies in bfloat16 with a kernel for each shape, and keeps so many: their bytes, seconds to compile one.
-KERNELS, KERNEL, KERNEL_S = 1024, 0.6e6, 2.5e-3
+TOKENWISE = 130e6  # by how much more where tokens are learned
+# oneDNN multiplies in bfloat16 with a kernel for each shape, and keeps so many: their bytes, with the holes that they
+# leave between batches of other sizes, and seconds to compile one.
+KERNELS, KERNEL, KERNEL_S = 1024, 0.9e6, 2.5e-3
+DRAWING = 4  # copies of the scores of a token, as it is drawn
 _grown = 0.0  # by earlier runs of this process, which need not grow again
 
 
@@ -30,6 +32,8 @@ class Shapes:
         Number of layers, width, width inside the feed-forward part, entries of the vocabulary.
     size : int
         Bytes of a number of the base.
+    cached : int
+        Numbers of a token that a layer keeps for those written after it: its keys and values.
     """
 
     layers: int
@@ -37,13 +41,20 @@ class Shapes:
     inner: int
     words: int
     size: int
+    cached: int = 0
 
     @classmethod
     def of(cls, config: Any, dtype: str) -> Shapes:
         """Read them from a model's configuration."""
-        text = config.get_text_config()
-        inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-        return cls(text.num_hidden_layers, text.hidden_size, inner, text.vocab_size, 4 if dtype == "float32" else 2)
+        from peft_nb.training import probe
+
+        text, sizes = config.get_text_config(), probe.sizes(config)
+        heads = getattr(text, "num_attention_heads", None) or 1
+        heads = 1 if isinstance(heads, list) else heads  # of a model in stages
+        width = getattr(text, "head_dim", None) or sizes[1] // heads
+        cached = 2 * width * (getattr(text, "num_key_value_heads", None) or heads)
+        words = getattr(text, "vocab_size", 0)  # an image has none
+        return cls(*sizes, words, 4 if dtype == "float32" else 2, cached)
 
     def kept(self, padded: bool) -> float:
         """About what one layer keeps of one token for its backward pass."""
@@ -55,6 +66,10 @@ class Shapes:
         inputs = tokens * self.hidden * self.size
         ends = 4 * inputs  # embeddings, last norm, and the gradients there
         return ends + (self.layers * inputs + tokens * kept if checkpointing else self.layers * tokens * kept)
+
+    def writing(self, answers: int, tokens: float) -> float:
+        """What it takes to write so many answers at once that come to so many tokens each, prompts included."""
+        return answers * (tokens * self.layers * self.cached * self.size + DRAWING * FLOAT * self.words)
 
     def loss(self, micro: Load, whole: bool, device: str = "cpu") -> float:
         """What the loss of a micro-batch needs beside that: logits by the chunk, or of all positions at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from peft_nb.data.table import Table
 from peft_nb.errors import ForecastError, MethodError
 from peft_nb.methods import REGISTRY, attach
+from peft_nb.methods.registry import LAYERS
 from peft_nb.models.load import Base
 from peft_nb.models.meta import shapes_alone, single_layer
 from peft_nb.planning import memory
@@ -20,6 +22,7 @@ from peft_nb.spec import RunSpec
 from peft_nb.system import known, resources
 from peft_nb.system.resources import MB
 from peft_nb.tasks import TASKS, Facts
+from peft_nb.tasks.base import Written
 from peft_nb.training.optimizer import named, state_bytes
 
 if TYPE_CHECKING:
@@ -65,6 +68,10 @@ class Plan:
         moment = max(self._loss(micro), micro.tokens * kept / 2)
         moment += memory.HOLES * (activations + moment)  # which are closed before an evaluation
         moment = max(moment, aside.tokens * kept - activations, self._loss(aside) - activations)
+        if self.written:
+            prompts, tokens = self._at_once(work.batch, self.written.count)
+            writing = shapes.writing(prompts * self.written.count, tokens)
+            moment = max(moment, (1 + memory.HOLES) * writing - activations)
         growth = memory.growth(TASKS[spec.task].tokenwise, self.kernels) if self.device == "cpu" else 0.0
         untimed = self.untimed
         seconds, evaluating_s = self._seconds(costs, trained) if costs and not untimed else (None, None)
@@ -88,6 +95,7 @@ class Plan:
             costs.slowdown if costs else 1.0,
             device=self.device,
             untimed=untimed,
+            longest_answers=bool(self.written),
         )
 
     @property
@@ -97,8 +105,6 @@ class Plan:
             return "not measured on a GPU"
         if self.spec.torch_compile:
             return "not measured with torch_compile"
-        if "num_generations" in TASKS[self.spec.task].options:
-            return "the model writes answers in each step"
         return "" if self.costs else "too little free memory"
 
     def _seconds(self, costs: Costs, trained: int) -> tuple[float, float]:
@@ -107,12 +113,49 @@ class Plan:
         head = shapes.words * costs.head_s * TASKS[spec.task].tokenwise
         token = shapes.layers * (costs.both_s + costs.forward_s * spec.gradient_checkpointing)
         step = token * work.mean.tokens + head * work.mean.predicted + costs.optimizer_s * trained + STEP_S
+        written, rows = self.written, work.held_out
+        if written:
+            read = shapes.layers * costs.forward_s * work.mean.tokens + head / 2 * work.mean.predicted
+            step += self._writing_s(costs, work.batch, written.count) + written.compared * read
+            rows = rows.over(written.count if written.compared else math.inf)
         all_steps = work.steps * step + self.kernels * memory.KERNEL_S
         if not work.held_out.tokens:
             return all_steps, 0.0
-        once = shapes.layers * costs.forward_s * work.held_out.tokens + head / 2 * work.held_out.predicted
+        once = shapes.layers * costs.forward_s * rows.tokens + head / 2 * rows.predicted
+        once += self._writing_s(costs, round(work.eval_rows), 1) if written else 0.0
         between = (work.steps - 1) // (spec.eval_steps or work.steps_per_epoch)
         return all_steps + between * once, (between + 2) * once
+
+    @property
+    def written(self) -> Written | None:
+        """What answers each step writes."""
+        return TASKS[self.spec.task].written(self.spec)
+
+    def _at_once(self, prompts: int, count: int) -> tuple[int, int]:
+        """Prompts of so many that get so many answers at once, and tokens of a prompt with the longest answer."""
+        from peft_nb.training.rollout import at_once
+
+        tokens = round(self.work.width) + self.written.longest  # type: ignore[union-attr]
+        return min(prompts, at_once(count, tokens)), tokens
+
+    def _writing_s(self, costs: Costs, prompts: int, count: int) -> float:
+        """Seconds in which prompts are read and so many answers to each written, all as long as they may be."""
+        from peft_nb.planning.writing_benchmark import Writing, benchmark_writing
+
+        longest = self.written.longest  # type: ignore[union-attr]
+        most, tokens = self._at_once(prompts, count)
+        width = tokens - longest
+        about = {"prompts": most, "count": count, "length": width + longest // 2}
+        shared = REGISTRY[self.spec.method].padding_free
+
+        def benchmark() -> dict[str, float]:
+            models = [self._attached(self._filled(layers)) for layers in (1, 2)]
+            return asdict(benchmark_writing(models, *about.values(), shared=shared))
+
+        found = Writing(**known.once("writing", {**self._about, **about}, benchmark, days=1))
+        token = self.shapes.layers * found.layer_s + self.shapes.words * found.head_s + found.rest_s
+        read = self.shapes.layers * costs.forward_s * width * (1 if shared else count)
+        return math.ceil(prompts / most) * longest * token + prompts * read
 
     def _loss(self, micro: Load) -> float:
         if not TASKS[self.spec.task].tokenwise:
@@ -135,9 +178,13 @@ class Plan:
 
         task = TASKS[self.spec.task]
         bare, new = task.build(base, self.facts)
+        spec = self.spec
+        if base is not self.base:  # of one layer, which may not be one of those that are chosen
+            options = {name: one for name, one in spec.method_options.items() if name != LAYERS}
+            spec = spec.model_copy(update={"method_options": options})
         try:
             with OwnDraws(self.spec.seed), shapes_alone() if base.device == "meta" else nullcontext():
-                return attach(bare, self.spec, "", new, peft_type=task.peft_type)
+                return attach(bare, spec, "", new, peft_type=task.peft_type)
         except MethodError as error:
             if "meta" in str(error).lower():  # a tuner that computes with the base's weights, which are not there
                 why = "needs the base's weights to initialize, which an estimate does not load"
@@ -201,6 +248,24 @@ class Plan:
         budget, measured = self.work.budget, self.measured or {}
         return measured[min(measured, key=lambda one: abs(one - budget))] if measured else None
 
+    @property
+    def _about(self) -> dict[str, Any]:
+        """What every benchmark depends on."""
+        return {
+            "machine": known.machine(),
+            "config": self.base.model.config.to_dict(),
+            "dtype": self.base.dtype,
+            "adapter": self.adapted.peft_config["default"].to_dict(),
+            "quantization": self.base.quantization,
+        }
+
+    def _filled(self, layers: int = 1) -> Base:
+        """A base of few layers, filled at random."""
+        from peft_nb.training.draws import OwnDraws
+
+        with OwnDraws(self.spec.seed):
+            return single_layer(self.base, layers)
+
     def _measured(self) -> dict[int, Costs]:
         """Train one layer for a moment in micro-batches of some sizes, if a twentieth of the free memory holds it.
 
@@ -223,18 +288,17 @@ class Plan:
         for budget in sorted(budgets, reverse=True):
             micro = self.widest.under(budget).micro(self.widest.drawn[0])
             rows = shortened(micro[len(micro) // 2], max(64, int(LAYER_PASS / parameters)))
-            tried.setdefault(tuple(len(one.ids) for one in rows), (budget, rows))
+            tried.setdefault(tuple(one.cost for one in rows), (budget, rows))
 
         def benchmark() -> list[dict[str, float]]:
-            with OwnDraws(self.spec.seed):
-                single = single_layer(self.base)
-            words = single.model.get_input_embeddings().num_embeddings
+            single = self._filled()
+            words = getattr(single.model.get_input_embeddings(), "num_embeddings", 1)  # an image has no ids
             batches = [
                 [replace(one, ids=array("i", (i % words for i in one.ids))) for one in rows]
                 for _, rows in tried.values()
             ]
             path = getattr(self.objective, "path", self.objective)  # by which sequences are computed that are compared
-            objective = replace(path, pad_id=0) if path.padded else path
+            objective = replace(path, pad_id=0) if hasattr(path, "pad_id") else path
             model = self._attached(single)
             with OwnDraws(self.spec.seed):
                 REGISTRY[self.spec.method].hooks(self.spec).begin(model, (pad(some, 0) for some in batches[:1]))
@@ -247,15 +311,6 @@ class Plan:
                 for one, count in zip(costs, segments, strict=True)
             ]
 
-        about = {
-            "machine": known.machine(),
-            "config": self.base.model.config.to_dict(),
-            "dtype": self.base.dtype,
-            "path": str(self.objective),
-            "adapter": self.adapted.peft_config["default"].to_dict(),
-            "rows": list(tried),
-            "optim": named(self.spec.optim, "cpu"),
-            "quantization": self.base.quantization,
-        }
-        costs = known.once("layer", about, benchmark, days=1)
+        about = {"path": str(self.objective), "rows": list(tried), "optim": named(self.spec.optim, "cpu")}
+        costs = known.once("layer", {**self._about, **about}, benchmark, days=1)
         return {budget: Costs(**one) for (budget, _), one in zip(tried.values(), costs, strict=True)}

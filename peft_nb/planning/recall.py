@@ -15,7 +15,10 @@ from peft_nb.system import known, resources
 from peft_nb.system.resources import MB
 
 AS_FREE = 0.8  # of the memory that was free then
-IRRELEVANT = ("name", "judge", "accept", "score", "regression", "logging_steps", "save_steps", "report_to")
+IRRELEVANT = (
+    *("name", "judge", "accept", "score", "regression", "logging_steps", "save_steps", "report_to"),
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay"),
+)
 
 
 def foresee(spec: RunSpec, source: ModelSource, table: Table, facts: Mapping[str, Any], before: float) -> Forecast:

@@ -21,6 +21,7 @@ Goal = Literal[
 ]  # fmt: skip
 LAYOUTS = {"classification": "labelled", "preferences": "preference", "checkable": "prompt"}  # kind of rows by goal
 
+REWARD = "your_reward"  # the name of a function that is still to be written
 FEW, MANY, SHORT_MINUTES = 200, 20_000, 15
 LONG = 1024  # tokens: what RunSpec keeps of a row by default
 
@@ -64,8 +65,8 @@ class Situation(BaseModel):
 
     @property
     def labelled(self) -> bool:
-        """Whether texts are to get labels."""
-        return "labelled" in self.learned.accepts
+        """Whether texts or images are to get labels."""
+        return self.learned.stratify
 
     @property
     def judged(self) -> bool:
@@ -259,9 +260,14 @@ RULES: tuple[Rule, ...] = (
         "close to full fine-tuning on classification with little data", "Ben Zaken et al., 2021; Liu et al., 2022",
     ),
     Rule(
-        lambda s: s.labelled and s.model is None, every, 0,
+        lambda s: s.labelled and s.model is None and s.learned.unit == "text", every, 0,
         "an encoder classifies faster than a model that writes", "Reimers and Gurevych, 2019",
-        lambda s, method: {"model": "minilm-l6"},
+        lambda s, method: {"model": s.learned.model},
+    ),
+    Rule(
+        lambda s: s.labelled and s.model is None and s.learned.unit == "image", every, 0,
+        "what a model has seen in millions of images without labels serves new classes", "Oquab et al., 2023, DINOv2",
+        lambda s, method: {"model": s.learned.model},
     ),
     Rule(
         lambda s: s.learned.unit == "pair", every, 0,
@@ -274,8 +280,9 @@ RULES: tuple[Rule, ...] = (
         "task", "Ethayarajh et al., 2024",
     ),
     Rule(
-        lambda s: s.goal == "checkable", every, 0,
+        lambda s: "prompt" in s.learned.accepts, every, 0,
         "a result that can be checked is a reward: the model learns from its own answers (grpo)", "Shao et al., 2024",
+        lambda s, method: {"reward": [REWARD]},
     ),
     Rule(
         lambda s: s.hurried, named("pissa"), 3, "learns faster than LoRA in the first steps", "Meng et al., 2024",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from peft_nb.errors import MethodError, ModelError
 from peft_nb.events import Progress, silent
 from peft_nb.methods import REGISTRY, Method, attach, problems, tasks_of
-from peft_nb.models.load import Base, made_for
+from peft_nb.models.load import Base, auto_class, made_for
 from peft_nb.models.meta import shallow, shapes_alone
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve
@@ -236,7 +236,7 @@ def counted_bases(source: ModelSource, config: PreTrainedConfig) -> list[Base]:
     list of Base
         Shapes without memory.
     """
-    layers = config.get_text_config().num_hidden_layers
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)  # a model in stages has layers of all sizes
     whole = _base(source, config)
     if layers <= FEW + 1:
         return [whole]
@@ -299,12 +299,10 @@ def _base(source: ModelSource, config: PreTrainedConfig) -> Base:
     from types import SimpleNamespace
 
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
 
-    auto = AutoModelForCausalLM if made_for(config) == "causal" else AutoModel
     try:
         with shapes_alone():
-            model = auto.from_config(config, dtype=torch.float32).requires_grad_(False)
+            model = auto_class(made_for(config)).from_config(config, dtype=torch.float32).requires_grad_(False)
     except ValueError as error:
         raise ModelError(f"{source.name} is not of a kind that can be trained here: {first_line(error)}") from None
     pad = SimpleNamespace(pad_token_id=getattr(config, "pad_token_id", None))  # all that is asked of a tokenizer

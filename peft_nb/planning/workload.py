@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from peft_nb.data.rendered import RenderedRows
@@ -133,12 +134,14 @@ class Workload:
 
     @cached_property
     def drawn(self) -> list[list[Any]]:
-        """Optimizer steps over the examples at hand."""
-        order = list(self.encoded)
-        random.Random(self.spec.seed).shuffle(order)
-        order *= math.ceil(self.batch / len(order)) if self.steps_per_epoch > 1 else 1
-        starts = range(0, max(1, len(order) - self.batch + 1), self.batch)
-        return [order[start : start + self.batch] for start in starts[: max(1, min(STEPS, 4096 // self.batch))]]
+        """Optimizer steps over the examples at hand, each epoch shuffled anew."""
+        steps, draw = max(1, min(STEPS, 4096 // self.batch, self.steps)), random.Random(self.spec.seed)
+        if self.steps_per_epoch == 1:
+            return [draw.sample(self.encoded, min(self.batch, len(self.encoded)))]
+        order: list[Any] = []
+        while len(order) < steps * self.batch:
+            order += draw.sample(self.encoded, len(self.encoded))
+        return [order[start : start + self.batch] for start in range(0, steps * self.batch, self.batch)]
 
     @cached_property
     def cut(self) -> list[list[list[Any]]]:
@@ -163,8 +166,11 @@ class Workload:
     @cached_property
     def variety(self) -> tuple[int, int]:
         """How many sizes of micro-batches, and of their segments, the run meets in the steps that are laid out."""
-        shown = [micro for step in self.cut[: self.steps] for micro in step]
-        return len({self.load(micro).tokens for micro in shown}), len(set[Any]().union(*map(self.segments, shown)))
+        shown = [micro for step in self.cut for micro in step]
+        sizes, segments = {self.load(micro).tokens for micro in shown}, set[Any]().union(*map(self.segments, shown))
+        if TASKS[self.spec.task].written(self.spec):  # answers are of any length, so that no size comes again
+            return round(self.steps * len(shown) / len(self.cut)), len(segments)
+        return len(sizes), len(segments)
 
     @property
     def mean(self) -> Load:
@@ -176,14 +182,25 @@ class Workload:
         """The micro-batch that computes most."""
         return max((self.load(micro) for step in self.cut for micro in step), key=lambda one: one.tokens)
 
+    @property
+    def eval_rows(self) -> float:
+        """Rows of the evaluation set."""
+        own = self.table.eval_rows
+        return len(self.table.rows) * self.spec.eval_fraction if own is None else len(own)
+
+    @property
+    def width(self) -> float:
+        """Tokens of the longest prompt of a step, on average."""
+        task = TASKS[self.spec.task]
+        return fmean(max(one.cost for example in step for one in task.sequences(example)) for step in self.drawn)
+
     @cached_property
     def aside(self) -> tuple[list[Load], float]:
         """Micro-batches of the evaluation set, and how many times as many an evaluation has."""
-        rows, count = self.encoded, len(self.table.rows) * self.spec.eval_fraction
+        rows, count = self.encoded, self.eval_rows
         if self.table.eval_rows is not None:
             held_out = self.table.rendered_eval(self.rendered.tokenizer, self.spec)
             rows = self._encode(held_out, "evaluation row")
-            count = len(self.table.eval_rows)
         some = rows[: round(count)]
         return [self.load(micro) for micro in self.micro(some)], count / max(1, len(some))
 

@@ -115,6 +115,17 @@ def risen(spec: RunSpec, losses: Sequence[float], metrics: Mapping[str, Any]) ->
     return ""
 
 
+def warn(context: Context, trainer: PlannedTrainer) -> None:
+    """Tell what looks wrong about a training as far as the metrics show it by now, and keep it with them."""
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    before = context.metrics.get("warning")
+    told = risen(context.spec, losses, context.metrics) or context.task.warning(context.spec, losses, context.metrics)
+    if told and told != before:
+        context.publish(Notice(told, "warning"))
+    if told or before:  # of before it was resumed
+        context.metrics["warning"] = told or None
+
+
 def save(context: Context, adapted: PeftModel, tokenizer: Any, history: Sequence[Mapping[str, Any]]) -> None:
     """Write the adapter of a run into its folder."""
     from peft_nb.adapters.save import WEIGHTS, save
@@ -212,9 +223,7 @@ def evaluate(context: Context, trainer: PlannedTrainer, found: Evaluator) -> Non
         metrics["perplexity"] = perplexity(metrics["eval_loss"])
     found.evaluate("the model is spread over several processes" if trainer.is_fsdp_enabled else "")
     metrics["judge_seconds"] = time.perf_counter() - began
-    if not metrics.get("warning") and (told := context.task.warning_of_answers(metrics)):
-        metrics["warning"] = told
-        context.publish(Notice(told, "warning"))
+    warn(context, trainer)
 
 
 def conclude(context: Context, found: Evaluator) -> dict[str, Any]:
@@ -236,6 +245,8 @@ def conclude(context: Context, found: Evaluator) -> dict[str, Any]:
 
     spec, metrics, facts = context.spec, context.metrics, context.facts
     missing = dict.fromkeys(("eval_loss", "perplexity"), "there is no evaluation set") | found.missing
+    if context.task.unit != "token":
+        missing["perplexity"] = f"the loss is per {context.task.unit}, not per token"
     if spec.accept:
         verdict = criteria.verdict(spec.accept, metrics, missing)
         metrics |= {"verdict": str(verdict), "criteria": [asdict(line) for line in verdict.lines]}

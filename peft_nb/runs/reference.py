@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.runs import evaluate
@@ -28,7 +29,7 @@ def needed(objective: Any) -> bool:
     return getattr(objective, "reference", None) is not None
 
 
-def fill(context: Context, trainer: PlannedTrainer, base: Base, start: Start | None, *, active: bool) -> None:
+def fill(context: Context, trainer: PlannedTrainer, base: Base, start: Start | None, *, active: bool) -> bool:
     """Give the objective of a run the log-probabilities of its reference: computed, known, or those it began with.
 
     Parameters
@@ -44,11 +45,16 @@ def fill(context: Context, trainer: PlannedTrainer, base: Base, start: Start | N
     active : bool
         Whether the model with its adapter is what the run starts from: it then computes as it will in training. Else
         the base is, without it.
+
+    Returns
+    -------
+    bool
+        Whether the model with its adapter is the reference, as it is now.
     """
     from peft_nb.data.examples import fingerprint as content
 
     if not needed(trainer.objective):
-        return
+        return False
     path, objective = context.folder / FILE, trainer.objective
     for part in (trainer.examples, trainer.eval_examples):
         objective.prepare(part)  # type: ignore[attr-defined]
@@ -73,6 +79,28 @@ def fill(context: Context, trainer: PlannedTrainer, base: Base, start: Start | N
         if resources.rank() == 0:
             atomic_text(path, json.dumps(found))
     objective.remember(examples, found)  # type: ignore[attr-defined]
+    return active
+
+
+def measured(trainer: PlannedTrainer) -> dict[str, float]:
+    """What :meth:`.PlannedTrainer.measured` finds of the reference itself, by what :func:`fill` has found of it."""
+    import torch
+
+    from peft_nb.training.preference import key
+
+    objective: Any = trainer.objective
+    groups = map(objective.group, trainer.eval_examples)
+    known = {key(one): of for group in groups for one, of in zip(group.sequences, group.reference, strict=True)}
+
+    def sums(model: Any, groups: Sequence[Any], device: torch.device) -> list[torch.Tensor]:
+        return [torch.tensor([known[key(one)] for one in group.sequences], device=device) for group in groups]
+
+    trainer.objective = copy(objective)
+    vars(trainer.objective)["sums"] = sums
+    try:
+        return trainer.measured()
+    finally:
+        trainer.objective = objective
 
 
 def _computed(

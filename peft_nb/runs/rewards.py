@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from peft_nb.models.load import Base
     from peft_nb.runs.context import Context, Inputs
     from peft_nb.spec import RunSpec
-    from peft_nb.tasks import Task
     from peft_nb.training.group_objective import Drawn
     from peft_nb.training.objectives import Installed
     from peft_nb.training.trainer import PlannedTrainer
@@ -38,11 +37,6 @@ if TYPE_CHECKING:
 FILE = "rewards.jsonl"
 TRIED = 4  # prompts whose answers are rewarded before the first step
 TOLD = 2  # prompts of the evaluation set whose answers are shown, and of those that are tried
-
-
-def wanted(task: Task) -> bool:
-    """Whether a task learns by rewards."""
-    return "reward" in task.options
 
 
 def of(spec: RunSpec, inputs: Inputs) -> Rewards | None:
@@ -193,7 +187,7 @@ class Rollout:
 def install(context: Context, trainer: PlannedTrainer, base: Base, installed: Installed) -> Rollout | None:
     """Give the objective of a run what draws and rewards answers; None for a task that learns otherwise."""
     spec = context.spec
-    if not wanted(context.task):
+    if not context.task.written(spec):
         return None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         told = f"task {spec.task} writes answers, which a model in parts on several processes cannot"

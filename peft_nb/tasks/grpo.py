@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from peft_nb.metrics import Metric
-from peft_nb.tasks.base import Rows
+from peft_nb.tasks.base import Rows, Written
 from peft_nb.tasks.preference import Judged
 
 if TYPE_CHECKING:
@@ -88,6 +88,15 @@ class GRPO(Judged):
         ),
     )
 
+    def _own(self, spec: RunSpec) -> dict[str, Any]:
+        """The task's options, those that a spec leaves open as usual."""
+        return {name: usual if (own := getattr(spec, name)) is None else own for name, usual in self.options.items()}
+
+    def written(self, spec: RunSpec) -> Written:
+        """As of :meth:`Task.written`."""
+        own = self._own(spec)
+        return Written(own["num_generations"], own["max_completion_length"], own["beta"] > 0)
+
     def problems(self, spec: RunSpec) -> list[str]:
         """What is wrong with its options; as of :meth:`Task.problems`."""
         from peft_nb.errors import nearest
@@ -130,8 +139,7 @@ class GRPO(Judged):
         """Which of several answers got the higher reward."""
         from peft_nb.training.group_objective import GroupObjective
 
-        usual = {name: value for name, value in self.options.items() if getattr(spec, name) is None}
-        own = {**{name: getattr(spec, name) for name in self.options}, **usual}
+        own = self._own(spec)
         how = {"loss_type": own["loss_type"][0], "beta": own["beta"], "epsilon": own["epsilon"]}
         return GroupObjective(path, own["num_generations"], own["max_completion_length"], own["scale_rewards"], how)
 

@@ -128,6 +128,25 @@ class Judged(Generation):
         """As of :meth:`Task.foreseen`."""
         return self.preference(super().foreseen(model, pad_id, spec, facts, supported=supported), spec)
 
+    def warning(self, spec: RunSpec, losses: Sequence[float], metrics: Mapping[str, Any]) -> str:
+        """Say that nothing moves, that chosen answers become less likely too, or that answers got longer.
+
+        As of :meth:`Task.warning`.
+        """
+        rate = f"learning_rate, now {spec.learning_rate:g}"
+        if len(losses) >= STILL_STEPS and all(abs(one - losses[0]) < STILL * abs(losses[0]) for one in losses):
+            return f"nothing moves: the loss has stayed at {losses[-1]:.3f} for {len(losses):,} steps; raise {rate}"
+        before, after = metrics.get("base_eval_chosen_logps"), metrics.get("eval_chosen_logps")
+        if before is not None and after is not None and after < (1 + FALLEN) * before:
+            told = f"the chosen answers have become less likely too (log-probability {before:.1f} → {after:.1f})"
+            fix = f"lower {rate}{', or take loss_type: sigmoid,sft' * ('loss_type' in self.options)}"
+            return f"{told}: more is unlearned than learned; {fix}"
+        before, after = metrics.get("base_answer_words"), metrics.get("answer_words")
+        if before is not None and after is not None and after >= LONGER * before:
+            told = f"answers got longer ({before:.0f} → {after:.0f} words), which may be all that was learned"
+            return f"{told}; %peft data shows whether the longer answers are those rated better"
+        return ""
+
     def evaluator(self) -> type[Evaluator]:
         """What measures a trained model."""
         from peft_nb.evaluation.evaluators import JudgedEvaluator
@@ -165,14 +184,6 @@ class PairTask(Judged):
         """The loss of each pair under a completed spec."""
         raise NotImplementedError(f"task {self.name} does not say what its loss is")
 
-    def warning_of_answers(self, metrics: Mapping[str, Any]) -> str:
-        """Say that answers got longer, which may be all that was learned; as of :meth:`Task.warning_of_answers`."""
-        before, after = metrics.get("base_answer_words"), metrics.get("answer_words")
-        if before is None or after is None or after < LONGER * before:
-            return ""
-        told = f"answers got longer ({before:.0f} → {after:.0f} words), which may be all that was learned"
-        return f"{told}; %peft data tells how often the longer answer is the chosen one"
-
     def preference(self, path: Any, spec: RunSpec) -> Preference:
         """Which of two answers is preferred."""
         from peft_nb.training.preference import Pairs
@@ -188,18 +199,6 @@ class DPO(PairTask):
     source = "Rafailov et al., 2023, arXiv:2305.18290"
     proposed = compares = True
     options: Mapping[str, Any] = {"loss_type": ["sigmoid"], "loss_weights": None, "beta": 0.1, "label_smoothing": 0.0}
-
-    def warning(self, spec: RunSpec, losses: Sequence[float], metrics: Mapping[str, Any]) -> str:
-        """Say that nothing moves, or that the chosen answers become less likely too; as of :meth:`Task.warning`."""
-        first, last = losses[0], losses[-1]
-        rate = f"learning_rate, now {spec.learning_rate:g}"
-        if len(losses) >= STILL_STEPS and all(abs(one - first) < STILL * abs(first) for one in losses):
-            return f"nothing moves: the loss has stayed at {last:.3f} for {len(losses):,} steps; raise {rate}"
-        before, after = metrics.get("base_eval_chosen_logps"), metrics.get("eval_chosen_logps")
-        if before is not None and after is not None and after < (1 + FALLEN) * before:
-            told = f"the chosen answers have become less likely too (log-probability {before:.1f} → {after:.1f})"
-            return f"{told}: more is unlearned than learned; lower {rate}, or take loss_type: sigmoid,sft"
-        return ""
 
     def problems(self, spec: RunSpec) -> list[str]:
         """What is wrong with its losses; as of :meth:`Task.problems`."""

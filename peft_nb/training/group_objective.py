@@ -54,7 +54,7 @@ class GroupObjective(SequenceObjective):
     """Group relative policy optimization.
 
     An example is a prompt. Each becomes, in training, several samples that are learned one by one; in an evaluation one
-    sample, whose loss is minus its reward. Without a rollout it becomes samples of about the right length, by which
+    sample, whose loss is minus its reward. Without a rollout it becomes samples as long as they may be, by which
     memory and time are foreseen.
 
     Attributes
@@ -120,8 +120,8 @@ class GroupObjective(SequenceObjective):
         return found
 
     def foreseen(self, example: Example) -> list[Sample]:
-        """Samples of about the right length, with rewards that differ."""
-        ids, length = list(example.ids), max(1, self.longest // 2)
+        """Samples as long as they may be, with rewards that differ."""
+        ids, length = list(example.ids), self.longest
         fillers = ([ids[(start + place) % len(ids)] for place in range(length)] for start in range(self.count))
         return [Sample((_sequence(example, one),), advantage=(-1.0) ** place) for place, one in enumerate(fillers)]
 

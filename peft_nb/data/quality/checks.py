@@ -33,11 +33,12 @@ Table = Sequence[Mapping[str, Any]]
 NEEDS = {
     "chat": ("conversations or texts", "name no task"),
     "labelled": ("labels", "set format: text_label and columns: {text: …, label: …}"),
+    "image": ("images with labels", "set format: image_label and columns: {image: …, label: …}"),
     "preference": ("preference pairs", "set format: preference and columns: {prompt: …, chosen: …, rejected: …}"),
     "rated": ("rated answers", "set format: rated and columns: {prompt: …, completion: …, label: …}"),
     "prompt": ("prompts", "set format: prompt and columns: {prompt: …}"),
 }
-VERSION = 5  # to be raised whenever the same rows get another report
+VERSION = 6  # to be raised whenever the same rows get another report
 PERSONAL_ROWS = 20_000  # rows looked at for personal data, the slowest check by far
 # A rule of thumb: SetFit (Tunstall et al., 2022) and other work on few examples begin at 8 a class.
 USUAL_ROWS_A_LABEL = 8
@@ -58,7 +59,7 @@ class Checked:
     findings : list of Finding
         What is wrong, worst first.
     lengths : array of int
-        Tokens of each row that can be read, in order.
+        Tokens of each row that can be read, in order, or what `measured` says.
     estimated : bool
         Whether they are estimated from characters.
     labels : dict of str to int
@@ -76,6 +77,8 @@ class Checked:
     notes: list[str]
     fix: Callable[[Collection[str]], Fixed] = field(repr=False)
     """What is left when findings of some kinds of `FIXABLE` are fixed, and the list of changes."""
+    measured: str = "tokens per row"
+    """What `lengths` are."""
 
     @cached_property
     def fixed(self) -> Fixed:
@@ -95,6 +98,11 @@ class Checked:
         )
 
     @property
+    def tokens(self) -> bool:
+        """Whether lengths are those of texts, in tokens."""
+        return self.measured.startswith("tokens")
+
+    @property
     def spread(self) -> dict[str, int]:
         """The shortest, median and longest row, in tokens; empty where no row can be read."""
         if not self.lengths:
@@ -111,7 +119,7 @@ class Checked:
                 {name: value for name, value in asdict(finding).items() if name != "examples"}
                 for finding in self.findings
             ],
-            "lengths": {"estimated": self.estimated, **self.spread},
+            "lengths": {"estimated": self.estimated, **({} if self.tokens else {"of": self.measured}), **self.spread},
             "notes": self.notes,
         }
 
@@ -153,14 +161,15 @@ def check(
     found, notes = Findings(), []
     held = dict(_readings(eval_rows or (), eval_layout or layout, found, "evaluation"))
     readings = _structure(rows, layout, held, found, progress)
-    spellings = _label_findings(readings, held, found) if layout.kind == "labelled" else {}
+    spellings = label_findings(readings, held, found) if layout.kind == "labelled" else {}
     if layout.kind == "preference":
         preferences.pair_findings(readings, found)
+        preferences.tie_findings(readings, {number: layout.scores(rows[number]) for number in readings}, found)
     if layout.kind == "rated":
         preferences.rating_findings(readings, options, found)
     _text_findings(rows, layout, readings, found, options, progress)
     tokens = lengths(readings, rendered, options, found, progress)
-    _unused_findings(rows, layout, readings, rendered, found)
+    unused_findings(rows, layout, readings, rendered, found)
     judged = layout.kind in ("preference", "rated", "prompt")
     if layout.kind not in options.accepts and (judged or "chat" not in options.accepts):
         needed, advice = NEEDS.get(options.accepts[0], ("other rows", "choose another task"))
@@ -197,6 +206,8 @@ def cached(
     options: Options,
     most: int,
     progress: Progress | None = None,
+    looked: Callable[..., Checked] | None = None,
+    state: str = "",
 ) -> dict[str, Any]:
     """Report what a check found in the same rows before, or check them and keep the report for the next time.
 
@@ -212,6 +223,10 @@ def cached(
         As for :func:`check`.
     most : int
         Rows to look at on each side, the first ones.
+    looked : callable, optional
+        What looks at them in place of :func:`check`.
+    state : str
+        What the rows depend on beside their cells, such as files.
 
     Returns
     -------
@@ -234,13 +249,15 @@ def cached(
         "eval": eval_rows is not None,
         "most": most,
         "pii": pii.available(),
+        "state": state,
     }
     file = root / f"{key('', rendered.tokenizer, settings)}.json"
     with suppress(OSError, ValueError):
         kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return kept
     first, held = rendered.first(most), eval_rows and eval_rows[:most]
-    checked = check(first.rows, first.layout, held, eval_layout, rendered=first, options=options, progress=progress)
+    how: dict[str, Any] = {"rendered": first, "options": options, "progress": progress}
+    checked = (looked or check)(first.rows, first.layout, held, eval_layout, **how)
     if len(rendered) > most:
         checked.notes.append(f"the first {most:,} of {len(rendered):,} rows were looked at")
     text = json.dumps(checked.report(), ensure_ascii=False)
@@ -314,7 +331,7 @@ def _contradictions(readings: Mapping[int, Reading], found: Findings) -> None:
                 found.add("contradiction", number, f"conflicts with row {other}: {reading.prompt}", **said)
 
 
-def _label_findings(readings: Mapping[int, Reading], held: Mapping[int, Reading], found: Findings) -> dict[str, str]:
+def label_findings(readings: Mapping[int, Reading], held: Mapping[int, Reading], found: Findings) -> dict[str, str]:
     """Look at the labels; gives the usual spelling of each that has another one."""
     counts = Counter(label for reading in readings.values() for label in reading.labels)
     usual: dict[str, str] = {}
@@ -343,7 +360,7 @@ def _label_findings(readings: Mapping[int, Reading], held: Mapping[int, Reading]
     return spellings
 
 
-def _unused_findings(
+def unused_findings(
     rows: Table, layout: Layout, readable: Container[int], rendered: RenderedRows | None, found: Findings
 ) -> None:
     """Name the columns and keys that nothing reads though they could change what is learned."""
@@ -353,7 +370,8 @@ def _unused_findings(
         for kind, what in (("media", "media"), ("unused_column", "content"), ("judgement", "judgement"))
     }
     if said["media"]:
-        found.say("media", title=unused.untrained([one for one in columns if one.what == "media"]))
+        media = [one for one in columns if one.what == "media"]
+        found.say("media", title=unused.untrained(media, layout.columns.get("image")))
     if said["unused_column"]:
         found.say(
             "unused_column", title=f"columns that are not used, though they hold content: {said['unused_column']}"

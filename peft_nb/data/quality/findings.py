@@ -38,6 +38,9 @@ KINDS = {  # what breaks training comes first
     "empty": Kind("stops", "{rows} empty where text is needed", "fill or drop them", DROP),
     "roles": Kind("stops", "{rows} with messages in an order that cannot be learned", "fix or drop them", DROP),
     "identical": Kind("stops", "{rows} whose chosen and rejected answers are identical", "fix or drop them", DROP),
+    "tied": Kind(
+        "stops", "{rows} whose answers all have the same score (ties)", "give one a higher score, or drop them", DROP
+    ),
     "nothing": Kind("stops", "{rows} with no trainable tokens", "add the answer, or raise max_length", DROP),
     "evaluation": Kind("stops", "{rows} of the evaluation set that cannot be read", "fix or drop them there"),
     "one_label": Kind("stops", "a single label: nothing to classify", "add rows with other labels"),
@@ -74,9 +77,23 @@ KINDS = {  # what breaks training comes first
     "control": Kind("harms", "{rows} with control or invisible characters", "remove them", "removes them"),
     "personal": Kind("harms", "{rows} with personal data (PII)", "redact it, or personal_data: redact", REDACT),
     "near_empty": Kind("harms", "{rows} with next to no text", "fill or drop them", DROP),
+    "tiny": Kind("harms", "{rows} with tiny images", "fetch larger ones, or drop them", DROP),
+    "mode": Kind(
+        "note", "{rows} with images in another mode than RGB or grey, converted", "look at how they look then"
+    ),
+    "location": Kind(
+        "note",
+        "{rows} with images whose EXIF says where they were taken (PII); a run keeps their pixels alone",
+        "remove it before the files are shared",
+    ),
     "long": Kind("note", "{rows} over max_length", "raise max_length, or too_long: split"),
     "choice_number": Kind(
         "note", "{rows} whose answer is the number of a choice, taken to count from 0", "check that it does"
+    ),
+    "ties": Kind(
+        "note",
+        "{rows} with several best or worst answers (ties), of which the first is used",
+        "break the ties, or set format: ranked_all to use them all",
     ),
     "length_bias": Kind("note", "how often the longer answer is chosen", "compare with what is wanted"),
     "imbalance": Kind("note", "imbalanced classes", "add rows for the rare ones"),
@@ -92,6 +109,7 @@ WHY = {  # a row is dropped
     "empty": "empty",
     "roles": "messages out of order",
     "identical": "chosen and rejected are identical",
+    "tied": "all answers have the same score",
     "nothing": "no trainable tokens",
     "near_empty": "next to no text",
     "long_prompt": "prompt over max_length",

@@ -9,7 +9,7 @@ Model Alignment as Prospect Theoretic Optimization" (2024), and TRL's documentat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from peft_nb.data.quality import duplicates
 from peft_nb.data.quality.findings import Findings
@@ -47,6 +47,14 @@ def pair_findings(readings: Mapping[int, Reading], found: Findings) -> None:
             longer, total = longer + (len(chosen) > len(rejected)), total + 1
     if total >= ENOUGH:
         _length_bias(longer / total, found)
+
+
+def tie_findings(readings: Mapping[int, Reading], scores: Mapping[int, Sequence[float]], found: Findings) -> None:
+    """Look for rows whose ranked answers make one pair, and of which several have the highest or the lowest score."""
+    for number, given in scores.items():
+        tied = any(given.count(score) > 1 for score in (max(given), min(given))) if given else False
+        if tied and len(readings[number].pairs) == 1:
+            found.add("ties", number, f"scores {', '.join(f'{score:g}' for score in given)}: {readings[number].text}")
 
 
 def _length_bias(share: float, found: Findings) -> None:

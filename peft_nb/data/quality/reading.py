@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from peft_nb.data import RowProblem
 from peft_nb.data.conversations import Message, parse_cell, role_of
 from peft_nb.data.layouts import Layout
 
@@ -106,6 +108,9 @@ def trouble(row: Mapping[str, Any], layout: Layout) -> str:
         return "empty"
     if "chosen" in layout.columns and row.get(layout.columns["chosen"]) == row.get(layout.columns["rejected"]):
         return "identical"
+    with suppress(RowProblem):
+        if len(set(layout.scores(row))) == 1:
+            return "tied"
     if not said or not all(isinstance(turn, Mapping) for turn in said):
         return "malformed"
     if not all("tool_calls" in turn or "function_call" in turn or not _blank(_content(turn)) for turn in said):
