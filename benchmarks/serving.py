@@ -1,12 +1,13 @@
 """Ten adapters over one base, asked by 1, 8 and 32 clients at once: `%peft serve` against one transformers process.
 
     python benchmarks/serving.py [--model smollm2-135m or tiny] [--seconds 60] [--clients 1 8 32]
+                                 [--by f16 q8_0 transformers] [--slots 8]
 
-Every client asks a random adapter one of two questions, again and again, greedily. Before, each question is put to each
-adapter by one client alone; an answer under load is compared with that. `another's` counts answers that are those of
-another adapter, `other` those that are nobody's (batches round otherwise, and a near tie may fall differently), `lost`
-requests without an answer. transformers answers in this process, without HTTP: as many as wait in one batch, each with
-its own adapter. Last, the engine and then the server are killed.
+Every client asks a random adapter one of four questions, which begin differently, again and again, greedily. Before,
+each question is put to each adapter by one client alone; an answer under load is compared with that. `another's` counts
+answers that are those of another adapter, `other` those that are nobody's (batches round otherwise, and a near tie may
+fall differently), `lost` requests without an answer. transformers answers in this process, without HTTP: as many as
+wait in one batch, each with its own adapter. After each outtype the engine and then the server are killed.
 
 The adapters are LoRA of rank 8 on all linear layers with random values, so that all answer differently.
 """
@@ -37,12 +38,18 @@ from peft_nb.models.load import load
 from peft_nb.models.resolve import resolve
 from peft_nb.serving import server
 from peft_nb.serving.server import Server
+from peft_nb.serving.service import Service
 from peft_nb.serving.traffic import quantile
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 
 ADAPTERS, TOKENS = 10, 24
-PROMPTS = ("Where is my order number 4711?", "Can I pay by invoice, and until when?")
+PROMPTS = (
+    "Where is my order number 4711?",
+    "Can I pay by invoice, and until when?",
+    "My screen stays black after the last update.",
+    "How do I send back two of the three shirts?",
+)
 Answers = dict[tuple[str, str], str]  # by adapter and prompt
 Ask = Callable[[str, str], tuple[str, int]]  # an adapter and a prompt, for an answer and its tokens
 
@@ -162,6 +169,12 @@ def under_load(
     return measured
 
 
+def at_every_level(what: str, ask: Ask, names: Sequence[str], alone: Answers, given: argparse.Namespace) -> None:
+    """Print a row for each number of clients."""
+    for clients in given.clients:
+        print(under_load(ask, names, alone, clients, given.seconds).row(what, clients), flush=True)
+
+
 def once(ask: Ask, names: Sequence[str]) -> Answers:
     """Put every question to every adapter, one after the other."""
     alone = {(name, prompt): ask(name, prompt)[0] for name in names for prompt in PROMPTS}
@@ -190,6 +203,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--by", nargs="+", default=["f16", "q8_0", "transformers"])
+    parser.add_argument("--slots", type=int, default=Service.slots)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -198,26 +213,28 @@ def main() -> None:
         folders = adapters(base.model, ADAPTERS, folder, std=0.05)
         store = Store(folder / "store")
         names = stored(model, folders, store)
-        began = time.monotonic()
-        service = server.prepared(names, store, silent, context=512)
-        wrote = time.monotonic() - began
-        served = server.start(service)
-        print(f"{model}: files written in {wrote:.1f} s, server started in {time.monotonic() - began - wrote:.1f} s")
         words = list(names)
-        try:
-            ask = over_http(served)
-            alone = once(ask, words)
-            rows = [under_load(ask, words, alone, n, given.seconds).row("peft serve", n) for n in given.clients]
-            print("\n".join([HEAD, *rows]), flush=True)
-            killed(served, ask, words, alone)
-        finally:
-            served.stop()
-        board = Switchboard((base.model, base.tokenizer), *folders)
-        batches = Batches(board, base.tokenizer)
-        plain = [f"{each.name}" for each in folders]
-        alone = once(batches.ask, plain)
-        for n in given.clients:
-            print(under_load(batches.ask, plain, alone, n, given.seconds).row("transformers", n), flush=True)
+        print(HEAD)
+        for outtype in given.by:
+            if outtype == "transformers":
+                board = Switchboard((base.model, base.tokenizer), *folders)
+                batches = Batches(board, base.tokenizer)
+                plain = [each.name for each in folders]
+                at_every_level(outtype, batches.ask, plain, once(batches.ask, plain), given)
+                continue
+            began = time.monotonic()
+            service = server.prepared(names, store, silent, context=512, outtype=outtype, slots=given.slots)
+            wrote = time.monotonic() - began
+            served = server.start(service)
+            took = f"files written in {wrote:.1f} s, server started in {time.monotonic() - began - wrote:.1f} s"
+            print(f"{model} in {outtype}: {took}", flush=True)
+            try:
+                ask = over_http(served)
+                alone = once(ask, words)
+                at_every_level(f"peft serve, {outtype}", ask, words, alone, given)
+                killed(served, ask, words, alone)
+            finally:
+                served.stop()
         store.close()
 
 

@@ -77,7 +77,11 @@ SPECIAL = ["<|pad|>", "<|begin|>", "<|im_end|>", "<|im_start|>"]
 @cache
 def tokenizer(kind: str) -> PreTrainedTokenizerFast:
     """A tokenizer with one of llama.cpp's pre-tokenizers, or with pieces as SentencePiece has them."""
-    core = pieces(kind) if kind in ("prefixed", "plain") else byte_level(kind)
+    if kind in ("prefixed", "plain"):
+        core = pieces(kind)
+        core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in [*SPECIAL, "<unk>"]])
+    else:
+        core = byte_level(kind)
     names = {"pad_token": SPECIAL[0], "bos_token": SPECIAL[1], "eos_token": SPECIAL[2]}
     if kind in ("prefixed", "plain"):
         names["unk_token"] = "<unk>"
@@ -112,12 +116,13 @@ def byte_level(kind: str) -> Tokenizer:
     return core
 
 
-def pieces(kind: str) -> Tokenizer:
+def pieces(kind: str, more: tuple[str, ...] = ()) -> Tokenizer:
     """BPE with bytes for what it has not, and the merges that SentencePiece's scores stand for."""
     space = "▁"
     words = {space + word for text in texts()[:60] for word in text.split() if word.isalpha()}
     parts = {word[:end] for word in sorted(words)[:60] for end in range(2, len(word) + 1)}
     letters = sorted({letter for word in words for letter in word} | set("user\nassistant<|_>"))
+    parts |= {*more} - {*letters}
     tokens = [*SPECIAL, "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
     tokens += sorted(parts, key=lambda part: (len(part), part))[: 620 - len(tokens)]
     vocabulary = {token: place for place, token in enumerate(tokens)}
@@ -131,7 +136,6 @@ def pieces(kind: str) -> Tokenizer:
     steps = [normalizers.Replace(" ", space)]
     core.normalizer = normalizers.Sequence([normalizers.Prepend(space), *steps]) if kind == "prefixed" else steps[0]
     core.decoder = decoders.Sequence([decoders.Replace(space, " "), decoders.ByteFallback(), decoders.Fuse()])
-    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in [*SPECIAL, "<unk>"]])
     return core
 
 
@@ -160,3 +164,127 @@ def shown(file: Path) -> dict[str, Any]:
 def changed(file: Path, **values: Any) -> None:
     """Change a JSON file."""
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+# What models were released with: the settings in tokenizer_config.json, and the tokens that were added. A class that
+# transformers knows makes the pre-tokenizer anew, whatever tokenizer.json says.
+RELEASED: dict[str, tuple[str, str, dict[str, Any], list[str]]] = {
+    "llama-3": (
+        "llama",
+        "llama-bpe",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<|begin_of_text|>",
+            "eos_token": "<|eot_id|>",
+            "clean_up_tokenization_spaces": True,
+        },
+        ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    ),
+    "smollm2": (
+        "smollm",
+        "smollm",
+        {
+            "tokenizer_class": "GPT2Tokenizer",
+            "add_prefix_space": False,
+            "bos_token": "<|im_start|>",
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|im_end|>",
+            "unk_token": "<|endoftext|>",
+        },
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<file_sep>"],
+    ),
+    "gpt-2": (
+        "gpt2",
+        "gpt-2",
+        {
+            "tokenizer_class": "GPT2Tokenizer",
+            "bos_token": "<|endoftext|>",
+            "eos_token": "<|endoftext|>",
+            "unk_token": "<|endoftext|>",
+        },
+        ["<|endoftext|>"],
+    ),
+    "qwen2": (
+        "qwen2",
+        "qwen2",
+        {
+            "tokenizer_class": "Qwen2Tokenizer",
+            "add_prefix_space": False,
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+        },
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    ),
+    "qwen3": (
+        "qwen3",
+        "qwen2",
+        {
+            "tokenizer_class": "Qwen2Tokenizer",
+            "add_bos_token": False,
+            "add_prefix_space": False,
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+        },
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "+<tool_call>", "+</tool_call>", "+<think>", "+</think>"],
+    ),
+    "gemma-3": (
+        "gemma3",
+        "plain",
+        {
+            "tokenizer_class": "GemmaTokenizer",
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "bos_token": "<bos>",
+            "eos_token": "<eos>",
+            "pad_token": "<pad>",
+            "unk_token": "<unk>",
+            "mask_token": "<mask>",
+        },
+        ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>", "+\n\n", "+▁▁", "+▁▁▁"],
+    ),
+    "phi-3": (
+        "phi3",
+        "prefixed",
+        {
+            "tokenizer_class": "LlamaTokenizer",
+            "add_bos_token": False,
+            "add_eos_token": False,
+            "legacy": False,
+            "bos_token": "<s>",
+            "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>",
+            "unk_token": "<unk>",
+        },
+        ["<unk>", "<s>", ">+</s>", "<|endoftext|>", "><|assistant|>", "><|end|>", "><|user|>"],
+    ),
+}
+
+
+def released(where: Path, family: str) -> Path:
+    """Write a random model with a small tokenizer of the structure that a family was released with."""
+    sizes, kind, settings, names = RELEASED[family]
+    core = pieces(kind, ("\n", "\n\n", "▁▁", "▁▁▁")) if kind in ("prefixed", "plain") else byte_level(kind)
+    if kind == "plain":
+        core.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    # In front of a name: > where it takes the spaces after it, + where it is no special token.
+    added = [
+        AddedToken(name.lstrip(">+"), rstrip=">" in name[:2], normalized=False, special="+" not in name[:2])
+        for name in names
+    ]
+    core.add_tokens(added)
+    begin = settings.get("bos_token")
+    if family == "llama-3":
+        template = processors.TemplateProcessing(f"{begin} $A", special_tokens=[(begin, core.token_to_id(begin))])
+        core.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+    elif settings.get("add_bos_token"):
+        template = processors.TemplateProcessing(f"{begin} $A", special_tokens=[(begin, core.token_to_id(begin))])
+        core.post_processor = template
+    elif kind in ("gpt-2", "qwen2"):
+        core.post_processor = processors.ByteLevel(trim_offsets=False)
+    folder(where, sizes, vocab_size=core.get_vocab_size())
+    for old in where.glob("*token*"):
+        old.unlink()
+    (where / "chat_template.jinja").unlink(missing_ok=True)
+    core.save(str(where / "tokenizer.json"))
+    (where / "tokenizer_config.json").write_text(json.dumps(settings))
+    return where

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
 
 from peft_nb.adapters.exporters import EXPORTERS, Exportable, Exported, Exporter, Side, export
+from peft_nb.adapters.exporters.base import LONGEST, PROMPTS
 from peft_nb.data.examples import gather
 from peft_nb.errors import RunError
+from peft_nb.events import silent
 from peft_nb.magics.line import COMMANDS
 from peft_nb.runs.run import Run
 from peft_nb.spec import RunSpec
@@ -113,3 +115,14 @@ def test_a_real_run_lends_its_model_and_what_to_compare_it_on(finished: Run, tmp
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(EXPORTERS, "note", Exporter("note", "one line", ".txt", compared))
         assert repr(finished.export(tmp_path / "out", "note")) == "2: 2 evaluation rows"
+
+
+def test_prompts_are_the_beginnings_of_examples(finished: Run) -> None:
+    with finished.adapter.live(silent) as live:
+        examples = list(live.examples) * 2
+        found = replace(live, examples=examples).prompts
+    assert len(found) == PROMPTS
+    for prompt, one in zip(found, examples, strict=True):
+        assert prompt == list(one.ids[: len(prompt)])
+        assert 0 < len(prompt) <= LONGEST
+        assert len(prompt) == LONGEST or one.supervised[len(prompt)]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peft_nb.adapters.exporters import EXPORTERS, Exportable
+from peft_nb.adapters.exporters import EXPORTERS, Exportable, Exported
 from peft_nb.adapters.gguf import proof
 from peft_nb.errors import MergeError, RunError, StoreError
 from peft_nb.runs.run import Run
@@ -39,10 +41,37 @@ def test_a_run_is_written_with_its_proof(finished: Run, tmp_path: Path) -> None:
 
 def test_what_answers_otherwise_is_not_kept(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(proof.BOUNDS, "q8_0", 1e-9)
-    with pytest.raises(MergeError, match=r"more than 1e-09\), so nothing is kept; .*f16 rounds less$") as error:
+    why = (
+        r"more than 1e-09; q8_0 costs the base alone [\d.e-]+\), so nothing is kept; --outtype f16 or bf16 rounds less$"
+    )
+    with pytest.raises(MergeError, match=why) as error:
         finished.export(tmp_path / "desk.gguf", "gguf", outtype="q8_0")
     assert "up to 1e-09" in error.value.table
+    assert "KL divergence of the base alone in q8_0" in error.value.table
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def rounded(learn: Callable[..., Run]) -> Run:
+    """A run in bfloat16, which rounds in every layer."""
+    return learn("lora", dtype="bfloat16")
+
+
+@pytest.mark.parametrize(("as_", "options"), [("gguf", {}), ("gguf", {"outtype": "q8_0"}), ("lora-gguf", {})])
+def test_a_run_in_bfloat16_is_held_to_its_adapter_and_not_to_its_rounding(
+    rounded: Run, as_: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    made = rounded.export(tmp_path / "desk.gguf", as_, **options)
+    assert isinstance(made, Exported)
+    found = made.table.set_index("check")["found"]  # type: ignore[union-attr]
+    bound = proof.BOUNDS[options.get("outtype", "f16")]
+    assert float(found["KL divergence, nats per token"]) <= bound
+    alone = [float(value) for name, value in found.items() if "of the base alone" in str(name)]
+    assert [0 < one < 2 * bound for one in alone] == [True] * ("outtype" in options)
+    if as_ == "gguf":
+        merged = re.search(r"KL divergence from the adapter of (\S+) nats per token", repr(made))
+        assert merged
+        assert float(merged[1]) < 1e-5
 
 
 def test_without_llama_cpp_the_line_says_that_nothing_is_proven(

@@ -24,7 +24,16 @@ def test_a_lora_is_written_with_its_proof(finished: Run, tmp_path: Path) -> None
     assert "equal greedy tokens" in repr(made)
 
 
-def test_other_adapters_are_refused_before_any_work(learn: Callable[..., Run], tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"^llama.cpp's LoRA files hold no DoRA; export it as_='gguf'$"):
-        learn("dora").export(tmp_path / "desk.gguf", "lora-gguf")
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        ("dora", "DoRA; --as gguf merges it"),
+        ("prompt", "adapter of PEFT's type PROMPT_TUNING; --as adapter writes it as it is"),
+    ],
+)
+def test_other_adapters_are_refused_before_any_work(
+    learn: Callable[..., Run], method: str, why: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=f"^llama.cpp's LoRA files hold no {why}$"):
+        learn(method).export(tmp_path / "desk.gguf", "lora-gguf")
     assert list(tmp_path.iterdir()) == []

@@ -97,7 +97,7 @@ def test_the_lines_serve_and_ask_it(exported: tuple[Run, Exported], base: Path) 
     readme = (found.path / "README.md").read_text()
     assert f"vllm serve path/to/{base.name} --enable-lora --lora-modules desk=path/to/this/folder" in readme
     assert str(base) not in readme
-    assert "Not run in vLLM" in readme
+    assert "; not run in vLLM." in readme
 
 
 def test_a_base_without_a_template_gets_one_and_the_end_it_was_taught(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from peft_nb.adapters.gguf import prove, write_lora, write_model
-from peft_nb.adapters.gguf.lora import lora_obstacle
+from peft_nb.adapters.gguf.lora import lacking
 from peft_nb.errors import MergeError, ModelError
 from tests import gguf_models
 
@@ -87,10 +88,15 @@ def test_numbers_of_plain_lora_are_those_of_peft(tmp_path: Path) -> None:
         ({"peft_type": "LOHA"}, "adapter of PEFT's type LOHA"),
     ],
 )
-def test_what_a_lora_file_cannot_hold_is_refused_in_one_line(settings: dict[str, Any], word: str) -> None:
-    found = lora_obstacle({"peft_type": "LORA", "r": 4, "lora_alpha": 8, **settings})
-    assert found == f"llama.cpp's LoRA files hold no {word}; export it as_='gguf'"
-    assert lora_obstacle({"peft_type": "LORA", "bias": "none", "init_lora_weights": "eva"}) == ""
+def test_what_a_lora_file_cannot_hold_is_refused_in_one_line(
+    settings: dict[str, Any], word: str, base: Path, tmp_path: Path
+) -> None:
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, **settings}
+    assert lacking(config) == word
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"^llama.cpp's LoRA files hold no {word}; export it as_='gguf'$"):
+        write_lora(tmp_path, base, tmp_path / "one.gguf")
+    assert lacking({"peft_type": "LORA", "bias": "none", "init_lora_weights": "eva"}) == ""
 
 
 @pytest.mark.parametrize("settings", [{"target_modules": ["embed_tokens", "q_proj"]}, {"target_modules": ["lm_head"]}])

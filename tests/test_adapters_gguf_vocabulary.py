@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from peft_nb.adapters.gguf import write_model
+from peft_nb.adapters.gguf.proof import Runtime
 from peft_nb.adapters.gguf.vocabulary import BYTE, CONTROL, NORMAL, PRE, UNKNOWN, UNUSED, USER_DEFINED, vocabulary
 from peft_nb.errors import ModelError
 from tests import gguf_models
@@ -144,3 +148,33 @@ def test_merges_that_scores_cannot_tell_are_refused(merges: list[list[str]], why
         return
     with pytest.raises(ModelError, match=f"cannot be written as GGUF: {why}"):
         vocabulary(made, 640)
+
+
+PARTS = (
+    " ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", " \n ", "\u00a0", "\u3000", "a", "I", "we'll", "'S", "’s", "don't",
+    "Hello", "WORLD", "naïve", "café", "Ünïcödé", "ß", "7", "42", "4711", "1,000,000", "3.14", "½", "²", "٣", "x2y",
+    "日本語", "русский", "العربية", "ไทย", "한국어", "🙂", "👩‍👩‍👧", "🇩🇪", "def f(x):", "return", "==", "!=", "...",
+    "—", "_", "snake_case", "CamelCase", "<b>", "</s>", "{{", "#!", "http://a.b/c?d=e&f", "\\n", "@", "\u200b",
+    "\ufffd",
+)  # fmt: skip
+
+
+def hard_texts(seed: int = 0) -> list[str]:
+    """What pre-tokenizers cut in their own ways: each part alone, between letters and spaces, and at random."""
+    draw = random.Random(seed)
+    alone = [text for part in PARTS for text in (part, f" {part}", f"a{part}b", f"{part} {part}", f"{part}\n")]
+    return alone + ["".join(draw.choices(PARTS, k=draw.randrange(2, 9))) for _ in range(150)]
+
+
+@pytest.mark.parametrize("family", gguf_models.RELEASED)
+def test_hard_texts_become_the_same_tokens_with_the_tokenizers_of_released_models(family: str, tmp_path: Path) -> None:
+    folder = gguf_models.released(tmp_path / "model", family)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    runtime = Runtime(write_model(folder, tmp_path / "model.gguf"))
+    special = [f"a{token} b\n{token}c" for token in tokenizer.get_added_vocab()]
+    unequal = {}
+    for text in [*hard_texts(), *special]:
+        theirs = runtime.ask("/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
+        if (ours := tokenizer(text)["input_ids"]) != theirs:
+            unequal[text] = tokenizer.convert_ids_to_tokens(ours), tokenizer.convert_ids_to_tokens(theirs)
+    assert unequal == {}

@@ -253,6 +253,19 @@ def test_a_model_without_a_chat_template_is_given_the_one_it_was_taught_with(
     assert tokenizer.decode(asked["input_ids"]) == "User: Hello\nAssistant:"
 
 
+def test_in_float32_a_run_in_16_bits_is_held_to_its_adapter_and_not_to_its_rounding(
+    learn: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = learn(dtype="bfloat16")
+    exact = run.merge(tmp_path / "exact", dtype="float32")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "exact")
+    assert again.dtype == torch.float32
+    from_live = torch.nn.functional.kl_div(
+        logits(again).log_softmax(-1), logits(run.model).log_softmax(-1), log_target=True, reduction="sum"
+    )
+    assert exact.kl < 2e-5 < float(from_live) / IDS.numel()  # the base in bfloat16, and its rounding in every layer
+
+
 def test_over_the_bound_nothing_is_kept_and_the_table_is_shown(learn: Callable[..., Run], tmp_path: Path) -> None:
     run = learn()
     with pytest.raises(MergeError, match="every candidate differs from the live model by") as refused:

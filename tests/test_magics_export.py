@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+from peft_nb.__main__ import main
 from peft_nb.adapters.exporters import EXPORTERS
 from peft_nb.errors import CommandError
 from peft_nb.magics.completion import complete
@@ -65,3 +66,14 @@ def test_tab_knows_the_forms(shell: InteractiveShell) -> None:
     options = [f"--{name.replace('_', '-')}" for one in EXPORTERS.values() for name in one.options]
     assert found("%peft export run --") == ["--as", "--to", *dict.fromkeys(options)]
     assert found("%peft export run --as ") == list(EXPORTERS)
+
+
+def test_a_terminal_exports_too(
+    shell: InteractiveShell, trained: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["export", "desk", "--as", "yaml"]) == 0
+    assert capsys.readouterr().out == f"{trained.id} is exported to desk.yaml\n"
+    assert main(["export", "desk", "--as", "gguf", "--to", str(tmp_path / "one.gguf")]) == 0
+    assert "equal greedy tokens" in capsys.readouterr().out
+    assert main(["export", "desk", "--as", "gguf", "--to", str(tmp_path / "one.gguf")]) == 1
+    assert capsys.readouterr().err.endswith("one.gguf: it exists already; choose another name\n")

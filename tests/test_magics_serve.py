@@ -39,7 +39,7 @@ def test_runs_of_variables_and_of_the_store_are_served_shown_and_stopped(
         assert (again.server.address, again.server.names) == (server.address, server.names)
         assert "no server of manners@v2 runs" in refused(shell, "%peft serve manners@v2 --stop", RunError)
         capsys.readouterr()
-        run(shell, "%peft serve --stop manners@v1")
+        run(shell, "%peft serve --stop tickets")
         assert capsys.readouterr().out == f"stopped: tickets, manners@v1 at {server.address}\n"
         assert not server.alive
     finally:

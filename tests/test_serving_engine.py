@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from peft_nb.errors import ModelError, RunError
@@ -32,7 +33,7 @@ def test_what_one_adapter_computed_is_not_another_s(desk: dict[str, Run], base: 
         body = {"messages": [{"role": "user", "content": PROMPTS[0]}], "max_tokens": TOKENS, "temperature": 0, **fields}
         key = {"Authorization": f"Bearer {engine.key}"}
         answer = httpx.post(
-            f"{engine.address}/v1/chat/completions", json=body | {"lora": engine.scales(adapter)}, headers=key
+            f"{engine.address}/v1/chat/completions", json={"lora": engine.scales(adapter), **body}, headers=key
         ).json()
         return answer["choices"][0]["message"]["content"], answer["usage"]["prompt_tokens_details"]["cached_tokens"]
 
@@ -41,6 +42,13 @@ def test_what_one_adapter_computed_is_not_another_s(desk: dict[str, Run], base: 
     for adapter in (files[0], files[1], None, files[1], files[0], None, None):
         assert ask(adapter, cache_prompt=False) == alone[adapter]
         assert alone[adapter][1] == 0
+    kept = []
+    for adapter in (files[0], files[0], files[1], files[1], None, None, files[0]):  # all in one slot
+        with engine.slot(adapter, {"prompt": "the same"}) as place:
+            text, cached = ask(adapter, **place)
+        assert text == alone[adapter][0]
+        kept.append(cached > 0)
+    assert kept == [False, True, False, True, False, True, False]
     assert httpx.get(f"{engine.address}/v1/models").status_code == 401  # nobody else on this machine may ask
     engine.close()
     assert not engine.alive
@@ -58,6 +66,7 @@ def test_an_engine_ends_with_whoever_started_it(base: Path) -> None:
     engine = Engine(Load(str(adapter_gguf.base_file(base, silent)), (), slots=1, context=64, threads=1))
     engine.wait()
     assert engine.alive
+    assert psutil.Process(engine.process.pid).environ()["OMP_WAIT_POLICY"] == "passive"
     assert engine.process.stdin
     engine.process.stdin.close()  # as it does where a process is killed
     until = time.monotonic() + 10

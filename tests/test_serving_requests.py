@@ -47,23 +47,21 @@ def test_an_unknown_model_is_404_with_those_that_exist() -> None:
         assert error["message"].endswith("write one of tickets@production, base")
 
 
-def test_the_engine_is_told_every_scale_and_to_keep_no_prompt() -> None:
-    scales = [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 1.0}]
-    asked = told(CHAT, {**ASKED, "max_completion_tokens": 7, "stream": True, "seed": None}, ONE, scales)
-    assert (asked["lora"], asked["cache_prompt"]) == (scales, False)
+def test_the_engine_is_told_to_answer_greedily_unless_asked_otherwise() -> None:
+    asked = told(CHAT, {**ASKED, "max_completion_tokens": 7, "stream": True, "seed": None}, ONE)
     assert (asked["temperature"], asked["top_k"], asked["top_p"], asked["min_p"]) == (0.0, 0, 1.0, 0.0)
     assert (asked["max_tokens"], asked["stream_options"]) == (7, {"include_usage": True})
     assert not {"seed", "max_completion_tokens"} & asked.keys()
-    assert told(TEXT, {"prompt": "a", "temperature": 0.7}, None, [])["temperature"] == 0.7
+    assert told(TEXT, {"prompt": "a", "temperature": 0.7}, None)["temperature"] == 0.7
 
 
 def test_a_version_brings_the_system_prompt_that_it_was_trained_with() -> None:
     kind = replace(ONE, system="Be kind.")
     system = {"role": "system", "content": "Be kind."}
-    assert told(CHAT, ASKED, kind, [])["messages"] == [system, TURN]
+    assert told(CHAT, ASKED, kind)["messages"] == [system, TURN]
     own = {"role": "developer", "content": "Be curt."}
-    assert told(CHAT, {**ASKED, "messages": [own, TURN]}, kind, [])["messages"] == [own, TURN]
-    assert told(CHAT, ASKED, ONE, [])["messages"] == [TURN]
+    assert told(CHAT, {**ASKED, "messages": [own, TURN]}, kind)["messages"] == [own, TURN]
+    assert told(CHAT, ASKED, ONE)["messages"] == [TURN]
     with pytest.raises(RefusedError, match="tickets@v1 was trained on plain texts.*use /v1/completions"):
-        told(CHAT, ASKED, replace(ONE, chat=False), [])
-    assert told(TEXT, {"prompt": "a"}, replace(ONE, chat=False), [])["prompt"] == "a"
+        told(CHAT, ASKED, replace(ONE, chat=False))
+    assert told(TEXT, {"prompt": "a"}, replace(ONE, chat=False))["prompt"] == "a"

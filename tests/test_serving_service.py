@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from peft_nb.errors import ModelError, RunError
+from peft_nb.errors import MethodError, RunError
 from peft_nb.runs.run import Run
 from peft_nb.serving import adapter_gguf, targets
 from peft_nb.serving.server import Server
@@ -101,10 +100,10 @@ def test_two_versions_answer_by_share_of_users_until_it_is_rolled_back(
 
 def test_what_cannot_be_served_changes_nothing_and_is_told(following: Server, store: Store) -> None:
     before = said(following, "manners@candidate")
-    store.promote("manners@v2", "candidate", why="newest")
+    store.promote("manners@v3", "candidate", why="newest")
     until(lambda: following.status()["troubles"])
     (told,) = following.status()["troubles"]
-    assert told.startswith("manners@candidate: manners@v2: ")
+    assert told.startswith("manners@candidate: manners@v3: llama.cpp loads no adapter of PEFT's type PROMPT_TUNING, ")
     assert told.endswith("; manners@v1 goes on answering")
     assert said(following, "manners@candidate") == before
     store.rollback("manners@candidate")
@@ -112,14 +111,10 @@ def test_what_cannot_be_served_changes_nothing_and_is_told(following: Server, st
     assert said(following, "manners@candidate") == before
 
 
-def test_a_file_that_the_engine_cannot_load_changes_nothing(
-    following: Server, store: Store, desk: dict[str, Run]
-) -> None:
+def test_a_file_that_the_engine_cannot_load_changes_nothing(following: Server, store: Store) -> None:
     before = said(following, "manners@candidate")
-    main = targets.read(store, "heavy", "manners@v2").main
-    broken = adapter_gguf.folder_of(main) / adapter_gguf.NAME
-    broken.parent.mkdir()
-    broken.write_text("no adapter")
+    broken = adapter_gguf.merged_path(targets.read(store, "heavy", "manners@v2").main, "f32")
+    broken.write_text("no model")
     try:
         store.promote("manners@v2", "candidate", why="newest")
         until(lambda: following.status()["troubles"])
@@ -127,24 +122,55 @@ def test_a_file_that_the_engine_cannot_load_changes_nothing(
         assert "llama.cpp cannot load" in told
         assert said(following, "manners@candidate") == before
         assert post(following, PRODUCTION).status_code == 200
+        assert len(engines(following)) == 1
     finally:
-        shutil.rmtree(broken.parent)
+        broken.unlink()
         store.rollback("manners@candidate")
     until(lambda: not following.status()["troubles"])
 
 
+def engines(server: Server) -> list[psutil.Process]:
+    return psutil.Process(int(server.owner.partition("-")[0])).children()
+
+
+def test_a_dora_is_merged_and_answers_from_a_model_of_its_own_until_it_is_rolled_back(
+    following: Server, store: Store, desk: dict[str, Run]
+) -> None:
+    before, (base,) = said(following, PRODUCTION), engines(following)
+    store.promote("manners@v2", "candidate", why="newest")
+    until(lambda: post(following, "manners@candidate").json()["model"] == "manners@v2", 120)
+    assert said(following, "manners@candidate") == desk["manners@v2"].generate(
+        "Where is my parcel?", max_new_tokens=TOKENS
+    )
+    assert said(following, PRODUCTION) == before
+    (note,) = following.status()["notes"]
+    assert note.startswith("manners@v2 answers from a merged model of its own (llama.cpp loads no DoRA), ")
+    assert note.endswith(" MB beside the base")
+    proof = adapter_gguf.merged_path(targets.read(store, "heavy", "manners@v2").main, "f32").with_suffix(".proof.json")
+    checks = {row["check"]: row["found"] for row in json.loads(proof.read_text())["checks"]}
+    assert float(checks["KL divergence, nats per token"]) <= 1e-3
+    assert store.verify("manners@v2") == {}
+    assert base in engines(following)  # the LoRAs were not loaded again
+    (own,) = [one for one in engines(following) if one != base]
+    own.kill()
+    assert post(following, "manners@candidate").json()["model"] == "manners@v2"  # by the engine that took its place
+    store.rollback("manners@candidate")
+    until(lambda: engines(following) == [base])
+    assert following.status()["notes"] == []
+    assert post(following, "manners@candidate").json()["model"] == "manners@v1"
+
+
 def test_an_engine_that_dies_is_replaced_and_no_request_is_lost(following: Server) -> None:
     before = said(following, PRODUCTION)
-    (engine,) = psutil.Process(int(following.owner.partition("-")[0])).children()
+    (engine,) = engines(following)
     engine.kill()
     assert said(following, PRODUCTION) == before  # by the engine that took its place
     assert following.status()["state"] == "ready"
 
 
-def test_a_dora_is_refused_with_what_works(store: Store) -> None:
-    with pytest.raises(ModelError, match="manners@v2: ") as refused:
+def test_what_is_neither_a_lora_nor_merges_is_refused_with_what_works(store: Store) -> None:
+    with pytest.raises(MethodError, match="^manners@v3: llama.cpp loads no .* cannot be merged; generate"):
         serve(store, "manners")
-    assert "gguf" in str(refused.value)
 
 
 def test_a_port_that_is_taken_is_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ TWO = replace(ONE, run="lora-2", label="tickets@v2")
 def served(store: Store, name: str, **fields: object) -> str:
     """A finished run with an adapter, as a server sees it."""
     id = finish(store, name, RunSpec(data="a.csv", **fields).to_yaml(), Facts(base="tiny"))  # type: ignore[arg-type]
-    (store.folder_of(id) / "adapter" / "adapter_config.json").write_text("{}")
+    (store.folder_of(id) / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     return id
 
 
@@ -57,6 +58,14 @@ def test_a_target_follows_its_alias_and_a_name_alone_is_pinned(store: Store) -> 
     assert targets.read(store, "p", "tickets@production").versions == (target.main,)
 
 
+def test_what_is_no_lora_for_llama_cpp_is_merged(store: Store) -> None:
+    dora, held = served(store, "dora", method="dora"), served(store, "held", method="qlora")
+    (store.folder_of(dora) / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA", "use_dora": true}')
+    assert targets.read(store, "a", dora).main.merged == "llama.cpp loads no DoRA"
+    assert targets.read(store, "b", held).main.merged == "it was trained on the base in 4bit"
+    assert targets.read(store, "c", served(store, "plain")).main.merged == ""
+
+
 def test_what_cannot_be_served_is_refused(store: Store) -> None:
     labels = finish(store, "kinds", RunSpec(data="a.csv", task="classification").to_yaml())
     with pytest.raises(MethodError, match="kinds@v1 gives texts labels.*a server answers with texts"):
@@ -64,6 +73,11 @@ def test_what_cannot_be_served_is_refused(store: Store) -> None:
     bare = finish(store, "bare", RunSpec(data="a.csv").to_yaml())
     with pytest.raises(RunError, match="bare@v1 has no adapter to serve"):
         targets.read(store, "bare", bare)
+    prompt = served(store, "prompt", method="prompt")
+    (store.folder_of(prompt) / "adapter" / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
+    why = "prompt@v1: llama.cpp loads no adapter of PEFT's type PROMPT_TUNING, and prompt cannot be merged; generate()"
+    with pytest.raises(MethodError, match=f"^{re.escape(why)}"):
+        targets.read(store, "prompt", prompt)
     with pytest.raises(RunError, match="name at least one run to serve"):
         targets.check([])
     with pytest.raises(RunError, match="base is the base model's own name"):

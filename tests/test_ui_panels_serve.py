@@ -29,8 +29,8 @@ def test_the_panel_shows_traffic_and_notices_that_the_server_was_killed(desk: di
     assert [snippet.name for snippet in panel.snippets] == ["curl", "openai"]
     assert server.address in panel.snippets[0].code
     post(server, "manners@v1")
-    until_shown(panel, 'scope="row" style="text-align:left;white-space:nowrap">manners@v1</th>')
-    until_shown(panel, '<td style="text-align:right;white-space:nowrap">1</td>')
+    until_shown(panel, ">manners@v1</th>")
+    until_shown(panel, ">1</td>")
     os.kill(int(server.owner.partition("-")[0]), signal.SIGKILL)
     until_shown(panel, 'role="alert"><b>' + server.address + ": ended: its process was killed by signal 9")
     assert ">1</td>" in panel.state.value  # what it had answered

@@ -22,6 +22,7 @@ STATUS: dict[str, Any] = {
     "state": "ready",
     "inside": 2,
     "troubles": ["<i>: no"],
+    "notes": ["<i>@v2 answers from a merged model"],
     "all": NUMBERS,
     "models": {"<b>@production": {**NUMBERS, "versions": SHARED}, "base": EMPTY},
 }
@@ -38,6 +39,8 @@ def test_a_page_shows_state_traffic_and_shares_and_escapes_names() -> None:
     told = serve.text("http://127.0.0.1:8000", STATUS)
     assert "<b>@production (<b>@v1 90 %, <b>@v2 10 %): 3 requests, p95 1.50 s" in told
     assert "  base: 0 requests" in told
+    assert "&lt;i&gt;@v2 answers from a merged model" in html
+    assert "\nnote: <i>@v2 answers from a merged model\n" in told
 
 
 def test_a_server_that_was_killed_is_an_alert() -> None:

@@ -68,7 +68,7 @@ class CardInput:
     @property
     def public(self) -> bool:
         """Whether the base has a name that others can use."""
-        return HUB_NAME.fullmatch(self.base) is not None
+        return HUB_NAME.fullmatch(self.base) is not None and self.base not in ALIASES  # told by an alias, it is on none
 
     @property
     def epoch(self) -> int:
@@ -201,7 +201,7 @@ def _metadata(given: CardInput) -> dict[str, Any]:
 
 
 def _known(base: str) -> Alias | None:
-    return next((alias for alias in ALIASES.values() if alias.repo == base), None)
+    return next((alias for alias in ALIASES.values() if alias.public_name == base), None)
 
 
 def _base(given: CardInput) -> Iterator[str]:
@@ -233,10 +233,12 @@ def _data(given: CardInput) -> Iterator[str]:
     if "median" in lengths:
         about = "about " if lengths.get("estimated") else ""
         yield (
-            "- Length of a row: "
+            f"- {escaped(lengths.get('of', 'Length of a row'))}: "
             + about
             + ", ".join(
-                f"{lengths[name]:,} tokens at the {name}" if name == "median" else f"{lengths[name]:,} the {name}"
+                f"{lengths[name]:,}{' tokens' * ('of' not in lengths)} at the {name}"
+                if name == "median"
+                else f"{lengths[name]:,} the {name}"
                 for name in ("shortest", "median", "longest")
             )
         )

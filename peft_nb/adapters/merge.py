@@ -19,7 +19,7 @@ from peft import PeftModel
 
 from peft_nb.adapters.card import escaped, measured, settings
 from peft_nb.adapters.merge_weights import bases, cannot, merged_into
-from peft_nb.adapters.read_back import table
+from peft_nb.adapters.read_back import read_back, table
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import MergeError, MethodError, ModelError, StoreError, nearest
 from peft_nb.evaluation.agreement import Agreement
@@ -55,14 +55,17 @@ class Merged:
         Which candidate it is: ``original weights``, or those weights after a round trip through the quantization in
         which the base was trained.
     table : pandas.DataFrame
-        One row a candidate, and one for what was read back from disk: KL divergence from the live model in nats per
-        token, share of equal greedy tokens, difference of the losses in nats (of classifiers all per text).
+        One row a candidate, and one for what was read back from disk: KL divergence from the run's model in nats per
+        token, share of equal greedy tokens, difference of the losses in nats (of classifiers all per text). A model in
+        16 bits rounds in every layer, so what is written in float32 is compared with the adapter in float32.
     judged_on : str
         Which texts these numbers come from.
     dtype : str
         dtype of the weights.
     mb : float
         Size on disk in MB.
+    kl : float
+        The KL divergence of what was read back from disk.
     """
 
     folder: Path
@@ -71,6 +74,7 @@ class Merged:
     judged_on: str
     dtype: str
     mb: float
+    kl: float
 
     def __repr__(self) -> str:
         return f"{self._line}\n{self.table.to_string(index=False)}"
@@ -135,14 +139,16 @@ def merge(
     dtype : {"float32", "bfloat16", "float16"}
         dtype of the weights to write.
     max_kl : float
-        Largest mean KL divergence from the live model, in nats per token (of a classifier, per text).
+        Largest mean KL divergence from the live model, in nats per token (of a classifier, per text); to write float32
+        of a model in 16 bits, from the same adapter on the same base in float32.
     progress : callable
         Called with the share that is done (0 to 1) and what is being done.
 
     Returns
     -------
     Merged
-        What was written and measured. At no time is there more than one copy of the weights beside the live model.
+        What was written and measured. At no time is there more than one copy of the weights beside the live model, or
+        two where that is in 16 bits and float32 is written.
 
     Raises
     ------
@@ -155,13 +161,15 @@ def merge(
     """
     refuse(spec, facts, folder, dtype, max_kl)
     found: dict[str, Agreement] = {}
-
-    def compare(name: str, candidate: Any) -> None:
-        found[name] = TASKS[spec.task].agreement(candidate, model, examples, facts.task)
-
     with atomic_folder(folder) as staging, quiet():
         adapter = staging / "adapter"
         model.save_pretrained(str(adapter), save_embedding_layers=False)
+        rounds = dtype == "float32" and facts.dtype in ("bfloat16", "float16")
+        reference = read_back(model, adapter)[0] if rounds else model
+
+        def compare(name: str, candidate: Any) -> None:
+            found[name] = TASKS[spec.task].agreement(candidate, reference, examples, facts.task)
+
         build = {
             name: partial(merged_into, make, adapter, getattr(torch, dtype), spec)
             for name, make in bases(model, source, spec, facts).items()
@@ -186,6 +194,9 @@ def merge(
         tokenizer = _completed(candidate, tokenizer, facts)
         candidate.save_pretrained(str(staging), max_shard_size=SHARD)
         tokenizer.save_pretrained(str(staging))
+        for one in TASKS[spec.task].beside(model, facts.task):
+            if one is not model.get_base_model().config:  # the candidate wrote its own
+                one.save_pretrained(str(staging))
         kind: Any = type(candidate)
         candidate = None
         gc.collect()
@@ -197,7 +208,7 @@ def merge(
             file.unlink()
         adapter.rmdir()
         size = sum(file.stat().st_size for file in staging.iterdir()) / MB
-        merged = Merged(folder, best, table(found), judged_on, dtype, size)
+        merged = Merged(folder, best, table(found), judged_on, dtype, size, found[READ_BACK].kl)
         (staging / "README.md").write_text(_card(model, spec, facts, metrics, merged), encoding="utf-8")
     return merged
 
@@ -231,7 +242,8 @@ def _card(model: PeftModel, spec: RunSpec, facts: Facts, metrics: dict[str, Any]
     """The README: where the model came from and how near it is to the adapter."""
     base = local(str(model.peft_config[model.active_adapter].base_model_name_or_path))
     task = TASKS[spec.task]
-    auto = task.auto_class
+    auto, reader = task.auto_class, task.reader_class
+    variable = "tokenizer" if reader == "AutoTokenizer" else "processor"
     rows = "\n".join(
         f"| {row[0]} | {row[1]:.3g} | {row[2]:.1%} | {row[3]:+.3g} |" for row in merged.table.itertuples(index=False)
     )
@@ -248,10 +260,10 @@ tags: [{spec.method}, peft_nb]
 {escaped(base)} with a {spec.method} adapter folded into its weights by peft_nb ({merged.chosen}, {merged.dtype}).
 
 ```python
-from transformers import {auto}, AutoTokenizer
+from transformers import {auto}, {reader}
 
 model = {auto}.from_pretrained("path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+{variable} = {reader}.from_pretrained("path/to/this/folder")
 ```
 
 ## How near it is to the adapter

@@ -19,7 +19,7 @@ from torch import nn
 from peft_nb.errors import MethodError
 from peft_nb.methods import REGISTRY
 from peft_nb.models import quantize
-from peft_nb.models.load import fresh, made_for
+from peft_nb.models.load import fresh, text_kind
 from peft_nb.models.plain import bare, copied, dequantize
 from peft_nb.models.quiet import first_line
 from peft_nb.models.resolve import ModelSource
@@ -55,7 +55,7 @@ def bases(model: PeftModel, source: ModelSource, spec: RunSpec, facts: Facts) ->
 
     def original() -> Any:
         task = TASKS[spec.task]
-        base = fresh(source, device=model.device.type, kind=task.base or made_for(model.get_base_model().config))
+        base = fresh(source, device=model.device.type, kind=task.base or text_kind(model.get_base_model().config))
         return dequantize(task.build(base, dict(facts.task))[0])
 
     stored = quantize.stored(model.get_base_model())
@@ -89,7 +89,7 @@ def merged_into(make: Callable[[], Any], adapter: Path, dtype: torch.dtype, spec
         If PEFT or the method cannot.
     """
     tree = make()
-    tied = tree.config.tie_word_embeddings
+    tied = getattr(tree.config, "tie_word_embeddings", False)  # a vision model has no words
     adapted = adapter_weights.load(tree, adapter)
     held: dict[int, int] = {}
     for module in adapted.modules():

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from peft_nb.adapters.card import CardInput, card
 from peft_nb.adapters.usage import usage
+from peft_nb.models import ALIASES
 from peft_nb.models.live import UNCHANGED, WEIGHTS, Changes, changes, plain_name
 from peft_nb.models.load import LIVE
 from peft_nb.models.resolve import HUB_NAME
@@ -77,8 +78,8 @@ def save(
         _bring(differs.weights, staging / WEIGHTS)
         if differs.tokenizer:
             tokenizer.save_pretrained(str(staging))
-        if (config := TASKS[spec.task].saved_config(model)) is not None:
-            config.save_pretrained(str(staging))
+        for one in TASKS[spec.task].beside(model, facts.task):
+            one.save_pretrained(str(staging))
         losses, eval_losses = (
             [(row["step"], row[name]) for row in history if row[name] is not None] for name in ("loss", "eval_loss")
         )
@@ -104,7 +105,8 @@ def readme(
     """Write the model card of a live adapter; parameters as of :func:`save`, and whether there is a picture."""
     base = _base(model)
     differs = differs or _changes(model, tokenizer, facts)
-    found = base if HUB_NAME.fullmatch(base) else f"path/to/{local(base)}"
+    on_hub = HUB_NAME.fullmatch(base) and base not in ALIASES  # one that is told by its alias is on none
+    found = base if on_hub else f"path/to/{local(base)}"
     lines = usage(found, spec, facts, tokenizer, differs)
     return card(CardInput(base, spec, facts, metrics, lines, data, curves, differs, tags))
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.adapters.exporters import EXPORTERS
-from peft_nb.magics.line import Argument, Flag, command
+from peft_nb.magics.line import COMMANDS, Argument, Flag, command
 from peft_nb.magics.runs import find
 from peft_nb.models.load import DTYPES
 from peft_nb.ui.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
+
+    from peft_nb.adapters.exporters import Exported
+    from peft_nb.runs.run import Run
 
 
 @command(Argument("run"), Argument("path"))
@@ -55,10 +59,34 @@ def formats() -> list[Flag]:
 def export(shell: InteractiveShell, run: str, as_: str = "script", to: str | None = None, **options: Any) -> Any:
     """Write a run in a form for others: a script with its data, a plain model, GGUF, for Ollama, vLLM or the hub."""
     found, _ = find(shell, run)
-    usual = (found.spec.name or found.id) + EXPORTERS[as_].suffix
-    with progress_bar() as progress:
-        written = found.export(to or usual, as_, shell.user_ns, progress=progress, **options)
+    written = exported(found, shell.user_ns, as_, to, **options)
     if not isinstance(written, Path):
         return written
     print(f"{found.id} is exported to {written}")
     return None
+
+
+def exported(
+    run: Run, namespace: dict[str, Any], as_: str = "script", to: str | None = None, **options: Any
+) -> Path | Exported:
+    """Export a run, by default to its own name, with a bar while that takes long."""
+    usual = (run.spec.name or run.id) + EXPORTERS[as_].suffix
+    with progress_bar() as progress:
+        return run.export(to or usual, as_, namespace, progress=progress, **options)
+
+
+def from_words(argv: Sequence[str]) -> int:
+    """Export as ``python -m peft_nb export`` does.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The words behind ``export``.
+    """
+    from peft_nb.runs.run import load
+
+    options = COMMANDS["export"].parse(argv)
+    run = load(options.pop("run"))
+    written = exported(run, {}, **options)
+    print(written if not isinstance(written, Path) else f"{run.id} is exported to {written}")
+    return 0

@@ -25,7 +25,7 @@ FLAGS = [
     Flag("key_from", "text", "Environment variable with a key that clients must send.", value="VARIABLE"),
     Flag("detach", "switch", "Go on serving when the kernel has ended."),
     Flag("outtype", "text", "How the base's weights are held: f16 by default, or q8_0, bf16, f32."),
-    Flag("slots", "integer", "Requests that are answered at the same time; by default 4."),
+    Flag("slots", "integer", "Requests that are answered at the same time; by default 8."),
     Flag("queue", "integer", "Requests that may wait beside them; by default 64. More get 503."),
     Flag("context", "integer", "Longest prompt and answer together; by default 4096.", unit="tokens"),
     Flag("threads", "integer", "Threads of the processor; by default all cores."),

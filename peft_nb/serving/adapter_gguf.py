@@ -1,21 +1,34 @@
-"""The files that an engine loads, each written once: the base model, and an adapter as LoRA."""
+"""The files that an engine loads, each written once: the base model, an adapter as LoRA, a merged model."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from peft_nb.errors import ModelError, PeftNbError
+from peft_nb.errors import ModelError, PeftNbError, RunError
 from peft_nb.events import Progress
 from peft_nb.models.cache import prepared
 from peft_nb.serving.targets import Version
+from peft_nb.system import resources
 from peft_nb.system.files import atomic_folder, remove_leftovers
+from peft_nb.system.resources import MB
 
 NAME = "adapter.gguf"
+
+
+@dataclass(frozen=True)
+class Files:
+    """What an engine answers with: a model of so many MB, and the LoRA on it, if any."""
+
+    model: str
+    adapter: str | None = None
+    mb: float = 0.0
 
 
 def base_folder(model: str, progress: Progress) -> Path:
@@ -97,6 +110,59 @@ def adapter_file_apart(version: Version, base: Path) -> Path:
         if done.returncode:
             raise ModelError(done.stdout.strip() or f"{version.label} could not be written; the server's log says why")
     return target / NAME
+
+
+def merged_file(version: Version, outtype: str) -> Path:
+    """Give a run's merged model as a proven GGUF file in the run's folder, written by ``python -m peft_nb export``.
+
+    Parameters
+    ----------
+    version : Version
+        Of a run that is no LoRA.
+    outtype : str
+        How its matrices are held.
+
+    Returns
+    -------
+    Path
+        Written anew where the adapter has changed.
+
+    Raises
+    ------
+    ModelError
+        With what the export says.
+    """
+    target = merged_path(version, outtype)
+    if not target.exists():
+        words = ["export", version.run, "--as", "gguf", "--to", str(target), "--outtype", outtype]
+        store = version.folder.parents[2]  # in which runs/<id>/adapter is
+        done = subprocess.run(
+            [sys.executable, "-m", "peft_nb", *words],
+            env={**os.environ, "PEFT_NB_STORE": str(store)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode and not target.exists():  # another server may have been faster
+            said = done.stderr.strip().splitlines()
+            raise ModelError(f"{version.label}: {said[-1] if said else 'the export ended without a word'}")
+    return target
+
+
+def check_memory(versions: Sequence[Version], base: Path) -> None:
+    """Refuse more merged models than memory has room for; each takes about what the base takes."""
+    merged = [version.label for version in versions if version.merged]
+    needed, left = base.stat().st_size / MB * (1 + len(merged)), resources.memory_available_mb()
+    if merged and needed > left:
+        raise RunError(
+            f"{', '.join(merged)}: no LoRA for llama.cpp, so each answers from a model of its own; with the base these "
+            f"take {needed:,.0f} MB, and {left:,.0f} MB are free; serve fewer of them at once"
+        )
+
+
+def merged_path(version: Version, outtype: str) -> Path:
+    """Say where the merged model of a run is, or would be."""
+    return version.folder.parent / f"{folder_of(version).name}-{outtype}.gguf"
 
 
 def folder_of(version: Version) -> Path:

@@ -1,4 +1,4 @@
-"""llama.cpp's own server in a process of its own: the base once, and beside it one LoRA for each version.
+"""llama.cpp's own server in a process of its own: a model once, and beside it one LoRA for each version.
 
 The engine ends with the process that started it, even a killed one: its standard input then closes.
 """
@@ -11,11 +11,18 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from peft_nb.errors import ModelError, RunError
+from peft_nb.serving.slots import Slots
+
+# Threads that wait for each other by spinning keep the ones they wait for from the core, where anything else runs too:
+# on two cores of which one was busy, answers took ten times as long.
+WAITING = {"OMP_WAIT_POLICY": "passive"}
 
 
 @dataclass(frozen=True)
@@ -24,8 +31,8 @@ class Load:
 
     Attributes
     ----------
-    base : str
-        GGUF file of the base model.
+    model : str
+        GGUF file of the base model, or of one with an adapter in its weights.
     adapters : tuple of str
         GGUF files of LoRAs.
     slots : int
@@ -36,7 +43,7 @@ class Load:
         Of the processor.
     """
 
-    base: str
+    model: str
     adapters: tuple[str, ...]
     slots: int
     context: int
@@ -57,16 +64,23 @@ class Engine:
         Where it listens, on this machine only; with the key that nobody else knows.
     busy : int
         Requests that it is at work on.
+    slots : Slots
+        Where it computes them.
     """
 
     def __init__(self, load: Load) -> None:
         self.load = load
         self.busy = 0
+        self.slots = Slots(load.slots)
         self.address = ""
         self.began = time.monotonic()
         self.key = secrets.token_urlsafe(24)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "peft_nb.serving.engine"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "peft_nb.serving.engine"],
+            env={**WAITING, **os.environ},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdin
         self.process.stdin.write(json.dumps({"load": asdict(load), "key": self.key}) + "\n")
@@ -98,6 +112,13 @@ class Engine:
             raise RunError(f"{Path(adapter).name} is not loaded")
         return [{"id": id, "scale": float(one == adapter)} for id, one in enumerate(self.load.adapters)]
 
+    @contextmanager
+    def slot(self, adapter: str | None, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Give what a request is told beside what is asked: how much of each LoRA it gets, and where it is computed."""
+        prompt = asked.get("prompt") or "\n".join(str(one.get("content")) for one in asked["messages"])
+        with self.slots.of(adapter, prompt, several=(asked.get("n") or 1) != 1) as place:
+            yield {"lora": self.scales(adapter), **place}
+
     def close(self) -> None:
         """End it."""
         for pipe in (self.process.stdin, self.process.stdout):
@@ -115,13 +136,13 @@ def parameters(load: Load, key: str) -> Any:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = load.base
+    params.model.path = load.model
     params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in load.adapters]
     params.n_parallel = load.slots
     params.n_ctx = load.slots * load.context
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = load.threads
     params.api_keys = [key]
-    # What was computed with one adapter would be taken for another's prompt (llama.cpp's issue 26207).
+    # Beside what a slot holds, llama.cpp would take what was computed with another adapter (its issue 26207).
     params.cache_prompt = params.cache_idle_slots = False
     params.cache_ram_mib = 0
     params.fit_params = params.ui = params.endpoint_slots = params.warmup = False
@@ -149,7 +170,7 @@ def main() -> None:
         sys.stdin.read()
     except RuntimeError as error:
         print(
-            json.dumps({"error": f"llama.cpp cannot load {Path(load.base).name} with its adapters: {error}"}),
+            json.dumps({"error": f"llama.cpp cannot load {Path(load.model).name} with its adapters: {error}"}),
             flush=True,
         )
     os._exit(0)  # its threads are not waited for

@@ -1,7 +1,8 @@
-"""What clients talk to: HTTP as OpenAI's, bounded, in front of an engine that can be replaced under way."""
+"""What clients talk to: HTTP as OpenAI's, bounded, in front of engines that can be replaced under way."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import time
@@ -19,14 +20,16 @@ from tornado.simple_httpclient import HTTPStreamClosedError
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from peft_nb.errors import PeftNbError
+from peft_nb.serving.adapter_gguf import Files
 from peft_nb.serving.answer_log import AnswerLog
 from peft_nb.serving.engine import Engine
 from peft_nb.serving.requests import CHAT, TEXT, RefusedError, checked, found, told
-from peft_nb.serving.targets import BASE, Target, Version
+from peft_nb.serving.targets import BASE, Target, Version, versions
 from peft_nb.serving.traffic import Traffic
 from peft_nb.serving.turns import Turns
 
 ENGINE_S = 60  # longest wait for an engine that is being replaced
+ENDING_S = 1.0  # by which the system may tell of a process's end later than its connections do
 LONGEST_S = 3600.0  # longest answer
 DRAINED = 16  # times the limit of a request that are read, and thrown away, before the connection is cut
 
@@ -64,22 +67,26 @@ class Front:
         kept out with it.
     log : AnswerLog or None
         Where answers are noted.
+    base : str
+        GGUF file of the base model.
 
     Attributes
     ----------
     targets : dict of str to Target
         By name.
-    files : dict of str to str
-        GGUF file of each run's LoRA.
-    engine : Engine or None
-        Who answers; None while there is none.
+    files : dict of str to Files
+        What each run answers with.
+    engines : dict of str to Engine
+        By the model that they hold, who answers at this moment.
     """
 
-    def __init__(self, limits: Limits, key: str | None, hosts: set[str] | None, log: AnswerLog | None = None) -> None:
-        self.limits, self.key, self.hosts, self.log = limits, key, hosts, log
+    def __init__(
+        self, limits: Limits, key: str | None, hosts: set[str] | None, log: AnswerLog | None = None, base: str = ""
+    ) -> None:
+        self.limits, self.key, self.hosts, self.log, self.base = limits, key, hosts, log, Files(base)
         self.targets: dict[str, Target] = {}
-        self.files: dict[str, str] = {}
-        self.engine: Engine | None = None
+        self.files: dict[str, Files] = {}
+        self.engines: dict[str, Engine] = {}
         self.ready = Event()
         self.troubles: dict[str, str] = {}
         self.traffic = Traffic()
@@ -105,25 +112,41 @@ class Front:
             handlers, default_handler_class=Unknown, default_handler_args={"front": self}, log_function=lambda _: None
         )
 
-    def use(self, engine: Engine | None) -> None:
-        """Let another engine answer from now on; None lets requests wait."""
-        self.engine = engine
-        self.ready.set() if engine else self.ready.clear()
+    def use(self, engines: dict[str, Engine], targets: dict[str, Target]) -> None:
+        """Let these engines, by their models, answer for these targets from now on."""
+        self.engines, self.targets = engines, targets
+        self.ready.set()
+
+    def lose(self, engine: Engine) -> None:
+        """Let requests to an engine that has ended wait for the next one."""
+        if self.engines.get(engine.load.model) is engine:
+            del self.engines[engine.load.model]
+            self.ready.clear()
 
     def version(self, word: Any, user: str) -> Version | None:
         """Decide who answers."""
         target = found(word, self.targets, BASE)
         return target.choose(user) if target else None
 
-    async def chosen(self, word: Any, user: str) -> tuple[Engine, Version | None, list[dict[str, float]]]:
-        """Decide by what is served at one moment who answers, and what which engine is told."""
-        while not self.engine:
+    async def ended(self, engine: Engine) -> None:
+        """Lose an engine that has broken a connection, as soon as its process is seen to have ended."""
+        until = time.monotonic() + ENDING_S
+        while engine.alive and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        if not engine.alive:
+            self.lose(engine)
+
+    async def chosen(self, word: Any, user: str) -> tuple[Engine, Version | None, str | None]:
+        """Decide by what is served at one moment who answers: which engine, as which version, with which LoRA."""
+        while True:
+            version = self.version(word, user)
+            files = self.files.get(version.run) if version else self.base
+            if files and (engine := self.engines.get(files.model)):
+                return engine, version, files.adapter
             try:
                 await self.ready.wait(timedelta(seconds=ENGINE_S))
             except TimeoutError:
                 raise _busy("the engine is not ready", 5) from None
-        version = self.version(word, user)
-        return self.engine, version, self.engine.scales(self.files[version.run] if version else None)
 
     def status(self) -> dict[str, Any]:
         """Tell how things stand; names and numbers alone."""
@@ -134,6 +157,12 @@ class Front:
                 shares.append({"version": target.other.label, "run": target.other.run, "share": target.share})
             shown[word] = {"versions": shares, **self.traffic.of(word)}
         shown[BASE] = {"versions": [], **self.traffic.of(BASE)}
+        notes = [
+            f"{version.label} answers from a merged model of its own ({version.merged}), "
+            f"{self.files[version.run].mb:,.0f} MB beside the base"
+            for version in versions(self.targets.values())
+            if version.merged
+        ]
         return {
             "state": "ready" if self.ready.is_set() else "loading",
             "seconds": time.time() - self.began,
@@ -141,6 +170,7 @@ class Front:
             "slots": self.limits.slots,
             "queue": self.limits.queue,
             "troubles": list(self.troubles.values()),
+            "notes": notes,
             "all": self.traffic.of(*shown),
             "models": shown,
         }
@@ -279,16 +309,18 @@ class Completions(Handler):
         version = front.version(body["model"], user)
         async with front.turns.of(version.label if version else BASE):
             for left in (1, 0):  # an engine that dies before it has said anything is replaced meanwhile
-                engine, version, scales = await front.chosen(body["model"], user)
+                engine, version, adapter = await front.chosen(body["model"], user)
                 self.label = version.label if version else BASE
                 self.set_header("X-Model-Version", self.label)
                 stream = _Stream(self, bool((body.get("stream_options") or {}).get("include_usage")))
                 engine.busy += 1
                 try:
-                    if body.get("stream"):
-                        usage, text = await self._streamed(engine, told(path, body, version, scales), stream)
-                    else:
-                        usage, text = await self._whole(engine, told(path, body, version, scales))
+                    asked = told(path, body, version)
+                    with engine.slot(adapter, asked) as place:
+                        if body.get("stream"):
+                            usage, text = await self._streamed(engine, asked | place, stream)
+                        else:
+                            usage, text = await self._whole(engine, asked | place)
                     break
                 except (HTTPStreamClosedError, ConnectionError, OSError):
                     if self.gone:
@@ -298,8 +330,7 @@ class Completions(Handler):
                         self.write(b"data: " + json.dumps(ended.body).encode() + b"\n\n")
                     if stream.begun or not left:
                         raise ended from None
-                    if engine is front.engine and not engine.alive:
-                        front.use(None)
+                    await front.ended(engine)
                 finally:
                     engine.busy -= 1
         seconds = time.monotonic() - began

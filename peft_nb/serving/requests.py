@@ -113,7 +113,7 @@ def found(word: Any, targets: Mapping[str, Target], base: str) -> Target | None:
     raise RefusedError(404, f"{said}; write one of {names}", code="model_not_found", field="model")
 
 
-def told(path: str, body: Mapping[str, Any], version: Version | None, scales: list[dict[str, float]]) -> dict[str, Any]:
+def told(path: str, body: Mapping[str, Any], version: Version | None) -> dict[str, Any]:
     """Write down for the engine what it shall do.
 
     Parameters
@@ -124,8 +124,6 @@ def told(path: str, body: Mapping[str, Any], version: Version | None, scales: li
         The request.
     version : Version or None
         Who answers.
-    scales : list
-        How much of each LoRA it gets.
 
     Raises
     ------
@@ -143,4 +141,4 @@ def told(path: str, body: Mapping[str, Any], version: Version | None, scales: li
             given["messages"] = [{"role": "system", "content": version.system}, *body["messages"]]
     if given.get("stream"):
         given["stream_options"] = {"include_usage": True}
-    return given | {"lora": scales, "cache_prompt": False}
+    return given

@@ -139,12 +139,18 @@ def prepared(
     found = [targets.read(store, name, word) for name, word in names.items()]
     targets.check(found)
     folder = adapter_gguf.base_folder(found[0].main.model, progress)
-    for version in targets.versions(found):
-        progress(0.0, f"writing {version.label} as LoRA GGUF")
-        adapter_gguf.adapter_file(version, folder)
     base = adapter_gguf.base_file(folder, progress, outtype)
+    wanted = targets.versions(found)
+    adapter_gguf.check_memory(wanted, base)
+    for version in wanted:
+        if version.merged:
+            progress(0.0, f"merging {version.label}, and comparing that in llama.cpp")
+            adapter_gguf.merged_file(version, outtype)
+        else:
+            progress(0.0, f"writing {version.label} as LoRA GGUF")
+            adapter_gguf.adapter_file(version, folder)
     threads = options.pop("threads", None) or resources.cores()
-    options |= {"host": host, "key_from": key_from, "threads": threads}
+    options |= {"host": host, "key_from": key_from, "outtype": outtype, "threads": threads}
     return Service({**names}, str(store.folder), str(folder), str(base), **options)
 
 

@@ -1,4 +1,4 @@
-"""The process that serves: it keeps an engine, follows the store's aliases, and ends with whoever started it."""
+"""The process that serves: it keeps engines, follows the store's aliases, and ends with whoever started it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from typing import Any
 
 from peft_nb.errors import PeftNbError, RunError
 from peft_nb.serving import adapter_gguf, targets
+from peft_nb.serving.adapter_gguf import Files
 from peft_nb.serving.answer_log import AnswerLog
 from peft_nb.serving.engine import Engine, Load
 from peft_nb.serving.front import DRAINED, Front, Limits
 from peft_nb.store import Store
 from peft_nb.system import files
+from peft_nb.system.resources import MB
 
 LOOK_S = 0.5  # between two looks at the store, the engine and whoever started this
 DRAIN_S = 600.0  # longest that an engine that was replaced may go on answering
@@ -46,6 +48,8 @@ class Service:
         Folder of the store.
     base_folder, base_file : str
         The base model as a plain folder and as a GGUF file.
+    outtype : str
+        How merged models are held.
     host : str
         Address to listen on.
     port : int
@@ -66,13 +70,14 @@ class Service:
     store: str
     base_folder: str
     base_file: str
+    outtype: str = "f16"
     host: str = "127.0.0.1"
     port: int = 0
     key_from: str | None = None
     owner: str | None = None
     log: str | None = None
     log_texts: bool = False
-    slots: int = 4
+    slots: int = 8
     queue: int = 64
     context: int = 4096
     threads: int = 1
@@ -143,8 +148,9 @@ class Process:
         limits = Limits(service.slots, service.queue, int(service.body_mb * 1e6))
         log = AnswerLog(Path(service.log), service.log_texts) if service.log else None
         hosts = LOOPBACK if service.host in LOOPBACK else None
-        self.front = Front(limits, key_of(service.key_from), hosts, log)
-        self.engine: Engine | None = None
+        self.front = Front(limits, key_of(service.key_from), hosts, log, service.base_file)
+        self.engines: list[Engine] = []
+        self.draining: set[asyncio.Task[None]] = set()
         self.short = 0
         self.refused: dict[str, targets.Target] = {}
         self.over = asyncio.Event()
@@ -165,7 +171,7 @@ class Process:
         server = HTTPServer(front.application(), max_body_size=body, body_timeout=60, idle_connection_timeout=120)
         work = None
         try:
-            await self._start(self._read(first=True))
+            await self._start(self._read(first=True) or {})
             server.add_sockets([sock])
             address = f"http://{service.host}:{sock.getsockname()[1]}"
             told = {"owner": files.owner(), "address": address, "names": [*service.names], "key_from": service.key_from}
@@ -181,10 +187,10 @@ class Process:
             if work:
                 work.cancel()
             until = time.monotonic() + STOP_S
-            while front.inside and self.engine and self.engine.alive and time.monotonic() < until:
+            while front.inside and any(one.alive for one in self.engines) and time.monotonic() < until:
                 await asyncio.sleep(0.02)
-            if self.engine:
-                self.engine.close()
+            for one in self.engines:
+                one.close()
             if front.log:
                 front.log.close()
 
@@ -207,26 +213,26 @@ class Process:
                 self.front.troubles[""] = f"the store could not be followed: {error}"
 
     async def _look(self) -> None:
-        front, engine = self.front, self.engine
+        front = self.front
         changed = await asyncio.to_thread(self._read)
-        if engine and not engine.alive:
-            front.use(None)
-            self.short = self.short + 1 if time.monotonic() - engine.began < SHORT_S else 0
+        ended = [one for one in self.engines if not one.alive]
+        for one in ended:
+            front.lose(one)
+            one.close()
+        if ended:
+            self.short = self.short + 1 if time.monotonic() - ended[-1].began < SHORT_S else 0
             if self.short == MOST_SHORT:
                 raise RunError(f"the engine ended {MOST_SHORT} times right after its start")
-            await self._start(changed)
-        elif engine and changed:
-            if {*self._adapters(changed)} <= {*engine.load.adapters}:
-                front.targets = changed
-                return
+        if ended or changed:
             try:
-                await self._start(changed)
+                await self._start(changed or front.targets)
             except PeftNbError as error:  # llama.cpp cannot load one of them
-                for name, target in changed.items():
+                if ended:
+                    raise
+                for name, target in (changed or {}).items():
                     if target != front.targets[name]:
                         self._refuse(name, target, error)
                 return
-            self._draining = asyncio.create_task(self._drain(engine))
         front.troubles.pop("", None)
 
     def _read(self, first: bool = False) -> dict[str, targets.Target] | None:
@@ -243,8 +249,10 @@ class Process:
                     continue
                 if target != known.get(name):
                     targets.check([target, *now.values()])
+                    wanted = targets.versions((known | now | {name: target}).values())
+                    adapter_gguf.check_memory(wanted, Path(self.service.base_file))
                     for version in target.versions:
-                        front.files[version.run] = str(adapter_gguf.adapter_file_apart(version, base))
+                        front.files[version.run] = self._files(version, base)
                 now[name] = target
                 self.refused.pop(name, None)
                 front.troubles.pop(name, None)
@@ -261,21 +269,47 @@ class Process:
         if target:
             self.refused[name] = target
 
-    def _adapters(self, of: dict[str, targets.Target]) -> list[str]:
-        return [self.front.files[version.run] for version in targets.versions(of.values())]
+    def _files(self, version: targets.Version, base: Path) -> Files:
+        """Write what a version answers with."""
+        if version.merged:
+            file = adapter_gguf.merged_file(version, self.service.outtype)
+            return Files(str(file), mb=file.stat().st_size / MB)
+        return Files(self.service.base_file, str(adapter_gguf.adapter_file_apart(version, base)))
 
-    async def _start(self, changed: dict[str, targets.Target] | None = None) -> None:
-        """Start an engine with all that the names stand for, and let it answer once it does."""
-        service, wanted = self.service, changed or self.front.targets
-        adapters = tuple(dict.fromkeys(self._adapters(wanted)))
-        engine = Engine(Load(service.base_file, adapters, service.slots, service.context, service.threads))
+    def _loads(self, wanted: dict[str, targets.Target]) -> list[Load]:
+        """What engines have to hold for some targets: the base with its LoRAs, and each merged model."""
+        service = self.service
+        found: dict[str, dict[str, None]] = {service.base_file: {}}
+        for version in targets.versions(wanted.values()):
+            files = self.front.files[version.run]
+            adapters = found.setdefault(files.model, {})
+            if files.adapter:
+                adapters[files.adapter] = None
+        how = service.slots, service.context, service.threads
+        return [Load(model, tuple(adapters), *how) for model, adapters in found.items()]
+
+    async def _start(self, wanted: dict[str, targets.Target]) -> None:
+        """Start the engines that are lacking for some targets, and let all answer once they do."""
+        before, now = {one.load.model: one for one in self.engines if one.alive}, dict[str, Engine]()
         try:
-            await asyncio.to_thread(engine.wait)
+            for load in self._loads(wanted):
+                engine = before.get(load.model)
+                if not engine or not {*load.adapters} <= {*engine.load.adapters}:
+                    engine = now[load.model] = Engine(load)
+                    await asyncio.to_thread(engine.wait)
+                now[load.model] = engine
         except BaseException:
-            engine.close()
+            for one in now.values():
+                if one not in self.engines:
+                    one.close()
             raise
-        self.engine, self.front.targets = engine, wanted
-        self.front.use(engine)
+        self.engines = [*now.values()]
+        self.front.use(now, wanted)
+        for old in before.values():
+            if old not in self.engines:
+                task = asyncio.create_task(self._drain(old))
+                self.draining.add(task)
+                task.add_done_callback(self.draining.discard)
 
     async def _drain(self, engine: Engine) -> None:
         """Let an engine that was replaced finish, and end it."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from peft_nb.adapters.gguf.lora import lacking
 from peft_nb.errors import MethodError, RunError
+from peft_nb.methods import REGISTRY
 from peft_nb.spec import RunSpec
 from peft_nb.store import Record, Store
 from peft_nb.store.records import NUMBER
@@ -36,6 +39,8 @@ class Version:
         System prompt that it was trained with, for conversations that bring none.
     chat : bool
         Whether it was trained on conversations rather than plain texts.
+    merged : str
+        Why llama.cpp cannot put it on the base, so that it answers from a merged model of its own; empty for a LoRA.
     """
 
     run: str
@@ -45,6 +50,7 @@ class Version:
     identity: str | None
     system: str | None
     chat: bool
+    merged: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def read(store: Store, name: str, word: str) -> Target:
     Raises
     ------
     MethodError
-        If it gives labels instead of texts.
+        If it gives labels instead of texts, or is neither a LoRA nor can be merged.
     RunError
         If a run has no adapter.
     StoreError
@@ -157,5 +163,19 @@ def _version(record: Record) -> Version:
     folder = record.folder / "adapter"
     if not (folder / "adapter_config.json").is_file():
         raise RunError(f"{label} has no adapter to serve; resume() it first")
-    facts = record.facts
-    return Version(record.id, label, folder, spec.model, facts.base, spec.system, facts.chat)
+    facts, why = record.facts, _merged(spec, label, folder)
+    return Version(record.id, label, folder, spec.model, facts.base, spec.system, facts.chat, why)
+
+
+def _merged(spec: RunSpec, label: str, folder: Path) -> str:
+    """Why an adapter has to be merged, or nothing."""
+    method = REGISTRY[spec.method]
+    if (held := method.quantization(spec)) != "none":
+        return f"it was trained on the base in {held}"
+    lacks = lacking(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
+    if lacks and not method.mergeable:
+        raise MethodError(
+            f"{label}: llama.cpp loads no {lacks}, and {spec.method} cannot be merged; generate() or a Switchboard "
+            "answers with it in the notebook, and what lora, dora or loha train can be served"
+        )
+    return f"llama.cpp loads no {lacks}" if lacks else ""

@@ -13,7 +13,7 @@ from peft_nb.ui.style import BOX, MUTED, NUMBERS
 if TYPE_CHECKING:
     from peft_nb.serving.server import Server
 
-COLUMNS = ("model", "answered by", "requests", "failed", "requests/s", "p50", "p95", "tokens/s")
+COLUMNS = ("model", "requests", "failed", "requests/s", "p50", "p95", "tokens/s", "answered by")
 OVER = ("ended", "stopped")
 
 
@@ -73,35 +73,35 @@ def html(address: str, status: Mapping[str, Any]) -> str:
     rows = [_row(name, told) for name, told in models.items()]
     if len(models) > 1:
         rows.append(_row("all", status["all"]))
-    kept = "white-space:nowrap"
-    head = "".join(f'<th scope="col" style="text-align:{_side(name)};{kept}">{name}</th>' for name in COLUMNS)
+    head = "".join(f'<th scope="col" style="{_style(name)}">{name}</th>' for name in COLUMNS)
     lines.append(
-        f'<div tabindex="0" role="region" aria-label="models" style="overflow-x:auto"><table style="{NUMBERS}">'
+        f'<div tabindex="0" role="region" aria-label="models" style="overflow-x:auto">'
+        f'<table style="border-collapse:collapse;{NUMBERS}">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         f'<div style="{MUTED}">{escape(alone)}</div>'
     )
+    lines += [f'<div style="{MUTED}">{escape(note)}</div>' for note in status.get("notes", ())]
     return "".join(lines)
 
 
 def _row(name: str, told: Mapping[str, Any]) -> str:
     cells = (
-        _answering(told.get("versions", ())),
         str(told["answered"]),
         str(told["failed"]),
         f"{told['per_second']:.3g}",
         latency(told["p50_s"]),
         latency(told["p95_s"]),
         f"{told['tokens_per_second']:.3g}",
+        _answering(told.get("versions", ())),
     )
     found = zip(COLUMNS[1:], cells, strict=True)
-    written = "".join(
-        f'<td style="text-align:{_side(column)};white-space:nowrap">{escape(cell)}</td>' for column, cell in found
-    )
-    return f'<tr><th scope="row" style="text-align:left;white-space:nowrap">{escape(name)}</th>{written}</tr>'
+    written = "".join(f'<td style="{_style(column)}">{escape(cell)}</td>' for column, cell in found)
+    return f'<tr><th scope="row" style="{_style(COLUMNS[0])}">{escape(name)}</th>{written}</tr>'
 
 
-def _side(column: str) -> str:
-    return "left" if column in ("model", "answered by") else "right"
+def _style(column: str) -> str:
+    side = "left" if column in ("model", "answered by") else "right"
+    return f"text-align:{side};white-space:nowrap;padding:2px 16px 2px 0"
 
 
 def _answering(versions: Any) -> str:
@@ -121,6 +121,7 @@ def text(address: str, status: Mapping[str, Any]) -> str:
     """Say all of it in plain text."""
     lines = [f"server at {headline(address, status)}"]
     lines += [f"warning: {trouble}" for trouble in status.get("troubles", ())]
+    lines += [f"note: {note}" for note in status.get("notes", ())]
     for name, told in status.get("models", {}).items():
         by = _answering(told["versions"])
         took = f", p95 {latency(told['p95_s'])}" if told["p95_s"] is not None else ""

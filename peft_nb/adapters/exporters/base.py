@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     import pandas
     from peft import PeftModel
 
+    from peft_nb.adapters.merge import Merged
     from peft_nb.data.examples import Examples
     from peft_nb.data.layouts import Layout
     from peft_nb.models.load import Base
     from peft_nb.spec import RunSpec
     from peft_nb.store import Facts
+
+
+PROMPTS, LONGEST = 4, 128  # prompts for other programs to go on from, and tokens of each
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,18 @@ class Live:
     facts: Facts
     examples: Sequence[Any]
     compared_on: str
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        """The beginnings of some of the examples, up to what counts for the loss."""
+        step = max(1, len(self.examples) // PROMPTS)
+        return [_prompt(one) for one in list(self.examples)[::step][:PROMPTS]]
+
+
+def _prompt(example: Any) -> list[int]:
+    marks: Sequence[Any] = list(example.supervised)
+    stop = next((place for place, on in enumerate(marks) if on and place), len(marks))
+    return [int(token) for token in example.ids[:stop]][:LONGEST]
 
 
 def _not_live() -> AbstractContextManager[Live]:
@@ -102,7 +118,7 @@ class Exportable:
     spec: RunSpec
     metrics: Mapping[str, Any]
     save: Callable[[Path], Path]
-    merge: Callable[..., object]
+    merge: Callable[..., Merged]
     examples: Callable[[], tuple[Base, Side, Side]]
     init_adapter: Callable[[], Path | None] = lambda: None
     live: Callable[[], AbstractContextManager[Live]] = _not_live

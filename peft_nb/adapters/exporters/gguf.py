@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peft_nb.adapters.exporters.base import Exportable, Exported, Exporter, Live
+from peft_nb.adapters.exporters.base import Exportable, Exported, Exporter
+from peft_nb.adapters.exporters.gguf_file import cannot, kept, proven, workspace
 from peft_nb.adapters.gguf.model import OUTTYPES
-from peft_nb.adapters.gguf.model import obstacle as unlike
-from peft_nb.errors import MergeError, RunError, StoreError, nearest
+from peft_nb.errors import RunError, nearest
 from peft_nb.methods import REGISTRY
-from peft_nb.system.files import atomic_file, atomic_text, writing
-from peft_nb.system.resources import MB
-from peft_nb.tasks import TASKS
 
-ROUNDED = 0.05  # nats per token by which a live model in 16 bits may differ from the same in float32
-PROMPTS, LONGEST = 4, 128  # prompts to go on from, and tokens of each
+if TYPE_CHECKING:
+    from peft_nb.adapters.gguf import Proof
+
 OPTIONS = {"outtype": f"how matrices are held: {', '.join(OUTTYPES)}; by default f16"}
+EXACT = ("f32", "f16", "bf16")  # all others quantize
 
 
 def obstacle(run: Exportable) -> str:
     """Say why a run cannot be merged into a GGUF file, in one line, or nothing."""
-    spec = run.spec
-    if not TASKS[spec.task].generates:
-        return f"task: {spec.task} trains a head, which GGUF files do not hold; --as adapter writes it as it is"
-    if not REGISTRY[spec.method].mergeable:
-        return f"method: {spec.method} cannot be merged into weights; --as adapter writes it as it is"
-    config = run.config()
-    return unlike(config) if config else ""
+    method = run.spec.method
+    why = f"method: {method} cannot be merged into weights; --as adapter writes it as it is"
+    return cannot(run, lambda: "" if REGISTRY[method].mergeable else why)
 
 
 def write(run: Exportable, file: Path, *, outtype: str = "f16") -> Exported:
@@ -49,7 +40,8 @@ def write(run: Exportable, file: Path, *, outtype: str = "f16") -> Exported:
     Returns
     -------
     Exported
-        With how near llama.cpp's answers are to the run's.
+        With how near llama.cpp's answers are to the run's; where the outtype quantizes, also to the base's with the
+        base in it.
 
     Raises
     ------
@@ -62,89 +54,42 @@ def write(run: Exportable, file: Path, *, outtype: str = "f16") -> Exported:
     StoreError
         The file exists, or the disk refuses; nothing half-written stays.
     """
-    from peft_nb.adapters.gguf import Proof
-
-    check(file, outtype)
-    with atomic_file(file) as staging:
-        proof: Proof = merged(run, staging, outtype)
-        size = staging.stat().st_size / MB
-    told = f"{run.id} is exported to {file}: {outtype}, {size:,.1f} MB; {proof.told}"
-    return kept(file, told, proof)
+    check(outtype)
+    return kept(run, file, outtype, lambda staging: merged(run, staging, outtype))
 
 
-def check(file: Path, outtype: str) -> None:
-    """Refuse what can be known before anything is loaded."""
+def check(outtype: str) -> None:
+    """Refuse an outtype that there is not."""
     if outtype not in OUTTYPES:
         raise RunError(f"outtype: {outtype!r} is not one of {', '.join(OUTTYPES)}{nearest(outtype, OUTTYPES)}")
-    if file.exists():
-        raise StoreError(f"cannot write {file}: it exists already; choose another name")
 
 
-def merged(run: Exportable, file: Path, outtype: str, seen: Any = None) -> Any:
+def merged(run: Exportable, file: Path, outtype: str, seen: Any = None) -> Proof:
     """Merge a run, write it as a GGUF file and give the proof; `seen` is shown the folder of the merged model."""
-    from transformers import AutoModelForCausalLM
-
-    from peft_nb.adapters.gguf import prove, write_model
+    from peft_nb.adapters.gguf import write_model
     from peft_nb.adapters.gguf.model import notes
-    from peft_nb.adapters.merge import BOUND
-    from peft_nb.adapters.read_back import compared, read_back
-    from peft_nb.models.quiet import quiet
 
-    with run.live() as live:
-        prompts, (adapter,) = asked(live), read_back(live, run.adapter())
     with workspace(file) as work:
         folder = work / "merged"
-        # A live model in 16 bits rounds in every layer: what is merged is held to the adapter in float32.
-        run.merge(folder, dtype="float32", max_kl=ROUNDED)
-        with quiet():
-            plain = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", local_files_only=True)
-        kl = compared(plain, adapter, live, run.spec).kl
-        del plain, adapter
-        if kl > BOUND:
-            raise MergeError(f"merged, it differs from the adapter by {kl:.3g} nats per token; nothing is kept")
+        kl = max(run.merge(folder, dtype="float32").kl, 0.0)  # below 0 by rounding alone
         write_model(folder, file, outtype=outtype, progress=run.progress)
-        near = f"merged with a KL divergence from the adapter of {kl:.2g} nats per token in float32"
-        options: dict[str, Any] = {"outtype": outtype, "notes": (near, *notes(folder)), "progress": run.progress}
-        proof = explained(partial(prove, file, folder, prompts, **options), outtype)
+        told = (f"merged with a KL divergence from the adapter of {kl:.2g} nats per token", *notes(folder))
+        alone = None if outtype in EXACT else _alone(run, work / "base.gguf", outtype)
+        proof = proven(run, file, folder, outtype, notes=told, alone=alone)
         if seen:
             seen(folder)
     return proof
 
 
-@contextmanager
-def workspace(file: Path) -> Iterator[Path]:
-    """A folder beside a file, for what is only needed to write it."""
-    with writing(file):
-        made = TemporaryDirectory(prefix=".peft_nb-", dir=file.parent)
-    with made as work:
-        yield Path(work)
+def _alone(run: Exportable, file: Path, outtype: str) -> tuple[Path, Path] | None:
+    """The base's own file and folder, to tell what an outtype costs without a run; nothing where it has no files."""
+    from peft_nb.adapters.gguf import write_model
 
-
-def explained(proving: Any, outtype: str) -> Any:
-    """A proof; where it fails, with what may work instead."""
     try:
-        return proving()
-    except MergeError as error:
-        works = "--outtype f16 rounds less" if outtype not in ("f32", "f16") else "--as merged is for transformers"
-        raise MergeError(f"{error}; {works}", error.table) from None
-
-
-def kept(file: Path, told: str, proof: Any) -> Exported:
-    """What was exported, with its proof beside it."""
-    atomic_text(file.with_suffix(".proof.json"), proof.written())
-    return Exported(file, told, proof.table)
-
-
-def asked(live: Live) -> list[list[int]]:
-    """Some of the prompts that a run is evaluated on, as token ids."""
-    step = max(1, len(live.examples) // PROMPTS)
-    return [_prompt(one) for one in list(live.examples)[::step][:PROMPTS]]
-
-
-def _prompt(example: Any) -> list[int]:
-    marks: Sequence[Any] = list(example.supervised)
-    stop = next((place for place, on in enumerate(marks) if on and place), len(marks))
-    return [int(token) for token in example.ids[:stop]][:LONGEST]
+        folder = run.base()
+    except RunError:  # it was made in memory
+        return None
+    return write_model(folder, file, outtype=outtype, progress=run.progress), folder
 
 
 EXPORTER = Exporter("gguf", "a GGUF file for llama.cpp, the adapter in its weights", ".gguf", write, obstacle, OPTIONS)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from peft_nb.adapters.card import escaped
 from peft_nb.adapters.exporters.base import Exportable, Exported, Exporter
+from peft_nb.adapters.exporters.peft_folder import draft
 from peft_nb.adapters.exporters.vllm import is_lora
 from peft_nb.errors import MergeError, RunError
 from peft_nb.methods import REGISTRY
-from peft_nb.system.files import atomic_folder
 from peft_nb.tasks import TASKS
 
 SHARE = 0.99  # of the squared singular values of each update
@@ -64,33 +62,30 @@ def write(run: Exportable, folder: Path, *, rank: str | float = SHARE, max_kl: s
     StoreError
         If the disk refuses; nothing half-written stays.
     """
-    from peft_nb.adapters.read_back import compared, read_back, table
+    from peft_nb.adapters.read_back import table
     from peft_nb.adapters.to_lora import convert, logit_error, rank_of
 
     wanted, bound = rank_of(rank), _nats(max_kl)
-    with run.live() as live, atomic_folder(folder) as staging, TemporaryDirectory() as place:
-        saved = run.save(Path(place) / "adapter")
-        shutil.copytree(saved, staging, dirs_exist_ok=True)
-        widest = convert(live.model, staging, wanted)
-        candidate, adapter = read_back(live, staging, saved)
-        near = compared(candidate, adapter, live, run.spec)
+    with draft(run, folder) as made:
+        widest = convert(made.live.model, made.folder, wanted)
+        candidate, adapter = made.read_back()
+        near = made.near(candidate, adapter)
         with candidate.disable_adapter():
-            base = compared(candidate, adapter, live, run.spec)
+            base = made.near(candidate, adapter)
         name = f"LoRA of rank {widest}"
         found = table({name: near, "base model": base})
-        error = logit_error(candidate, adapter, live.examples)
+        error = logit_error(candidate, adapter, made.live.examples)
         found["error of the logits"] = [error, 1.0]
         _hold_to(bound, near.kl, error, f"a {name}", run.spec.method, found.to_string(index=False))
         how = "as near as a merged model" if near.kl <= NEAR[0] and error <= NEAR[1] else "an approximation"
         told = (
             f"{how}: it lacks {error:.1%} of what the {run.spec.method} adapter changes in the logits; its KL "
-            f"divergence from it is {near.kl:.2g} nats per token on {live.compared_on}, that of the base model "
+            f"divergence from it is {near.kl:.2g} nats per token on {made.live.compared_on}, that of the base model "
             f"{base.kl:.2g}; {near.equal:.1%} of the greedy tokens are equal"
         )
-        readme = staging / "README.md"
-        text = readme.read_text(encoding="utf-8")
-        section = f"Converted by PEFT from {escaped(run.spec.method)} to a {name}, {escaped(told)}."
-        readme.write_text(f"{text}\n## Converted to LoRA\n\n{section}\n", encoding="utf-8")
+        made.add(
+            "Converted to LoRA", f"Converted by PEFT from {escaped(run.spec.method)} to a {name}, {escaped(told)}."
+        )
     return Exported(folder, f"{run.id} is exported to {folder}: {name}, {told}", found)
 
 

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peft_nb.adapters.exporters.base import Exportable, Exported, Exporter
-from peft_nb.adapters.exporters.gguf import asked, check, explained, kept, workspace
-from peft_nb.adapters.gguf.lora import lora_obstacle
-from peft_nb.adapters.gguf.model import obstacle as unlike
+from peft_nb.adapters.exporters.gguf_file import cannot, kept, proven, workspace
+from peft_nb.adapters.gguf.lora import lacking
 from peft_nb.methods import REGISTRY
-from peft_nb.system.files import atomic_file
-from peft_nb.system.resources import MB
-from peft_nb.tasks import TASKS
+
+if TYPE_CHECKING:
+    from peft_nb.adapters.gguf import Proof
 
 
 def obstacle(run: Exportable) -> str:
     """Say why llama.cpp cannot load a run's adapter, in one line, or nothing."""
-    if not TASKS[run.spec.task].generates:
-        return f"task: {run.spec.task} trains a head, which GGUF files do not hold; --as adapter writes it as it is"
+    return cannot(run, lambda: _unlike(run))
+
+
+def _unlike(run: Exportable) -> str:
     if (held := REGISTRY[run.spec.method].quantization(run.spec)) != "none":
         return (
             f"quantization: the LoRA was trained on a base in {held} and differs on its original; --as gguf measures it"
         )
-    settings = json.loads((run.adapter() / "adapter_config.json").read_text(encoding="utf-8"))
-    if why := lora_obstacle(settings):
-        return why
-    config = run.config()
-    return unlike(config) if config else ""
+    lacks = lacking(json.loads((run.adapter() / "adapter_config.json").read_text(encoding="utf-8")))
+    works = "--as gguf merges it" if REGISTRY[run.spec.method].mergeable else "--as adapter writes it as it is"
+    return f"llama.cpp's LoRA files hold no {lacks}; {works}" if lacks else ""
 
 
 def write(run: Exportable, file: Path) -> Exported:
@@ -55,22 +54,18 @@ def write(run: Exportable, file: Path) -> Exported:
     StoreError
         The file exists, or the disk refuses; nothing half-written stays.
     """
-    from peft_nb.adapters.gguf import prove, write_lora, write_model
+    return kept(run, file, "LoRA for its base's GGUF file", lambda staging: _written(run, staging))
+
+
+def _written(run: Exportable, file: Path) -> Proof:
+    from peft_nb.adapters.gguf import write_lora, write_model
     from peft_nb.adapters.gguf.model import notes
 
-    check(file, "f16")
     base, adapter = run.base(), run.adapter()
-    with run.live() as live:
-        prompts = asked(live)
-    with atomic_file(file) as staging:
-        write_lora(adapter, base, staging)
-        with workspace(file) as work:
-            whole = write_model(base, work / "base.gguf", outtype="f16", progress=run.progress)
-            found = partial(prove, whole, base, prompts, adapter=adapter, lora=staging, progress=run.progress)
-            proof = explained(partial(found, notes=notes(base)), "f16")
-        size = staging.stat().st_size / MB
-    told = f"{run.id} is exported to {file}: LoRA for its base's GGUF file, {size:,.1f} MB; {proof.told}"
-    return kept(file, told, proof)
+    write_lora(adapter, base, file)
+    with workspace(file) as work:
+        whole = write_model(base, work / "base.gguf", outtype="f16", progress=run.progress)
+        return proven(run, whole, base, "f16", adapter=adapter, lora=file, notes=notes(base))
 
 
 EXPORTER = Exporter("lora-gguf", "the LoRA alone for llama.cpp, beside its base's GGUF", "-lora.gguf", write, obstacle)

@@ -10,6 +10,7 @@ from typing import Any
 
 from peft_nb.adapters.exporters.base import Exportable, Exported, Exporter
 from peft_nb.adapters.exporters.gguf import OPTIONS, check, merged, obstacle
+from peft_nb.adapters.exporters.gguf_file import free
 from peft_nb.system.files import atomic_folder
 from peft_nb.system.resources import MB
 
@@ -180,7 +181,8 @@ def write(run: Exportable, folder: Path, *, outtype: str = "f16") -> Exported:
     """
     from transformers import AutoTokenizer
 
-    check(folder, outtype)
+    check(outtype)
+    free(folder)
     with run.live() as live:
         chat = live.facts.chat
     with atomic_folder(folder) as staging:

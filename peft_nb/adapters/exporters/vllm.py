@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.adapters.card import fenced
 from peft_nb.adapters.exporters.base import Exportable, Exported, Exporter, Live
+from peft_nb.adapters.exporters.peft_folder import draft
+from peft_nb.adapters.exporters.vllm_proof import proof
 from peft_nb.errors import MergeError, RunError
 from peft_nb.methods import REGISTRY
 from peft_nb.methods.config_source import ConfigClass
 from peft_nb.models.resolve import HUB_NAME
 from peft_nb.spec.paths import local
-from peft_nb.system.files import atomic_folder
 from peft_nb.system.resources import MB
 from peft_nb.tasks import TASKS
 
@@ -97,12 +96,11 @@ def write(run: Exportable, folder: Path) -> Exported:
     """
     from peft.tuners.lora import LoraLayer
 
-    from peft_nb.adapters.read_back import compared, read_back, table
+    from peft_nb.adapters.read_back import table
     from peft_nb.adapters.uniform import unify
 
-    with run.live() as live, atomic_folder(folder) as staging, TemporaryDirectory() as place:
-        saved = run.save(Path(place) / "adapter")
-        shutil.copytree(saved, staging, dirs_exist_ok=True)
+    with draft(run, folder) as made:
+        live, staging = made.live, made.folder
         adapter = live.model.active_adapter
         scales = {
             name: layer.scaling[adapter]
@@ -112,22 +110,22 @@ def write(run: Exportable, folder: Path) -> Exported:
         config = unify(staging, scales)
         base = str(config["base_model_name_or_path"])
         lines = lines_for(run, live, staging, config["r"], base, str(folder.resolve()))
-        candidate, adapter = read_back(live, staging, saved)
-        near = compared(candidate, adapter, live, run.spec)
+        candidate, saved = made.read_back()
+        near = made.near(candidate, saved)
         found = table({"read back by PEFT": near})
         if near.kl > BOUND:
             told = f"what was written differs from the run by {near.kl:.3g} nats per token, so nothing is kept"
             raise MergeError(f"{told}; {MERGED}", found.to_string(index=False))
-        readme = staging / "README.md"
         named = base if HUB_NAME.fullmatch(base) else f"path/to/{local(base)}"
         shown = "\n".join(lines_for(run, live, staging, config["r"], named, "path/to/this/folder"))
-        note = f"Not run in vLLM; read back by PEFT, its KL divergence from the run is {near.kl:.2g} nats per token."
-        text = readme.read_text(encoding="utf-8")
-        readme.write_text(f"{text}\n## In vLLM\n\n{fenced('sh', shown)}\n\n{note}\n", encoding="utf-8")
+        rank = next(one for one in RANKS if one >= config["r"])
+        ran = proof(base, staging, rank, saved, live.prompts)
+        note = f"Read back by PEFT, its KL divergence from the run is {near.kl:.2g} nats per token; {ran}."
+        made.add("In vLLM", f"{fenced('sh', shown)}\n\n{note}")
         size = sum(file.stat().st_size for file in staging.iterdir()) / MB
     told = (
         f"{run.id} is exported to {folder}: LoRA of rank {config['r']}, {size:,.1f} MB; read back by PEFT in float32, "
-        f"its KL divergence from the run is {near.kl:.2g} nats per token on {live.compared_on}; not run in vLLM"
+        f"its KL divergence from the run is {near.kl:.2g} nats per token on {live.compared_on}; {ran}"
     )
     return Exported(folder, "\n".join([told, *lines]), found)
 

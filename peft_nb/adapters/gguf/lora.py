@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peft_nb.adapters.gguf.model import Tensor, known, named, write
+from peft_nb.adapters.gguf.model import Tensor, known, named, stored, write
 from peft_nb.errors import ModelError
 from peft_nb.events import silent
 
@@ -24,8 +24,8 @@ STARTS = (True, False, "gaussian", "eva", "orthogonal")
 INSTEAD = "export it as_='gguf'"
 
 
-def lora_obstacle(config: Mapping[str, Any]) -> str:
-    """Say why an adapter cannot be a LoRA GGUF, in one line, or nothing.
+def lacking(config: Mapping[str, Any]) -> str:
+    """Name what an adapter has and a LoRA GGUF cannot hold, or nothing.
 
     Parameters
     ----------
@@ -35,10 +35,9 @@ def lora_obstacle(config: Mapping[str, Any]) -> str:
     Returns
     -------
     str
-        The reason, and what works instead.
+        Such as ``DoRA``.
     """
-    why = next(_unlike(config), "")
-    return f"llama.cpp's LoRA files hold no {why}; {INSTEAD}" if why else ""
+    return next(_unlike(config), "")
 
 
 def _unlike(config: Mapping[str, Any]) -> Iterator[str]:
@@ -77,32 +76,28 @@ def write_lora(adapter: Path, base: Path, out: Path) -> Path:
         llama.cpp would apply it otherwise; one line.
     """
     from gguf import GGMLQuantizationType
-    from safetensors import safe_open
 
     architecture, config = known(base)
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    if why := lora_obstacle(settings):
-        raise ModelError(why)
+    if lacks := lacking(settings):
+        raise ModelError(f"llama.cpp's LoRA files hold no {lacks}; {INSTEAD}")
     alpha = float(settings["lora_alpha"])
     metadata = {"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": alpha}
     tensors = []
-    file = adapter / "adapter_model.safetensors"
-    with safe_open(file, "pt") as weights:
-        for key in weights.keys():  # noqa: SIM118 - it is no mapping
-            if key.endswith(".base_layer.weight"):  # the base's own, which PEFT writes beside its embeddings and head
-                continue
-            module, _, part = key.removeprefix(PREFIX).rpartition(".lora_")
-            kind = {"A.weight": "a", "B.weight": "b"}.get(part)
-            if not kind:
-                raise ModelError(f"llama.cpp's LoRA files hold no {key}; {INSTEAD}")
-            if module == "lm_head" and config.get("tie_word_embeddings"):
-                raise ModelError(f"llama.cpp has no lm_head beside tied embeddings; {INSTEAD}")
-            name, shape = f"{module}.weight", tuple(weights.get_slice(key).get_shape())
-            rank = shape[0] if kind == "a" else shape[1]
-            factor = scaling(settings, module) * rank / alpha if kind == "b" else 1.0
-            values = partial(_values, file, key, kind, factor, partial(architecture.rows, config, name))
-            place = f"{named(architecture, config, name)}.lora_{kind}"
-            tensors.append(Tensor(place, shape, GGMLQuantizationType.F32, values))
+    for key, shape, read in stored(adapter / "adapter_model.safetensors"):
+        if key.endswith(".base_layer.weight"):  # the base's own, which PEFT writes beside its embeddings and head
+            continue
+        module, _, part = key.removeprefix(PREFIX).rpartition(".lora_")
+        if part not in ("A.weight", "B.weight"):
+            raise ModelError(f"llama.cpp's LoRA files hold no {key}; {INSTEAD}")
+        if module == "lm_head" and config.get("tie_word_embeddings"):
+            raise ModelError(f"llama.cpp has no lm_head beside tied embeddings; {INSTEAD}")
+        name = f"{module}.weight"
+        if part == "B.weight":
+            factor = scaling(settings, module) * shape[1] / alpha
+            read = partial(_scaled, read, factor, partial(architecture.rows, config, name))
+        place = f"{named(architecture, config, name)}.lora_{part[0].lower()}"
+        tensors.append(Tensor(place, shape, GGMLQuantizationType.F32, read))
     write(out, architecture.name, metadata, tensors, silent)
     return out
 
@@ -120,9 +115,5 @@ def _of(pattern: Mapping[str, float] | None, module: str, usual: float) -> float
     return next(found, usual)
 
 
-def _values(file: Path, key: str, kind: str, factor: float, rows: Any) -> Any:
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as weights:
-        tensor = weights.get_tensor(key).float()
-    return rows(tensor) * factor if kind == "b" else tensor
+def _scaled(read: Callable[[], Any], factor: float, rows: Callable[[Any], Any]) -> Any:
+    return rows(read()) * factor

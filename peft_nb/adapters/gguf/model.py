@@ -178,35 +178,44 @@ def named(architecture: Architecture, config: Config, name: str) -> str:
 def _tensors(folder: Path, architecture: Architecture, config: Config, outtype: str) -> Iterator[Tensor]:
     """What is written of a folder's weights; matrices are held as told, vectors in float32."""
     import gguf
-    from safetensors import safe_open
 
     wanted = gguf.GGMLQuantizationType[outtype.upper()]
     single, half = gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16
     for name, values in architecture.extra(config).items():
         yield Tensor(name, tuple(values.shape), single, partial(_same, values))
     tied = config.get("tie_word_embeddings", False)
-    for file in sorted(folder.glob("*.safetensors")):
+    for name, shape, read in stored(*sorted(folder.glob("*.safetensors"))):
+        if (tied and name == "lm_head.weight") or name.endswith(BUFFERS):
+            continue
+        if architecture.transposed(name):
+            shape = shape[::-1]
+        kind = single if len(shape) == 1 else wanted
+        if shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+            kind = half
+        yield Tensor(named(architecture, config, name), shape, kind, partial(_values, architecture, config, name, read))
+
+
+def stored(*files: Path) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Any]]]:
+    """Name and shape of every tensor in safetensors, and what reads it in float32."""
+    from safetensors import safe_open
+
+    for file in files:
         with safe_open(file, "pt") as weights:
             for name in weights.keys():  # noqa: SIM118 - it is no mapping
-                if (tied and name == "lm_head.weight") or name.endswith(BUFFERS):
-                    continue
-                shape = tuple(weights.get_slice(name).get_shape())
-                if architecture.transposed(name):
-                    shape = shape[::-1]
-                kind = single if len(shape) == 1 else wanted
-                if shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
-                    kind = half
-                read = partial(_values, file, name, architecture, config)
-                yield Tensor(named(architecture, config, name), shape, kind, read)
+                yield name, tuple(weights.get_slice(name).get_shape()), partial(_read, file, name)
+
+
+def _read(file: Path, name: str) -> Any:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as weights:
+        return weights.get_tensor(name).float()
 
 
 def _same(values: Any) -> Any:
     return values
 
 
-def _values(file: Path, name: str, architecture: Architecture, config: Config) -> Any:
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as weights:
-        tensor = architecture.weight(name, architecture.rows(config, name, weights.get_tensor(name).float()))
+def _values(architecture: Architecture, config: Config, name: str, read: Callable[[], Any]) -> Any:
+    tensor = architecture.weight(name, architecture.rows(config, name, read()))
     return tensor.T if architecture.transposed(name) else tensor

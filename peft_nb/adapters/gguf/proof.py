@@ -113,6 +113,7 @@ def prove(
     outtype: str = "f16",
     adapter: Path | None = None,
     lora: Path | None = None,
+    alone: tuple[Path, Path] | None = None,
     notes: tuple[str, ...] = (),
     progress: Progress = silent,
 ) -> Proof:
@@ -130,6 +131,8 @@ def prove(
         How the file holds its matrices, which says what it may lose: see ``BOUNDS``.
     adapter, lora : Path, optional
         A PEFT folder on top of ``folder``, and the LoRA GGUF that was written from it, on top of ``file``.
+    alone : tuple of Path, optional
+        The base's own file in the same outtype and its folder, to tell what that outtype costs without the adapter.
     notes : tuple of str
         To which texts the equality is limited.
     progress : callable
@@ -146,7 +149,6 @@ def prove(
         The file answers otherwise, with the table that says where.
     """
     import pandas
-    import torch
     from transformers import AutoTokenizer
 
     if not util.find_spec("xllamacpp"):
@@ -158,41 +160,32 @@ def prove(
         rows.append(_chats(runtime, tokenizer))
     asked = [list(one)[: CONTEXT - ANSWER] for one in prompts] or _usual(tokenizer)
     progress(0.2, "comparing answers of llama.cpp with the model's")
-    answers = [
-        runtime.ask(
-            "/completion",
-            prompt=ids,
-            n_predict=ANSWER,
-            n_probs=TOP,
-            temperature=0,
-            cache_prompt=False,
-            return_tokens=True,
-        )
-        for ids in asked
-    ]
+    answers = _answers(runtime, asked)
     del runtime  # and its memory
     gc.collect()
     progress(0.6, "comparing answers of the model with llama.cpp's")
-    model = _reference(folder, adapter)
-    with torch.inference_mode():
-        found = [one for ids, said in zip(asked, answers, strict=True) for one in _divergence(model, ids, said)]
-    count = len(found)
-    kl, covered, equal = (sum(one[place] for one in found) / count if count else math.nan for place in range(3))
+    near = _near(folder, adapter, asked, answers)
     bound = BOUNDS.get(outtype)
-    allowed = f"up to {bound:g}" if bound else "no bound"
+    allowed, places = f"up to {bound:g}" if bound else NO_BOUND, f"{near.tokens} tokens of {len(asked)} answers"
     rows += [
-        _row("KL divergence, nats per token", f"{count} tokens, {covered:.1%} of probability", f"{kl:.2g}", allowed),
-        _row("equal greedy tokens", f"{count} tokens of {len(asked)} answers", f"{equal:.1%}", "no bound"),
+        _row("KL divergence, nats per token", near.compared, f"{near.kl:.2g}", allowed),
+        _row("equal greedy tokens", places, f"{near.equal:.1%}", NO_BOUND),
     ]
+    cost = ""
+    if alone:
+        progress(0.8, f"comparing the base alone in {outtype}")
+        base = _near(alone[1], None, asked, _answers(Runtime(alone[0]), asked))
+        rows.append(_row(f"KL divergence of the base alone in {outtype}", base.compared, f"{base.kl:.2g}", NO_BOUND))
+        cost = f"; {outtype} costs the base alone {base.kl:.2g}"
     table = pandas.DataFrame(rows)
     exact = [row for row in rows if row["allowed"] == ALL and row["found"] != ALL]
-    if exact or (bound and not kl <= bound):
-        first = exact[0]["check"] if exact else f"KL divergence {kl:.2g} nats per token, more than {bound:g}"
+    if exact or (bound and not near.kl <= bound):
+        first = exact[0]["check"] if exact else f"KL divergence {near.kl:.2g} nats per token, more than {bound:g}{cost}"
         raise MergeError(f"llama.cpp does otherwise ({first}), so nothing is kept", table.to_string(index=False))
     return Proof(table, "; ".join([f"run by llama.cpp (xllamacpp {metadata.version('xllamacpp')})", *notes]))
 
 
-ALL = "all equal"
+ALL, NO_BOUND = "all equal", "no bound"
 
 
 def _row(check: str, compared: str, found: str, allowed: str = ALL) -> dict[str, str]:
@@ -240,6 +233,37 @@ def _usual(tokenizer: Any) -> list[list[int]]:
     options = {"tokenize": False, "add_generation_prompt": True}
     asked = [tokenizer.apply_chat_template([{"role": "user", "content": text}], **options) for text in TEXTS[:4]]
     return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in asked]
+
+
+def _answers(runtime: Runtime, asked: Sequence[list[int]]) -> list[dict[str, Any]]:
+    """What llama.cpp says greedily, and how likely it held which tokens."""
+    how = {"n_predict": ANSWER, "n_probs": TOP, "temperature": 0, "cache_prompt": False, "return_tokens": True}
+    return [runtime.ask("/completion", prompt=ids, **how) for ids in asked]
+
+
+@dataclass(frozen=True)
+class Near:
+    """How near answers are to a model, as means over their tokens."""
+
+    tokens: int
+    kl: float
+    covered: float
+    equal: float
+
+    @property
+    def compared(self) -> str:
+        """What these means are over."""
+        return f"{self.tokens} tokens, {self.covered:.1%} of probability"
+
+
+def _near(folder: Path, adapter: Path | None, asked: Sequence[list[int]], answers: Sequence[Mapping[str, Any]]) -> Near:
+    import torch
+
+    model = _reference(folder, adapter)
+    with torch.inference_mode():
+        found = [one for ids, said in zip(asked, answers, strict=True) for one in _divergence(model, ids, said)]
+    count = len(found)
+    return Near(count, *(sum(one[place] for one in found) / count if count else math.nan for place in range(3)))
 
 
 def _reference(folder: Path, adapter: Path | None) -> Any:
