@@ -129,6 +129,47 @@ def loss_curves(
     return figure
 
 
+def scatter(
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    across: str,
+    up: str,
+    steps: Sequence[tuple[float, float]] = (),
+    log: bool = False,
+    size: tuple[float, float] = (6.4, 3.2),
+) -> Picture:
+    """Draw points of several kinds.
+
+    Parameters
+    ----------
+    points : mapping of str to sequence of (x, y)
+        Of each kind, by its name.
+    across, up : str
+        What the axes are.
+    steps : sequence of (x, y), optional
+        Values that each hold until the next, such as the best so far.
+    log : bool, default False
+        Whether x is on a logarithmic scale.
+    size : tuple of float
+        Width and height in inches.
+
+    Returns
+    -------
+    Picture
+        With its own canvas.
+    """
+    figure, axes = _axes(size, across, up)
+    for place, (kind, some) in enumerate((kind, some) for kind, some in points.items() if some):
+        marker, colour = MARKERS[place % len(MARKERS)], COLOURS[place % len(COLOURS)]
+        axes.plot(*zip(*some, strict=True), marker, color=colour, markersize=5, label=kind, clip_on=False)
+    if steps:
+        axes.step(*zip(*steps, strict=True), where="post", color=INK, linewidth=1.5, label="best so far")
+    if log:
+        axes.set_xscale("log")
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside upper center", ncols=4, frameon=False, labelcolor=INK)
+    return figure
+
+
 def running_mean(values: Sequence[float]) -> list[float]:
     """Mean over a twentieth of the curve around each point: single steps are too noisy to lie over each other."""
     reach = len(values) // 40

@@ -5,7 +5,7 @@ from io import BytesIO
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.image import imread
 
-from peft_nb.plots import NAMED, NUMBERED, confusion, histogram, loss_curve, loss_curves
+from peft_nb.plots import NAMED, NUMBERED, confusion, histogram, loss_curve, loss_curves, scatter
 
 LOSSES = [(1, 4.0), (2, 2.0), (3, 1.0)]
 
@@ -97,3 +97,12 @@ def test_training_losses_are_smoothed_and_missing_ones_leave_room() -> None:
     assert len(line.get_ydata()) == 200
     assert max(line.get_ydata()) < 1.3
     assert loss_curves({}).png()
+
+
+def test_points_are_drawn_by_their_kind() -> None:
+    figure = scatter({"finished": [(1.0, 2.0), (10.0, 1.0)], "pruned": [(5.0, 3.0)]}, "rate", "loss", log=True)
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.lines] == ["finished", "pruned"]
+    assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "rate", "loss")
+    stepped = scatter({}, "time", "loss", steps=[(1.0, 3.0), (2.0, 1.0)]).axes[0]
+    assert stepped.lines[0].get_drawstyle() == "steps-post"

@@ -48,6 +48,8 @@ class Lineage:
         The runs that were made from it.
     versions : list of Record
         All versions of its name, from the first.
+    sweep : str or None
+        Id of the sweep of which it is a trial, if of any.
     """
 
     record: Record
@@ -63,6 +65,7 @@ class Lineage:
     parents: list[Lineage]
     children: list[Record]
     versions: list[Record]
+    sweep: str | None = None
 
 
 def keep(db: sqlite3.Connection, id: str, written: Mapping[str, str]) -> None:
@@ -89,6 +92,7 @@ def trace(index: Index, word: str) -> Lineage:
     origin = {name: known[0][name] for name in known[0].keys() if name != "run"}  # noqa: SIM118
     parents = index.read("SELECT parent FROM parents WHERE run = :id ORDER BY parent", id=id)
     children = "runs.id IN (SELECT run FROM parents WHERE parent = :id) ORDER BY runs.rowid"
+    searched = index.read("SELECT sweep FROM trials WHERE run = :id", id=id)
     return Lineage(
         record,
         **{**origin, "package_versions": json.loads(origin["package_versions"])},
@@ -98,6 +102,7 @@ def trace(index: Index, word: str) -> Lineage:
         parents=[trace(index, row["parent"]) for row in parents],
         children=records.read(index, children, id=id),
         versions=records.read(index, "versions.name = :name ORDER BY number", name=record.name),
+        sweep=searched[0]["sweep"] if searched else None,
     )
 
 

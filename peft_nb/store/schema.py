@@ -113,6 +113,25 @@ MIGRATIONS = [
     ) WITHOUT ROWID;
     ALTER TABLE audit ADD COLUMN share REAL;   -- that began or ended
     """,
+    """
+    CREATE TABLE sweeps (
+        id TEXT PRIMARY KEY, name TEXT, created REAL NOT NULL,
+        status TEXT NOT NULL DEFAULT 'running', reason TEXT NOT NULL DEFAULT '',
+        spec_yaml TEXT NOT NULL, notes TEXT NOT NULL DEFAULT '[]',
+        forecast TEXT NOT NULL DEFAULT '{}',   -- of the whole, told before the first trial
+        seconds REAL NOT NULL DEFAULT 0,  -- that it has worked
+        owner TEXT                        -- the process at work on it, if any
+    );
+    CREATE TABLE trials (
+        sweep TEXT NOT NULL REFERENCES sweeps, number INTEGER NOT NULL,   -- 1, 2, 3, ... within the sweep
+        run TEXT REFERENCES runs,         -- of which the sweep is the parent
+        vals TEXT NOT NULL,               -- of the fields that are varied
+        state TEXT NOT NULL DEFAULT 'running', reason TEXT NOT NULL DEFAULT '',
+        began REAL NOT NULL, seconds REAL NOT NULL DEFAULT 0,
+        PRIMARY KEY (sweep, number)
+    ) WITHOUT ROWID;
+    CREATE INDEX trial_of_run ON trials (run);
+    """,
 ]
 
 

@@ -29,13 +29,19 @@ def described(spec: RunSpec | None, fields: dict[str, Any], **given: Any) -> tup
     """
     if spec is not None and fields:
         raise SpecError([f"{name}: give it in the spec or beside it, not both" for name in fields])
-    named: dict[str, Any] = {name: str(value) for name, value in given.items() if isinstance(value, str | Path)}
-    live = {name: value for name, value in given.items() if value is not None and name not in named}
-    said = {**named, **dict.fromkeys(live, IN_MEMORY)}
-    if isinstance(several := live.get("reward"), list | tuple):
-        said["reward"] = [one if isinstance(one, str) else IN_MEMORY for one in several]
+    said, live = live_objects(**given)
     if spec is None:
         spec = RunSpec(**fields, **said)
     elif said:
         spec = RunSpec(**{**spec.to_kwargs(), **said})
     return spec, live
+
+
+def live_objects(**given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Separate names from live objects: what a spec says of both, and the objects."""
+    named: dict[str, Any] = {name: str(value) for name, value in given.items() if isinstance(value, str | Path)}
+    live = {name: value for name, value in given.items() if value is not None and name not in named}
+    said = {**named, **dict.fromkeys(live, IN_MEMORY)}
+    if isinstance(several := live.get("reward"), list | tuple):
+        said["reward"] = [one if isinstance(one, str) else IN_MEMORY for one in several]
+    return said, live

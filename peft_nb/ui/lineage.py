@@ -79,6 +79,7 @@ def _origin(lineage: Lineage) -> tuple[Tree, ...]:
     told = {
         "created": f"{_local(record.created):%Y-%m-%d %H:%M} by {record.method}, {record.status}{reason}",
         "tags": ", ".join(record.tags),
+        "trial of": lineage.sweep or "",
         "verdict": str(record.metrics.get("verdict") or ""),
         "base": _hashed(lineage.base or record.model, "weights", lineage.base_hash),
         "init adapter": record.facts.init_adapter or "",

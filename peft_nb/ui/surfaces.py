@@ -50,18 +50,19 @@ class NotebookSurface(Surface):
 
     def running(self, view: RunView, clock_s: float) -> None:
         """Show the panel."""
-        self._show(status.html(view, clock_s), status.text(view, clock_s))
+        self.put(status.html(view, clock_s), status.text(view, clock_s))
 
     def ended(self, view: RunView, metrics: Mapping[str, Any], name: str | None) -> None:
         """Replace the panel by the summary."""
-        self._show(summary.html(view, metrics, name) + status.samples(view), summary.text(view, metrics, name))
+        self.put(summary.html(view, metrics, name) + status.samples(view), summary.text(view, metrics, name))
 
     def broke(self, error: Exception) -> None:
         """Say it in place of what was drawn before."""
         said = f"Error: {spoken(error)}"
-        self._show(f"<p>{escape(said)}</p>", said)
+        self.put(f"<p>{escape(said)}</p>", said)
 
-    def _show(self, html: str, text: str) -> None:
+    def put(self, html: str, text: str) -> None:
+        """Show this in place of what was shown before."""
         from IPython.display import publish_display_data
 
         publish_display_data(
