@@ -1,4 +1,4 @@
-"""``python -m peft_nb train spec.yaml``: the same run without a notebook, on one process or several; and ``serve``."""
+"""``python -m peft_nb train spec.yaml``: a run without a notebook, on one process or several; ``export``, ``serve``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from peft_nb.methods import complete
 from peft_nb.runs import init_adapter, pipeline, rows
 from peft_nb.runs.context import Context, Inputs
 from peft_nb.spec import RunSpec, notation
+from peft_nb.spec.place import FIELDS, HERE, Place
+from peft_nb.spec.sweep import SweepSpec, described
 from peft_nb.system import resources
 from peft_nb.ui.train import train
 
 USAGE = """usage: python -m peft_nb train [spec.yaml] [flags]
+       python -m peft_nb train spec.yaml --on local:2
+       python -m peft_nb train spec.yaml --on ray
        torchrun --nproc_per_node 2 -m peft_nb train spec.yaml
+       python -m peft_nb export RUN [flags of %peft export]
        python -m peft_nb serve RUN [RUN ...] [flags of %peft serve]
 
 """
@@ -34,18 +39,30 @@ def main(argv: list[str]) -> int:
         0, or 1 after one line on standard error that says what is wrong.
     """
     if not argv or argv[0] in ("help", "-h", "--help"):
-        print(USAGE + notation.help_text([*RunSpec.describe(), *notation.CELL]))
+        print(USAGE + notation.help_text([*RunSpec.describe(), *SweepSpec.describe(), *notation.CELL]))
         return 0
     try:
-        if argv[0] == "serve":
-            from peft_nb.magics.serve import from_words
+        if argv[0] in ("export", "serve"):
+            from peft_nb.magics import export, serve
 
-            return from_words(argv[1:])
+            return {"export": export, "serve": serve}[argv[0]].from_words(argv[1:])
         if argv[0] != "train":
-            raise CommandError(f"no command {argv[0]!r}{nearest(argv[0], ['train', 'serve', 'help'])}")
-        spec = RunSpec.from_argv(argv[1:])
+            raise CommandError(f"no command {argv[0]!r}{nearest(argv[0], ['train', 'export', 'serve', 'help'])}")
+        fields = notation.parse_train(argv[1:], [*RunSpec.describe(), *SweepSpec.describe(), *FIELDS])
+        place, several = Place.taken(fields), resources.processes() > 1
+        if place.on != HERE and several:
+            raise CommandError(f"--on {place.on}: torchrun has started the processes already; leave one of them out")
+        if varied := described(fields):
+            from peft_nb.runs.sweeps import search
+            from peft_nb.ui.sweep import watch
+
+            if several:
+                raise CommandError("sweep: runs its trials in one process; start it without torchrun")
+            watch(search.begin(varied, place=place))
+            return 0
+        spec = RunSpec(**fields)
         if resources.rank() == 0:
-            train(spec)
+            train(spec, **place.said)
         else:
             inputs = Inputs()
             spec, table, facts = rows.read(spec, inputs)  # process 0 shows and stores what all do together

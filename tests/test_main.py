@@ -15,6 +15,7 @@ from peft_nb.__main__ import main
 from peft_nb.methods import complete
 from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
+from peft_nb.spec.sweep import SweepSpec
 from peft_nb.store import Store
 
 pytestmark = pytest.mark.exhaustive
@@ -55,6 +56,22 @@ def test_a_file_is_trained(alone: Run, described: RunSpec, tmp_path: Path) -> No
     assert losses(alone)[-1] < losses(alone)[0]
     assert isinstance(alone.generate("Hello", max_new_tokens=4), str)
     assert (alone.save(tmp_path / "adapter") / "adapter_model.safetensors").is_file()
+
+
+def test_a_file_with_several_values_is_swept(
+    described: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PEFT_NB_STORE", str(tmp_path / "runs"))
+    common = {**described.changed(), "max_steps": 2}
+    del common["learning_rate"]
+    file = tmp_path / "spec.yaml"
+    file.write_text(SweepSpec(**common, sweep={"learning_rate": [1e-4, 1e-2]}).to_yaml())
+    assert main(["train", str(file), "--trials", "2"]) == 0
+    assert "Best by eval loss: trial" in capsys.readouterr().out
+    assert [one.state for one in Store().sweeps.get("cli").trials] == ["finished", "finished"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", str(file)]) == 1
+    assert capsys.readouterr().err == "sweep: runs its trials in one process; start it without torchrun\n"
 
 
 def on_two_processes(spec: RunSpec, folder: Path) -> Run:
@@ -101,6 +118,23 @@ def test_two_processes_give_the_curve_of_one(alone: Run, described: RunSpec, tmp
     assert run.generate("Hello", max_new_tokens=8) == alone.generate("Hello", max_new_tokens=8)
 
 
+def test_another_process_trains_what_this_one_shows(
+    alone: Run, described: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "spec.yaml").write_text(described.to_yaml())
+    monkeypatch.setenv("PEFT_NB_STORE", str(tmp_path / "runs"))
+    assert main(["train", str(tmp_path / "spec.yaml"), "--on", "local:1"]) == 0
+    assert losses(load("cli")) == pytest.approx(losses(alone), rel=1e-3)
+
+
+def test_processes_are_started_by_one_alone(
+    described: RunSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", *described.to_argv(), "--on", "local:2"]) == 1
+    assert capsys.readouterr().err.startswith("--on local:2: torchrun has started the processes already")
+
+
 def test_a_wrong_spec_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text("data: support-desk\nlearning_rat: 1\n")
     done = run_module("peft_nb", "train", "spec.yaml", folder=tmp_path)
@@ -115,6 +149,7 @@ def test_a_wrong_spec_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
         (["trian", "spec.yaml"], "no command 'trian'; did you mean 'train'?"),
         (["train", "missing.yaml"], "missing.yaml"),
         (["train", "--data", "no_such_data"], "no data named 'no_such_data'"),
+        (["train", "--data", "support-desk", "--on", "mars"], "on: 'mars' is no place; write here, local:2, ray or"),
         (["train", "--data", "support-desk", "--r", "0"], "r: 0 is below the smallest allowed value 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

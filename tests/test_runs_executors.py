@@ -1,59 +1,50 @@
-"""Work in a thread of its own: begun, asked to end, waited for."""
+"""What a run cannot take to another process."""
 
 from __future__ import annotations
 
-import threading
-from typing import Any
-
 import pytest
 
-from peft_nb.events import Event, Listener, Preparing
-from peft_nb.runs.executors import EXECUTORS, ThreadExecutor
-from peft_nb.training.stop import StopFlag
+from peft_nb.errors import SpecError
+from peft_nb.runs.context import Inputs
+from peft_nb.runs.executors import EXECUTORS, refuse
+from peft_nb.spec import RunSpec
+from peft_nb.spec.place import KINDS, Place
 
 
-def test_before_anything_was_begun_nothing_is_at_work() -> None:
-    executor = ThreadExecutor()
-    assert executor.wait(0)
-    assert not executor.stopping
+def test_every_kind_of_place_has_an_executor() -> None:
+    assert EXECUTORS.keys() == KINDS.keys()
+    assert all(callable(make(Place(kind)).train) for kind, make in EXECUTORS.items())
 
 
-@pytest.mark.parametrize("kind", EXECUTORS)
-def test_the_work_is_done_beside_and_tells_its_events(kind: str) -> None:
-    executor, heard, go = EXECUTORS[kind](), list[Event](), threading.Event()
-
-    def work(flag: StopFlag, events: Listener) -> None:
-        events(Preparing(threading.current_thread().name))
-        go.wait(10)
-        events(Preparing("the end"))
-
-    executor.start(work, heard.append, "a-run")
-    assert not executor.wait(0.01)
-    go.set()
-    assert executor.wait(10)
-    assert heard == [Preparing("a-run"), Preparing("the end")]
+def shout(completion: str) -> float:
+    return completion.count("!")
 
 
-@pytest.mark.parametrize("now", [False, True])
-def test_the_work_is_asked_to_end_and_its_successor_is_not(now: bool) -> None:
-    executor, ended, seen = ThreadExecutor(), threading.Event(), list[Any]()
+@pytest.mark.parametrize(
+    ("fields", "inputs", "line"),
+    [
+        (
+            {"model": "mine"},
+            Inputs(namespace={"mine": (object(), object())}),
+            "model: mine is a live model, which stays",
+        ),
+        (
+            {"task": "grpo", "reward": "shout"},
+            Inputs(namespace={"shout": shout}),
+            "reward: shout is a function that stays",
+        ),
+        ({"task": "grpo", "reward": "(in memory)"}, Inputs(reward=shout), "reward: it is a function that stays"),
+        ({"score": "shout"}, Inputs(namespace={"shout": shout}), "score: shout is a function that stays"),
+    ],
+)
+def test_what_lives_in_the_notebook_is_refused_elsewhere(fields: dict[str, str], inputs: Inputs, line: str) -> None:
+    spec = RunSpec(data="x", **fields)
+    refuse(Place(), spec, inputs)
+    with pytest.raises(SpecError) as refused:
+        refuse(Place("local:2", 2), spec, inputs)
+    assert str(refused.value).startswith(line)
+    assert len(refused.value.problems) == 1
 
-    def work(flag: StopFlag, events: Listener) -> None:
-        seen.append(flag.soon.wait(10 if not ended.is_set() else 0))
-        seen.append(flag.now.wait(10 if now and not ended.is_set() else 0))
 
-    executor.start(work, lambda event: None, "first")
-    executor.stop(now=now)
-    assert executor.wait(10)
-    assert (seen, executor.stopping) == ([True, now], True)
-    ended.set()
-    executor.start(work, lambda event: None, "second")
-    assert executor.wait(10)
-    assert (seen[2:], executor.stopping) == ([False, False], False)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_work_that_breaks_leaves_nobody_waiting() -> None:
-    executor = ThreadExecutor()
-    executor.start(lambda flag, events: 1 / 0, lambda event: None, "broken")  # type: ignore[arg-type, return-value]
-    assert executor.wait(10)
+def test_what_a_module_holds_goes_everywhere() -> None:
+    refuse(Place("ray"), RunSpec(data="x", task="grpo", reward="json:dumps"), Inputs(namespace={"x": [{"a": "b"}]}))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from peft_nb.errors import MethodError, SpecError
 from peft_nb.events import Notice
 from peft_nb.runs import init_adapter
+from peft_nb.runs.context import Context, Inputs
 from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
@@ -215,3 +216,18 @@ def test_a_script_starts_from_the_adapter_too(first: Run, begun: Begin, tmp_path
     assert process.returncode == 0
     assert lines[0]["eval_loss"] == pytest.approx(eval_losses(run)[0], abs=1e-5)
     assert lines[-1]["eval_loss"] == pytest.approx(eval_losses(run)[-1], abs=1e-4)
+
+
+def test_an_adapter_that_was_brought_along_stands_for_the_one_that_is_named(tmp_path: Path) -> None:
+    brought = tmp_path / "start"
+    brought.mkdir()
+    (brought / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (brought / "adapter_model.safetensors").write_bytes(b"")
+    context = Context(RunSpec(data="x", init_adapter="lora-000000"), folder=tmp_path / "runs" / "lora-abc")
+    context.folder.mkdir(parents=True)
+    with pytest.raises(SpecError, match="there is no run 'lora-000000'"):
+        init_adapter.needed(context)
+    context.inputs = Inputs(adapter=brought)
+    start = init_adapter.needed(context)
+    assert start is not None
+    assert (start.folder, start.config) == (brought, {"peft_type": "LORA"})

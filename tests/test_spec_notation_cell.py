@@ -12,6 +12,7 @@ from strategies import specs
 from peft_nb.errors import CommandError, SpecError
 from peft_nb.spec import RunSpec
 from peft_nb.spec.notation.cell import Cell, parse_cell
+from peft_nb.spec.place import Place
 
 FIELDS = RunSpec.describe()
 pytestmark = pytest.mark.usefixtures("any_method")
@@ -27,6 +28,16 @@ def test_a_cell_may_leave_things_out() -> None:
     assert parse_cell("", "", FIELDS) == Cell({})
     assert parse_cell("--data x", "method: qlora", FIELDS) == Cell({"data": "x", "method": "qlora"})
     assert parse_cell("--no-background", "", FIELDS).background is False
+
+
+def test_where_to_train_is_said_in_the_line_or_in_the_body() -> None:
+    cell = parse_cell("lora --data x --on ray", "workers: 4\ngpus: 1\n", FIELDS)
+    assert cell == Cell({"data": "x", "method": "lora"}, place=Place("ray", 4, 1, 1.0))
+    assert parse_cell("lora", "on: local:2", FIELDS).place == Place("local:2", 2)
+    with pytest.raises(SpecError, match="on: 'mars' is no place"):
+        parse_cell("lora --on mars", "", FIELDS)
+    with pytest.raises(CommandError, match="on in the first line and on in the body set the same field"):
+        parse_cell("lora --on ray", "on: here", FIELDS)
 
 
 def test_quotes_group_and_backslashes_stay() -> None:

@@ -20,7 +20,8 @@ def test_every_field_and_alias_has_a_flag() -> None:
     assert known["--no-fast"].name == "fast"
     assert "--no-r" not in known
     assert "--out" not in known
-    assert flags(CELL).keys() == {"--out", "--background", "--no-background"}
+    place = {"--on", "--workers", "--cpus", "--gpus", "--keep", "--no-keep"}
+    assert flags(CELL).keys() == {"--out", "--background", "--no-background", *place}
 
 
 @pytest.mark.parametrize(

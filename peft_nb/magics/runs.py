@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 from peft_nb.errors import CommandError, PeftNbError, RunError, nearest
 from peft_nb.events import Listener
 from peft_nb.magics.line import BACKGROUND, OUT, Argument, Flag, command
+from peft_nb.spec.place import FIELDS, Place
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from peft_nb.runs.run import Run
+
+
+NOW = Flag("now", "switch", "Give up the current step as well, and a run whose cluster cannot be reached.")
 
 
 @command()
@@ -34,37 +38,48 @@ def show(shell: InteractiveShell, run: str | None = None) -> None:
     if not words:
         raise RunError("the store holds no run yet; a %%peft cell makes one")
     shown, name = find(shell, words[0])
+    if shown.away:  # the process that began it has ended, and the cluster goes on
+        shown.attach()
     live.show(shown, name)
 
 
-@command(Argument("run", required=False))
-def stop(shell: InteractiveShell, run: str | None = None) -> None:
-    """End a run after its current step and keep what it learned; by default the only active one."""
+@command(Argument("run", required=False), flags=[NOW])
+def stop(shell: InteractiveShell, run: str | None = None, now: bool = False) -> None:
+    """End a run after its current step and keep what it learned, or a sweep; by default the only active one."""
     from peft_nb.runs.run import active
+    from peft_nb.runs.sweeps import search
 
+    if searching := [one for one in search.active() if run in (None, one.id, one.record.name)]:
+        for one in searching:
+            one.stop(now=now)
+            print(f"{one.id} stops; its trials at work end {'now' if now else 'after their current step'}")
+        return
     running = active()
     if run:
         found, _ = find(shell, run, unfinished=True)
-        if found not in running:
+        if found not in running and not found.away:
             raise RunError(f"run {found.id} is {found.status}, and this kernel is not at work on it")
     elif len(running) == 1:
         (found,) = running
     else:
         names = ", ".join(sorted(each.id for each in running))
         raise RunError(f"several runs are active; name one of {names}" if running else "no run is active here")
-    found.stop()
-    print(f"{found.id} stops after its current step")
+    found.stop(now=now)
+    print(f"{found.id} stops {'now' if now else 'after its current step'}")
 
 
-@command(Argument("run"), flags=[OUT, BACKGROUND])
-def resume(shell: InteractiveShell, run: str, out: str | None = None, background: bool = False) -> None:
-    """Resume a run that was stopped, from its last checkpoint."""
+@command(Argument("run"), flags=[OUT, BACKGROUND, *FIELDS])
+def resume(
+    shell: InteractiveShell, fields: dict[str, Any], run: str, out: str | None = None, background: bool = False
+) -> None:
+    """Resume a run that was stopped, from its last checkpoint, here or elsewhere."""
     from peft_nb.ui import live
 
+    Place.taken(dict(fields))
     found, name = find(shell, run, unfinished=True)
 
     def start(listeners: Sequence[Listener]) -> Run:
-        begun = found.resume(background=True, listeners=listeners)
+        begun = found.resume(background=True, listeners=listeners, **fields)
         if out:
             shell.user_ns[out] = begun
         return begun

@@ -9,12 +9,13 @@ from peft_nb.errors import CommandError
 from peft_nb.magics import cell
 from peft_nb.magics.line import BACKGROUND, OUT, SECTIONS, Argument, command
 from peft_nb.spec import RunSpec, notation, recipes
+from peft_nb.spec.place import FIELDS, Place
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 
-@command(Argument("file", required=False), flags=[OUT, BACKGROUND], sections=SECTIONS)
+@command(Argument("file", required=False), flags=[OUT, BACKGROUND, *FIELDS], sections=SECTIONS)
 def train(
     shell: InteractiveShell,
     fields: dict[str, Any],
@@ -23,13 +24,14 @@ def train(
     background: bool = False,
 ) -> None:
     """Train what a YAML file, flags or both describe; several runs, as a recipe may hold, one after the other."""
-    runs = notation.read_runs(file, fields, RunSpec.describe())
+    runs = notation.read_runs(file, fields, [*RunSpec.describe(), *FIELDS])
+    places = [Place.taken(each) for each in runs]
     if len(runs) > 1 and background:
         raise CommandError(
             f"--background: the file describes {len(runs)} runs, which wait for each other; leave it out"
         )
-    for each in runs:
-        cell.begin(shell, each, out, background)
+    for each, place in zip(runs, places, strict=True):
+        cell.begin(shell, each, out, background, place)
 
 
 @command(Argument("data|file", required=False), sections=SECTIONS, takes="one name")

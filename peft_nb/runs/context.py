@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from peft_nb.data.quality.fixes import Change
 from peft_nb.events import Event, Preparing
 from peft_nb.spec import RunSpec
 from peft_nb.store import Facts
@@ -34,6 +35,10 @@ class Inputs:
         What an answer is rewarded by.
     namespace : mapping
         The notebook's variables, where names are looked up first.
+    adapter : Path, optional
+        Folder of the adapter to start from, where the one that the spec names was brought along.
+    changes : sequence of Change
+        What was done to the rows before they came here.
     """
 
     data: Any = None
@@ -42,6 +47,8 @@ class Inputs:
     score: Any = None
     reward: Any = None
     namespace: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Path | None = None
+    changes: Sequence[Change] = ()
 
 
 @dataclass
@@ -66,6 +73,8 @@ class Context:
         What the user asked for meanwhile.
     history : list of dict
         Rows logged before, when resuming.
+    keep : callable
+        Writes facts and metrics down as they are now.
     """
 
     spec: RunSpec
@@ -76,6 +85,7 @@ class Context:
     publish: Callable[[Event], None] = lambda event: None
     stop: StopFlag = field(default_factory=StopFlag)
     history: list[dict[str, Any]] = field(default_factory=list)
+    keep: Callable[[], None] = lambda: None
     _told: float = 0.0  # when progress was last published
 
     @property

@@ -194,7 +194,7 @@ def _refused(spec: RunSpec, start: Start) -> Iterator[str]:
     if start.spec and not _alike(TASKS[start.spec.task], TASKS[spec.task]):
         yield f"{title} was trained for {start.spec.task}, not {spec.task}; write task: {start.spec.task}"
     known, wanted = str(config.get("base_model_name_or_path") or ""), spec.model
-    wanted = ALIASES[wanted].repo if wanted in ALIASES else wanted
+    wanted = ALIASES[wanted].public_name if wanted in ALIASES else wanted
     if known != wanted and HUB_NAME.fullmatch(known) and HUB_NAME.fullmatch(wanted) and not Path(wanted).exists():
         yield f"{title} was trained on {known}, not {wanted}; write model: {known}"
     if why := method.hooks(complete(spec)).fresh:
@@ -272,7 +272,8 @@ def needed(context: Context) -> Start | None:
 
     if context.spec.init_adapter is None or checkpoint.latest(context.folder / "checkpoints"):
         return None
-    return find(context.spec.init_adapter, Store(context.folder.parent.parent))
+    word = str(context.inputs.adapter or context.spec.init_adapter)
+    return find(word, Store(context.folder.parent.parent))
 
 
 def check(start: Start, adapted: PeftModel, base: Base) -> None:

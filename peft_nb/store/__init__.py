@@ -9,9 +9,9 @@ commits before it returns, so a killed process loses nothing that it recorded.
 
 :class:`Store` is the whole of it: :mod:`.runs` records runs at work, :mod:`.evaluations` and :mod:`.lineage` keep what
 was measured and where they came from, :mod:`.tags` what they are found by, :mod:`.versions` what becomes of them,
-:mod:`.audit` who did it, :mod:`.votes` what people said of their answers, :mod:`.space` what they take on disk. All
-stand on :mod:`.connection`, which opens the index that :mod:`.schema` describes, and :mod:`.records`, which finds a run
-in it.
+:mod:`.audit` who did it, :mod:`.votes` what people said of their answers, :mod:`.sweeps` which runs are trials of one
+search, :mod:`.space` what they take on disk. All stand on :mod:`.connection`, which opens the index that :mod:`.schema`
+describes, and :mod:`.records`, which finds a run in it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,23 @@ from peft_nb.store.lineage import Lineage
 from peft_nb.store.records import Record
 from peft_nb.store.runs import HISTORY
 from peft_nb.store.space import Space
+from peft_nb.store.sweeps import SweepRecord, Sweeps, Trial
 from peft_nb.store.votes import Prompt, Vote
 
-__all__ = ["HISTORY", "Entry", "Evaluation", "Facts", "Lineage", "Record", "Space", "Store", "Vote", "find"]
+__all__ = [
+    "HISTORY",
+    "Entry",
+    "Evaluation",
+    "Facts",
+    "Lineage",
+    "Record",
+    "Space",
+    "Store",
+    "SweepRecord",
+    "Trial",
+    "Vote",
+    "find",
+]
 
 _made_in: dict[Path, None] = {}  # folders of the stores in which this process made runs
 
@@ -50,6 +64,13 @@ class Store:
     folder : Path or str, optional
         Default ``$PEFT_NB_STORE``, else ``peft_runs`` in the working directory. Created if missing.
 
+    Attributes
+    ----------
+    folder : Path
+        Where it is.
+    sweeps : Sweeps
+        Its sweeps, whose trials are runs.
+
     Raises
     ------
     StoreError
@@ -60,6 +81,7 @@ class Store:
         self._index = Index(folder)
         self.folder = self._index.folder
         versions.settle(self._index)
+        self.sweeps = Sweeps(self._index)
 
     def create(
         self, spec_yaml: str, *, method: str, model: str, name: str | None = None, parents: Sequence[str] = ()
@@ -123,6 +145,10 @@ class Store:
             Another living process is at work on it, or it was promoted as it is.
         """
         runs.claim(self._index, id)
+
+    def held(self, id: str) -> bool:
+        """Whether a living process is at work on a run, or follows it at work on a cluster."""
+        return records.held(records.row_of(self._index, id))
 
     def get(self, word: str, *, unfinished: bool = False) -> Record:
         """Look up one run.

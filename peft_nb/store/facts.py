@@ -24,6 +24,8 @@ class Facts:
         What the run trains in, and where.
     init_adapter : str or None
         The adapter that training started from, in words, with the hash of its weights.
+    place : str or None
+        The cluster at work on the run, which goes on if the process that began it ends; None for any other run.
     task : dict
         What the task found out about the rows and the head, such as a classifier's ``classes``, ``multi_label``,
         ``max_tokens`` and ``pooling``; anything that JSON holds.
@@ -37,6 +39,7 @@ class Facts:
     dtype: str | None = None
     device: str | None = None
     init_adapter: str | None = None
+    place: str | None = None
     task: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -106,7 +106,7 @@ def find(index: Index, word: str, where: str = "", *, unfinished: bool = False, 
 
 def record(index: Index, row: sqlite3.Row) -> Record:
     """Make a record of a row; an active run whose process has died reads as stopped."""
-    orphaned = row["status"] in ACTIVE and not held(row)
+    orphaned = row["status"] in ACTIVE and not (held(row) or away(row))
     return Record(
         id=row["id"],
         name=row["name"],
@@ -132,6 +132,11 @@ def held(row: sqlite3.Row) -> bool:
     """Whether a living process is at work on a run."""
     lives = bool(row["owner"]) and files.alive(row["owner"])
     return time.time() - (row["heard"] or row["created"]) < SILENCE_S if lives is None else lives
+
+
+def away(row: sqlite3.Row) -> bool:
+    """Whether a cluster is at work on a run, which goes on without the process that began it."""
+    return row["status"] in ACTIVE and Facts.from_json(row["facts"]).place is not None
 
 
 def _known(index: Index, exact: bool) -> list[str]:

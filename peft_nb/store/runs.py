@@ -72,18 +72,21 @@ def record(index: Index, id: str, event: Event) -> None:
             if fields["status"] != "failed":
                 raise RunError(str(error)) from None
     with index.writing() as db:
-        row = records.row_of(index, id)
-        db.execute(
+        kept = db.execute(
             "INSERT INTO events (run, n, at, kind, fields)"
-            " SELECT ?, coalesce(max(n), 0) + 1, ?, ?, ? FROM events WHERE run = ?",
-            (id, time.time(), kind, json.dumps(fields), id),
+            " SELECT id, (SELECT coalesce(max(n), 0) + 1 FROM events WHERE run = runs.id), ?, ?, ?"
+            " FROM runs WHERE id = ? AND removed IS NULL",
+            (time.time(), kind, json.dumps(fields), id),
         )
+        if not kept.rowcount:
+            records.row_of(index, id)  # which says what has become of it
         match event:
             case StatusChanged(status, reason):
                 _set_status(db, id, status, reason, files.owner() if status in ACTIVE else None)
                 if ends:
                     lineage.keep(db, id, written)
-                if status == "finished" and row["name"] and not row["version"]:
+                row = records.row_of(index, id) if status == "finished" else {"name": None}
+                if row["name"] and not row["version"]:
                     versions.enter(db, id, row["name"])
             case StepLogged() | Evaluated():
                 updates = ", ".join(f"{column} = excluded.{column}" for column in fields)

@@ -53,7 +53,7 @@ def forget(index: Index, names: set[str]) -> None:
 def clear(index: Index) -> int:
     """Delete all encoded rows that no run uses, and give their bytes."""
     for row in index.read(f"{records.ROW} WHERE removed IS NULL AND status IN ('created', 'preparing')"):
-        if records.held(row):
+        if records.held(row) or records.away(row):
             raise RunError(f"run {row['id']} is {row['status']} and may be encoding rows; wait until it trains")
     gone = 0
     for folder in _unused(index):

@@ -127,7 +127,7 @@ def removable(index: Index, word: str) -> Record:
         names = ", ".join(f"{record.name}@{alias}" for alias in held)
         fix = "promote another version or roll back first"
         raise RunError(f"run {record.id} is {names} and stays; {fix}")
-    if records.held(row):
+    if records.held(row) or records.away(row):
         raise RunError(f"run {record.id} is {record.status}, and a process is at work on it; stop it first")
     return record
 

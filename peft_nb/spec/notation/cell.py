@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from keyword import iskeyword
 from typing import Any
 
@@ -12,21 +12,24 @@ from peft_nb.errors import CommandError
 from peft_nb.spec.field_info import FieldInfo, aliases
 from peft_nb.spec.notation.flags import flags, parse_flags, split
 from peft_nb.spec.notation.yaml import read_yaml, write_yaml
+from peft_nb.spec.place import FIELDS, Place
 
 CELL = (
     FieldInfo("out", "text", "Variable of the notebook that takes the run.", "cell"),
     FieldInfo("background", "switch", "Return at once and train while other cells run.", "cell", default=False),
+    *FIELDS,
 )
-"""What only a cell can be told."""
+"""What only a cell can be told; where to train also the command line."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a ``%%peft`` cell says: fields not yet checked, the variable to bind, and how to run."""
+    """What a ``%%peft`` cell says: fields not yet checked, the variable to bind, how to run, and where."""
 
     fields: dict[str, Any]
     out: str | None = None
     background: bool = False
+    place: Place = field(default_factory=Place)
 
 
 def parse_cell(line: str, body: str, fields: Iterable[FieldInfo]) -> Cell:
@@ -52,7 +55,8 @@ def parse_cell(line: str, body: str, fields: Iterable[FieldInfo]) -> Cell:
         If a flag is unknown, given twice or lacks its value, a field is set in line and body, or ``--out``
         cannot name a variable.
     SpecError
-        If the body is not a YAML mapping of fields; lines are counted from the cell's first.
+        If the body is not a YAML mapping of fields, whose lines are counted from the cell's first, or there is no such
+        place.
     """
     fields = list(fields)
     words, values = parse_flags(split(line), flags([*fields, *CELL]))
@@ -68,12 +72,13 @@ def parse_cell(line: str, body: str, fields: Iterable[FieldInfo]) -> Cell:
 
     given, known = read_yaml("\n" + body), aliases(fields)
     for name in given:
-        field = known.get(name, name)
-        if field in ("out", "background"):
+        own = known.get(name, name)
+        if own in ("out", "background"):
             raise CommandError(f"{name}: belongs in the first line, as --{name}")
-        if field in values:
-            raise CommandError(f"{field} in the first line and {name} in the body set the same field; keep one")
-    return Cell(values | given, out, background)
+        if own in values:
+            raise CommandError(f"{own} in the first line and {name} in the body set the same field; keep one")
+    values |= given
+    return Cell(values, out, background, Place.taken(values))
 
 
 def check_out(name: str) -> None:

@@ -1,10 +1,9 @@
-"""Where a run is executed: by a thread of this process; others are added by one entry each."""
+"""A thread of this process in which a run is looked after, while the notebook stays free."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from peft_nb.events import Listener
 from peft_nb.training.stop import StopFlag
@@ -13,32 +12,15 @@ Work = Callable[[StopFlag, Listener], None]
 """What is executed: it reads the flag, tells the listener every event, and raises nothing."""
 
 
-class Executor(Protocol):
-    """Executes one run at a time."""
-
-    def start(self, work: Work, events: Listener, name: str) -> None:
-        """Begin, and return at once; whoever listens to `events` is told in the executor's own time."""
-
-    def stop(self, *, now: bool = False) -> None:
-        """Ask the work to end after its current step, or at once."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block until the work is over or the seconds have passed; whether it is over."""
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the work was asked to end."""
-
-
-class ThreadExecutor:
-    """Executes a run in a thread of this process, whose notebook stays free."""
+class Thread:
+    """Does one piece of work at a time."""
 
     def __init__(self) -> None:
         self._flag, self._over = StopFlag(), threading.Event()
         self._over.set()
 
     def start(self, work: Work, events: Listener, name: str) -> None:
-        """Begin, and return at once."""
+        """Begin, and return at once; whoever listens to `events` is told in the thread."""
         flag = self._flag = StopFlag()
         self._over.clear()
 
@@ -64,7 +46,3 @@ class ThreadExecutor:
     def stopping(self) -> bool:
         """Whether the work was asked to end."""
         return self._flag.soon.is_set()
-
-
-EXECUTORS: dict[str, Callable[[], Executor]] = {"thread": ThreadExecutor}
-"""What makes an executor, by the word that chooses it."""
