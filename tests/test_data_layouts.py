@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from peft_nb.data import RowProblem, detection, layouts
 from peft_nb.data.detection import detect
 from peft_nb.data.layouts import Layout, LayoutType
-from peft_nb.data.quality.checks import check
 from peft_nb.data.sources import read
 from peft_nb.errors import DataError
 from peft_nb.spec.names import NAMES
+from peft_nb.tasks import for_kind
+from tests.images import drawing
 
 Row = dict[str, Any]
 
@@ -659,7 +660,8 @@ MESSAGE_KEYS: dict[str, Any] = {
     "id": 7,
     "timestamp": 1.5,
 }
-SAMPLES = ("hi there", [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}], SHAREGPT, True)
+TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+SAMPLES = ("hi there", TALK, SHAREGPT, True, drawing("cross", 1))
 SCORED = {"responses": ["yo", "no"], "scores": [1, 0]}
 
 
@@ -688,11 +690,11 @@ def becomes(found: Layout, row: Row) -> Any:
         return found.pairs(row)
     if found.kind == "rated":
         return found.rated(row)
-    return (found.text(row), found.kind == "labelled" and found.labels(row)) if found.plain else found.messages(row)
+    return (found.text(row), found.kind != "text" and found.labels(row)) if found.plain else found.messages(row)
 
 
 def named(found: Layout, rows: list[Row]) -> str:
-    return " ".join([found.why, *(finding.title for finding in check(rows, found).findings)])
+    return " ".join([found.why, *(finding.title for finding in for_kind(found.kind).check(rows, found).findings)])
 
 
 @pytest.mark.parametrize("column", EXTRA_COLUMNS)

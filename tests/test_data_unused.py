@@ -75,9 +75,10 @@ def test_a_text_task_refuses_them(column: str, held: str) -> None:
     spec = RunSpec(data="x")
     with pytest.raises(DataError) as caught:
         inspect(spec, table.read(spec, [{**PAIR, column: "a.bin"}]))
+    alone = ", or on the images alone, set format: image_label and columns: {image: image, label: …}"
     assert str(caught.value) == (
-        f"column '{column}' holds {held}, and the tasks here read text only; "
-        f"to train on the texts without them, pass data.drop(columns=['{column}'])"
+        f"column '{column}' holds {held}, and this task reads text only; "
+        f"to train on the texts without them, pass data.drop(columns=['{column}']){alone * (held == 'images')}"
     )
 
 

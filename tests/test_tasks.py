@@ -95,6 +95,7 @@ def test_rows_and_bases_find_their_task() -> None:
         "generation",
     )
     assert (for_base("causal").name, for_base("encoder").name) == ("generation", "classification")
+    assert for_base("vision").name == for_kind("image").name == "image-classification"
 
 
 def test_tasks_are_imported_without_torch() -> None:
@@ -104,7 +105,7 @@ def test_tasks_are_imported_without_torch() -> None:
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_every_task_says_what_it_is(task: object) -> None:
-    for name in ("name", "help", "source", "learned", "instead", "pipeline_tag", "auto_class", "peft_type"):
+    for name in ("name", "help", "source", "learned", "instead", "pipeline_tag", "auto_class", "reader_class"):
         assert getattr(task, name)
 
 

@@ -26,6 +26,7 @@ def test_a_line_says_whether_it_fits() -> None:
 def test_on_a_busy_machine_the_time_is_a_range() -> None:
     assert shown.training_time(FORECAST) == "about 38 s"
     assert shown.training_time(replace(FORECAST, slowdown=1.5)) == "38 s to 57 s (the machine is busy)"
+    assert shown.training_time(replace(FORECAST, longest_answers=True)) == "at most 38 s"
 
 
 def test_the_parts_are_the_peak() -> None:

@@ -176,6 +176,8 @@ def test_a_file_and_a_cell_fill_it(filled: ConfigPanel, tmp_path: Path) -> None:
     filled.cell.value = "%%peft qlora --data tickets --out mine\nr: 4"
     assert filled.form.spec == RunSpec(data="tickets", method="qlora", r=4)
     assert filled.controls["out"].value == "mine"
+    filled.cell.value = "%%peft lora --data tickets --on local:2\nr: 4"
+    assert "filled in from the cell; the form trains here, the cell on local:2" in filled._outcome.value
     filled.cell.value = "print('nothing of ours')"
     assert "begins with %%peft" in filled._outcome.value
     with pytest.raises(CommandError, match="give the path of a YAML file"):

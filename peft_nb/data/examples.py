@@ -10,6 +10,9 @@ On disk they lie beside the runs of a store, in a folder named by all that went 
       rows.npy           the row each example comes from
       labels.npy         labels of all examples end to end, where examples have labels
       label_ends.npy     where the labels of each example end, likewise
+      signals.npy        bytes of all examples that are no tokens, such as pixels, end to end, where there are any
+      signal_ends.npy    where those of each example end, likewise
+      costs.npy          what each example costs a micro-batch, likewise
       report.json        what encoding did
 
 The same rows are so tokenised once, and a run resumes without the data it was started on.
@@ -35,9 +38,11 @@ if TYPE_CHECKING:
     import numpy
 
 VERSION = 1  # to be raised whenever the same rows are encoded otherwise or kept in other files
-CHUNK = 4096  # examples held in memory while they are written
+CHUNK = 512  # examples held in memory while they are written
 ARRAYS = {"ids": "<i4", "supervised": "|u1", "ends": "<i8", "targets": "<i4", "rows": "<i8"}
 LABELS = {"labels": "<f8", "label_ends": "<i8"}
+EMPTY = 128  # bytes of a file that holds its header alone
+SIGNALS = {"signals": "|u1", "signal_ends": "<i8", "costs": "<i4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +58,17 @@ class Example:
     labels : tuple of int or float
         What is learned of the whole: numbers of classes, values of a regression; of a pair where its first sequence
         ends, see :func:`joined`, and of a rated answer 1 where it is good, else 0.
+    signal : bytes
+        What of it is no text, such as the pixels of an image, in the form of its task.
+    units : int
+        What the signal costs a micro-batch, such as the patches of an image.
     """
 
     ids: array[int]
     supervised: bytes
     labels: tuple[Any, ...] = ()
+    signal: bytes = b""
+    units: int = 0
 
     @classmethod
     def whole(cls, ids: Iterable[int], labels: tuple[Any, ...] = ()) -> Example:
@@ -65,10 +76,15 @@ class Example:
         ids = array("i", ids)
         return cls(ids, bytes(len(ids)), labels)
 
+    @classmethod
+    def of_signal(cls, signal: bytes, units: int, labels: tuple[Any, ...] = ()) -> Example:
+        """Make an example without a text, that is learned as a whole."""
+        return cls(array("i"), b"", labels, signal, units)
+
     @property
     def cost(self) -> int:
-        """What it costs a micro-batch: its tokens."""
-        return len(self.ids)
+        """What it costs a micro-batch: its tokens, and its units."""
+        return len(self.ids) + self.units
 
     @property
     def targets(self) -> int:
@@ -154,7 +170,8 @@ class Report:
     def _whole_counts(self) -> str:
         done = f"{'dropped as longer than' if self.too_long == 'drop' else 'cut at'} {self.max_length:,}"
         over = f", {len(self.long):,} {done}" if self.long else ""
-        return f"{self.examples:,} row{'s' * (self.examples != 1)}, {self.tokens:,} tokens{over}"
+        counts = f"{self.examples:,} {self.unit}{'s' * (self.examples != 1)}"
+        return f"{counts}, {self.tokens:,} tokens{over}" if self.tokens else counts
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
@@ -162,6 +179,7 @@ def fingerprint(examples: Iterable[Example]) -> str:
     digest = hashlib.sha256()
     for one in examples:
         digest.update(b"%d " % len(one.ids) + bytes(one.ids) + one.supervised + repr(one.labels).encode())
+        digest.update(one.signal)
     return digest.hexdigest()
 
 
@@ -174,11 +192,17 @@ class Examples(Sequence[Example]):
         Of all examples, end to end.
     table : mapping of str to numpy.ndarray
         Of each example: its ``start`` and ``stop`` in `ids`, ``label_start`` and ``label_stop`` in `labels`, its
-        ``targets``, and the ``row`` it comes from.
+        ``targets``, and the ``row`` it comes from; where there are signals ``signal_start``, ``signal_stop`` and
+        ``units``.
+    signals : numpy.ndarray, optional
+        Of all examples, end to end.
     """
 
-    def __init__(self, ids: Any, supervised: Any, labels: Any, table: Mapping[str, Any]) -> None:
+    def __init__(
+        self, ids: Any, supervised: Any, labels: Any, table: Mapping[str, Any], signals: Any | None = None
+    ) -> None:
         self._ids, self._supervised, self._labels, self._table = ids, supervised, labels, table
+        self._signals = signals
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -191,7 +215,12 @@ class Examples(Sequence[Example]):
         if isinstance(index, slice):
             return self.take(index)
         own = slice(int(self._table["start"][index]), int(self._table["stop"][index]))
-        return Example(array("i", self._ids[own].tobytes()), self._supervised[own].tobytes(), self._labels_of(index))
+        signal, units = b"", 0
+        if self._signals is not None:
+            part = slice(int(self._table["signal_start"][index]), int(self._table["signal_stop"][index]))
+            signal, units = self._signals[part].tobytes(), int(self._table["units"][index])
+        text = array("i", self._ids[own].tobytes()), self._supervised[own].tobytes()
+        return Example(*text, self._labels_of(index), signal, units)
 
     def __iter__(self) -> Iterator[Example]:
         return map(self.__getitem__, range(len(self)))
@@ -220,7 +249,7 @@ class Examples(Sequence[Example]):
     @property
     def costs(self) -> numpy.ndarray:
         """What each example costs a micro-batch, :attr:`Example.cost`."""
-        return self.lengths
+        return self.lengths if self._signals is None else self.lengths + self._table["units"]
 
     @property
     def tokens(self) -> int:
@@ -246,7 +275,7 @@ class Examples(Sequence[Example]):
             Those examples in that order.
         """
         table = {name: column[places] for name, column in self._table.items()}
-        return Examples(self._ids, self._supervised, self._labels, table)
+        return Examples(self._ids, self._supervised, self._labels, table, self._signals)
 
     def parted(self, rows: Sequence[int]) -> tuple[Examples, Examples]:
         """Part the examples by the rows they come from.
@@ -279,7 +308,7 @@ class Examples(Sequence[Example]):
         list of Example
             Shortest first, of equal ones the first.
         """
-        return [self[int(place)] for place in self.lengths.argsort(kind="stable")[:count]]
+        return [self[int(place)] for place in self.costs.argsort(kind="stable")[:count]]
 
 
 @dataclass(frozen=True)
@@ -303,8 +332,9 @@ def gather(examples: Iterable[tuple[int, Example]]) -> Examples:
     gathered : Examples
         In the same order.
     """
-    ids, supervised, labels = array("i"), bytearray(), array("d")
+    ids, supervised, labels, signals = array("i"), bytearray(), array("d"), bytearray()
     ends, targets, rows, label_ends = array("q"), array("i"), array("q"), array("q")
+    signal_ends, units = array("q"), array("i")
     for row, example in examples:
         ids += example.ids
         supervised += example.supervised
@@ -313,14 +343,19 @@ def gather(examples: Iterable[tuple[int, Example]]) -> Examples:
         targets.append(example.targets)
         rows.append(row)
         label_ends.append(len(labels))
-    columns = (ids, supervised, ends, targets, rows, labels, label_ends)
-    return _examples(dict(zip([*ARRAYS, *LABELS], columns, strict=True)))
+        signals += example.signal
+        signal_ends.append(len(signals))
+        units.append(example.units)
+    columns = (ids, supervised, ends, targets, rows, labels, label_ends, signals, signal_ends, units)
+    kept = dict(zip([*ARRAYS, *LABELS, *SIGNALS], columns, strict=True))
+    return _examples(kept if signals else {name: kept[name] for name in ARRAYS | LABELS})
 
 
 def _examples(columns: dict[str, Any]) -> Examples:
     import numpy
 
-    arrays = {name: numpy.asarray(memoryview(columns[name])).view(kind) for name, kind in (ARRAYS | LABELS).items()}
+    kinds = {name: kind for name, kind in (ARRAYS | LABELS | SIGNALS).items() if name in columns}
+    arrays = {name: numpy.asarray(memoryview(columns[name])).view(kind) for name, kind in kinds.items()}
     ends, label_ends = arrays["ends"], arrays["label_ends"]
     table = {
         "start": numpy.concatenate([[0], ends])[:-1],
@@ -330,7 +365,10 @@ def _examples(columns: dict[str, Any]) -> Examples:
         "targets": arrays["targets"],
         "row": arrays["rows"],
     }
-    return Examples(arrays["ids"], arrays["supervised"], arrays["labels"], table)
+    if "signals" in arrays:
+        table["signal_start"] = numpy.concatenate([[0], arrays["signal_ends"]])[:-1]
+        table |= {"signal_stop": arrays["signal_ends"], "units": arrays["costs"]}
+    return Examples(arrays["ids"], arrays["supervised"], arrays["labels"], table, arrays.get("signals"))
 
 
 def collect(
@@ -421,23 +459,28 @@ def write(folder: Path, examples: Iterable[tuple[int, Example]]) -> None:
     def header(file: Any, kind: str, length: int) -> None:
         format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": (length,)})
 
-    remaining, written = iter(examples), dict.fromkeys(ARRAYS, 0)
+    kinds = dict(ARRAYS)
+    remaining, written = iter(examples), dict.fromkeys([*ARRAYS, *SIGNALS], 0)
     labels, label_ends = array("d"), array("q")  # few beside the tokens: they stay in memory until the end
     with ExitStack() as stack:
-        files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in ARRAYS}
-        for name, kind in ARRAYS.items():
-            header(files[name], kind, 0)  # leaves room for any length
-        while len(part := gather(islice(remaining, CHUNK))):
+        files: dict[str, Any] = {}
+        while len(part := gather(islice(remaining, CHUNK))) or not files:
             label_ends.extend((part._table["label_stop"] + len(labels)).tolist())
             labels.extend(part._labels.tolist())
             ends = part._table["stop"] + written["ids"]
-            columns = (part._ids, part._supervised, ends, part._table["targets"], part.rows)
-            for (name, kind), column in zip(ARRAYS.items(), columns, strict=True):
+            columns = [part._ids, part._supervised, ends, part._table["targets"], part.rows]
+            if part._signals is not None:
+                kinds = ARRAYS | SIGNALS
+                columns += [part._signals, part._table["signal_stop"] + written["signals"], part._table["units"]]
+            for (name, kind), column in zip(kinds.items(), columns, strict=True):
+                if name not in files:
+                    files[name] = stack.enter_context((folder / f"{name}.npy").open("wb"))
+                    header(files[name], kind, 0)  # leaves room for any length
                 files[name].write(column.astype(kind, copy=False).data)
                 written[name] += len(column)
-        for name, kind in ARRAYS.items():
-            files[name].seek(0)
-            header(files[name], kind, written[name])
+        for name, file in files.items():
+            file.seek(0)
+            header(file, kinds[name], written[name])
     if labels:
         for (name, kind), numbers in zip(LABELS.items(), (labels, label_ends), strict=True):
             numpy.save(folder / f"{name}.npy", numpy.asarray(numbers, kind))
@@ -463,12 +506,10 @@ def load(folder: Path) -> Encoded | None:
     """
     import numpy
 
-    labelled = any((folder / f"{name}.npy").exists() for name in LABELS)
+    labelled, signalled = (any((folder / f"{name}.npy").exists() for name in some) for some in (LABELS, SIGNALS))
     try:
-        columns = {
-            name: numpy.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in (ARRAYS | LABELS if labelled else ARRAYS)
-        }
+        kinds = ARRAYS | (LABELS if labelled else {}) | (SIGNALS if signalled else {})
+        columns = {name: _mapped(folder / f"{name}.npy") for name in kinds}
         stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         stored |= {name: tuple(told) for name, told in stored.items() if isinstance(told, list)}
         report = Report(**stored)
@@ -478,9 +519,19 @@ def load(folder: Path) -> Encoded | None:
             columns |= {"labels": numpy.zeros(0, "<f8"), "label_ends": numpy.zeros(report.examples, "<i8")}
         whole &= len(columns["label_ends"]) == report.examples
         whole &= columns["label_ends"][-1] == len(columns["labels"])
+        if signalled:
+            whole &= len(columns["signal_ends"]) == len(columns["costs"]) == report.examples
+            whole &= columns["signal_ends"][-1] == len(columns["signals"])
         return Encoded(_examples(columns), report) if whole else None
     except (OSError, ValueError, TypeError, LookupError):
         return None
+
+
+def _mapped(file: Path) -> Any:
+    """An array on disk; one without entries cannot be mapped."""
+    import numpy
+
+    return numpy.load(file, mmap_mode=None if file.stat().st_size <= EMPTY else "r", allow_pickle=False)
 
 
 def key(fingerprint: str, tokenizer: Any, settings: dict[str, Any]) -> str:
@@ -490,8 +541,8 @@ def key(fingerprint: str, tokenizer: Any, settings: dict[str, Any]) -> str:
     ----------
     fingerprint : str
         Of the rows.
-    tokenizer : transformers.PreTrainedTokenizerBase
-        The model's tokenizer.
+    tokenizer : transformers.PreTrainedTokenizerBase or Preprocess
+        The model's tokenizer, or how images are prepared for it.
     settings : dict
         Whatever else has an influence; what JSON can hold.
 
@@ -500,6 +551,9 @@ def key(fingerprint: str, tokenizer: Any, settings: dict[str, Any]) -> str:
     str
         SHA-256, 64 hexadecimal digits.
     """
+    if not hasattr(tokenizer, "get_vocab"):
+        told = json.dumps([VERSION, fingerprint, repr(tokenizer), settings], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     core = _core(backend.to_str()) if backend else {"class": type(tokenizer).__name__, **tokenizer.get_vocab()}
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}

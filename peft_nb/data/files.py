@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from peft_nb.data import Rows
 from peft_nb.data.cells import fraction, integer, of_arrow
+from peft_nb.data.images import folder
 from peft_nb.errors import DataError
 
 DELIMITERS = ",;\t|"
@@ -42,17 +43,17 @@ def is_file_name(name: str) -> bool:
 
 
 def read(path: Path) -> object:
-    """Read a file of rows.
+    """Read a file of rows, or a folder or zip of images.
 
     Parameters
     ----------
     path : Path
-        A file of one of the suffixes in `READERS`.
+        A file of one of the suffixes in `READERS`, or what :func:`.images.folder.read` takes.
 
     Returns
     -------
     Rows, list, dict or other
-        Rows, or what a JSON file holds.
+        Rows, by split where a folder has some, or what a JSON file holds.
 
     Raises
     ------
@@ -60,9 +61,11 @@ def read(path: Path) -> object:
         When there is no such file, it is of another kind, or is malformed: what is wrong, in which line, and how to
         fix it.
     """
+    suffix = path.suffix.lower()
+    if (path.is_dir() or suffix == ".zip") and (images := folder.read(path)):
+        return images
     if path.is_dir():
         raise DataError(f"{path} is a folder; {_inside(path)}")
-    suffix = path.suffix.lower()
     if suffix in UNPACK:
         raise DataError(
             f"{path} is compressed; unpack it, such as with !{UNPACK[suffix]} {path}, and name what it held"

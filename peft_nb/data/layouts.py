@@ -14,9 +14,10 @@ from typing import Any, Literal
 from peft_nb.data import RowProblem, parse, turns
 from peft_nb.data.conversations import OPENAI, SHAREGPT, Message, parse_cell, style, text, unread
 from peft_nb.data.conversations import read as read_messages
+from peft_nb.data.images.picture import is_picture, picture
 from peft_nb.spec.names import register_name
 
-Kind = Literal["chat", "text", "labelled", "preference", "rated", "prompt"]
+Kind = Literal["chat", "text", "labelled", "preference", "rated", "prompt", "image"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Role:
 
     ``looks`` tells a cell of this role from one of another layout; it is false of no cell that ``parse`` can read.
     A role that ``tells`` nothing may be in any layout, and none is recognised by it. Columns named as ``lists`` says
-    hold several values, also where they are written into a text cell, as in csv files.
+    hold several values, also where they are written into a text cell, as in csv files. What is ``written`` is a text.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Role:
     looks: Callable[[Any], bool] = lambda cell: True
     tells: bool = True
     lists: tuple[str, ...] = ()
+    written: bool = True
 
     def read(self, cell: Any, column: str) -> Any:
         """Parse a cell of the column that plays the role."""
@@ -138,6 +140,16 @@ RATING = Role(
     parse=parse.rating,
 )
 PROMPT = ("question", "query", "instruction", "input", "conversations", "conversation", "messages")
+LABEL = Role(
+    "label",
+    ("labels", "class", "category", "target", "sentiment", "intent"),
+    parse=parse.labels,
+    looks=parse.is_label,
+)
+IMAGE = (
+    *("images", "img", "picture", "pictures", "photo", "photos", "pixel_values", "path", "file", "filename"),
+    *("file_name", "filepath", "file_path", "image_path", "image_file", "img_path"),
+)
 LABELLED = ("sentence", "review", "content", "comment", "tweet", "utterance", "message", "body", "description")
 
 LAYOUTS: dict[str, LayoutType] = {}
@@ -235,15 +247,16 @@ for _layout in (
         "text_label",
         (
             Role("text", ("document", *LABELLED)),
-            Role(
-                "label",
-                ("labels", "class", "category", "target", "sentiment", "intent"),
-                parse=parse.labels,
-                looks=parse.is_label,
-            ),
+            LABEL,
         ),
         lambda cells: cells["text"],
         "labelled",
+    ),
+    LayoutType(
+        "image_label",
+        (Role("image", IMAGE, parse=picture, looks=is_picture, written=False), LABEL),
+        lambda cells: cells["image"],
+        "image",
     ),
     LayoutType(
         "preference",
@@ -337,13 +350,13 @@ class Layout:
 
     @property
     def kind(self) -> Kind:
-        """What rows become: "chat", "text", "labelled" (with labels), "preference" (pairs), "rated" or "prompt"."""
+        """What rows become: "chat", "text", "labelled" and "image" (with labels), "preference", "rated" or "prompt"."""
         return self.entry.kind
 
     @property
     def plain(self) -> bool:
-        """True when rows are texts, with labels or without, not conversations."""
-        return self.kind in ("text", "labelled")
+        """True when rows are texts, with labels or without, or images, not conversations."""
+        return self.kind in ("text", "labelled", "image")
 
     def messages(self, row: Mapping[str, Any]) -> list[Message]:
         """Turn a row into a conversation.
@@ -373,7 +386,10 @@ class Layout:
         return messages
 
     def text(self, row: Mapping[str, Any]) -> str:
-        """Turn a row of the kind "text" or "labelled" into its text; the counterpart of :meth:`messages`."""
+        """Turn a row of the kind "text" or "labelled" into its text, the counterpart of :meth:`messages`.
+
+        Of the kind "image" it is the :class:`peft_nb.data.images.picture.Picture`.
+        """
         written: str = self.entry.write(self._cells(row))
         return written
 
@@ -402,6 +418,10 @@ class Layout:
         """
         pairs: list[turns.Pair] = self.entry.write(self._cells(row))
         return pairs
+
+    def scores(self, row: Mapping[str, Any]) -> list[float]:
+        """Give the scores of a row's answers, the highest first; none where its layout ranks no answers."""
+        return [score for _, score in turns.scored(self._cells(row))] if "responses" in self.columns else []
 
     def rated(self, row: Mapping[str, Any]) -> tuple[list[Message], bool]:
         """Turn a row of the kind "rated" into the conversation that ends in its answer, and whether that is good."""
@@ -454,6 +474,12 @@ class Layout:
         column = self.columns.get("answer", self.columns.get("completion", self.columns.get("output", "")))
         given = row.get(column) if "choices" in self.columns else None
         return given is not None and str(given).strip().isdecimal() and self.messages(row)[-1]["content"] != str(given)
+
+    @property
+    def written(self) -> dict[str, str]:
+        """Which columns hold texts, by role."""
+        texts = {role.name for role in self.entry.roles if role.written}
+        return {role: column for role, column in self.columns.items() if role in texts}
 
     def unread(self, row: Mapping[str, Any]) -> list[tuple[str, Any]]:
         """Give the keys of a row's messages that nothing reads, with what they hold."""

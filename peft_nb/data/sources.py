@@ -17,10 +17,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from peft_nb.data import Rows, brief_answers, files, samples, support_desk
+from peft_nb.data import Rows, brief_answers, digits, files, samples, support_desk
 from peft_nb.data.cells import numbers, of_arrow, of_frame
 from peft_nb.data.conversations import style
 from peft_nb.data.files import CONVERSATIONS, conversation, is_file_name, row_shown
+from peft_nb.data.images.picture import digest
 from peft_nb.errors import DataError, nearest
 
 # One entry a data set: its name and what reads it, as {"train": rows} with "eval": rows where some are held out.
@@ -28,6 +29,7 @@ BUILTIN: dict[str, Callable[[], Mapping[str, list[Any]]]] = {
     "support-desk": support_desk.load,
     "brief-answers": brief_answers.load,
     "brief-answers-rated": brief_answers.load_rated,
+    "digits": digits.load,
     **{name: partial(samples.load, name) for name in samples.NAMES},
 }
 
@@ -55,9 +57,14 @@ class Source:
         digest = hashlib.sha256()
         for rows in (self.train, self.eval or ()):
             for row in rows:
-                digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+                digest.update(json.dumps(row, sort_keys=True, default=_told).encode())
             digest.update(b"\x00")
         return digest.hexdigest()
+
+
+def _told(cell: Any) -> str:
+    """What JSON cannot hold: of an image in memory its hash."""
+    return digest(cell) if isinstance(cell, bytes) or hasattr(cell, "tobytes") else str(cell)
 
 
 def read(data: object, namespace: Mapping[str, Any] | None = None) -> Source:
@@ -68,7 +75,8 @@ def read(data: object, namespace: Mapping[str, Any] | None = None) -> Source:
     data : DataFrame, list of dict, dict of lists, datasets.Dataset, datasets.DatasetDict, path or str
         The data, or its name. A list may hold conversations, each a list of messages, which become the column
         ``messages``; a dict holds columns, or splits of which one is called ``train``. A str is a variable of
-        `namespace`, a built-in data set, a file, or a data set on the hub: the first of these that exists. Files are
+        `namespace`, a built-in data set, a file, or a data set on the hub: the first of these that exists. A folder
+        or zip of images is read with the names of its folders as labels. Files are
         csv (with commas, semicolons, tabs or bars), tsv, json, jsonl, ndjson, parquet, and txt or md, of which each
         paragraph is a row in the column ``text``.
     namespace : mapping, optional
@@ -207,6 +215,9 @@ def _dicts(data: Mapping[Any, Any], what: str) -> list[Any]:
 def _dataset_rows(table: Any) -> Rows:
     """Rows of a Dataset; a class that it keeps as a number gets its name back."""
     classes: dict[str, list[str]] = {}
+    for column, feature in table.features.items():
+        if type(feature).__name__ == "Image":  # decoded when a model is to see them, not all rows of a block at once
+            table = table.cast_column(column, type(feature)(decode=False))
     for column, feature in table.features.items():
         inner = getattr(feature, "feature", feature)  # of a list of classes
         if type(inner).__name__ == "ClassLabel":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from peft_nb.data.conversations import asked
@@ -13,11 +13,12 @@ from peft_nb.events import Progress
 
 
 def split(
-    texts: Sequence[str],
+    texts: Sequence[Any],
     fraction: float,
     seed: int,
     labels: Sequence[Hashable] | None = None,
     progress: Progress | None = None,
+    similar: Callable[..., Sequence[int]] | None = None,
 ) -> tuple[list[int], list[int]]:
     """Set rows aside for evaluation, the same ones on any machine.
 
@@ -27,7 +28,7 @@ def split(
     Parameters
     ----------
     texts : sequence of str
-        What each row says.
+        What each row says, or whatever `similar` compares.
     fraction : float
         Share to set aside, 0 to 1; above 0 at least one row, and at least one is left for training.
     seed : int
@@ -37,6 +38,8 @@ def split(
         last row of a class is left for training. A group counts for its commonest class.
     progress : callable, optional
         Called with the share that is done (0 to 1) and what is being done.
+    similar : callable, optional
+        Gives each row the number of its group, as :func:`.quality.duplicates.groups` does, which is the default.
 
     Returns
     -------
@@ -52,7 +55,8 @@ def split(
     wanted = min(max(1, round(total * fraction)), total - 1) if fraction > 0 and total > 1 else 0
     if not wanted:
         return list(range(total)), []
-    _, first, group = numpy.unique(groups(texts, progress=progress), return_index=True, return_inverse=True)
+    found = (similar or groups)(texts, progress=progress)
+    _, first, group = numpy.unique(found, return_index=True, return_inverse=True)
     group = first.argsort().argsort()[group]  # numbered as they appear
     sizes = numpy.bincount(group)
     kinds = _commonest(group, labels) if labels else numpy.zeros_like(sizes)

@@ -83,11 +83,16 @@ def flags(rows: Sequence[Mapping[str, Any]], used: Collection[str]) -> list[str]
     ]
 
 
-def untrained(media: Sequence[Unused]) -> str:
-    """Refuse columns of images, audio or video, which no task reads yet."""
+def untrained(media: Sequence[Unused], image: str | None = None) -> str:
+    """Refuse columns of images, audio or video that are not read: beside texts, or beside the column of images."""
     named = ", ".join(f"{one.column!r} holds {one.held}" for one in media)
     drop = f"data.drop(columns={[one.column for one in media]})"
-    return f"column {named}, and the tasks here read text only; to train on the texts without them, pass {drop}"
+    if image is not None:
+        return f"column {named}, and of each row the image in {image!r} alone is read; pass {drop}"
+    fix = f"to train on the texts without them, pass {drop}"
+    if any(one.held == "images" for one in media):
+        fix += f", or on the images alone, set format: image_label and columns: {{image: {media[0].column}, label: …}}"
+    return f"column {named}, and this task reads text only; {fix}"
 
 
 def as_lists(columns: Sequence[str], text: str) -> str:

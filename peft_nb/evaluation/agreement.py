@@ -112,7 +112,13 @@ def answered(
     return found
 
 
-def agreement(model: Any, other: Any, examples: Sequence[Any], compare: Compare) -> Agreement:
+def agreement(
+    model: Any,
+    other: Any,
+    examples: Sequence[Any],
+    compare: Compare,
+    says: Callable[[Any, Any], torch.Tensor] | None = None,
+) -> Agreement:
     """Measure a model against another one, text by text, so that no predictions are kept.
 
     Parameters
@@ -123,13 +129,16 @@ def agreement(model: Any, other: Any, examples: Sequence[Any], compare: Compare)
         The texts, cut at 256 tokens.
     compare : callable
         What one example adds, such as :func:`by_token`.
+    says : callable, optional
+        Gives the logits of a model for an example; by default those of its text.
 
     Returns
     -------
     Agreement
         Over all predictions of all texts.
     """
-    found = [compare(logits(model, one.ids), logits(other, one.ids), one) for one in examples]
+    says = says or (lambda model, example: logits(model, example.ids))
+    found = [compare(says(model, one), says(other, one), one) for one in examples]
     places, targets = (max(1.0, sum(getattr(one, name) for one in found)) for name in ("places", "targets"))
     kl, equal, loss = (sum(getattr(one, name) for one in found) for name in ("kl", "equal", "loss"))
     mean = kl / places

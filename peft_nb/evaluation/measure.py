@@ -141,12 +141,18 @@ def text_latency(model: Any, ids: Sequence[int]) -> tuple[float, float] | None:
         Median time for the text, in ms: with the adapter, and of the base model. None where that takes too long.
     """
     text = torch.tensor([list(ids)]).to(model.device)
+    return input_latency(model, input_ids=text, attention_mask=torch.ones_like(text))
+
+
+def input_latency(model: Any, **inputs: Any) -> tuple[float, float] | None:
+    """Time a classifier on one input, first its tensor, such as an image; result as of :func:`text_latency`."""
+    first = next(iter(inputs.values()))
 
     def timed() -> list[float]:
         clock, until = _Clock(), time.perf_counter() + LATENCY_S / 2
         for _ in range(LATENCY_TOKENS):
-            model(input_ids=text, attention_mask=torch.ones_like(text)).logits.cpu()
-            clock.put(text)
+            model(**inputs).logits.cpu()
+            clock.put(first)
             if time.perf_counter() > until:
                 break
         return clock.gaps

@@ -1,4 +1,4 @@
-"""What a head says of texts."""
+"""What a head says of texts, or of images."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from peft_nb.training.text_objective import TextObjective
+from peft_nb.training.text_objective import HeadObjective
 
 BUDGET = 4096  # tokens at once where nothing is kept for a backward pass
 
 
 def logits(
     model: torch.nn.Module,
-    objective: TextObjective,
+    objective: HeadObjective,
     examples: Sequence[Any],
     device: torch.device,
     budget: int = BUDGET,
@@ -25,7 +25,7 @@ def logits(
     ----------
     model : torch.nn.Module
         A model with a head in evaluation mode, with the objective installed.
-    objective : TextObjective
+    objective : HeadObjective
         How a micro-batch becomes logits.
     examples : sequence of Example
         The texts, at least one; their labels are not looked at.

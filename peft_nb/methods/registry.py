@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from peft_nb.spec import RunSpec
 
+ALL_LINEAR, LAYERS = "all-linear", "layers_to_transform"
+
 # Fields of a spec that only some methods have a use for, and how to say that one has none.
 FIELDS = {
     "r": "no rank",
@@ -121,9 +123,10 @@ class Method:
         values = {theirs: getattr(spec, ours) for ours, theirs in self.fields.items()}
         values = {name: value for name, value in values.items() if value is not None}
         values |= {**self.options, **self.fitted(spec, model_config, steps)}
-        values |= {name: value for name, value in spec.method_options.items() if name not in self.own}
+        chosen = self.own.keys() | ({LAYERS} if spec.target_modules == ALL_LINEAR else set())  # PEFT takes not both
+        values |= {name: value for name, value in spec.method_options.items() if name not in chosen}
         try:
-            return self.config_class()(task_type=peft_type, **values)
+            return self.config_class()(task_type=peft_type or None, **values)
         except (TypeError, ValueError) as error:
             said = ", ".join(f"{name}: {value}" for name, value in spec.method_options.items()) or "its options"
             raise MethodError(f"method_options: {self.name} does not take {said}: {error}") from None
@@ -268,7 +271,7 @@ def attach(
     steps : int, default 1
         Optimizer steps of the whole run.
     peft_type : str, default "CAUSAL_LM"
-        PEFT's type of the task.
+        PEFT's type of the task; empty where it has none.
 
     Returns
     -------
@@ -287,8 +290,12 @@ def attach(
     config = method.config(spec, model.config, steps, peft_type)
     if whole:
         config.modules_to_save = list(whole)
-    if spec.target_modules == "all-linear" and (left := routers(model)):
-        config.target_modules = peft_private.all_linear(config, model) - left
+    left, layers = routers(model), spec.method_options.get(LAYERS)
+    if spec.target_modules == ALL_LINEAR and (left or layers is not None or not peft_type):
+        found = peft_private.all_linear(config, model) - left
+        # Without a type of task PEFT does not know that these are a head.
+        found = {name for name in found if peft_type or name.partition(".")[0] not in whole}
+        config.target_modules = found if layers is None else _in_layers(found, layers)
     try:
         adapted = get_peft_model(model, config)
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
@@ -305,6 +312,15 @@ def attach(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return adapted
+
+
+def _in_layers(names: set[str], layers: int | Sequence[int]) -> set[str]:
+    """Those of some modules that lie in layers of these numbers."""
+    wanted = {layers} if isinstance(layers, int) else {*layers}
+    numbers = {name: next((int(part) for part in name.split(".") if part.isdecimal()), -1) for name in names}
+    if not (found := {name for name in names if numbers[name] in wanted}):
+        raise MethodError(f"method_options: {LAYERS}: {layers} are no layers; there are 0 to {max(numbers.values())}")
+    return found
 
 
 def methods() -> pandas.DataFrame:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
+    from peft_nb.spec import RunSpec
+
 
 class Rounded(Hooks):
     """Norms in float32 on a base in bfloat16: what they give goes on in the base's dtype, as its own norms give it."""
@@ -30,6 +32,16 @@ def _as_given(module: torch.nn.Module, given: tuple[torch.Tensor, ...], output: 
     return output.to(given[0].dtype)
 
 
+def _layers(spec: RunSpec, model_config: Any, steps: int) -> dict[str, Any]:
+    """Keys, values and the inputs of the feed-forward layers by their usual names, where PEFT knows no family."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
+
+    if spec.target_modules is not None or model_config.model_type in KNOWN:
+        return {}
+    inner = r"fc2|pwconv2|(?<!attention\.)output\.dense"
+    return {"target_modules": rf".*\.(k_proj|v_proj|key|value|{inner})", "feedforward_modules": rf".*\.({inner})"}
+
+
 register(
     Method(
         name="ia3",
@@ -40,6 +52,7 @@ register(
         fields={"target_modules": "target_modules"},
         rows=20,  # what RAFT gives, on which the paper measures
         defaults={"learning_rate": 3e-3},  # section 3.3 of the paper
+        fitted=_layers,
         quantizations=("none", "4bit", "8bit"),
     )
 )

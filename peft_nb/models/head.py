@@ -102,7 +102,7 @@ def build(base: Base, names: Sequence[str], problem_type: ProblemType) -> tuple[
     for name in new:
         part = model.get_submodule(name).to_empty(device=base.device).float()
         initialize(model, part)
-        part.register_forward_pre_hook(_in_float32)
+        part.register_forward_pre_hook(in_float32)
     if getattr(model.base_model, "pooler", None) is None:
         body.pooler = None
     elif base.drawn:
@@ -124,6 +124,6 @@ def _stock(config: Any, name: str) -> Any:
         ) from None
 
 
-def _in_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def in_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """A head is trained in full, for which 16 bits are too few, whatever its base computes in."""
     return tuple(one.float() if torch.is_tensor(one) and one.is_floating_point() else one for one in inputs)

@@ -92,6 +92,8 @@ def changes(model: Any, tokenizer: Any, name: str) -> Changes:
     Changes
         Empty for a pair that is as it was loaded.
     """
+    if not hasattr(tokenizer, "get_vocab"):  # of images, whose preparation every adapter keeps
+        return UNCHANGED
     folder = _folder(name)
     theirs = _tokenizer(folder) if folder else None
     inside = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -135,6 +137,8 @@ def restored(base: Base, folder: Path) -> Base:
 
     from peft_nb.models.share import share
 
+    if not hasattr(base.tokenizer, "get_vocab"):
+        return base
     if tokenizer := _tokenizer(folder):
         base = replace(base, tokenizer=tokenizer)
     if not (folder / WEIGHTS).is_file():

@@ -12,6 +12,7 @@ from threading import RLock
 from typing import Any
 from weakref import WeakValueDictionary
 
+from peft_nb.data.images.preprocess import Preprocess
 from peft_nb.errors import ModelError, nearest
 from peft_nb.events import Progress
 from peft_nb.models import bundled, hub, quantize
@@ -28,6 +29,7 @@ _VOLATILE = {"_name_or_path", "architectures", "dtype", "quantization_config", "
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
+HEADS = ["classifier", "head"]  # as transformers calls those of vision models
 LIVE = "live"  # in the identity of a base that was a pair in memory
 
 _lock = RLock()
@@ -43,8 +45,8 @@ class Base:
     ----------
     model : transformers.PreTrainedModel
         In evaluation mode, no parameter requires a gradient.
-    tokenizer : transformers.PreTrainedTokenizerBase
-        Has a pad token.
+    tokenizer : transformers.PreTrainedTokenizerBase or Preprocess
+        Has a pad token; of a vision model, how images are prepared for it.
     source : ModelSource
         Where it came from.
     dtype : str
@@ -60,7 +62,8 @@ class Base:
     folder : Path, optional
         Where its files are.
     drawn : tuple of str
-        Weights that its files lack and that were drawn at random: of an encoder's pooler, at most.
+        Weights that its files lack and that were drawn at random: of an encoder's pooler or a vision model's head, at
+        most.
     """
 
     model: Any
@@ -97,8 +100,9 @@ def load(
         Of the linear layers, by bitsandbytes: NF4 with double quantization, or LLM.int8().
     device : str, default "cpu"
         ``cpu``, ``cuda`` or ``mps``.
-    kind : {"causal", "encoder"} or None, default "causal"
-        Whether text is to be written, or turned into vectors; None takes what the model was made for.
+    kind : {"causal", "encoder", "vision"} or None, default "causal"
+        Whether text is to be written, or text or images turned into vectors; None takes what a model of texts was made
+        for.
     progress : callable, optional
         Told how far fetching and converting are; an exception it raises ends them cleanly.
 
@@ -118,13 +122,13 @@ def load(
         if source.pair:
             dtype = dtype_of(source.pair[0]) if callable(dtype) else dtype
             _check_means(dtype, quantization, device)
-            return _live(source, dtype, quantization, device, kind or made_for(source.pair[0].config))
+            return _live(source, dtype, quantization, device, kind or text_kind(source.pair[0].config))
         _check_means("float32" if callable(dtype) else dtype, quantization, device)
         notes: list[str] = []
         folder = located(source, progress or (lambda share, text: None), notes)
         if callable(dtype):
             dtype = dtype(_config(folder, source.name))
-        kind = kind or made_for(_config(folder, source.name))
+        kind = kind or text_kind(_config(folder, source.name))
         written = max((file.stat().st_mtime_ns for file in folder.glob("*.[js]*")), default=0)
         key = (source.name, folder, written, dtype, quantization, device, kind)
         base = _bases.get(key)
@@ -147,7 +151,7 @@ def fresh(source: ModelSource, *, device: str = "cpu", kind: Kind = "causal") ->
         What :func:`.resolve.resolve` found; not a live pair.
     device : str, default "cpu"
         ``cpu``, ``cuda`` or ``mps``.
-    kind : {"causal", "encoder"}, default "causal"
+    kind : {"causal", "encoder", "vision"}, default "causal"
         As of :func:`load`.
 
     Returns
@@ -220,7 +224,6 @@ def located(source: ModelSource, progress: Progress, notes: list[str]) -> Path:
 
 def _load(folder: Path, source: ModelSource, dtype: str, quantization: Quantization, device: str, kind: Kind) -> Base:
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     from peft_nb.models.share import keep_unpacked
 
@@ -230,26 +233,64 @@ def _load(folder: Path, source: ModelSource, dtype: str, quantization: Quantizat
         index = torch.cuda.current_device() if device == "cuda" else 0
         options["device_map"] = {"": torch.device(device, index) if device != "cpu" else device}
     if quantization != "none":
-        options["quantization_config"] = quantize.config(quantization, getattr(torch, dtype))
+        drawn = HEADS if kind == "vision" else None  # which a checkpoint need not hold
+        options["quantization_config"] = quantize.config(quantization, getattr(torch, dtype), drawn)
     config = _config(folder, source.name)
     _check_kind(config, source.name, kind)
     try:
-        auto = AutoModelForCausalLM if kind == "causal" else AutoModel
-        model, info = auto.from_pretrained(folder, config=config, output_loading_info=True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+        model, info = auto_class(kind).from_pretrained(folder, config=config, output_loading_info=True, **options)
+        tokenizer = _reader(folder, source.name, config, kind)
+    except ModelError:
+        raise
     except Exception as error:  # the libraries below raise whatever they like at files they cannot use
         raise _cannot_load(source.name, error) from error
     missing = sorted(info["missing_keys"])
-    lacking = [name for name in missing if kind == "causal" or "pooler" not in name]
+    able = {"causal": (), "encoder": ("pooler",), "vision": ("pooler", *heads(model))}[kind]
+    lacking = [name for name in missing if not any(part in name.split(".") for part in able)]
     if lacking:  # transformers would fill them with random numbers
         raise ModelError(f"cannot load {source.name}: its files lack {lacking[0]}; fetch or save it once more")
     model = keep_unpacked(model).requires_grad_(False).eval()
     quantize.stored(model)
-    notes = _fit(model, tokenizer, source.name)
+    notes = _fit(model, tokenizer, source.name, kind)
     alias = ALIASES.get(source.name)
     origin = "bundled" if alias and folder == bundled.where(alias) else source.revision
     identity = _identity(source.name, origin, config)
     return Base(model, tokenizer, source, dtype, quantization, device, identity, notes, folder, tuple(missing))
+
+
+def auto_class(kind: Kind) -> Any:
+    """The class of transformers that makes a model of a kind."""
+    import transformers
+
+    names = {"causal": "AutoModelForCausalLM", "encoder": "AutoModel", "vision": "AutoModelForImageClassification"}
+    return getattr(transformers, names[kind])
+
+
+def body_of(model: Any) -> str:
+    """The name of the part of a vision model with a head that is not its head; empty of a bare one."""
+    sizes = {name: sum(one.numel() for one in part.parameters()) for name, part in model.named_children()}
+    return max(sizes, key=lambda name: sizes[name]) if "ForImageClassification" in type(model).__name__ else ""
+
+
+def heads(model: Any) -> list[str]:
+    """The names of the parts of a vision model that make classes of what its body sees; none of any other model."""
+    body = body_of(model)
+    return [name for name, part in model.named_children() if body and name != body and [*part.parameters()]]
+
+
+def _reader(folder: Path, name: str, config: Any, kind: Kind) -> Any:
+    """What prepares the input of a model in a folder: a tokenizer, or how images are prepared."""
+    from transformers import AutoTokenizer
+
+    if kind != "vision":
+        return AutoTokenizer.from_pretrained(folder, **_LOCAL)
+    return Preprocess.read(folder, name, _image_size(config))
+
+
+def _image_size(config: Any) -> int:
+    """Pixels of a side that a vision model was made for, by its configuration."""
+    size = getattr(getattr(config, "vision_config", config), "image_size", None) or 224
+    return int(size[0] if isinstance(size, list | tuple) else size)
 
 
 def _config(folder: Path, name: str) -> Any:
@@ -291,8 +332,10 @@ def _live(source: ModelSource, dtype: str, quantization: Quantization, device: s
                 parameter.data = parameter.data.to(getattr(torch, dtype))
     except (RuntimeError, TypeError) as error:
         raise ModelError(f"{source.name}: the live model cannot be used: {first_line(error)}") from error
+    if kind == "vision":
+        tokenizer = Preprocess.of(tokenizer.to_dict(), source.name)
     tokenizer = copy.deepcopy(tokenizer)
-    notes = _fit(model.eval(), tokenizer, source.name)
+    notes = _fit(model.eval(), tokenizer, source.name, kind)
     if stored != quantization:
         notes.append(f"{source.name} is a live model in {stored}, and is used as it is")
     if stored != "none":
@@ -303,8 +346,10 @@ def _live(source: ModelSource, dtype: str, quantization: Quantization, device: s
     return Base(model, tokenizer, source, dtype, stored, device, identity, notes, folder)
 
 
-def _fit(model: Any, tokenizer: Any, name: str) -> list[str]:
+def _fit(model: Any, tokenizer: Any, name: str, kind: Kind) -> list[str]:
     """Check that the tokenizer belongs to the model, and give it a pad token."""
+    if kind == "vision":
+        return []
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ModelError(
@@ -340,20 +385,41 @@ def _check_means(dtype: str, quantization: str, device: str) -> None:
 
 
 def _check_kind(config: Any, name: str, kind: Kind) -> None:
-    if kind == "causal" and made_for(config) == "encoder":
+    made = made_for(config)
+    if "vision" in (kind, made) and kind != made and not (kind == "vision" and reads_images(config)):
+        what, fix = ("reads images", "set task: image-classification")
+        if kind == "vision":
+            some = ", ".join(alias.name for alias in ALIASES.values() if alias.kind == "vision")
+            what, fix = "reads no images", f"take another, such as {some}, or a ViT, Swin or ConvNeXt"
+        raise ModelError(f"{name} is a {config.model_type} model, which {what}; {fix}")
+    if kind == "causal" and made == "encoder":
         some = ", ".join(alias.name for alias in ALIASES.values() if alias.kind == "causal")
         raise ModelError(
             f"{name} is a {config.model_type} model, which writes no text; choose a causal one, such as {some}"
         )
 
 
+def reads_images(config: Any) -> bool:
+    """Whether transformers has a classifier of images on a model of this configuration."""
+    from transformers.models.auto import modeling_auto as auto
+
+    return config.model_type in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+
+def text_kind(config: Any) -> Kind:
+    """Say what a model is loaded as whose task reads texts."""
+    return "causal" if made_for(config) == "causal" else "encoder"
+
+
 def made_for(config: Any) -> Kind:
-    """Say whether a model of this configuration writes text or turns it into vectors."""
+    """Say whether a model of this configuration writes text, or turns text or images into vectors."""
     from transformers.models.auto import modeling_auto as auto
 
     if any(one.endswith(("ForCausalLM", "LMHeadModel")) for one in config.architectures or ()):
         return "causal"
     causal, masked = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if config.model_type not in {*causal, *masked} and reads_images(config):
+        return "vision"
     # Encoders have a causal class too, for other uses.
     return "causal" if config.model_type in causal and config.model_type not in masked else "encoder"
 

@@ -9,10 +9,24 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+from peft_nb.data.images.preprocess import Preprocess
 from peft_nb.events import Progress
 from peft_nb.models import quantize
 from peft_nb.models.aliases import Kind
-from peft_nb.models.load import _LOCAL, Base, _cannot_load, _check_kind, _config, dtype_of, located, made_for
+from peft_nb.models.load import (
+    _LOCAL,
+    HEADS,
+    Base,
+    _cannot_load,
+    _check_kind,
+    _config,
+    _reader,
+    auto_class,
+    dtype_of,
+    located,
+    text_kind,
+    with_pad_token,
+)
 from peft_nb.models.quiet import quiet
 from peft_nb.models.resolve import ModelSource
 
@@ -44,26 +58,24 @@ def load_meta(
     ModelError
         The model cannot be fetched, read or used as asked.
     """
-    from transformers import AutoTokenizer
-
     folder = None
     if source.pair:
         model, tokenizer = source.pair
         config, quantization = copy.deepcopy(model.config), quantize.stored(model)
+        tokenizer = Preprocess.of(tokenizer.to_dict(), source.name) if kind == "vision" else tokenizer
         dtype = dtype_of(model) if callable(dtype) or quantization != "none" else dtype
     else:
         folder = located(source, progress or (lambda share, text: None), [])
         config = _config(folder, source.name)
         dtype = dtype(config) if callable(dtype) else dtype
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+            tokenizer = _reader(folder, source.name, config, kind or text_kind(config))
         except Exception as error:
             raise _cannot_load(source.name, error) from error
-    kind = kind or made_for(config)
+    kind = kind or text_kind(config)
     _check_kind(config, source.name, kind)
-    if tokenizer.pad_token is None:
-        tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.pad_token = tokenizer.eos_token
+    if kind != "vision" and tokenizer.pad_token is None:
+        tokenizer = with_pad_token(copy.deepcopy(tokenizer))
     model = _from_config(config, kind, dtype, "meta")
     return Base(model, tokenizer, source, dtype, quantization, "meta", "", folder=folder)
 
@@ -95,24 +107,28 @@ def shapes_alone() -> AbstractContextManager[Any]:
     return block
 
 
-def single_layer(base: Base) -> Base:
+def single_layer(base: Base, layers: int = 1) -> Base:
     """Make a base of one layer of real size, filled at random and quantized as the whole one would be.
 
     Parameters
     ----------
     base : Base
         What :func:`load_meta` returned.
+    layers : int, default 1
+        Layers instead.
 
     Returns
     -------
     Base
         On the CPU, with a vocabulary of `VOCABULARY` tokens at most.
     """
-    config = shallow(base.model.config, 1)
+    config = shallow(base.model.config, layers)
     text = config.get_text_config()
-    text.vocab_size = min(text.vocab_size, VOCABULARY)
-    text.pad_token_id = text.bos_token_id = text.eos_token_id = 0
-    kind: Kind = "causal" if base.model.get_output_embeddings() is not None else "encoder"
+    kind: Kind = "vision" if isinstance(base.tokenizer, Preprocess) else "encoder"
+    if kind != "vision":
+        text.vocab_size = min(text.vocab_size, VOCABULARY)
+        text.pad_token_id = text.bos_token_id = text.eos_token_id = 0
+        kind = "causal" if base.model.get_output_embeddings() is not None else "encoder"
     model = _from_config(config, kind, base.dtype, "cpu")
     if base.quantization != "none":
         model = _quantized(model, base)
@@ -136,7 +152,9 @@ def _quantized(model: Any, base: Base) -> Any:
 
     from peft_nb.models.share import keep_unpacked
 
-    settings = quantize.config(base.quantization, getattr(torch, base.dtype))
+    settings = quantize.config(
+        base.quantization, getattr(torch, base.dtype), HEADS if isinstance(base.tokenizer, Preprocess) else None
+    )
     with TemporaryDirectory() as folder, quiet():
         model.save_pretrained(folder)
         options = {"quantization_config": settings, "device_map": {"": "cpu"}, "dtype": getattr(torch, base.dtype)}
@@ -147,8 +165,6 @@ def _quantized(model: Any, base: Base) -> Any:
 
 def _from_config(config: Any, kind: Kind, dtype: str, device: str) -> Any:
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
 
-    auto = AutoModelForCausalLM if kind == "causal" else AutoModel
     with quiet(), torch.device(device):
-        return auto.from_config(config, dtype=getattr(torch, dtype)).requires_grad_(False).eval()
+        return auto_class(kind).from_config(config, dtype=getattr(torch, dtype)).requires_grad_(False).eval()

@@ -46,7 +46,7 @@ def require(quantization: str, device: str) -> None:
         ) from error
 
 
-def config(quantization: Quantization, compute: Any) -> Any:
+def config(quantization: Quantization, compute: Any, whole: list[str] | None = None) -> Any:
     """Say to transformers how to quantize.
 
     Parameters
@@ -56,6 +56,8 @@ def config(quantization: Quantization, compute: Any) -> Any:
         (https://arxiv.org/abs/2208.07339).
     compute : torch.dtype
         What 4-bit weights are unpacked to for each product.
+    whole : list of str, optional
+        Parts to leave as they are; by default an output head over words.
 
     Returns
     -------
@@ -65,12 +67,13 @@ def config(quantization: Quantization, compute: Any) -> Any:
     from transformers import BitsAndBytesConfig
 
     if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=whole,
     )
 
 

@@ -99,9 +99,13 @@ def resolve(
 
 
 def _alias(alias: Alias, revision: str | None) -> ModelSource:
+    ready = bundled.where(alias)
+    if not alias.repo:
+        if revision:
+            raise ModelError(f"revision: {alias.name} comes from a package alone, in one version; leave it out")
+        return ModelSource(alias.name, "alias", path=ready if ready.is_dir() else None)
     if revision not in (None, alias.revision):
         return _hub(alias.name, alias.repo, revision)
-    ready = bundled.where(alias)
     path = ready if ready.is_dir() else hub.on_disk(alias.repo, alias.revision)
     if path is None and (hub.answer(alias.repo, alias.revision) or 400) < 400:
         return ModelSource(alias.name, "alias", repo=alias.repo, revision=alias.revision)
@@ -171,7 +175,8 @@ def _is_model(value: Any) -> bool:
 
 
 def _is_tokenizer(value: Any) -> bool:
-    return hasattr(value, "encode") and hasattr(value, "eos_token_id")
+    """Whether it prepares what a model reads: a tokenizer, or an image processor."""
+    return (hasattr(value, "encode") and hasattr(value, "eos_token_id")) or hasattr(value, "image_mean")
 
 
 def _adapted(model: Any) -> bool:

@@ -12,6 +12,7 @@ from peft_nb.tasks.base import Facts, Task
 from peft_nb.tasks.classification import Classification
 from peft_nb.tasks.generation import Generation
 from peft_nb.tasks.grpo import GRPO
+from peft_nb.tasks.image_classification import ImageClassification
 from peft_nb.tasks.kto import KTO
 from peft_nb.tasks.preference import DPO, ORPO, SimPO
 from peft_nb.tasks.texts import TextTask
@@ -74,7 +75,7 @@ def inspect(spec: RunSpec, table: Table) -> Facts:
     task = TASKS[spec.task]
     used = table.layout.columns.values()
     if media := [one for one in unused.find(table.rows, used) if one.what == "media"]:
-        raise DataError(unused.untrained(media))
+        raise DataError(unused.untrained(media, table.layout.columns.get("image")))
     wrong = "labelled" in task.accepts and table.layout.kind != "labelled"
     if wrong and (several := unused.flags(table.rows, used)):
         raise DataError(unused.as_lists(several, next(iter(used))))
@@ -129,7 +130,10 @@ def proposed(spec: RunSpec, layout: Layout) -> RunSpec:
     task = for_kind(layout.kind)
     if "task" in spec.model_fields_set or layout.kind in TASKS[spec.task].accepts or not task.proposed:
         return spec
-    return type(spec)(**spec.changed(), task=task.name)
+    fields = {**spec.changed(), "task": task.name}
+    if task.base not in (None, TASKS[spec.task].base) and task.model and "model" not in spec.model_fields_set:
+        fields["model"] = task.model  # the default writes texts
+    return type(spec)(**fields)
 
 
 def for_kind(kind: str) -> Task:
@@ -143,5 +147,5 @@ def for_base(kind: str) -> Task:
     return next(fitting, next(iter(TASKS.values())))
 
 
-for _task in (Generation(), Classification(), DPO(), SimPO(), ORPO(), KTO(), GRPO()):
+for _task in (Generation(), Classification(), DPO(), SimPO(), ORPO(), KTO(), GRPO(), ImageClassification()):
     register(_task)

@@ -7,11 +7,13 @@ and its head, such as the names of the classes: plain values that JSON holds, ke
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from peft_nb.data.prompts import Asked
 from peft_nb.errors import DataError, RunError
+from peft_nb.events import Progress, Sampled
 from peft_nb.metrics import Metric
 from peft_nb.models.live import UNCHANGED, Changes
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from peft_nb.data.examples import Encoded, Example
     from peft_nb.data.layouts import Layout
+    from peft_nb.data.quality.checks import Checked
     from peft_nb.data.rendered import RenderedRows
     from peft_nb.evaluation.agreement import Agreement
     from peft_nb.evaluation.evaluators import Evaluator
@@ -32,6 +35,23 @@ if TYPE_CHECKING:
 
 Facts = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """Answers that a model writes itself in each step.
+
+    Attributes
+    ----------
+    count, longest : int
+        Answers to each prompt, and tokens of each at most.
+    compared : bool
+        Whether a reference reads them too.
+    """
+
+    count: int
+    longest: int
+    compared: bool
 
 
 class Task:
@@ -47,7 +67,7 @@ class Task:
         Kinds of layouts whose rows it learns from: ``chat``, ``text``, ``labelled``.
     wants : str
         How the columns of other rows are to be named, for the message that refuses them.
-    unit : {"token", "text", "pair", "answer"}
+    unit : {"token", "text", "pair", "answer", "image"}
         What a mean loss is divided by.
     tokenwise : bool
         Whether every token is predicted, over the vocabulary.
@@ -58,9 +78,11 @@ class Task:
     learned, instead : str
         What the model card says that is learned; what is said to who asks it for what it does not do.
     pipeline_tag, auto_class, peft_type : str
-        As hubs, transformers and PEFT call it.
-    base : {"causal"} or None
-        What a base is loaded as; None takes what it was made for.
+        As hubs, transformers and PEFT call it; PEFT has no name for some.
+    reader_class : str
+        What transformers makes of text or of an image what a model takes.
+    base : {"causal", "vision"} or None
+        What a base is loaded as; None takes what one of texts was made for.
     model : str or None
         Base to begin with, where it is not the default of the spec.
     unused : mapping of str to str
@@ -82,7 +104,7 @@ class Task:
     source: str = ""
     accepts: tuple[str, ...] = ("chat", "text")
     wants: str = ""
-    unit: Literal["token", "text", "pair", "answer"] = "token"
+    unit: Literal["token", "text", "pair", "answer", "image"] = "token"
     tokenwise: bool = True
     stratify: bool = False
     generates: bool = True
@@ -90,8 +112,9 @@ class Task:
     instead: str = "writes texts and knows no classes; call generate() on it"
     pipeline_tag: str = "text-generation"
     auto_class: str = "AutoModelForCausalLM"
+    reader_class: str = "AutoTokenizer"
     peft_type: str = "CAUSAL_LM"
-    base: Literal["causal"] | None = "causal"
+    base: Literal["causal", "vision"] | None = "causal"
     model: str | None = None
     unused: Mapping[str, str] = {}
     options: Mapping[str, Any] = {}
@@ -114,6 +137,10 @@ class Task:
         """What is wrong with the task's own options, one line each."""
         return []
 
+    def written(self, spec: RunSpec) -> Written | None:
+        """Say which answers each step writes and has rewarded; None for a task that learns from its rows' own."""
+        return None
+
     # ---- rows
 
     def validate(self, layout: Layout, spec: RunSpec) -> None:
@@ -133,6 +160,22 @@ class Task:
 
     def validate_eval(self, rows: Rows, layout: Layout, facts: Facts, row_name: str) -> None:
         """Refuse evaluation rows that the training rows do not explain, as a DataError."""
+
+    def check(self, *tables: Any, **how: Any) -> Checked:
+        """Look for what is wrong with rows; parameters and result as of :func:`.quality.checks.check`."""
+        from peft_nb.data.quality import checks
+
+        return checks.check(*tables, **how)
+
+    def state(self, rows: Rows, layout: Layout) -> str:
+        """Tell what rows depend on beside their cells, such as files that they name."""
+        return ""
+
+    def groups(self, contents: Sequence[Any], *, progress: Progress | None = None) -> Sequence[int]:
+        """Give each row the number of the first that says the same or nearly so; its contents are what it says."""
+        from peft_nb.data.quality import duplicates
+
+        return duplicates.groups(contents, progress=progress)
 
     def encode(
         self,
@@ -247,12 +290,17 @@ class Task:
         """Measure the task's own metrics on the evaluation set, with the objective installed."""
         return {}
 
-    def warning(self, spec: RunSpec, losses: Sequence[float], metrics: Mapping[str, Any]) -> str:
-        """Say in a line what looks wrong about a training that ended, given all logged losses; or nothing."""
-        return ""
+    def watched(
+        self, model: PeftModel, objective: Any, examples: Sequence[Example], step: int, facts: Facts
+    ) -> Iterator[Sampled]:
+        """Say what a model that writes no texts says of a few evaluation examples after a step, to be shown."""
+        yield from ()
 
-    def warning_of_answers(self, metrics: Mapping[str, Any]) -> str:
-        """Say in a line what looks wrong about the answers of a model that was evaluated; or nothing."""
+    def warning(self, spec: RunSpec, losses: Sequence[float], metrics: Mapping[str, Any]) -> str:
+        """Say in a line what looks wrong about a training, given all logged losses; or nothing.
+
+        Asked when the training has ended, and again when the model has been evaluated and more metrics are known.
+        """
         return ""
 
     def evaluator(self) -> type[Evaluator]:
@@ -260,6 +308,13 @@ class Task:
         from peft_nb.evaluation.evaluators import Evaluator
 
         return Evaluator
+
+    def asked(self, given: Any) -> list[Any]:
+        """Turn what ``Run.predict`` was given into a list; RunError for what the task does not read."""
+        several = [given] if isinstance(given, str) else list(given)
+        if wrong := [type(one).__name__ for one in several if not isinstance(one, str)]:
+            raise RunError(f"predict() takes texts, and found a {wrong[0]} among them; turn it into text or drop it")
+        return several
 
     def predict(self, model: PeftModel, tokenizer: Any, texts: Sequence[str], facts: Facts) -> pandas.DataFrame:
         """Say what the model says of texts: one row a text, in a column ``label`` what it says."""
@@ -285,9 +340,9 @@ class Task:
 
     # ---- files
 
-    def saved_config(self, model: PeftModel) -> Any:
-        """The configuration to save beside the adapter, where it says what PEFT's own file does not; or None."""
-        return None
+    def beside(self, model: PeftModel, facts: Facts) -> list[Any]:
+        """What to save beside the adapter, by its ``save_pretrained``, where PEFT's own files do not say it."""
+        return []
 
     def unmergeable(self, facts: Facts) -> str:
         """Why no class of transformers can hold the merged model, or an empty string."""

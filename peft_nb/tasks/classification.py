@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.data.labels import Classes
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from peft_nb.spec import RunSpec
 
 THRESHOLD = 0.5  # of a probability, above which a text that can have several classes has one
-COLUMNS = ("text", "label", "probability")
 
 
 class Classification(TextTask):
@@ -42,7 +41,8 @@ class Classification(TextTask):
     instead = "gives texts labels and writes none; call predict() on it"
     pipeline_tag = "text-classification"
     stratify = True
-    unused = dict.fromkeys(("score", "regression"), "a classifier is judged by its accuracy")
+    unused: Mapping[str, str] = dict.fromkeys(("score", "regression"), "a classifier is judged by its accuracy")
+    columns = ("text", "label", "probability")
     script = "task: a script is written for generation alone; as adapter and as yaml serve classification too"
 
     def validate(self, layout: Layout, spec: RunSpec) -> None:
@@ -140,10 +140,18 @@ class Classification(TextTask):
             name, ``p(name)`` where that is one of the first three. Where a text can have several classes, ``label`` and
             ``probability`` are lists of those with 0.5 or more.
         """
+        found = probabilities(self.outputs(model, tokenizer, texts, facts), classes(facts))
+        return self.told_of(self.inputs_shown(texts), found, facts)
+
+    def inputs_shown(self, given: Sequence[Any]) -> list[Any]:
+        """What stands for the inputs in the table of predictions: the texts themselves."""
+        return list(given)
+
+    def told_of(self, shown: Sequence[Any], found: numpy.ndarray, facts: Facts) -> pandas.DataFrame:
+        """Lay probabilities out as :meth:`predict` gives them, beside what stands for the inputs."""
         import numpy
         import pandas
 
-        found = probabilities(self.outputs(model, tokenizer, texts, facts), classes(facts))
         names = facts["classes"]
         if facts["multi_label"]:
             marked = [numpy.flatnonzero(row >= THRESHOLD) for row in found]
@@ -151,8 +159,8 @@ class Classification(TextTask):
             probability: list[Any] = [row[own].tolist() for row, own in zip(found, marked, strict=True)]
         else:
             label, probability = [names[number] for number in found.argmax(1)], found.max(1).tolist()
-        each = [f"p({name})" if name in COLUMNS else name for name in names]
-        main = pandas.DataFrame(dict(zip(COLUMNS, (list(texts), label, probability), strict=True)))
+        each = [f"p({name})" if name in self.columns else name for name in names]
+        main = pandas.DataFrame(dict(zip(self.columns, (list(shown), label, probability), strict=True)))
         return pandas.concat([main, pandas.DataFrame(found, columns=each)], axis=1)
 
     def said(self, predicted: pandas.DataFrame) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from peft_nb.data.prompts import Asked
 from peft_nb.models.live import UNCHANGED, Changes
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from peft_nb.evaluation.evaluators import Evaluator
     from peft_nb.models.load import Base
     from peft_nb.spec import RunSpec
-    from peft_nb.training.text_objective import TextObjective
+    from peft_nb.training.text_objective import HeadObjective
 
 SAME = 1e-4  # divergence, in nats, below which two models say the same of a text
 
@@ -70,12 +70,12 @@ class TextTask(Task):
     """
 
     accepts = ("labelled",)
-    unit = "text"
+    unit: Literal["token", "text", "pair", "answer", "image"] = "text"
     tokenwise = generates = False
     auto_class = "AutoModelForSequenceClassification"
     peft_type = "SEQ_CLS"
-    base = None
-    model = "minilm-l6"
+    base: Literal["causal", "vision"] | None = None
+    model: str | None = "minilm-l6"
 
     def limit(self, base: Base, spec: RunSpec, facts: Facts) -> None:
         """Note the longest text: what the spec allows and the model has places for."""
@@ -147,14 +147,14 @@ class TextTask(Task):
         facts: Facts,
         *,
         supported: bool,
-    ) -> TextObjective:
+    ) -> HeadObjective:
         """As of :meth:`Task.objective`."""
         from peft_nb.training import text_objective
 
         wanted = {"fast": spec.fast, "supported": supported}
         return text_objective.choose(model, examples, pad_id, device, self.head_loss(facts), **wanted)
 
-    def foreseen(self, model: PeftModel, pad_id: int, spec: RunSpec, facts: Facts, *, supported: bool) -> TextObjective:
+    def foreseen(self, model: PeftModel, pad_id: int, spec: RunSpec, facts: Facts, *, supported: bool) -> HeadObjective:
         """As of :meth:`Task.foreseen`."""
         from peft_nb.training import text_objective
 
@@ -211,9 +211,9 @@ class TextTask(Task):
         apart = float((ours - theirs).square().sum() / 2)
         return Counts(1, apart, float(apart < SAME), loss, 1)
 
-    def saved_config(self, model: PeftModel) -> Any:
+    def beside(self, model: PeftModel, facts: Facts) -> list[Any]:
         """What the head's outputs are called has no place in PEFT's own file."""
-        return model.get_base_model().config
+        return [model.get_base_model().config]
 
     def unmergeable(self, facts: Facts) -> str:
         """Why no class of transformers can hold the merged model, or an empty string."""

@@ -32,10 +32,17 @@ def fastest_dtype(config: Any, device: str) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device != "cpu":
         return "float32"
-    config = config.get_text_config()
-    hidden = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    _, hidden, inner = sizes(config)
     return min(("float32", "bfloat16"), key=lambda name: _seconds(getattr(torch, name), hidden, inner))
+
+
+def sizes(config: Any) -> tuple[int, int, int]:
+    """Layers, width, and width inside the feed-forward part of a model; of one in stages all layers, and the last's."""
+    own = config.get_text_config()
+    depths = getattr(own, "depths", None)
+    hidden = getattr(own, "hidden_size", None) or own.hidden_sizes[-1]
+    layers = sum(depths) if depths else own.num_hidden_layers
+    return layers, hidden, getattr(own, "intermediate_size", None) or 4 * hidden
 
 
 def _seconds(dtype: torch.dtype, hidden: int, inner: int) -> float:
@@ -66,9 +73,8 @@ def token_budget(model: Any, available_mb: float, device: str = "cpu") -> int:
     int
         At least ``MIN_BUDGET``; on a CPU at most ``MAX_BUDGET``: more tokens at once make nothing faster there.
     """
-    config = model.config.get_text_config()
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    kept = config.num_hidden_layers * (12 * config.hidden_size + 5 * inner)
+    layers, hidden, inner = sizes(model.config)
+    kept = layers * (12 * hidden + 5 * inner)
     size = next(model.parameters()).element_size()
     fitting = int(max(MIN_BUDGET, available_mb * 1e6 / 3 / (kept * max(size, 2))))
     return fitting if device == "cuda" else min(MAX_BUDGET, fitting)

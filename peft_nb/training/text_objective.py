@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +20,39 @@ HeadLoss = Callable[[torch.Tensor, Sequence[Any]], torch.Tensor]
 """The logits of some texts, shape ``(texts, outputs)``, float32, and the texts: their loss summed over the texts."""
 
 
+class HeadObjective(objectives.Cutting, ABC):
+    """What a head on top of a base learns about whole inputs, such as texts or images."""
+
+    head_loss: HeadLoss
+
+    @abstractmethod
+    def logits(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+        """Logits of some inputs, shape ``(inputs, outputs)``, float32."""
+
+    @abstractmethod
+    def installed(self, model: PeftModel) -> AbstractContextManager[None]:
+        """Make the model ready for this path while the context lasts."""
+
+    def targets(self, examples: Sequence[Any]) -> int:
+        """What a mean loss is divided by: the inputs."""
+        return len(examples)
+
+    def loss(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+        """Summed over the inputs."""
+        return self.head_loss(self.logits(model, examples, device), examples)
+
+    @torch.no_grad()
+    def scores(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
+        """Loss of each input, and 1 for what it counts; as of :meth:`peft_nb.training.objectives.Objective.scores`."""
+        logits = self.logits(model, examples, device)
+        losses = torch.stack(
+            [self.head_loss(one[None], [example]) for one, example in zip(logits, examples, strict=True)]
+        )
+        return torch.stack((losses, torch.full_like(losses, torch.nan), torch.ones_like(losses)), dim=1).double()
+
+
 @dataclass(frozen=True)
-class TextObjective(objectives.Cutting):
+class TextObjective(HeadObjective):
     """What a head on top of a base learns about whole texts.
 
     Unpadded, the tokens of a micro-batch lie end to end in one row from the embeddings to the last hidden state;
@@ -48,10 +80,6 @@ class TextObjective(objectives.Cutting):
     def __str__(self) -> str:
         return "padding-free" if not self.padded else f"padded ({self.reason})" if self.reason else "padded"
 
-    def targets(self, examples: Sequence[Any]) -> int:
-        """What a mean loss is divided by: the texts."""
-        return len(examples)
-
     def logits(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
         """Logits of some texts, shape ``(texts, outputs)``, float32."""
         lengths = [len(one.ids) for one in examples]
@@ -63,19 +91,6 @@ class TextObjective(objectives.Cutting):
         ids = sent(ids, device)
         ids.lengths = lengths  # type: ignore[attr-defined]
         return model(input_ids=ids, attention_mask=sent(mask, device)).logits.float()
-
-    def loss(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
-        """Summed over the texts."""
-        return self.head_loss(self.logits(model, examples, device), examples)
-
-    @torch.no_grad()
-    def scores(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
-        """Loss of each text, and 1 for what it counts; as of :meth:`peft_nb.training.objectives.Objective.scores`."""
-        logits = self.logits(model, examples, device)
-        losses = torch.stack(
-            [self.head_loss(one[None], [example]) for one, example in zip(logits, examples, strict=True)]
-        )
-        return torch.stack((losses, torch.full_like(losses, torch.nan), torch.ones_like(losses)), dim=1).double()
 
     @contextmanager
     def installed(self, model: PeftModel) -> Iterator[None]:

@@ -38,6 +38,7 @@ from peft_nb.system.resources import (
     give_back_memory,
     process_memory_mb,
     processes,
+    trim_memory,
 )
 from peft_nb.training import checkpoint, neftune, optimizer, probe
 from peft_nb.training.best import Best
@@ -49,6 +50,7 @@ from peft_nb.training.packing import share_of
 from peft_nb.training.stop import Abandoned, NotFinite, StopFlag, agreed
 
 CHECKPOINT_SECONDS = 60.0
+TRIM_SECONDS = 10.0  # batches of ever other sizes leave ever more holes in the heap
 UNDO_BYTES = 2**26  # of trained parameters, up to which a copy of them is kept to go back by a step
 
 
@@ -499,8 +501,11 @@ class PlannedTrainer(Trainer):
         return None
 
     def _save_rng_state(self, output_dir: str) -> None:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        checkpoint.save_random(self.draws.state(), Path(output_dir), self.args.process_index)
+        states = gathered(self.draws.state())  # of other machines too, whose disks are their own
+        if self.args.should_save:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            for rank, state in enumerate(states):
+                checkpoint.save_random(state, Path(output_dir), rank)
 
     def _load_rng_state(self, folder: str | None) -> None:
         if folder is not None:
@@ -523,7 +528,7 @@ class _Conductor(TrainerCallback):
 
     def __init__(self, trainer: PlannedTrainer) -> None:
         self.trainer = trainer
-        self.last_saved = time.monotonic()
+        self.last_saved = self.last_trimmed = time.monotonic()
         self.tokens, self.busy_s = 0, 0.0
 
     def on_train_begin(
@@ -545,6 +550,9 @@ class _Conductor(TrainerCallback):
         trainer, spec = self.trainer, self.trainer.spec
         trainer.elapsed_s = trainer.elapsed_before + time.monotonic() - self.started
         last = state.global_step == len(trainer.steps)
+        if time.monotonic() - self.last_trimmed > TRIM_SECONDS:
+            trim_memory()
+            self.last_trimmed = time.monotonic()
         control.should_training_stop = stopping = agreed(trainer.stop.soon.is_set()) or last
         every = spec.eval_steps or trainer.steps_per_epoch
         control.should_evaluate = bool(trainer.eval_examples) and (last or state.global_step % every == 0)

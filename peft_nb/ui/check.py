@@ -83,10 +83,10 @@ def report_on(
 
         def look(rows: checks.Table, progress: Progress | None = None) -> checks.Checked:
             rendered = tokenizer and RenderedRows(rows, layout, tokenizer, loss_on=spec.loss_on, system=spec.system)
-            checked = checks.check(
+            checked = TASKS[spec.task].check(
                 rows, layout, held, held_layout, rendered=rendered, options=options(spec), progress=progress
             )
-            if tokenizer is None:
+            if tokenizer is None and layout.written.keys() - {"label"}:
                 where = f"the tokenizer of {spec.model} is not on this machine"
                 checked.notes.append(f"lengths are estimated, {CHARACTERS_A_TOKEN} characters per token: {where}")
             return checked
@@ -110,7 +110,9 @@ def tokens(spec: RunSpec, row: int, namespace: Mapping[str, Any]) -> TokenView:
 
 
 def _tokenizer(spec: RunSpec, model: Any, namespace: Mapping[str, Any]) -> Any:
-    """Load the model's tokenizer if that takes no download; else None."""
+    """Load the model's tokenizer if that takes no download; else None, as for a task that reads no texts."""
+    if TASKS[spec.task].reader_class != "AutoTokenizer":
+        return None
     held = namespace.get(spec.model) if model is None else model
     if held is not None and not isinstance(held, str | Path):
         pair = resolve(held).pair

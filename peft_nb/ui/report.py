@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
 from itertools import islice, takewhile
+from random import Random
 from shlex import quote
 from typing import Any
 
-from peft_nb.data import Rows, sources
+from peft_nb.data import RowProblem, Rows, sources
+from peft_nb.data.images.augment import STRENGTHS, augmented
+from peft_nb.data.images.preprocess import Preprocess
+from peft_nb.data.prompts import spread
 from peft_nb.data.quality import checks, fixes
 from peft_nb.data.quality.findings import FIXABLE, FIXED_BY_DEFAULT, KINDS, LEVELS, REDACTED, Finding, one_line, shown
 from peft_nb.data.quality.fixes import Change, Edit, Fixed
@@ -22,12 +27,14 @@ from peft_nb.spec import RunSpec
 from peft_nb.spec.notation import write_flags
 from peft_nb.system.display import Displayed
 from peft_nb.tasks import TASKS, for_kind
-from peft_nb.ui import wording
+from peft_nb.ui import images, wording
 from peft_nb.ui.style import BOX, MUTED, NUMBERS
 from peft_nb.ui.tokens import TokenView, of_row
 
 NAMED = 5  # row numbers and changes shown
 LISTED = 500  # row numbers in a finding that is unfolded
+PIXELS = 224  # a side of what most models see
+PICTURES = 24  # rows of images shown
 EDITS = 100  # rows whose changes are shown as HTML
 DROPPED = 0.1  # share of the rows; to drop more of them has to be confirmed
 BARS, WIDE = 8, 30  # of the histogram in text
@@ -226,10 +233,15 @@ class Report(Displayed):
         return self.current.verdict
 
     @property
+    def limited(self) -> bool:
+        """Whether rows are cut at max_length."""
+        return self.current.tokens
+
+    @property
     def lengths_said(self) -> str:
         """Say how long rows are; empty where none can be read."""
         spread = ", ".join(f"{name} {value:,}" for name, value in self.current.spread.items())
-        return f"tokens per row{' (estimated)' if self.checked.estimated else ''}: {spread}" if spread else ""
+        return f"{self.checked.measured}{' (estimated)' if self.checked.estimated else ''}: {spread}" if spread else ""
 
     @property
     def changes_said(self) -> list[str]:
@@ -281,7 +293,7 @@ class Report(Displayed):
             f" {quote(flag)}" for flag in write_flags(said, RunSpec.describe()) if not flag.endswith(IN_MEMORY)
         )
         steps = []
-        if data and len(self.rows):
+        if data and len(self.rows) and self.limited:
             steps += [f"%peft data {quote(data)}{flags} --row 0"]
         pending = frozenset[str]()  # kinds that the next steps fix
         if not self._variable and any(finding.kind in FIXED_BY_DEFAULT for finding in self.fixable):
@@ -322,7 +334,34 @@ class Report(Displayed):
     def head_html(self) -> str:
         """Name the data, what was fixed, how they are now, and their labels; as HTML."""
         fixed = f"{escape(self.changed_said)}<br/>" if self._done else ""
-        return f"<p>{escape(self.headline)}<br/>{fixed}<strong>{escape(self.verdict)}</strong></p>{self._labels_html}"
+        verdict = f"<strong>{escape(self.verdict)}</strong>"
+        return f"<p>{escape(self.headline)}<br/>{fixed}{verdict}</p>{self._labels_html}{self._images_html}"
+
+    @property
+    def _images_html(self) -> str:
+        """Show some rows of images, spread over all, with their labels; empty of other rows."""
+        layout = self.checked.layout
+        if layout.kind != "image":
+            return ""
+        from peft_nb.data.images.encoding import content
+        from peft_nb.data.images.thumbnail import thumbnail
+
+        cells = []
+        for number in spread(range(len(self.rows)), PICTURES):
+            with suppress(RowProblem):
+                row = self.rows[number]
+                image = thumbnail(self._seen(content(layout, row).open(), number))
+                cells.append(images.Shown(image, shown(", ".join(layout.labels(row))), f"row {number}"))
+        how = f", as augment: {self.spec.augment} may show them" if self.spec.augment in STRENGTHS else ""
+        return images.grid(f"{len(cells)} of {len(self.rows):,} images{how}", cells)
+
+    def _seen(self, image: Any, number: int) -> Any:
+        """An image as training may show it, where it changes images; else as it is."""
+        if self.spec.augment not in STRENGTHS:
+            return image
+        size = self.spec.image_size or PIXELS
+        prepare, draw = Preprocess(0, size, size), Random(f"{self.spec.seed}/{number}").random
+        return augmented(prepare.resized(image, roomy=True), prepare, self.spec.augment, draw)
 
     @property
     def labels_said(self) -> str:
@@ -410,8 +449,9 @@ class Report(Displayed):
             return ""
         from peft_nb import plots
 
-        label = "tokens per row (estimated)" if self.current.estimated else "tokens per row"
-        drawn = plots.histogram(self.lengths, self.spec.max_length, label, (WIDTH / 100, HEIGHT / 100))
+        label = f"{self.current.measured}{' (estimated)' * self.current.estimated}"
+        limit = self.spec.max_length if self.limited else None
+        drawn = plots.histogram(self.lengths, limit, label, (WIDTH / 100, HEIGHT / 100))
         return drawn.html(self.lengths_said, "display:block;max-width:100%;height:auto;margin-top:8px")
 
 

@@ -15,7 +15,7 @@ from peft_nb.data.prompts import Prompt
 from peft_nb.metrics import comparable
 from peft_nb.runs.compare import Compared
 from peft_nb.spec import RunSpec
-from peft_nb.ui import differences, votes, wording
+from peft_nb.ui import differences, images, votes, wording
 from peft_nb.ui.differences import MARK, clean, marked
 from peft_nb.ui.style import BOX, MUTED, NUMBERS
 
@@ -344,6 +344,8 @@ def asked(found: Compared) -> Iterable[tuple[str, str, dict[str, str]]]:
 
 
 def _question(prompt: str) -> str:
+    if image := images.picture(prompt, "the image asked about"):
+        return f"<div>{image}</div>"
     style = f"{FOREIGN};font-weight:600"
     if len(prompt) <= LONGEST:
         return f'<div style="{style}" dir="auto">{escape(prompt)}</div>'

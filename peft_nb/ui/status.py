@@ -10,7 +10,7 @@ from html import escape
 
 from peft_nb.events import Notice, Sampled, StepLogged
 from peft_nb.metrics import METRICS, Metric
-from peft_nb.ui import wording
+from peft_nb.ui import images, wording
 from peft_nb.ui.style import BOX, MUTED, NUMBERS
 from peft_nb.ui.view import RECENT, Curve, RunView
 
@@ -231,7 +231,9 @@ def samples(view: RunView) -> str:
     asked: dict[str, list[Sampled]] = {}
     for one in view.samples:
         asked.setdefault(one.prompt, []).append(one)
-    return "".join(_sample(prompt, answers) for prompt, answers in asked.items())
+    drawn = "".join(_sample(prompt, answers) for prompt, answers in asked.items())
+    beside = any(one.image for one in view.samples)  # these take little room
+    return f'<div style="display:flex;flex-wrap:wrap;gap:0 24px">{drawn}</div>' if beside else drawn
 
 
 def _when(one: Sampled) -> str:
@@ -249,11 +251,16 @@ def _sample(prompt: str, answers: list[Sampled]) -> str:
         f'<td dir="auto" style="{wrapped}">{escape(answer)}</td></tr>'
         for label, answer in said
     )
+    width = "12em" if answers[0].image else "100%"
     return (
-        '<table style="width:100%;table-layout:auto;margin:8px 0 0;color:inherit;font-size:inherit">'
+        f'<table style="width:{width};table-layout:auto;margin:8px 0 0;color:inherit;font-size:inherit">'
         f'<caption dir="auto" style="{wrapped};font-weight:bold;caption-side:top;color:inherit">'
-        f"{escape(prompt)}</caption>{rows}</table>"
+        f"{_thumbnail(answers[0])}{escape(prompt)}</caption>{rows}</table>"
     )
+
+
+def _thumbnail(of: Sampled) -> str:
+    return f"{images.picture(of.image, of.prompt)}<br/>" if of.image else ""
 
 
 def sparkline(losses: Curve, evals: Curve) -> str:

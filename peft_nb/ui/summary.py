@@ -11,7 +11,7 @@ from typing import Any
 
 from peft_nb.metrics import METRICS
 from peft_nb.tasks import TASKS
-from peft_nb.ui import evaluation, wording
+from peft_nb.ui import evaluation, images, wording
 from peft_nb.ui.evaluation import labelled
 from peft_nb.ui.status import notices, title
 from peft_nb.ui.style import BOX, NUMBERS
@@ -212,11 +212,12 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None, *, 
     if whole:
         warned = notices(view, *filter(None, [metrics.get("warning")]))
         head, curve = f"<p><strong>{escape(headline(view))}</strong></p>{warned}", _image(view)
+    classes = _classes(metrics, TASKS[view.task].unit)
     return (
         f'<div style="{BOX}">{head}'
         '<div style="display:flex;flex-wrap:wrap;gap:8px 24px;align-items:flex-start">'
         f'<table style="margin:0;flex:1 1 340px;table-layout:auto;color:inherit;font-size:inherit">{body}</table>'
-        f"{curve}{_matrix(metrics)}</div>{_classes(metrics)}{following}{last}</div>"
+        f"{curve}{_matrix(metrics)}</div>{classes}{_mistakes(view)}{following}{last}</div>"
     )
 
 
@@ -246,6 +247,13 @@ def _matrix(metrics: Mapping[str, Any]) -> str:
     most = "; ".join(f"{true} predicted as {given}: {count}" for count, true, given in wrong[:3])
     alt = f"Confusion matrix of {len(names)} classes; " + (f"most often {most}" if wrong else "none is wrong")
     return confusion(names, counts).html(alt)
+
+
+def _mistakes(view: RunView) -> str:
+    """The images that a classifier is surest of and wrong about."""
+    said = ((one.image, f"{one.answer} ({one.probability:.0%})", f"is {one.label}") for one in view.mistakes)
+    shown = [images.Shown(*one) for one in said]
+    return images.grid("Worst mistakes on the eval set", shown) if shown else ""
 
 
 def by_class(metrics: Mapping[str, Any]) -> list[tuple[str, float, float, float, int]]:
@@ -280,8 +288,8 @@ def _counted(confusion: Sequence[Sequence[int]], classes: int) -> list[tuple[int
     return list(zip(true, given, right, strict=True)) if confusion else []
 
 
-def _classes(metrics: Mapping[str, Any]) -> str:
-    """A table by class; a long one is folded."""
+def _classes(metrics: Mapping[str, Any], unit: str = "text") -> str:
+    """A table by class, of so many texts or images; a long one is folded."""
     if not metrics.get("classes") or not (counted := by_class(metrics)):
         return ""
     right = f"text-align:right;padding:0 8px;{NUMBERS}"
@@ -292,7 +300,7 @@ def _classes(metrics: Mapping[str, Any]) -> str:
         for name, *shares, texts in counted
     )
     head = "".join(
-        f'<th scope="col" style="{right}">{name}</th>' for name in ("precision", "recall", "F1", "eval texts")
+        f'<th scope="col" style="{right}">{name}</th>' for name in ("precision", "recall", "F1", f"eval {unit}s")
     )
     folded = "" if len(metrics["classes"]) > SHOWN else " open"
     return (

@@ -181,6 +181,8 @@ def of_row(row: int, rows: Sequence[Mapping[str, Any]], layout: Layout, tokenize
     """
     if not 0 <= row < len(rows):
         raise DataError(f"row {row}: there are {wording.count(len(rows), 'row')}, numbered from 0")
+    if layout.kind == "image":
+        raise DataError("an image has no tokens; the report shows some, with augment as training may show them")
     if tokenizer is None:
         advice = "name one that is, or pass model=(model, tokenizer)"
         raise ModelError(f"tokens need the tokenizer of {spec.model}, which is not on this machine; {advice}")

@@ -19,6 +19,7 @@ from peft_nb.events import (
     Checkpointed,
     Evaluated,
     Event,
+    Mistaken,
     Notice,
     Planned,
     Preparing,
@@ -178,6 +179,7 @@ class RunView:
     rates: Curve = field(default_factory=Curve)
     norms: Curve = field(default_factory=Curve)
     samples: tuple[Sampled, ...] = ()
+    mistakes: tuple[Mistaken, ...] = ()
     scores: Mapping[str, Curve] = field(default_factory=dict)  # by the key of the metric, such as accuracy
     notices: tuple[Notice, ...] = ()
     left_s: float | None = None  # as the latest event told it
@@ -274,6 +276,8 @@ def advance(view: RunView, event: Event) -> RunView:
             return replace(view, scores={**view.scores, **scores})
         case Sampled():
             return replace(view, samples=_sampled(view.samples, event))
+        case Mistaken():
+            return replace(view, mistakes=(*view.mistakes, event))
         case Checkpointed(step):
             return replace(view, checkpoint=step)
         case Resumed(step):

@@ -58,7 +58,7 @@ def redact_rows(
 
     for number, row in enumerate(rows):
         here: set[str] = set()
-        patch = {column: altered(row.get(column), redacted) for column in layout.columns.values()}
+        patch = {column: altered(row.get(column), redacted) for column in layout.written.values()}
         if here:
             found[number], patches[number] = here, patch
         if progress and number % 64 == 0:

@@ -114,6 +114,8 @@ def _histogram(report: Report) -> str:
     """Draw how long rows are, and say it for those who do not see it."""
     if not report.lengths:
         return ""
+    if not report.limited:
+        return f"{report.picture_html}<div>{escape(report.lengths_said)}</div>"
     limit = report.spec.max_length
     near = max(report.lengths) > limit / 2  # as in the picture
     over = wording.count(sum(length > limit for length in report.lengths), "row")

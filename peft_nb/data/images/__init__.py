@@ -1,0 +1,1 @@
+"""Images as rows: what a cell can hold, folders of them, how they are prepared, and what is wrong with them."""
