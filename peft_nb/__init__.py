@@ -31,6 +31,8 @@ if _TYPE_CHECKING:
     from peft_nb.ui.chat import Chat, chat
     from peft_nb.ui.check import check
     from peft_nb.ui.compare import Comparison, compare
+    from peft_nb.ui.discover import discover
+    from peft_nb.ui.sweep import Sweep, sweep
     from peft_nb.ui.train import train
     from peft_nb.ui.votes import votes
 
@@ -39,17 +41,20 @@ __all__ = [
     "Comparison",
     "Run",
     "RunSpec",
+    "Sweep",
     "Switchboard",
     "chat",
     "check",
     "combine",
     "compare",
+    "discover",
     "load",
     "load_ipython_extension",
     "methods",
     "models",
     "recipes",
     "runs",
+    "sweep",
     "train",
     "unload_ipython_extension",
     "votes",
@@ -60,17 +65,20 @@ _MODULES = {
     "Comparison": "ui.compare",
     "Run": "runs.run",
     "RunSpec": "spec",
+    "Sweep": "ui.sweep",
     "Switchboard": "serving.switchboard",
     "chat": "ui.chat",
     "check": "ui.check",
     "combine": "runs.combine",
     "compare": "ui.compare",
+    "discover": "ui.discover",
     "load": "runs.run",
     "load_ipython_extension": "extension",
     "methods": "methods",
     "models": "models",
     "recipes": "spec.recipes",
     "runs": "runs.run",
+    "sweep": "ui.sweep",
     "train": "ui.train",
     "unload_ipython_extension": "extension",
     "votes": "ui.votes",

@@ -113,7 +113,7 @@ register(
     ),
     Metric(
         *("answer_words", "words per answer", "words"),
-        help="mean words of the answers behind score",
+        help="mean words of the answers behind score; with judge: quick, to a few prompts and of 128 tokens at most",
         base="base_answer_words",
     ),
     Metric("rouge_l", "ROUGE-L", "score", "high", "held-out", "mean ROUGE-L on the evaluation set", on=_ROWS),

@@ -28,11 +28,15 @@ from peft_nb.data import support_desk
 from peft_nb.events import Event, StepLogged
 from peft_nb.models import cache as models_cache
 from peft_nb.runs.run import Run, active, begin
+from peft_nb.runs.sweeps import search
+from peft_nb.runs.sweeps.search import Search
 from peft_nb.serving.server import Server
 from peft_nb.spec import RunSpec
 from peft_nb.spec.names import NAMES
+from peft_nb.spec.sweep import SweepSpec
 from peft_nb.store import Store
 from tests.every_method import NEEDED, RATES
+from tests.images import vision_model
 from tests.serving import serve
 
 # A machine that is busy with something else makes no test fail.
@@ -214,6 +218,29 @@ Python = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="session")
+def searching(spec: Callable[..., RunSpec], rows: list[dict[str, str]]) -> Callable[..., Search]:
+    """Begin a sweep on the tiny base and the rows in memory; fields are those of a sweep or of a run."""
+
+    def begin_sweep(store: Store, *, study: Any = None, first: Any = (), **fields: Any) -> Search:
+        varied = {"sweep": {"learning_rate": [1e-3, 1e-2, 3e-2]}, **fields}
+        common = spec(max_steps=9, eval_steps=None).changed()
+        common = {name: value for name, value in common.items() if name not in varied["sweep"]}
+        described = SweepSpec(**{**common, **varied})
+        return search.begin(described, data=rows, store=store, study=study, first=first)
+
+    return begin_sweep
+
+
+@pytest.fixture(scope="session")
+def swept(searching: Callable[..., Search], tmp_path_factory: pytest.TempPathFactory) -> Search:
+    """A finished sweep of eight trials, of which some were stopped early, for whoever only reads from it."""
+    space = {"method": ["lora", "ia3"], "r": [2, 4], "learning_rate": {"low": 1e-4, "high": 3e-2, "log": True}}
+    begun = searching(Store(tmp_path_factory.mktemp("swept")), sweep=space, trials=8, name="tickets")
+    begun.wait()
+    return begun
+
+
+@pytest.fixture(scope="session")
 def talkers(
     spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> list[Run]:
@@ -227,13 +254,14 @@ def talkers(
 def desk(
     spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Run]:
-    """Finished runs in one store: ``tickets`` twice, ``manners`` with a system prompt, and by DoRA."""
+    """Finished runs in one store: ``tickets`` twice, ``manners`` with a system prompt, by DoRA, and by a prompt."""
     store = Store(tmp_path_factory.mktemp("desk"))
     kinds: dict[str, dict[str, Any]] = {
         "tickets@v1": {},
         "tickets@v2": {"learning_rate": 3e-2, "seed": 1},
         "manners@v1": {"system": "Be kind.", "max_steps": 12},
         "manners@v2": {"method": "dora"},
+        "manners@v3": {"method": "prompt", "max_steps": 1},
     }
     return {
         word: begin(spec(name=word.partition("@")[0], **kind), data=rows, store=store).wait()
@@ -243,7 +271,7 @@ def desk(
 
 @pytest.fixture(scope="session")
 def served(desk: dict[str, Run]) -> Iterator[Server]:
-    """A server of all but the DoRA, for whoever only asks it."""
+    """A server of the LoRAs, for whoever only asks it."""
     server = serve(Store(desk["manners@v2"].folder.parents[1]), "tickets@v1", "tickets@v2", "manners@v1")
     yield server
     server.stop()
@@ -318,6 +346,12 @@ def encoder(labelled: list[dict[str, str]], tmp_path_factory: pytest.TempPathFac
         '{"word_embedding_dimension": 32, "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}'
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random ViT for images of 32 pixels."""
+    return vision_model(tmp_path_factory.mktemp("vision"))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,10 @@ def requirements() -> list[str]:
 
 def lowest() -> list[str]:
     """The same at the lowest version allowed; whoever writes another kind of bound is stopped here."""
-    return ["{}=={}".format(*re.fullmatch(r"([\w.-]+)>=([\w.]+)(?:,.*)?", one).groups()) for one in requirements()]
+    return [
+        "{}=={}".format(*re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\w.]+)(?:,.*)?", one).groups())
+        for one in requirements()
+    ]
 
 
 if __name__ == "__main__":

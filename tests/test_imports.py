@@ -66,6 +66,11 @@ CASES: dict[str, tuple[str, list[str]]] = {
         TORCH,
     ),
     "comparisons": ("from peft_nb import compare, Comparison", HEAVY),
+    "sweeps": (
+        "from peft_nb import Sweep, sweep, discover; from peft_nb.spec.sweep import SweepSpec\n"
+        "SweepSpec(data='tickets', sweep={'r': [4, 8]}); from peft_nb.store import Store; Store('store').sweeps.all()",
+        [*HEAVY, "optuna", "sqlalchemy"],
+    ),
     "live display and summary": (
         "from peft_nb.ui import live, status, summary, view\n"
         "from peft_nb.events import StepLogged\n"

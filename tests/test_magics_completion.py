@@ -10,6 +10,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from peft_nb.data.sources import BUILTIN
 from peft_nb.magics.completion import complete
 from peft_nb.spec import METHODS, RunSpec
+from peft_nb.spec.place import FIELDS
+from peft_nb.spec.sweep import SweepSpec
 
 NAMESPACE = {
     "tickets": pandas.DataFrame({"prompt": ["a"]}),
@@ -64,7 +66,7 @@ def at_cursor(cell: str) -> tuple[str, list[str]]:
         ("%peft sh|", "sh", ["show"]),
         ("x = 1\n%peft res|", "res", ["resume"]),
         ("%peft resume lora-3f9a2c --b|", "--b", ["--background"]),
-        ("%peft resume lora-3f9a2c --|", "--", ["--out", "--background"]),
+        ("%peft resume lora-3f9a2c --|", "--", ["--out", "--background", *(f"--{one.name}" for one in FIELDS)]),
         ("%peft show --|", "--", []),
         ("%peft train spec.yaml --ep|", "--ep", ["--epochs", "--epsilon"]),
         ("%peft data |", "", ["tickets", "rows", *BUILTIN]),
@@ -93,7 +95,8 @@ def test_what_is_offered(cell: str, fragment: str, offered: list[str]) -> None:
 
 def test_a_field_that_is_set_already_is_not_offered_again() -> None:
     _, offered = at_cursor("%%peft lora\nr: 8\n|\nseed: 1")
-    assert offered == [f"{field.name}: " for field in RunSpec.describe() if field.name not in ("r", "seed")]
+    known = [*RunSpec.describe(), *SweepSpec.describe()]
+    assert offered == [f"{field.name}: " for field in known if field.name not in ("r", "seed")]
     _, offered = at_cursor("%%peft lora --epochs 1 --e|")
     assert offered == ["--eval-data", "--eval-fraction", "--early-stopping-patience", "--epsilon", "--eval-steps"]
 

@@ -28,7 +28,7 @@ from tests.shell import refused, run
             "%peft merge takes a run and a folder; write %peft merge RUN PATH [--dtype DTYPE] [--max-kl X]",
         ),
         ("%peft merge run there --max-kl none", "--max-kl none: not a number; write one such as 0.01"),
-        ("%peft stop a b", "b: unexpected; write %peft stop [RUN]"),
+        ("%peft stop a b", "b: unexpected; write %peft stop [RUN] [--now]"),
         ("%peft runs --all", "--all: %peft runs has no such flag; write %peft runs"),
         ("%peft load x --out 2x", "--out '2x': not a name for a variable; write one such as run"),
         ("%peft load x --out", "--out '': not a name for a variable; write one such as run"),

@@ -12,10 +12,12 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from peft_nb.data.support_desk import load as load_desk
 from peft_nb.errors import RunError
@@ -111,6 +113,26 @@ def test_memory_of_finished_runs_is_given_back(start: Start) -> None:
     assert [model() for model in models[:-1]] == [None] * 9
     # Late in a long session the allocator still moves by some MB a run; ten leaks would be 190 MB.
     assert resident[-1] - resident[1] < 95, resident
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="bfloat16 has no kernels of its own here")
+def test_memory_of_what_learns_preferences_is_foreseen(
+    base: Path, spec: Callable[..., RunSpec], store: Store, tmp_path: Path
+) -> None:
+    """Batches of ever other sizes: kernels for each shape, and holes between what they leave."""
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*model*", "config.json"))
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 12}
+    tiny.base("llama", vocab_size=512, eos_token_id=2, pad_token_id=0, **sizes).save_pretrained(folder)
+    rows = load_desk()["train"]
+    pairs = [
+        {"prompt": one["question"], "chosen": one["answer"], "rejected": other["answer"]}
+        for one, other in pairwise(rows)
+    ]
+    fields = {"model": str(folder), "task": "dpo", "dtype": "bfloat16", "batch_size": 8, "eval_steps": 20}
+    run = begin(spec(**fields, max_steps=40), data=pairs, store=store).wait()
+    foreseen, peak = (run.metrics[name] for name in ("forecast_memory_mb", "peak_memory_mb"))
+    assert peak < 1.03 * foreseen < 1.2 * peak, (foreseen, peak)
 
 
 def own_memory() -> float:

@@ -11,17 +11,20 @@ PUBLIC = [
     "Comparison",
     "Run",
     "RunSpec",
+    "Sweep",
     "Switchboard",
     "chat",
     "check",
     "combine",
     "compare",
+    "discover",
     "load",
     "load_ipython_extension",
     "methods",
     "models",
     "recipes",
     "runs",
+    "sweep",
     "train",
     "unload_ipython_extension",
     "votes",
@@ -37,7 +40,9 @@ def test_every_public_name_exists_and_is_documented(name: str) -> None:
     assert inspect.getdoc(getattr(peft_nb, name))
 
 
-@pytest.mark.parametrize("cls", [peft_nb.Chat, peft_nb.Comparison, peft_nb.Run, peft_nb.RunSpec, peft_nb.Switchboard])
+@pytest.mark.parametrize(
+    "cls", [peft_nb.Chat, peft_nb.Comparison, peft_nb.Run, peft_nb.RunSpec, peft_nb.Sweep, peft_nb.Switchboard]
+)
 def test_every_public_member_is_documented(cls: type) -> None:
     kinds = [kind for kind in cls.__mro__ if kind.__module__.startswith("peft_nb")]
     every = {name: member for kind in kinds for name, member in vars(kind).items() if not name.startswith("_")}

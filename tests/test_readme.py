@@ -15,6 +15,8 @@ from peft_nb.data import layouts
 from peft_nb.magics.line import COMMANDS
 from peft_nb.models import ALIASES
 from peft_nb.spec import notation
+from peft_nb.spec.place import FIELDS, Place
+from peft_nb.spec.sweep import SweepSpec, described
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -65,7 +67,8 @@ def test_every_column_name_that_is_recognised_is_documented(entry: layouts.Layou
 
 @pytest.mark.parametrize("cell", blocks("", "%%peft"))
 def test_every_cell_is_a_valid_spec(cell: str) -> None:
-    assert RunSpec(**notation.read_cell(cell, RunSpec.describe()).fields)
+    fields = notation.read_cell(cell, [*RunSpec.describe(), *SweepSpec.describe()]).fields
+    assert described(fields) or RunSpec(**fields)
 
 
 def test_every_command_of_the_shell_is_valid() -> None:
@@ -74,7 +77,9 @@ def test_every_command_of_the_shell_is_valid() -> None:
     for line in lines:
         words = line.partition("peft_nb train ")[2].split()
         file = [word for word in words[:1] if word == "spec.yaml"]
-        assert RunSpec(**{"data": "spec.yaml's", **notation.parse_train(words[len(file) :], RunSpec.describe())})
+        fields = notation.parse_train(words[len(file) :], [*RunSpec.describe(), *FIELDS])
+        assert Place.taken(fields)
+        assert RunSpec(**{"data": "spec.yaml's", **fields})
 
 
 def test_every_make_target_and_script_exists() -> None:

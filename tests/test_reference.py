@@ -24,6 +24,7 @@ from peft_nb.models import ALIASES
 from peft_nb.runs.run import Run
 from peft_nb.spec import METHODS, RunSpec, fields, notation
 from peft_nb.spec.recipes import names, purpose
+from peft_nb.spec.sweep import SweepSpec
 from peft_nb.store import Facts
 
 FILE = Path(__file__).parents[1] / "REFERENCE.md"
@@ -61,7 +62,7 @@ def cell() -> str:
 
 def spec() -> str:
     parts = []
-    for section, group in groupby(RunSpec.describe(), key=lambda field: field.section):
+    for section, group in groupby([*RunSpec.describe(), *SweepSpec.describe()], key=lambda field: field.section):
         rows = [field_row(field) for field in group]
         parts.append(f"### {section}\n\n" + table(("field", "flags", "value", "default", "what it is"), rows))
     return "\n\n".join(parts)
@@ -150,7 +151,10 @@ def python() -> str:
     kinds = [kind for kind in reversed(Run.__mro__) if kind is not object]
     own = {name: member for kind in kinds for name, member in vars(kind).items() if not name.startswith("_")}
     members = [(f"`run.{name}`", first(member)) for name, member in own.items() if getdoc(member)]
-    return table(("`peft_nb.`", "what it does"), rows) + "\n\n" + table(("of a run", "what it is or does"), members)
+    parts = [table(("`peft_nb.`", "what it does"), rows), table(("of a run", "what it is or does"), members)]
+    searched = {name: member for name, member in vars(peft_nb.Sweep).items() if not name.startswith("_")}
+    members = [(f"`sweep.{name}`", first(member)) for name, member in searched.items() if getdoc(member)]
+    return "\n\n".join([*parts, table(("of a sweep", "what it is or does"), members)])
 
 
 def tree() -> str:
@@ -194,8 +198,8 @@ def test_the_reference_is_that_of_the_code() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *notation.flags([*RunSpec.describe(), *notation.CELL]),
-        *(field.name for field in RunSpec.describe()),
+        *notation.flags([*RunSpec.describe(), *SweepSpec.describe(), *notation.CELL]),
+        *(field.name for field in [*RunSpec.describe(), *SweepSpec.describe()]),
         *METHODS,
         *(f"%peft {name}" for name in COMMANDS),
         *events.KINDS,

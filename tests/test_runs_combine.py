@@ -139,4 +139,4 @@ def test_mistakes_are_one_line(two: tuple[Run, Run], learn: Callable[..., Run], 
     with pytest.raises(RunError, match="call wait"):
         peft_nb.combine({active: 1.0})
     active.stop(now=True)
-    active._executor.wait(60)
+    active._thread.wait(60)

@@ -26,6 +26,7 @@ NAMES = [
     "bottleneck-per-language",
     "classification",
     "code",
+    "image-classification",
     "json-extraction",
     "method-shoot-out",
     "preferences",
@@ -74,9 +75,11 @@ def test_it_is_a_spec_that_its_method_can_serve_on_data_that_are_here(name: str,
 
 
 @pytest.mark.parametrize(("name", "place"), few(ALL, ("classification", 0), ("support-bot", 0)))
-def test_it_trains(name: str, place: int, base: Path, encoder: Path, store: Store) -> None:
+def test_it_trains(name: str, place: int, base: Path, encoder: Path, vision: Path, store: Store) -> None:
     spec = RunSpec(**runs(name)[place])
-    model = encoder if spec.task == "classification" else base
+    models = {"classification": encoder, "image-classification": vision}
+    model = models.get(spec.task, base)
+    spec = spec.model_copy(update={"method_options": {}} if model is vision else {})
     small = {"model": str(model), "max_steps": 2, "max_length": 256, "dtype": "float32", "device": "cpu"}
     quick = {"judge": "off", "accept": {}, "eval_fraction": 0, "load_best_model_at_end": False}
     run = begin(RunSpec(**spec.changed() | small | quick), store=store).wait()

@@ -152,8 +152,8 @@ def test_any_text_gives_a_spec_or_one_line_each(text: str) -> None:
 def test_all_problems_are_reported_at_once() -> None:
     assert problems(r=0, learnin_rate=1e-3, epochs="two", lora_alpha=8, alpha=9) == [
         "lora_alpha: stands for alpha, which is given too; keep one",
-        "data: missing; give training rows: a notebook variable, a built-in set such as support-desk, "
-        "a csv, tsv, json, jsonl, ndjson, parquet, txt or md file, or a data set on the hub.",
+        "data: missing; give training rows: a notebook variable, a built-in set such as support-desk, a csv, tsv, "
+        "json, jsonl, ndjson, parquet, txt or md file, a folder or zip of images, or a data set on the hub.",
         "r: 0 is below the smallest allowed value 1",
         "epochs: 'two' is not a finite number; write digits, such as 3 or 2e-4",
         "learnin_rate: no such field; did you mean 'learning_rate'?",
@@ -401,9 +401,12 @@ def test_yaml_reads_well() -> None:
     )
 
 
+LATER = ("performance", "evaluation", "logging")
+
+
 def test_every_field_says_everything_about_itself() -> None:
     sections = list(dict.fromkeys(field.section for field in fields))
-    assert sections == ["model", "data", "method", "training", "preferences", "performance", "evaluation", "logging"]
+    assert sections == ["model", "data", "method", "training", "preferences", "images", *LATER]
     assert [field.section for field in fields] == sorted((f.section for f in fields), key=sections.index)
     assert [field.name for field in fields if field.required] == ["data"]
     for field in fields:

@@ -16,12 +16,18 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 
 import peft_nb
-from peft_nb.system import ipykernel_private, peft_private, transformers_private
+from peft_nb.system import ipykernel_private, peft_private, ray_private, torch_private, transformers_private
 from tests import tiny
 from tests.private_api import as_found
 
 PACKAGE = Path(peft_nb.__file__).parent
-FILES = {"peft": peft_private, "transformers": transformers_private, "ipykernel": ipykernel_private}
+FILES = {
+    "peft": peft_private,
+    "transformers": transformers_private,
+    "ipykernel": ipykernel_private,
+    "ray": ray_private,
+    "torch": torch_private,
+}
 OF_OTHERS = {
     "_abc_impl",  # Python's abc
     "_exit",  # Python's os, documented
@@ -29,6 +35,7 @@ OF_OTHERS = {
     *("_member_map_", "_member_names_", "_name_", "_value2member_map_", "_value_"),  # Python's enum
     *("_python_dispatch", "_local_scalar_dense", "_to_copy", "_scaled_dot_product_flash_attention_for_cpu"),  # torch
     *("_schema", "_overloadname"),  # of its operations
+    "_backward_cls",  # of its functions
     *("_buffers", "_forward_pre_hooks", "_modules", "_parameters"),  # torch.nn
     "_convert_weight_packed_for_cpu_inverse",  # bitsandbytes
 }

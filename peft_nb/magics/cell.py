@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from peft_nb.errors import CommandError, nearest
 from peft_nb.events import Listener
 from peft_nb.spec import RunSpec, notation
+from peft_nb.spec.place import Place
+from peft_nb.spec.sweep import SweepSpec, described
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -22,7 +24,7 @@ def usage() -> str:
     """Write the help of ``%%peft``, generated from the fields of ``RunSpec`` and the registered methods."""
     import peft_nb.methods  # noqa: F401  (registers the methods)
 
-    return notation.help_text([*RunSpec.describe(), *notation.CELL])
+    return notation.help_text([*RunSpec.describe(), *SweepSpec.describe(), *notation.CELL])
 
 
 def train(shell: InteractiveShell, line: str, body: str) -> None:
@@ -43,20 +45,32 @@ def train(shell: InteractiveShell, line: str, body: str) -> None:
         For whatever the user can fix, in one line.
     """
     refuse_unfilled(shell, line)
-    parsed = notation.parse_cell(line, body, RunSpec.describe())
-    begin(shell, parsed.fields, parsed.out, parsed.background)
+    parsed = notation.parse_cell(line, body, [*RunSpec.describe(), *SweepSpec.describe()])
+    begin(shell, parsed.fields, parsed.out, parsed.background, parsed.place)
 
 
-def begin(shell: InteractiveShell, fields: dict[str, object], out: str | None, background: bool) -> None:
-    """Train what unchecked fields describe, show it, and bind the run as soon as there is one."""
+def begin(
+    shell: InteractiveShell, fields: dict[str, object], out: str | None, background: bool, place: Place | None = None
+) -> None:
+    """Train what unchecked fields describe, show it, and bind the run as soon as there is one, of a sweep the best."""
     import peft_nb.methods  # noqa: F401  (registers the methods)
 
+    if varied := described(fields):
+        from peft_nb.runs.sweeps import search
+        from peft_nb.ui import sweep
+
+        def bind(done: sweep.Sweep) -> None:
+            if out:
+                shell.user_ns[out] = done.best()
+
+        sweep.watch(search.begin(varied, namespace=shell.user_ns, place=place), background=background, then=bind)
+        return
     spec = RunSpec(**fields)  # before anything that takes time to import
     from peft_nb.runs import run
     from peft_nb.ui.live import watch
 
     def start(listeners: Sequence[Listener]) -> Run:
-        begun = run.begin(spec, namespace=shell.user_ns, listeners=listeners)
+        begun = run.begin(spec, namespace=shell.user_ns, listeners=listeners, place=place)
         if out:
             shell.user_ns[out] = begun
         return begun

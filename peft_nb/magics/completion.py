@@ -15,13 +15,14 @@ from peft_nb.spec import ALIASES, RunSpec, notation
 from peft_nb.spec.field_info import FieldInfo
 from peft_nb.spec.names import NAMES
 from peft_nb.spec.recipes import names
+from peft_nb.spec.sweep import SweepSpec
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, SimpleMatcherResult
 
     from peft_nb.store import Store
 
-FIELDS = {field.name: field for field in RunSpec.describe()}
+FIELDS = {field.name: field for field in [*RunSpec.describe(), *SweepSpec.describe()]}
 FILES = "IPCompleter.file_matcher"
 TABLES = {("pandas", "DataFrame"), ("datasets", "Dataset"), ("datasets", "DatasetDict")}
 
@@ -69,7 +70,7 @@ def complete(text: str, line: int, column: int, namespace: Mapping[str, Any]) ->
 
 
 def _first_line(words: list[str], fragment: str, namespace: Mapping[str, Any]) -> Found:
-    known = notation.flags([*RunSpec.describe(), *notation.CELL])
+    known = notation.flags([*FIELDS.values(), *notation.CELL])
     if found := _flag(known, words, fragment, namespace):
         return found
     return Found(fragment, [*_methods(), *known] if not words else known)
@@ -166,6 +167,11 @@ def _runs(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
     return held
 
 
+def _sweeps(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
+    store = _store()
+    return [one.name or one.id for one in store.sweeps.all()] if store else []
+
+
 def _aliases(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
     store = _store()
     known = store.aliases() if store else []
@@ -214,6 +220,7 @@ OFFERS: dict[str, Callable[[Mapping[str, Any], list[str]], Iterable[str]]] = {
     "path": lambda namespace, said: (),
     "recipe": lambda namespace, said: names(),
     "run": _runs,
+    "sweep": _sweeps,
     "tag": _tags,
     "score": _scores,
     "reward": _rewards,

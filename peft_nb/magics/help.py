@@ -10,6 +10,7 @@ from peft_nb.planning.rules import Situation
 from peft_nb.spec import RunSpec, notation
 from peft_nb.spec.field_info import FieldInfo
 from peft_nb.spec.fields import info
+from peft_nb.spec.sweep import SweepSpec
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -68,7 +69,11 @@ def help(shell: InteractiveShell, topic: str = "") -> None:
         print(explained(REGISTRY[topic]))
     else:
         try:
-            print(notation.help_text([*RunSpec.describe(), *notation.CELL], topic.replace("-", "_")))
+            print(
+                notation.help_text(
+                    [*RunSpec.describe(), *SweepSpec.describe(), *notation.CELL], topic.replace("-", "_")
+                )
+            )
         except CommandError as unknown:
             hint = nearest(topic, [*COMMANDS, *METHODS])
             raise CommandError(f"{topic}: no such topic{hint}") if hint else unknown from None

@@ -199,6 +199,7 @@ class Command:
 COMMANDS: dict[str, Command] = {}
 GROUPS = {  # by the module that holds the commands
     "train": "Train",
+    "sweep": "Search for settings",
     "data": "Check data",
     "runs": "Watch, load and compare runs",
     "export": "Save and export",

@@ -131,20 +131,19 @@ class Adapter:
         with self.using, nullcontext() if adapter else self.model.disable_adapter():
             return generate(self.model, self.tokenizer, prompts, chat=self.chat, system=self.spec.system, **options)
 
-    def predict(self, texts: Sequence[str]) -> pandas.DataFrame:
-        """Say what the model says of texts."""
+    def predict(self, inputs: Any) -> pandas.DataFrame:
+        """Say what the model says of texts or images."""
         if self.task.generates:
             raise RunError(f"run {self._record.id} {self.task.instead}")
-        if wrong := [type(one).__name__ for one in texts if not isinstance(one, str)]:
-            raise RunError(f"predict() takes texts, and found a {wrong[0]} among them; turn it into text or drop it")
+        asked = self.task.asked(inputs)
         with self.using:
-            return self.task.predict(self.model, self.tokenizer, texts, self._record.facts.task)
+            return self.task.predict(self.model, self.tokenizer, asked, self._record.facts.task)
 
     def said(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
         """Answer prompts, or say in short texts what the model says of them."""
         if self.task.generates:
             return self.generate(prompts, True, **options)
-        return self.task.said(self.predict(prompts))  # type: ignore[arg-type]
+        return self.task.said(self.predict(prompts))
 
     def save(self, path: Path, progress: Progress) -> Path:
         """Write it as a plain PEFT folder."""

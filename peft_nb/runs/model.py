@@ -107,6 +107,6 @@ def untrained(base: Base, adapted: PeftModel) -> str:
 def public_name(source: ModelSource) -> str:
     """What a saved adapter calls its base: a name that others can use, where there is one."""
     if source.name in ALIASES:
-        return ALIASES[source.name].repo
+        return ALIASES[source.name].public_name
     known_as = source.pair[0].name_or_path if source.pair else ""
     return source.repo or known_as or str(source.path or source.name)

@@ -178,7 +178,7 @@ def meet(context: Context) -> None:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    torch.set_num_threads(resources.worker_threads(resources.processes()))
+    torch.set_num_threads(resources.threads())
     cpu = resources.device(context.spec.device) == "cpu"
     PartialState(cpu=cpu, backend="gloo" if cpu else None)
     context.folder = Path(broadcast_object_list([str(context.folder)])[0])
@@ -316,7 +316,7 @@ def base_evaluation(context: Context, trainer: PlannedTrainer, base: Base) -> di
         context.publish(Preparing(f"evaluating the base model on {len(trainer.eval_examples):,} rows"))
         return trainer.measured()
 
-    if rewards.wanted(context.task):  # whose functions may have changed
+    if context.task.written(spec):  # whose functions may have changed
         return measure()
     once = evaluate.once(base, str(facts.base_hash), str(trainer.objective))
     found: dict[str, float] = once("eval", {"examples": content(trainer.eval_examples), "start": start}, measure)
@@ -384,15 +384,16 @@ def fit(
                 trainer.sample = sampler(context, adapted, base.tokenizer, installed)
             elif resources.processes() == 1:
                 trainer.scores = scorer(context, trainer)
+                trainer.sample = watcher(context, trainer)
             compared = reference.needed(trainer.objective)  # with what the run starts from
             if start and compared:
                 adapter_weights.restore(adapted, start.folder)
-            reference.fill(context, trainer, base, start, active=bool(start) or starts_as_base(adapted))
+            same = reference.fill(context, trainer, base, start, active=bool(start) or starts_as_base(adapted))
             rollout = rewards.install(context, trainer, base, installed)
             if rollout and not done and not start:
                 rewards.attempt(context, trainer, rollout)
             if held_out and (not done or (context.spec.init_adapter and not compared)):
-                of_base = base_evaluation(context, trainer, base)
+                of_base = reference.measured(trainer) if same else base_evaluation(context, trainer, base)
             if start and not compared:
                 adapter_weights.restore(adapted, start.folder)
                 if rollout and not done:
@@ -440,12 +441,7 @@ def fit(
     found |= trainer.measures.get(end, {})
     found |= {f"base_{name}": value for name, value in of_base.items() if f"base_{name}" in METRICS}
     context.metrics |= {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
-    warning = evaluate.risen(context.spec, losses, context.metrics)
-    warning = warning or context.task.warning(context.spec, losses, context.metrics)
-    if warning or "warning" in context.metrics:  # of before it was resumed
-        context.metrics["warning"] = warning or None
-    if warning:
-        context.publish(Notice(warning, "warning"))
+    evaluate.warn(context, trainer)
     trainer.hooks.end(adapted)
     return trainer.finished
 
@@ -469,6 +465,21 @@ def scorer(context: Context, trainer: PlannedTrainer) -> Callable[[], dict[str, 
         return {name: value for name, value in found.items() if name in shown and value is not None}
 
     return scores
+
+
+def watcher(context: Context, trainer: PlannedTrainer) -> Callable[[int, float], None]:
+    """What shows at evaluations what a model says of a few evaluation examples that writes no texts."""
+
+    def sample(step: int, trained_s: float) -> None:
+        trainer.model.eval()
+        try:
+            of = trainer.objective, trainer.eval_examples, step, context.facts.task
+            for event in context.task.watched(trainer.model, *of):
+                context.publish(event)
+        finally:
+            trainer.model.train()
+
+    return sample
 
 
 def sampler(context: Context, adapted: PeftModel, tokenizer: Any, installed: Installed) -> Callable[[int, float], None]:

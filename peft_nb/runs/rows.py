@@ -114,7 +114,7 @@ def redacted(context: Context, found: Table) -> tuple[Table, list[Change]]:
         how = f"redacted but for {allow}" if allow else "redacted"
         fingerprints = (f"{one}, {how}" for one in (found.fingerprint, found.eval_fingerprint))
         found = replace(found, **dict(zip(("fingerprint", "eval_fingerprint"), fingerprints, strict=True)))  # type: ignore[arg-type]
-    return replace(found, rows=rows, eval_rows=eval_rows), changes
+    return replace(found, rows=rows, eval_rows=eval_rows), [*context.inputs.changes, *changes]
 
 
 def check(context: Context, found: Table, changes: Sequence[Change], tokenizer: Any) -> None:
@@ -131,6 +131,8 @@ def check(context: Context, found: Table, changes: Sequence[Change], tokenizer: 
         options=Options.of(spec, REGISTRY[spec.method].rows, context.task.accepts),
         most=CHECKED_ROWS,
         progress=context.progress,
+        looked=context.task.check,
+        state=context.task.state(found.rows, found.layout),
     )
     # By the content before redaction, as what was fixed was remembered.
     changes = [*fixes.remembered(str(context.facts.fingerprint)), *changes]
@@ -169,11 +171,11 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
     else:
         numbers = _set_aside(context, found, train.examples)
         sides = Sides(*train.examples.parted(numbers))
-    if resources.rank() == 0:
+    if resources.local_rank() == 0:
         atomic_text(context.folder / EXAMPLES, json.dumps({"keys": keys, "held_out": numbers}))
         asked = sorted(set(sides.held_out.rows.tolist()))
         prompts.save(context.folder, context.task.prompts(*found.held_out, asked, context.facts.task))
-        if rewards.wanted(context.task):
+        if context.task.written(context.spec):
             rewards.keep(context.folder, found)
             if found.layout.kind == "preference":
                 told = "of each pair the prompt alone is learned from"
@@ -223,23 +225,25 @@ def to_evaluate(
     tuple of list of Asked and list of (str, Example)
         Conversations up to their last answer with that answer; regression rows with their names.
     """
-    from peft_nb.evaluation.evaluators import ANSWERED, Asked
+    from peft_nb.evaluation.evaluators import ANSWERED, FEW, Asked
 
     path, spec = context.folder / JUDGING, context.spec
     if found is None and path.exists():
         own = json.loads(path.read_text(encoding="utf-8"))
     else:
         own = {"asked": [], "regression": None}
-        if "answers" in context.task.evaluator().parts(spec):
+        parts = context.task.evaluator().parts(spec)
+        if "answers" in parts or "lengths" in parts:
             rows, layout = (found or read_again(context)).held_out
             numbers = sorted(set(sides.held_out.rows.tolist()))
-            own["asked"] = context.task.conversations(rows, layout, numbers, spec, ANSWERED)
+            most = ANSWERED if "answers" in parts else FEW
+            own["asked"] = context.task.conversations(rows, layout, numbers, spec, most)
         if spec.regression is not None:
             source = _regression(spec, context.inputs)
             rendered = source.rendered(tokenizer, spec)
             task = context.task.ordinary
             own["regression"], _ = _encoded(context, task, rendered, source.fingerprint, "regression row")
-        if resources.rank() == 0:
+        if resources.local_rank() == 0:
             atomic_text(path, json.dumps(own, ensure_ascii=False))
     named: list[tuple[str, Example]] = []
     if own["regression"] is not None and (encoded := examples.load(_cache(context.folder) / own["regression"])):
@@ -307,7 +311,7 @@ def _set_aside(context: Context, found: Table, encoded: Examples) -> list[int]:
     numbers = sorted(set(encoded.rows.tolist()))
     texts = splits.Texts(found.rows, found.layout, numbers)
     labels = encoded.labels if context.task.stratify else None
-    _, aside = splits.split(texts, spec.eval_fraction, spec.seed, labels, context.progress)
+    _, aside = splits.split(texts, spec.eval_fraction, spec.seed, labels, context.progress, context.task.groups)
     if not aside and len(numbers) > 1:
         context.publish(
             Notice("no evaluation set: all rows are near-duplicates of each other", "warning", "give eval_data")

@@ -35,13 +35,15 @@ from peft_nb.events import (
 from peft_nb.methods import complete, problems
 from peft_nb.models import ALIASES
 from peft_nb.models.resolve import holds_a_model
-from peft_nb.runs import evaluate, init_adapter, pipeline, reporters, rewards, rows
+from peft_nb.runs import evaluate, executors, init_adapter, pipeline, reporters, rewards, rows
 from peft_nb.runs.adapter import Adapter
 from peft_nb.runs.context import Context, Inputs
-from peft_nb.runs.executors import EXECUTORS
+from peft_nb.runs.executors import EXECUTORS, ray
+from peft_nb.runs.executors.thread import Thread
 from peft_nb.runs.record import RunRecord
 from peft_nb.spec import RunSpec
 from peft_nb.spec.paths import absolute
+from peft_nb.spec.place import Place
 from peft_nb.store import HISTORY, Facts, Record, Store, find
 from peft_nb.system import frontend
 from peft_nb.tasks import TASKS
@@ -77,6 +79,8 @@ class Run:
         What is known of it.
     adapter : Adapter
         What it has learned.
+    place : Place
+        Where it was last begun or resumed by this process.
     """
 
     def __init__(self, record: Record, store: Store, spec: RunSpec, inputs: Inputs | None = None) -> None:
@@ -85,7 +89,8 @@ class Run:
         self.record = RunRecord(record, store)
         self.adapter = Adapter(self.spec, self.inputs, self.record, lambda: self.at_work)
         self.at_work = False  # this process, on this run
-        self._executor = EXECUTORS["thread"]()
+        self.place = Place()
+        self._thread = Thread()
         self._error: PeftNbError | None = None
         self._evaluation: dict[str, Any] = {}
 
@@ -269,16 +274,25 @@ class Run:
         Parameters
         ----------
         now : bool
-            Give up the current step as well; what the last checkpoint holds is kept.
+            Give up the current step as well; what the last checkpoint holds is kept. A run whose cluster cannot be
+            reached is taken for stopped.
 
         Raises
         ------
         RunError
-            If another process is at work on it.
+            If another process is at work on it, or its cluster cannot be reached.
         """
         if not self.at_work and (status := self.status) in ACTIVE:
-            raise RunError(f"run {self.id} is {status} in another process; stop it there")
-        self._executor.stop(now=now)
+            if not self.away:
+                raise RunError(f"run {self.id} is {status} in another process; stop it there")
+            try:
+                self.attach()
+            except RunError:
+                if not now:
+                    raise
+                self._give_up()
+                return
+        self._thread.stop(now=now)
 
     def wait(self, timeout: float | None = None, tick: Callable[[], None] | None = None) -> Run:
         """Block until the run is over.
@@ -302,6 +316,8 @@ class Run:
         PeftNbError
             What made the run fail, in one line; or that it was aborted.
         """
+        if not self.at_work and self.away:
+            self.attach()
         until = None if timeout is None else time.monotonic() + timeout
         interrupted = False
         while until is None or time.monotonic() < until:
@@ -309,18 +325,44 @@ class Run:
                 if interrupted:
                     interrupted = False
                     self._handle_interrupt()
-                over = self._executor.wait(TICK_S)
+                over = self._thread.wait(TICK_S)
                 if tick:
                     tick()
                 if over:
                     break
             except KeyboardInterrupt:
                 interrupted = True
-        if self._executor.wait(0) and self._error is not None:
+        if self._thread.wait(0) and self._error is not None:
             raise self._error
         return self
 
-    def resume(self, *, background: bool = False, listeners: Sequence[Listener] = ()) -> Run:
+    @property
+    def away(self) -> bool:
+        """Whether a cluster is at work on the run and no process here follows it: one that did may have ended."""
+        record = self.record.now
+        return record.status in ACTIVE and record.facts.place is not None and not self.store.held(self.id)
+
+    def attach(self, listeners: Sequence[Listener] = ()) -> None:
+        """Follow a run again that is at work on a cluster, and return at once.
+
+        Parameters
+        ----------
+        listeners : sequence of callable
+            Told every event from now on.
+
+        Raises
+        ------
+        RunError
+            If another process follows it, or the cluster cannot be reached.
+        """
+        if not self.away:
+            raise RunError(f"run {self.id} is {self.status}, and on no cluster without a process that follows it")
+        self.place = Place(on="ray")
+        follow = ray.found(str(self.facts.place), self.id, self.events())  # before anything is changed
+        self.store.claim(self.id)
+        self._begin(listeners, follow, Context(self.spec, self.inputs, self.folder, self.facts, self.metrics))
+
+    def resume(self, *, background: bool = False, listeners: Sequence[Listener] = (), **where: Any) -> Run:
         """Resume from the last checkpoint: weights, optimizer, schedule, order of the data and curve.
 
         Parameters
@@ -329,6 +371,9 @@ class Run:
             Return at once instead of waiting for the end.
         listeners : sequence of callable
             Told every event.
+        **where
+            Where to go on: ``on``, ``workers``, ``cpus``, ``gpus`` and ``keep`` as of :func:`peft_nb.train`; by default
+            in this process, wherever the run began.
 
         Returns
         -------
@@ -344,7 +389,7 @@ class Run:
         StoreError
             If it was promoted as it is.
         """
-        status = self.status
+        place, status = Place.of(**where), self.status
         if status in ACTIVE:
             raise RunError(f"run {self.id} is {status} already")
         if status == "finished":
@@ -353,22 +398,46 @@ class Run:
         if "answers" in self.adapter.task.evaluator().parts(self.spec):  # told now, not when all is trained
             evaluate.score_of(self.spec, self.inputs)
         rewards.of(self.spec, self.inputs)
+        executors.refuse(place, self.spec, self.inputs)
         self.store.claim(self.id)
-        self.start(listeners)
+        self.start(listeners, place=place)
         return self if background else self.wait()
 
     def start(
-        self, listeners: Sequence[Listener], table: Table | None = None, facts: Facts | None = None, note: str = ""
+        self,
+        listeners: Sequence[Listener],
+        table: Table | None = None,
+        facts: Facts | None = None,
+        note: str = "",
+        place: Place | None = None,
     ) -> None:
         """Have the run executed: from its beginning with its rows and what they say, else from its last checkpoint."""
-        record = self.record
+        record, self.place = self.record, place or Place()
         context = Context(self.spec, self.inputs, self.folder, facts or record.facts, record.metrics)
         context.history = [] if table else self.store.history(self.id)
+        executor = EXECUTORS[self.place.kind](self.place)
+
+        def train(context: Context) -> pipeline.Outcome:
+            context.publish(StatusChanged("preparing"))
+            return executor.train(context, table, hold=self.adapter.hold, curve=record.curve)
+
+        self._begin(listeners, train, context, note)
+
+    def _begin(
+        self,
+        listeners: Sequence[Listener],
+        train: Callable[[Context], pipeline.Outcome],
+        context: Context,
+        note: str = "",
+    ) -> None:
+        """Have the run looked after by a thread."""
+        record = self.record
+        context.keep = lambda: record.set(context.metrics, context.facts)
 
         def publish(event: Event) -> None:
             record.publish(event)
             if isinstance(event, Planned):  # what was chosen, such as the data type, outlives a killed process
-                record.set(context.metrics, context.facts)
+                context.keep()
 
         trackers = [
             reporters.Reporter(name, self.spec, self.id, self.folder, record.publish) for name in self.spec.report_to
@@ -377,10 +446,10 @@ class Run:
         if note:
             record.publish(Notice(note))
         self._error = None
-        for other in active():
+        for other in [one for one in active() if self.place.near and one.place.near]:
             record.publish(Notice(f"run {other.id} is training in this kernel too; both will be much slower"))
         _running[self.id], self.at_work = self, True
-        self._executor.start(partial(self._work, context, table), publish, f"peft_nb-{self.id}")
+        self._thread.start(partial(self._work, context, train), publish, f"peft_nb-{self.id}")
 
     # ---- what it learned
 
@@ -443,27 +512,28 @@ class Run:
         answers = self.adapter.generate([prompt] if isinstance(prompt, str) else list(prompt), adapter, **options)
         return answers[0] if isinstance(prompt, str) else answers
 
-    def predict(self, texts: str | Sequence[str]) -> pandas.DataFrame:
-        """Say what the model says of texts; for a run whose task writes none, such as ``task: classification``.
+    def predict(self, inputs: Any) -> pandas.DataFrame:
+        """Say what the model says of texts or images; for a run whose task writes none, such as a classification.
 
         Parameters
         ----------
-        texts : str or sequence of str
-            What to ask about, cut as in training where it is too long.
+        inputs : str or sequence of str, or one image or several
+            What to ask about: texts, cut as in training where they are too long; images as paths, PIL images, arrays
+            of shape ``(height, width, 3)`` or the bytes of files.
 
         Returns
         -------
         pandas.DataFrame
-            One row a text. Of a classifier ``text``, ``label``, ``probability``, and a column with the probability of
-            each class; where a text can have several classes, ``label`` and ``probability`` list those with 0.5 or
-            more.
+            One row an input. Of a classifier ``text`` or ``image``, ``label``, ``probability``, and a column with the
+            probability of each class; where there can be several classes, ``label`` and ``probability`` list those
+            with 0.5 or more.
 
         Raises
         ------
         RunError
-            If the run learned to write texts, or something is not a text.
+            If the run learned to write texts, or something is not a text, or not an image.
         """
-        return self.adapter.predict([texts] if isinstance(texts, str) else list(texts))
+        return self.adapter.predict(inputs)
 
     def save(self, path: str | Path, *, progress: Progress = silent) -> Path:
         """Write the adapter as a plain PEFT folder with safetensors, config, model card and curves.
@@ -610,22 +680,29 @@ class Run:
 
     # ---- at work
 
+    def _give_up(self) -> None:
+        """Take a run for stopped whose cluster cannot be reached."""
+        self.store.claim(self.id)
+        self.record.set({}, replace(self.facts, place=None))
+        self.record.publish(StatusChanged("stopped", "its cluster cannot be reached"))
+
     def _handle_interrupt(self) -> None:
-        if self._executor.stopping:
+        if self._thread.stopping:
             self.stop(now=True)
             kept = "its last checkpoint is kept; resume() continues from it"
             raise RunError(f"run {self.id} was aborted; {kept}")
         self.stop()
         self.record.tell(Preparing("stopping after this step; interrupt again to abort and keep the last checkpoint"))
 
-    def _work(self, context: Context, table: Table | None, stop: StopFlag, publish: Listener) -> None:
+    def _work(
+        self, context: Context, train: Callable[[Context], pipeline.Outcome], stop: StopFlag, publish: Listener
+    ) -> None:
         """Train, and put everything in place whatever happens."""
         status: Status = "failed"
         reason = ""
         context.stop, context.publish = stop, publish
         try:
-            publish(StatusChanged("preparing"))
-            outcome = pipeline.train(context, table, hold=self.adapter.hold, curve=self.record.curve)
+            outcome = train(context)
             status = "finished" if outcome.finished else "stopped"
             reason = "" if outcome.finished else f"after step {context.metrics.get('steps', 0)}"
             self._evaluation = outcome.evaluation
@@ -653,7 +730,8 @@ class Run:
         """Put everything in place, and last tell the listeners; the executor then lets go whoever waits."""
         record = self.record
         try:
-            record.set(context.metrics, context.facts)
+            context.note(place=None)
+            context.keep()
             if status == "finished":
                 record.write(partial(self.store.evaluate, self.id, evaluate.evaluations(context.metrics)))
             record.keep(StatusChanged(status, reason))
@@ -693,6 +771,7 @@ def begin(
     namespace: Mapping[str, Any] | None = None,
     listeners: Sequence[Listener] = (),
     store: Store | None = None,
+    place: Place | None = None,
 ) -> Run:
     """Start a run and return at once.
 
@@ -708,6 +787,8 @@ def begin(
         Told every event, in the worker's thread.
     store : Store, optional
         Where the run lives; default ``peft_runs`` in the working folder.
+    place : Place, optional
+        Where it is executed; by default in a thread of this process.
 
     Returns
     -------
@@ -722,6 +803,7 @@ def begin(
     if wrong := problems(spec) + reporters.problems(spec.report_to):
         raise SpecError(wrong)
     inputs = Inputs(data, eval_data, model, score, reward, namespace or {})
+    executors.refuse(place or Place(), spec, inputs)
     given = spec
     spec, table, facts = rows.read(spec, inputs)
     notes = [] if spec is given else [f"task {spec.task}: {TASKS[spec.task].help}"]
@@ -741,7 +823,7 @@ def begin(
     id = store.create(spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name, parents=parents)
     store.set_facts(id, facts)
     run = Run(store.get(id), store, spec, inputs)
-    run.start(listeners, table, facts, "; ".join(notes))
+    run.start(listeners, table, facts, "; ".join(notes), place)
     return run
 
 

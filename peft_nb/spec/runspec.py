@@ -105,11 +105,11 @@ class RunSpec(BaseModel):
     """Branch, tag or commit of a model from the hub; null takes its main branch."""
 
     task: TaskName = field("generation", "data")
-    """What is trained: text generation, a classifier, which answers are preferred, or what a reward function says is
-    good; pairs of answers and rated answers choose dpo and kto themselves."""
+    """What is trained: text generation, a classifier of texts or images, which answers are preferred, or what a reward
+    calls good; pairs of answers, rated answers and images choose their tasks themselves."""
     data: Word = field(..., "data")
     """Training rows: a notebook variable, a built-in set such as support-desk, a csv, tsv, json, jsonl,
-    ndjson, parquet, txt or md file, or a data set on the hub."""
+    ndjson, parquet, txt or md file, a folder or zip of images, or a data set on the hub."""
     eval_data: Word | None = field(None, "data")
     """Evaluation set, named like data; null splits off a share of the training rows (eval_fraction)."""
     format: FormatName = field("auto", "data")
@@ -226,6 +226,13 @@ class RunSpec(BaseModel):
     scale_rewards: Literal["group", "batch", "none"] | None = field(None, "preferences")
     """What grpo divides differences in reward by: their standard deviation in the answers to a prompt (group) or in
     the whole step (batch), or nothing; null takes group."""
+
+    augment: Literal["none", "light", "strong"] | None = field(None, "images")
+    """How training images are changed at random each time: light crops and colours a little, strong also turns, flips
+    and erases; null takes none."""
+    image_size: Whole | None = field(None, "images", "pixels", ge=8, le=4096)
+    """Side of the square that the model sees of an image; smaller is faster; null takes what the model was made
+    for."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = field("auto", "performance")
     """Precision of the computation (dtype); auto times them on this machine and takes the fastest safe one."""

@@ -83,6 +83,8 @@ def training_time(forecast: Forecast) -> str:
     f = forecast
     if f.seconds is None:
         return f"time not estimated ({f.untimed})"
+    if f.longest_answers:
+        return f"at most {wording.duration(f.slowdown * f.seconds)}"
     if f.slowdown < BUSY:
         return f"about {wording.duration(f.seconds)}"
     return f"{wording.duration(f.seconds)} to {wording.duration(f.slowdown * f.seconds)} (the machine is busy)"

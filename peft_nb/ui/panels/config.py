@@ -18,6 +18,7 @@ from peft_nb.planning.rules import Goal
 from peft_nb.runs import run
 from peft_nb.runs.run import Run
 from peft_nb.spec import RunSpec, notation
+from peft_nb.spec.place import Place
 from peft_nb.spec.recipes import get, names
 from peft_nb.system.frontend import variables
 from peft_nb.ui import check, forecast, form
@@ -265,7 +266,8 @@ class ConfigPanel(Panel):
             return None
         said = notation.read_cell(self.cell.value, RunSpec.describe())
         self.fill(form.blank() | form.filled(said.fields) | {"out": said.out or ""})
-        return "filled in from the cell"
+        elsewhere = "" if said.place == Place() else f"; the form trains here, the cell on {said.place.on}"
+        return f"filled in from the cell{elsewhere}"
 
     def _start(self) -> None:
         def work(tell: Tell) -> str:
