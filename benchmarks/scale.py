@@ -165,7 +165,7 @@ def elsewhere(places: Sequence[str], steps: int, model: str) -> list[Pace]:
 
             ray.connect("ray")
         for on in places:
-            pace(on, 2, model, Path(folder) / "warm")
+            pace(on, SKIPPED + 2, model, Path(folder) / "warm")
         return [pace(on, steps, model, Path(folder) / on.replace(":", "-")) for on in places]
 
 
