@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.runs import evaluate
@@ -84,19 +83,8 @@ def fill(context: Context, trainer: PlannedTrainer, base: Base, start: Start | N
 
 def measured(trainer: PlannedTrainer) -> dict[str, float]:
     """What :meth:`.PlannedTrainer.measured` finds of the reference itself, by what :func:`fill` has found of it."""
-    import torch
-
-    from peft_nb.training.preference import key
-
     objective: Any = trainer.objective
-    groups = map(objective.group, trainer.eval_examples)
-    known = {key(one): of for group in groups for one, of in zip(group.sequences, group.reference, strict=True)}
-
-    def sums(model: Any, groups: Sequence[Any], device: torch.device) -> list[torch.Tensor]:
-        return [torch.tensor([known[key(one)] for one in group.sequences], device=device) for group in groups]
-
-    trainer.objective = copy(objective)
-    vars(trainer.objective)["sums"] = sums
+    trainer.objective = objective.of_reference()
     try:
         return trainer.measured()
     finally:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -40,6 +41,13 @@ class Preference(SequenceObjective):
 
     beta: float
     reference: Reference | None = field(repr=False, compare=False)
+    own = False  # whether the model is the reference itself, whose log-probabilities are known
+
+    def of_reference(self) -> Self:
+        """Give the same for a model that is the reference itself: no log-probability is computed again."""
+        made = copy(self)
+        object.__setattr__(made, "own", True)
+        return made
 
     def sequences(self, example: Example) -> tuple[Example, ...]:
         """What is computed of an example."""
@@ -60,7 +68,9 @@ class Preference(SequenceObjective):
         self.reference.update(zip(map(key, examples), map(tuple, found), strict=True))
 
     def sums(self, model: nn.Module, groups: Sequence[Group], device: torch.device) -> list[torch.Tensor]:
-        """Log-probabilities of the sequences of each group, in nats, differentiable."""
+        """Log-probabilities of the sequences of each group, in nats, differentiable unless they are the reference's."""
+        if self.own:
+            return [torch.tensor(group.reference, device=device) for group in groups]
         found = self.log_probs(model, groups, device)
         return [torch.stack([one.sum() for one in sequences]) for sequences in found]
 
@@ -146,8 +156,9 @@ class Rated(Preference):
 
     def table(self, model: nn.Module, groups: Sequence[Group], device: torch.device) -> torch.Tensor:
         """Loss, reward, whether the answer is good, and its log-probability."""
-        policy = torch.cat(self.sums(model, [Group(group.sequences[:1]) for group in groups], device))
-        before = torch.tensor([group.reference[:1] or (0.0,) for group in groups], device=device)[:, 0]
+        answers = [Group(group.sequences[:1], group.reference[:1]) for group in groups]
+        policy = torch.cat(self.sums(model, answers, device))
+        before = torch.tensor([one.reference or (0.0,) for one in answers], device=device)[:, 0]
         good = torch.tensor([bool(group.sequences[0].labels[0]) for group in groups], device=device)  # type: ignore[attr-defined]
         losses = kto(policy, before, good, (self.kl or [0.0])[0], beta=self.beta, **self.weights)
         reward = self.beta * (policy.detach() - before)

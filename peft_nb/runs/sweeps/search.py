@@ -377,11 +377,11 @@ def begin(
     """
     if wrong := unmeasured(spec):
         raise SpecError(wrong)
-    executors.refuse(place or Place(), spec.run, Inputs(data, eval_data, model, score, reward, namespace or {}))
+    inputs = Inputs(data, eval_data, model, score, reward, namespace or {})
+    executors.refuse(place or Place(), spec.run, inputs)
     store, study = store or Store(), study or Study(spec)
     for values in first:
         study.enqueue(values)
-    inputs = Inputs(data, eval_data, model, score, reward, namespace or {})
     search = Search(store, spec, inputs, place, study)
     earlier = None
     with suppress(StoreError):
