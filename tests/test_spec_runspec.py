@@ -72,6 +72,7 @@ def test_magic_text_loses_nothing(spec: RunSpec) -> None:
 @example(RunSpec(data="x", target_modules="[a]"))
 @example(RunSpec(data="x", target_modules="'a'"))
 @example(RunSpec(data="x", target_modules="'\n0"))
+@example(RunSpec(data="x", target_modules="{\x7f\ufeff😀"))
 @given(specs)
 def test_argv_loses_nothing(spec: RunSpec) -> None:
     assert RunSpec.from_argv(spec.to_argv()) == spec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections import deque
@@ -12,7 +11,7 @@ from typing import Any
 
 from peft_nb.errors import CommandError, SpecError
 from peft_nb.spec.field_info import FieldInfo, suggest
-from peft_nb.spec.notation.yaml import dump, load
+from peft_nb.spec.notation.yaml import dump, load, quote
 from peft_nb.spec.pasted import SETTINGS, told
 
 
@@ -137,7 +136,7 @@ def _flag(field: FieldInfo, value: Any) -> str:
 def write_value(field: FieldInfo, value: Any) -> str:
     """Write the value of a field, which is not null, as :func:`read_value` reads it."""
     if field.type in ("mapping", "list") and isinstance(value, str) and value.startswith(_FLOW):
-        return json.dumps(value, ensure_ascii=False)  # YAML would take several lines for one with a line break
+        return quote(value)
     if field.default == [] and value and not any(re.search(r"[,'\"]|^[\s\[{]|^null$|\s$", one) for one in value):
         return ",".join(value)
     if field.type in ("mapping", "list") and not isinstance(value, str):

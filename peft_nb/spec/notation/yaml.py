@@ -103,3 +103,8 @@ def dump(value: Any, *, flow: bool = False) -> str:
     """Write any value as YAML; in `flow` style on one line."""
     layout: Any = {"sort_keys": False, "allow_unicode": True, "width": math.inf, "default_flow_style": flow}
     return yaml.dump(value, Dumper=_Dumper, **layout)
+
+
+def quote(text: str) -> str:
+    """Write text as YAML in quotation marks on one line; what cannot be printed is escaped."""
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).strip()
