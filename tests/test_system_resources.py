@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -214,6 +217,51 @@ def test_leftovers_of_one_block_do_not_hide_the_peak_of_the_next() -> None:
     kept, after = map(float, run(code).split())
     assert kept > 150
     assert after < 20
+
+
+class Cycle:
+    """Only a collection of garbage frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture
+def nothing_set_aside() -> Iterator[None]:
+    set_aside = gc.get_freeze_count()
+    gc.unfreeze()
+    yield
+    if set_aside:
+        gc.freeze()
+
+
+@pytest.mark.usefixtures("nothing_set_aside")
+def test_what_was_there_before_is_looked_at_by_a_whole_collection_alone() -> None:
+    old = Cycle()
+    known = weakref.ref(old)
+    with resources.set_aside():
+        with resources.set_aside():  # of another training
+            pass
+        new = Cycle()
+        made = weakref.ref(new)
+        del old, new
+        gc.collect()
+        assert known()
+        assert not made()
+        resources.collect()
+        assert not known()
+        assert gc.get_freeze_count()
+    assert not gc.get_freeze_count()
+
+
+@pytest.mark.usefixtures("nothing_set_aside")
+def test_what_somebody_has_set_aside_stays_so() -> None:
+    gc.freeze()
+    with resources.set_aside():
+        pass
+    resources.collect()
+    assert gc.get_freeze_count()
+    gc.unfreeze()
 
 
 def test_rank_and_processes_are_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:

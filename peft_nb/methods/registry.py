@@ -11,6 +11,7 @@ from peft_nb.methods.config_source import ConfigClass
 from peft_nb.methods.routers import routers
 from peft_nb.spec import METHODS, register_name
 from peft_nb.system import peft_private
+from peft_nb.system.lazy import without_bitsandbytes
 from peft_nb.tasks import TASKS
 from peft_nb.training.hooks import Hooks
 
@@ -297,7 +298,8 @@ def attach(
         found = {name for name in found if peft_type or name.partition(".")[0] not in whole}
         config.target_modules = found if layers is None else _in_layers(found, layers)
     try:
-        adapted = get_peft_model(model, config)
+        with without_bitsandbytes():  # many tuners import it to see whether a layer is one of its own
+            adapted = get_peft_model(model, config)
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
         if "arget modules" in str(error) and spec.target_modules is not None:
             raise MethodError(

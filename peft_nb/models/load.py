@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from peft_nb.models.convert import converted
 from peft_nb.models.quantize import Quantization
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource
+from peft_nb.system import resources
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -133,7 +133,8 @@ def load(
         key = (source.name, folder, written, dtype, quantization, device, kind)
         base = _bases.get(key)
         if base is None:
-            _latest.clear()  # the old base goes before the new one comes, unless a run still holds it
+            if _latest:
+                forget()  # the old base goes before the new one comes, unless a run still holds it
             with quiet():
                 base = _load(folder, source, dtype, quantization, device, kind)
             base.notes[:0] = notes
@@ -172,7 +173,7 @@ def forget() -> None:
     """Give back the memory of loaded bases that no run holds."""
     with _lock:
         _latest.clear()
-        gc.collect()
+        resources.collect()
 
 
 def loaded_bytes() -> int:

@@ -101,36 +101,37 @@ def train(
     import_training()
     from peft_nb.training import compiled
 
-    with quiet():
-        before = 0.0 if table is None else foresee(context, source, table)
-        if resources.processes() > 1:
-            meet(context)
-        if context.spec.optim:  # tried before a model is downloaded
-            optimizer.state_bytes(context.spec.optim, resources.device(context.spec.device))
-        if context.spec.torch_compile:
-            compiled.require(resources.device(context.spec.device))
-        kept = context.folder / "adapter" if table is None else None
-        base = model.load_base(context.spec, source, context.facts, context.publish, kept)
-        if table is not None:
-            rows.check(context, table, changes, base.tokenizer)
-        sides = examples(context, table, base)
-        asked, own = rows.to_evaluate(context, table, sides, base.tokenizer)
-        context.heed_stop()
-    with quiet():
-        start = init_adapter.needed(context)
-        trainer = prepare(context, base, sides, hold, start)
-    found = evaluate.prepare(context, trainer, base, asked, own)
-    trainer.after_s = SAVING_S + found.expected_s(found.parts(context.spec))
-    finished = fit(context, trainer, base, resumed=table is None, before=before, start=start)
-    if trainer.fault:
-        step = trainer.best.step if trainer.best and trainer.best.step else trainer.state.global_step
-        trainer.fault += f"; the adapter of step {step:,} is kept"
-    if trainer.is_world_process_zero():
-        context.publish(Preparing("saving the adapter"))
-        evaluate.save(context, trainer.model, base.tokenizer, curve())
-    evaluated = finished and trainer.is_world_process_zero()
-    if evaluated:
-        evaluate.evaluate(context, trainer, found)
+    with resources.set_aside():
+        with quiet():
+            before = 0.0 if table is None else foresee(context, source, table)
+            if resources.processes() > 1:
+                meet(context)
+            if context.spec.optim:  # tried before a model is downloaded
+                optimizer.state_bytes(context.spec.optim, resources.device(context.spec.device))
+            if context.spec.torch_compile:
+                compiled.require(resources.device(context.spec.device))
+            kept = context.folder / "adapter" if table is None else None
+            base = model.load_base(context.spec, source, context.facts, context.publish, kept)
+            if table is not None:
+                rows.check(context, table, changes, base.tokenizer)
+            sides = examples(context, table, base)
+            asked, own = rows.to_evaluate(context, table, sides, base.tokenizer)
+            context.heed_stop()
+        with quiet():
+            start = init_adapter.needed(context)
+            trainer = prepare(context, base, sides, hold, start)
+        found = evaluate.prepare(context, trainer, base, asked, own)
+        trainer.after_s = SAVING_S + found.expected_s(found.parts(context.spec))
+        finished = fit(context, trainer, base, resumed=table is None, before=before, start=start)
+        if trainer.fault:
+            step = trainer.best.step if trainer.best and trainer.best.step else trainer.state.global_step
+            trainer.fault += f"; the adapter of step {step:,} is kept"
+        if trainer.is_world_process_zero():
+            context.publish(Preparing("saving the adapter"))
+            evaluate.save(context, trainer.model, base.tokenizer, curve())
+        evaluated = finished and trainer.is_world_process_zero()
+        if evaluated:
+            evaluate.evaluate(context, trainer, found)
     spent = {"wall_seconds": time.perf_counter() - began[0], "cpu_seconds": time.process_time() - began[1]}
     context.metrics |= {name: context.metrics.get(name, 0.0) + seconds for name, seconds in spent.items()}
     if trainer.fault:

@@ -10,7 +10,8 @@ import gc
 import os
 import re
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -168,6 +169,39 @@ def give_back_memory(device: str = "cpu") -> None:
 
         torch.cuda.empty_cache()
     trim_memory()
+
+
+_aside = False
+
+
+@contextmanager
+def set_aside() -> Iterator[None]:
+    """Let collections of garbage, while this lasts, look only at what was made since.
+
+    A training collects several times, and would each time look for half a second through what the libraries and the
+    notebook have made.
+    """
+    global _aside
+    gc.collect()
+    if gc.get_freeze_count():  # by another training, or by somebody who wants it so for longer
+        yield
+        return
+    gc.freeze()
+    _aside = True
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        _aside = False
+
+
+def collect() -> None:
+    """Collect garbage, among what is set aside too."""
+    if _aside:
+        gc.unfreeze()
+    gc.collect()
+    if _aside:
+        gc.freeze()
 
 
 def trim_memory() -> None:
