@@ -1,0 +1,1 @@
+"""Clips of speech with their texts: found, read, checked and turned into examples."""

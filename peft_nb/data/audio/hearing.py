@@ -1,0 +1,143 @@
+"""What is heard of a clip at one look: how long and loud it is, and what tells it from others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from peft_nb.data import RowProblem
+from peft_nb.data.audio.clip import RATE, Clip
+from peft_nb.events import Progress
+
+if TYPE_CHECKING:
+    import numpy
+
+NEAR_ROWS = 20_000  # above this only exact duplicates are looked for: pairs grow with the square
+TIMES, BANDS = 32, 8  # of the sketch of a clip
+ALIKE = 0.995  # correlation of the sketches of near-duplicates, at least
+AS_LONG = 0.02  # share by which their lengths differ at most
+FRAME = RATE // 10
+SILENT = 1e-3  # root mean square of the loudest tenth of a second: -60 dB below the loudest there is
+QUIET = 0.05  # of the loudest tenth of a second, below which nobody speaks
+OVERDRIVEN, TOP = 1e-3, 0.98  # share of samples in runs at the top, and how near to the loudest there is the top lies
+REMEMBERED = 50_000  # clips
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is heard of a clip once: seconds, of them spoken, if it is silent or overdriven, a hash, and a sketch."""
+
+    seconds: float
+    spoken: float
+    silent: bool
+    overdriven: bool
+    exact: str
+    sketch: numpy.ndarray
+
+
+_heard: OrderedDict[str, Look | RowProblem] = OrderedDict()
+
+
+def look(clip: Clip) -> Look:
+    """Listen to a clip, once as long as it does not change; RowProblem where it cannot be read."""
+    state = clip.state
+    if state not in _heard:
+        try:
+            _heard[state] = looked(clip.open())
+        except RowProblem as problem:
+            _heard[state] = problem
+        if len(_heard) > REMEMBERED:
+            _heard.popitem(last=False)
+    found = _heard[state]
+    if isinstance(found, RowProblem):
+        raise RowProblem(found.reason, found.fix)
+    return found
+
+
+def looked(samples: numpy.ndarray) -> Look:
+    """Listen to samples, shape ``(samples,)``, float32 at 16 kHz."""
+    import numpy
+
+    frames = numpy.array_split(samples, max(1, round(len(samples) / FRAME)))
+    loud = numpy.array([float(numpy.sqrt(numpy.mean(numpy.square(one)))) for one in frames])
+    peak = float(numpy.abs(samples).max())
+    at_top = numpy.abs(samples) >= 0.999 * peak
+    runs = at_top[2:] & at_top[1:-1] & at_top[:-2]
+    overdriven = peak >= TOP and len(runs) > 0 and float(runs.mean()) > OVERDRIVEN
+    spoken = float((loud > QUIET * loud.max()).mean()) * len(samples) / RATE
+    exact = hashlib.sha256(samples.tobytes()).hexdigest()
+    return Look(len(samples) / RATE, spoken, loud.max() < SILENT, overdriven, exact, _sketch(samples))
+
+
+def _sketch(samples: numpy.ndarray) -> numpy.ndarray:
+    """How loud a clip is in a few bands at a few times, in decibels, of mean 0 and length 1."""
+    import numpy
+
+    found = numpy.empty((TIMES, BANDS), "float32")
+    for place, part in enumerate(numpy.array_split(samples, TIMES)):
+        power = numpy.square(numpy.abs(numpy.fft.rfft(part, 512 if len(part) < 512 else None)))
+        edges = numpy.geomspace(1, len(power), BANDS + 1).astype(int)
+        found[place] = [power[low : max(high, low + 1)].mean() for low, high in pairwise(edges)]
+    flat: numpy.ndarray = numpy.log10(found + 1e-6 * max(1e-12, float(found.max()))).flatten()
+    flat -= flat.mean()
+    return flat / max(1e-6, float(numpy.linalg.norm(flat)))
+
+
+def groups(clips: Sequence[Clip], *, progress: Progress | None = None) -> list[int]:
+    """Group the clips that are exact or near-duplicates of each other, such as one recording in two formats.
+
+    Parameters
+    ----------
+    clips : sequence of Clip
+        One a row. Above `NEAR_ROWS` only exact duplicates are found. One that cannot be read is alone.
+    progress : callable, optional
+        Called with the share that is done (0 to 1) and what is being done.
+
+    Returns
+    -------
+    list of int
+        For each clip the number of the first of its group; one alone has its own number.
+    """
+    looks: list[Look | None] = []
+    for number, one in enumerate(clips):
+        try:
+            looks.append(look(one))
+        except RowProblem:
+            looks.append(None)
+        if progress:
+            progress((number + 1) / len(clips), "comparing clips")
+    return grouped(looks)
+
+
+def grouped(looks: Sequence[Look | None]) -> list[int]:
+    """Group what was heard of clips; as :func:`groups`."""
+    first: dict[object, int] = {}
+    leader = [first.setdefault(one.exact if one else number, number) for number, one in enumerate(looks)]
+    distinct = [number for number in first.values() if looks[number]]
+    if len(distinct) > NEAR_ROWS or not distinct:
+        return leader
+    near = _near([one for number in distinct if (one := looks[number])])
+    own = dict(zip(distinct, (distinct[place] for place in near), strict=True))
+    return [own.get(number, number) for number in leader]
+
+
+def _near(looks: Sequence[Look]) -> list[int]:
+    """For each the place of the first that it is a near-duplicate of, or its own."""
+    import numpy
+
+    sketches = numpy.stack([one.sketch for one in looks])
+    lengths = numpy.array([one.seconds for one in looks])
+    found = list(range(len(looks)))
+    for start in range(0, len(looks), 1024):
+        stop = min(len(looks), start + 1024)
+        close = sketches[start:stop] @ sketches[:stop].T >= ALIKE
+        close &= numpy.abs(lengths[start:stop, None] - lengths[:stop]) <= AS_LONG * lengths[start:stop, None]
+        for row, column in zip(*numpy.nonzero(close), strict=True):
+            place, other = start + int(row), int(column)
+            if other < place and found[place] == place:
+                found[place] = found[other]
+    return found
