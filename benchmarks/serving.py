@@ -1,15 +1,18 @@
 """Ten adapters over one base, asked by 1, 8 and 32 clients at once: `%peft serve` against one transformers process.
 
-    python benchmarks/serving.py [--model smollm2-135m or tiny] [--seconds 60] [--clients 1 8 32]
+    python benchmarks/serving.py [--model smollm2-135m] [--seconds 60] [--clients 1 8 32]
                                  [--by f16 q8_0 transformers] [--slots 8]
 
-Every client asks a random adapter one of four questions, which begin differently, again and again, greedily. Before,
-each question is put to each adapter by one client alone; an answer under load is compared with that. `another's` counts
-answers that are those of another adapter, `other` those that are nobody's (batches round otherwise, and a near tie may
-fall differently), `lost` requests without an answer. transformers answers in this process, without HTTP: as many as
-wait in one batch, each with its own adapter. After each outtype the engine and then the server are killed.
+Every client asks a random adapter one of four questions, again and again. Each adapter says a word of its own over and
+over, by so much that no rounding changes it, so that an answer tells whose it is: `another's` counts answers that are
+another adapter's, `other` those that are nobody's, `lost` requests without an answer. transformers answers in this
+process, without HTTP: as many as wait in one batch, each with its own adapter. After each outtype the engine and then
+the server are killed.
 
-The adapters are LoRA of rank 8 on all linear layers with random values, so that all answer differently.
+The adapters are LoRA of rank 8 on all linear layers with random values, so that they cost what trained ones cost, and
+have keys and values of their own. The word comes from one rank in the last layer: in every second adapter from the
+values of its attention, so that an answer to a prompt that another adapter has computed has that one's word; in the
+others from its MLP, which tells with which adapter the answer itself was computed.
 """
 
 from __future__ import annotations
@@ -27,15 +30,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import psutil
-from switchboard import adapters, tiny
+import torch
+from peft import LoraConfig, get_peft_model
 
 from peft_nb import Switchboard
 from peft_nb.events import StatusChanged, silent
 from peft_nb.models.load import load
 from peft_nb.models.resolve import resolve
+from peft_nb.models.share import share
 from peft_nb.serving import server
 from peft_nb.serving.server import Server
 from peft_nb.serving.service import Service
@@ -50,6 +56,9 @@ PROMPTS = (
     "My screen stays black after the last update.",
     "How do I send back two of the three shirts?",
 )
+LOUD = 1e4  # what an adapter adds to the last layer; everything else there is some hundreds
+MARGIN = 0.03  # of the logit of an adapter's word over all others, as a share of it, at every place of every answer
+TRIES = 50  # random directions
 Answers = dict[tuple[str, str], str]  # by adapter and prompt
 Ask = Callable[[str, str], tuple[str, int]]  # an adapter and a prompt, for an answer and its tokens
 
@@ -61,7 +70,6 @@ class Measured:
     seconds: float
     took: list[float] = field(default_factory=list)
     tokens: int = 0
-    equal: int = 0
     anothers: int = 0
     other: int = 0
     lost: int = 0
@@ -76,6 +84,68 @@ class Measured:
 
 HEAD = """| what | clients | requests/s | tokens/s | p50 s | p95 s | another's | other | lost |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+
+
+@torch.no_grad()
+def repeating(base: Any, tokenizer: Any, count: int, folder: Path) -> list[Path]:
+    """Write adapters of which each answers the questions with a word of its own, over and over.
+
+    One rank reads from the last layer's input what is the same at all places of these conversations (by least squares),
+    and writes a random direction; the word is the one whose embedding is nearest to that.
+    """
+    model = get_peft_model(share(base), LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).eval()
+    body, head = model.base_model.model.model, model.base_model.model.lm_head
+    chats = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
+        )
+        for prompt in PROMPTS
+    ]
+    longest, seen = max(map(len, chats)), list[torch.Tensor]()
+
+    def answering(word: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the last layer reads where all answers are this word, and the logits of the answers."""
+        rows = [[*ids, *[word] * (TOKENS + longest - len(ids))] for ids in chats]
+        hidden = body(torch.tensor(rows)).last_hidden_state
+        told = [hidden[row, len(ids) - 1 : len(ids) + TOKENS] for row, ids in enumerate(chats)]
+        return seen.pop().flatten(0, 1).float(), head(torch.cat(told)).float()
+
+    words = [tokenizer.decode([word]) for word in range(head.out_features)]
+    taken = {*tokenizer.all_special_ids} | {
+        word for word, text in enumerate(words) if not text.strip() or "\ufffd" in text
+    }
+    folders = []
+    for number in range(count):
+        generator = torch.Generator().manual_seed(number)
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.normal_(std=0.02 if "lora_B" in name else weight.shape[1] ** -0.5, generator=generator)
+        part = body.layers[-1].self_attn.v_proj if number % 2 else body.layers[-1].mlp.down_proj
+        reads, writes = part.lora_A["default"].weight[0], part.lora_B["default"].weight[:, 0]
+        hook = part.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        for _ in range(TRIES):
+            writes.copy_(torch.randn(writes.shape, generator=generator))
+            writes *= LOUD / writes.norm()
+            word, places = int(torch.randint(len(words), (), generator=generator)), list[torch.Tensor]()
+            for _ in range(3):  # the word is found at the prompts, and changes what is read at the answers
+                places.append(answering(word)[0])
+                found = torch.cat(places)
+                inner = found @ found.T
+                inner += 0.01 * inner.diagonal().mean() * torch.eye(len(inner))
+                reads.copy_(found.T @ torch.linalg.solve(inner, torch.ones(len(inner))))
+                logits = answering(word)[1]
+                before, word = word, int(logits[0].argmax())
+            best, second = logits.topk(2).values.T
+            always = before == word and bool((logits.argmax(-1) == word).all())
+            if always and word not in taken and float(((best - second) / best.abs()).min()) > MARGIN:
+                break
+        else:
+            raise SystemExit(f"no word of its own was found for adapter {number}")
+        hook.remove()
+        taken.add(word)
+        folders.append(folder / f"adapter-{number:03}")
+        model.save_pretrained(folders[-1], save_embedding_layers=False)
+    return folders
 
 
 def stored(model: str, folders: Sequence[Path], store: Store) -> dict[str, str]:
@@ -152,12 +222,9 @@ def under_load(
             with lock:
                 measured.took.append(time.monotonic() - began)
                 measured.tokens += tokens
-                if answer == alone[name, prompt]:
-                    measured.equal += 1
-                elif answer in {alone[other, prompt] for other in names}:
-                    measured.anothers += 1
-                else:
-                    measured.other += 1
+                if answer != alone[name, prompt]:
+                    whole = answer in {alone[other, prompt] for other in names}
+                    measured.anothers, measured.other = measured.anothers + whole, measured.other + (not whole)
 
     began = time.monotonic()
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
@@ -178,8 +245,7 @@ def at_every_level(what: str, ask: Ask, names: Sequence[str], alone: Answers, gi
 def once(ask: Ask, names: Sequence[str]) -> Answers:
     """Put every question to every adapter, one after the other."""
     alone = {(name, prompt): ask(name, prompt)[0] for name in names for prompt in PROMPTS}
-    different = len({alone[name, PROMPTS[0]] for name in names})
-    print(f"{different} of {len(names)} adapters answer the first question differently", flush=True)
+    assert len({*alone.values()}) == len(names), alone  # each adapter says its word, whatever it is asked
     return alone
 
 
@@ -208,11 +274,10 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        model = str(tiny(folder / "tiny")) if given.model == "tiny" else given.model
-        base = load(resolve(model))
-        folders = adapters(base.model, ADAPTERS, folder, std=0.05)
+        base = load(resolve(given.model))
+        folders = repeating(base.model, base.tokenizer, ADAPTERS, folder)
         store = Store(folder / "store")
-        names = stored(model, folders, store)
+        names = stored(given.model, folders, store)
         words = list(names)
         print(HEAD)
         for outtype in given.by:
@@ -227,7 +292,7 @@ def main() -> None:
             wrote = time.monotonic() - began
             served = server.start(service)
             took = f"files written in {wrote:.1f} s, server started in {time.monotonic() - began - wrote:.1f} s"
-            print(f"{model} in {outtype}: {took}", flush=True)
+            print(f"{given.model} in {outtype}: {took}", flush=True)
             try:
                 ask = over_http(served)
                 alone = once(ask, words)

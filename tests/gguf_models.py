@@ -242,6 +242,20 @@ RELEASED: dict[str, tuple[str, str, dict[str, Any], list[str]]] = {
         },
         ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>", "+\n\n", "+▁▁", "+▁▁▁"],
     ),
+    "mistral": (
+        "mistral",
+        "prefixed",
+        {
+            "tokenizer_class": "LlamaTokenizer",
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "legacy": True,
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+        },
+        ["<unk>", "<s>", "</s>"],
+    ),
     "phi-3": (
         "phi3",
         "prefixed",
@@ -258,6 +272,10 @@ RELEASED: dict[str, tuple[str, str, dict[str, Any], list[str]]] = {
         ["<unk>", "<s>", ">+</s>", "<|endoftext|>", "><|assistant|>", "><|end|>", "><|user|>"],
     ),
 }
+
+
+# As Mistral's but for its class, for which transformers makes another pre-tokenizer; llama.cpp has none that is equal.
+LLAMA2 = {**RELEASED["mistral"][2], "legacy": False}
 
 
 def released(where: Path, family: str) -> Path:

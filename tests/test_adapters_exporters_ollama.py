@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from peft_nb.adapters.exporters.ollama import modelfile, turns_of
+from peft_nb.adapters.exporters import Exportable
+from peft_nb.adapters.exporters.ollama import EXPORTER, modelfile, turns_of
 from peft_nb.adapters.gguf.proof import CHATS
 from peft_nb.runs.run import Run
+from peft_nb.spec import RunSpec
 from tests import gguf_models
 
 COMMANDS = {"FROM", "PARAMETER", "TEMPLATE", "SYSTEM", "ADAPTER", "LICENSE", "MESSAGE"}
@@ -113,6 +115,12 @@ def test_parameters_are_those_of_the_model() -> None:
         ("FROM", "./model.gguf"), ("TEMPLATE", "{{ .Prompt }}"), ("PARAMETER", 'stop "<|im_end|>"'),
         ("PARAMETER", "temperature 0"),
     ]  # fmt: skip
+
+
+def test_a_system_prompt_that_no_modelfile_can_hold_is_refused() -> None:
+    spec = RunSpec(data="a", system='Say """yes""".')
+    run = Exportable("one", spec, {}, pytest.fail, pytest.fail, pytest.fail)
+    assert EXPORTER.obstacle(run).startswith('system: it holds """, which ends every text of a Modelfile; --as gguf')
 
 
 def test_a_run_becomes_a_folder_for_ollama(finished: Run, tmp_path: Path) -> None:

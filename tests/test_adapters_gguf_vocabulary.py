@@ -178,3 +178,14 @@ def test_hard_texts_become_the_same_tokens_with_the_tokenizers_of_released_model
         if (ours := tokenizer(text)["input_ids"]) != theirs:
             unequal[text] = tokenizer.convert_ids_to_tokens(ours), tokenizer.convert_ids_to_tokens(theirs)
     assert unequal == {}
+
+
+def test_llama_2_puts_other_spaces_than_llama_cpp_and_is_refused(tmp_path: Path) -> None:
+    folder = gguf_models.released(tmp_path / "model", "mistral")
+    assert vocabulary(AutoTokenizer.from_pretrained(folder), 640).metadata["tokenizer.ggml.add_space_prefix"]
+    gguf_models.changed(folder / "config.json", model_type="llama", architectures=["LlamaForCausalLM"])
+    (folder / "tokenizer_config.json").write_text(json.dumps(gguf_models.LLAMA2))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.tokenize("a</s>b") == ["▁a", "</s>", "b"]  # llama.cpp makes ▁b of the last
+    with pytest.raises(ModelError, match="which put one before a text that follows a special token or begins with a"):
+        vocabulary(tokenizer, 640)

@@ -56,6 +56,8 @@ def test_runs_of_variables_and_of_the_store_are_served_shown_and_stopped(
             CommandError,
             "--log-texts: there is no log of answers",
         ),
+        ("manners@v1 --engine vlm", CommandError, "--engine vlm: "),
+        ("manners@v1 --engine vllm", RunError, "--engine vllm: vLLM is not installed: pip install vllm"),
         ("manners@v1 --slots 0", CommandError, "--slots 0: write at least 1"),
         ("manners@v1 --key-from NO_SUCH_KEY", RunError, "this environment variable is not set"),
         ("manners@v1 --host 0.0.0.0", RunError, "require a key with --key-from"),

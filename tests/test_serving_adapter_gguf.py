@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
+from peft_nb.adapters.gguf.proof import Runtime
+from peft_nb.data.rendering import DEFAULT_TEMPLATE
 from peft_nb.errors import ModelError, RunError
 from peft_nb.events import silent
 from peft_nb.runs.run import Run
@@ -32,6 +35,24 @@ def test_files_are_written_once_and_anew_for_other_contents(desk: dict[str, Run]
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"rope_theta": 5000.0}))
     assert adapter_gguf.base_file(copy, silent) != first
+
+
+def test_a_base_without_a_chat_template_gets_the_one_of_runs_on_it(base: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "plain"
+    shutil.copytree(base, copy)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = None
+    (copy / "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(copy)
+    file = adapter_gguf.base_file(copy, silent)
+    found = Runtime(file)
+    turns = [{"role": "user", "content": "Where is my parcel?"}]
+    asked = found.ask("/apply-template", messages=turns)["prompt"]
+    rendered = tokenizer.apply_chat_template(
+        turns, chat_template=DEFAULT_TEMPLATE, add_generation_prompt=True, tokenize=False
+    )
+    assert rendered.endswith("Assistant:")
+    assert asked == rendered
 
 
 def test_merged_models_are_bounded_by_memory(tmp_path: Path) -> None:

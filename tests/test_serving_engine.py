@@ -1,69 +1,30 @@
-"""llama.cpp in a process of its own."""
+"""What all engines have in common, by the one that can run here."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
-from peft_nb.errors import ModelError, RunError
+from peft_nb.errors import ModelError
 from peft_nb.events import silent
-from peft_nb.runs.run import Run
-from peft_nb.serving import adapter_gguf, targets
-from peft_nb.serving.engine import Engine, Load
-from peft_nb.store import Store
-from tests.serving import PROMPTS, TOKENS
-
-
-def test_what_one_adapter_computed_is_not_another_s(desk: dict[str, Run], base: Path) -> None:
-    store = Store(desk["manners@v2"].folder.parents[1])
-    found = [targets.read(store, word, word).main for word in ("tickets@v1", "tickets@v2")]
-    files = tuple(str(adapter_gguf.adapter_file(version, base)) for version in found)
-    engine = Engine(Load(str(adapter_gguf.base_file(base, silent)), files, slots=1, context=512, threads=1))
-    engine.wait()
-    assert engine.scales(files[1]) == [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 1.0}]
-    assert engine.scales(None) == [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 0.0}]
-    with pytest.raises(RunError, match=r"other\.gguf is not loaded"):
-        engine.scales("/other.gguf")
-
-    def ask(adapter: str | None, **fields: object) -> tuple[str, int]:
-        body = {"messages": [{"role": "user", "content": PROMPTS[0]}], "max_tokens": TOKENS, "temperature": 0, **fields}
-        key = {"Authorization": f"Bearer {engine.key}"}
-        answer = httpx.post(
-            f"{engine.address}/v1/chat/completions", json={"lora": engine.scales(adapter), **body}, headers=key
-        ).json()
-        return answer["choices"][0]["message"]["content"], answer["usage"]["prompt_tokens_details"]["cached_tokens"]
-
-    alone = {adapter: ask(adapter, cache_prompt=False) for adapter in (*files, None)}
-    assert len({text for text, _ in alone.values()}) == 3
-    for adapter in (files[0], files[1], None, files[1], files[0], None, None):
-        assert ask(adapter, cache_prompt=False) == alone[adapter]
-        assert alone[adapter][1] == 0
-    kept = []
-    for adapter in (files[0], files[0], files[1], files[1], None, None, files[0]):  # all in one slot
-        with engine.slot(adapter, {"prompt": "the same"}) as place:
-            text, cached = ask(adapter, **place)
-        assert text == alone[adapter][0]
-        kept.append(cached > 0)
-    assert kept == [False, True, False, True, False, True, False]
-    assert httpx.get(f"{engine.address}/v1/models").status_code == 401  # nobody else on this machine may ask
-    engine.close()
-    assert not engine.alive
+from peft_nb.serving import adapter_gguf
+from peft_nb.serving.engine import Load
+from peft_nb.serving.llama_cpp import LlamaCpp
 
 
 def test_a_file_that_is_no_model_is_told(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_text("no model")
-    engine = Engine(Load(str(tmp_path / "model.gguf"), (), slots=1, context=64, threads=1))
+    engine = LlamaCpp(Load(str(tmp_path / "model.gguf"), (), slots=1, context=64, threads=1))
     with pytest.raises(ModelError, match=r"llama\.cpp cannot load model\.gguf"):
         engine.wait()
     assert not engine.alive
 
 
 def test_an_engine_ends_with_whoever_started_it(base: Path) -> None:
-    engine = Engine(Load(str(adapter_gguf.base_file(base, silent)), (), slots=1, context=64, threads=1))
+    engine = LlamaCpp(Load(str(adapter_gguf.base_file(base, silent)), (), slots=1, context=64, threads=1))
     engine.wait()
     assert engine.alive
     assert psutil.Process(engine.process.pid).environ()["OMP_WAIT_POLICY"] == "passive"

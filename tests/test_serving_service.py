@@ -133,11 +133,22 @@ def engines(server: Server) -> list[psutil.Process]:
     return psutil.Process(int(server.owner.partition("-")[0])).children()
 
 
+def merging(server: Server) -> list[psutil.Process]:
+    return [one for one in engines(server) if "export" in one.cmdline()]
+
+
 def test_a_dora_is_merged_and_answers_from_a_model_of_its_own_until_it_is_rolled_back(
     following: Server, store: Store, desk: dict[str, Run]
 ) -> None:
     before, (base,) = said(following, PRODUCTION), engines(following)
     store.promote("manners@v2", "candidate", why="newest")
+    until(lambda: merging(following))
+    (merge,) = merging(following)
+    merge.suspend()  # it takes as long as one likes
+    base.kill()
+    assert said(following, PRODUCTION) == before  # by the engine that took its place meanwhile
+    base = next(one for one in engines(following) if one != merge)
+    merge.resume()
     until(lambda: post(following, "manners@candidate").json()["model"] == "manners@v2", 120)
     assert said(following, "manners@candidate") == desk["manners@v2"].generate(
         "Where is my parcel?", max_new_tokens=TOKENS
@@ -158,6 +169,20 @@ def test_a_dora_is_merged_and_answers_from_a_model_of_its_own_until_it_is_rolled
     until(lambda: engines(following) == [base])
     assert following.status()["notes"] == []
     assert post(following, "manners@candidate").json()["model"] == "manners@v1"
+
+
+def test_a_server_that_is_stopped_does_not_wait_for_a_merge(store: Store, desk: dict[str, Run]) -> None:
+    store.promote("manners@v1", "stopped", why="try")
+    server = serve(store, "manners@stopped")
+    adapter_gguf.merged_path(targets.read(store, "heavy", "manners@v2").main, "f32").unlink(missing_ok=True)
+    store.promote("manners@v2", "stopped", why="newest")
+    until(lambda: merging(server))
+    (merge,) = merging(server)
+    merge.suspend()
+    server.stop(wait_s=8)
+    assert server.process
+    assert server.process.returncode == 0  # not killed
+    assert not merge.is_running()
 
 
 def test_an_engine_that_dies_is_replaced_and_no_request_is_lost(following: Server) -> None:

@@ -61,6 +61,19 @@ def test_snippets_can_be_pasted_and_hold_no_key() -> None:
     assert "Authorization" not in serve.snippets("http://127.0.0.1:8000", "m", None)["curl"]
 
 
+def test_what_goes_on_with_texts_is_asked_for_completions() -> None:
+    told = serve.snippets("http://127.0.0.1:8000", "m", None, chat=False)
+    words = shlex.split(told["curl"].replace("\\\n", ""))
+    assert words[1] == "http://127.0.0.1:8000/v1/completions"
+    assert json.loads(words[-1]) == {"model": "m", "prompt": "Hello"}
+    compile(told["openai"], "openai", "exec")
+    assert "client.completions.create(" in told["openai"]
+    server = Server("1-1.00-here", "http://127.0.0.1:8000", ["a plain one"], None)
+    plain = {"models": {"a plain one": {**EMPTY, "chat": False}}}
+    assert "/v1/completions" in serve.page(server, STATUS | plain)
+    assert "/v1/chat/completions" in serve.page(server, STATUS)
+
+
 def test_a_server_that_is_gone_says_so(tmp_path: object) -> None:
     shown = serve.Serving(Server("999999-1.00-nowhere", "http://127.0.0.1:9", ["tickets"], None))
     assert repr(shown) == "server at http://127.0.0.1:9: ended: its process has ended"

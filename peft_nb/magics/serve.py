@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from shutil import which
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.errors import CommandError, RunError
 from peft_nb.events import Progress
 from peft_nb.magics.line import Argument, Flag, command
+from peft_nb.serving.engines import ENGINES
 from peft_nb.ui.progress_bar import progress_bar
 
 if TYPE_CHECKING:
@@ -24,11 +24,17 @@ FLAGS = [
     Flag("host", "text", "Address to listen on; by default 127.0.0.1. Another one needs a key.", value="ADDRESS"),
     Flag("key_from", "text", "Environment variable with a key that clients must send.", value="VARIABLE"),
     Flag("detach", "switch", "Go on serving when the kernel has ended."),
-    Flag("outtype", "text", "How the base's weights are held: f16 by default, or q8_0, bf16, f32."),
+    Flag(
+        "engine",
+        "choice",
+        "What computes; by default vLLM if it, a GPU and LoRAs alone are there.",
+        choices=tuple(ENGINES),
+    ),
+    Flag("outtype", "text", "How llama.cpp holds the base's weights: f16 by default, or q8_0, bf16, f32."),
     Flag("slots", "integer", "Requests that are answered at the same time; by default 8."),
     Flag("queue", "integer", "Requests that may wait beside them; by default 64. More get 503."),
     Flag("context", "integer", "Longest prompt and answer together; by default 4096.", unit="tokens"),
-    Flag("threads", "integer", "Threads of the processor; by default all cores."),
+    Flag("threads", "integer", "Threads of the processor for llama.cpp; by default all cores."),
     Flag("body_mb", "number", "Largest request; by default 1. A larger one gets 413.", unit="MB"),
     Flag("log", "text", "File for the log of answers: which version answered whom; by default none.", value="FILE"),
     Flag("log_texts", "switch", "Write prompts and answers into that log too."),
@@ -105,8 +111,6 @@ def described(
             raise CommandError(f"--{flag.replace('_', '-')} 0: write at least 1")
     if (host := options.get("host", "127.0.0.1")) not in LOOPBACK:
         print(f"warning: others can reach {host}, and what they send is not encrypted", file=sys.stderr)
-    if which("nvidia-smi"):
-        print("there is an NVIDIA GPU: vLLM is faster on it; %peft export RUN --as vllm writes its command")
     return prepared({**names, **targets.pinned(store, words)}, store, progress, **options)
 
 

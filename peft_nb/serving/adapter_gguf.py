@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from peft_nb.errors import ModelError, PeftNbError, RunError
@@ -22,15 +22,6 @@ from peft_nb.system.resources import MB
 NAME = "adapter.gguf"
 
 
-@dataclass(frozen=True)
-class Files:
-    """What an engine answers with: a model of so many MB, and the LoRA on it, if any."""
-
-    model: str
-    adapter: str | None = None
-    mb: float = 0.0
-
-
 def base_folder(model: str, progress: Progress) -> Path:
     """Find a base model's plain folder, fetching it where it is not on this machine."""
     from peft_nb.models.load import located
@@ -40,7 +31,7 @@ def base_folder(model: str, progress: Progress) -> Path:
 
 
 def base_file(folder: Path, progress: Progress, outtype: str = "f16") -> Path:
-    """Give a base model as a GGUF file in the user's cache.
+    """Give a base model as a GGUF file in the user's cache, with the chat template that runs on it were trained with.
 
     Parameters
     ----------
@@ -57,12 +48,12 @@ def base_file(folder: Path, progress: Progress, outtype: str = "f16") -> Path:
         Written anew where a file of the folder has changed.
     """
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
-    key = hashlib.sha256(repr((str(folder), stats)).encode()).hexdigest()[:12]
+    key = hashlib.sha256(repr((str(folder), stats, "answers")).encode()).hexdigest()[:12]
 
     def fill(staging: Path) -> None:
         from peft_nb.adapters.gguf import write_model
 
-        write_model(folder, staging / "model.gguf", outtype=outtype, progress=progress)
+        write_model(folder, staging / "model.gguf", outtype=outtype, answers=True, progress=progress)
 
     return prepared(f"{folder.name}-{outtype}-{key}", fill, progress) / "model.gguf"
 
@@ -133,20 +124,25 @@ def merged_file(version: Version, outtype: str) -> Path:
         With what the export says.
     """
     target = merged_path(version, outtype)
-    if not target.exists():
-        words = ["export", version.run, "--as", "gguf", "--to", str(target), "--outtype", outtype]
-        store = version.folder.parents[2]  # in which runs/<id>/adapter is
-        done = subprocess.run(
-            [sys.executable, "-m", "peft_nb", *words],
-            env={**os.environ, "PEFT_NB_STORE": str(store)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode and not target.exists():  # another server may have been faster
-            said = done.stderr.strip().splitlines()
-            raise ModelError(f"{version.label}: {said[-1] if said else 'the export ended without a word'}")
+    exported(version, target, "gguf", "--outtype", outtype)
     return target
+
+
+def exported(version: Version, target: Path, form: str, *words: str, **environment: str) -> None:
+    """Write a run in a form by ``python -m peft_nb export``, unless it is there."""
+    if target.exists():
+        return
+    store = version.folder.parents[2]  # in which runs/<id>/adapter is
+    done = subprocess.run(
+        [sys.executable, "-m", "peft_nb", "export", version.run, "--as", form, "--to", str(target), *words],
+        env={**os.environ, "PEFT_NB_STORE": str(store), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode and not target.exists():  # another server may have been faster
+        said = done.stderr.strip().splitlines()
+        raise ModelError(f"{version.label}: {said[-1] if said else 'the export ended without a word'}")
 
 
 def check_memory(versions: Sequence[Version], base: Path) -> None:
@@ -167,10 +163,15 @@ def merged_path(version: Version, outtype: str) -> Path:
 
 def folder_of(version: Version) -> Path:
     """Say where an adapter's file is, or would be, by what the adapter holds."""
-    digest = hashlib.sha256()
+    return version.folder.parent / f"gguf-{digest(version)}"
+
+
+def digest(version: Version) -> str:
+    """Tell what an adapter holds in a few letters."""
+    found = hashlib.sha256()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
-        digest.update((version.folder / name).read_bytes())
-    return version.folder.parent / f"gguf-{digest.hexdigest()[:12]}"
+        found.update((version.folder / name).read_bytes())
+    return found.hexdigest()[:12]
 
 
 def main() -> None:

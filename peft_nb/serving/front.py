@@ -20,9 +20,8 @@ from tornado.simple_httpclient import HTTPStreamClosedError
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from peft_nb.errors import PeftNbError
-from peft_nb.serving.adapter_gguf import Files
 from peft_nb.serving.answer_log import AnswerLog
-from peft_nb.serving.engine import Engine
+from peft_nb.serving.engine import Engine, Files
 from peft_nb.serving.requests import CHAT, TEXT, RefusedError, checked, found, told
 from peft_nb.serving.targets import BASE, Target, Version, versions
 from peft_nb.serving.traffic import Traffic
@@ -68,7 +67,9 @@ class Front:
     log : AnswerLog or None
         Where answers are noted.
     base : str
-        GGUF file of the base model.
+        The base model as the engine loads it.
+    mixes : bool
+        Whether the engine computes requests for different adapters together.
 
     Attributes
     ----------
@@ -81,9 +82,16 @@ class Front:
     """
 
     def __init__(
-        self, limits: Limits, key: str | None, hosts: set[str] | None, log: AnswerLog | None = None, base: str = ""
+        self,
+        limits: Limits,
+        key: str | None,
+        hosts: set[str] | None,
+        log: AnswerLog | None = None,
+        base: str = "",
+        mixes: bool = False,
     ) -> None:
         self.limits, self.key, self.hosts, self.log, self.base = limits, key, hosts, log, Files(base)
+        self.mixes = mixes
         self.targets: dict[str, Target] = {}
         self.files: dict[str, Files] = {}
         self.engines: dict[str, Engine] = {}
@@ -155,7 +163,7 @@ class Front:
             shares = [{"version": target.main.label, "run": target.main.run, "share": 1 - target.share}]
             if target.other:
                 shares.append({"version": target.other.label, "run": target.other.run, "share": target.share})
-            shown[word] = {"versions": shares, **self.traffic.of(word)}
+            shown[word] = {"versions": shares, "chat": target.main.chat, **self.traffic.of(word)}
         shown[BASE] = {"versions": [], **self.traffic.of(BASE)}
         notes = [
             f"{version.label} answers from a merged model of its own ({version.merged}), "
@@ -307,7 +315,7 @@ class Completions(Handler):
         front, path, began = self.front, self.request.path, time.monotonic()
         user = body.get("user") or uuid4().hex
         version = front.version(body["model"], user)
-        async with front.turns.of(version.label if version else BASE):
+        async with front.turns.of("" if front.mixes else version.label if version else BASE):
             for left in (1, 0):  # an engine that dies before it has said anything is replaced meanwhile
                 engine, version, adapter = await front.chosen(body["model"], user)
                 self.label = version.label if version else BASE

@@ -12,14 +12,15 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 import psutil
 
 from peft_nb.errors import RunError
 from peft_nb.events import Progress
 from peft_nb.serving import adapter_gguf, targets
-from peft_nb.serving.engine import check_installed
+from peft_nb.serving.engine import here
+from peft_nb.serving.engines import chosen
 from peft_nb.serving.service import LOOPBACK, Service, key_of, run
 from peft_nb.store import Store
 from peft_nb.system import files, resources
@@ -68,7 +69,7 @@ class Server:
             return {"state": "stopped" if self.stopped else "ended", "why": self._why()}
         try:
             headers = {"Authorization": f"Bearer {key_of(self.key_from)}"} if self.key_from else {}
-            with urlopen(Request(f"{self.address}/status", headers=headers), timeout=ANSWER_S) as answer:
+            with here(Request(f"{self.address}/status", headers=headers), timeout=ANSWER_S) as answer:
                 told: dict[str, Any] = json.load(answer)
                 return told
         except (OSError, ValueError, RunError) as error:
@@ -105,7 +106,8 @@ def prepared(
     *,
     host: str = "127.0.0.1",
     key_from: str | None = None,
-    outtype: str = "f16",
+    engine: str | None = None,
+    outtype: str | None = None,
     **options: Any,
 ) -> Service:
     """Check all that can be checked before a server starts, and write the files that it needs.
@@ -122,8 +124,10 @@ def prepared(
         Address to listen on; one that others can reach needs a key.
     key_from : str or None
         Environment variable that holds a key.
-    outtype : str, default "f16"
-        How the base's weights are held, as of :func:`peft_nb.adapters.gguf.write_model`.
+    engine : str or None
+        What answers; by default what :func:`.engines.chosen` chooses.
+    outtype : str or None
+        How llama.cpp holds the base's weights, as of :func:`peft_nb.adapters.gguf.write_model`; by default f16.
     **options
         Other fields of :class:`.service.Service`.
 
@@ -132,25 +136,23 @@ def prepared(
     PeftNbError
         In one line.
     """
-    check_installed()
     if host not in LOOPBACK and not key_of(key_from):
         raise RunError(f"--host {host} can be reached by others; require a key with --key-from VARIABLE")
     key_of(key_from)
     found = [targets.read(store, name, word) for name, word in names.items()]
     targets.check(found)
-    folder = adapter_gguf.base_folder(found[0].main.model, progress)
-    base = adapter_gguf.base_file(folder, progress, outtype)
     wanted = targets.versions(found)
+    kind = chosen(engine, wanted, {*options, *(["outtype"] if outtype else [])})
+    outtype = outtype or "f16"
+    folder = adapter_gguf.base_folder(wanted[0].model, progress)
+    base = kind.base(folder, outtype, progress)
     adapter_gguf.check_memory(wanted, base)
     for version in wanted:
-        if version.merged:
-            progress(0.0, f"merging {version.label}, and comparing that in llama.cpp")
-            adapter_gguf.merged_file(version, outtype)
-        else:
-            progress(0.0, f"writing {version.label} as LoRA GGUF")
-            adapter_gguf.adapter_file(version, folder)
+        what = f"merging {version.label}" if version.merged else f"writing the adapter of {version.label}"
+        progress(0.0, f"{what} for {kind.name}")
+        kind.files(version, str(base), folder, outtype, apart=False)
     threads = options.pop("threads", None) or resources.cores()
-    options |= {"host": host, "key_from": key_from, "outtype": outtype, "threads": threads}
+    options |= {"host": host, "key_from": key_from, "engine": kind.name, "outtype": outtype, "threads": threads}
     return Service({**names}, str(store.folder), str(folder), str(base), **options)
 
 

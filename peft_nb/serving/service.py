@@ -17,15 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from peft_nb.errors import PeftNbError, RunError
 from peft_nb.serving import adapter_gguf, targets
-from peft_nb.serving.adapter_gguf import Files
 from peft_nb.serving.answer_log import AnswerLog
 from peft_nb.serving.engine import Engine, Load
+from peft_nb.serving.engines import ENGINES
 from peft_nb.serving.front import DRAINED, Front, Limits
 from peft_nb.store import Store
 from peft_nb.system import files
-from peft_nb.system.resources import MB
 
 LOOK_S = 0.5  # between two looks at the store, the engine and whoever started this
 DRAIN_S = 600.0  # longest that an engine that was replaced may go on answering
@@ -47,7 +48,9 @@ class Service:
     store : str
         Folder of the store.
     base_folder, base_file : str
-        The base model as a plain folder and as a GGUF file.
+        The base model as a plain folder and as the engine loads it.
+    engine : str
+        Which engine.
     outtype : str
         How merged models are held.
     host : str
@@ -70,6 +73,7 @@ class Service:
     store: str
     base_folder: str
     base_file: str
+    engine: str = "llama.cpp"
     outtype: str = "f16"
     host: str = "127.0.0.1"
     port: int = 0
@@ -148,7 +152,8 @@ class Process:
         limits = Limits(service.slots, service.queue, int(service.body_mb * 1e6))
         log = AnswerLog(Path(service.log), service.log_texts) if service.log else None
         hosts = LOOPBACK if service.host in LOOPBACK else None
-        self.front = Front(limits, key_of(service.key_from), hosts, log, service.base_file)
+        self.kind = ENGINES[service.engine]
+        self.front = Front(limits, key_of(service.key_from), hosts, log, service.base_file, self.kind.mixes)
         self.engines: list[Engine] = []
         self.draining: set[asyncio.Task[None]] = set()
         self.short = 0
@@ -191,11 +196,14 @@ class Process:
                 await asyncio.sleep(0.02)
             for one in self.engines:
                 one.close()
+            for writing in psutil.Process().children():  # a merge may take long, and nobody waits for it any more
+                writing.kill()
             if front.log:
                 front.log.close()
 
     async def _keep(self) -> None:
-        """Look again and again at what may have changed."""
+        """Look again and again at what may have changed; files for what was promoted are written meanwhile."""
+        reading: asyncio.Task[dict[str, targets.Target] | None] | None = None
         while True:
             await asyncio.sleep(LOOK_S)
             owner = self.service.owner
@@ -203,7 +211,12 @@ class Process:
                 self.over.set()
                 return
             try:
-                await self._look()
+                await self._replace_ended()
+                reading = reading or asyncio.create_task(asyncio.to_thread(self._read))
+                done, _ = await asyncio.wait({reading}, timeout=LOOK_S)
+                if done:
+                    reading = None
+                    await self._take(done.pop().result())
             except PeftNbError as error:
                 self.failed = error
                 self.over.set()
@@ -212,36 +225,38 @@ class Process:
                 logging.exception("the store could not be followed")
                 self.front.troubles[""] = f"the store could not be followed: {error}"
 
-    async def _look(self) -> None:
-        front = self.front
-        changed = await asyncio.to_thread(self._read)
+    async def _replace_ended(self) -> None:
+        """Start an engine in place of each that has ended."""
         ended = [one for one in self.engines if not one.alive]
         for one in ended:
-            front.lose(one)
+            self.front.lose(one)
             one.close()
         if ended:
             self.short = self.short + 1 if time.monotonic() - ended[-1].began < SHORT_S else 0
             if self.short == MOST_SHORT:
                 raise RunError(f"the engine ended {MOST_SHORT} times right after its start")
-        if ended or changed:
-            try:
-                await self._start(changed or front.targets)
-            except PeftNbError as error:  # llama.cpp cannot load one of them
-                if ended:
-                    raise
-                for name, target in (changed or {}).items():
-                    if target != front.targets[name]:
-                        self._refuse(name, target, error)
-                return
+            await self._start(self.front.targets)
+
+    async def _take(self, changed: dict[str, targets.Target] | None) -> None:
+        """Answer for what names stand for now, unless the engine cannot load one of them."""
+        front = self.front
+        try:
+            if changed:
+                await self._start(changed)
+        except PeftNbError as error:
+            for name, target in (changed or {}).items():
+                if target != front.targets[name]:
+                    self._refuse(name, target, error)
+            return
         front.troubles.pop("", None)
 
     def _read(self, first: bool = False) -> dict[str, targets.Target] | None:
         """Look up what the names stand for now, with all files written; None if nothing is different."""
-        front, base = self.front, Path(self.service.base_folder)
+        front, given, base = self.front, self.service, Path(self.service.base_folder)
         known = dict(front.targets)
         now: dict[str, targets.Target] = {}
         target = None
-        for name, word in self.service.names.items():
+        for name, word in given.names.items():
             try:
                 target = targets.read(self.store, name, word)
                 if target == self.refused.get(name):
@@ -250,9 +265,9 @@ class Process:
                 if target != known.get(name):
                     targets.check([target, *now.values()])
                     wanted = targets.versions((known | now | {name: target}).values())
-                    adapter_gguf.check_memory(wanted, Path(self.service.base_file))
+                    adapter_gguf.check_memory(wanted, Path(given.base_file))
                     for version in target.versions:
-                        front.files[version.run] = self._files(version, base)
+                        front.files[version.run] = self.kind.files(version, given.base_file, base, given.outtype)
                 now[name] = target
                 self.refused.pop(name, None)
                 front.troubles.pop(name, None)
@@ -268,13 +283,6 @@ class Process:
         self.front.troubles[name] = f"{name}: {error}; {self.front.targets[name].main.label} goes on answering"
         if target:
             self.refused[name] = target
-
-    def _files(self, version: targets.Version, base: Path) -> Files:
-        """Write what a version answers with."""
-        if version.merged:
-            file = adapter_gguf.merged_file(version, self.service.outtype)
-            return Files(str(file), mb=file.stat().st_size / MB)
-        return Files(self.service.base_file, str(adapter_gguf.adapter_file_apart(version, base)))
 
     def _loads(self, wanted: dict[str, targets.Target]) -> list[Load]:
         """What engines have to hold for some targets: the base with its LoRAs, and each merged model."""
@@ -294,8 +302,8 @@ class Process:
         try:
             for load in self._loads(wanted):
                 engine = before.get(load.model)
-                if not engine or not {*load.adapters} <= {*engine.load.adapters}:
-                    engine = now[load.model] = Engine(load)
+                if not engine or not await asyncio.to_thread(engine.adopt, load):
+                    engine = now[load.model] = self.kind(load)
                     await asyncio.to_thread(engine.wait)
                 now[load.model] = engine
         except BaseException:

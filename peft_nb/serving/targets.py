@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from peft_nb.adapters.exporters import vllm
 from peft_nb.adapters.gguf.lora import lacking
 from peft_nb.errors import MethodError, RunError
 from peft_nb.methods import REGISTRY
@@ -41,6 +42,8 @@ class Version:
         Whether it was trained on conversations rather than plain texts.
     merged : str
         Why llama.cpp cannot put it on the base, so that it answers from a merged model of its own; empty for a LoRA.
+    no_vllm : str
+        Why vLLM cannot load it; empty where it can.
     """
 
     run: str
@@ -51,6 +54,7 @@ class Version:
     system: str | None
     chat: bool
     merged: str = ""
+    no_vllm: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,8 @@ def _version(record: Record) -> Version:
     if not (folder / "adapter_config.json").is_file():
         raise RunError(f"{label} has no adapter to serve; resume() it first")
     facts, why = record.facts, _merged(spec, label, folder)
-    return Version(record.id, label, folder, spec.model, facts.base, spec.system, facts.chat, why)
+    no_vllm = vllm.obstacle(spec)
+    return Version(record.id, label, folder, spec.model, facts.base, spec.system, facts.chat, why, no_vllm)
 
 
 def _merged(spec: RunSpec, label: str, folder: Path) -> str:

@@ -44,12 +44,22 @@ class Serving(Displayed):
     def _repr_html_(self) -> str:
         return page(self.server, self.look())
 
+    def snippets(self) -> dict[str, str]:
+        """Write ready code that asks for the first of its names."""
+        return _snippets(self.server, self.status)
+
+
+def _snippets(server: Server, status: Mapping[str, Any]) -> dict[str, str]:
+    first = server.names[0]
+    chat = status.get("models", {}).get(first, {}).get("chat", True)
+    return snippets(server.address, first, server.key_from, chat)
+
 
 def page(server: Server, status: Mapping[str, Any]) -> str:
     """Draw all of it, as it stays in a saved notebook."""
     parts = [html(server.address, status)]
     if status["state"] not in OVER:
-        told = snippets(server.address, server.names[0], server.key_from).items()
+        told = _snippets(server, status).items()
         parts += [f"<details><summary>{name}</summary><pre>{escape(code)}</pre></details>" for name, code in told]
     return f'<div style="{BOX}">{"".join(parts)}</div>'
 
@@ -130,7 +140,7 @@ def text(address: str, status: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def snippets(address: str, model: str, key_from: str | None) -> dict[str, str]:
+def snippets(address: str, model: str, key_from: str | None, chat: bool = True) -> dict[str, str]:
     """Write ready code that asks the server.
 
     Parameters
@@ -139,6 +149,8 @@ def snippets(address: str, model: str, key_from: str | None) -> dict[str, str]:
         Of the server.
     key_from : str or None
         Environment variable of its key, which is not written.
+    chat : bool, default True
+        Whether the model answers in conversations, rather than going on with texts.
 
     Returns
     -------
@@ -148,15 +160,19 @@ def snippets(address: str, model: str, key_from: str | None) -> dict[str, str]:
     key = f'  -H "Authorization: Bearer ${key_from}" \\\n' if key_from else ""
     shell = model.replace("'", "'\\''")
     given = f"os.environ[{key_from!r}]" if key_from else "'none'"
+    path = "chat/completions" if chat else "completions"
+    call = f"{path.replace('/', '.')}.create"
+    asked = '"messages": [{"role": "user", "content": "Hello"}]' if chat else '"prompt": "Hello"'
+    field = "messages=[{'role': 'user', 'content': 'Hello'}]" if chat else "prompt='Hello'"
+    found = "message.content" if chat else "text"
     return {
         "curl": (
-            f"curl {address}/v1/chat/completions \\\n{key}  -H 'Content-Type: application/json' \\\n"
-            f'  -d \'{{"model": "{shell}", "messages": [{{"role": "user", "content": "Hello"}}]}}\''
+            f"curl {address}/v1/{path} \\\n{key}  -H 'Content-Type: application/json' \\\n"
+            f'  -d \'{{"model": "{shell}", {asked}}}\''
         ),
         "openai": (
             ("import os\n\n" if key_from else "")
             + f"from openai import OpenAI\n\nclient = OpenAI(base_url='{address}/v1', api_key={given})\n"
-            f"answer = client.chat.completions.create(\n    model={model!r},\n"
-            "    messages=[{'role': 'user', 'content': 'Hello'}],\n)\nprint(answer.choices[0].message.content)"
+            f"answer = client.{call}(\n    model={model!r},\n    {field},\n)\nprint(answer.choices[0].{found})"
         ),
     }

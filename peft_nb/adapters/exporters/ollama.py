@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peft_nb.adapters.exporters.base import Exportable, Exported, Exporter
-from peft_nb.adapters.exporters.gguf import OPTIONS, check, merged, obstacle
+from peft_nb.adapters.exporters.gguf import OPTIONS, check, merged
+from peft_nb.adapters.exporters.gguf import obstacle as no_gguf
 from peft_nb.adapters.exporters.gguf_file import free
 from peft_nb.system.files import atomic_folder
 from peft_nb.system.resources import MB
@@ -18,6 +20,7 @@ MODEL, MODELFILE, PROOF = "model.gguf", "Modelfile", "proof.json"
 # transformers' names of what Ollama's PARAMETER sets; others of a generation config it does not know.
 PARAMETERS = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "repetition_penalty": "repeat_penalty"}
 PLAIN = "{{ .Prompt }}"
+QUOTES = '"' * 3
 # Texts that a template cannot be thought to write by itself.
 SYSTEM, ASK, ANSWER, AGAIN = "zsystemz", "zaskz", "zanswerz", "zagainz"
 
@@ -59,6 +62,13 @@ class Turns:
         return begin + "".join(turn["content"] + after[turn["role"]] for turn in chat if turn["role"] in after)
 
 
+def obstacle(run: Exportable) -> str:
+    """Say why there can be no folder for Ollama, in one line, or nothing."""
+    if QUOTES in (run.spec.system or ""):
+        return f"system: it holds {QUOTES}, which ends every text of a Modelfile; --as gguf writes the model without it"
+    return no_gguf(run)
+
+
 def turns_of(tokenizer: Any) -> Turns | None:
     """Find what a chat template writes around turns, or nothing where that is no fixed text.
 
@@ -93,7 +103,7 @@ def turns_of(tokenizer: Any) -> Turns | None:
         said = [{**turn, "content": turn["content"].strip()} for turn in chat]  # Ollama's cannot strip as some do
         if (system or said[0]["role"] != "system") and found.render(said) != _rendered(tokenizer, said):
             return None
-    if any(mark in found.go().replace("{{ ", "") for mark in ('"""', "{{")):
+    if any(mark in found.go().replace("{{ ", "") for mark in (QUOTES, "{{")):
         return None
     begin = tokenizer.bos_token or ""
     if begin and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
@@ -144,7 +154,7 @@ def modelfile(tokenizer: Any, generation: Mapping[str, Any], system: str | None,
 
 
 def _quoted(text: str) -> str:
-    return f'"""{text}"""'
+    return f"{QUOTES}{text}{QUOTES}"
 
 
 def _drawing(generation: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -196,9 +206,10 @@ def write(run: Exportable, folder: Path, *, outtype: str = "f16") -> Exported:
         proof = merged(run, staging / MODEL, outtype, seen)
         (staging / PROOF).write_text(proof.written(), encoding="utf-8")
         size = (staging / MODEL).stat().st_size / MB
-    name = "".join(letter if letter.isalnum() else "-" for letter in (run.spec.name or run.id).lower())
+    letters = [letter if letter.isascii() and letter.isalnum() else "-" for letter in (run.spec.name or run.id).lower()]
+    name = "".join(letters).strip("-") or run.id
     told = f"{run.id} is exported to {folder}: {outtype}, {size:,.1f} MB; {proof.told}; not run in Ollama"
-    lines = (told, f"ollama create {name} -f {folder / MODELFILE}", f"ollama run {name}")
+    lines = (told, f"ollama create {name} -f {shlex.quote(str(folder / MODELFILE))}", f"ollama run {name}")
     return Exported(folder, "\n".join(lines), proof.table)
 
 

@@ -16,7 +16,11 @@ def obstacle(run: Exportable) -> str:
     """Say why a run cannot be written as ONNX, in one line, or nothing."""
     if not REGISTRY[run.spec.method].mergeable:
         return f"method: {run.spec.method} cannot be merged, and ONNX takes no adapters; --as adapter writes it"
-    if not find_spec("optimum"):
+    try:
+        there = find_spec("optimum.exporters.onnx")  # a part of its own, which optimum alone does not bring
+    except ModuleNotFoundError:
+        there = None
+    if not there:
         return "onnx: optimum writes it, and is not installed; pip install optimum-onnx, or --as merged for optimum-cli"
     return ""
 

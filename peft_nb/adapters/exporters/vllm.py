@@ -41,12 +41,13 @@ REFUSED = (
 BEGINNINGS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")  # those that leave the base's weights as they are
 BOUND = 0.001  # nats per token; the weights are the same, so that only their rounding can differ
 CHAT_TEMPLATE = "chat_template.jinja"
+ENDS = "generation_config.json"  # written where the base does not know what ends an answer; read by peft_nb serve
 MERGED = "--as merged writes a plain model, which vLLM serves too"
 
 
-def obstacle(run: Exportable) -> str:
-    """Say why vLLM cannot load a run's adapter, in one line, or nothing."""
-    spec, method = run.spec, REGISTRY[run.spec.method]
+def obstacle(spec: RunSpec) -> str:
+    """Say why vLLM cannot load the adapter of a run with some settings, in one line, or nothing."""
+    method = REGISTRY[spec.method]
     if not TASKS[spec.task].generates:
         return f"task: {spec.task} trains a head, which vLLM takes with no adapter; {MERGED}"
     if not is_lora(spec):
@@ -138,7 +139,7 @@ def lines_for(run: Exportable, live: Live, folder: Path, r: int, base: str, plac
     run, live
         The run.
     folder : Path
-        Where the adapter is now; it gets the chat template if the base has none.
+        Where the adapter is now; it gets the chat template if the base has none, and what ends an answer likewise.
     r : int
         The adapter's rank.
     base, place : str
@@ -184,10 +185,17 @@ def lines_for(run: Exportable, live: Live, folder: Path, r: int, base: str, plac
     ends = getattr(live.model.generation_config, "eos_token_id", None)
     if renderer.end not in {live.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}:
         asked["stop_token_ids"] = [renderer.end]
+        (folder / ENDS).write_text(json.dumps({"eos_token_id": renderer.end}), encoding="utf-8")
     asked |= {"max_tokens": 128, "temperature": 0}
     path = "chat/completions" if live.facts.chat else "completions"
     curl = ["curl", f"http://127.0.0.1:8000/v1/{path}", "-H", "Content-Type: application/json"]
     return [*notes, shlex.join(words), shlex.join([*curl, "-d", json.dumps(asked, ensure_ascii=False)])]
 
 
-EXPORTER = Exporter("vllm", "a PEFT folder as vLLM loads it, with the line that serves it", "-vllm", write, obstacle)
+EXPORTER = Exporter(
+    "vllm",
+    "a PEFT folder as vLLM loads it, with the line that serves it",
+    "-vllm",
+    write,
+    lambda run: obstacle(run.spec),
+)

@@ -50,7 +50,9 @@ def known(folder: Path) -> tuple[Architecture, dict[str, Any]]:
     return ARCHITECTURES[config["architectures"][0]], config
 
 
-def write_model(folder: Path, out: Path, *, outtype: str = "f16", progress: Progress | None = None) -> Path:
+def write_model(
+    folder: Path, out: Path, *, outtype: str = "f16", answers: bool = False, progress: Progress | None = None
+) -> Path:
     """Write a plain transformers folder as one GGUF file with tokenizer and chat template.
 
     Parameters
@@ -61,6 +63,9 @@ def write_model(folder: Path, out: Path, *, outtype: str = "f16", progress: Prog
         The file to write; part of it stays where the disk refuses.
     outtype : {"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"}, default "f16"
         How the matrices are held; a matrix whose rows are no whole blocks is float16, norms and biases are float32.
+    answers : bool, default False
+        Whether a model without a chat template gets the one that runs on it are trained with, and what ends an answer
+        there.
     progress : callable, optional
         Called with the share that is done (0 to 1) and what is being done.
 
@@ -79,7 +84,7 @@ def write_model(folder: Path, out: Path, *, outtype: str = "f16", progress: Prog
         raise ModelError(f"outtype: {outtype!r} is not one of {', '.join(OUTTYPES)}{nearest(outtype, OUTTYPES)}")
     progress(0.0, "reading the tokenizer")
     architecture, config = known(folder)
-    words = _words(folder, config)
+    words = _words(folder, config, answers)
     metadata = {"general.type": "model", "general.file_type": OUTTYPES[outtype]}
     metadata |= {f"{architecture.name}.{key}": value for key, value in architecture.parameters(config).items()}
     metadata |= {f"{architecture.name}.vocab_size": config["vocab_size"]}
@@ -89,17 +94,21 @@ def write_model(folder: Path, out: Path, *, outtype: str = "f16", progress: Prog
     return out
 
 
-def _words(folder: Path, config: Config) -> Vocabulary:
+def _words(folder: Path, config: Config, answers: bool = False) -> Vocabulary:
     """The tokenizer of a plain model folder, with what ends an answer."""
     from transformers import AutoTokenizer, GenerationConfig
+
+    from peft_nb.data.rendering import Renderer
 
     ends = config.get("eos_token_id")
     if (folder / "generation_config.json").exists():
         ends = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return vocabulary(
-        tokenizer, config["vocab_size"], ends if isinstance(ends, list) else [] if ends is None else [ends]
-    )
+    if answers and not tokenizer.chat_template:
+        renderer = Renderer(tokenizer)
+        tokenizer.chat_template, ends = renderer.template, [*dict.fromkeys([*ends, renderer.end])]
+    return vocabulary(tokenizer, config["vocab_size"], ends)
 
 
 def notes(folder: Path) -> tuple[str, ...]:

@@ -169,7 +169,9 @@ def _unlike(tokenizer: Any, size: int) -> Iterator[str]:
     if pieces:
         yield from _pieces_unlike(core)
     elif model.get("byte_fallback"):
-        yield "it writes spaces otherwise than SentencePiece"
+        kept = (core["pre_tokenizer"] or {}).get("prepend_scheme") in ("first", "always")  # Llama 2's, as of 2026
+        also = ", which put one before a text that follows a special token or begins with a space too" if kept else ""
+        yield f"it writes spaces otherwise than SentencePiece and llama.cpp{also}"
     elif not _pre(core):
         yield f"its pre-tokenizer is none of {', '.join(PRE)}"
     elif not _plain_normalizer(core["normalizer"]):

@@ -53,11 +53,9 @@ class ServePanel(Panel):
 
     def __init__(self, serving: Serving) -> None:
         self.serving = serving
-        server = serving.server
         self.state = ipywidgets.HTML()
         self.stop = button("Stop", self.end, help="Stop the server; what takes longer than 5 s to answer is cut off")
-        told = serve.snippets(server.address, server.names[0], server.key_from)
-        self.snippets = [Snippet(name=name, code=code) for name, code in told.items()]
+        self.snippets = [Snippet(name=name, code=code) for name, code in serving.snippets().items()]
         super().__init__("server", [self.state, row(self.stop), *self.snippets])
         self.draw()
         threading.Thread(target=self._watch, name="peft_nb-serve", daemon=True).start()
