@@ -1,33 +1,40 @@
 """How near a sweep comes to the best of a full grid, in a share of its time: on the support desk and on 24 intents.
 
-    python benchmarks/sweeps.py [support-desk] [intents] [--steps N] [--seeds N] [--real]
+    python benchmarks/sweeps.py [support-desk] [intents] [--steps N] [--seeds N] [--replay] [--real]
 
 The grid of 27 (learning rate × rank × layers) is trained once, every trial to its end, and its eval losses are kept by
-evaluation. The ways to search are then replayed on these curves with many seeds, each until it has used 35 % of the
-grid's time: a trial that is stopped early costs what it took until there. ``--real`` also trains the sweep that
-``%%peft`` makes, within that time. What counts is the eval loss of the best trial that finished, over that of the grid.
+evaluation, in ``benchmarks/results``. The ways to search are then replayed on these curves with many seeds, each until
+it has used 35 % of the grid's time: a trial that is stopped early costs what it took until there. ``--replay`` trains
+nothing and takes the curves that are there. ``--real`` also trains the sweep that ``%%peft`` makes, within that time.
+What counts is the eval loss of the best trial that finished, over that of the grid. Time is the processor's, for
+other work on the machine does not change that.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from intents import split
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 
+from peft_nb.data import support_desk
 from peft_nb.runs.sweeps import search
 from peft_nb.runs.sweeps.study import Study
 from peft_nb.spec.sweep import EVALUATIONS, SweepSpec, key
 from peft_nb.store import Store, Trial
 
 SHARE, NEAR = 0.35, 1.01
+STEPS = {"support-desk": 18, "intents": 27}  # of a trial
 RATES, RANKS = [1e-4, 5e-4, 2e-3], [4, 16, 64]
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -40,18 +47,18 @@ class Desk:
 
 
 def desks() -> dict[str, Desk]:
-    """The two sets."""
-    train, held_out = split(held_out=5)
-    usual = {"device": "cpu", "judge": "off"}
-    layers = [None, ["q_proj", "v_proj"], ["gate_proj", "up_proj", "down_proj"]]
-    classes = {"model": "minilm-l6", "task": "classification", "data": "train", "eval_data": "held", "batch_size": 32}
+    """The two sets; evaluations are small, for there are nine in every trial."""
+    usual = {"device": "cpu", "judge": "off", "data": "train", "eval_data": "held"}
+    attention, rest = ["q_proj", "v_proj"], ["gate_proj", "up_proj", "down_proj"]
+    answers = {
+        "train": [dict(row) for row in support_desk.load()["train"]],
+        "held": [dict(row) for row in support_desk.load()["eval"]][::5],
+    }
+    classes = {"model": "minilm-l6", "task": "classification", "dtype": "float32", "batch_size": 16}
+    texts = dict(zip(("train", "held"), split(held_out=2), strict=True))
     return {
-        "support-desk": Desk({**usual, "data": "support-desk"}, layers, {}),
-        "intents": Desk(
-            {**usual, **classes, "dtype": "float32"},
-            [None, ["query", "value"], ["dense"]],
-            {"train": train, "held": held_out},
-        ),
+        "support-desk": Desk({**usual, "batch_size": 2}, [None, attention, rest], answers),
+        "intents": Desk({**usual, **classes}, [None, ["query", "value"], ["dense"]], texts),
     }
 
 
@@ -62,11 +69,43 @@ def spec(desk: Desk, steps: int, **options: Any) -> SweepSpec:
     return SweepSpec(**desk.fields, max_steps=steps, eval_steps=every, sweep=space, **options)
 
 
-def grid(desk: Desk, steps: int, store: Store) -> list[Trial]:
+@dataclass(frozen=True)
+class Curve:
+    """A trial that was trained to its end.
+
+    Attributes
+    ----------
+    values : dict
+        What was varied.
+    losses : list of float
+        Eval losses while it trained.
+    eval_loss : float
+        In the end; of the best checkpoint.
+    seconds, train_seconds : float
+        Of the processor: all of it, and from the first evaluation to the last.
+    """
+
+    values: dict[str, Any]
+    losses: list[float]
+    eval_loss: float
+    seconds: float
+    train_seconds: float
+
+
+def grid(desk: Desk, steps: int) -> list[Curve]:
     """Train all 27 to their end."""
-    begun = search.begin(spec(desk, steps, search="grid"), namespace=desk.rows, store=store)
-    begun.wait()
-    return [one for one in begun.record.trials if one.state == "finished"]
+    with tempfile.TemporaryDirectory() as folder:
+        begun = search.begin(spec(desk, steps, search="grid"), namespace=desk.rows, store=Store(folder))
+        begun.wait()
+        trials = [one for one in begun.record.trials if one.state == "finished"]
+    share = median(one.metrics["train_seconds"] / one.metrics["wall_seconds"] for one in trials)
+    return [curve(one, share) for one in trials]
+
+
+def curve(trial: Trial, share: float) -> Curve:
+    """What came of a trial that finished; of its time so much is training."""
+    found, losses = trial.metrics, [loss for _, loss in trial.losses]
+    return Curve(trial.values, losses, found["eval_loss"], found["cpu_seconds"], share * found["cpu_seconds"])
 
 
 @dataclass(frozen=True)
@@ -88,25 +127,24 @@ class Found:
     trials: int
 
 
-def replay(study: Study, trials: list[Trial]) -> Found:
+def replay(study: Study, curves: list[Curve]) -> Found:
     """Search on the curves of the grid until 35 % of its time are used."""
-    known, whole = {key(one.values): one for one in trials}, sum(one.seconds for one in trials)
-    lowest = min(one.metrics["eval_loss"] for one in trials)
+    known, whole = {key(one.values): one for one in curves}, sum(one.seconds for one in curves)
+    lowest = min(one.eval_loss for one in curves)
     spent, best, share, begun = 0.0, float("inf"), None, 0
     while spent < SHARE * whole and (given := study.ask()):
         asked, values = given
-        trial, begun = known[key(values)], begun + 1
+        curve, begun = known[key(values)], begun + 1
         stopped = 0
-        for place, (_, loss) in enumerate(trial.losses, 1):
-            if study.report(asked, loss, place) and place < len(trial.losses):
+        for place, loss in enumerate(curve.losses, 1):
+            if study.report(asked, loss, place) and place < len(curve.losses):
                 stopped = place
                 break
-        loss = trial.metrics["eval_loss"]
-        study.tell(asked, values, None if stopped else [loss], "pruned" if stopped else "finished")
-        left = 1 - stopped / len(trial.losses) if stopped else 0.0
-        spent += trial.seconds - left * trial.metrics["train_seconds"]
-        if not stopped and loss < best and spent <= SHARE * whole:
-            best = loss
+        study.tell(asked, values, None if stopped else [curve.eval_loss], "pruned" if stopped else "finished")
+        left = 1 - stopped / len(curve.losses) if stopped else 0.0
+        spent += curve.seconds - left * curve.train_seconds
+        if not stopped and curve.eval_loss < best and spent <= SHARE * whole:
+            best = curve.eval_loss
             if best <= NEAR * lowest and share is None:
                 share = spent / whole
     return Found(best / lowest, share, begun)
@@ -126,12 +164,12 @@ def ways(desk: Desk, steps: int) -> dict[str, Callable[[int], Study]]:
     }
 
 
-def table(desk: Desk, steps: int, trials: list[Trial], seeds: int) -> str:
+def table(desk: Desk, steps: int, curves: list[Curve], seeds: int) -> str:
     """What each way came to, over the seeds."""
     lines = ["| way | within 1 % of the grid's best | its loss / the grid's, mean | time until then | trials |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     for name, way in ways(desk, steps).items():
-        found = [replay(way(seed), trials) for seed in range(seeds)]
+        found = [replay(way(seed), curves) for seed in range(seeds)]
         near = [one.share for one in found if one.share is not None]
         finite = [one.ratio for one in found if one.ratio < float("inf")]
         time = f"{100 * fmean(near):.0f} %" if near else "–"
@@ -140,37 +178,52 @@ def table(desk: Desk, steps: int, trials: list[Trial], seeds: int) -> str:
     return "\n".join(lines)
 
 
+def trained(desk: Desk, steps: int, curves: list[Curve]) -> str:
+    """Train the sweep itself in the same share of the time, and say what came of it."""
+    whole, lowest = sum(one.seconds for one in curves), min(one.eval_loss for one in curves)
+    began, ended = time.process_time(), False
+
+    def in_time() -> None:
+        nonlocal ended
+        if not ended and time.process_time() - began > SHARE * whole:
+            ended = True
+            begun.stop()
+
+    with tempfile.TemporaryDirectory() as folder:
+        begun = search.begin(spec(desk, steps, trials=len(curves)), namespace=desk.rows, store=Store(folder))
+        begun.wait(tick=in_time)
+        trials = begun.record.trials
+    spent = (time.process_time() - began) / whole
+    done = [one.metrics["eval_loss"] for one in trials if one.state == "finished"]
+    said = f"{len(trials)} trials, {len(done)} of them to the end, in {100 * spent:.0f} % of the grid's time"
+    return f"trained: {said}, loss / the grid's {min(done) / lowest:.4f}"
+
+
 def main() -> None:
     """Measure what was asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", metavar="SET", help="support-desk, intents (default both)")
-    parser.add_argument("--steps", type=int, default=90, help="steps of a trial (default 90)")
+    parser.add_argument("--steps", type=int, help=f"of a trial (default {STEPS})")
     parser.add_argument("--seeds", type=int, default=50, help="of each way to search (default 50)")
+    parser.add_argument("--replay", action="store_true", help="train no grid; take the curves in benchmarks/results")
     parser.add_argument("--real", action="store_true", help="also train the sweep itself")
     given = parser.parse_args()
     known = desks()
     for name in given.sets or known:
-        desk = known[name]
-        with tempfile.TemporaryDirectory() as folder:
-            store = Store(Path(folder) / "grid")
-            trials = grid(desk, given.steps, store)
-            whole, lowest = sum(one.seconds for one in trials), min(one.metrics["eval_loss"] for one in trials)
-            highest = max(one.metrics["eval_loss"] for one in trials)
-            told = (
-                f"{len(trials)} trials of {given.steps} steps in {whole:.0f} s, eval loss {lowest:.4f} to {highest:.4f}"
-            )
-            print(f"\n{name}: {told}\n\n{table(desk, given.steps, trials, given.seeds)}\n", flush=True)
-            if given.real:
-                begun = search.begin(
-                    spec(desk, given.steps, minutes=SHARE * whole / 60),
-                    namespace=desk.rows,
-                    store=Store(Path(folder) / "sweep"),
-                )
-                begun.wait()
-                record = begun.record
-                done = [one.metrics["eval_loss"] for one in record.trials if one.state == "finished"]
-                said = f"{len(record.trials)} trials in {record.seconds:.0f} s ({100 * record.seconds / whole:.0f} %)"
-                print(f"trained: {said}, loss / the grid's {min(done) / lowest:.4f}", flush=True)
+        steps = given.steps or STEPS[name]
+        desk, kept = known[name], RESULTS / f"sweeps-{name}-{steps}.json"
+        if given.replay:
+            curves = [Curve(**one) for one in json.loads(kept.read_text(encoding="utf-8"))]
+        else:
+            curves = grid(desk, steps)
+            RESULTS.mkdir(exist_ok=True)
+            kept.write_text(json.dumps([asdict(one) for one in curves], indent=1), encoding="utf-8")
+        whole, losses = sum(one.seconds for one in curves), [one.eval_loss for one in curves]
+        told = f"{len(curves)} trials of {steps} steps in {whole:.0f} s"
+        print(f"\n{name}: {told}, eval loss {min(losses):.4f} to {max(losses):.4f}\n", flush=True)
+        print(table(desk, steps, curves, given.seeds), end="\n\n", flush=True)
+        if given.real:
+            print(trained(desk, steps, curves), flush=True)
 
 
 if __name__ == "__main__":

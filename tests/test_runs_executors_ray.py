@@ -194,6 +194,12 @@ def test_a_run_whose_cluster_is_gone_is_given_up_when_that_is_wanted(
     assert (run.status, run.reason, run.facts.place) == ("stopped", "its cluster cannot be reached", None)
 
 
+def test_each_process_gets_its_share_of_the_cores() -> None:
+    assert [executor.share([8, 0], processes) for processes in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    assert [executor.share([4, 8], processes) for processes in (1, 2, 8)] == [4, 4, 1]
+    assert executor.share([], 1) == 1
+
+
 def test_a_cluster_that_is_not_there_is_told_at_once(cluster: str) -> None:
     with pytest.raises(RunError, match=r"^this process is connected to the Ray cluster at|^no Ray cluster answers at"):
         executor.connect("ray://127.0.0.1:9")

@@ -37,7 +37,7 @@ def test_every_trial_is_a_run_of_the_sweep_and_poor_ones_stop_early(swept: Searc
         assert steps == list(range(1, 10)) if trial.state == "finished" else steps[-1] < 9
     pruned = [one for one in record.trials if one.state == "pruned"]
     assert pruned
-    assert all("trials there; one in 3 goes on" in one.reason for one in pruned)
+    assert all("trials there; one in 4 goes on" in one.reason for one in pruned)
 
 
 def test_the_best_of_it_is_an_ordinary_run(swept: Search) -> None:
@@ -50,10 +50,12 @@ def test_the_best_of_it_is_an_ordinary_run(swept: Search) -> None:
 
 
 def test_trials_share_base_rows_and_start(searching: Searching, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from peft_nb.data import encoding
+    from peft_nb.data import encoding, sources
     from peft_nb.models import load as loading
 
-    loaded, encoded = [], []
+    loaded, encoded, read = [], [], []
+    real_read = sources.read
+    monkeypatch.setattr(sources, "read", lambda *given: read.append(given[0]) or real_read(*given))
     real_load, real_encode = loading._load, encoding.encode
     monkeypatch.setattr(loading, "_bases", type(loading._bases)())
     loading._latest.clear()
@@ -71,7 +73,7 @@ def test_trials_share_base_rows_and_start(searching: Searching, store: Store, mo
     assert len({rows[0]["eval_loss"] for rows in histories}) == 1  # of the base, as the training begins
     assert len({rows[1]["loss"] for rows in histories}) == 1  # the first batch, before any update
     assert len({rows[-1]["loss"] for rows in histories}) == 3
-    assert (sum(loaded), sum(encoded)) == (1, 1)
+    assert (sum(loaded), sum(encoded), len(read)) == (1, 1, 1)
 
 
 def test_a_trial_that_cannot_run_fails_with_its_line_and_the_sweep_goes_on(searching: Searching, store: Store) -> None:
@@ -151,6 +153,22 @@ def test_stop_keeps_what_is_done_and_resuming_goes_on_from_the_checkpoint(
     straight = begin(RunSpec(**{**RunSpec.from_yaml(store.get(str(stopped.run)).spec_yaml).changed()}), data=rows,
                      store=store).wait()  # fmt: skip
     assert after.trials[1].metrics["eval_loss"] == pytest.approx(straight.metrics["eval_loss"], abs=1e-6)
+
+
+def test_a_trial_that_is_stopped_before_it_is_measured_begins_again(
+    searching: Searching, rows: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "begin", Stopping(trial=1, step=1))
+    fields = {"max_steps": 1, "judge": "quick", "minimize": ["eval_loss", "forgetting"], "trials": 1}
+    begun = searching(store, **fields)
+    begun.wait()
+    (stopped,) = begun.record.trials
+    assert (stopped.state, stopped.reason) == ("stopped", "before forgetting was measured")
+    resumed = search.resume(begun.id, Inputs(data=rows), store=store)
+    resumed.wait()
+    (trial,) = resumed.record.trials
+    assert (trial.state, trial.values) == ("finished", stopped.values)
+    assert trial.metrics["forgetting"] is not None
 
 
 def test_a_finished_sweep_goes_on_with_more_trials(searching: Searching, rows: Any, store: Store) -> None:

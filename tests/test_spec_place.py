@@ -22,6 +22,7 @@ from peft_nb.spec.place import Place
             Place("ray://head.example:10001", keep=True),
         ),
         ({"on": "ray", "keep": False}, Place("ray")),
+        (Place("ray", workers=2, at_once=3).said, Place("ray", workers=2, at_once=3)),
     ],
 )
 def test_what_is_written_is_read(said: dict[str, object], place: Place) -> None:

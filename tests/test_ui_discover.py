@@ -32,7 +32,7 @@ def test_it_ends_in_a_front_a_recommendation_and_a_cell(found: Discovery) -> Non
     ]
     assert 1 <= len(table) <= len(results.finished(found.sweep.record))
     assert found.recommendation.count(". ") == 1
-    assert re.fullmatch(r"Take [\w-]+ \(.*\): it has .*\. It comes with .*\.", found.recommendation)
+    assert re.fullmatch(r"Take [\w-]+ \(.*\): it has .*\. Measured: .*\.", found.recommendation)
     assert found.best().id == found.choice.run
     spec = RunSpec.from_magic(found.cell)
     assert (spec.method, spec.learning_rate) == (found.spec.method, found.spec.learning_rate)
@@ -42,6 +42,8 @@ def test_it_ends_in_a_front_a_recommendation_and_a_cell(found: Discovery) -> Non
 def test_it_is_shown_as_text_and_as_a_page(found: Discovery) -> None:
     assert found.recommendation in repr(found)
     assert repr(found).endswith(found.cell.rstrip())
+    assert "loss change on general text" in repr(found).splitlines()[0]
+    assert "default" in repr(found) or "q_proj, v_proj" in repr(found)
     html = found._repr_html_()
     assert "<table>" in html
     assert "<pre>%%peft" in html

@@ -53,6 +53,8 @@ class Place:
         GPUs of each of them on a cluster.
     keep : bool, default False
         Whether rows and folder stay on the cluster after the run.
+    at_once : int, default 1
+        Runs that share a cluster, such as the trials of a sweep.
     """
 
     on: str = HERE
@@ -60,6 +62,7 @@ class Place:
     cpus: int | None = None
     gpus: float = 0
     keep: bool = False
+    at_once: int = 1
 
     @property
     def kind(self) -> str:
@@ -99,6 +102,7 @@ class Place:
             "workers": (int, 1, "a number of processes, 1 or more"),
             "cpus": (int, 1, "a number of cores, 1 or more"),
             "gpus": (float, 0, "a number of GPUs, 0 or more"),
+            "at_once": (int, 1, "a number of runs, 1 or more"),
         }
         for name, (read, least, wanted) in readers.items():
             if name in said:

@@ -160,24 +160,33 @@ class Discovery:
             why = f"has an eval loss of {loss}, within 1 % of the lowest ({lowest}, with an adapter of {size})"
         method = self.spec.method
         settings = sweep_page.said({name: one for name, one in chosen.values.items() if name != "method"})
-        told = [
+        measured = [
             f"{METRICS[name].title} {wording.measured(chosen.metrics[name], METRICS[name].unit)}"
             for name in COLUMNS[1:]
             if chosen.metrics.get(name) is not None
         ]
-        return f"Take {method} ({settings}): it {why}. It comes with {', '.join(told)}."
+        return f"Take {method} ({settings}): it {why}. Measured: {', '.join(measured)}."
+
+    def _shown(self) -> pandas.DataFrame:
+        """The table in the words of the sweep's own."""
+        found, trials = self.table, {one.number: one.values for one in self.sweep.trials}
+        for name in self.sweep.spec.space:
+            if found[name].dtype == object:
+                given = [trials[number] for number in found.index]
+                found[name] = [sweep_page.value(one[name]) if name in one else "" for one in given]
+        return found.rename(columns={name: sweep_page.title(name) for name in COLUMNS})
 
     def __repr__(self) -> str:
         if not results.finished(self.sweep.record):
             return repr(self.sweep)
         from peft_nb.ui import listing
 
-        return "\n\n".join([listing.text(self.table), self.recommendation, self.cell]).rstrip()
+        return "\n\n".join([listing.text(self._shown()), self.recommendation, self.cell]).rstrip()
 
     def _repr_html_(self) -> str:
         if not results.finished(self.sweep.record):
             return self.sweep._repr_html_()
         from peft_nb.ui import listing
 
-        table = listing.html(self.table)
+        table = listing.html(self._shown())
         return f'<div style="{BOX}">{table}<p>{escape(self.recommendation)}</p><pre>{escape(self.cell)}</pre></div>'

@@ -190,15 +190,15 @@ class Sweep(Displayed):
         """
         from peft_nb.plots import scatter
 
-        record, up = self.record, y or self.spec.minimize[0]
-        points, log = sweep_page.points(record, x or "", up), bool(x) and sweep_page.logarithmic(self.spec, str(x))
+        record, shown = self.record, y or self.spec.minimize[0]
+        points, log = sweep_page.points(record, x or "", shown), bool(x) and sweep_page.logarithmic(self.spec, str(x))
         if not points:
-            raise RunError(f"no trial of sweep {self.id} has both {x or 'an end'} and {up}")
+            raise RunError(f"no trial of sweep {self.id} has both {x or 'an end'} and {shown}")
         kinds: dict[str, list[tuple[float, float]]] = {}
         for one in points:
             kinds.setdefault(one.kind, []).append((one.x, one.y))
-        steps = [] if x else results.so_far(record, up)
-        return scatter(kinds, sweep_page.title(x or "seconds"), sweep_page.title(up), steps, log)
+        steps = [] if x else results.so_far(record, shown)
+        return scatter(kinds, sweep_page.title(x or "seconds"), sweep_page.title(shown), steps, log)
 
     # ---- its life
 

@@ -62,11 +62,11 @@ def points(record: SweepRecord, x: str, y: str) -> list[Point]:
     found, worked = [], 0.0
     for trial in record.trials:
         worked += trial.seconds
-        across = results.number(trial, x) if x else worked
-        up = results.number(trial, y)
-        if across is not None and up is not None and math.isfinite(up):
+        at = results.number(trial, x) if x else worked
+        reached = results.number(trial, y)
+        if at is not None and reached is not None and math.isfinite(reached):
             kind = "best" if trial is best else trial.state
-            found.append(Point(across, up, kind, f"trial {trial.number}, {said(trial.values)}"))
+            found.append(Point(at, reached, kind, f"trial {trial.number}, {said(trial.values)}"))
     return found
 
 
@@ -210,7 +210,7 @@ def pareto(spec: SweepSpec, record: SweepRecord) -> str:
 
 
 def chart(
-    drawn: Sequence[Point], across: str, up: str, *, steps: Sequence[tuple[float, float]] = (), log: bool = False
+    drawn: Sequence[Point], x_title: str, y_title: str, *, steps: Sequence[tuple[float, float]] = (), log: bool = False
 ) -> str:
     """Draw points, and a line of steps, as an SVG element; an empty string while there is no point."""
     if not drawn:
@@ -230,9 +230,9 @@ def chart(
         _label(LEFT - 4, place(drawn[0].x, min(ys))[1] + 3, _number(min(ys)), "end") if min(ys) < max(ys) else "",
         _label(place(min(one.x for one in drawn), low)[0], TALL - BELOW + 12, _number(min(one.x for one in drawn))),
         _label(place(max(one.x for one in drawn), low)[0], TALL - BELOW + 12, _number(max(one.x for one in drawn))),
-        _label((LEFT + WIDE) / 2, TALL - 6, across + (" (log)" if log else "")),
+        _label((LEFT + WIDE) / 2, TALL - 6, x_title + (" (log)" if log else "")),
         f'<text transform="translate(12 {(TALL - BELOW) / 2}) rotate(-90)" text-anchor="middle" '
-        f'fill="currentColor">{escape(up)}</text>',
+        f'fill="currentColor">{escape(y_title)}</text>',
     ]
     path = "".join(
         f"M{x:.1f} {y:.1f}" if not n else f"H{x:.1f}V{y:.1f}" for n, (x, y) in enumerate(place(*one) for one in steps)
@@ -240,9 +240,8 @@ def chart(
     line = f'<path d="{path}" {ink} stroke-width="1.5"/>' if len(steps) > 1 else ""
     marks = "".join(_mark(one, *place(one.x, one.y)) for one in drawn)
     kinds = ", ".join(dict.fromkeys(one.kind for one in drawn))
-    told = (
-        f"{up} by {across} of {wording.count(len(drawn), 'trial')} ({kinds}), {_number(min(ys))} to {_number(max(ys))}"
-    )
+    reach = f"{_number(min(ys))} to {_number(max(ys))}"
+    told = f"{y_title} by {x_title} of {wording.count(len(drawn), 'trial')} ({kinds}), {reach}"
     return (
         f'<svg role="img" aria-label="{escape(told)}" viewBox="0 0 {WIDE} {TALL}" style="{SVG}">'
         f"{frame}{''.join(labels)}{line}{marks}</svg>"

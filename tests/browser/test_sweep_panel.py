@@ -39,8 +39,8 @@ def test_a_sweep_is_watched_and_stopped(page: Page) -> None:
     expect(panel.get_by_role("img").first).to_be_visible()
     expect(run_next(page, 2)).to_contain_text("('finished',")
 
-    across = panel.get_by_role("combobox", name="Scatter: across")
-    across.select_option("seconds")
+    x = panel.get_by_role("combobox", name="Scatter: x")
+    x.select_option("seconds")
     expect(panel.locator("svg[aria-label*='eval loss by seconds of work of']").last).to_be_visible()
     assert violations(page, ".peft-nb") == []
     shot(page, panel, "sweep-panel", widths=(1280, 480))

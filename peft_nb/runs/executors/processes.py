@@ -78,15 +78,16 @@ class Processes:
     def _started(self) -> Iterator[list[Member]]:
         messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         with ExitStack() as stack:
-            shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TOKENIZERS_PARALLELISM": "false"}
-            shared |= dict.fromkeys(THREADS, str(resources.worker_threads(self.count)))
-            shared |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            if sys.platform == "linux":
-                shared["GLOO_SOCKET_IFNAME"] = "lo"
+            shared = dict.fromkeys(THREADS, str(resources.worker_threads(self.count)))
+            shared |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TOKENIZERS_PARALLELISM": "false"}
+            if self.count > 1:  # one alone is to find nobody, and would copy its gradients for nothing
+                shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+                shared |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(self.count))
+                if sys.platform == "linux":
+                    shared["GLOO_SOCKET_IFNAME"] = "lo"
             crew = []
             for rank in range(self.count):
-                own = dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
-                own |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(self.count))
+                own = dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) if self.count > 1 else {}
                 crew.append(stack.enter_context(Member(rank, {**os.environ, **shared, **own}, messages)))
             yield crew
 

@@ -97,9 +97,14 @@ class Cluster:
         """Cores of each worker: as many as was said, else its share of the smallest node that has some."""
         import ray
 
-        cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        nodes = [count for count in cores if count] or [1]
-        return self.place.cpus or max(1, min(nodes) // -(-self.place.workers // len(nodes)))
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        return self.place.cpus or share(nodes, self.place.workers * self.place.at_once)
+
+
+def share(nodes: Sequence[int], processes: int) -> int:
+    """Cores that each of some processes gets, spread over the nodes, of the smallest that has some; 1 or more."""
+    cores = [count for count in nodes if count] or [1]
+    return max(1, min(cores) // -(-processes // len(cores)))
 
 
 def connect(on: str) -> str:

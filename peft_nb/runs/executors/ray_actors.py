@@ -244,12 +244,13 @@ class Supervisor:
             self._say(Notice(told, "warning"))
         self._root, waits, seen = root, list[Any](), Counter[str]()
         for rank, (one, node) in enumerate(zip(crew, nodes, strict=True)):
-            given = {"RANK": rank, "WORLD_SIZE": len(crew), "MASTER_ADDR": address, "MASTER_PORT": port}
-            # Ray shows each worker its own GPUs alone, of which it takes the first.
-            local = (0, 1) if shape["gpus"] else (seen[node], nodes.count(node))
-            given |= dict(zip(("LOCAL_RANK", "LOCAL_WORLD_SIZE"), local, strict=True))
-            given |= dict.fromkeys(THREADS, max(1, int(shape["cpus"])))
-            environment = {name: str(value) for name, value in given.items()} if len(crew) > 1 else {}
+            given = dict.fromkeys(THREADS, max(1, int(shape["cpus"])))
+            if len(crew) > 1:
+                # Ray shows each worker its own GPUs alone, of which it takes the first.
+                local = (0, 1) if shape["gpus"] else (seen[node], nodes.count(node))
+                given |= {"RANK": rank, "WORLD_SIZE": len(crew), "MASTER_ADDR": address, "MASTER_PORT": port}
+                given |= dict(zip(("LOCAL_RANK", "LOCAL_WORLD_SIZE"), local, strict=True))
+            environment = {name: str(value) for name, value in given.items()}
             if not shape["gpus"]:
                 environment["CUDA_VISIBLE_DEVICES"] = ""  # those of the machine may be another's
             waits.append(one.settle.remote(root, self._job.id, environment, None if seen[node] else parcels))
@@ -346,7 +347,7 @@ class Worker:
 
     def leave(self) -> None:
         """Leave nothing of the run on this machine."""
-        shutil.rmtree(self._root, ignore_errors=True)
+        forget(str(self._root))
 
 
 class Outbox:
@@ -384,5 +385,5 @@ class Outbox:
 
 
 def forget(root: str) -> None:
-    """Leave nothing of a run on a machine whose workers died."""
+    """Leave nothing of a run on this machine; also where its workers died."""
     shutil.rmtree(root, ignore_errors=True)

@@ -28,6 +28,8 @@ RANKS = (4, 64)
 RATES = (0.5, 8.0)  # times the lowest, and the highest, of the learning rates that the methods take by default
 EARLIER = 2  # runs whose settings are tried
 TRIALS = 8  # that are to fit into the time, at least
+BESIDE_S = 15.0  # of a trial beside training and evaluations: the base, estimates, sample answers, forgetting, latency
+LEAST = 0.1  # share of the training that is worth a trial
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def plan(fields: Mapping[str, Any], inputs: Inputs, minutes: float, store: Store
     told = [f"methods by %peft advise: {', '.join(one.method for one in choices)}"]
     if not fields.keys() & {"epochs", "max_steps"} and (share := _share(base, table, facts, inputs, minutes)) < 1:
         base = RunSpec(**{**base.changed(), "epochs": float(f"{share * base.epochs:.2g}")})
-        told.append(f"each trial trains for {base.epochs:g} epochs, so that {TRIALS} fit into the time")
+        fit = f"each trial trains for {base.epochs:g} epochs, so that about {TRIALS} fit into the time"
+        told.append(f"{fit}; raise epochs in the cell for a longer run")
     earlier = list(_earlier(base, facts, store))
     told += [f"settings of run {record.id}, which learned {why}, are tried too" for record, _, why in earlier]
     names = (
@@ -100,9 +103,19 @@ def plan(fields: Mapping[str, Any], inputs: Inputs, minutes: float, store: Store
     objectives = ["eval_loss", *_forgetting(base), "adapter_mb"]
     spec = SweepSpec(**fixed, sweep=space, minutes=minutes, minimize=objectives)
     starts = [_with(base, one.method, r=one.r) for one in choices] + [one for _, one, _ in earlier]
-    settings = [{name: getattr(complete(one), name) for name in space if name != "target_modules"} for one in starts]
-    first = [{name: value for name, value in one.items() if value is not None} for one in settings]
+    first = [_settings(one, space) for one in starts]
     return Plan(spec, tuple(first), tuple(told))
+
+
+def _settings(start: RunSpec, space: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run to begin with has of what is varied; its layers, where they are among those to choose from."""
+    full, layers = complete(start), "target_modules"
+    found = {name: getattr(full, name) for name in space if name != layers}
+    found = {name: value for name, value in found.items() if value is not None}
+    for choice in space.get(layers, ()) if layers in REGISTRY[start.method].fields else ():
+        if complete(RunSpec(**{**start.changed(), layers: choice})).target_modules == full.target_modules:
+            found[layers] = choice
+    return found
 
 
 def _share(base: RunSpec, table: Table, facts: Facts, inputs: Inputs, minutes: float) -> float:
@@ -112,7 +125,8 @@ def _share(base: RunSpec, table: Table, facts: Facts, inputs: Inputs, minutes: f
     with suppress(PeftNbError), quiet():
         ahead = recall.foresee(base, model.find(base, inputs), table, facts.task, memory.process())
         if ahead.seconds:
-            return 60 * minutes / TRIALS / (ahead.seconds + (ahead.evaluation_seconds or 0.0))
+            beside = BESIDE_S + 2 * (ahead.evaluation_seconds or 0.0)  # the base is evaluated too
+            return max(LEAST, (60 * minutes / TRIALS - beside) / ahead.seconds)
     return 1.0
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from peft_nb.errors import PeftNbError, RunError, SpecError, StoreError
@@ -72,7 +73,8 @@ class Search:
         place: Place | None = None,
         study: Study | None = None,
     ) -> None:
-        self.store, self.spec, self.inputs, self.place = store, spec, inputs, place or Place()
+        self.store, self.spec, self.inputs = store, spec, inputs
+        self.place = replace(place or Place(), at_once=spec.parallel)
         self.id = ""
         self.study = study or Study(spec)
         self.version, self.progress = 0, dict[int, tuple[int, int]]()
@@ -241,8 +243,7 @@ class Search:
             if state == "finished":
                 metrics = next(one.metrics for one in self.record.trials if one.number == number)
                 if (found := results(self.spec, metrics)) is None:
-                    missing = ", ".join(name for name in self.spec.minimize if metrics.get(name) is None)
-                    state, reason = "failed", f"{missing} was not measured; see judge, and what the task measures"
+                    state, reason = self._unmeasured(metrics)
         except PeftNbError as error:
             reason = first_line(error)
         except Exception as error:
@@ -258,6 +259,13 @@ class Search:
             self.store.sweeps.end_trial(self.id, number, state, reason, time.monotonic() - began)
         self.version += 1
 
+    def _unmeasured(self, metrics: Mapping[str, Any]) -> tuple[TrialState, str]:
+        """How a trial ended whose run finished without all that is minimized."""
+        missing = ", ".join(name for name in self.spec.minimize if metrics.get(name) is None)
+        if self._time_over or self._stopping:
+            return "stopped", f"{'the time is over, ' * self._time_over}before {missing} was measured"
+        return "failed", f"{missing} was not measured; see judge, and what the task measures"
+
     def _run(
         self, number: int, values: Mapping[str, Any], before: Trial | None, watch: _Watch
     ) -> tuple[TrialState, str]:
@@ -268,7 +276,8 @@ class Search:
             watch.steps.clear()
         given = {name: getattr(self.inputs, name) for name in GIVEN}
         trial = self.spec.trial(values, *sizes(self._table))
-        begun = run.begin(trial, **given, listeners=[watch], store=self.store, place=self.place)
+        table = replace(self._table)  # with nothing rendered yet: trials at once would get in each other's way
+        begun = run.begin(trial, **given, listeners=[watch], store=self.store, place=self.place, table=table)
         self.store.sweeps.set_run(self.id, number, begun.id)
         self.store.tag(begun.id, self.id)
         return self._await(begun, number, watch)
@@ -277,9 +286,11 @@ class Search:
         """Let the run of a trial go on from its last checkpoint, unless it came to its end before it was told."""
         record = self.store.get(id)
         found = Run(record, self.store, RunSpec.from_yaml(record.spec_yaml), self.inputs)
-        return (
-            found if found.status == "finished" else found.resume(background=True, listeners=[watch], **self.place.said)
-        )
+        if found.status != "finished":
+            return found.resume(background=True, listeners=[watch], **self.place.said)
+        if results(self.spec, record.metrics) is None:
+            raise RunError(f"run {id} was stopped before it was evaluated")
+        return found
 
     def _await(self, begun: Run, number: int, watch: _Watch) -> tuple[TrialState, str]:
         self._active[number] = watch.run = begun

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.trial import Trial as Asked
 
-REDUCTION = 3  # one of so many trials goes on at each rung: after the first, third and ninth evaluation
+REDUCTION = 4  # one of so many trials goes on at each rung: after the first and the fourth evaluation
 STARTUP = 4  # trials whose values are drawn at random, at least, before TPE learns from them
 DIGITS = 3  # of a number that is drawn: a cell is to be read
 REPEATS = 200  # draws in a row that were all tried before: there is nothing left

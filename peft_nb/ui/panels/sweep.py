@@ -40,7 +40,7 @@ class SweepPanel(Panel):
         self.resume = button("Resume", self._resume, help="Go on where the sweep was")
         self.x, self.y = (
             ipywidgets.Dropdown(description=name, style={"description_width": "initial"})
-            for name in ("Scatter: across", "up")
+            for name in ("Scatter: x", "y")
         )
         self.scatter = ipywidgets.HTML()
         for one in (self.x, self.y):
