@@ -32,6 +32,7 @@ if _TYPE_CHECKING:
     from peft_nb.ui.check import check
     from peft_nb.ui.compare import Comparison, compare
     from peft_nb.ui.discover import discover
+    from peft_nb.ui.index import Index, index
     from peft_nb.ui.sweep import Sweep, sweep
     from peft_nb.ui.train import train
     from peft_nb.ui.votes import votes
@@ -39,6 +40,7 @@ if _TYPE_CHECKING:
 __all__ = [
     "Chat",
     "Comparison",
+    "Index",
     "Run",
     "RunSpec",
     "Sweep",
@@ -48,6 +50,7 @@ __all__ = [
     "combine",
     "compare",
     "discover",
+    "index",
     "load",
     "load_ipython_extension",
     "methods",
@@ -63,6 +66,7 @@ __all__ = [
 _MODULES = {
     "Chat": "ui.chat",
     "Comparison": "ui.compare",
+    "Index": "ui.index",
     "Run": "runs.run",
     "RunSpec": "spec",
     "Sweep": "ui.sweep",
@@ -72,6 +76,7 @@ _MODULES = {
     "combine": "runs.combine",
     "compare": "ui.compare",
     "discover": "ui.discover",
+    "index": "ui.index",
     "load": "runs.run",
     "load_ipython_extension": "extension",
     "methods": "methods",

@@ -8,9 +8,11 @@ from pathlib import Path
 CELLS = {
     "%load_ext peft_nb\n"
     "tickets = [{'question': f'How much is {n} and {n}?', 'answer': f'It is {2 * n}.'} for n in range(20)]\n"
-    "birds = [{'text': f'{what} number {n}', 'label': what} for n in range(10) for what in ('owl', 'gull')]": [],
+    "birds = [{'text': f'{what} number {n}', 'label': what} for n in range(10) for what in ('owl', 'gull')]\n"
+    "handbook = {'birds': 'The owl sees at night.', 'sums': 'Add what there is.'}": [],
     "%peft": ["%peft data birds", "%peft compare"],
     "%peft data tickets --model {base}": ["20 rows", "question, answer", "Next:"],
+    "%peft index handbook --model {encoder}": ["index handbook: 2 documents, 2 chunks"],
     "%peft panel": ["%%peft lora --data birds --out run"],
     "%%peft lora --data tickets --out run\nmodel: {base}\nmax_steps: 100\neval_steps: 50\njudge: off": [
         "finished", "eval loss", "expected", "%peft save run",

@@ -9,6 +9,7 @@ import peft_nb
 PUBLIC = [
     "Chat",
     "Comparison",
+    "Index",
     "Run",
     "RunSpec",
     "Sweep",
@@ -18,6 +19,7 @@ PUBLIC = [
     "combine",
     "compare",
     "discover",
+    "index",
     "load",
     "load_ipython_extension",
     "methods",

@@ -201,6 +201,7 @@ GROUPS = {  # by the module that holds the commands
     "train": "Train",
     "sweep": "Search for settings",
     "data": "Check data",
+    "documents": "Retrieve from documents",
     "runs": "Watch, load and compare runs",
     "export": "Save and export",
     "serve": "Serve",
