@@ -40,6 +40,8 @@ class Metric:
         What sentences call it where that is not its title.
     pane : str
         The chart in which it is drawn with others; empty for one of its own.
+    hub : str
+        The kind of metric that hubs know it as; empty where they have none.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Metric:
     on: tuple[str, ...] = ()
     phrase: str = ""
     pane: str = ""
+    hub: str = ""
 
     @property
     def best(self) -> Callable[..., Any]:
@@ -91,8 +94,13 @@ register(
         help="mean loss on the evaluation set, nats per token (per text when classifying)",
         base="base_eval_loss",
         on=_BOTH,
+        hub="loss",
     ),
-    Metric("perplexity", "perplexity", "score", "low", "held-out", "exponential of eval_loss", on=_BOTH),
+    Metric(
+        *("perplexity", "perplexity", "score", "low", "held-out", "exponential of eval_loss"),
+        on=_BOTH,
+        hub="perplexity",
+    ),
     Metric(
         *("token_accuracy", "token accuracy", "share", "high", "held-out"),
         help="share of the evaluation set's tokens that greedy decoding would choose",
@@ -110,19 +118,29 @@ register(
         *("exact_match", "exact match", "share", "high", "held-out"),
         help="share of the evaluation set's answers equal to their reference",
         on=_ROWS,
+        hub="exact_match",
     ),
     Metric(
         *("answer_words", "words per answer", "words"),
         help="mean words of the answers behind score; with judge: quick, to a few prompts and of 128 tokens at most",
         base="base_answer_words",
     ),
-    Metric("rouge_l", "ROUGE-L", "score", "high", "held-out", "mean ROUGE-L on the evaluation set", on=_ROWS),
+    Metric(
+        *("rouge_l", "ROUGE-L", "score", "high", "held-out", "mean ROUGE-L on the evaluation set"),
+        on=_ROWS,
+        hub="rouge",
+    ),
     Metric(
         *("accuracy", "accuracy", "share", "high", "held-out"),
         help="share of the evaluation texts whose labels, answers or likeliest choices are right",
         on=_ROWS,
+        hub="accuracy",
     ),
-    Metric("macro_f1", "macro-F1", "score", "high", "held-out", "mean F-measure over the classes", on=_ROWS),
+    Metric(
+        *("macro_f1", "macro-F1", "score", "high", "held-out", "mean F-measure over the classes"),
+        on=_ROWS,
+        hub="f1",
+    ),
     Metric(
         *("micro_f1", "micro-F1", "score", "high", "held-out"),
         help="F-measure over all labels, where a text has several",

@@ -56,6 +56,26 @@ def test_hubs_can_read_the_metadata(given: CardInput) -> None:
     assert (result.metric_type, result.metric_value, result.dataset_type) == ("loss", 2.0, "owner/tickets")
 
 
+@pytest.mark.parametrize(
+    ("fields", "measured", "listed"),
+    [
+        ({"task": "dpo"}, "preference_accuracy", ("accuracy", "preference accuracy")),
+        ({"task": "kto"}, "preference_accuracy", ("accuracy", "preference accuracy")),
+        ({"task": "grpo", "reward": "length:12"}, "eval_reward", ("mean_reward", "reward")),
+    ],
+    ids=str,
+)
+def test_hubs_find_what_was_learned_of_judgements(
+    given: CardInput, fields: dict[str, Any], measured: str, listed: tuple[str, str]
+) -> None:
+    spec = RunSpec(data="owner/tickets", method="lora", **fields)
+    data = ModelCard(card(replace(given, spec=spec, metrics={**TRAINED, measured: 0.75}))).data
+    assert data.tags == ["peft", "lora", "peft_nb", fields["task"]]
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_name, result.metric_value) == (*listed, 0.75)
+    assert result.task_type == "text-generation"
+
+
 def test_what_hubs_do_not_have_is_not_in_the_metadata(given: CardInput) -> None:
     facts = Facts(data="DataFrame `tickets`")
     data = ModelCard(card(replace(given, base="/home/anna/models/tiny", facts=facts, metrics={}))).data

@@ -203,6 +203,15 @@ def test_sound_rated_answers_have_no_findings() -> None:
     assert (result.findings, result.labels) == ([], {"desirable": 30, "undesirable": 30})
 
 
+@pytest.mark.parametrize(("shortest", "level"), [(0, "note"), (30, "harms"), (15, None)])
+def test_rated_answers_that_differ_in_length_alone_are_told(shortest: int, level: str | None) -> None:
+    rows = sorted(answers(), key=lambda row: len(row["completion"]))
+    for number, row in enumerate(rows):
+        row["label"] = shortest <= number < shortest + 30
+    told = [one.level for one in checked(rows).findings if one.kind == "length_bias"]
+    assert told == ([level] if level else [])
+
+
 @pytest.mark.parametrize(
     ("good", "weights", "level", "advice"),
     [
@@ -259,4 +268,6 @@ def test_the_projects_own_pairs_differ_in_length_alone() -> None:
     assert result.findings[0].title.startswith("the longer answer is chosen in 0% ")
     data = sources.read("brief-answers-rated")
     layout = detection.detect(data.train)
-    assert (layout.kind, check(data.train, layout, options=Options(accepts=("rated",))).findings) == ("rated", [])
+    (length,) = check(data.train, layout, options=Options(accepts=("rated",))).findings
+    assert (layout.kind, length.kind, length.level) == ("rated", "length_bias", "note")
+    assert length.title.startswith("a desirable answer is longer than an undesirable one in 0% ")

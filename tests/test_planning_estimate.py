@@ -13,6 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from peft_nb.errors import DataError, ForecastError, MethodError, RunError
 from peft_nb.methods import REGISTRY, problems
 from peft_nb.planning import estimate as estimates
+from peft_nb.planning import memory
 from peft_nb.planning.estimate import estimate
 from peft_nb.planning.forecast import MARGIN
 from peft_nb.runs.run import Run
@@ -54,6 +55,19 @@ def test_what_does_not_fit_is_refused_with_settings_that_do(spec: Spec, rows: Ta
     assert peak <= tight.room_mb
     changes = dict(part.split(": ") for part in setting.split(", "))
     assert estimate(spec(**wide | changes), data=rows).activations_mb < whole.activations_mb
+
+
+def test_answers_that_take_too_much_memory_are_to_be_shorter_or_fewer(
+    spec: Spec, rows: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "process", lambda device="cpu": 3e8)  # which other tests leave larger or smaller
+    fields = {"task": "grpo", "reward": "length", "num_generations": 8, "max_completion_length": 240, "batch_size": 1}
+    whole = estimate(spec(**fields), data=rows)
+    room_mb = whole.memory_mb - 0.4 * (whole.activations_mb + whole.loss_mb)
+    fixes = dict(estimate(spec(**fields), data=rows, room_mb=room_mb).fixes)
+    names = [fix.partition(":")[0] for fix in fixes]
+    assert names == ["token_budget", "max_completion_length", "num_generations"]
+    assert max(fixes.values()) <= room_mb
 
 
 def test_on_a_gpu_its_memory_is_foreseen_and_no_time(spec: Spec, rows: Table, monkeypatch: pytest.MonkeyPatch) -> None:

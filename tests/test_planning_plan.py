@@ -20,6 +20,7 @@ from peft_nb.planning.layer_benchmark import Costs
 from peft_nb.planning.plan import ELSEWHERE, STEP_S, Plan
 from peft_nb.planning.writing_benchmark import Writing
 from peft_nb.spec import RunSpec
+from peft_nb.system import known
 from peft_nb.tasks import inspect
 
 Spec = Callable[..., RunSpec]
@@ -32,9 +33,9 @@ COSTS = Costs(9000, forward_s=1e-4, both_s=3e-4, head_s=1e-8, optimizer_s=1e-9, 
 def lay(spec: Spec, rows: Table) -> Callable[..., Plan]:
     """Lay a run on the tiny base out, with what a token costs known already."""
 
-    def lay(**fields: Any) -> Plan:
+    def lay(data: Any = rows, **fields: Any) -> Plan:
         described = complete(spec(**fields))
-        table = tables.read(described, rows)
+        table = tables.read(described, data)
         base = load_meta(resolve(described.model), dtype=described.dtype)
         return Plan(described, base, table, dict(inspect(described, table)), 4000, 500, {2048: COSTS})
 
@@ -161,6 +162,12 @@ def test_time_of_answers_that_each_step_writes_is_that_of_the_longest(
         return took
 
     monkeypatch.setattr("peft_nb.planning.writing_benchmark.benchmark_writing", benchmark)
+    kept = known.once
+
+    def once(name: str, about: Any, measure: Callable[[], Any], **options: Any) -> Any:
+        return measure() if name == "writing" else kept(name, about, measure, **options)
+
+    monkeypatch.setattr(known, "once", once)  # other tests may have measured the same
     plain = lay(task="grpo", reward="length", num_generations=40, max_completion_length=10, token_budget=200)
     compared = lay(**{name: getattr(plain.spec, name) for name in ("task", "reward", "num_generations")}, beta=0.1,
                    max_completion_length=10, token_budget=200)  # fmt: skip
@@ -177,8 +184,25 @@ def test_time_of_answers_that_each_step_writes_is_that_of_the_longest(
     assert forecast.seconds == pytest.approx(8 * step + compiled + evaluation)
     assert forecast.evaluation_seconds == pytest.approx(3 * evaluation)
     read = 2 * 1e-4 * work.mean.tokens + 512 * 1e-8 / 2 * work.mean.predicted
-    more = 2 * 1e-4 * work.held_out.tokens / 40 + 512 * 1e-8 / 2 * work.held_out.predicted / 40
-    assert compared.forecast().seconds == pytest.approx(8 * (step + read) + compiled + evaluation + more)
+    once = 2 * 1e-4 * work.held_out.tokens / 40 + 512 * 1e-8 / 2 * work.held_out.predicted / 40
+    assert compared.forecast().seconds == pytest.approx(8 * (step + read) + compiled + evaluation + 2 * once)
+
+
+@pytest.mark.parametrize(("task", "passes"), [("dpo", 1), ("simpo", 1), ("kto", 2)])
+def test_what_is_compared_is_read_once_more_and_the_reference_before(
+    lay: Callable[..., Plan], rows: Table, task: str, passes: int
+) -> None:
+    asked = [{"prompt": row["question"], "completion": row["answer"], "label": len(row["answer"]) % 2} for row in rows]
+    pairs = [{"prompt": row["question"], "chosen": row["answer"], "rejected": row["question"]} for row in rows]
+    plan = lay(asked if task == "kto" else pairs, task=task, max_steps=6, token_budget=200)
+    forecast, work = plan.forecast(), plan.work
+    head = 512 * 1e-8
+    read, evaluation = (2 * 1e-4 * one.tokens + head / 2 * one.predicted for one in (work.mean, work.held_out))
+    learned = 2 * 3e-4 * work.mean.tokens + head * work.mean.predicted + 1e-9 * forecast.trainable_parameters
+    steps = 6 * (learned + STEP_S + (passes - 1) * read) + plan.kernels * memory.KERNEL_S
+    assert forecast.seconds == pytest.approx(steps + passes * evaluation)  # after step 4
+    before = min(6, work.steps_per_epoch) * passes * read * (task != "simpo")
+    assert forecast.evaluation_seconds == pytest.approx(before + 3 * passes * evaluation)
 
 
 def test_other_settings_are_laid_out_without_measuring_anew(lay: Callable[..., Plan]) -> None:

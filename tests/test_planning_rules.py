@@ -84,6 +84,7 @@ def test_every_rule_is_about_some_method_and_no_rule_of_points_about_all() -> No
         ("rows are long", {"tokens": 1025}, "lora", {"max_length": 1280}),
         ("rows are long", {"tokens": 10**9}, "lora", {"max_length": 1_000_000}),
         ("an encoder", {"task": "classification"}, "lora", {"model": "minilm-l6"}),
+        ("680,000 hours", {"task": "speech-recognition"}, "lora", {"model": "whisper-tiny-en"}),
         ("images without labels", {"task": "image-classification"}, "lora", {"model": "dinov2-small"}),
     ],
 )

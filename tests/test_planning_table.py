@@ -179,3 +179,14 @@ def test_help_shows_all_of_a_method(shell: InteractiveShell, capsys: pytest.Capt
 
 def test_the_plain_list_is_complete() -> None:
     assert list(methods().index) == list(METHODS)
+
+
+def test_a_pipeline_is_counted_by_its_denoiser(drawing: Path) -> None:
+    from peft_nb.models.load import load
+    from peft_nb.models.resolve import resolve
+    from peft_nb.models.share import share
+
+    found = table(str(drawing))
+    model = share(load(resolve(drawing), kind="diffusion").model)
+    real = attach(model, complete(RunSpec(data="x", model=str(drawing), task="text-to-image")), "", peft_type="")
+    assert found.loc["lora", "trainable parameters"] == real.get_nb_trainable_parameters()[0]

@@ -191,8 +191,8 @@ def test_rewards_that_are_mostly_equal_are_told(reinforce: Reinforce, asked: lis
 
 def test_what_each_step_writes_is_told() -> None:
     described = RunSpec(data="x", task="grpo", reward="f", num_generations=4, beta=0.1)
-    assert TASKS["grpo"].written(described) == Written(4, 256, True)
-    assert TASKS["grpo"].written(RunSpec(data="x", task="grpo", reward="f")) == Written(8, 256, False)
+    assert TASKS["grpo"].written(described) == Written(4, 256)
+    assert TASKS["grpo"].written(RunSpec(data="x", task="grpo", reward="f")) == Written(8, 256)
 
 
 def test_a_training_that_taught_nothing_is_told() -> None:

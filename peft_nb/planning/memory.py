@@ -85,13 +85,13 @@ class Shapes:
 
 
 def sizes(model: Any) -> tuple[int, int]:
-    """Count the weights of a base, and those of them that can be quantized: of linear layers but its head."""
+    """Count the weights of a base with what lies beside its tree, and those of linear layers but its head."""
     import torch
 
     linear = [part.weight for part in model.modules() if isinstance(part, torch.nn.Linear)]
     head = model.get_output_embeddings()
     inner = sum(one.numel() for one in linear if head is None or one is not head.weight)
-    return sum(one.numel() for one in model.parameters()), inner
+    return sum(one.numel() for one in model.parameters()) + getattr(model, "beside", 0), inner
 
 
 def weights(count: int, inner: int, quantization: str, size: int) -> float:

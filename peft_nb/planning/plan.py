@@ -105,26 +105,35 @@ class Plan:
             return "not measured on a GPU"
         if self.spec.torch_compile:
             return "not measured with torch_compile"
+        if self.base.features is not None:
+            return "not measured with speech, whose models are two stacks of layers"
         return "" if self.costs else "too little free memory"
 
     def _seconds(self, costs: Costs, trained: int) -> tuple[float, float]:
-        """Of training with the evaluations between its steps, and of all evaluations."""
+        """Of training with the evaluations between its steps; of all evaluations and of a reference."""
         spec, shapes, work = self.spec, self.shapes, self.work
         head = shapes.words * costs.head_s * TASKS[spec.task].tokenwise
         token = shapes.layers * (costs.both_s + costs.forward_s * spec.gradient_checkpointing)
         step = token * work.mean.tokens + head * work.mean.predicted + costs.optimizer_s * trained + STEP_S
-        written, rows = self.written, work.held_out
-        if written:
-            read = shapes.layers * costs.forward_s * work.mean.tokens + head / 2 * work.mean.predicted
-            step += self._writing_s(costs, work.batch, written.count) + written.compared * read
-            rows = rows.over(written.count if written.compared else math.inf)
+        read, rows = self._read_s(costs, work.mean), work.held_out
+        compared, written = TASKS[spec.task].compared(spec), self.written
+        step += read * compared
+        once = self._read_s(costs, rows) * (1 + compared)
+        if written:  # whose rewards tell enough where nothing is compared
+            step += self._writing_s(costs, work.batch, written.count)
+            once = compared * once / written.count + self._writing_s(costs, round(work.eval_rows), 1)
         all_steps = work.steps * step + self.kernels * memory.KERNEL_S
-        if not work.held_out.tokens:
-            return all_steps, 0.0
-        once = shapes.layers * costs.forward_s * rows.tokens + head / 2 * rows.predicted
-        once += self._writing_s(costs, round(work.eval_rows), 1) if written else 0.0
+        kept = getattr(self.objective, "reference", None) is not None  # of all examples, from before the first step
+        before = min(work.steps, work.steps_per_epoch) * (1 + compared) * read * kept
+        if not rows.tokens:
+            return all_steps, before
         between = (work.steps - 1) // (spec.eval_steps or work.steps_per_epoch)
-        return all_steps + between * once, (between + 2) * once
+        return all_steps + between * once, before + (between + 2) * once
+
+    def _read_s(self, costs: Costs, load: Load) -> float:
+        """Seconds of a forward pass."""
+        head = self.shapes.words * costs.head_s / 2 * TASKS[self.spec.task].tokenwise
+        return self.shapes.layers * costs.forward_s * load.tokens + head * load.predicted
 
     @property
     def written(self) -> Written | None:
@@ -271,7 +280,7 @@ class Plan:
 
         Only on a CPU: nobody has seen yet how far that holds on a GPU.
         """
-        if self.device != "cpu":
+        if self.device != "cpu" or self.base.features is not None:
             return {}
         import torch
 

@@ -270,6 +270,11 @@ RULES: tuple[Rule, ...] = (
         lambda s, method: {"model": s.learned.model},
     ),
     Rule(
+        lambda s: s.learned.base == "speech" and s.model is None, every, 0,
+        "what a model has heard in 680,000 hours of speech needs few clips for new words", "Radford et al., 2022",
+        lambda s, method: {"model": s.learned.model},
+    ),
+    Rule(
         lambda s: s.learned.unit == "pair", every, 0,
         "many judgements and no right answers: pairs teach which of two is preferred (dpo), on a base that can write "
         "such answers already; learning_rate is left to the task", "Rafailov et al., 2023",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from peft_nb.errors import MethodError, ModelError
 from peft_nb.events import Progress, silent
 from peft_nb.methods import REGISTRY, Method, attach, problems, tasks_of
+from peft_nb.models import hub
 from peft_nb.models.load import Base, auto_class, made_for
 from peft_nb.models.meta import shallow, shapes_alone
 from peft_nb.models.quiet import first_line, quiet
@@ -287,6 +288,10 @@ def _config(source: ModelSource) -> PreTrainedConfig:
 
     if source.pair:
         return copy.deepcopy(source.pair[0].config)
+    if source.path and hub.is_pipeline(source.path):
+        from peft_nb.models import diffusion
+
+        return diffusion.config(source.path, source.name)
     file = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     try:
         return AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False, **file)
@@ -302,7 +307,12 @@ def _base(source: ModelSource, config: PreTrainedConfig) -> Base:
 
     try:
         with shapes_alone():
-            model = auto_class(made_for(config)).from_config(config, dtype=torch.float32).requires_grad_(False)
+            if source.path and hub.is_pipeline(source.path):
+                from peft_nb.models import diffusion
+
+                model: Any = diffusion.assembled(source.path, config, "meta", "float32")
+            else:
+                model = auto_class(made_for(config)).from_config(config, dtype=torch.float32).requires_grad_(False)
     except ValueError as error:
         raise ModelError(f"{source.name} is not of a kind that can be trained here: {first_line(error)}") from None
     pad = SimpleNamespace(pad_token_id=getattr(config, "pad_token_id", None))  # all that is asked of a tokenizer

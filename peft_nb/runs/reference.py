@@ -97,16 +97,18 @@ def _computed(
     """For each example in turn the log-probabilities of its sequences."""
     import torch
 
-    model, objective, device = trainer.model, trainer.objective, trainer.args.device
+    objective: Any = trainer.objective
+    model, device = trainer.model, trainer.args.device
     found: list[list[float]] = []
     model.eval()
     with torch.no_grad(), nullcontext() if active else model.disable_adapter():
         for done, batch in enumerate(batches):
-            groups, sums = [objective.group(one) for one in batch], dict[int, list[float]]()  # type: ignore[attr-defined]
-            for micro in objective.cut(groups, trainer.budget):
-                context.progress(done / len(batches), "computing reference log-probabilities")
-                both = objective.sums(model, micro, device)  # type: ignore[attr-defined]
-                sums.update(zip(map(id, micro), (one.tolist() for one in both), strict=True))
-            found += [sums[id(one)] for one in groups]
+            groups, sums = [objective.passes(objective.group(one)) for one in batch], dict[int, list[float]]()
+            for part in zip(*groups, strict=True):
+                for micro in objective.cut(part, trainer.budget):
+                    context.progress(done / len(batches), "computing reference log-probabilities")
+                    several = objective.sums(model, micro, device)
+                    sums.update(zip(map(id, micro), (one.tolist() for one in several), strict=True))
+            found += [[number for part in parts for number in sums[id(part)]] for parts in groups]
     model.train()
     return found

@@ -23,6 +23,7 @@ class GRPO(Judged):
     """Group relative policy optimization."""
 
     name = "grpo"
+    tags = ("grpo",)
     help = "to write answers that get a higher reward than its others to the same prompt (GRPO)"
     source = "Shao et al., 2024, arXiv:2402.03300"
     accepts = ("chat", "prompt", "preference")
@@ -46,6 +47,7 @@ class GRPO(Judged):
             help="mean reward of one sampled answer to each prompt of the evaluation set",
             base="base_eval_reward",
             on=("rows",),
+            hub="mean_reward",
             pane="reward",
         ),
         Metric("base_eval_reward", help="eval_reward before the first step"),
@@ -95,7 +97,17 @@ class GRPO(Judged):
     def written(self, spec: RunSpec) -> Written:
         """As of :meth:`Task.written`."""
         own = self._own(spec)
-        return Written(own["num_generations"], own["max_completion_length"], own["beta"] > 0)
+        return Written(own["num_generations"], own["max_completion_length"])
+
+    def compared(self, spec: RunSpec) -> bool:
+        """By the reference, where the divergence from it counts; as of :meth:`Task.compared`."""
+        return bool(self._own(spec)["beta"])
+
+    def lighter(self, spec: RunSpec) -> Iterator[dict[str, Any]]:
+        """Shorter answers, then fewer; as of :meth:`Task.lighter`."""
+        own = self._own(spec)
+        for name, tried in (("max_completion_length", (128, 64)), ("num_generations", (4, 2))):
+            yield from ({name: value} for value in tried if value < own[name])
 
     def problems(self, spec: RunSpec) -> list[str]:
         """What is wrong with its options; as of :meth:`Task.problems`."""

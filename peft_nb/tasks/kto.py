@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from peft_nb.tasks.preference import Judged
 
 if TYPE_CHECKING:
+    from peft_nb.evaluation.evaluators import Evaluator
     from peft_nb.spec import RunSpec
     from peft_nb.training.preference import Preference
 
@@ -16,6 +17,7 @@ class KTO(Judged):
     """Kahneman-Tversky optimization."""
 
     name = "kto"
+    tags = ("kto",)
     help = "to write answers like those rated good, and unlike those rated bad (KTO)"
     source = "Ethayarajh et al., 2024, arXiv:2402.01306"
     accepts = ("rated",)
@@ -23,6 +25,16 @@ class KTO(Judged):
     unit: Literal["token", "text", "pair", "answer"] = "answer"
     proposed = True
     options: Mapping[str, Any] = {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}
+
+    def evaluator(self) -> type[Evaluator]:
+        """What measures a trained model."""
+        from peft_nb.evaluation.evaluators import RatedEvaluator
+
+        return RatedEvaluator
+
+    def compared(self, spec: RunSpec) -> bool:
+        """With the reference, each prompt having another's answer; as of :meth:`Task.compared`."""
+        return True
 
     def preference(self, path: Any, spec: RunSpec) -> Preference:
         """Whether an answer is good."""

@@ -43,9 +43,11 @@ class Judged(Generation):
     metrics = (
         Metric(
             *("preference_accuracy", "preference accuracy", "share", "high", "held-out"),
-            help="share of the evaluation set's pairs whose chosen answer has the higher reward",
+            help="share of the evaluation set's pairs whose chosen answer has the higher reward; of rated answers, of "
+            "all pairs of a good and a bad one",
             base="base_preference_accuracy",
             on=("rows",),
+            hub="accuracy",
         ),
         Metric(
             *("eval_margin", "reward margin", "score", "high", "held-out"),
@@ -195,6 +197,7 @@ class DPO(PairTask):
     """Direct preference optimization."""
 
     name = "dpo"
+    tags = ("dpo",)
     help = "to prefer the chosen answer of each pair, compared with the model it started from (DPO)"
     source = "Rafailov et al., 2023, arXiv:2305.18290"
     proposed = compares = True
@@ -219,6 +222,7 @@ class SimPO(PairTask):
     """Simple preference optimization: DPO without a reference, by means per token."""
 
     name = "simpo"
+    tags = ("simpo",)
     help = "to find the chosen answer of each pair likelier per token, by a margin (SimPO)"
     source = "Meng et al., 2024, arXiv:2405.14734"
     options: Mapping[str, Any] = {"beta": 2.0, "simpo_gamma": 1.0, "label_smoothing": 0.0}
@@ -234,6 +238,7 @@ class ORPO(PairTask):
     """Odds ratio preference optimization: to write the chosen answer, and not the rejected one."""
 
     name = "orpo"
+    tags = ("orpo",)
     help = "to write the chosen answer of each pair, and to prefer it (ORPO); needs no training before it"
     source = "Hong et al., 2024, arXiv:2403.07691"
     options: Mapping[str, Any] = {"beta": 0.1}

@@ -59,6 +59,10 @@ class Preference(SequenceObjective):
             return example
         return Group(self.sequences(example), (self.reference or {}).get(key(example), ()))
 
+    def passes(self, group: Group) -> list[Group]:
+        """What is computed of a group: all of it at once, or each part after the same part of all other groups."""
+        return [group]
+
     def prepare(self, examples: Sequence[Example]) -> None:
         """Look at all examples of a part of the data before any of them is grouped."""
 
@@ -141,10 +145,14 @@ class Rated(Preference):
         other = self.others.get(key(example))
         return (example,) if other is None else (example, other)
 
+    def passes(self, group: Group) -> list[Group]:
+        """The answer, and the other one."""
+        return [Group((one,), group.reference[place : place + 1]) for place, one in enumerate(group.sequences)]
+
     def begin(self, model: nn.Module, examples: Sequence[Any], budget: int, device: torch.device) -> Sequence[Any]:
         """Estimate how far the model is from its reference."""
-        groups = [self.group(one) for one in examples]
-        others = [Group(one.sequences[1:], one.reference[1:]) for one in groups if len(one.reference) > 1]
+        groups = [self.passes(self.group(one)) for one in examples]
+        others = [other for _, *rest in groups for other in rest if other.reference]
         apart = list[float]()
         with torch.no_grad():
             for micro in self.cut(others, budget):
@@ -152,23 +160,27 @@ class Rated(Preference):
                 apart += [float(one) - other.reference[0] for one, other in zip(found, micro, strict=True)]
         every = list(chain.from_iterable(gathered(apart)))
         self.kl[:] = [sum(every) / max(1, len(every))]
-        return groups
+        return [answer for answer, *_ in groups]
 
     def table(self, model: nn.Module, groups: Sequence[Group], device: torch.device) -> torch.Tensor:
         """Loss, reward, whether the answer is good, and its log-probability."""
-        answers = [Group(group.sequences[:1], group.reference[:1]) for group in groups]
-        policy = torch.cat(self.sums(model, answers, device))
-        before = torch.tensor([one.reference or (0.0,) for one in answers], device=device)[:, 0]
+        policy = torch.cat(self.sums(model, groups, device))
+        before = torch.tensor([one.reference or (0.0,) for one in groups], device=device)[:, 0]
         good = torch.tensor([bool(group.sequences[0].labels[0]) for group in groups], device=device)  # type: ignore[attr-defined]
         losses = kto(policy, before, good, (self.kl or [0.0])[0], beta=self.beta, **self.weights)
         reward = self.beta * (policy.detach() - before)
         return torch.stack((losses, reward, good.to(losses.dtype), policy.detach()), dim=1)
 
     def summary(self, measured: torch.Tensor) -> dict[str, float]:
-        """How often a good answer has a higher reward than a bad one, and by how much on average."""
-        reward, good = measured[:, 0], measured[:, 1] > 0
+        """How often a good answer has a higher reward than a bad one, by how much, and how likely both are."""
+        reward, good, likely = measured[:, 0], measured[:, 1] > 0, measured[:, 2]
         above, below = reward[good], reward[~good]
         if not len(above) or not len(below):
             return {}
         right = ((above[:, None] - below).sign() + 1).mean() / 2
-        return {"preference_accuracy": right.item(), "eval_margin": (above.mean() - below.mean()).item()}
+        return {
+            "preference_accuracy": right.item(),
+            "eval_margin": (above.mean() - below.mean()).item(),
+            "eval_chosen_logps": likely[good].mean().item(),
+            "eval_rejected_logps": likely[~good].mean().item(),
+        }

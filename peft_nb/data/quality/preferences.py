@@ -8,6 +8,7 @@ Model Alignment as Prospect Theoretic Optimization" (2024), and TRL's documentat
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -46,7 +47,9 @@ def pair_findings(readings: Mapping[int, Reading], found: Findings) -> None:
             seen.setdefault((asked, good, bad), number)
             longer, total = longer + (len(chosen) > len(rejected)), total + 1
     if total >= ENOUGH:
-        _length_bias(longer / total, found)
+        share = longer / total
+        title = f"the longer answer is chosen in {share:.0%} of the pairs (length bias)"
+        _length_bias(share, title, "add pairs whose shorter answer is better, or use task: simpo", found)
 
 
 def tie_findings(readings: Mapping[int, Reading], scores: Mapping[int, Sequence[float]], found: Findings) -> None:
@@ -57,15 +60,15 @@ def tie_findings(readings: Mapping[int, Reading], scores: Mapping[int, Sequence[
             found.add("ties", number, f"scores {', '.join(f'{score:g}' for score in given)}: {readings[number].text}")
 
 
-def _length_bias(share: float, found: Findings) -> None:
-    told = {"title": f"the longer answer is chosen in {share:.0%} of the pairs (length bias)"}
+def _length_bias(share: float, title: str, advice: str, found: Findings) -> None:
+    """Say how often the longer answer is the better one, with what to do where it nearly always is."""
     if share >= ONE_SIDED:
-        told |= {"level": "harms", "advice": "add pairs whose shorter answer is better, or use task: simpo"}
-    elif share <= 1 - ONE_SIDED:
-        told["advice"] = "answers will get shorter: right if that is what is wanted"
-    else:
-        told["advice"] = "nothing to do if both are wanted"
-    found.say("length_bias", **told)
+        found.say("length_bias", level="harms", title=title, advice=advice)
+        return
+    wanted = "answers will get shorter: right if that is what is wanted"
+    found.say(
+        "length_bias", title=title, advice=wanted if share <= 1 - ONE_SIDED else "nothing to do if both are wanted"
+    )
 
 
 def rating_findings(readings: Mapping[int, Reading], options: Options, found: Findings) -> None:
@@ -79,7 +82,22 @@ def rating_findings(readings: Mapping[int, Reading], options: Options, found: Fi
         if labels != reading.labels:
             title = "{rows} with the same answer rated both ways (conflicting answers)"
             found.add("contradiction", number, f"{labels[0]} in row {other}: {reading.text}", title=title)
+    _rated_lengths(readings, found)
     _balance(Counter(label for reading in readings.values() for label in reading.labels), options, found)
+
+
+def _rated_lengths(readings: Mapping[int, Reading], found: Findings) -> None:
+    """Say that nearly all desirable answers are longer than undesirable ones, or shorter."""
+    good, bad = (
+        sorted(len(one.answers[0]) for one in readings.values() if one.labels == (rating,))
+        for rating in (RATINGS[True], RATINGS[False])
+    )
+    if min(len(good), len(bad)) < ENOUGH:
+        return
+    share = sum(bisect_left(bad, length) for length in good) / (len(good) * len(bad))
+    if not 1 - ONE_SIDED < share < ONE_SIDED:
+        title = f"a desirable answer is longer than an undesirable one in {share:.0%} of the cases (length bias)"
+        _length_bias(share, title, "add short answers that are desirable, and long ones that are not", found)
 
 
 def _balance(counts: Counter[str], options: Options, found: Findings) -> None:
