@@ -137,6 +137,20 @@ class Mistaken:
 
 
 @dataclass(frozen=True)
+class Transcribed:
+    """A clip of the evaluation set, as a data URI, with what is said in it and what the model wrote down in the end.
+
+    ``error_rate`` is the share of its words that are wrong, ``before`` what the base model wrote down.
+    """
+
+    audio: str
+    reference: str
+    answer: str
+    before: str
+    error_rate: float
+
+
+@dataclass(frozen=True)
 class Checkpointed:
     """Everything needed to resume after ``step`` is complete on disk."""
 
@@ -162,6 +176,7 @@ Event = (
     | Scored
     | Sampled
     | Mistaken
+    | Transcribed
     | Checkpointed
     | Resumed
 )

@@ -35,9 +35,12 @@ from peft_nb.spec import RunSpec
 from peft_nb.spec.names import NAMES
 from peft_nb.spec.sweep import SweepSpec
 from peft_nb.store import Store
+from tests.diffusion import pipeline
 from tests.every_method import NEEDED, RATES
 from tests.images import vision_model
 from tests.serving import serve
+from tests.speech import rows as clips
+from tests.speech import speech_model
 
 # A machine that is busy with something else makes no test fail.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -352,6 +355,40 @@ def encoder(labelled: list[dict[str, str]], tmp_path_factory: pytest.TempPathFac
 def vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random ViT for images of 32 pixels."""
     return vision_model(tmp_path_factory.mktemp("vision"))
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random Whisper for clips of 2 seconds."""
+    return speech_model(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="session")
+def train_speech(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """Train that Whisper on tones that stand for words."""
+    store = Store(tmp_path_factory.mktemp("speech-store"))
+
+    def train(*listeners: Any, data: Any = None, **fields: Any) -> Run:
+        small = {"data": "(in memory)", "model": str(speech), "dtype": "float32", "device": "cpu", "batch_size": 8}
+        usual = {"task": "speech-recognition", "language": "en", "learning_rate": 1e-2, "max_steps": 6, "eval_steps": 3}
+        rows = clips(48) if data is None else data
+        return begin(RunSpec(**{**small, **usual, **fields}), data=rows, store=store, listeners=listeners).wait()
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def listener(train_speech: Callable[..., Run]) -> Run:
+    """A finished run of it, only to be read."""
+    return train_speech(
+        max_steps=40, eval_steps=20, eval_fraction=0.2, freeze_encoder=False, accept={"word_error_rate": "< 99"}
+    )
+
+
+@pytest.fixture(scope="session")
+def drawing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random pipeline of diffusers for images of 8 pixels in grey."""
+    return pipeline(tmp_path_factory.mktemp("drawing"))
 
 
 @pytest.fixture(scope="session")

@@ -97,3 +97,19 @@ def test_images_beside_texts_are_no_part_of_a_task_of_texts() -> None:
         DataError, match=r"this task reads text only; .*or on the images alone, set format: image_label"
     ):
         inspect(RunSpec(data="x"), table.read(RunSpec(data="x"), rows))
+
+
+def test_captioned_images_are_looked_at_too(tmp_path: Path) -> None:
+    rows = [{"image": row["image"], "text": f"a {row['label']}", "reasoning": "why not"} for row in images.rows(8)]
+    rows += [rows[2], {**rows[3], "image": "none.png"}, {**rows[3], "text": ""}]
+    found = check(rows, detect(rows))
+    kinds = {finding.kind for finding in found.findings}
+    assert {"malformed", "duplicate", "unused_column"} <= kinds
+    assert not kinds & {"one_label", "few", "imbalance", "label_spelling", "contradiction"}
+    for number, row in enumerate(rows[:8]):
+        row["image"].save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(row["text"])
+    report = peft_nb.check(str(tmp_path))
+    assert report._repr_html_().count("data:image/jpeg;base64,") == 8
+    assert "a circle" in report._repr_html_()
+    assert any("--task=text-to-image" in step for step in report.next_steps)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from peft_nb.data import table
 from peft_nb.data.detection import detect
 from peft_nb.data.images import folder
 from peft_nb.data.sources import read
 from peft_nb.errors import DataError
+from peft_nb.spec import RunSpec
+from peft_nb.tasks import inspect
 from tests import images
 
 
@@ -40,10 +43,18 @@ def test_splits_are_told_by_their_names(tmp_path: Path) -> None:
     assert {row["label"] for row in source.train} == {*images.SHAPES}
 
 
-def test_images_without_labels_are_refused(tmp_path: Path) -> None:
+def test_images_in_no_folders_have_no_labels(tmp_path: Path) -> None:
     images.drawing("cross", 1).save(tmp_path / "one.png")
-    with pytest.raises(DataError, match=r"holds 1 images and no folders that name their labels; move each into"):
-        folder.read(tmp_path)
+    source = read(str(tmp_path))
+    assert list(source.train) == [{"image": str(tmp_path / "one.png")}]
+    assert detect(source.train).kind == "captioned"
+    with pytest.raises(DataError, match=r"generation reads no such images; set task: text-to-image .*, give"):
+        inspect(RunSpec(data="x"), table.read(RunSpec(data=str(tmp_path))))
+    with pytest.raises(DataError, match=r"image-classification reads no such images; .* as the names of their folders"):
+        inspect(RunSpec(data="x", task="image-classification"), table.read(RunSpec(data=str(tmp_path))))
+
+
+def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     images.folder(tmp_path / "other" / "test", 3)
     with pytest.raises(DataError, match=r"holds test and no folder train"):
         folder.read(tmp_path / "other")

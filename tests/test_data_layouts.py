@@ -17,6 +17,7 @@ from peft_nb.errors import DataError
 from peft_nb.spec.names import NAMES
 from peft_nb.tasks import for_kind
 from tests.images import drawing
+from tests.speech import sound
 
 Row = dict[str, Any]
 
@@ -661,7 +662,8 @@ MESSAGE_KEYS: dict[str, Any] = {
     "timestamp": 1.5,
 }
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
-SAMPLES = ("hi there", TALK, SHAREGPT, True, drawing("cross", 1))
+SOUND = {"array": sound("low"), "sampling_rate": 16_000}
+SAMPLES = ("hi there", TALK, SHAREGPT, True, drawing("cross", 1), SOUND)
 SCORED = {"responses": ["yo", "no"], "scores": [1, 0]}
 
 
@@ -690,6 +692,10 @@ def becomes(found: Layout, row: Row) -> Any:
         return found.pairs(row)
     if found.kind == "rated":
         return found.rated(row)
+    if found.kind == "audio":
+        return found.spoken(row)
+    if found.kind == "captioned":
+        return found.text(row), found.caption(row)
     return (found.text(row), found.kind != "text" and found.labels(row)) if found.plain else found.messages(row)
 
 

@@ -349,7 +349,13 @@ def test_names_of_columns_that_look_like_a_row_are_told() -> None:
 # ---- built-ins and the hub ---------------------------------------------------------------------
 
 
-COUNTS = {"support-desk": (360, 60), "brief-answers": (332, 60), "brief-answers-rated": (120, 0), "digits": (1497, 300)}
+COUNTS = {
+    "support-desk": (360, 60),
+    "brief-answers": (332, 60),
+    "brief-answers-rated": (120, 0),
+    "digits": (1497, 300),
+    "spoken-names": (120, 30),
+}
 
 
 @pytest.mark.parametrize(("name", "rows", "held_out"), [(n, *COUNTS.get(n, (60, 0))) for n in BUILTIN])

@@ -76,9 +76,11 @@ def test_a_text_task_refuses_them(column: str, held: str) -> None:
     with pytest.raises(DataError) as caught:
         inspect(spec, table.read(spec, [{**PAIR, column: "a.bin"}]))
     alone = ", or on the images alone, set format: image_label and columns: {image: image, label: …}"
+    heard = ", or to learn to write speech down, set columns: {audio: audio, text: …}"
     assert str(caught.value) == (
         f"column '{column}' holds {held}, and this task reads text only; "
         f"to train on the texts without them, pass data.drop(columns=['{column}']){alone * (held == 'images')}"
+        f"{heard * (held == 'audio')}"
     )
 
 

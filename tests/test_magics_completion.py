@@ -50,7 +50,7 @@ def at_cursor(cell: str) -> tuple[str, list[str]]:
         ("%%peft lora --data x\njudge: |", "", ["quick", "full", "off"]),
         ("%%peft lora --data tickets --model smol|", "smol", ["smollm2-135m"]),
         ("%%peft lora --loss-on |", "", ["assistant", "completion", "all"]),
-        ("%%peft lora --no-f|", "--no-f", ["--no-fast"]),
+        ("%%peft lora --no-f|", "--no-f", ["--no-freeze-encoder", "--no-fast"]),
         ("%%peft lora --data x\nlearn|", "learn", ["learning_rate: "]),
         ("%%peft lora --data x\nmodel: smol|\nr: 8", "smol", ["smollm2-135m"]),
         (

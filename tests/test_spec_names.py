@@ -59,7 +59,8 @@ def test_help_explains_names_that_say_what_they_are(field: str) -> None:
 
 def test_tasks_methods_and_layouts_are_known() -> None:
     preferences = ("dpo", "simpo", "orpo", "kto", "grpo")
-    assert described("task").choices == ("generation", "classification", *preferences, "image-classification")
+    others = ("image-classification", "speech-recognition", "text-to-image")
+    assert described("task").choices == ("generation", "classification", *preferences, *others)
     assert described("format").choices[:3] == ("auto", "prompt_completion", "instruction")
     assert described("method").choices == tuple(METHODS)
     assert "lora" in METHODS

@@ -154,7 +154,8 @@ def test_all_problems_are_reported_at_once() -> None:
     assert problems(r=0, learnin_rate=1e-3, epochs="two", lora_alpha=8, alpha=9) == [
         "lora_alpha: stands for alpha, which is given too; keep one",
         "data: missing; give training rows: a notebook variable, a built-in set such as support-desk, a csv, tsv, "
-        "json, jsonl, ndjson, parquet, txt or md file, a folder or zip of images, or a data set on the hub.",
+        "json, jsonl, ndjson, parquet, txt or md file, a folder or zip of images, a folder of clips, or a "
+        "set on the hub.",
         "r: 0 is below the smallest allowed value 1",
         "epochs: 'two' is not a finite number; write digits, such as 3 or 2e-4",
         "learnin_rate: no such field; did you mean 'learning_rate'?",
@@ -407,7 +408,7 @@ LATER = ("performance", "evaluation", "logging")
 
 def test_every_field_says_everything_about_itself() -> None:
     sections = list(dict.fromkeys(field.section for field in fields))
-    assert sections == ["model", "data", "method", "training", "preferences", "images", *LATER]
+    assert sections == ["model", "data", "method", "training", "preferences", "images", "speech", *LATER]
     assert [field.section for field in fields] == sorted((f.section for f in fields), key=sections.index)
     assert [field.name for field in fields if field.required] == ["data"]
     for field in fields:

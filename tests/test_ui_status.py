@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
+from peft_nb.data.images.thumbnail import thumbnail
 from peft_nb.events import (
     Evaluated,
     Event,
@@ -17,6 +18,7 @@ from peft_nb.events import (
 )
 from peft_nb.ui import status
 from peft_nb.ui.view import Curve, RunView, replay
+from tests.images import drawing
 
 KNOWN = RunView(id="lora-3f9a2c", method="lora", model="smollm2-135m", data="tickets", memory_limit_mb=24000)
 EVIL = "<script>alert('x')</script>\"&"
@@ -172,3 +174,13 @@ def test_a_sample_says_what_reward_it_got() -> None:
     drawn = status.samples(view)
     assert "base model, reward 0.25<" in drawn
     assert "step 4, reward 1<" in drawn
+
+
+def test_images_that_are_drawn_stand_beside_each_other_by_their_prompts() -> None:
+    image = thumbnail(drawing("cross", 1))
+    samples = tuple(Sampled(step, prompt, "", "", image=image) for step in (0, 5) for prompt in ("a <b>", "sks"))
+    shown = status.samples(RunView(samples=samples))
+    assert shown.count("<img ") == 4
+    assert shown.count("base model") == shown.count("step 5") == 4  # below each image, and for who cannot see it
+    assert "a &lt;b&gt;" in shown
+    assert "<b>" not in shown

@@ -15,7 +15,8 @@ EXACT = 2**53  # above it a float no longer tells one whole number from the next
 WRITTEN = (date, time, timedelta, UUID, PurePath)  # what str() writes as people do
 JSON = {str, int, float, bool, list, dict, type(None)}
 MISSING = ("NAType", "NaTType")
-PIXELS = "uifb"  # kinds of numbers
+PIXELS, SAMPLES = "uifb", "uif"  # kinds of numbers
+FEWEST = 4_000  # numbers of an array that is kept as it is, a quarter of a second of sound; fewer become a list
 
 
 def plain(cell: Any) -> Any:
@@ -31,7 +32,7 @@ def plain(cell: Any) -> Any:
     object
         None for NaN, NaT and NA; Python's own numbers, lists and dicts for those of numpy and Arrow, for tuples and
         for sets (sorted); text for dates, times, bytes that are UTF-8 and Decimals with digits after the point;
-        anything else unchanged, such as images and arrays that may be some.
+        anything else unchanged, such as images and arrays that may be some, or sound.
         What an array of objects holds was made by Arrow: see :func:`from_arrow`.
     """
     return cell if type(cell) is str else _plain(cell, False)
@@ -155,6 +156,8 @@ def _foreign(cell: Any, arrow: bool) -> Any:
         kind = getattr(getattr(cell, "dtype", None), "kind", "")
         if kind in PIXELS and getattr(cell, "ndim", 0) in (2, 3) and min(cell.shape[:2]) > 1:
             return cell  # an image
+        if kind in SAMPLES and getattr(cell, "ndim", 0) == 1 and len(cell) >= FEWEST:
+            return cell  # sound
         if kind in ("m", "M") and cell.dtype.name.endswith("[ns]"):  # of which tolist() would give the number
             cell = cell.astype(f"{kind}8[us]")
         return _plain(cell.tolist(), arrow or _made_by_arrow(cell))

@@ -14,7 +14,8 @@ from peft_nb.data.layouts import LAYOUTS, RATING, Layout, LayoutType, columns_fo
 from peft_nb.errors import DataError, nearest
 
 SHOWN = 5  # values named in a refusal
-PROMPTS = LAYOUTS["prompt"]  # what a table is taken for that has questions and nothing else that is known
+# What a table is taken for that has questions, or images, and nothing else that is known.
+ALONE = (LAYOUTS["prompt"], LAYOUTS["image"])
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,10 @@ def detect(rows: Sequence[Mapping[str, Any]], format: str = "auto", columns: Map
     found = [_reading(entry, one, given, looked) for entry, roles in ways for one in entry.readings(present, roles)]
     able = [one for one in found if one.rows] or found
     best = [one for one in able if not any(other.beats(one) for other in able)]
-    if not best and format == "auto" and set(given) <= {role.name for role in PROMPTS.roles}:
-        alone = [_reading(PROMPTS, one, given, looked) for one in PROMPTS.readings(present, given)]
-        best = [one for one in alone if one.rows and (one.named or len(alone) == 1)][:1]
+    for entry in ALONE if format == "auto" else ():
+        if not best and set(given) <= {role.name for role in entry.roles}:
+            alone = [_reading(entry, one, given, looked) for one in entry.readings(present, given)]
+            best = [one for one in alone if one.rows and (one.named or len(alone) == 1)][:1]
     several = unused.flags(rows, given.values()) if not best and format in ("auto", "text_label") else []
     if len(several) > 1:
         texts = (column for column in present if any(isinstance(row.get(column), str) for row in looked.values()))

@@ -126,7 +126,7 @@ class Report:
     `long` holds the numbers of those over `max_length` tokens, `dropped` of those whose prompt alone is, `alike` of
     those whose two answers differ only after it; `template` says how rows were written or, where they are learned as
     a whole, what is learned of them. `unit` is what an example is called, of which a row of preferences may give
-    several: then the three hold its number several times.
+    several: then the three hold its number several times. `limit_unit` is what `max_length` counts.
     """
 
     rows: int
@@ -141,6 +141,7 @@ class Report:
     dropped: tuple[int, ...] = ()
     alike: tuple[int, ...] = ()
     unit: str = "row"
+    limit_unit: str = "tokens"
 
     def __str__(self) -> str:
         return f"{self.why}; {self.template}; {self._counts() if self.supervised_tokens else self._whole_counts()}"
@@ -153,7 +154,7 @@ class Report:
         parts = self.examples - self.rows + len(self.long)
         done = {
             "truncate": f"cut at {self.max_length:,} tokens",
-            "drop": f"over {self.max_length:,} tokens dropped",
+            "drop": f"over {self.max_length:,} {self.limit_unit} dropped",
             "split": f"over {self.max_length:,} tokens split into {parts:,} examples",
         }[self.too_long]
         told = [f"{self._several(over)} {done}"] if (over := len(self.long) - lost) else []

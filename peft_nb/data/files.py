@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from peft_nb.data import Rows
+from peft_nb.data.audio import folder as clips
 from peft_nb.data.cells import fraction, integer, of_arrow
 from peft_nb.data.images import folder
 from peft_nb.errors import DataError
@@ -43,12 +44,13 @@ def is_file_name(name: str) -> bool:
 
 
 def read(path: Path) -> object:
-    """Read a file of rows, or a folder or zip of images.
+    """Read a file of rows, a folder or zip of images, or a folder of clips.
 
     Parameters
     ----------
     path : Path
-        A file of one of the suffixes in `READERS`, or what :func:`.images.folder.read` takes.
+        A file of one of the suffixes in `READERS`, or what :func:`.images.folder.read` or :func:`.audio.folder.read`
+        takes.
 
     Returns
     -------
@@ -64,6 +66,8 @@ def read(path: Path) -> object:
     suffix = path.suffix.lower()
     if (path.is_dir() or suffix == ".zip") and (images := folder.read(path)):
         return images
+    if path.is_dir() and (sound := clips.read(path)):
+        return sound
     if path.is_dir():
         raise DataError(f"{path} is a folder; {_inside(path)}")
     if suffix in UNPACK:

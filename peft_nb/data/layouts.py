@@ -12,12 +12,13 @@ from itertools import product
 from typing import Any, Literal
 
 from peft_nb.data import RowProblem, parse, turns
+from peft_nb.data.audio.clip import Clip, at_rate, clip, is_clip
 from peft_nb.data.conversations import OPENAI, SHAREGPT, Message, parse_cell, style, text, unread
 from peft_nb.data.conversations import read as read_messages
 from peft_nb.data.images.picture import is_picture, picture
 from peft_nb.spec.names import register_name
 
-Kind = Literal["chat", "text", "labelled", "preference", "rated", "prompt", "image"]
+Kind = Literal["chat", "text", "labelled", "preference", "rated", "prompt", "image", "captioned", "audio"]
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,11 @@ IMAGE = (
     *("images", "img", "picture", "pictures", "photo", "photos", "pixel_values", "path", "file", "filename"),
     *("file_name", "filepath", "file_path", "image_path", "image_file", "img_path"),
 )
+AUDIO = (
+    *("audios", "speech", "sound", "clip", "recording", "wav", "waveform", "path", "file", "filename", "file_name"),
+    *("filepath", "file_path", "audio_path", "audio_file", "audio_filepath"),
+)
+SPOKEN = ("transcript", "transcription", "transcripts", "sentence", "normalized_text", "raw_text", "utterance")
 LABELLED = ("sentence", "review", "content", "comment", "tweet", "utterance", "message", "body", "description")
 
 LAYOUTS: dict[str, LayoutType] = {}
@@ -259,6 +265,33 @@ for _layout in (
         "image",
     ),
     LayoutType(
+        "audio_text",
+        (
+            Role("audio", AUDIO, parse=clip, looks=is_clip, written=False),
+            Role("text", SPOKEN),
+            Role("sampling_rate", ("sample_rate", "sr"), False, parse=lambda cell: cell, tells=False, written=False),
+            Role("language", ("lang", "locale"), False, tells=False, written=False),
+        ),
+        lambda cells: at_rate(cells["audio"], cells.get("sampling_rate")),
+        "audio",
+    ),
+    LayoutType(
+        "image_text",
+        (
+            Role("image", IMAGE, parse=picture, looks=is_picture, written=False),
+            Role("text", ("caption", "captions", "image_caption")),
+        ),
+        lambda cells: cells["image"],
+        "captioned",
+    ),
+    LayoutType(
+        "image",
+        (Role("image", IMAGE, parse=picture, looks=is_picture, written=False),),
+        lambda cells: cells["image"],
+        "captioned",
+        asks=True,  # or taken where nothing else is known
+    ),
+    LayoutType(
         "preference",
         (
             Role("prompt", PROMPT, required=False, parse=parse.asked),
@@ -350,13 +383,17 @@ class Layout:
 
     @property
     def kind(self) -> Kind:
-        """What rows become: "chat", "text", "labelled" and "image" (with labels), "preference", "rated" or "prompt"."""
+        """What rows become.
+
+        "chat", "text", "labelled" and "image" (with labels), "captioned" (images, with texts or without), "audio",
+        "preference", "rated" or "prompt".
+        """
         return self.entry.kind
 
     @property
     def plain(self) -> bool:
-        """True when rows are texts, with labels or without, or images, not conversations."""
-        return self.kind in ("text", "labelled", "image")
+        """True when rows are texts, with labels or without, images or clips, not conversations."""
+        return self.kind in ("text", "labelled", "image", "captioned", "audio")
 
     def messages(self, row: Mapping[str, Any]) -> list[Message]:
         """Turn a row into a conversation.
@@ -388,15 +425,25 @@ class Layout:
     def text(self, row: Mapping[str, Any]) -> str:
         """Turn a row of the kind "text" or "labelled" into its text, the counterpart of :meth:`messages`.
 
-        Of the kind "image" it is the :class:`peft_nb.data.images.picture.Picture`.
+        Of the kinds "image" and "captioned" it is the :class:`peft_nb.data.images.picture.Picture`, of "audio" the
+        :class:`peft_nb.data.audio.clip.Clip`.
         """
         written: str = self.entry.write(self._cells(row))
         return written
+
+    def spoken(self, row: Mapping[str, Any]) -> tuple[Clip, str, str]:
+        """Give the clip of a row of the kind "audio", what is said in it, and its language, empty if not told."""
+        cells = self._cells(row)
+        return self.entry.write(cells), cells["text"], cells.get("language", "")
 
     def labels(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """Give the classes of a row of the kind "labelled": their names, or their numbers in decimal digits."""
         labels: tuple[str, ...] = self._cells(row)["label"]
         return labels
+
+    def caption(self, row: Mapping[str, Any]) -> str:
+        """Give the text of a row of the kind "captioned"; empty where no column holds one."""
+        return str(self._cells(row).get("text", "")) if "text" in self.columns else ""
 
     def pairs(self, row: Mapping[str, Any]) -> list[turns.Pair]:
         """Turn a row of the kind "preference" into pairs: of each the prompt, the chosen answer and the rejected one.

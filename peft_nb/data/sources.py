@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from peft_nb.data import Rows, brief_answers, digits, files, samples, support_desk
+from peft_nb.data import Rows, brief_answers, digits, files, samples, spoken_names, support_desk
 from peft_nb.data.cells import numbers, of_arrow, of_frame
 from peft_nb.data.conversations import style
 from peft_nb.data.files import CONVERSATIONS, conversation, is_file_name, row_shown
@@ -30,6 +30,7 @@ BUILTIN: dict[str, Callable[[], Mapping[str, list[Any]]]] = {
     "brief-answers": brief_answers.load,
     "brief-answers-rated": brief_answers.load_rated,
     "digits": digits.load,
+    "spoken-names": spoken_names.load,
     **{name: partial(samples.load, name) for name in samples.NAMES},
 }
 
@@ -76,7 +77,7 @@ def read(data: object, namespace: Mapping[str, Any] | None = None) -> Source:
         The data, or its name. A list may hold conversations, each a list of messages, which become the column
         ``messages``; a dict holds columns, or splits of which one is called ``train``. A str is a variable of
         `namespace`, a built-in data set, a file, or a data set on the hub: the first of these that exists. A folder
-        or zip of images is read with the names of its folders as labels. Files are
+        or zip of images is read with the names of its folders as labels, a folder of clips with their texts. Files are
         csv (with commas, semicolons, tabs or bars), tsv, json, jsonl, ndjson, parquet, and txt or md, of which each
         paragraph is a row in the column ``text``.
     namespace : mapping, optional
@@ -216,7 +217,10 @@ def _dataset_rows(table: Any) -> Rows:
     """Rows of a Dataset; a class that it keeps as a number gets its name back."""
     classes: dict[str, list[str]] = {}
     for column, feature in table.features.items():
-        if type(feature).__name__ == "Image":  # decoded when a model is to see them, not all rows of a block at once
+        if type(feature).__name__ in (
+            "Image",
+            "Audio",
+        ):  # decoded when a model is to see them, not all rows of a block at once
             table = table.cast_column(column, type(feature)(decode=False))
     for column, feature in table.features.items():
         inner = getattr(feature, "feature", feature)  # of a list of classes

@@ -83,15 +83,18 @@ def flags(rows: Sequence[Mapping[str, Any]], used: Collection[str]) -> list[str]
     ]
 
 
-def untrained(media: Sequence[Unused], image: str | None = None) -> str:
-    """Refuse columns of images, audio or video that are not read: beside texts, or beside the column of images."""
+def untrained(media: Sequence[Unused], columns: Mapping[str, str]) -> str:
+    """Refuse columns of images, audio or video that are not read: beside texts, images or audio; `columns` by role."""
     named = ", ".join(f"{one.column!r} holds {one.held}" for one in media)
     drop = f"data.drop(columns={[one.column for one in media]})"
-    if image is not None:
-        return f"column {named}, and of each row the image in {image!r} alone is read; pass {drop}"
+    for role in ("image", "audio"):
+        if role in columns:
+            return f"column {named}, and of each row the {role} in {columns[role]!r} alone is read; pass {drop}"
     fix = f"to train on the texts without them, pass {drop}"
     if any(one.held == "images" for one in media):
         fix += f", or on the images alone, set format: image_label and columns: {{image: {media[0].column}, label: …}}"
+    if any(one.held == "audio" for one in media):
+        fix += f", or to learn to write speech down, set columns: {{audio: {media[0].column}, text: …}}"
     return f"column {named}, and this task reads text only; {fix}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -171,6 +172,8 @@ def complete(spec: RunSpec) -> RunSpec:
     task, usual = TASKS[spec.task], {**REGISTRY[spec.method].defaults, **TASKS[spec.task].options}
     if "learning_rate" in usual:
         usual["learning_rate"] *= task.rate
+    if "target_modules" in usual and task.target_modules:
+        usual["target_modules"] = list(task.target_modules)
     return type(spec)(**spec.changed() | {name: value for name, value in usual.items() if getattr(spec, name) is None})
 
 
@@ -297,6 +300,8 @@ def attach(
         # Without a type of task PEFT does not know that these are a head.
         found = {name for name in found if peft_type or name.partition(".")[0] not in whole}
         config.target_modules = found if layers is None else _in_layers(found, layers)
+    if spec.freeze_encoder:
+        _leave_encoder(config, model, method.name)
     try:
         with without_bitsandbytes():  # many tuners import it to see whether a layer is one of its own
             adapted = get_peft_model(model, config)
@@ -314,6 +319,17 @@ def attach(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return adapted
+
+
+def _leave_encoder(config: PeftConfig, model: Any, method: str) -> None:
+    """Let a method leave the encoder of a model as it is."""
+    encoder = model.get_encoder()
+    name = next((name for name, part in model.named_modules() if part is encoder), "")
+    if not hasattr(config, "exclude_modules"):
+        raise MethodError(f"freeze_encoder: {method} cannot leave out the encoder; set freeze_encoder: false")
+    if config.exclude_modules:
+        raise MethodError("method_options: exclude_modules says what to leave out; set freeze_encoder: false beside it")
+    config.exclude_modules = rf"{re.escape(name)}\..*"
 
 
 def _in_layers(names: set[str], layers: int | Sequence[int]) -> set[str]:

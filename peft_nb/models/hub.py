@@ -22,6 +22,9 @@ RETRY_S = 60.0
 
 # Safetensors only: the other formats of weights are pickles, which run code when they are read.
 WANTED = ["model*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+# Of a pipeline of diffusers each part lies in a folder of its own; variants such as model.fp16 are left where they are.
+WANTED += [f"*/{name}{some}.safetensors" for name in ("model", "diffusion_pytorch_model") for some in ("", "-0*-of-*")]
+INDEX = "model_index.json"  # of such a pipeline
 
 _found: set[tuple[str, str | None]] = set()
 _silent_since = -math.inf
@@ -165,6 +168,9 @@ def missing(folder: Path) -> str | None:
     str or None
         ``config.json`` or the name of a weights file; None when the folder is complete.
     """
+    if is_pipeline(folder):
+        parts = sorted(file.parent for file in folder.glob("*/config.json"))
+        return next((f"{part.name}/*.safetensors" for part in parts if not any(part.glob("*.safetensors"))), None)
     index = folder / "model.safetensors.index.json"
     needed = {"config.json"}
     if index.is_file() and not (folder / "model.safetensors").exists():
@@ -172,3 +178,8 @@ def missing(folder: Path) -> str | None:
     else:
         needed |= {"model.safetensors"}
     return min((name for name in needed if not (folder / name).exists()), default=None)
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder holds a pipeline of diffusers."""
+    return (folder / INDEX).is_file()

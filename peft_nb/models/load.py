@@ -30,6 +30,18 @@ _VOLATILE = {"_name_or_path", "architectures", "dtype", "quantization_config", "
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 HEADS = ["classifier", "head"]  # as transformers calls those of vision models
+# Kinds of models that read no texts: what is said of one where another is wanted, and of another where one is.
+OTHERS = {
+    "diffusion": ("draws images", "set task: text-to-image"),
+    "vision": ("reads images", "set task: image-classification"),
+    "speech": ("writes down speech", "set task: speech-recognition"),
+}
+LACKING = {
+    "diffusion": ("draws no images", "a pipeline of diffusers, as a folder or on the hub"),
+    "vision": ("reads no images", "a ViT, Swin or ConvNeXt"),
+    "speech": ("writes down no speech", "another Whisper"),
+}
+HEARING = ("whisper",)  # kinds of models that write down speech
 LIVE = "live"  # in the identity of a base that was a pair in memory
 
 _lock = RLock()
@@ -61,6 +73,8 @@ class Base:
         What the user should know, in plain words.
     folder : Path, optional
         Where its files are.
+    features : transformers.FeatureExtractionMixin, optional
+        Of a speech model, how sound is prepared for it.
     drawn : tuple of str
         Weights that its files lack and that were drawn at random: of an encoder's pooler or a vision model's head, at
         most.
@@ -76,6 +90,7 @@ class Base:
     notes: list[str] = field(default_factory=list)
     folder: Path | None = None
     drawn: tuple[str, ...] = ()
+    features: Any = None
 
 
 def load(
@@ -100,9 +115,9 @@ def load(
         Of the linear layers, by bitsandbytes: NF4 with double quantization, or LLM.int8().
     device : str, default "cpu"
         ``cpu``, ``cuda`` or ``mps``.
-    kind : {"causal", "encoder", "vision"} or None, default "causal"
-        Whether text is to be written, or text or images turned into vectors; None takes what a model of texts was made
-        for.
+    kind : {"causal", "encoder", "vision", "speech", "diffusion"} or None, default "causal"
+        Whether text is to be written, text or images turned into vectors, speech written down, or images drawn; None
+        takes what a model of texts was made for.
     progress : callable, optional
         Told how far fetching and converting are; an exception it raises ends them cleanly.
 
@@ -152,7 +167,7 @@ def fresh(source: ModelSource, *, device: str = "cpu", kind: Kind = "causal") ->
         What :func:`.resolve.resolve` found; not a live pair.
     device : str, default "cpu"
         ``cpu``, ``cuda`` or ``mps``.
-    kind : {"causal", "encoder", "vision"}, default "causal"
+    kind : {"causal", "encoder", "vision", "speech", "diffusion"}, default "causal"
         As of :func:`load`.
 
     Returns
@@ -228,6 +243,8 @@ def _load(folder: Path, source: ModelSource, dtype: str, quantization: Quantizat
 
     from peft_nb.models.share import keep_unpacked
 
+    if kind == "diffusion":
+        return _pipeline(folder, source, dtype, quantization, device)
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
     options: dict[str, Any] = {"dtype": wanted, "use_safetensors": True, **_LOCAL}
     if device != "cpu" or quantization != "none":
@@ -241,12 +258,13 @@ def _load(folder: Path, source: ModelSource, dtype: str, quantization: Quantizat
     try:
         model, info = auto_class(kind).from_pretrained(folder, config=config, output_loading_info=True, **options)
         tokenizer = _reader(folder, source.name, config, kind)
+        features = listener(folder) if kind == "speech" else None
     except ModelError:
         raise
     except Exception as error:  # the libraries below raise whatever they like at files they cannot use
         raise _cannot_load(source.name, error) from error
     missing = sorted(info["missing_keys"])
-    able = {"causal": (), "encoder": ("pooler",), "vision": ("pooler", *heads(model))}[kind]
+    able = {"encoder": ("pooler",), "vision": ("pooler", *heads(model))}.get(kind, ())
     lacking = [name for name in missing if not any(part in name.split(".") for part in able)]
     if lacking:  # transformers would fill them with random numbers
         raise ModelError(f"cannot load {source.name}: its files lack {lacking[0]}; fetch or save it once more")
@@ -256,7 +274,22 @@ def _load(folder: Path, source: ModelSource, dtype: str, quantization: Quantizat
     alias = ALIASES.get(source.name)
     origin = "bundled" if alias and folder == bundled.where(alias) else source.revision
     identity = _identity(source.name, origin, config)
-    return Base(model, tokenizer, source, dtype, quantization, device, identity, notes, folder, tuple(missing))
+    about = identity, notes, folder, tuple(missing), features
+    return Base(model, tokenizer, source, dtype, quantization, device, *about)
+
+
+def _pipeline(folder: Path, source: ModelSource, dtype: str, quantization: Quantization, device: str) -> Base:
+    """A pipeline of diffusers."""
+    from peft_nb.models import diffusion
+
+    kind: Kind = "diffusion"
+    config = _config(folder, source.name)
+    _check_kind(config, source.name, kind)
+    if quantization != "none":
+        raise ModelError(f"quantization: {quantization} is not tried with pipelines of diffusers; set it to none")
+    model = diffusion.load(folder, source.name, dtype, device)
+    prepare, identity = _reader(folder, source.name, config, kind), _identity(source.name, source.revision, config)
+    return Base(model, prepare, source, dtype, quantization, device, identity, [], folder)
 
 
 def auto_class(kind: Kind) -> Any:
@@ -264,6 +297,7 @@ def auto_class(kind: Kind) -> Any:
     import transformers
 
     names = {"causal": "AutoModelForCausalLM", "encoder": "AutoModel", "vision": "AutoModelForImageClassification"}
+    names["speech"] = "AutoModelForSpeechSeq2Seq"
     return getattr(transformers, names[kind])
 
 
@@ -283,13 +317,23 @@ def _reader(folder: Path, name: str, config: Any, kind: Kind) -> Any:
     """What prepares the input of a model in a folder: a tokenizer, or how images are prepared."""
     from transformers import AutoTokenizer
 
+    if kind == "diffusion":
+        side = _image_size(config)
+        return Preprocess(side, side, side, mean=(0.5,) * 3, std=(0.5,) * 3)
     if kind != "vision":
         return AutoTokenizer.from_pretrained(folder, **_LOCAL)
     return Preprocess.read(folder, name, _image_size(config))
 
 
+def listener(folder: Path) -> Any:
+    """How sound is prepared for the model in a folder."""
+    from transformers import AutoFeatureExtractor
+
+    return AutoFeatureExtractor.from_pretrained(folder, **_LOCAL)
+
+
 def _image_size(config: Any) -> int:
-    """Pixels of a side that a vision model was made for, by its configuration."""
+    """Pixels of a side that a model of images was made for, by its configuration."""
     size = getattr(getattr(config, "vision_config", config), "image_size", None) or 224
     return int(size[0] if isinstance(size, list | tuple) else size)
 
@@ -297,6 +341,10 @@ def _image_size(config: Any) -> int:
 def _config(folder: Path, name: str) -> Any:
     from transformers import AutoConfig
 
+    if hub.is_pipeline(folder):
+        from peft_nb.models import diffusion
+
+        return diffusion.config(folder, name)
     try:
         return AutoConfig.from_pretrained(folder, **_LOCAL)
     except Exception as error:
@@ -333,8 +381,11 @@ def _live(source: ModelSource, dtype: str, quantization: Quantization, device: s
                 parameter.data = parameter.data.to(getattr(torch, dtype))
     except (RuntimeError, TypeError) as error:
         raise ModelError(f"{source.name}: the live model cannot be used: {first_line(error)}") from error
+    features = None
     if kind == "vision":
         tokenizer = Preprocess.of(tokenizer.to_dict(), source.name)
+    elif kind == "speech":
+        tokenizer, features = tokenizer.tokenizer, tokenizer.feature_extractor
     tokenizer = copy.deepcopy(tokenizer)
     notes = _fit(model.eval(), tokenizer, source.name, kind)
     if stored != quantization:
@@ -344,7 +395,7 @@ def _live(source: ModelSource, dtype: str, quantization: Quantization, device: s
     identity = _identity(source.name, LIVE, model.config)
     known_as = Path(given.name_or_path)
     folder = known_as if given.name_or_path and known_as.is_dir() else None
-    return Base(model, tokenizer, source, dtype, stored, device, identity, notes, folder)
+    return Base(model, tokenizer, source, dtype, stored, device, identity, notes, folder, features=features)
 
 
 def _fit(model: Any, tokenizer: Any, name: str, kind: Kind) -> list[str]:
@@ -387,11 +438,13 @@ def _check_means(dtype: str, quantization: str, device: str) -> None:
 
 def _check_kind(config: Any, name: str, kind: Kind) -> None:
     made = made_for(config)
-    if "vision" in (kind, made) and kind != made and not (kind == "vision" and reads_images(config)):
-        what, fix = ("reads images", "set task: image-classification")
-        if kind == "vision":
-            some = ", ".join(alias.name for alias in ALIASES.values() if alias.kind == "vision")
-            what, fix = "reads no images", f"take another, such as {some}, or a ViT, Swin or ConvNeXt"
+    able = kind == made or (kind == "vision" and reads_images(config))
+    if not able and {kind, made} & OTHERS.keys():
+        what, fix = OTHERS.get(made, ("", ""))
+        if kind in OTHERS:
+            lacks, others = LACKING[kind]
+            known = ", ".join(alias.name for alias in ALIASES.values() if alias.kind == kind)
+            what, fix = lacks, f"take another, such as {f'{known}, or ' if known else ''}{others}"
         raise ModelError(f"{name} is a {config.model_type} model, which {what}; {fix}")
     if kind == "causal" and made == "encoder":
         some = ", ".join(alias.name for alias in ALIASES.values() if alias.kind == "causal")
@@ -413,9 +466,13 @@ def text_kind(config: Any) -> Kind:
 
 
 def made_for(config: Any) -> Kind:
-    """Say whether a model of this configuration writes text, or turns text or images into vectors."""
+    """Say whether a model writes text, turns text or images into vectors, hears speech or draws images."""
     from transformers.models.auto import modeling_auto as auto
 
+    if config.model_type == "diffusion":
+        return "diffusion"
+    if config.model_type in HEARING:
+        return "speech"
     if any(one.endswith(("ForCausalLM", "LMHeadModel")) for one in config.architectures or ()):
         return "causal"
     causal, masked = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES

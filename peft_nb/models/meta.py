@@ -23,6 +23,7 @@ from peft_nb.models.load import (
     _reader,
     auto_class,
     dtype_of,
+    listener,
     located,
     text_kind,
     with_pad_token,
@@ -58,11 +59,14 @@ def load_meta(
     ModelError
         The model cannot be fetched, read or used as asked.
     """
-    folder = None
+    folder = features = None
     if source.pair:
         model, tokenizer = source.pair
         config, quantization = copy.deepcopy(model.config), quantize.stored(model)
-        tokenizer = Preprocess.of(tokenizer.to_dict(), source.name) if kind == "vision" else tokenizer
+        if kind == "vision":
+            tokenizer = Preprocess.of(tokenizer.to_dict(), source.name)
+        elif kind == "speech":
+            tokenizer, features = tokenizer.tokenizer, tokenizer.feature_extractor
         dtype = dtype_of(model) if callable(dtype) or quantization != "none" else dtype
     else:
         folder = located(source, progress or (lambda share, text: None), [])
@@ -70,14 +74,21 @@ def load_meta(
         dtype = dtype(config) if callable(dtype) else dtype
         try:
             tokenizer = _reader(folder, source.name, config, kind or text_kind(config))
+            features = listener(folder) if kind == "speech" else None
         except Exception as error:
             raise _cannot_load(source.name, error) from error
     kind = kind or text_kind(config)
     _check_kind(config, source.name, kind)
-    if kind != "vision" and tokenizer.pad_token is None:
+    if kind not in ("vision", "diffusion") and tokenizer.pad_token is None:
         tokenizer = with_pad_token(copy.deepcopy(tokenizer))
-    model = _from_config(config, kind, dtype, "meta")
-    return Base(model, tokenizer, source, dtype, quantization, "meta", "", folder=folder)
+    if kind == "diffusion":
+        from peft_nb.models import diffusion
+
+        assert folder  # of a pipeline, whose parts have configurations of their own
+        model = diffusion.assembled(folder, config, "meta", dtype)
+    else:
+        model = _from_config(config, kind, dtype, "meta")
+    return Base(model, tokenizer, source, dtype, quantization, "meta", "", folder=folder, features=features)
 
 
 def shapes_alone() -> AbstractContextManager[Any]:
@@ -122,6 +133,11 @@ def single_layer(base: Base, layers: int = 1) -> Base:
     Base
         On the CPU, with a vocabulary of `VOCABULARY` tokens at most.
     """
+    if base.model.config.model_type == "diffusion":  # whose layer is all of its denoiser
+        from peft_nb.models import diffusion
+
+        assert base.folder
+        return replace(base, model=diffusion.assembled(base.folder, base.model.config, "cpu", base.dtype), device="cpu")
     config = shallow(base.model.config, layers)
     text = config.get_text_config()
     kind: Kind = "vision" if isinstance(base.tokenizer, Preprocess) else "encoder"

@@ -175,8 +175,9 @@ def _is_model(value: Any) -> bool:
 
 
 def _is_tokenizer(value: Any) -> bool:
-    """Whether it prepares what a model reads: a tokenizer, or an image processor."""
-    return (hasattr(value, "encode") and hasattr(value, "eos_token_id")) or hasattr(value, "image_mean")
+    """Whether it prepares what a model reads: a tokenizer, an image processor, or a processor of speech."""
+    speech = hasattr(value, "feature_extractor") and hasattr(value, "tokenizer")
+    return (hasattr(value, "encode") and hasattr(value, "eos_token_id")) or hasattr(value, "image_mean") or speech
 
 
 def _adapted(model: Any) -> bool:

@@ -24,8 +24,8 @@ def fingerprint(base: Base) -> str:
     Returns
     -------
     str
-        SHA-256 over the name, the size and evenly spaced blocks of each safetensors file, whatever they are loaded
-        as; over evenly spaced values of each tensor where the base is a live model.
+        SHA-256 over the name, the size and evenly spaced blocks of each safetensors file (of a pipeline, of each of its
+        parts), whatever they are loaded as; over evenly spaced values of each tensor where the base is a live model.
     """
     digest = hashlib.sha256()
     live = base.source.pair[0] if base.source.pair else base.model
@@ -35,7 +35,7 @@ def fingerprint(base: Base) -> str:
 
 
 def _files(folder: Path) -> Iterator[bytes]:
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*/*.safetensors")):
         size = path.stat().st_size
         yield f"{path.name} {size}\n".encode()
         with path.open("rb") as file:

@@ -132,7 +132,7 @@ class Adapter:
             return generate(self.model, self.tokenizer, prompts, chat=self.chat, system=self.spec.system, **options)
 
     def predict(self, inputs: Any) -> pandas.DataFrame:
-        """Say what the model says of texts or images."""
+        """Say what the model says of texts, images or clips."""
         if self.task.generates:
             raise RunError(f"run {self._record.id} {self.task.instead}")
         asked = self.task.asked(inputs)

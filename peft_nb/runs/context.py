@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peft_nb.data.quality.fixes import Change
+from peft_nb.data.table import Table
 from peft_nb.events import Event, Preparing
 from peft_nb.spec import RunSpec
 from peft_nb.store import Facts
@@ -39,6 +40,8 @@ class Inputs:
         Folder of the adapter to start from, where the one that the spec names was brought along.
     changes : sequence of Change
         What was done to the rows before they came here.
+    table : Table, optional
+        The rows, where they were read before.
     """
 
     data: Any = None
@@ -49,6 +52,7 @@ class Inputs:
     namespace: Mapping[str, Any] = field(default_factory=dict)
     adapter: Path | None = None
     changes: Sequence[Change] = ()
+    table: Table | None = None
 
 
 @dataclass

@@ -385,7 +385,8 @@ def fit(
                 trainer.sample = sampler(context, adapted, base.tokenizer, installed)
             elif resources.processes() == 1:
                 trainer.scores = scorer(context, trainer)
-                trainer.sample = watcher(context, trainer)
+                trainer.sample = watcher(context, trainer, base.tokenizer)
+                trainer.samples_alone = context.task.draws
             compared = reference.needed(trainer.objective)  # with what the run starts from
             if start and compared:
                 adapter_weights.restore(adapted, start.folder)
@@ -402,6 +403,8 @@ def fit(
             if held_out and not done:
                 trainer.evaluated(trainer.measured() if start and not compared else of_base)
                 context.heed_stop()
+            elif trainer.samples_alone and not done:
+                trainer.sample(0, 0.0)
             context.publish(StatusChanged("training"))
             trainer.train(resume_from_checkpoint=str(last) if last else None)
             if rollout:
@@ -468,14 +471,14 @@ def scorer(context: Context, trainer: PlannedTrainer) -> Callable[[], dict[str, 
     return scores
 
 
-def watcher(context: Context, trainer: PlannedTrainer) -> Callable[[int, float], None]:
+def watcher(context: Context, trainer: PlannedTrainer, tokenizer: Any) -> Callable[[int, float], None]:
     """What shows at evaluations what a model says of a few evaluation examples that writes no texts."""
 
     def sample(step: int, trained_s: float) -> None:
         trainer.model.eval()
         try:
-            of = trainer.objective, trainer.eval_examples, step, context.facts.task
-            for event in context.task.watched(trainer.model, *of):
+            of = trainer.objective, trainer.eval_examples or trainer.examples, step, context.facts.task
+            for event in context.task.watched(trainer.model, tokenizer, *of):
                 context.publish(event)
         finally:
             trainer.model.train()

@@ -71,7 +71,7 @@ def read(spec: RunSpec, inputs: Inputs) -> tuple[RunSpec, Table, Facts]:
     DataError, SpecError
         In one line, or one for each field.
     """
-    found = table.read(spec, inputs.data, inputs.eval_data, inputs.namespace)
+    found = inputs.table or table.read(spec, inputs.data, inputs.eval_data, inputs.namespace)
     spec = proposed(spec, found.layout)
     if wrong := problems(spec):
         raise SpecError(wrong)
@@ -187,8 +187,10 @@ def _tell_cut(context: Context, report: Report, of: str = "") -> None:
     """Warn of rows that are not used whole."""
     if report.long and report.too_long != "split":
         done = {"truncate": "truncated", "drop": "dropped"}[report.too_long]
-        told = f"{len(report.long):,} of {report.rows:,} {of}rows are over {report.max_length:,} tokens: {done}"
-        context.publish(Notice(told, "warning", "raise max_length, or too_long: split"))
+        limit = f"{report.max_length:,} {report.limit_unit}"
+        told = f"{len(report.long):,} of {report.rows:,} {of}rows are over {limit}: {done}"
+        fix = "raise max_length, or too_long: split" if report.limit_unit == "tokens" else "cut them into shorter ones"
+        context.publish(Notice(told, "warning", fix))
 
 
 def kept(folder: Path) -> Sides | None:

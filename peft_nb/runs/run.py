@@ -513,25 +513,27 @@ class Run:
         return answers[0] if isinstance(prompt, str) else answers
 
     def predict(self, inputs: Any) -> pandas.DataFrame:
-        """Say what the model says of texts or images; for a run whose task writes none, such as a classification.
+        """Say what the model says of texts, images or clips, or draw; for a run whose task answers no prompts.
 
         Parameters
         ----------
-        inputs : str or sequence of str, or one image or several
+        inputs : str or sequence of str, or one image or clip or several
             What to ask about: texts, cut as in training where they are too long; images as paths, PIL images, arrays
-            of shape ``(height, width, 3)`` or the bytes of files.
+            of shape ``(height, width, 3)`` or the bytes of files; clips as paths, dicts of ``array`` and
+            ``sampling_rate`` or the bytes of files.
 
         Returns
         -------
         pandas.DataFrame
             One row an input. Of a classifier ``text`` or ``image``, ``label``, ``probability``, and a column with the
             probability of each class; where there can be several classes, ``label`` and ``probability`` list those
-            with 0.5 or more.
+            with 0.5 or more. Of speech ``audio``, ``text``, and ``seconds``. Of one that draws ``prompt`` and
+            ``image``, always from the same seeds.
 
         Raises
         ------
         RunError
-            If the run learned to write texts, or something is not a text, or not an image.
+            If the run learned to write texts, or something is not a text, an image or a clip.
         """
         return self.adapter.predict(inputs)
 
@@ -772,6 +774,7 @@ def begin(
     listeners: Sequence[Listener] = (),
     store: Store | None = None,
     place: Place | None = None,
+    table: Table | None = None,
 ) -> Run:
     """Start a run and return at once.
 
@@ -789,6 +792,8 @@ def begin(
         Where the run lives; default ``peft_runs`` in the working folder.
     place : Place, optional
         Where it is executed; by default in a thread of this process.
+    table : Table, optional
+        The rows, where they were read before.
 
     Returns
     -------
@@ -802,7 +807,7 @@ def begin(
     """
     if wrong := problems(spec) + reporters.problems(spec.report_to):
         raise SpecError(wrong)
-    inputs = Inputs(data, eval_data, model, score, reward, namespace or {})
+    inputs = Inputs(data, eval_data, model, score, reward, namespace or {}, table=table)
     executors.refuse(place or Place(), spec, inputs)
     given = spec
     spec, table, facts = rows.read(spec, inputs)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-FIELDS = ("model", "data", "eval_data", "regression", "init_adapter")
+FIELDS = ("model", "data", "eval_data", "class_data", "regression", "init_adapter")
 MARKS = {"model": "config.json", "init_adapter": "adapter_config.json"}  # by which a folder of that kind is known
 
 

@@ -105,11 +105,11 @@ class RunSpec(BaseModel):
     """Branch, tag or commit of a model from the hub; null takes its main branch."""
 
     task: TaskName = field("generation", "data")
-    """What is trained: text generation, a classifier of texts or images, which answers are preferred, or what a reward
-    calls good; pairs of answers, rated answers and images choose their tasks themselves."""
+    """What is trained: text generation, classification, speech recognition, drawing, which answers are preferred, or
+    what a reward calls good; pairs, ratings, labelled images and clips choose it."""
     data: Word = field(..., "data")
     """Training rows: a notebook variable, a built-in set such as support-desk, a csv, tsv, json, jsonl,
-    ndjson, parquet, txt or md file, a folder or zip of images, or a data set on the hub."""
+    ndjson, parquet, txt or md file, a folder or zip of images, a folder of clips, or a set on the hub."""
     eval_data: Word | None = field(None, "data")
     """Evaluation set, named like data; null splits off a share of the training rows (eval_fraction)."""
     format: FormatName = field("auto", "data")
@@ -233,6 +233,36 @@ class RunSpec(BaseModel):
     image_size: Whole | None = field(None, "images", "pixels", ge=8, le=4096)
     """Side of the square that the model sees of an image; smaller is faster; null takes what the model was made
     for."""
+    prompt: Text | None = field(None, "images")
+    """What every image of text-to-image shows, such as a photo of sks dog, in place of a text for each; {label} in it
+    stands for the label of the image."""
+    class_data: Word | None = field(None, "images")
+    """Images of the class in general that text-to-image must still draw as before (prior preservation): a folder or
+    zip."""
+    class_prompt: Text | None = field(None, "images")
+    """What the images of class_data show, such as a photo of a dog."""
+    prior_loss_weight: Number | None = field(None, "images", ge=0, le=1000)
+    """Weight of the loss on images of class_data; null takes 1."""
+    snr_gamma: Number | None = field(None, "images", gt=0, le=1000)
+    """Weighs the times of text-to-image by their signal-to-noise ratio, at most so much (min-SNR), such as 5; null
+    weighs all times alike."""
+    train_text_encoder: Switch | None = field(None, "images")
+    """Whether the text encoders of text-to-image get an adapter too; null adapts the denoiser alone."""
+    sample_prompts: Words | None = field(None, "images")
+    """What text-to-image draws while it trains, always from the same seeds, such as sks dog on a beach; null takes a
+    few of the rows' own texts."""
+    num_inference_steps: Whole | None = field(None, "images", "steps", ge=1, le=1000)
+    """Steps of the scheduler in which text-to-image draws an image; null takes 20."""
+    guidance_scale: Number | None = field(None, "images", ge=0, le=100)
+    """How far text-to-image follows the prompt when it draws (classifier-free guidance); null takes the pipeline's
+    default."""
+
+    language: Word | None = field(None, "speech")
+    """Code of the language that is spoken, such as en or de, for models that know several; rows may have their own in a
+    column language."""
+    freeze_encoder: Switch | None = field(None, "speech")
+    """Adapting the decoder alone, so that what the encoder makes of each clip is computed once; false adapts the
+    encoder too, for another kind of sound; null takes true."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = field("auto", "performance")
     """Precision of the computation (dtype); auto times them on this machine and takes the fastest safe one."""

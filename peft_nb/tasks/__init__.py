@@ -15,6 +15,8 @@ from peft_nb.tasks.grpo import GRPO
 from peft_nb.tasks.image_classification import ImageClassification
 from peft_nb.tasks.kto import KTO
 from peft_nb.tasks.preference import DPO, ORPO, SimPO
+from peft_nb.tasks.speech_recognition import SpeechRecognition
+from peft_nb.tasks.text_to_image import TextToImage
 from peft_nb.tasks.texts import TextTask
 
 if TYPE_CHECKING:
@@ -75,7 +77,13 @@ def inspect(spec: RunSpec, table: Table) -> Facts:
     task = TASKS[spec.task]
     used = table.layout.columns.values()
     if media := [one for one in unused.find(table.rows, used) if one.what == "media"]:
-        raise DataError(unused.untrained(media, table.layout.columns.get("image")))
+        raise DataError(unused.untrained(media, table.layout.columns))
+    if table.layout.kind == "captioned" and "captioned" not in task.accepts:
+        fix = "give the images labels, in a column label or as the names of their folders, to classify them"
+        draw = f"set task: {for_kind('captioned').name} to learn to draw them"
+        text = table.layout.columns.get("text")
+        alone = f", or drop column {table.layout.columns['image']!r} to learn from {text!r} alone" if text else ""
+        raise DataError(f"{table.layout.why}: task {spec.task} reads no such images; {draw}, {fix}{alone}")
     wrong = "labelled" in task.accepts and table.layout.kind != "labelled"
     if wrong and (several := unused.flags(table.rows, used)):
         raise DataError(unused.as_lists(several, next(iter(used))))
@@ -147,5 +155,8 @@ def for_base(kind: str) -> Task:
     return next(fitting, next(iter(TASKS.values())))
 
 
-for _task in (Generation(), Classification(), DPO(), SimPO(), ORPO(), KTO(), GRPO(), ImageClassification()):
+for _task in (
+    *(Generation(), Classification(), DPO(), SimPO(), ORPO(), KTO(), GRPO()),
+    *(ImageClassification(), SpeechRecognition(), TextToImage()),
+):
     register(_task)

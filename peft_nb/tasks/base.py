@@ -45,13 +45,10 @@ class Written:
     ----------
     count, longest : int
         Answers to each prompt, and tokens of each at most.
-    compared : bool
-        Whether a reference reads them too.
     """
 
     count: int
     longest: int
-    compared: bool
 
 
 class Task:
@@ -69,6 +66,8 @@ class Task:
         How the columns of other rows are to be named, for the message that refuses them.
     unit : {"token", "text", "pair", "answer", "image"}
         What a mean loss is divided by.
+    losses : str
+        What a loss is, of one unit.
     tokenwise : bool
         Whether every token is predicted, over the vocabulary.
     stratify : bool
@@ -79,10 +78,16 @@ class Task:
         What the model card says that is learned; what is said to who asks it for what it does not do.
     pipeline_tag, auto_class, peft_type : str
         As hubs, transformers and PEFT call it; PEFT has no name for some.
+    tags : tuple of str
+        What else hubs find it by.
     reader_class : str
         What transformers makes of text or of an image what a model takes.
-    base : {"causal", "vision"} or None
+    base : {"causal", "vision", "speech", "diffusion"} or None
         What a base is loaded as; None takes what one of texts was made for.
+    target_modules : tuple of str
+        Layers that get an adapter where a spec names none; empty leaves them to the method.
+    draws : bool
+        Whether the model draws images, which are shown also where there is no evaluation set.
     model : str or None
         Base to begin with, where it is not the default of the spec.
     unused : mapping of str to str
@@ -105,6 +110,7 @@ class Task:
     accepts: tuple[str, ...] = ("chat", "text")
     wants: str = ""
     unit: Literal["token", "text", "pair", "answer", "image"] = "token"
+    losses: str = "in nats"
     tokenwise: bool = True
     stratify: bool = False
     generates: bool = True
@@ -114,7 +120,10 @@ class Task:
     auto_class: str = "AutoModelForCausalLM"
     reader_class: str = "AutoTokenizer"
     peft_type: str = "CAUSAL_LM"
-    base: Literal["causal", "vision"] | None = "causal"
+    tags: tuple[str, ...] = ()
+    base: Literal["causal", "vision", "speech", "diffusion"] | None = "causal"
+    target_modules: tuple[str, ...] = ()
+    draws: bool = False
     model: str | None = None
     unused: Mapping[str, str] = {}
     options: Mapping[str, Any] = {}
@@ -140,6 +149,14 @@ class Task:
     def written(self, spec: RunSpec) -> Written | None:
         """Say which answers each step writes and has rewarded; None for a task that learns from its rows' own."""
         return None
+
+    def compared(self, spec: RunSpec) -> bool:
+        """Whether each step and each evaluation first reads all that it takes, to compare it with something."""
+        return False
+
+    def lighter(self, spec: RunSpec) -> Iterator[dict[str, Any]]:
+        """Give settings of its own that take less memory, those first that change least of what is learned."""
+        yield from ()
 
     # ---- rows
 
@@ -291,9 +308,9 @@ class Task:
         return {}
 
     def watched(
-        self, model: PeftModel, objective: Any, examples: Sequence[Example], step: int, facts: Facts
+        self, model: PeftModel, tokenizer: Any, objective: Any, examples: Sequence[Example], step: int, facts: Facts
     ) -> Iterator[Sampled]:
-        """Say what a model that writes no texts says of a few evaluation examples after a step, to be shown."""
+        """Say what a model that answers no prompts says of a few evaluation examples after a step, to be shown."""
         yield from ()
 
     def warning(self, spec: RunSpec, losses: Sequence[float], metrics: Mapping[str, Any]) -> str:

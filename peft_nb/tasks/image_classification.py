@@ -64,7 +64,10 @@ class ImageClassification(Classification):
     help = "to give an image one or several labels"
     source = "Dosovitskiy et al., 2020, arXiv:2010.11929"
     accepts = ("image",)
-    wants = "say which columns hold images and labels, format: image_label and columns: {image: …, label: …}"
+    wants = (
+        "say which columns hold images and labels, format: image_label and columns: {image: …, label: …}, or move each "
+        "image into a folder named as its label"
+    )
     unit = "image"
     learned = "to classify images"
     instead = "gives images labels and writes no texts; call predict() on it"
@@ -227,7 +230,7 @@ class ImageClassification(Classification):
         return measured
 
     def watched(
-        self, model: PeftModel, objective: Any, examples: Sequence[Example], step: int, facts: Facts
+        self, model: PeftModel, tokenizer: Any, objective: Any, examples: Sequence[Example], step: int, facts: Facts
     ) -> Iterator[Sampled]:
         """What the model says of a few images of the evaluation set; as of :meth:`Task.watched`."""
         from peft_nb.data.prompts import spread

@@ -74,7 +74,7 @@ class TextTask(Task):
     tokenwise = generates = False
     auto_class = "AutoModelForSequenceClassification"
     peft_type = "SEQ_CLS"
-    base: Literal["causal", "vision"] | None = None
+    base: Literal["causal", "vision", "speech", "diffusion"] | None = None
     model: str | None = "minilm-l6"
 
     def limit(self, base: Base, spec: RunSpec, facts: Facts) -> None:

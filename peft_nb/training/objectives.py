@@ -205,7 +205,7 @@ class Padded(Tokenwise):
         else:
             logits = self._predicted(model, inputs, places)
             found = torch.stack((F.cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets))
-        return _by_example(found, places[0], len(examples))
+        return by_example(found, places[0], len(examples))
 
     def _rows(
         self, examples: Sequence[Encoded], device: torch.device
@@ -239,12 +239,12 @@ class Padded(Tokenwise):
             yield
             return
         causal = model.get_base_model()
-        forward = _padded_to_log_probs(causal)
+        forward = padded_to_log_probs(causal)
         with ExitStack() as stack:
             # With a soft prompt switched off, PEFT calls the base's forward pass as it was found then.
             if getattr(vars(model).get("forward"), "__self__", None) is causal:
-                stack.enter_context(_forward(model, forward))
-            stack.enter_context(_forward(causal, forward))
+                stack.enter_context(with_forward(model, forward))
+            stack.enter_context(with_forward(causal, forward))
             yield
 
 
@@ -269,7 +269,7 @@ class PaddingFree(Tokenwise):
         """Loss, correct tokens and tokens of each example; as of :meth:`Objective.scores`."""
         found = model(**pack(examples, self.share_prefix).inputs(device), kernel=self.kernel, scored=True)
         counts = torch.tensor([len(supervised_targets(one)) for one in examples], device=device)
-        return _by_example(found, torch.arange(len(examples), device=device).repeat_interleave(counts), len(examples))
+        return by_example(found, torch.arange(len(examples), device=device).repeat_interleave(counts), len(examples))
 
     @contextmanager
     def installed(self, model: PeftModel) -> Iterator[None]:
@@ -281,11 +281,11 @@ class PaddingFree(Tokenwise):
         with ExitStack() as stack:
             stack.enter_context(attention.installed(causal))
             stack.enter_context(fused.installed(model))
-            stack.enter_context(_forward(causal, _packed_to_log_probs(causal)))
+            stack.enter_context(with_forward(causal, _packed_to_log_probs(causal)))
             yield
 
 
-def _by_example(of_tokens: torch.Tensor, owner: torch.Tensor, examples: int) -> torch.Tensor:
+def by_example(of_tokens: torch.Tensor, owner: torch.Tensor, examples: int) -> torch.Tensor:
     """Add up losses, correct tokens and tokens by example."""
     sums = torch.zeros(3, examples, dtype=torch.float64, device=owner.device)
     sums.index_add_(1, owner, torch.cat((of_tokens.double(), torch.ones_like(of_tokens[:1], dtype=torch.float64))))
@@ -293,7 +293,8 @@ def _by_example(of_tokens: torch.Tensor, owner: torch.Tensor, examples: int) -> 
 
 
 @contextmanager
-def _forward(causal: Any, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
+def with_forward(causal: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """Give a model another forward pass while the context lasts."""
     before = vars(causal).get("forward")
     causal.forward = forward
     try:
@@ -336,7 +337,8 @@ class _AtHead(Exception):
     """The head has been given its input; what the model would make of it is not needed."""
 
 
-def _padded_to_log_probs(causal: Any) -> Callable[..., torch.Tensor]:
+def padded_to_log_probs(causal: Any) -> Callable[..., torch.Tensor]:
+    """The forward pass of a model with a head that ends there, and gives log-probabilities of tokens, or scores."""
     stock, head, score = causal.forward, causal.get_output_embeddings(), _scorer(causal)
 
     def forward(places: torch.Tensor, targets: torch.Tensor, scored: bool = False, **inputs: Any) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 PROBE_TOKENS = 512
 PROBE_SECONDS = 0.025
+WIDEST = 16384  # of what is multiplied to find that out
 
 
 def fastest_dtype(config: Any, device: str) -> str:
@@ -32,7 +33,7 @@ def fastest_dtype(config: Any, device: str) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device != "cpu":
         return "float32"
-    _, hidden, inner = sizes(config)
+    _, hidden, inner = (min(WIDEST, one) for one in sizes(config))
     return min(("float32", "bfloat16"), key=lambda name: _seconds(getattr(torch, name), hidden, inner))
 
 

@@ -103,6 +103,8 @@ class PlannedTrainer(Trainer):
         By step of an evaluation, the share of the eval tokens that greedy decoding would find; None for other tasks.
     sample : callable
         Called after each evaluation with the step and the seconds of training so far.
+    samples_alone : bool
+        Whether it is called also where there is no evaluation set.
     logged : list of dict
         What the objective measured of the steps beside the loss, by logs.
     measures : dict of int to dict
@@ -172,6 +174,7 @@ class PlannedTrainer(Trainer):
         self.measures: dict[int, dict[str, float]] = {}
         self.logged: list[dict[str, float]] = []
         self.sample: Callable[[int, float], None] = lambda step, trained_s: None
+        self.samples_alone = False
         self.scores: Callable[[], dict[str, float]] = dict
         self.fault = ""
         self._undo: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -351,7 +354,10 @@ class PlannedTrainer(Trainer):
             torch.cuda.empty_cache()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Publish what :meth:`measured` finds."""
+        """Publish what :meth:`measured` finds, or only what there is to show."""
+        if not self.eval_examples:
+            self.sample(self.state.global_step, self.busy_s)
+            return {}
         self.evaluated(metrics := self.measured())
         return metrics
 
@@ -555,7 +561,8 @@ class _Conductor(TrainerCallback):
             self.last_trimmed = time.monotonic()
         control.should_training_stop = stopping = agreed(trainer.stop.soon.is_set()) or last
         every = spec.eval_steps or trainer.steps_per_epoch
-        control.should_evaluate = bool(trainer.eval_examples) and (last or state.global_step % every == 0)
+        due = bool(trainer.eval_examples) or trainer.samples_alone
+        control.should_evaluate = due and (last or state.global_step % every == 0)
         due = time.monotonic() - self.last_saved > CHECKPOINT_SECONDS
         if spec.save_steps is not None:
             due = state.global_step % spec.save_steps == 0

@@ -19,7 +19,7 @@ from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import HUB_NAME, resolve
 from peft_nb.spec import RunSpec
 from peft_nb.system.frontend import variables
-from peft_nb.tasks import TASKS, proposed
+from peft_nb.tasks import TASKS, for_kind, proposed
 from peft_nb.ui.arguments import described
 from peft_nb.ui.progress_bar import progress_bar
 from peft_nb.ui.report import Report
@@ -83,10 +83,12 @@ def report_on(
 
         def look(rows: checks.Table, progress: Progress | None = None) -> checks.Checked:
             rendered = tokenizer and RenderedRows(rows, layout, tokenizer, loss_on=spec.loss_on, system=spec.system)
-            checked = TASKS[spec.task].check(
+            task = TASKS[spec.task]
+            task = task if layout.kind in task.accepts else for_kind(layout.kind)  # who can read such rows
+            checked = task.check(
                 rows, layout, held, held_layout, rendered=rendered, options=options(spec), progress=progress
             )
-            if tokenizer is None and layout.written.keys() - {"label"}:
+            if tokenizer is None and checked.tokens and "image" not in layout.columns:
                 where = f"the tokenizer of {spec.model} is not on this machine"
                 checked.notes.append(f"lengths are estimated, {CHARACTERS_A_TOKEN} characters per token: {where}")
             return checked

@@ -27,14 +27,14 @@ from peft_nb.spec import RunSpec
 from peft_nb.spec.notation import write_flags
 from peft_nb.system.display import Displayed
 from peft_nb.tasks import TASKS, for_kind
-from peft_nb.ui import images, wording
+from peft_nb.ui import clips, images, wording
 from peft_nb.ui.style import BOX, MUTED, NUMBERS
 from peft_nb.ui.tokens import TokenView, of_row
 
 NAMED = 5  # row numbers and changes shown
 LISTED = 500  # row numbers in a finding that is unfolded
 PIXELS = 224  # a side of what most models see
-PICTURES = 24  # rows of images shown
+PICTURES, PLAYERS = 24, 6  # rows of images and of clips shown
 EDITS = 100  # rows whose changes are shown as HTML
 DROPPED = 0.1  # share of the rows; to drop more of them has to be confirmed
 BARS, WIDE = 8, 30  # of the histogram in text
@@ -335,13 +335,14 @@ class Report(Displayed):
         """Name the data, what was fixed, how they are now, and their labels; as HTML."""
         fixed = f"{escape(self.changed_said)}<br/>" if self._done else ""
         verdict = f"<strong>{escape(self.verdict)}</strong>"
-        return f"<p>{escape(self.headline)}<br/>{fixed}{verdict}</p>{self._labels_html}{self._images_html}"
+        shown = f"{self._labels_html}{self._images_html}{self._clips_html}"
+        return f"<p>{escape(self.headline)}<br/>{fixed}{verdict}</p>{shown}"
 
     @property
     def _images_html(self) -> str:
-        """Show some rows of images, spread over all, with their labels; empty of other rows."""
+        """Show some rows of images, spread over all, with their labels or texts; empty of other rows."""
         layout = self.checked.layout
-        if layout.kind != "image":
+        if layout.kind not in ("image", "captioned"):
             return ""
         from peft_nb.data.images.encoding import content
         from peft_nb.data.images.thumbnail import thumbnail
@@ -351,9 +352,25 @@ class Report(Displayed):
             with suppress(RowProblem):
                 row = self.rows[number]
                 image = thumbnail(self._seen(content(layout, row).open(), number))
-                cells.append(images.Shown(image, shown(", ".join(layout.labels(row))), f"row {number}"))
+                told = layout.caption(row) if layout.kind == "captioned" else ", ".join(layout.labels(row))
+                cells.append(images.Shown(image, shown(told), f"row {number}"))
         how = f", as augment: {self.spec.augment} may show them" if self.spec.augment in STRENGTHS else ""
         return images.grid(f"{len(cells)} of {len(self.rows):,} images{how}", cells)
+
+    @property
+    def _clips_html(self) -> str:
+        """Let some clips be heard, spread over all, with what is said in them; empty of other rows."""
+        layout = self.checked.layout
+        if layout.kind != "audio":
+            return ""
+        from peft_nb.data.audio.player import compressed, data_uri
+
+        cells = []
+        for number in spread(range(len(self.rows)), PLAYERS):
+            with suppress(RowProblem):
+                clip, text, _ = layout.spoken(self.rows[number])
+                cells.append(clips.Shown(data_uri(compressed(clip.open())), shown(text), more=f"row {number}"))
+        return clips.table(f"{len(cells)} of {len(self.rows):,} clips", cells)
 
     def _seen(self, image: Any, number: int) -> Any:
         """An image as training may show it, where it changes images; else as it is."""

@@ -15,7 +15,7 @@ from peft_nb.data.prompts import Prompt
 from peft_nb.metrics import comparable
 from peft_nb.runs.compare import Compared
 from peft_nb.spec import RunSpec
-from peft_nb.ui import differences, images, votes, wording
+from peft_nb.ui import clips, differences, images, votes, wording
 from peft_nb.ui.differences import MARK, clean, marked
 from peft_nb.ui.style import BOX, MUTED, NUMBERS
 
@@ -320,10 +320,10 @@ def section(prompt: str, reference: str, given: Mapping[str, str]) -> str:
     """
     first, *others = given
     cards = [_card("reference", "", escape(reference), "dashed")] if reference else []
-    cards += [_card(first, "", escape(given[first]))]
+    cards += [_card(first, "", _image(given[first]) or escape(given[first]))]
     for name in others:
         note = f"as {first}" if given[name] == given[first] else ""
-        cards += [_card(name, note, marked(given[name], given[first]))]
+        cards += [_card(name, note, _image(given[name]) or marked(given[name], given[first]))]
     return _beside(prompt, cards)
 
 
@@ -343,9 +343,16 @@ def asked(found: Compared) -> Iterable[tuple[str, str, dict[str, str]]]:
         yield said(one.prompt), one.reference, given
 
 
+def _image(answer: str) -> str:
+    """An answer that is an image; empty for texts."""
+    return images.picture(answer, "the image drawn")
+
+
 def _question(prompt: str) -> str:
     if image := images.picture(prompt, "the image asked about"):
         return f"<div>{image}</div>"
+    if sound := clips.player(prompt, "the clip asked about"):
+        return f"<div>{sound}</div>"
     style = f"{FOREIGN};font-weight:600"
     if len(prompt) <= LONGEST:
         return f'<div style="{style}" dir="auto">{escape(prompt)}</div>'
@@ -363,6 +370,7 @@ def _card(name: str, note: str, answer: str, line: str = "solid") -> str:
 
 
 def _indented(answer: str) -> str:
+    answer = "(an image)" if _image(answer) else answer
     return indent(_cut(answer, IN_TEXT), "    ").lstrip() or "(empty)"
 
 

@@ -231,6 +231,9 @@ def samples(view: RunView) -> str:
     asked: dict[str, list[Sampled]] = {}
     for one in view.samples:
         asked.setdefault(one.prompt, []).append(one)
+    if any(one.image and not one.answer for one in view.samples):  # the image is the answer
+        shown = {prompt: [images.Shown(one.image, _when(one)) for one in some] for prompt, some in asked.items()}
+        return "".join(images.grid(prompt, some) for prompt, some in shown.items())
     drawn = "".join(_sample(prompt, answers) for prompt, answers in asked.items())
     beside = any(one.image for one in view.samples)  # these take little room
     return f'<div style="display:flex;flex-wrap:wrap;gap:0 24px">{drawn}</div>' if beside else drawn

@@ -11,7 +11,7 @@ from typing import Any
 
 from peft_nb.metrics import METRICS
 from peft_nb.tasks import TASKS
-from peft_nb.ui import evaluation, images, wording
+from peft_nb.ui import clips, evaluation, images, wording
 from peft_nb.ui.evaluation import labelled
 from peft_nb.ui.status import notices, title
 from peft_nb.ui.style import BOX, NUMBERS
@@ -217,7 +217,7 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None, *, 
         f'<div style="{BOX}">{head}'
         '<div style="display:flex;flex-wrap:wrap;gap:8px 24px;align-items:flex-start">'
         f'<table style="margin:0;flex:1 1 340px;table-layout:auto;color:inherit;font-size:inherit">{body}</table>'
-        f"{curve}{_matrix(metrics)}</div>{classes}{_mistakes(view)}{following}{last}</div>"
+        f"{curve}{_matrix(metrics)}</div>{classes}{_mistakes(view)}{_clips(view)}{following}{last}</div>"
     )
 
 
@@ -254,6 +254,15 @@ def _mistakes(view: RunView) -> str:
     said = ((one.image, f"{one.answer} ({one.probability:.0%})", f"is {one.label}") for one in view.mistakes)
     shown = [images.Shown(*one) for one in said]
     return images.grid("Worst mistakes on the eval set", shown) if shown else ""
+
+
+def _clips(view: RunView) -> str:
+    """The clips of the evaluation set with the most errors."""
+    shown = [
+        clips.Shown(one.audio, one.reference, one.answer, f"{one.error_rate:.0%} of words wrong; base: {one.before}")
+        for one in view.clips
+    ]
+    return clips.table("Clips of the eval set with the most errors", shown) if shown else ""
 
 
 def by_class(metrics: Mapping[str, Any]) -> list[tuple[str, float, float, float, int]]:

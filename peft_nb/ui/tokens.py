@@ -181,7 +181,9 @@ def of_row(row: int, rows: Sequence[Mapping[str, Any]], layout: Layout, tokenize
     """
     if not 0 <= row < len(rows):
         raise DataError(f"row {row}: there are {wording.count(len(rows), 'row')}, numbered from 0")
-    if layout.kind == "image":
+    if layout.kind == "audio":
+        raise DataError("a clip has no tokens; the report lets some be heard beside their texts")
+    if layout.kind in ("image", "captioned"):
         raise DataError("an image has no tokens; the report shows some, with augment as training may show them")
     if tokenizer is None:
         advice = "name one that is, or pass model=(model, tokenizer)"

@@ -30,6 +30,7 @@ from peft_nb.events import (
     StatusChanged,
     StepLogged,
     TimeLeft,
+    Transcribed,
 )
 from peft_nb.spec import RunSpec
 
@@ -180,6 +181,7 @@ class RunView:
     norms: Curve = field(default_factory=Curve)
     samples: tuple[Sampled, ...] = ()
     mistakes: tuple[Mistaken, ...] = ()
+    clips: tuple[Transcribed, ...] = ()
     scores: Mapping[str, Curve] = field(default_factory=dict)  # by the key of the metric, such as accuracy
     notices: tuple[Notice, ...] = ()
     left_s: float | None = None  # as the latest event told it
@@ -278,6 +280,8 @@ def advance(view: RunView, event: Event) -> RunView:
             return replace(view, samples=_sampled(view.samples, event))
         case Mistaken():
             return replace(view, mistakes=(*view.mistakes, event))
+        case Transcribed():
+            return replace(view, clips=(*view.clips, event))
         case Checkpointed(step):
             return replace(view, checkpoint=step)
         case Resumed(step):

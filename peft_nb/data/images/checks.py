@@ -1,4 +1,4 @@
-"""What is wrong with a table of labelled images before anything is trained on it, and how it can be fixed."""
+"""What is wrong with a table of labelled or captioned images before anything is trained on it, and how it is fixed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def check(
     _repeated(own, labels, held, found)
     readings = {number: _reading(some) for number, some in labels.items()}
     kept = _labels(eval_rows or (), eval_layout or layout, held)
-    spellings = label_findings(readings, {number: _reading(some) for number, some in kept.items()}, found)
+    held_readings = {number: _reading(some) for number, some in kept.items()}
+    spellings = label_findings(readings, held_readings, found) if layout.kind == "image" else {}
     unused_findings(rows, layout, own, None, found)
     if len(own) + len(held) > NEAR_ROWS:
         notes.append(f"above {NEAR_ROWS:,} images only exact duplicates are looked for, no near-duplicates")
@@ -72,7 +73,7 @@ def _looks(rows: Table, layout: Layout, found: Findings, kind: str, progress: Pr
     looks = {}
     for number, row in enumerate(rows):
         try:
-            layout.labels(row)
+            layout.caption(row) if layout.kind == "captioned" else layout.labels(row)
             looks[number] = look(content(layout, row))
         except RowProblem as problem:
             found.add(kind, number, problem.reason)
@@ -82,7 +83,7 @@ def _looks(rows: Table, layout: Layout, found: Findings, kind: str, progress: Pr
 
 
 def _labels(rows: Table, layout: Layout, looks: Mapping[int, Look]) -> dict[int, tuple[str, ...]]:
-    return {number: layout.labels(rows[number]) for number in looks}
+    return {number: layout.labels(rows[number]) if layout.kind == "image" else () for number in looks}
 
 
 def _reading(labels: tuple[str, ...]) -> Reading:

@@ -1,4 +1,4 @@
-"""A folder of folders of images, or a zip of one: each image a row, with the name of its folder as its label."""
+"""A folder of images, or a zip of one: each image a row, with its caption, or the name of its folder as its label."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from peft_nb.data import Rows
+from peft_nb.data.images import captions
 from peft_nb.data.images.picture import SUFFIXES
 from peft_nb.errors import DataError
 
 SPLITS = ("train", "training", "validation", "valid", "val", "dev", "eval", "test")
 NOTE = "each image a row, its folder the label"
+BARE = "each image a row, without a caption or a label"
 
 
 def read(path: Path) -> Mapping[str, Rows] | None:
@@ -21,30 +23,32 @@ def read(path: Path) -> Mapping[str, Rows] | None:
     Parameters
     ----------
     path : Path
-        ``folder/cat/1.jpg``, or with splits ``folder/train/cat/1.jpg`` and ``folder/test/cat/2.jpg``.
+        ``folder/cat/1.jpg``, or with splits ``folder/train/cat/1.jpg`` and ``folder/test/cat/2.jpg``; with captions
+        as :func:`.captions.read` finds them ``folder/1.jpg``.
 
     Returns
     -------
     mapping of str to Rows, or None
-        Rows with ``image``, a path, and ``label``, by split, of which one is ``train``; None where there is no image.
+        Rows with ``image``, a path, and ``label`` or ``text``, by split, of which one is ``train``; of images that lie
+        in no folders that could name them ``image`` alone. None where there is no image.
 
     Raises
     ------
     DataError
-        The images lie in no folders that could name them, or the zip is broken.
+        The zip is broken, or captions are not as they should be.
     """
     found = sorted(_in_zip(path) if path.is_file() else _in_folder(path))
     if not found:
         return None
-    splits: dict[str, list[tuple[str, str]]] = {}
+    if path.is_dir() and (captioned := captions.read(path, [name for _, name in found])):
+        return {"train": captioned}
+    splits: dict[str, list[tuple[str, ...]]] = {}
     parted = {place[0].casefold() for place, _ in found} <= {*SPLITS} and any(len(place) > 2 for place, _ in found)
+    named = any(len(place) > 1 + parted for place, _ in found)
     for place, name in found:
         label = place[-2] if len(place) > 1 + parted else ""
         split = place[0].casefold() if parted else "train"
-        splits.setdefault("train" if split == "training" else split, []).append((name, label))
-    if not any(label for rows in splits.values() for _, label in rows):
-        fix = f"move each into a folder named as its label, such as {path.name}/cat/1.jpg, or pass a DataFrame of paths"
-        raise DataError(f"{path} holds {len(found):,} images and no folders that name their labels; {fix}")
+        splits.setdefault("train" if split == "training" else split, []).append((name, label)[: 1 + named])
     if "train" not in splits:
         raise DataError(f"{path} holds {', '.join(splits)} and no folder train; name the folder to train on itself")
     return {split: _rows(rows) for split, rows in splits.items()}
@@ -55,8 +59,9 @@ def holds_images(path: Path) -> bool:
     return any(True for _ in (_in_zip(path) if path.is_file() else _in_folder(path)))
 
 
-def _rows(rows: list[tuple[str, str]]) -> Rows:
-    return Rows(("image", "label"), len(rows), lambda start, stop: rows[start:stop], note=NOTE)
+def _rows(rows: list[tuple[str, ...]]) -> Rows:
+    columns = ("image", "label")[: len(rows[0])]
+    return Rows(columns, len(rows), lambda start, stop: rows[start:stop], note=NOTE if len(columns) > 1 else BARE)
 
 
 def _in_folder(path: Path) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -34,6 +34,7 @@ NEEDS = {
     "chat": ("conversations or texts", "name no task"),
     "labelled": ("labels", "set format: text_label and columns: {text: …, label: …}"),
     "image": ("images with labels", "set format: image_label and columns: {image: …, label: …}"),
+    "audio": ("clips with texts", "set format: audio_text and columns: {audio: …, text: …}"),
     "preference": ("preference pairs", "set format: preference and columns: {prompt: …, chosen: …, rejected: …}"),
     "rated": ("rated answers", "set format: rated and columns: {prompt: …, completion: …, label: …}"),
     "prompt": ("prompts", "set format: prompt and columns: {prompt: …}"),
@@ -167,7 +168,7 @@ def check(
         preferences.tie_findings(readings, {number: layout.scores(rows[number]) for number in readings}, found)
     if layout.kind == "rated":
         preferences.rating_findings(readings, options, found)
-    _text_findings(rows, layout, readings, found, options, progress)
+    text_findings(rows, layout, readings, found, options, progress)
     tokens = lengths(readings, rendered, options, found, progress)
     unused_findings(rows, layout, readings, rendered, found)
     judged = layout.kind in ("preference", "rated", "prompt")
@@ -371,7 +372,7 @@ def unused_findings(
     }
     if said["media"]:
         media = [one for one in columns if one.what == "media"]
-        found.say("media", title=unused.untrained(media, layout.columns.get("image")))
+        found.say("media", title=unused.untrained(media, layout.columns))
     if said["unused_column"]:
         found.say(
             "unused_column", title=f"columns that are not used, though they hold content: {said['unused_column']}"
@@ -397,7 +398,7 @@ def unused_findings(
         found.changed["unused_key"] |= told | ({"level": "note"} if all(map(unused.is_aside, names)) else {})
 
 
-def _text_findings(
+def text_findings(
     rows: Table, layout: Layout, readable: Container[int], found: Findings, options: Options, progress: Progress | None
 ) -> None:
     """Look at the letters of every text that can be read: encoding, control characters, secrets, personal data."""
@@ -407,7 +408,7 @@ def _text_findings(
         if number not in readable:
             continue
         before = ""
-        for text in (text for column in layout.columns.values() for text in strings(row.get(column))):
+        for text in (text for column in layout.written.values() for text in strings(row.get(column))):
             for kind in dict.fromkeys(FLAWS[flaw] for flaw in characters.flaws(text) if flaw in FLAWS):
                 found.add(kind, number, text)
             if matches := secrets.secrets(text, before, options.allow):

@@ -86,6 +86,18 @@ KINDS = {  # what breaks training comes first
         "{rows} with images whose EXIF says where they were taken (PII); a run keeps their pixels alone",
         "remove it before the files are shared",
     ),
+    "silent": Kind("harms", "{rows} with silent clips", "record them again, or drop them", DROP),
+    "too_much_text": Kind(
+        "harms", "{rows} with far more text than can be said in their clips", "correct the text, or drop them", DROP
+    ),
+    "over_30_s": Kind(
+        "harms", "{rows} with clips longer than the model hears: dropped in training", "cut each into clips", DROP
+    ),
+    "clipping": Kind("harms", "{rows} with clipping (overdriven recordings)", "record them at a lower level"),
+    "little_text": Kind(
+        "note", "{rows} with far less text than their clips have room for", "look if words are left out"
+    ),
+    "languages": Kind("note", "texts in several scripts or languages", "set language, or a column language"),
     "long": Kind("note", "{rows} over max_length", "raise max_length, or too_long: split"),
     "choice_number": Kind(
         "note", "{rows} whose answer is the number of a choice, taken to count from 0", "check that it does"
@@ -115,6 +127,9 @@ WHY = {  # a row is dropped
     "long_prompt": "prompt over max_length",
     "cut_alike": "answers differ only after max_length",
     "echo": "the chosen answer repeats the prompt",
+    "silent": "silent",
+    "too_much_text": "too much text for its clip",
+    "over_30_s": "longer than the model hears",
 }
 
 

@@ -276,7 +276,7 @@ def repaired(
         return usual
 
     patch = {}
-    for role, column in layout.columns.items():
+    for role, column in layout.written.items():
         cell = row.get(column)
         new = altered(cell, fix)
         if role == "label" and "label_spelling" in kinds:

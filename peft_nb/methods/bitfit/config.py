@@ -27,6 +27,8 @@ class BitFitConfig(PeftConfig):
     target_modules : list of str or str, optional
         Only these layers, by the ends of their names or a regular expression; all by default. Once attached, the
         names of the layers that were chosen.
+    exclude_modules : list of str or str, optional
+        Layers to leave as they are, named likewise; none by default.
     modules_to_save : list of str, optional
         Parts to train in full and save along, such as a classifier's head.
 
@@ -38,6 +40,7 @@ class BitFitConfig(PeftConfig):
 
     add: str = field(default="auto", metadata={"help": "auto or all: which linear layers without a bias get one"})
     target_modules: list[str] | str | None = field(default=None, metadata={"help": "Only these layers; null for all"})
+    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Not these layers"})
     modules_to_save: list[str] | None = field(default=None, metadata={"help": "Parts to train in full"})
 
     def __post_init__(self) -> None:

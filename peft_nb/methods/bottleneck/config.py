@@ -42,6 +42,8 @@ class BottleneckConfig(PeftConfig):
     target_modules : list of str or str, optional
         Names of the modules to adapt, or a regular expression over full names, in place of those that the placement
         finds: linear layers, or for ``parallel`` whole modules that take and return hidden states.
+    exclude_modules : list of str or str, optional
+        Modules to leave as they are, named likewise; none by default.
     modules_to_save : list of str, optional
         Other modules to train in full and save with the adapter, such as a classifier's head.
 
@@ -60,6 +62,7 @@ class BottleneckConfig(PeftConfig):
     target_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Only these modules; null: the placement's"}
     )
+    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Not these modules"})
     modules_to_save: list[str] | None = field(default=None, metadata={"help": "Parts to train in full"})
 
     def __post_init__(self) -> None:

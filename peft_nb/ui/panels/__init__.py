@@ -9,6 +9,7 @@ PANELS |= {
     "peft_nb.runs.run.Run": "peft_nb.ui.panels.run:RunPanel",
     "peft_nb.ui.chat.Chat": "peft_nb.ui.panels.chat:ChatPanel",
     "peft_nb.ui.compare.Comparison": "peft_nb.ui.panels.compare:ComparePanel",
+    "peft_nb.ui.index.Index": "peft_nb.ui.panels.index:IndexPanel",
     "peft_nb.ui.report.Report": "peft_nb.ui.panels.data:DataPanel",
     "peft_nb.ui.serve.Serving": "peft_nb.ui.panels.serve:ServePanel",
     "peft_nb.ui.sweep.Sweep": "peft_nb.ui.panels.sweep:SweepPanel",
