@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any
 
 from peft_nb.data import RowProblem
-from peft_nb.data.audio.hearing import NEAR_ROWS, Look, grouped, look
+from peft_nb.data.audio.hearing import Look, grouped, look
 from peft_nb.data.layouts import Layout
+from peft_nb.data.media import NEAR_ROWS
 from peft_nb.data.quality.checks import Checked, text_findings, unused_findings
 from peft_nb.data.quality.findings import DROP, KINDS, Findings
 from peft_nb.data.quality.fixes import Change, Fixed, Patches, repaired

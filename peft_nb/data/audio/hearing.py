@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from peft_nb.data import RowProblem
+from peft_nb.data import media
 from peft_nb.data.audio.clip import RATE, Clip
+from peft_nb.data.media import Compare, Looks, looks_of
 from peft_nb.events import Progress
 
 if TYPE_CHECKING:
     import numpy
 
-NEAR_ROWS = 20_000  # above this only exact duplicates are looked for: pairs grow with the square
 TIMES, BANDS = 32, 8  # of the sketch of a clip
 ALIKE = 0.995  # correlation of the sketches of near-duplicates, at least
 AS_LONG = 0.02  # share by which their lengths differ at most
@@ -24,7 +23,6 @@ FRAME = RATE // 10
 SILENT = 1e-3  # root mean square of the loudest tenth of a second: -60 dB below the loudest there is
 QUIET = 0.05  # of the loudest tenth of a second, below which nobody speaks
 OVERDRIVEN, TOP = 1e-3, 0.98  # share of samples in runs at the top, and how near to the loudest there is the top lies
-REMEMBERED = 50_000  # clips
 
 
 @dataclass(frozen=True)
@@ -37,25 +35,6 @@ class Look:
     overdriven: bool
     exact: str
     sketch: numpy.ndarray
-
-
-_heard: OrderedDict[str, Look | RowProblem] = OrderedDict()
-
-
-def look(clip: Clip) -> Look:
-    """Listen to a clip, once as long as it does not change; RowProblem where it cannot be read."""
-    state = clip.state
-    if state not in _heard:
-        try:
-            _heard[state] = looked(clip.open())
-        except RowProblem as problem:
-            _heard[state] = problem
-        if len(_heard) > REMEMBERED:
-            _heard.popitem(last=False)
-    found = _heard[state]
-    if isinstance(found, RowProblem):
-        raise RowProblem(found.reason, found.fix)
-    return found
 
 
 def looked(samples: numpy.ndarray) -> Look:
@@ -87,57 +66,28 @@ def _sketch(samples: numpy.ndarray) -> numpy.ndarray:
     return flat / max(1e-6, float(numpy.linalg.norm(flat)))
 
 
+look: Looks[Clip, Look] = Looks(lambda clip: looked(clip.open()))
+"""Listens to a clip, once as long as it does not change; RowProblem where it cannot be read."""
+
+
 def groups(clips: Sequence[Clip], *, progress: Progress | None = None) -> list[int]:
-    """Group the clips that are exact or near-duplicates of each other, such as one recording in two formats.
-
-    Parameters
-    ----------
-    clips : sequence of Clip
-        One a row. Above `NEAR_ROWS` only exact duplicates are found. One that cannot be read is alone.
-    progress : callable, optional
-        Called with the share that is done (0 to 1) and what is being done.
-
-    Returns
-    -------
-    list of int
-        For each clip the number of the first of its group; one alone has its own number.
-    """
-    looks: list[Look | None] = []
-    for number, one in enumerate(clips):
-        try:
-            looks.append(look(one))
-        except RowProblem:
-            looks.append(None)
-        if progress:
-            progress((number + 1) / len(clips), "comparing clips")
-    return grouped(looks)
+    """Group the clips that are exact or near-duplicates, as one recording in two formats; as :func:`.media.grouped`."""
+    return grouped(looks_of(clips, look, "comparing clips", progress))
 
 
 def grouped(looks: Sequence[Look | None]) -> list[int]:
-    """Group what was heard of clips; as :func:`groups`."""
-    first: dict[object, int] = {}
-    leader = [first.setdefault(one.exact if one else number, number) for number, one in enumerate(looks)]
-    distinct = [number for number in first.values() if looks[number]]
-    if len(distinct) > NEAR_ROWS or not distinct:
-        return leader
-    near = _near([one for number in distinct if (one := looks[number])])
-    own = dict(zip(distinct, (distinct[place] for place in near), strict=True))
-    return [own.get(number, number) for number in leader]
+    """Group what was heard of clips; as :func:`.media.grouped`."""
+    return media.grouped(looks, _compared)
 
 
-def _near(looks: Sequence[Look]) -> list[int]:
-    """For each the place of the first that it is a near-duplicate of, or its own."""
+def _compared(looks: Sequence[Look]) -> Compare:
     import numpy
 
     sketches = numpy.stack([one.sketch for one in looks])
     lengths = numpy.array([one.seconds for one in looks])
-    found = list(range(len(looks)))
-    for start in range(0, len(looks), 1024):
-        stop = min(len(looks), start + 1024)
-        close = sketches[start:stop] @ sketches[:stop].T >= ALIKE
-        close &= numpy.abs(lengths[start:stop, None] - lengths[:stop]) <= AS_LONG * lengths[start:stop, None]
-        for row, column in zip(*numpy.nonzero(close), strict=True):
-            place, other = start + int(row), int(column)
-            if other < place and found[place] == place:
-                found[place] = found[other]
-    return found
+
+    def compare(some: slice, others: slice) -> numpy.ndarray:
+        near: numpy.ndarray = sketches[some] @ sketches[others].T >= ALIKE
+        return near & (numpy.abs(lengths[some, None] - lengths[others]) <= AS_LONG * lengths[some, None])
+
+    return compare

@@ -10,8 +10,9 @@ from typing import Any
 
 from peft_nb.data import RowProblem
 from peft_nb.data.images.encoding import content
-from peft_nb.data.images.similar import NEAR_ROWS, Look, grouped, look
+from peft_nb.data.images.similar import Look, grouped, look
 from peft_nb.data.layouts import Layout
+from peft_nb.data.media import NEAR_ROWS
 from peft_nb.data.quality.checks import Checked, label_findings, unused_findings
 from peft_nb.data.quality.findings import DROP, KINDS, Findings
 from peft_nb.data.quality.fixes import Change, Fixed
