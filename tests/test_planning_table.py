@@ -190,3 +190,7 @@ def test_a_pipeline_is_counted_by_its_denoiser(drawing: Path) -> None:
     model = share(load(resolve(drawing), kind="diffusion").model)
     real = attach(model, complete(RunSpec(data="x", model=str(drawing), task="text-to-image")), "", peft_type="")
     assert found.loc["lora", "trainable parameters"] == real.get_nb_trainable_parameters()[0]
+    assert found.loc["dora", "memory MB"] > 0
+    assert found.loc["bitfit", "trained layers"] == (
+        "bitfit: pipelines of diffusers take adapters of LoRA alone; choose lora or dora"
+    )

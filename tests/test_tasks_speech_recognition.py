@@ -15,6 +15,8 @@ from peft_nb.errors import DataError, ModelError, RunError, SpecError
 from peft_nb.events import Sampled
 from peft_nb.runs.run import Run, begin
 from peft_nb.spec import RunSpec
+from peft_nb.spec.place import Place
+from peft_nb.store import Store
 from peft_nb.tasks import TASKS, proposed
 from peft_nb.ui import status, summary
 from peft_nb.ui.live import view_of
@@ -108,12 +110,30 @@ def test_a_run_goes_on_where_it_stopped_without_its_clips(train_speech: Callable
     assert losses == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.exhaustive
+def test_two_processes_learn_of_clips_what_one_does(speech: Path, tmp_path: Path) -> None:
+    fields = {"model": str(speech), "language": "en", "dtype": "float32", "batch_size": 4, "max_steps": 4}
+    data, other = (str(clips.folder(tmp_path / name, count)) for name, count in (("clips", 16), ("other", 4)))
+    spec = RunSpec(data=data, regression=other, eval_fraction=0.25, learning_rate=1e-2, seed=3, **fields)
+    alone, both = (
+        begin(spec, store=Store(tmp_path / on[:4]), place=Place.of(on=on)).wait() for on in ("here", "local:2")
+    )
+    assert both.status == "finished"
+    losses, wanted = (run.history.loss.dropna().tolist() for run in (both, alone))
+    assert losses == pytest.approx(wanted, rel=1e-3)
+    for metric in ("eval_loss", "base_eval_loss", "word_error_rate", "forgetting", "regression_word_error_rate"):
+        assert both.metrics[metric] == pytest.approx(alone.metrics[metric], rel=1e-3, abs=1e-4), metric
+    clip = str(tmp_path / "clips" / "00.wav")
+    assert both.predict(clip).text[0] == alone.predict(clip).text[0]
+
+
 @pytest.mark.parametrize("method", few(METHODS, "lora", "bottleneck"))
-def test_every_method_that_fits_trains_the_decoder_alone_and_opens_again(
+def test_every_method_that_fits_lowers_the_loss_by_the_decoder_alone_and_opens_again(
     method: str, train_speech: Callable[..., Run]
 ) -> None:
-    run = train_speech(method=method, max_steps=3, judge="off")
-    assert run.metrics["eval_loss"] != run.metrics["base_eval_loss"]
+    run = train_speech(method=method, max_steps=6, judge="off")
+    assert run.metrics["eval_loss"] < run.metrics["base_eval_loss"]
+    assert run.metrics["path"] == "clips of 30 s, loss without logits"
     trained = [name for name, one in run.model.named_parameters() if one.requires_grad]
     assert trained
     assert not any(".encoder." in name for name in trained)
@@ -152,3 +172,16 @@ def test_a_language_is_said_where_a_model_knows_several(train_speech: Callable[.
     rows = [{**row, "language": "de-DE"} for row in clips.rows(12)]
     run = train_speech(data=rows, max_steps=1, judge="off")
     assert run.facts.task["language"] == "en"
+
+
+def test_a_model_with_ctc_is_refused_in_a_line(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+    from transformers import Wav2Vec2Config
+
+    Wav2Vec2Config(architectures=["Wav2Vec2ForCTC"]).save_pretrained(tmp_path / "wav2vec2")
+    save_file({"weight": numpy.zeros(1)}, tmp_path / "wav2vec2" / "model.safetensors")
+    told = (
+        r"is a wav2vec2 model, which writes down speech by CTC, which is not supported; take another, such as whisper-"
+    )
+    with pytest.raises(ModelError, match=told):
+        begin(RunSpec(data="x", task="speech-recognition", model=str(tmp_path / "wav2vec2")), data=clips.rows(3)).wait()

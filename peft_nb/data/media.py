@@ -1,12 +1,14 @@
-"""Images and clips that are the same, or nearly: each is looked at once, those that differ are compared in blocks."""
+"""Images and clips of a table: each opened once, and grouped where they are the same or nearly."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from peft_nb.data import RowProblem
+from peft_nb.data import RowProblem, refusal
 from peft_nb.events import Progress
 
 if TYPE_CHECKING:
@@ -33,10 +35,62 @@ class Look(Protocol):
         """The same for exact duplicates alone."""
 
 
+E = TypeVar("E")
 M = TypeVar("M", bound=Medium)
 L = TypeVar("L", bound=Look)
+Table = Sequence[Mapping[str, Any]]
 Compare = Callable[[slice, slice], "numpy.ndarray"]
 """Gives for some of the looks, and for others, which are near-duplicates; shape ``(some, others)``."""
+
+
+def made_of(
+    rows: Table, make: Callable[[int, Any], E | None], doing: str, row_name: str, progress: Progress | None
+) -> Iterator[tuple[int, E]]:
+    """Make something of each row in turn.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        The table.
+    make : callable
+        Takes the number of a row and the row; gives None where nothing is to be made of it.
+    doing : str
+        What is being done, for `progress`.
+    row_name : str
+        What errors call a row.
+    progress : callable, optional
+        Called with the share that is done (0 to 1) and `doing`.
+
+    Yields
+    ------
+    tuple of int and what `make` gives
+        Of the rows of which something is made.
+
+    Raises
+    ------
+    DataError
+        Once all rows are through: `make` raised RowProblem for some, which are counted, the first five named.
+    """
+    problems: dict[int, RowProblem] = {}
+    for number, row in enumerate(rows):
+        try:
+            if (made := make(number, row)) is not None:
+                yield number, made
+        except RowProblem as problem:
+            problems[number] = problem
+        if progress:
+            progress((number + 1) / len(rows), doing)
+    if problems:
+        raise refusal(problems, len(rows), row_name)
+
+
+def state(rows: Table, medium: Callable[[Any], Medium]) -> str:
+    """Hash what tells whether the media of a table have changed; rows without one count for nothing."""
+    digest = hashlib.sha256()
+    for row in rows:
+        with suppress(RowProblem):
+            digest.update(medium(row).state.encode())
+    return digest.hexdigest()
 
 
 class Looks(Generic[M, L]):

@@ -443,6 +443,8 @@ def _check_kind(config: Any, name: str, kind: Kind) -> None:
         what, fix = OTHERS.get(made, ("", ""))
         if kind in OTHERS:
             lacks, others = LACKING[kind]
+            if kind == "speech" and any(one.endswith("ForCTC") for one in config.architectures or ()):
+                lacks = "writes down speech by CTC, which is not supported"
             known = ", ".join(alias.name for alias in ALIASES.values() if alias.kind == kind)
             what, fix = lacks, f"take another, such as {f'{known}, or ' if known else ''}{others}"
         raise ModelError(f"{name} is a {config.model_type} model, which {what}; {fix}")

@@ -71,9 +71,11 @@ def load_meta(
     else:
         folder = located(source, progress or (lambda share, text: None), [])
         config = _config(folder, source.name)
+        kind = kind or text_kind(config)
+        _check_kind(config, source.name, kind)  # before what it does not read is read
         dtype = dtype(config) if callable(dtype) else dtype
         try:
-            tokenizer = _reader(folder, source.name, config, kind or text_kind(config))
+            tokenizer = _reader(folder, source.name, config, kind)
             features = listener(folder) if kind == "speech" else None
         except Exception as error:
             raise _cannot_load(source.name, error) from error
@@ -149,6 +151,14 @@ def single_layer(base: Base, layers: int = 1) -> Base:
     if base.quantization != "none":
         model = _quantized(model, base)
     return replace(base, model=model, device="cpu")
+
+
+def of_stacks(base: Base, encoder: int, decoder: int) -> Base:
+    """Make a base of two stacks with so many layers of real size in each, otherwise as :func:`single_layer` does."""
+    config = copy.deepcopy(base.model.config)
+    config.encoder_layers, config.decoder_layers = encoder, decoder
+    model = _from_config(config, "speech", base.dtype, "cpu")
+    return replace(base, model=_quantized(model, base) if base.quantization != "none" else model, device="cpu")
 
 
 def shallow(config: Any, layers: int) -> Any:

@@ -44,6 +44,8 @@ class Costs:
         Shapes of products in bfloat16 in a layer: of all tokens of a micro-batch, and of those of a segment.
     slowdown : float
         How many times as long the tries took on average as the fastest: above 1 where others keep the machine busy.
+    once_s, once_bytes : float
+        Seconds and memory of what is computed once of an example and kept, as by an encoder that is not trained.
     """
 
     kept_bytes: float
@@ -54,6 +56,8 @@ class Costs:
     products: float = 0.0
     segment_products: float = 0.0
     slowdown: float = 1.0
+    once_s: float = 0.0
+    once_bytes: float = 0.0
 
 
 def benchmark_layer(
@@ -158,7 +162,7 @@ def _afresh(named: dict[str, Any]) -> dict[str, Any]:
     return {**named, "past_key_values": again}
 
 
-def _kept(layer: nn.Module, call: Callable[[int], tuple[torch.Tensor, torch.Tensor]]) -> int:
+def _kept(layer: nn.Module, call: Callable[[int], tuple[Any, torch.Tensor]]) -> int:
     """Bytes that a layer keeps of what it computes: saved tensors that are not its own weights."""
     own = {id(one) for one in layer.parameters()} | {id(one) for one in layer.buffers()}
     weights = {one.untyped_storage().data_ptr() for one in [*layer.parameters(), *layer.buffers()]}
@@ -190,7 +194,7 @@ class _Shapes(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _products(call: Callable[[int], tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, int]:
+def _products(call: Callable[[int], tuple[Any, torch.Tensor]]) -> tuple[int, int]:
     """How many products of different shapes a layer has: of all tokens, and of the tokens of segments."""
     with _Shapes() as shapes:
         _, out = call(1)

@@ -71,6 +71,10 @@ class Shapes:
         """What it takes to write so many answers at once that come to so many tokens each, prompts included."""
         return answers * (tokens * self.layers * self.cached * self.size + DRAWING * FLOAT * self.words)
 
+    def heard(self, clips: int, positions: int) -> float:
+        """What an encoder that is not trained takes for a moment to hear so many clips."""
+        return self.size * clips * positions * (4 * self.hidden + 2 * self.inner)
+
     def loss(self, micro: Load, whole: bool, device: str = "cpu") -> float:
         """What the loss of a micro-batch needs beside that: logits by the chunk, or of all positions at once."""
         from peft_nb.training.loss import CHUNK_BYTES, GPU_CHUNK_BYTES

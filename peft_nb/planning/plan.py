@@ -14,7 +14,7 @@ from peft_nb.errors import ForecastError, MethodError
 from peft_nb.methods import REGISTRY, attach
 from peft_nb.methods.registry import LAYERS
 from peft_nb.models.load import Base
-from peft_nb.models.meta import shapes_alone, single_layer
+from peft_nb.models.meta import of_stacks, shapes_alone, single_layer
 from peft_nb.planning import memory
 from peft_nb.planning.forecast import Forecast
 from peft_nb.planning.workload import Load, Workload, shortened
@@ -65,9 +65,14 @@ class Plan:
             kept = max(kept, shapes.kept(padded=True))
         micro, aside = work.largest, work.widest_held_out
         activations = shapes.activations(micro.tokens, kept, spec.gradient_checkpointing)
+        aside_bytes = min(self._once_room, (work.examples + work.eval_rows) * costs.once_bytes) if costs else 0.0
         moment = max(self._loss(micro), micro.tokens * kept / 2)
         moment += memory.HOLES * (activations + moment)  # which are closed before an evaluation
         moment = max(moment, aside.tokens * kept - activations, self._loss(aside) - activations)
+        if costs and costs.once_bytes:
+            from peft_nb.training.speech_objective import AT_ONCE
+
+            moment = max(moment, shapes.heard(AT_ONCE, self.base.model.config.max_source_positions) - activations)
         if self.written:
             prompts, tokens = self._at_once(work.batch, self.written.count)
             writing = shapes.writing(prompts * self.written.count, tokens)
@@ -79,7 +84,7 @@ class Plan:
             self.weights / MB,
             memory.trained(trained) / MB,
             state_bytes(named(spec.optim, self.device, self.base.quantization), "cpu") * trained / MB,
-            activations / MB,
+            (activations + aside_bytes) / MB,
             moment / MB,
             self.process + growth / MB,
             self.room,
@@ -105,8 +110,6 @@ class Plan:
             return "not measured on a GPU"
         if self.spec.torch_compile:
             return "not measured with torch_compile"
-        if self.base.features is not None:
-            return "not measured with speech, whose models are two stacks of layers"
         return "" if self.costs else "too little free memory"
 
     def _seconds(self, costs: Costs, trained: int) -> tuple[float, float]:
@@ -119,16 +122,33 @@ class Plan:
         compared, written = TASKS[spec.task].compared(spec), self.written
         step += read * compared
         once = self._read_s(costs, rows) * (1 + compared)
+        held_out_s, training_s = self._once_s(costs)
         if written:  # whose rewards tell enough where nothing is compared
             step += self._writing_s(costs, work.batch, written.count)
             once = compared * once / written.count + self._writing_s(costs, round(work.eval_rows), 1)
-        all_steps = work.steps * step + self.kernels * memory.KERNEL_S
+        all_steps = work.steps * step + training_s + self.kernels * memory.KERNEL_S
         kept = getattr(self.objective, "reference", None) is not None  # of all examples, from before the first step
         before = min(work.steps, work.steps_per_epoch) * (1 + compared) * read * kept
         if not rows.tokens:
             return all_steps, before
         between = (work.steps - 1) // (spec.eval_steps or work.steps_per_epoch)
-        return all_steps + between * once, before + (between + 2) * once
+        return all_steps + between * once, before + held_out_s + (between + 2) * once
+
+    @property
+    def _once_room(self) -> float:
+        """Bytes that what is computed once may take."""
+        from peft_nb.training.speech_objective import SHARE
+
+        return SHARE * max(0.0, (self.room - self.process) * MB - self.weights)
+
+    def _once_s(self, costs: Costs) -> tuple[float, float]:
+        """Seconds of what is computed once of evaluation and training rows, or anew where room is short."""
+        if not costs.once_s:
+            return 0.0, 0.0
+        work, held_out = self.work, self.work.eval_rows
+        rows, drawn = work.examples, work.steps * work.batch
+        kept = min(1.0, self._once_room / ((rows + held_out) * costs.once_bytes))
+        return costs.once_s * held_out, costs.once_s * (min(rows, drawn) + (1 - kept) * max(0, drawn - rows))
 
     def _read_s(self, costs: Costs, load: Load) -> float:
         """Seconds of a forward pass."""
@@ -280,8 +300,10 @@ class Plan:
 
         Only on a CPU: nobody has seen yet how far that holds on a GPU.
         """
-        if self.device != "cpu" or self.base.features is not None:
+        if self.device != "cpu":
             return {}
+        if self.base.features is not None:
+            return self._measured_stacks()
         import torch
 
         from peft_nb.planning.layer_benchmark import Costs, benchmark_layer
@@ -323,3 +345,34 @@ class Plan:
         about = {"path": str(self.objective), "rows": list(tried), "optim": named(self.spec.optim, "cpu")}
         costs = known.once("layer", {**self._about, **about}, benchmark, days=1)
         return {budget: Costs(**one) for (budget, _), one in zip(tried.values(), costs, strict=True)}
+
+    def _measured_stacks(self) -> dict[int, Costs]:
+        """The same for a model of two stacks, in micro-batches of one size."""
+        import torch
+
+        from peft_nb.planning.layer_benchmark import Costs
+        from peft_nb.planning.stacks_benchmark import CLIPS, benchmark_stacks, depths
+        from peft_nb.training.draws import OwnDraws
+        from peft_nb.training.speech_objective import EncoderStates
+
+        sides = [self.base.model.get_encoder().layers, self.base.model.get_decoder().layers]
+        parameters = sum(one.numel() for layers in sides for one in layers[0].parameters())
+        words = self.base.model.get_input_embeddings().weight.numel()
+        if (parameters + words) * memory.FLOAT * 5 > resources.memory_available_mb() * MB:
+            return {}
+        micro = self.widest.micro(self.widest.drawn[0])
+        rows, layers = micro[len(micro) // 2][:CLIPS], (len(sides[0]), len(sides[1]))
+
+        def benchmark() -> dict[str, float]:
+            with OwnDraws(self.spec.seed):
+                models = [self._attached(of_stacks(self.base, *few)) for few in depths(layers)]
+            work, optim = self.shapes.layers * self.widest.load(rows).tokens, named(self.spec.optim, "cpu")
+            ways = [replace(self.objective, states=EncoderStates()) for _ in models]
+            return asdict(benchmark_stacks(models, ways, rows, layers, work, torch.device("cpu"), optim))
+
+        about = {
+            "path": str(self.objective),
+            "rows": [one.cost for one in rows],
+            "optim": named(self.spec.optim, "cpu"),
+        }
+        return {self.most: Costs(**known.once("stacks", {**self._about, **about}, benchmark, days=1))}

@@ -259,6 +259,7 @@ def _counted(method: Method, spec: RunSpec, base: Base, task: Task) -> Counts:
         weights, inner = memory.sizes(bare)
         with without_bitsandbytes():
             model = attach(bare, spec, base.source.name, whole, peft_type=task.peft_type)
+        task.require(model.peft_config["default"], spec.method)
         trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
         total = sum(one.numel() for one in model.parameters())
         owners = getattr(model.base_model, "targeted_module_names", None) or _owners(model)

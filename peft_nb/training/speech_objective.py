@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from peft_nb.data.audio.encoding import features
 from peft_nb.models.quiet import first_line
 from peft_nb.system.resources import MB, memory_available_mb
-from peft_nb.training import objectives
+from peft_nb.training import cross_attention, fused, objectives
 from peft_nb.training.packing import sent, supervised_targets
 
 SHARE = 0.25  # of the free memory, at most
@@ -170,10 +170,12 @@ class SpeechObjective(objectives.Tokenwise):
 
     @contextmanager
     def installed(self, model: PeftModel) -> Iterator[None]:
-        """End the forward pass at the head and keep what a frozen encoder gives while the context lasts."""
+        """Take the fast way through layers and head, and keep what a frozen encoder gives, while the context lasts."""
         with ExitStack() as stack:
             if not self.plain:
                 base = model.get_base_model()
+                stack.enter_context(fused.installed(model))
+                stack.enter_context(cross_attention.installed([one.encoder_attn for one in base.get_decoder().layers]))
                 stack.enter_context(objectives.with_forward(base, _to_log_probs(base)))
                 stack.enter_context(self.states.installed(model))
             yield

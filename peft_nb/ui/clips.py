@@ -68,7 +68,7 @@ def table(title: str, shown: Iterable[Shown], folded: bool = False) -> str:
         written = f'<br/><span dir="auto">→ {marked(one.answer, one.reference)}</span>' if one.answer else ""
         more = f'<br/><span style="{MUTED}">{escape(one.more)}</span>' if one.more else ""
         lines.append(
-            f'<tr><td style="{CELL};width:1%">{player(one.audio, one.reference)}</td>'
+            f'<tr><td style="{CELL};min-width:120px;width:220px">{player(one.audio, one.reference)}</td>'
             f'<td style="{CELL}"><span dir="auto">{said}</span>{written}{more}</td></tr>'
         )
     return (

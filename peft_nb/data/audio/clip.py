@@ -68,6 +68,16 @@ class Clip:
         rest = b"" if isinstance(self.held, bytes) else self.held.tobytes()
         return hashlib.sha256(held + rest + str(self.rate).encode()).hexdigest()
 
+    @property
+    def cell(self) -> Any:
+        """As JSON holds it and :func:`clip` reads it: the path, a data URI, or an array and its rate."""
+        if isinstance(self.held, str):
+            return self.held
+        if isinstance(self.held, bytes):
+            return f"data:audio/file;base64,{base64.b64encode(self.held).decode()}"
+        samples, rate = self._raw()
+        return {"array": (samples.mean(1) if samples.ndim == 2 else samples).tolist(), "sampling_rate": rate}
+
     def open(self) -> numpy.ndarray:
         """Decode the clip.
 
@@ -183,7 +193,7 @@ def at_rate(found: Clip, rate: Any) -> Clip:
 def is_clip(cell: Any) -> bool:
     """Tell whether a cell looks like a clip, without decoding it: a path by its suffix."""
     if isinstance(cell, str):
-        return Path(cell.strip()).suffix.lower() in SUFFIXES
+        return bool(DATA_URI.match(cell)) or Path(cell.strip()).suffix.lower() in SUFFIXES
     if isinstance(cell, Mapping) and isinstance(path := cell.get("path"), str) and path and "array" not in cell:
         return Path(path).suffix.lower() in SUFFIXES
     if isinstance(cell, bytes):

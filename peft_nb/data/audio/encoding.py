@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.data import RowProblem, refusal
+from peft_nb.data import RowProblem, media, refusal
 from peft_nb.data.audio.clip import RATE
 from peft_nb.data.audio.player import compressed, data_uri
 from peft_nb.data.examples import Encoded, Example, Report, collect
@@ -170,29 +168,21 @@ def encode(
     """
     long: list[int] = []
 
+    def make(number: int, row: Mapping[str, Any]) -> Example | None:
+        clip, text, language = layout.spoken(row)
+        samples = clip.open()
+        if len(samples) <= reader.seconds * RATE:
+            made = reader.example(samples, text, language, units)
+            if len(made.ids) <= reader.most:
+                return made
+        long.append(number)
+        return None
+
     def produced() -> Iterator[tuple[int, Example]]:
-        problems: dict[int, RowProblem] = {}
-        for number, row in enumerate(rows):
-            try:
-                clip, text, language = layout.spoken(row)
-                samples = clip.open()
-                if len(samples) > reader.seconds * RATE:
-                    long.append(number)
-                else:
-                    made = reader.example(samples, text, language, units)
-                    if len(made.ids) <= reader.most:
-                        yield number, made
-                    else:
-                        long.append(number)
-            except RowProblem as problem:
-                problems[number] = problem
-            if progress:
-                progress((number + 1) / len(rows), DOING)
-        if not problems and len(long) == len(rows):
-            fix = "cut each into clips with their own texts"
-            problems = {number: RowProblem(f"is longer than {reader.seconds:g} s", fix) for number in long}
-        if problems:
-            raise refusal(problems, len(rows), row_name)
+        yield from media.made_of(rows, make, DOING, row_name, progress)
+        if long and len(long) == len(rows):
+            problem = RowProblem(f"is longer than {reader.seconds:g} s", "cut each into clips with their own texts")
+            raise refusal(dict.fromkeys(long, problem), len(rows), row_name)
 
     def report(examples: int, tokens: int, supervised: int) -> Report:
         limit, told = round(reader.seconds), "log-mel features at 16 kHz"
@@ -219,9 +209,5 @@ def cached(
 
 
 def state(rows: Table, layout: Layout) -> str:
-    """Hash what tells whether the clips of a table have changed; rows without one count for nothing."""
-    digest = hashlib.sha256()
-    for row in rows:
-        with suppress(RowProblem):
-            digest.update(layout.spoken(row)[0].state.encode())
-    return digest.hexdigest()
+    """Hash what tells whether the clips of a table have changed, as :func:`.media.state`."""
+    return media.state(rows, lambda row: layout.spoken(row)[0])
