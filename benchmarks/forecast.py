@@ -18,6 +18,12 @@ from typing import Any
 HERE = Path(__file__).parent
 SMALL = {"hidden_size": 320, "intermediate_size": 864, "num_hidden_layers": 12, "num_attention_heads": 5}
 LARGE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 16, "num_attention_heads": 16}
+SEEN: dict[str, Any] = {"task": "image-classification", "data": "images", "dtype": "float32", "max_steps": 6}
+VISION: dict[str, tuple[str, dict[str, Any]]] = {  # small ones as they are published, of random weights, 224 pixels
+    "vit": ("ViT", {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}),
+    "swin": ("Swin", {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}),
+    "convnext": ("ConvNext", {"hidden_sizes": [96, 192, 384, 768], "depths": [3, 3, 9, 3]}),
+}
 # Most answers of the untrained model are cut at so many tokens: those of full length are what is foreseen.
 REWARDED: dict[str, Any] = {
     "task": "grpo",
@@ -59,6 +65,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dpo": {"task": "dpo", "data": "brief-answers", "dtype": "bfloat16", "max_steps": 20},
     "dpo, float32": {"task": "dpo", "data": "brief-answers", "dtype": "float32"},
     "kto": {"task": "kto", "data": "brief-answers-rated", "dtype": "bfloat16"},
+    "speech": {"data": "spoken-names", "batch_size": 16, "dtype": "bfloat16", "max_steps": 24},
+    "speech, float32": {"data": "spoken-names", "batch_size": 16, "dtype": "float32", "max_steps": 12},
+    "speech, the encoder too": {"data": "spoken-names", "freeze_encoder": False, "dtype": "float32", "max_steps": 3},
+    **{name: {"model": name, **SEEN} for name in VISION},
+    "vit, full": {"model": "vit", "method": "full", **SEEN},
+    "vit, upper half": {"model": "vit", "method_options": {"layers_to_transform": [*range(6, 12)]}, **SEEN},
+    "swin, 112 pixels": {"model": "swin", "image_size": 112, "batch_size": 32, **SEEN},
     "grpo": {**REWARDED, "dtype": "bfloat16"},
     "grpo, float32": {**REWARDED, "dtype": "float32"},
 }
@@ -77,21 +90,38 @@ def llama(folder: Path, sizes: dict[str, int]) -> str:
     return str(folder)
 
 
+def vision(folder: Path, name: str) -> str:
+    """Write a random vision model."""
+    import transformers
+
+    from peft_nb.data.images.preprocess import Preprocess
+
+    kind, sizes = VISION[name]
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+    Preprocess(0, 224, 224).save_pretrained(folder)
+    return str(folder)
+
+
 def train(name: str) -> None:
     """Train one setting, and print what was forecast and what it took."""
     import peft_nb
+    from peft_nb.data import digits
     from peft_nb.data.support_desk import load
 
     spec = {"data": "support-desk", "max_steps": 8, "eval_fraction": 0, **SETTINGS[name]}
     with TemporaryDirectory() as folder:
-        if spec.get("model") in ("small", "large"):
-            sizes = SMALL if spec["model"] == "small" else LARGE
-            code = f"import forecast, pathlib; forecast.llama(pathlib.Path({folder!r}), {sizes!r})"
+        if (kind := spec.get("model")) in ("small", "large", *VISION):
+            sizes = {"small": SMALL, "large": LARGE}.get(kind)
+            call = f"llama(folder, {sizes!r})" if sizes else f"vision(folder, {kind!r})"
+            code = f"import forecast, pathlib; folder = pathlib.Path({folder!r}); forecast.{call}"
             subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE)
             spec["model"] = folder
         if spec["data"] == "labelled":
             rows = [{"text": row[side], "label": side} for row in load()["train"] for side in ("question", "answer")]
             spec["data"] = rows
+        elif spec["data"] == "images":
+            spec["data"] = digits.load()["train"][:200]
         os.environ["PEFT_NB_STORE"] = f"{folder}/store"
         run = peft_nb.train(**spec)
     keys = ("forecast_memory_mb", "peak_memory_mb", "forecast_seconds", "train_seconds", "path")

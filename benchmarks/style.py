@@ -1,14 +1,14 @@
 """A style learned by LoRA on a pipeline that draws digits, measured by classifiers: style up, digits kept.
 
     pip install 'peft_nb[diffusion]'
-    python benchmarks/style.py [STYLE ...] [--base FOLDER] [--base-steps N] [--steps N]
+    python benchmarks/style.py [STYLE ...] [--base FOLDER] [--base-steps N] [--steps N] [--picture FILE.png]
 
 No weights of a diffusion model can be had here, so a small one is trained first: a UNet without an autoencoder, from
 random weights, on scikit-learn's digits of 8 × 8 pixels, whose prompts are the digits' names. An adapter then sees 120
-digits from 0 to 7 in a style (inverted, slanted or outlined) under the same prompts. 200 images are drawn with it and
+digits from 0 to 7 in a style (inverted, slanted or outlined) under the same prompts. 100 images are drawn with it and
 without it, from the same seeds, through plain diffusers with ``load_lora_weights``; two classifiers, which were trained
 on real digits in all styles, say which digit and which style they see. 8 and 9 were never seen in the style. With
-``--base`` the trained pipeline is kept and found again.
+``--base`` the trained pipeline is kept and found again; ``--picture`` keeps the first ten images of each.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from sklearn.svm import SVC
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz"
-BATCH, RATE, EMPTY = 64, 2e-3, 0.1  # of the base; the share of its prompts that are empty, for guidance
-SHOWN, DRAWN, UNSEEN = 120, 200, (8, 9)
+BATCH, RATE, EMPTY = 32, 2e-3, 0.1  # of the base; the share of its prompts that are empty, for guidance
+SHOWN, DRAWN, UNSEEN = 120, 100, (8, 9)
 STEPS, GUIDANCE, SEED = 20, 2.0, 0
 
 Pixels = numpy.ndarray
@@ -72,7 +72,7 @@ def classifiers(images: Pixels, labels: Pixels) -> tuple[SVC, SVC]:
 
 
 def pipeline() -> Any:
-    """A pipeline of random weights, of some 600,000 parameters."""
+    """A pipeline of random weights, of about a million parameters."""
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -107,7 +107,11 @@ def pipeline() -> Any:
         tokenizer=CLIPTokenizer({token: id for id, token in enumerate(tokens)}, [], model_max_length=8),
         unet=unet,
         scheduler=diffusers.DDIMScheduler(
-            beta_schedule="squaredcos_cap_v2", clip_sample=True, steps_offset=1, set_alpha_to_one=False
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type="v_prediction",
+            clip_sample=False,
+            steps_offset=1,
+            set_alpha_to_one=False,
         ),
         safety_checker=None,
         feature_extractor=None,
@@ -132,13 +136,14 @@ def train_base(images: Pixels, labels: Pixels, steps: int) -> Any:
         asked = torch.where(torch.rand(BATCH) < EMPTY, len(NAMES), torch.tensor(labels)[rows])
         noise, times = torch.randn(BATCH, 1, 8, 8), torch.randint(1000, (BATCH,))
         noisy = noising.add_noise(pixels[rows], noise, times)
-        loss = torch.nn.functional.mse_loss(pipe.unet(noisy, times, hidden[asked]).sample, noise)
+        wanted = noising.get_velocity(pixels[rows], noise, times)
+        loss = torch.nn.functional.mse_loss(pipe.unet(noisy, times, hidden[asked]).sample, wanted)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(pipe.unet.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        if (step + 1) % 500 == 0:
+        if (step + 1) % 200 == 0:
             print(f"base: step {step + 1:,}, loss {loss.item():.3f}", flush=True)
     return pipe
 
@@ -184,14 +189,25 @@ def style_adapter(base: Path, style: str, images: Pixels, labels: Pixels, steps:
     return begin(spec, namespace={"rows": rows}, store=Store(scratch)).wait()
 
 
+def picture(rows: list[Pixels], file: Path) -> None:
+    """Keep the first image of each digit, a row for each pipeline, large enough to be seen."""
+    shown = [numpy.pad(one[: len(NAMES)], ((0, 0), (1, 1), (1, 1)), constant_values=0.5) for one in rows]
+    whole = numpy.concatenate([numpy.concatenate([*one], 1) for one in shown])
+    image = Image.fromarray((whole * 255).round().astype("uint8"))
+    image.resize((image.width * 5, image.height * 5), Image.Resampling.NEAREST).save(file, optimize=True)
+
+
 def main() -> None:
     from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
 
+    logging.disable_progress_bar()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("styles", nargs="*", default=list(STYLES))
     parser.add_argument("--base", type=Path)
-    parser.add_argument("--base-steps", type=int, default=2500)
+    parser.add_argument("--base-steps", type=int, default=1200)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
     images, labels, others, truth = digits()
     digit, style_of = classifiers(images, labels)
@@ -213,13 +229,17 @@ def main() -> None:
 
         bare = drawn(DiffusionPipeline.from_pretrained(base, vae=None, local_files_only=True))
         told("base, plain", *bare, "plain")
+        drawings = [bare[0]]
         for style in given.styles:
             told(f"real digits, {style}", STYLES[style](others), truth, style)
             told(f"base, {style}", *bare, style)
             run = style_adapter(base, style, images, labels, given.steps, Path(folder) / "runs")
             pipe = DiffusionPipeline.from_pretrained(base, vae=None, local_files_only=True)
             pipe.load_lora_weights(run.adapter_dir)
-            told(f"adapter, {style}", *drawn(pipe), style, run.metrics["train_seconds"])
+            drawings.append((found := drawn(pipe))[0])
+            told(f"adapter, {style}", *found, style, run.metrics["train_seconds"])
+    if given.picture:
+        picture(drawings, given.picture)
 
 
 if __name__ == "__main__":

@@ -54,22 +54,25 @@ def loss_curve(
     losses: Sequence[tuple[float, float]],
     eval_losses: Sequence[tuple[float, float]] = (),
     size: tuple[float, float] = (6.4, 3.2),
+    unit: str = "nats",
 ) -> Picture:
     """Draw losses over steps.
 
     Parameters
     ----------
     losses, eval_losses : sequence of (step, loss)
-        Train and eval losses, in nats per supervised token or labelled text.
+        Train and eval losses.
     size : tuple of float
         Width and height in inches.
+    unit : str, default "nats"
+        Of the losses.
 
     Returns
     -------
     Picture
         With its own canvas.
     """
-    figure, axes = _axes(size, "step", "loss (nats)")
+    figure, axes = _axes(size, "step", f"loss ({unit})")
     if losses:
         axes.plot(*zip(*losses, strict=True), color=BLUE, linewidth=1.5)
     if eval_losses:
@@ -82,6 +85,7 @@ def loss_curve(
 def loss_curves(
     curves: Mapping[str, tuple[Sequence[tuple[float, float]], Sequence[tuple[float, float]]]],
     size: tuple[float, float] = (9.6, 3.4),
+    unit: str = "nats",
 ) -> Picture:
     """Draw the losses of several runs over each other.
 
@@ -89,8 +93,8 @@ def loss_curves(
     ----------
     curves : mapping of str to (losses, eval_losses)
         Of each run by its name, as for :func:`loss_curve`. Train losses are drawn as a running mean.
-    size : tuple of float
-        Width and height in inches.
+    size, unit
+        As for :func:`loss_curve`.
 
     Returns
     -------
@@ -99,7 +103,7 @@ def loss_curves(
     """
     figure = Picture(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    titles = ["train loss (nats)"] + ["eval loss (nats)"] * any(evals for _, evals in curves.values())
+    titles = [f"train loss ({unit})"] + [f"eval loss ({unit})"] * any(evals for _, evals in curves.values())
     drawn = [
         _styled(figure.add_subplot(1, len(titles), place, xlabel="step", ylabel=title))
         for place, title in enumerate(titles, 1)
@@ -205,7 +209,7 @@ def histogram(
         if limit is not None and max(values) > limit / 2:
             axes.axvline(limit, color=VERMILION, linestyle="--", linewidth=1.5, label=f"limit {limit:,}")
             axes.legend(frameon=False, labelcolor=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # one where all values are the same
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     return figure
 

@@ -29,7 +29,7 @@ def pipeline(path: Path, kind: str = "sd", *, latents: bool = False, **scheduler
     with torch.random.fork_rng():
         torch.manual_seed(0)
         channels = 4 if latents else 1
-        parts: dict[str, Any] = {"vae": _autoencoder() if latents else None}
+        parts: dict[str, Any] = {"vae": _autoencoder(0.1 if kind == "sd3" else None) if latents else None}
         if kind == "sd3":
             parts |= _flow(channels, scheduler)
             made = diffusers.StableDiffusion3Pipeline(**parts)
@@ -133,8 +133,9 @@ def _flow(channels: int, options: dict[str, Any]) -> dict[str, Any]:
     return {**readers, **writers, **absent, "transformer": transformer, "scheduler": scheduler}
 
 
-def _autoencoder() -> Any:
+def _autoencoder(shift: float | None) -> Any:
     from diffusers import AutoencoderKL
 
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    return AutoencoderKL(**blocks, block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=16)
+    more = {"latent_channels": 4, "norm_num_groups": 4, "sample_size": 16, "shift_factor": shift}
+    return AutoencoderKL(**blocks, block_out_channels=(8, 8), **more)

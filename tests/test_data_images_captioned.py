@@ -32,6 +32,7 @@ def test_images_of_the_class_take_turns_with_the_rows(tmp_path: Path) -> None:
     for number, row in enumerate(images.rows(7)):
         row["image"].save(tmp_path / f"{number}.png")
     more = captioned.encode(ROWS, detect(ROWS), PREPARE, cost=9, class_data=str(tmp_path))
+    assert more.examples[0].cost == 18
     assert more.examples.rows.tolist() == [0, 1, 2, 3, 4, 0, 1]
     own, other = parts(more.examples[6].signal).images
     numpy.testing.assert_array_equal(own, numpy.asarray(PREPARE.resized(ROWS[1]["image"])))

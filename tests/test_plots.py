@@ -106,3 +106,9 @@ def test_points_are_drawn_by_their_kind() -> None:
     assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "rate", "loss")
     stepped = scatter({}, "time", "loss", steps=[(1.0, 3.0), (2.0, 1.0)]).axes[0]
     assert stepped.lines[0].get_drawstyle() == "steps-post"
+
+
+def test_values_that_are_all_the_same_have_one_whole_number_below_them() -> None:
+    (axes,) = histogram([32, 32, 32], label="longer side, pixels").axes
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [32]

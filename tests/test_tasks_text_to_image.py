@@ -9,6 +9,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from PIL import Image
 
 import peft_nb
 from peft_nb.errors import DataError, MethodError, ModelError, RunError, SpecError
@@ -62,7 +63,7 @@ def test_a_run_learns_and_is_shown(finished: Run) -> None:
     assert "a &lt;b&gt;" in page
     assert "<b>" not in page
     assert page.count("base model") == 4  # below each image, and for who cannot see it
-    assert "Losses are mean squared errors" in (finished.folder / "adapter" / "README.md").read_text()
+    assert "Losses: MSE per image" in (finished.folder / "adapter" / "README.md").read_text()
 
 
 def test_it_draws_alike_once_it_is_opened_again(finished: Run) -> None:
@@ -80,15 +81,21 @@ def test_it_draws_alike_once_it_is_opened_again(finished: Run) -> None:
         finished.generate("a cross")
 
 
-def test_plain_diffusers_draws_the_same_by_the_lines_of_the_card(finished: Run, drawing: Path, tmp_path: Path) -> None:
-    folder = finished.save(tmp_path / "adapter")
-    assert (folder / FILE).is_file()
+def drawn_by_card(run: Run, base: Path) -> dict[str, Any]:
+    """What the lines of the model card find, with the steps and the seed of the run."""
+    folder, seen = run.folder / "adapter", dict[str, Any]()
     lines = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
-    lines = lines.replace("path/to/this/folder", str(folder)).replace(f'"path/to/{drawing.name}"', repr(str(drawing)))
-    seen: dict[str, Any] = {}
-    exec(lines.replace("output_type", "num_inference_steps=2, output_type").replace("(0)", "(42)"), seen)
+    lines = lines.replace("path/to/this/folder", str(folder)).replace(f'"path/to/{base.name}"', repr(str(base)))
+    lines = lines.replace("generator=", "num_inference_steps=2, generator=").replace("(0)", "(42)")
+    exec(lines.replace('image.save("image.png")', ""), seen)
+    return seen
+
+
+def test_plain_diffusers_draws_the_same_by_the_lines_of_the_card(finished: Run, drawing: Path) -> None:
+    assert (finished.folder / "adapter" / FILE).is_file()
+    pixels = drawn_by_card(finished, drawing)["pixels"]
     ours = torch.tensor(numpy.asarray(finished.predict("a cross").image[0])).float()[:, :, 0] / 255
-    torch.testing.assert_close(seen["pixels"][0], ours, atol=0.01, rtol=0)
+    torch.testing.assert_close(pixels[0], ours, atol=0.01, rtol=0)
 
 
 def test_two_runs_are_compared_by_what_they_draw(finished: Run, train: Callable[..., Run]) -> None:
@@ -128,6 +135,20 @@ def test_a_thing_is_learned_from_a_folder_without_texts_and_its_class_kept(
     assert both.history.loss[0] > alone.history.loss[0] * 1.2  # the loss of the class is added
 
 
+def test_images_of_the_class_are_drawn_by_the_base_where_none_are_given(train: Callable[..., Run]) -> None:
+    fields = {"prompt": "sks", "class_prompt": "a shape", "class_images": 6, "eval_fraction": 0, "max_steps": 1}
+    run = train(data=ROWS[:4], **fields)
+    assert run.metrics["examples"] == 6
+    assert run.metrics["forecast_seconds"] > 0
+    drawn = Path(run.facts.task["class_images"])
+    assert {one.name for one in drawn.iterdir()} == {f"{run.spec.seed + place}.png" for place in range(6)}
+    with run.model.disable_adapter():
+        first = run.predict("a shape").image[0]
+    assert abs(numpy.asarray(first).astype(int) - numpy.asarray(Image.open(drawn / "42.png"))).max() <= 1
+    alone = train(data=ROWS[:4], prompt="sks", eval_fraction=0, max_steps=1)
+    assert run.history.loss[0] > alone.history.loss[0] * 1.2  # the loss of the class is added
+
+
 def test_text_encoders_are_adapted_on_wish(train: Callable[..., Run]) -> None:
     run = train(train_text_encoder=True, max_steps=2)
     assert run.facts.task["trains_text"]
@@ -142,9 +163,13 @@ def test_text_encoders_are_adapted_on_wish(train: Callable[..., Run]) -> None:
 
 @pytest.mark.parametrize("kind", ["sdxl", "sd3"])
 def test_other_pipelines_train_with_their_autoencoders(kind: str, train: Callable[..., Run], tmp_path: Path) -> None:
-    run = train(model=str(pipeline(tmp_path / kind, kind, latents=True)), max_steps=4, gradient_checkpointing=True)
+    base = pipeline(tmp_path / kind, kind, latents=True)
+    run = train(model=str(base), max_steps=4, gradient_checkpointing=True)
     assert run.metrics["eval_loss"] != run.metrics["base_eval_loss"]
-    assert run.predict("a cross").image[0].size == (16, 16)
+    ours = run.predict("what the image shall show").image[0]
+    assert ours.size == (16, 16)
+    image = drawn_by_card(run, base)["image"]
+    assert abs(numpy.asarray(image).astype(int) - numpy.asarray(ours)).max() <= 2
 
 
 def test_a_folder_of_labels_takes_a_prompt_with_a_place_for_them(train: Callable[..., Run]) -> None:
@@ -158,10 +183,11 @@ def test_a_folder_of_labels_takes_a_prompt_with_a_place_for_them(train: Callable
 
 
 def test_what_cannot_be_done_is_refused_in_one_line(train: Callable[..., Run], tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"class_prompt: needs class_data, a folder of images that show it"):
-        train(class_prompt="a dog")
-    with pytest.raises(SpecError, match=r"prior_loss_weight: there is no class_data"):
-        train(prior_loss_weight=0.5)
+    for field in ({"prior_loss_weight": 0.5}, {"class_images": 4}, {"class_data": "dogs"}):
+        with pytest.raises(SpecError, match=rf"{next(iter(field))}: needs class_prompt, what the images of the class"):
+            train(**field)
+    with pytest.raises(SpecError, match=r"class_images: class_data has images of the class, and none are drawn"):
+        train(class_prompt="a dog", class_data="dogs", class_images=4)
     with pytest.raises(SpecError, match=r"snr_gamma: task classification has no use for it; text-to-image has"):
         begin(RunSpec(data="x", task="classification", snr_gamma=5), data=[{"text": "x", "label": "a"}] * 3)
     with pytest.raises(SpecError, match="model: name a pipeline as diffusers saves it"):

@@ -288,6 +288,21 @@ def _kept(denoiser: dict[str, Any]) -> int:
     return int(denoiser.get("num_layers", 1) * heads * width)
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Work without diffusers' bars and log lines."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()
+
+
 def load(folder: Path, name: str, dtype: str, device: str) -> Diffusion:
     """Load a pipeline, frozen.
 
@@ -324,6 +339,7 @@ def load(folder: Path, name: str, dtype: str, device: str) -> Diffusion:
     return _frozen(about, pipe.to(device))
 
 
+@_quietly()
 def assembled(folder: Path, about: DiffusionConfig, device: str, dtype: str) -> Diffusion:
     """Make a pipeline of the same shapes without its weights: on the meta device, or filled at random."""
     import diffusers
@@ -347,23 +363,7 @@ def assembled(folder: Path, about: DiffusionConfig, device: str, dtype: str) -> 
             parts[part].to(getattr(torch, dtype))
     told = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     plain = {key: one for key, one in told.items() if not key.startswith("_") and not isinstance(one, list)}
-    with _quietly():
-        return _frozen(about, getattr(diffusers, about.pipeline)(**parts, **plain))
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Work without diffusers' bars and log lines."""
-    from diffusers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        logging.enable_progress_bar()
+    return _frozen(about, getattr(diffusers, about.pipeline)(**parts, **plain))
 
 
 def _frozen(about: DiffusionConfig, pipe: Any) -> Diffusion:

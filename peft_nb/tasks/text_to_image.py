@@ -34,6 +34,8 @@ WATCHED = 4  # prompts whose images are shown while they change
 STEPS = 20  # of the scheduler
 SHOWN = 64  # pixels of the side of an image that is shown, at least
 AT_ONCE = 4  # images drawn together
+CLASS_IMAGES = 100  # as in diffusers' own script for DreamBooth
+NAMED = ("vae", "text_encoder", "tokenizer")  # parts of a pipeline that it does not load without, unless it is told
 
 USAGE = """
 import torch
@@ -48,7 +50,7 @@ LATENTS = """
 import torch
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained(BASE, vae=None)
+pipe = DiffusionPipeline.from_pretrained(BASE)
 pipe.load_lora_weights("path/to/this/folder")
 generator = torch.Generator().manual_seed(0)
 drawn = pipe(PROMPT, height=SIZE, width=SIZE, generator=generator, output_type="latent").images[0]
@@ -60,7 +62,7 @@ class TextToImage(Task):
     """To draw images as a set of images has them.
 
     The facts hold ``prepare``, how an image is resized, ``cost``, what one costs, ``samples``, what is drawn and how,
-    and ``latents``, whether there is no autoencoder.
+    ``absent``, the parts that the pipeline has none of, and ``class_images``, where those are that the base drew.
     """
 
     name = "text-to-image"
@@ -69,7 +71,7 @@ class TextToImage(Task):
     accepts = ("captioned", "image")
     wants = "say which columns hold images and texts, format: image_text and columns: {image: …, text: …}"
     unit = "image"
-    losses = "mean squared errors of what is predicted"
+    loss_unit = "MSE"
     tokenwise = False
     generates = False
     learned = "to draw images"
@@ -93,6 +95,7 @@ class TextToImage(Task):
         "prompt": None,
         "class_data": None,
         "class_prompt": None,
+        "class_images": CLASS_IMAGES,
         "prior_loss_weight": 1.0,
         "snr_gamma": None,
         "train_text_encoder": False,
@@ -111,12 +114,13 @@ class TextToImage(Task):
         if "model" not in spec.model_fields_set:
             such = "a folder or one on the hub, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
             found.append(f"model: name a pipeline as diffusers saves it, {such}")
-        if (spec.class_data is None) != (spec.class_prompt is None):
-            given, lacking = ("class_data", "class_prompt") if spec.class_data else ("class_prompt", "class_data")
-            what = {"class_prompt": "what its images show", "class_data": "a folder of images that show it"}[lacking]
-            found.append(f"{given}: needs {lacking}, {what}")
-        if spec.prior_loss_weight not in (None, 1.0) and spec.class_data is None:
-            found.append("prior_loss_weight: there is no class_data whose loss it could weigh")
+        if spec.class_prompt is None:
+            given: dict[str, Any] = {"class_data": spec.class_data, "class_images": spec.class_images}
+            given["prior_loss_weight"] = None if spec.prior_loss_weight == 1.0 else spec.prior_loss_weight
+            such = "what the images of the class show, such as a photo of a dog"
+            found += [f"{name}: needs class_prompt, {such}" for name, value in given.items() if value is not None]
+        elif spec.class_data is not None and spec.class_images is not None:
+            found.append("class_images: class_data has images of the class, and none are drawn; leave one of them out")
         return found
 
     # ---- rows
@@ -167,10 +171,22 @@ class TextToImage(Task):
             raise ModelError(f"snr_gamma: {spec.model} is a flow, whose times are not weighed so; leave it out")
         facts["prepare"] = prepare.to_dict()
         facts["cost"] = (prepare.height // patch) * (prepare.width // patch)
-        facts["latents"] = model.pipeline.vae is None
+        parts = model.pipeline.components.items()
+        facts["absent"] = sorted(name for name, part in parts if part is None and name.startswith(NAMED))
         facts["trains_text"] = bool(spec.train_text_encoder)
         how = {"steps": spec.num_inference_steps or STEPS, "guidance": spec.guidance_scale, "seed": spec.seed}
         facts["samples"] = {"prompts": spec.sample_prompts, **how}
+
+    def supply(self, base: Base, spec: RunSpec, facts: Facts, progress: Progress) -> None:
+        """Let the base draw images of the class where none are given; as of :meth:`Task.supply`."""
+        from peft_nb.models.class_images import class_images
+
+        if spec.class_prompt is not None and spec.class_data is None:
+            how, size = facts["samples"], facts["prepare"]["height"]
+            settings = {"size": size, "steps": how["steps"], "guidance": how["guidance"], "seed": how["seed"]}
+            count = spec.class_images or CLASS_IMAGES
+            found = class_images(base, spec.class_prompt, count, **settings, progress=progress)
+            facts["class_images"] = str(found)
 
     def encode(
         self,
@@ -188,10 +204,19 @@ class TextToImage(Task):
 
         rows, layout = rendered.rows, rendered.layout
         how: dict[str, Any] = {"cost": facts["cost"], "prompt": spec.prompt, "row_name": row_name, "progress": progress}
-        how["class_data"] = spec.class_data if row_name == "row" else None
+        how["class_data"] = self._of_class(rendered, spec, facts) if row_name == "row" else None
         if cache is None:
             return "", captioned.encode(rows, layout, _prepare(facts), **how)
         return captioned.cached(cache, fingerprint, rows, layout, _prepare(facts), **how)
+
+    def _of_class(self, rendered: RenderedRows, spec: RunSpec, facts: Facts) -> Any:
+        """Where images of the class are; an estimate, which draws none, takes the rows' own in their place."""
+        if spec.class_prompt is None or spec.class_data is not None or "class_images" in facts:
+            return spec.class_data or facts.get("class_images")
+        from peft_nb.data.images.encoding import content
+
+        own = [content(rendered.layout, row) for row in rendered.rows]
+        return [own[number % len(own)] for number in range(spec.class_images or CLASS_IMAGES)]
 
     def prompts(self, rows: Rows, layout: Layout, numbers: Sequence[int], facts: Facts) -> list[Asked]:
         """Choose a few texts of images."""
@@ -213,6 +238,12 @@ class TextToImage(Task):
             model.train_text_encoders()
         return model, []
 
+    def require(self, config: Any, method: str) -> None:
+        """Refuse what diffusers does not load; as of :meth:`Task.require`."""
+        from peft_nb.models import diffusion_lora
+
+        diffusion_lora.require(config, method)
+
     def objective(
         self,
         model: PeftModel,
@@ -231,10 +262,9 @@ class TextToImage(Task):
         self, model: PeftModel, pad_id: int, spec: RunSpec, facts: Facts, *, supported: bool
     ) -> DiffusionObjective:
         """As of :meth:`Task.foreseen`."""
-        from peft_nb.models import diffusion_lora
         from peft_nb.training.diffusion_objective import DiffusionObjective, Noise
 
-        diffusion_lora.require(model.peft_config["default"], spec.method)
+        self.require(model.peft_config["default"], spec.method)
         noise = Noise(model.get_base_model().pipeline.scheduler.config, spec.snr_gamma)
         weight = 1.0 if spec.prior_loss_weight is None else spec.prior_loss_weight
         return DiffusionObjective(noise, spec.class_prompt or "", weight, facts["trains_text"])
@@ -302,9 +332,11 @@ class TextToImage(Task):
         from peft_nb.models.diffusion import LATENT_SHARE
 
         prompts = facts["samples"]["prompts"] or [spec.prompt or "what the image shall show"]
-        size = facts["prepare"]["height"] * (LATENT_SHARE if facts["latents"] else 1)
-        lines = LATENTS if facts["latents"] else USAGE
-        return lines.replace("BASE", base).replace("PROMPT", repr(prompts[0])).replace("SIZE", str(size))
+        bare = "vae" in facts["absent"]
+        size = facts["prepare"]["height"] * (LATENT_SHARE if bare else 1)
+        named = ", ".join([base, *(f"{part}=None" for part in facts["absent"])])
+        lines = LATENTS if bare else USAGE
+        return lines.replace("BASE", named).replace("PROMPT", repr(prompts[0])).replace("SIZE", str(size))
 
     def described(self, facts: Facts) -> Iterator[str]:
         """How large images are, and what is adapted."""

@@ -152,23 +152,10 @@ class DiffusionObjective(Cutting):
         return f"noise of all times, {self.noise.predicts} predicted{weighed}"
 
     def begin(self, model: nn.Module, examples: Sequence[Any], budget: int, device: torch.device) -> Sequence[Any]:
-        """Draw a seed for each image of a step; while measuring, it follows from the image."""
-        if not model.training:
-            return [Seeded(one, _own_seed(one)) for one in examples]
-        return [Seeded(one, int(torch.randint(2**62, ()))) for one in examples]
-
-    def cut(self, examples: Sequence[Any], budget: int) -> list[list[Any]]:
-        """Cut images into micro-batches; images of the class are as large as the rows' own."""
-        micro: list[list[Any]] = [[]]
-        left = budget
-        for one in examples:
-            cost = one.cost * int(one.signal[0])
-            if micro[-1] and cost > left:
-                micro.append([])
-                left = budget
-            micro[-1].append(one)
-            left -= cost
-        return micro if micro[0] else []
+        """Seed each image by what is drawn for the step and by itself; while measuring by itself alone."""
+        # Drawn once a step, so that each of several processes, which has a part of the images, draws the same.
+        step = int(torch.randint(2**62, ())) if model.training else 0
+        return [Seeded(one, (_own_seed(one) + step) % 2**62) for one in examples]
 
     def targets(self, examples: Sequence[Any]) -> int:
         """Number of images, without those of the class."""
@@ -225,7 +212,8 @@ class DiffusionObjective(Cutting):
         salt: int = 0,
     ) -> torch.Tensor:
         """The weighed mean squared error of each example, of its image and perhaps of that of its class."""
-        base: Diffusion = model.get_base_model() if hasattr(model, "get_base_model") else model
+        own = getattr(model, "module", model)  # of several processes each holds its model in another
+        base: Diffusion = own.get_base_model() if hasattr(own, "get_base_model") else own
         held = [parts(one.signal) for one in examples]
         shown, places = [(one, 0) for one in examples], [*range(len(examples))]
         captions, shares = [one.caption for one in held], [1.0] * len(held)

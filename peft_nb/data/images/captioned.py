@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.data import RowProblem, refusal
+from peft_nb.data import RowProblem, media
 from peft_nb.data.examples import Encoded, Example, Report, collect
 from peft_nb.data.examples import cached as cached_examples
 from peft_nb.data.images.encoding import DOING, SIZES, content, packed, pixels, state
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Table = Sequence[Mapping[str, Any]]
 
-VERSION = 1  # to be raised whenever the same images are prepared otherwise
+VERSION = 2  # to be raised whenever the same images are prepared otherwise
 LABEL = "{label}"  # in a prompt for all rows, what stands for their labels
 
 
@@ -60,7 +60,7 @@ def example(image: Image, caption: str, prepare: Preprocess, cost: int, of_class
     prepare : Preprocess
         How it is prepared for the model.
     cost : int
-        What it costs a micro-batch.
+        What an image costs a micro-batch.
     of_class : bytes, default b""
         Another image, prepared and packed.
 
@@ -70,7 +70,7 @@ def example(image: Image, caption: str, prepare: Preprocess, cost: int, of_class
         Without tokens.
     """
     images = packed(prepare.resized(image)) + of_class
-    return Example.of_signal(bytes([1 + bool(of_class)]) + images + caption.encode(), cost)
+    return Example.of_signal(bytes([1 + bool(of_class)]) + images + caption.encode(), cost * (1 + bool(of_class)))
 
 
 def parts(signal: bytes) -> Captioned:
@@ -98,13 +98,13 @@ def caption(row: Mapping[str, Any], layout: Layout, prompt: str | None) -> str:
     return prompt.replace(LABEL, ", ".join(layout.labels(row))) if LABEL in prompt else prompt
 
 
-def of_class(name: str) -> list[Picture]:
+def of_class(name: str | list[Picture]) -> list[Picture]:
     """Find the images of a class.
 
     Parameters
     ----------
-    name : str
-        A folder or zip of images, or a table with a column of them.
+    name : str or list of Picture
+        A folder or zip of images, or a table with a column of them; or the images themselves.
 
     Returns
     -------
@@ -118,6 +118,8 @@ def of_class(name: str) -> list[Picture]:
     """
     from peft_nb.data import detection, sources
 
+    if not isinstance(name, str):
+        return name
     rows = sources.read(name).train
     layout = detection.detect(rows)
     if layout.kind not in ("captioned", "image"):
@@ -170,25 +172,20 @@ def encode(
     """
 
     def produced() -> Iterator[tuple[int, Example]]:
-        problems: dict[int, RowProblem] = {}
         found: dict[int, tuple[bytes, str]] = {}
         others = [_packed(one, prepare, class_data) for one in of_class(class_data)] if class_data else [b""]
-        for number, row in enumerate(rows):
-            try:
-                image, told = content(layout, row).open(), caption(row, layout, prompt)
-                if len(others) <= len(rows):
-                    yield number, example(image, told, prepare, cost, others[number % len(others)])
-                else:
-                    found[number] = packed(prepare.resized(image)), told
-            except RowProblem as problem:
-                problems[number] = problem
-            if progress:
-                progress((number + 1) / len(rows), DOING)
-        if problems:
-            raise refusal(problems, len(rows), row_name)
+
+        def make(number: int, row: Mapping[str, Any]) -> Example | None:
+            image, told = content(layout, row).open(), caption(row, layout, prompt)
+            if len(others) <= len(rows):
+                return example(image, told, prepare, cost, others[number % len(others)])
+            found[number] = packed(prepare.resized(image)), told
+            return None
+
+        yield from media.made_of(rows, make, DOING, row_name, progress)
         for place, other in enumerate(others if found else ()):
             own, told = found[place % len(rows)]
-            yield place % len(rows), Example.of_signal(bytes([2]) + own + other + told.encode(), cost)
+            yield place % len(rows), Example.of_signal(bytes([2]) + own + other + told.encode(), 2 * cost)
 
     def report(examples: int, tokens: int, supervised: int) -> Report:
         told = "images and what they show"

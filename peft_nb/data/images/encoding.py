@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.data import RowProblem, refusal
+from peft_nb.data import media
 from peft_nb.data.examples import Encoded, Example, Report, collect
 from peft_nb.data.examples import cached as cached_examples
 from peft_nb.data.images.picture import Picture
@@ -129,22 +128,13 @@ def encode(
         When `folder` cannot be written.
     """
 
-    def produced() -> Iterator[tuple[int, Example]]:
-        problems: dict[int, RowProblem] = {}
-        for number, (row, labels) in enumerate(zip(rows, learned, strict=True)):
-            try:
-                yield number, example(content(layout, row).open(), prepare, cost, labels, roomy)
-            except RowProblem as problem:
-                problems[number] = problem
-            if progress:
-                progress((number + 1) / len(rows), DOING)
-        if problems:
-            raise refusal(problems, len(rows), row_name)
+    def make(number: int, row: Mapping[str, Any]) -> Example:
+        return example(content(layout, row).open(), prepare, cost, learned[number], roomy)
 
     def report(examples: int, tokens: int, supervised: int) -> Report:
         return Report(len(rows), examples, 0, 0, (), "truncate", 0, told, layout.why, unit="image")
 
-    return collect(produced(), report, folder)
+    return collect(media.made_of(rows, make, DOING, row_name, progress), report, folder)
 
 
 def cached(
@@ -159,12 +149,8 @@ def cached(
 
 
 def state(rows: Table, layout: Layout) -> str:
-    """Hash what tells whether the images of a table have changed; rows without one count for nothing."""
-    digest = hashlib.sha256()
-    for row in rows:
-        with suppress(RowProblem):
-            digest.update(content(layout, row).state.encode())
-    return digest.hexdigest()
+    """Hash what tells whether the images of a table have changed, as :func:`.media.state`."""
+    return media.state(rows, partial(content, layout))
 
 
 def content(layout: Layout, row: Mapping[str, Any]) -> Picture:

@@ -64,6 +64,17 @@ class Picture:
             return f"{self.held} {found.st_size} {found.st_mtime_ns}"
         return digest(self.held)
 
+    @property
+    def cell(self) -> str:
+        """As JSON holds it and :func:`picture` reads it: the path, or a data URI. Errors as of :meth:`raw`."""
+        if isinstance(self.held, str):
+            return self.held
+        kind, content = "file", self.held
+        if not isinstance(content, bytes):
+            self.open().save(file := io.BytesIO(), kind := "png")
+            content = file.getvalue()
+        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
     def raw(self) -> Image:
         """Open the image as it is.
 
@@ -169,7 +180,7 @@ def picture(cell: Any) -> Picture:
 def is_picture(cell: Any) -> bool:
     """Tell whether a cell looks like an image, without opening it: a path by its suffix."""
     if isinstance(cell, str):
-        return Path(cell.strip()).suffix.lower() in SUFFIXES
+        return bool(DATA_URI.match(cell)) or Path(cell.strip()).suffix.lower() in SUFFIXES
     try:
         picture(cell)
     except RowProblem:
