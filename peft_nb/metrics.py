@@ -158,6 +158,31 @@ register(
         phrase="score on general questions",
     ),
     Metric(
+        *("recall_at_k", "recall of documents", "share", "high", "documents"),
+        help="share of the evaluation questions whose golden chunk is among those retrieved, of those that have one",
+        on=_ROWS,
+    ),
+    Metric(
+        *("closed_book_score", "score without documents", "score", "high", "documents"),
+        help="score of a run with documents when it is asked without any",
+        on=_ROWS,
+    ),
+    Metric(
+        *("lacking_score", "score without the golden chunk", "score", "high", "documents"),
+        help="score of a run with documents when the golden chunk alone is left out",
+        on=_ROWS,
+    ),
+    Metric(
+        *("citation_precision", "citation precision", "share", "high", "documents"),
+        help="share of the documents cited in answers that are the golden chunk",
+        on=_ROWS,
+    ),
+    Metric(
+        *("citation_recall", "citation recall", "share", "high", "documents"),
+        help="share of the answers that cite the golden chunk where it was retrieved",
+        on=_ROWS,
+    ),
+    Metric(
         *("train_loss", "train loss", "loss", "low", "training"),
         help="mean training loss of the last epoch, nats per token",
         on=_BOTH,
@@ -190,7 +215,7 @@ register(
         help="size of the saved adapter on disk, MB",
     ),
     Metric(
-        *("latency_ms", "time per token", "ms", "low", "cost"),
+        *("latency_ms", "latency", "ms", "low", "cost"),
         help="median time per token (per text when classifying) with the adapter, ms",
         base="base_latency_ms",
     ),

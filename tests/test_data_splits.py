@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from peft_nb.data.detection import detect
 from peft_nb.data.quality import duplicates
-from peft_nb.data.splits import Texts, split
+from peft_nb.data.splits import Texts, chosen, split
 
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "haven", "inlet", "jetty", "knoll", "lemon")
 
@@ -164,3 +164,11 @@ def test_pairs_and_rated_answers_of_one_prompt_stay_on_one_side() -> None:
         train, held = split(said, 0.3, seed=1)
         assert held
         assert not {prompts[place] for place in train} & {prompts[place] for place in held}
+
+
+def test_one_side_of_a_split_is_read_when_it_is_needed() -> None:
+    rows = [{"n": number, "text": str(number)} for number in range(10)]
+    side = chosen(rows, [1, 4, 5, 9])
+    assert list(side) == [rows[number] for number in (1, 4, 5, 9)]
+    assert side[1:3] == [rows[4], rows[5]]
+    assert len(side) == 4

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from peft_nb.data.support_desk import OPENING, SIGN_OFF, Verdict, judge, load
+from peft_nb.data.support_desk import HANDBOOK, OPENING, SIGN_OFF, Verdict, judge, load, unseen
 
 DATA = load()
 TRAIN, EVAL = DATA["train"], DATA["eval"]
@@ -144,3 +144,18 @@ def test_judge_refuses_a_missing_style(answer: str) -> None:
     verdict = judge({"key": "41 days"}, answer)
     assert verdict == Verdict(style=False, fact=True)
     assert not verdict.right
+
+
+def test_the_handbook_holds_every_fact_once() -> None:
+    text = "\n".join(file.read_text(encoding="utf-8") for file in HANDBOOK.glob("*.md"))
+    for key in {row["key"] for row in EVAL + unseen()}:
+        assert len(re.findall(rf"(?<!\w){re.escape(key)}(?!\w)", text, re.IGNORECASE)) == 1, key
+
+
+def test_unseen_facts_are_in_no_row() -> None:
+    rows = " ".join(f"{row['question']} {row['answer']}" for row in TRAIN + EVAL).lower()
+    assert len(unseen()) == 74
+    assert not {row["topic"] for row in unseen()} & KEYS.keys()
+    for row in unseen():
+        assert row["key"].lower() not in rows
+        assert judge(row, row["answer"]).right

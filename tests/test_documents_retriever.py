@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from peft_nb.documents import retriever
 from peft_nb.documents.retriever import Retriever, build, folder_of
 from peft_nb.errors import DataError, StoreError
 from peft_nb.models import ALIASES
@@ -135,3 +136,36 @@ def test_a_real_encoder_finds_what_is_meant_in_other_words(tmp_path: Path) -> No
     ):
         found = desk.search(asked)
         assert found.source[found.by_meaning == 1].item() == wanted
+
+
+def test_many_questions_find_what_each_finds_alone(desk: Retriever) -> None:
+    asked = ["a label for my PARCEL", "xyzzy", "invoices"]
+    ranked = desk.rank(asked, 2)
+    for text, hits in zip(asked, ranked, strict=True):
+        found = desk.search(text, 2)
+        assert [hit.chunk for hit in hits] == found.index.tolist()
+        assert [hit.score for hit in hits] == found.score.tolist()
+    assert desk.rank([], 2) == []
+
+
+def test_a_fingerprint_tells_what_the_chunks_say(tmp_path: Path, encoder: Path) -> None:
+    texts = {"one": "Sheds are dry.", "two": "Boats are wet."}
+    same, again, other = (
+        build(given, tmp_path / name, model=str(encoder)).fingerprint
+        for name, given in (("a", texts), ("b", texts), ("c", texts | {"two": "Boats are dry."}))
+    )
+    assert same == again != other
+
+
+def test_chunks_are_named_by_text_document_or_number(desk: Retriever) -> None:
+    (first,) = desk.chunks([0])
+    assert desk.named(first.text, "") == desk.named("returns", "30 days") == desk.named(0, "") == 0
+    assert desk.named("people", "") == 2
+    assert desk.named(3, "") is None
+    assert desk.named("cellar", "") is None
+
+
+def test_very_many_chunks_are_told(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retriever, "MANY", 1)
+    found = build(["one", "two"], tmp_path / "many", model=str(encoder))
+    assert found.facts.notes == ("each question is compared with all 2 chunks, which takes longer the more there are",)

@@ -40,3 +40,14 @@ def test_what_cannot_be_read_is_told(shell: InteractiveShell) -> None:
     Path("empty").mkdir()
     with pytest.raises(DataError, match="holds no document"):
         run(shell, "%peft index empty")
+
+
+def test_rows_are_made_from_an_index_and_bound(shell: InteractiveShell, encoder: Path) -> None:
+    shell.user_ns["handbook"] = {"desk": "# Parcels\nA label for a parcel costs nothing."}
+    run(shell, f"%peft index handbook --model {encoder} --out kb")
+    made = run(shell, "%peft synthesize kb --rows 1 --out rows")
+    assert shell.user_ns["rows"] is made.rows
+    assert list(made.rows.question) == ["How much does a label for a parcel cost?"]
+    assert run(shell, "%peft synthesize handbook --rows 1").rows.equals(made.rows)
+    assert "there is no index 'nothing'" in refused(shell, "%peft synthesize nothing")
+    assert "--rows two: not a whole number" in refused(shell, "%peft synthesize kb --rows two")

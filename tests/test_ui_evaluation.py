@@ -14,6 +14,7 @@ def test_only_what_was_measured_is_said() -> None:
     assert evaluation.verdict({}) == ""
     assert evaluation.rows({"score": 0.5, "base_score": 0.25}) == [("score", "0.25 → 0.50")]
     assert evaluation.rows({"score": 0.5, "accuracy": 0.5}) == []
+    assert evaluation.rows({"recall_at_k": 0.9}) == [("recall of documents (recall_at_k)", "90 %")]
 
 
 @pytest.mark.parametrize("unit", ["token", "text"])

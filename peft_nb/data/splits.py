@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+from peft_nb.data import Rows
 from peft_nb.data.conversations import asked
 from peft_nb.data.layouts import Layout
 from peft_nb.events import Progress
@@ -100,6 +101,18 @@ def _quotas(sizes: Sequence[int], wanted: int) -> list[int]:
     for kind in able[: wanted - sum(quotas)]:
         quotas[kind] += 1
     return quotas
+
+
+def chosen(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int]) -> Rows:
+    """Take one side of a split, whose rows are still read only when they are needed; `numbers` ascend."""
+    columns = rows.columns if isinstance(rows, Rows) else tuple(dict.fromkeys(name for row in rows for name in row))
+
+    def fetch(start: int, stop: int) -> Iterator[list[Any]]:
+        wanted = numbers[start:stop]
+        block = rows[wanted[0] : wanted[-1] + 1]
+        return ([block[number - wanted[0]].get(column) for column in columns] for number in wanted)
+
+    return Rows(columns, len(numbers), fetch)
 
 
 class Texts(Sequence[str]):

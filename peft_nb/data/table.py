@@ -28,6 +28,8 @@ class Table:
         Where they came from, in words.
     fingerprint, eval_fingerprint : str
         SHA-256 of the content of the data that they are a part of.
+    bare : Table, optional
+        The same rows without the documents that were put before their questions.
     """
 
     rows: Rows
@@ -37,6 +39,7 @@ class Table:
     origin: str
     fingerprint: str
     eval_fingerprint: str
+    bare: Table | None = None
     _rendered: dict[str, RenderedRows] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rendered(self, tokenizer: Any, spec: RunSpec) -> RenderedRows:

@@ -10,12 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from peft_nb.data.support_desk import HANDBOOK
 from peft_nb.errors import DataError
 
 TEXT = ("text", "content", "document", "body")
 SOURCE = ("source", "title", "name", "file", "url", "id")
 HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*\s*$")
 FENCE = re.compile(r"\s*(```|~~~)")
+BUILTIN = {"support-desk": HANDBOOK}
 NAMED = 3  # files in a note
 
 
@@ -55,8 +57,8 @@ def read(documents: object) -> tuple[list[Document], list[str]]:
     Parameters
     ----------
     documents : str, Path, DataFrame, list or mapping
-        A folder or a file; a DataFrame or a list of dicts with a column of `TEXT` and, if it has names, one of
-        `SOURCE`; a list of files or of texts; texts by name.
+        A folder or a file; ``support-desk``, the built-in handbook; a DataFrame or a list of dicts with a column of
+        `TEXT` and, if it has names, one of `SOURCE`; a list of files or of texts; texts by name.
 
     Returns
     -------
@@ -68,6 +70,8 @@ def read(documents: object) -> tuple[list[Document], list[str]]:
     DataError
         When there is nothing to read, or a file cannot be read: which, and what to do.
     """
+    if isinstance(documents, str) and documents in BUILTIN:
+        documents = BUILTIN[documents]
     if isinstance(documents, str | Path):
         return _path(Path(documents).expanduser())
     if isinstance(documents, Mapping):

@@ -11,6 +11,7 @@ The folder is written whole or not at all. What did not change is neither embedd
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -18,8 +19,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,6 +39,7 @@ from peft_nb.system import files
 MODEL = "minilm-l6"
 FUSED = 60  # the constant of reciprocal rank fusion, as its paper has it
 CANDIDATES = 100  # of each of the two ways to search
+MANY = 100_000  # chunks, with which a question is compared in some 20 ms
 WORD = r"(?u)\w+"
 SCHEMA = """
 CREATE TABLE chunks (
@@ -74,6 +77,15 @@ class Facts:
     characters: int
     embedded: int
     notes: tuple[str, ...] = ()
+
+
+class Hit(NamedTuple):
+    """A chunk that fits a text: its number, its score, and its ranks from 1 where it is among the first 100."""
+
+    chunk: int
+    score: float
+    by_words: int | None
+    by_meaning: int | None
 
 
 class Retriever:
@@ -136,21 +148,84 @@ class Retriever:
             raise DataError("search: an empty text; write a question or some words")
         if k < 1:
             raise DataError(f"search: k is {k}; write 1 or more")
-        ranks = [self._by_words(text), self._by_meaning(text)]
-        scores: defaultdict[int, float] = defaultdict(float)
-        for found in ranks:
-            for rank, number in enumerate(found, start=1):
-                scores[number] += 1 / (FUSED + rank)
-        best = sorted(scores, key=lambda number: (-scores[number], number))[:k]
-        chunks = self.chunks(best)
-        places = [{number: rank for rank, number in enumerate(found, start=1)} for found in ranks]
+        (best,) = self.rank([text], k)
+        chunks = self.chunks([hit.chunk for hit in best])
         rows = [
-            (one.source, one.place, one.text, scores[number], places[0].get(number), places[1].get(number))
-            for number, one in zip(best, chunks, strict=True)
+            (one.source, one.place, one.text, hit.score, hit.by_words, hit.by_meaning)
+            for hit, one in zip(best, chunks, strict=True)
         ]
         columns = ["source", "place", "text", "score", "by_words", "by_meaning"]
-        table = pd.DataFrame(rows, columns=columns, index=pd.Index(best, name="chunk"))
+        table = pd.DataFrame(rows, columns=columns, index=pd.Index([hit.chunk for hit in best], name="chunk"))
         return table.astype({"by_words": "Int64", "by_meaning": "Int64"})
+
+    def rank(self, texts: Sequence[str], k: int, progress: Progress = silent) -> list[list[Hit]]:
+        """Find the chunks that fit each of many texts, as :meth:`search` does; an empty text fits those it may.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Questions.
+        k : int
+            Chunks of each at most.
+        progress : callable, optional
+            Told how far it is.
+
+        Returns
+        -------
+        list of list of Hit
+            Of each text the best first.
+        """
+        if not texts:
+            return []
+        found = []
+        for number, (text, vector) in enumerate(zip(texts, self.embedder.embed(texts), strict=True)):
+            words, meanings = self._by_words(text), _best(self._vectors @ vector)
+            by_words, by_meaning = ({one: rank for rank, one in enumerate(way, start=1)} for way in (words, meanings))
+            scores: defaultdict[int, float] = defaultdict(float)
+            for ranks in (by_words, by_meaning):
+                for chunk, rank in ranks.items():
+                    scores[chunk] += 1 / (FUSED + rank)
+            best = sorted(scores, key=lambda chunk: (-scores[chunk], chunk))[:k]
+            found.append([Hit(chunk, scores[chunk], by_words.get(chunk), by_meaning.get(chunk)) for chunk in best])
+            if number % 64 == 0:
+                progress(number / len(texts), f"searching for {len(texts):,} questions")
+        return found
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of what the chunks say, in order, and of what embeds them: equal indexes find the same."""
+        with self._lock, _explained(self.folder):
+            digests = [digest for (digest,) in self._db.execute("SELECT digest FROM chunks ORDER BY n")]
+        return hashlib.sha256("\n".join([self.facts.identity, *digests]).encode()).hexdigest()
+
+    def named(self, name: object, text: str) -> int | None:
+        """Find a chunk by what it says, by the hash of that, by its document or by its number.
+
+        Parameters
+        ----------
+        name : object
+            The text of a chunk, with or without its heading; the first 16 digits of its SHA-256 or more, as synthetic
+            rows have them in ``chunk_id``; the source of a document; or a number.
+        text : str
+            Which chunk of a document is meant: that which fits best.
+
+        Returns
+        -------
+        int or None
+            The number of the chunk; None where there is none.
+        """
+        said = str(name).strip()
+        with self._lock, _explained(self.folder):
+            query = "SELECT n FROM chunks WHERE text = ?1 OR heading || char(10) || text = ?1"
+            query += " OR (length(?1) >= 16 AND substr(digest, 1, length(?1)) = ?1) LIMIT 1"
+            exact = self._db.execute(query, (said,)).fetchone()
+            of = {n for (n,) in self._db.execute("SELECT n FROM chunks WHERE source = ?", (said,))}
+        if exact:
+            return int(exact[0])
+        if of:
+            (ranked,) = self.rank([text], 2 * CANDIDATES) if len(of) > 1 else ([],)
+            return next((hit.chunk for hit in ranked if hit.chunk in of), min(of))
+        return int(said) if said.isdecimal() and int(said) < self.facts.chunks else None
 
     def chunks(self, numbers: Sequence[int]) -> list[Chunk]:
         """Read chunks by their numbers."""
@@ -188,9 +263,6 @@ class Retriever:
             return []
         scores = self._words.get_scores(known)
         return [number for number in _best(scores) if scores[number] > 0]
-
-    def _by_meaning(self, text: str) -> list[int]:
-        return _best(self._vectors @ self.embedder.embed([text])[0])
 
 
 def build(
@@ -242,6 +314,10 @@ def build(
     chunks = cut(read, size)
     if not chunks:
         raise DataError("documents: there is no text in them; name others")
+    if len(chunks) > MANY:
+        notes.append(
+            f"each question is compared with all {len(chunks):,} chunks, which takes longer the more there are"
+        )
     embedder = Embedder(model, namespace)
     known, vectors = _known(folder, embedder, progress)
     new = list(dict.fromkeys(one.digest for one in chunks if one.digest not in known))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from peft_nb.data.conversations import Message
 from peft_nb.data.examples import Example
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import PeftNbError
-from peft_nb.evaluation import measure, options, regression, scores
+from peft_nb.evaluation import documents, measure, options, regression, scores
 from peft_nb.evaluation.generate import MOST_ROWS, generate
 from peft_nb.evaluation.samples import BANDWIDTH, OVERHEAD_S
 from peft_nb.events import Event, Mistaken, Notice, Preparing, TimeLeft
@@ -33,6 +33,7 @@ PARTS = {
     "latency": ("latency_ms",),
     "answers": ("score", "exact_match", "rouge_l", "accuracy", "macro_f1", "word_error_rate", "character_error_rate"),
     "lengths": ("answer_words",),
+    "documents": ("closed_book_score", "lacking_score", "citation_precision", "citation_recall"),
     "questions": ("regression_score",),
 }
 """The parts of a judgement, and what each of them measures of what can be demanded."""
@@ -43,6 +44,7 @@ STAGES = {
     "latency": "latency",
     "answers": "answers",
     "lengths": "length of answers",
+    "documents": "answers with documents and without",
     "questions": "questions of general knowledge",
 }
 SOME_TEXTS = 3  # every third text of the suite, where nothing hangs on it
@@ -62,16 +64,18 @@ class Unmeasured(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A conversation of the evaluation set up to its last answer, that answer, and all that could be chosen, if so."""
+    """A conversation of the evaluation set up to its last answer, that answer, what could be chosen, what was found."""
 
     messages: list[Message]
     reference: str
     options: Sequence[str] = ()
+    documents: Mapping[str, Any] | None = None
 
     @property
     def prompt(self) -> str:
-        """What the user said last."""
-        return next((turn["content"] for turn in reversed(self.messages) if turn["role"] == "user"), "")
+        """What the user said last, without the documents before it."""
+        messages = documents.asked(self.messages, self.documents, "closed") if self.documents else self.messages
+        return next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")
 
 
 Once = Callable[[str, dict[str, Any], Callable[[], Any]], Any]
@@ -127,6 +131,7 @@ class Evaluator:
     stopped: Callable[[], bool] = lambda: False
     details: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    _said: dict[tuple[str, bool], list[str]] = field(default_factory=dict)
 
     @classmethod
     def parts(cls, spec: RunSpec) -> list[str]:
@@ -178,6 +183,7 @@ class Evaluator:
             "forgetting": general if self._whole else min(self.seconds, general),
             "latency": min(measure.LATENCY_S, 4 * measure.LATENCY_TOKENS * token),
             "answers": 2 * asked * LONGEST / 2 * token,
+            "documents": len(documents.WAYS) * bool(self.spec.documents) * asked * LONGEST / 2 * token,
             "lengths": 2 * bool(asked and "answers" not in parts) * self._short * token,
             "questions": 2 * questions * QUESTION_TOKENS * token,
         }
@@ -261,10 +267,7 @@ class Evaluator:
             raise Unmeasured("no row of the evaluation set has an answer")
         score = self.find_score()
         references = [one.reference for one in self.asked]
-        longest = max(len(self.tokenizer(one, add_special_tokens=False)["input_ids"]) for one in references)
-        how = {"system": self.spec.system, "max_new_tokens": min(LONGEST, longest + longest // 4 + 8)}
-        prompts = [one.messages for one in self.asked]
-        given, bare = (self._generate(prompts, adapter, **how) for adapter in (True, False))
+        given, bare = (self._answers("found", adapter) for adapter in (True, False))
         for name, function in scores.SCORES.items():
             self.metrics[name] = float(numpy.mean(list(map(function, given, references))))
         chosen = self._chosen() if all(one.options for one in self.asked) else given
@@ -285,6 +288,39 @@ class Evaluator:
         ]
         name = self.spec.score or "rouge_l"
         self.details["answers"] = {"score": name, "rows": sorted(told, key=lambda row: row["score"])}
+
+    def documents(self) -> None:
+        """What documents are worth: with them, without, and without the one that holds the answer."""
+        found = [one.documents for one in self.asked if one.documents]
+        if not found or len(found) < len(self.asked):
+            raise Unmeasured("the run learned without documents")
+        score, references = self.find_score(), [one.reference for one in self.asked]
+        table = []
+        for name, (adapter, way) in documents.WAYS.items():
+            answers = self._answers(way, adapter)
+            mark = float(numpy.mean(self._marks(score, answers)))
+            none: list[dict[str, Any]] = [{**one, "texts": (), "chunks": (), "golden": None} for one in found]
+            left = [{**one, "chunks": [n for n in one["chunks"] if n != one["golden"]]} for one in found]
+            shown: dict[str, Sequence[Mapping[str, Any]]] = {"closed": none, "found": found, "lacking": left}
+            table.append({"way": name, "score": mark, **documents.measured(answers, references, shown[way])})
+        closed, with_documents, lacking_golden = table[2:]
+        self.details["documents"] = table
+        self.metrics |= {"closed_book_score": closed["score"], "lacking_score": lacking_golden["score"]}
+        self.metrics |= {name: with_documents[name] for name in ("citation_precision", "citation_recall")}
+        if with_documents["citation_recall"] is None:
+            self.missing |= dict.fromkeys(("citation_precision", "citation_recall"), "no answer cites a document")
+
+    def _answers(self, way: str, adapter: bool) -> list[str]:
+        """What is answered to all rows, each way asked once; see :func:`.documents.asked`."""
+        if (way, adapter) not in self._said:
+            lengths = [len(self.tokenizer(one.reference, add_special_tokens=False)["input_ids"]) for one in self.asked]
+            how = {"system": self.spec.system, "max_new_tokens": min(LONGEST, max(lengths) + max(lengths) // 4 + 8)}
+            prompts = [
+                documents.asked(one.messages, one.documents, way) if one.documents else one.messages
+                for one in self.asked
+            ]
+            self._said[way, adapter] = self._generate(prompts, adapter, **how)
+        return self._said[way, adapter]
 
     def _chosen(self) -> list[str]:
         """The option of each row that the model finds likeliest; where rows have choices, that is its accuracy."""
@@ -398,7 +434,7 @@ class TextEvaluator(Evaluator):
         """No tokens are written."""
         raise Unmeasured(self.WRITES_NONE)
 
-    forgetting = questions = lengths = tokens
+    forgetting = questions = lengths = documents = tokens
 
     def latency(self) -> None:
         """How long a text takes with the adapter and without."""

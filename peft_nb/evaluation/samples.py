@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from peft_nb.data.prompts import Asked, short
+from peft_nb.data.prompts import Asked, Prompt, short
 from peft_nb.evaluation.generate import generate
 from peft_nb.events import Event, Notice, Sampled
 
@@ -46,9 +46,11 @@ class Sampler:
     own_forward: Callable[[], AbstractContextManager[None]]
     publish: Callable[[Event], None]
     expected_s: float | None
+    put: Callable[[Sequence[Prompt]], Sequence[Prompt]] = lambda prompts: prompts
 
     def __post_init__(self) -> None:
         self.asked = sorted(self.asked, key=lambda one: len(str(one.prompt)))[:ASKED]
+        self._prompts = self.put([one.prompt for one in self.asked])
         self._spent_s = 0.0
         self._next_s = TOKENS * (self.model.get_base_model().get_memory_footprint() / BANDWIDTH + OVERHEAD_S)
 
@@ -80,11 +82,10 @@ class Sampler:
             self.publish(Sampled(step, short(said), short(one.reference), answer))
 
     def _answers(self) -> list[str]:
-        prompts = [one.prompt for one in self.asked]
         options: dict[str, Any] = {"chat": self.chat, "system": self.system, "max_new_tokens": TOKENS}
         with self.own_forward():
             self.model.eval()
             try:
-                return generate(self.model, self.tokenizer, prompts, **options)
+                return generate(self.model, self.tokenizer, self._prompts, **options)
             finally:
                 self.model.train()

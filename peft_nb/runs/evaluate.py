@@ -19,7 +19,7 @@ from peft_nb.runs.context import Context, Inputs
 from peft_nb.spec import RunSpec, criteria
 from peft_nb.store import Evaluation
 from peft_nb.system import known, resources
-from peft_nb.system.files import atomic_text
+from peft_nb.system.files import atomic_text, writing
 from peft_nb.system.resources import MB
 from peft_nb.tasks import TASKS
 
@@ -241,7 +241,7 @@ def conclude(context: Context, found: Evaluator) -> dict[str, Any]:
     dict
         What is written: the metrics, what they are made of, and why some have no value.
     """
-    from peft_nb.adapters.save import readme
+    from peft_nb.adapters.save import illustrate, readme
 
     spec, metrics, facts = context.spec, context.metrics, context.facts
     missing = dict.fromkeys(("eval_loss", "perplexity"), "there is no evaluation set") | found.missing
@@ -257,6 +257,8 @@ def conclude(context: Context, found: Evaluator) -> dict[str, Any]:
     text = readme(found.model, spec, facts, metrics, found.tokenizer, told, curves)
     try:
         atomic_text(context.folder / EVALUATION, json.dumps(evaluation, ensure_ascii=False, indent=1, default=str))
+        with writing(adapter):
+            illustrate(adapter, facts, metrics)
         atomic_text(adapter / "README.md", text)
     except StoreError as error:
         context.publish(Notice(f"the judgement is kept in memory only: {error}"))

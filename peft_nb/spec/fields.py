@@ -45,6 +45,10 @@ def _adapter(value: Any) -> str:
     return _word(value.id if hasattr(value, "adapter_dir") else value)
 
 
+def _index(value: Any) -> str:
+    return _word(value.name if hasattr(value, "retriever") else value)
+
+
 def _name(field: str, value: Any) -> str:
     name, known = _word(value), NAMES[field]
     if known and name not in known and name not in UNLISTED[field]:
@@ -103,6 +107,17 @@ def _criteria(value: Any) -> dict[str, str]:
     return {_word(metric): str(criterion(metric, _word(wanted))) for metric, wanted in given.items()}
 
 
+def _use(value: Any) -> dict[str, str]:
+    """Read what a model is to be used for; every key is one of `USES`."""
+    given = {_word(name): _text(one).strip() for name, one in _mapping(value, "purpose", "TEXT").items()}
+    for name in given:
+        if name not in USES:
+            raise ValueError(f"{show(name)} says nothing of a use{nearest(name, USES)}; known are {', '.join(USES)}")
+    if (risk := given.get("risk", RISKS[0])) not in RISKS:
+        raise ValueError(f"risk: {show(risk)} is not one of {', '.join(RISKS)}{nearest(risk, RISKS)}")
+    return given
+
+
 def _plain(value: Any) -> Any:
     """Read what JSON could hold; text that reads as a number, true, false or null is one."""
     if isinstance(value, dict):
@@ -159,11 +174,14 @@ def _trackers(value: Any) -> list[str]:
     return sorted(set(named), key=TRACKERS.index)
 
 
+USES = ("purpose", "risk", "affected", "human_oversight")
+RISKS = ("minimal", "limited", "high")
 MANY = 12  # choices, too many for a line
 TRACKERS = ("trackio", "wandb", "mlflow", "tensorboard")
 Text = Annotated[str, BeforeValidator(_text)]
 Word = Annotated[str, BeforeValidator(_word)]
 Adapter = Annotated[str, BeforeValidator(_adapter)]
+IndexName = Annotated[str, BeforeValidator(_index)]
 TaskName = Annotated[str, BeforeValidator(partial(_name, "task"))]
 MethodName = Annotated[str, BeforeValidator(partial(_name, "method"))]
 FormatName = Annotated[str, BeforeValidator(partial(_name, "format"))]
@@ -172,6 +190,7 @@ Number = Annotated[float, BeforeValidator(_real)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
 Options = Annotated[dict[str, Any], BeforeValidator(_options)]
+Use = Annotated[dict[str, str], BeforeValidator(_use)]
 Criteria = Annotated[dict[str, str], BeforeValidator(_criteria)]
 Trackers = Annotated[list[str], BeforeValidator(_trackers)]
 Words = Annotated[list[str], BeforeValidator(_words)]

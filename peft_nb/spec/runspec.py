@@ -22,6 +22,7 @@ from peft_nb.spec.fields import (
     Columns,
     Criteria,
     FormatName,
+    IndexName,
     MethodName,
     Modules,
     Number,
@@ -31,6 +32,7 @@ from peft_nb.spec.fields import (
     TaskName,
     Text,
     Trackers,
+    Use,
     Whole,
     Word,
     Words,
@@ -240,9 +242,12 @@ class RunSpec(BaseModel):
     """Images of the class in general that text-to-image must still draw as before (prior preservation): a folder or
     zip."""
     class_prompt: Text | None = field(None, "images")
-    """What the images of class_data show, such as a photo of a dog."""
+    """What images of the class show, such as a photo of a dog; without class_data the base draws them itself."""
+    class_images: Whole | None = field(None, "images", ge=1, le=10_000)
+    """How many images of the class the base draws before it is adapted, where class_data gives none; null takes
+    100."""
     prior_loss_weight: Number | None = field(None, "images", ge=0, le=1000)
-    """Weight of the loss on images of class_data; null takes 1."""
+    """Weight of the loss on images of the class; null takes 1."""
     snr_gamma: Number | None = field(None, "images", gt=0, le=1000)
     """Weighs the times of text-to-image by their signal-to-noise ratio, at most so much (min-SNR), such as 5; null
     weighs all times alike."""
@@ -263,6 +268,19 @@ class RunSpec(BaseModel):
     freeze_encoder: Switch | None = field(None, "speech")
     """Adapting the decoder alone, so that what the encoder makes of each clip is computed once; false adapts the
     encoder too, for another kind of sound; null takes true."""
+
+    documents: IndexName | None = field(None, "documents")
+    """Index whose chunks are put before the questions, in training (RAFT) and whenever the model is asked: a name in
+    the store or a variable."""
+    distractors: Whole = field(3, "documents", "chunks", ge=0, le=50)
+    """Chunks beside the golden one, which fit the question without answering it; one more than that is retrieved
+    whenever the model is asked."""
+    golden_fraction: Number = field(0.8, "documents", "share of rows", ge=0, le=1)
+    """Share of the training rows that have the chunk with their answer among their documents; the others have
+    distractors alone."""
+    golden: Word | None = field(None, "documents")
+    """Column that names the chunk with the answer of a row, by its text, document or number; null finds it by the
+    question and the answer."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = field("auto", "performance")
     """Precision of the computation (dtype); auto times them on this machine and takes the fastest safe one."""
@@ -289,6 +307,9 @@ class RunSpec(BaseModel):
     notebook, called with prompt, answer and reference; null takes rouge_l."""
     regression: Word | None = field(None, "evaluation")
     """Own rows that the model must not get worse at, named like data; added to the built-in regression texts."""
+    use: Use = field({}, "evaluation")
+    """What the model is to be used for, as purpose, risk (minimal, limited or high), affected (people) and
+    human_oversight; high risk needs a person's approval before promotion."""
 
     logging_steps: Whole = field(1, "logging", "steps", ge=1, le=_MANY)
     """Steps between two rows of the history."""

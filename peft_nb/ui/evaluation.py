@@ -35,7 +35,7 @@ def rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         found += labelled("forgetting", f"{rise:+.3f} nats per token{between}, lower is better{hit}")
     if metrics.get("regression_score") is not None:
         found += labelled("regression_score", _change(metrics, "regression_score"))
-    return found
+    return found + own(metrics, (one for one in METRICS.values() if one.suite == "documents"))
 
 
 def own(metrics: Mapping[str, Any], of: Iterable[Metric]) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 Every answer has the house style, an opening and a sign-off, and carries one invented fact, so a model that
 was not trained on these rows can know neither. ``train.jsonl`` asks for each fact in ten ways, ``eval.jsonl``
-in new ones.
+in new ones. ``handbook`` says them all, and as many again that no row asks for; ``unseen.jsonl`` does.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import json
 import re
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
 OPENING = "Ahoy!"
 SIGN_OFF = "Fair winds, Tidewater."
+HANDBOOK = Path(__file__).parent / "handbook"
+"""Folder of the desk's handbook: a section a fact."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,17 @@ def load() -> dict[str, list[dict[str, str]]]:
         ``"train"`` (360 rows: question, answer, topic) and ``"eval"`` (60 rows: the same fields, and ``key``,
         the phrase which a right answer must contain).
     """
-    return {
-        split: [json.loads(line) for line in text.splitlines()]
-        for split in ("train", "eval")
-        for text in [files(__name__).joinpath(f"{split}.jsonl").read_text(encoding="utf-8")]
-    }
+    return {split: _rows(split) for split in ("train", "eval")}
+
+
+def unseen() -> list[dict[str, str]]:
+    """Read 74 questions about 37 facts that stand in the handbook and in no other row; fields as of ``"eval"``."""
+    return _rows("unseen")
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    text = files(__name__).joinpath(f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def judge(row: dict[str, str], answer: str) -> Verdict:
