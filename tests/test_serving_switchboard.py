@@ -184,3 +184,38 @@ def test_mistakes_are_one_line(
         assert said in str(refused.value)
         assert "\n" not in str(refused.value)
     assert mixed.names == ["plain", "other", "legal", "root"]
+
+
+def test_prompts_are_routed_by_the_rows_of_runs_or_by_given_ones(
+    base: Path, runs: dict[str, Run], kinds: dict[str, Run], encoder: Path, tmp_path: Path
+) -> None:
+    board = peft_nb.Switchboard(str(base), *kinds.values(), encoder=str(encoder), with_base=False)
+    assert [one.name for one in board.route(["plum fig plum apple", "nail saw nail drill"])] == ["fruit", "tool"]
+    before = sorted((kinds["fruit"].store.folder / "routing").iterdir())
+    assert len(before) == 2
+    folder = kinds["tool"].save(tmp_path / "birds")
+    board.add(folder)
+    with pytest.raises(RunError, match=r"birds cannot be routed to: .* not in the store; name prompts"):
+        board.route("crow")
+    board = peft_nb.Switchboard(str(base), *kinds.values(), encoder=str(encoder), with_base=False)
+    board.add(folder, rows=["crow wren", "owl crow owl", "wren wren owl crow"])
+    assert board.route("owl crow wren").name == "birds"
+    assert board.generate("owl crow wren", "route", **SHORT) == kinds["tool"].generate("owl crow wren", **SHORT)
+    with pytest.raises(RunError, match="an adapter cannot be called 'base'"):
+        board.add(kinds["tool"].save(tmp_path / "base"))
+
+
+def test_a_bank_of_adapters_is_held_under_a_bound(kinds: dict[str, Run], encoder: Path, tmp_path: Path) -> None:
+    mb = peft_nb.Switchboard(*kinds.values()).table["mb"].max()
+    bank = peft_nb.Switchboard(*kinds.values(), encoder=str(encoder), max_memory_mb=4.5 * mb, with_base=False)
+    for number in range(18):
+        shutil.copytree(kinds["tool"].adapter_dir, tmp_path / f"number{number}")
+        bank.add(tmp_path / f"number{number}", rows=[f"crow number{number}", f"owl number{number}"])
+    for name in [*bank.names, *bank.names[::-3]]:
+        bank.switch(name)
+        table = bank.table
+        assert table.loc[name, "loaded"]
+        assert table.loc[table["loaded"], "mb"].sum() <= 4.5 * mb
+    assert bank.table["loaded"].sum() == 4
+    found = bank.route(["plum fig plum apple", "nail saw nail drill"])
+    assert [one.name for one in found] == ["fruit", "tool"]

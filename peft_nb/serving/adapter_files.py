@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from peft_nb.errors import MethodError, ModelError
 from peft_nb.spec import RunSpec
 from peft_nb.store import Facts, Store
+from peft_nb.store.space import ROWS
 from peft_nb.system import adapter_weights
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ class Adapter:
     mb: float
     chat: bool
     system: str | None
+    rows: tuple[str, ...] = ()  # prompts that it is for, where they were given
+
+    @property
+    def of_run(self) -> bool:
+        """Whether it lies in the folder of a run in a store, which knows its rows."""
+        return (self.folder.parent / ROWS).exists()
 
     @property
     def mixes(self) -> bool:

@@ -9,7 +9,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
@@ -19,6 +20,7 @@ from tornado.locks import Event
 from tornado.simple_httpclient import HTTPStreamClosedError
 from tornado.web import Application, RequestHandler, stream_request_body
 
+from peft_nb.documents.passages import Passage, retrieve
 from peft_nb.errors import PeftNbError
 from peft_nb.serving.answer_log import AnswerLog
 from peft_nb.serving.engine import Engine, Files
@@ -26,6 +28,10 @@ from peft_nb.serving.requests import CHAT, TEXT, RefusedError, checked, found, t
 from peft_nb.serving.targets import BASE, Target, Version, versions
 from peft_nb.serving.traffic import Traffic
 from peft_nb.serving.turns import Turns
+
+if TYPE_CHECKING:
+    from peft_nb.documents.retriever import Retriever
+    from peft_nb.serving.route import NearestRows, Route
 
 ENGINE_S = 60  # longest wait for an engine that is being replaced
 ENDING_S = 1.0  # by which the system may tell of a process's end later than its connections do
@@ -79,6 +85,10 @@ class Front:
         What each run answers with.
     engines : dict of str to Engine
         By the model that they hold, who answers at this moment.
+    indexes : dict of Path to Retriever
+        By their folders, those whose chunks are put before questions.
+    routers : dict of str to NearestRows
+        By name, what finds out whom a request is for.
     """
 
     def __init__(
@@ -95,6 +105,8 @@ class Front:
         self.targets: dict[str, Target] = {}
         self.files: dict[str, Files] = {}
         self.engines: dict[str, Engine] = {}
+        self.indexes: dict[Path, Retriever] = {}
+        self.routers: dict[str, NearestRows] = {}
         self.ready = Event()
         self.troubles: dict[str, str] = {}
         self.traffic = Traffic()
@@ -136,6 +148,16 @@ class Front:
         target = found(word, self.targets, BASE)
         return target.choose(user) if target else None
 
+    async def route(self, body: Mapping[str, Any]) -> Route | None:
+        """Find out whom a request to a router is for; None for a request that names somebody."""
+        from peft_nb.serving.route import text_of
+
+        if (router := self.routers.get(body.get("model", ""))) is None:
+            return None
+        prompt = text_of(body["messages"] if "messages" in body else body["prompt"])
+        (route,) = await asyncio.to_thread(router.routes, [prompt])
+        return route
+
     async def ended(self, engine: Engine) -> None:
         """Lose an engine that has broken a connection, as soon as its process is seen to have ended."""
         until = time.monotonic() + ENDING_S
@@ -156,6 +178,31 @@ class Front:
             except TimeoutError:
                 raise _busy("the engine is not ready", 5) from None
 
+    def open(self, index: Path) -> None:
+        """Load an index and its encoder before anybody waits for them; StoreError or ModelError if that fails."""
+        from peft_nb.documents.retriever import Retriever
+
+        if index not in self.indexes:
+            found = Retriever(index)
+            found.embedder.load()
+            self.indexes[index] = found
+
+    async def behind_documents(
+        self, path: str, body: dict[str, Any], version: Version | None
+    ) -> tuple[dict[str, Any], list[Passage]]:
+        """Put documents before a question where who answers learned so, unless the request has documents: false."""
+        wanted = body.get("documents") is not False
+        body = {name: value for name, value in body.items() if name != "documents"}
+        if path != CHAT or not wanted or not version or not version.index:
+            return body, []
+        asked = [turn.get("content") for turn in body["messages"] if turn.get("role") == "user"]
+        if not asked or not isinstance(asked[-1], str) or not asked[-1].strip():
+            fix = "end with a user's message that is a text, or send documents: false"
+            raise RefusedError(400, f"messages: there is no question to find documents by; {fix}", field="messages")
+        index = self.indexes[version.index]
+        (laid,), (passages,) = await asyncio.to_thread(retrieve, index, [body["messages"]], version.chunks)
+        return body | {"messages": laid}, passages
+
     def status(self) -> dict[str, Any]:
         """Tell how things stand; names and numbers alone."""
         shown = {}
@@ -165,6 +212,12 @@ class Front:
                 shares.append({"version": target.other.label, "run": target.other.run, "share": target.share})
             shown[word] = {"versions": shares, "chat": target.main.chat, **self.traffic.of(word)}
         shown[BASE] = {"versions": [], **self.traffic.of(BASE)}
+        every = self.traffic.of(*shown)
+        for word in self.routers:
+            traffic = self.traffic.of(word)
+            by = traffic["by_version"].items()
+            shares = [{"version": name, "run": None, "share": count / traffic["answered"]} for name, count in by]
+            shown[word] = {"versions": shares, "chat": True, **traffic}
         notes = [
             f"{version.label} answers from a merged model of its own ({version.merged}), "
             f"{self.files[version.run].mb:,.0f} MB beside the base"
@@ -179,7 +232,7 @@ class Front:
             "queue": self.limits.queue,
             "troubles": list(self.troubles.values()),
             "notes": notes,
-            "all": self.traffic.of(*shown),
+            "all": every,
             "models": shown,
         }
 
@@ -258,7 +311,8 @@ class Models(Handler):
             {"id": word, **made, "versions": [version.label for version in target.versions]}
             for word, target in self.front.targets.items()
         ]
-        self.finish({"object": "list", "data": [*data, {"id": BASE, **made, "versions": []}]})
+        data += [{"id": word, **made, "versions": []} for word in (*self.front.routers, BASE)]
+        self.finish({"object": "list", "data": data})
 
 
 class Status(Handler):
@@ -279,6 +333,9 @@ class Completions(Handler):
         self.got = bytearray()
         self.length = 0
         self.entered = self.gone = False
+        self.documents: list[Passage] = []
+        self.route: Route | None = None
+        self.asked = ""  # the name of the router, where one was asked
 
     def data_received(self, chunk: bytes) -> None:
         """Keep what is not too long."""
@@ -299,11 +356,17 @@ class Completions(Handler):
         except ValueError as error:
             raise RefusedError(400, f"the request is no JSON: {error}") from None
         body = checked(self.request.path, read)
-        found(body.get("model"), front.targets, BASE)
+        if body.get("model") not in front.routers:
+            found(body.get("model"), front.targets, BASE, front.routers)
         if front.inside >= limits.slots + limits.queue:
             raise _busy(f"{front.inside} requests are being answered or wait", 1)
         front.inside += 1
         try:
+            self.route = await front.route(body)
+            if self.route:
+                self.asked, body["model"] = body["model"], self.route.name
+                self.set_header("X-Routed-To", self.route.name)
+                self.set_header("X-Route-Confidence", f"{self.route.confidence:.3f}")
             await self._answer(body)
         except BaseException:
             front.traffic.fail(body["model"])
@@ -320,10 +383,11 @@ class Completions(Handler):
                 engine, version, adapter = await front.chosen(body["model"], user)
                 self.label = version.label if version else BASE
                 self.set_header("X-Model-Version", self.label)
+                given, self.documents = await front.behind_documents(path, body, version)
                 stream = _Stream(self, bool((body.get("stream_options") or {}).get("include_usage")))
                 engine.busy += 1
                 try:
-                    asked = told(path, body, version)
+                    asked = told(path, given, version)
                     with engine.slot(adapter, asked) as place:
                         if body.get("stream"):
                             usage, text = await self._streamed(engine, asked | place, stream)
@@ -342,7 +406,12 @@ class Completions(Handler):
                 finally:
                     engine.busy -= 1
         seconds = time.monotonic() - began
-        front.traffic.add(body["model"], self.label, seconds, usage.get("completion_tokens", 0))
+        tokens = usage.get("completion_tokens", 0)
+        front.traffic.add(body["model"], self.label, seconds, tokens)
+        routed = {}
+        if self.route:
+            front.traffic.add(self.asked, self.route.name, seconds, tokens)
+            routed = {"router": self.asked, "confidence": round(self.route.confidence, 3), "why": self.route.why}
         if front.log:
             front.log.write(
                 user=body.get("user"),
@@ -354,6 +423,7 @@ class Completions(Handler):
                 seconds=round(seconds, 3),
                 prompt_tokens=usage.get("prompt_tokens"),
                 completion_tokens=usage.get("completion_tokens"),
+                **routed,
             )
         if not self.gone:
             self.finish()
@@ -367,7 +437,7 @@ class Completions(Handler):
         answer = json.loads(response.body)
         answer["model"] = self.label
         answer.pop("timings", None)
-        self.write(answer)
+        self.write(answer | self.shown())
         return answer.get("usage") or {}, "\n".join(map(_text, answer["choices"]))
 
     async def _streamed(self, engine: Engine, asked: dict[str, Any], stream: _Stream) -> tuple[dict[str, Any], str]:
@@ -379,6 +449,11 @@ class Completions(Handler):
         if response.code == 599:
             raise response.error or HTTPStreamClosedError("the engine has gone")
         return stream.usage, "".join(stream.texts)
+
+    def shown(self) -> dict[str, Any]:
+        """What is behind the answer, told once: with the answer, or with its first token."""
+        documents, self.documents = self.documents, []
+        return {"documents": [vars(one) for one in documents]} if documents else {}
 
     def on_connection_close(self) -> None:
         """Note that nobody waits any more; what streams is then not written on."""
@@ -430,7 +505,7 @@ class _Stream:
             if not told.get("choices") and not self.usage_wanted:
                 return b""
         if "choices" in told:
-            told["model"] = self.handler.label
+            told |= {"model": self.handler.label, **self.handler.shown()}
             self.texts += [_text(choice) for choice in told["choices"]]
         return b"data: " + json.dumps(told, ensure_ascii=False).encode() + b"\n\n"
 

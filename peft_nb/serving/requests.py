@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peft_nb.errors import RunError, nearest
@@ -16,7 +16,7 @@ _BOTH = {
 }
 _TOOLS = {"tools", "tool_choice", "parallel_tool_calls"}
 FIELDS = {
-    CHAT: _BOTH | _TOOLS | {"messages", "max_completion_tokens", "top_logprobs", "response_format"},
+    CHAT: _BOTH | _TOOLS | {"messages", "max_completion_tokens", "top_logprobs", "response_format", "documents"},
     TEXT: _BOTH | {"prompt"},
 }
 # As answers are made in the notebook: the most likely token each time, or drawn with a temperature alone.
@@ -80,7 +80,7 @@ def checked(path: str, body: Any) -> dict[str, Any]:
     for field in body:
         if field not in FIELDS[path]:
             raise RefusedError(400, f"{field}: not known here{nearest(field, FIELDS[path])}; leave it out", field=field)
-    for field, kind in (("model", str), ("user", str), ("stream", bool), ("stream_options", dict)):
+    for field, kind in (("model", str), ("user", str), ("stream", bool), ("documents", bool), ("stream_options", dict)):
         if body.get(field) is not None and not isinstance(body[field], kind):
             raise RefusedError(400, f"{field}: not a JSON {NAMES[kind]}", field=field)
     messages = body.get("messages")
@@ -96,8 +96,8 @@ def checked(path: str, body: Any) -> dict[str, Any]:
 NAMES = {str: "string", bool: "boolean", dict: "object"}
 
 
-def found(word: Any, targets: Mapping[str, Target], base: str) -> Target | None:
-    """Find whom a request means; None is the base model.
+def found(word: Any, targets: Mapping[str, Target], base: str, routers: Iterable[str] = ()) -> Target | None:
+    """Find whom a request means; None is the base model. Routers are named among what else can be meant.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def found(word: Any, targets: Mapping[str, Target], base: str) -> Target | None:
         return None
     if isinstance(word, str) and word in targets:
         return targets[word]
-    names = ", ".join([*targets, base])
+    names = ", ".join([*targets, *routers, base])
     said = f"there is no model {word!r} here" if word else "model is missing"
     raise RefusedError(404, f"{said}; write one of {names}", code="model_not_found", field="model")
 

@@ -208,7 +208,7 @@ def start(service: Service, detach: bool = False) -> Server:
         raise RunError(
             told.get("error") or f"the server ended while it started: {said[-1] if said else 'without a word'}"
         )
-    server = Server(files.owner(process.pid), told["address"], [*service.names], service.key_from)
+    server = Server(files.owner(process.pid), told["address"], [*service.names, *service.routers], service.key_from)
     server.process = process
     return server
 

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,8 @@ class Service:
         Requests at the same time, those that may wait, tokens of each, and threads.
     body_mb : float
         Largest request.
+    routers : dict of str to str
+        Names under which requests are routed to those of `names`, and the folders of what routes them.
     """
 
     names: dict[str, str]
@@ -86,6 +88,7 @@ class Service:
     context: int = 4096
     threads: int = 1
     body_mb: float = 1.0
+    routers: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Write it down for another process."""
@@ -154,6 +157,12 @@ class Process:
         hosts = LOOPBACK if service.host in LOOPBACK else None
         self.kind = ENGINES[service.engine]
         self.front = Front(limits, key_of(service.key_from), hosts, log, service.base_file, self.kind.mixes)
+        if service.routers:
+            from peft_nb.serving.route import NearestRows
+
+            self.front.routers = {name: NearestRows.load(Path(folder)) for name, folder in service.routers.items()}
+            for router in self.front.routers.values():
+                router.embedder.load()  # now, and not while somebody waits for an answer
         self.engines: list[Engine] = []
         self.draining: set[asyncio.Task[None]] = set()
         self.short = 0
@@ -179,7 +188,8 @@ class Process:
             await self._start(self._read(first=True) or {})
             server.add_sockets([sock])
             address = f"http://{service.host}:{sock.getsockname()[1]}"
-            told = {"owner": files.owner(), "address": address, "names": [*service.names], "key_from": service.key_from}
+            names = [*service.names, *service.routers]
+            told = {"owner": files.owner(), "address": address, "names": names, "key_from": service.key_from}
             files.atomic_text(state, json.dumps(told))
             self.tell(address)
             work = asyncio.create_task(self._keep())
@@ -267,6 +277,8 @@ class Process:
                     wanted = targets.versions((known | now | {name: target}).values())
                     adapter_gguf.check_memory(wanted, Path(given.base_file))
                     for version in target.versions:
+                        if version.index:
+                            front.open(version.index)
                         front.files[version.run] = self.kind.files(version, given.base_file, base, given.outtype)
                 now[name] = target
                 self.refused.pop(name, None)

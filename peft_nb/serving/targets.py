@@ -44,6 +44,10 @@ class Version:
         Why llama.cpp cannot put it on the base, so that it answers from a merged model of its own; empty for a LoRA.
     no_vllm : str
         Why vLLM cannot load it; empty where it can.
+    index : Path or None
+        Index whose chunks are put before questions, as it learned with them.
+    chunks : int
+        How many of them.
     """
 
     run: str
@@ -55,6 +59,8 @@ class Version:
     chat: bool
     merged: str = ""
     no_vllm: str = ""
+    index: Path | None = None
+    chunks: int = 0
 
 
 @dataclass(frozen=True)
@@ -168,8 +174,12 @@ def _version(record: Record) -> Version:
     if not (folder / "adapter_config.json").is_file():
         raise RunError(f"{label} has no adapter to serve; resume() it first")
     facts, why = record.facts, _merged(spec, label, folder)
-    no_vllm = vllm.obstacle(spec)
-    return Version(record.id, label, folder, spec.model, facts.base, spec.system, facts.chat, why, no_vllm)
+    known = record.id, label, folder, spec.model, facts.base, spec.system, facts.chat, why, vllm.obstacle(spec)
+    if not facts.documents:
+        return Version(*known)
+    from peft_nb.documents.retriever import folder_of
+
+    return Version(*known, folder_of(facts.documents["index"], record.folder.parents[1]), spec.distractors + 1)
 
 
 def _merged(spec: RunSpec, label: str, folder: Path) -> str:
