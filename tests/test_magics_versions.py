@@ -19,7 +19,7 @@ from peft_nb.ui import runs
 from peft_nb.ui.lineage import tree
 from tests.conftest import Python
 from tests.shell import refused, run
-from tests.stores import finish
+from tests.stores import ask, finish
 
 SPEC = RunSpec(data="tickets.csv").to_yaml()
 HOSTILE = "<script>alert(1)</script>"
@@ -181,10 +181,69 @@ def test_a_changed_or_missing_file_is_told(
     assert capsys.readouterr().out.splitlines() == [
         "tickets v2: 2 files, unchanged",
         f"tickets v1: {damage}",
+        "log: 2 lines, unchanged",
     ]
     run(shell, "%peft verify tickets@v2")
-    assert capsys.readouterr().out == "tickets v2: 2 files, unchanged\n"
+    assert capsys.readouterr().out == "tickets v2: 2 files, unchanged\nlog: 2 lines, unchanged\n"
     assert f"\n├─ files: {damage}\n" in repr(run(shell, "%peft lineage tickets@v1"))
+
+
+def test_a_changed_line_of_the_log_is_told(
+    shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(store, "tickets", SPEC)
+    run(shell, '%peft promote tickets production --why "better"')
+    ask(store, "DROP TRIGGER audit_is_not_changed")
+    ask(store, "UPDATE audit SET why = 'worse' WHERE action = 'promote'")
+    capsys.readouterr()
+    run(shell, "%peft verify tickets")
+    assert "\nlog: not what was written, from the line of 20" in (said := capsys.readouterr().out)
+    assert said.endswith(f"on (promote by {store.log()[0].who})\n")
+
+
+def test_two_people_approve_what_a_policy_demands(
+    shell: InteractiveShell, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(store, "tickets", SPEC, verdict="passed: 1 criterion")
+    run(shell, '%peft policy production --approvers 2 --why "two of us look at it"')
+    needs = "needs a verdict that passed and 2 approvals; promoted by anybody"
+    assert capsys.readouterr().out == f"production: {needs}\n"
+    assert run(shell, "%peft policy").to_dict("records") == [{"alias": "production", "policy": needs}]
+    assert len(run(shell, "%peft policy candidate")) == 0
+    assert "needs 2 approvals by others" in refused(shell, '%peft promote tickets production --why "better"')
+    capsys.readouterr()
+    run(shell, '%peft approve tickets@v1 --as Anna --why "read 40 answers"')
+    run(shell, '%peft approve tickets --as Cem --why "numbers are fine"')
+    run(shell, "%peft approve tickets --as Anna --withdraw")
+    assert capsys.readouterr().out.splitlines() == [
+        "tickets v1 is approved by Anna",
+        "tickets v1 is approved by Cem",
+        "tickets v1 is no longer approved by Anna",
+    ]
+    assert "it has 1 (Cem)" in refused(shell, '%peft promote tickets production --why "better"')
+    capsys.readouterr()
+    run(shell, '%peft policy production --remove --why "Anna is ill"')
+    run(shell, '%peft promote tickets production --why "better"')
+    assert capsys.readouterr().out.splitlines()[0] == "production: no policy any more"
+    table = run(shell, "%peft log")
+    assert "tickets v1 is approved by Cem" in table.what.tolist()
+    assert "a policy cannot need 'probes'; it can need verdict and approval" in refused(
+        shell, "%peft policy production --needs probes --why x"
+    )
+    assert "an approval needs the name of the person" in refused(shell, "%peft approve tickets --why x")
+
+
+def test_a_checklist_is_filled_shown_and_written(shell: InteractiveShell, store: Store) -> None:
+    finish(store, "tickets", SPEC)
+    made = run(shell, "%peft checklist tickets --for gdpr --to gdpr.md")
+    assert "GDPR: tickets v1" in repr(made)
+    assert Path("gdpr.md").read_text() == made.made.to_markdown()
+    run(shell, "%peft checklist tickets --for gdpr --to gdpr.html")
+    assert Path("gdpr.html").read_text() == made._repr_html_()
+    assert "there is no checklist 'gpdr'; did you mean 'gdpr'?" in refused(shell, "%peft checklist tickets --for gpdr")
+    assert "eu-ai-act" in complete("%peft checklist tickets --for e", 0, 31, {}).matches
+    assert "not looked through: tickets v1" in repr(run(shell, '%peft forget --person "Anna Berg"'))
+    assert "too short" in refused(shell, "%peft forget")
 
 
 def test_the_lineage_is_a_tree_of_all_that_is_known(shell: InteractiveShell, store: Store) -> None:

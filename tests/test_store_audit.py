@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from peft_nb.errors import StoreError
-from peft_nb.store import Store
+from peft_nb.store import Store, schema
 from tests.stores import ask, finish
 
 
@@ -32,7 +32,7 @@ def test_the_log_says_who_when_what_and_why_and_never_changes(store: Store) -> N
         "DELETE FROM audit",
         "DELETE FROM audit WHERE id = 1",
         "INSERT OR REPLACE INTO audit SELECT 1, at, 'someone', action, run, name, version, alias, before,"
-        " why, forced, share"
+        " why, forced, share, named, rule, hash"
         " FROM audit",
     ):
         with pytest.raises(sqlite3.IntegrityError, match="only ever appended"):
@@ -48,3 +48,49 @@ def test_an_account_without_a_name_is_unknown(store: Store, monkeypatch: pytest.
     monkeypatch.setattr(getpass, "getuser", nobody)
     finish(store, "tickets")
     assert store.log()[0].who == "unknown"
+
+
+def test_a_line_that_was_changed_put_in_or_taken_out_is_found(store: Store) -> None:
+    finish(store, "tickets")
+    finish(store, "desk")
+    store.promote("tickets", "production", why="fewer refusals")
+    assert store.whole_log() is None
+    ask(store, "DROP TRIGGER audit_is_not_changed")
+    ask(store, "DROP TRIGGER audit_is_not_shortened")
+    hashes = [row[0] for row in ask(store, "SELECT hash FROM audit ORDER BY id")]
+    assert len({*hashes}) == 3
+    for change, undo, found in (
+        (
+            "UPDATE audit SET why = 'none' WHERE id = 3",
+            "UPDATE audit SET why = 'fewer refusals' WHERE id = 3",
+            "promote",
+        ),
+        ("UPDATE audit SET at = at + 0.001 WHERE id = 2", "", "version"),
+        ("DELETE FROM audit WHERE id = 2", "", "promote"),
+    ):
+        ask(store, change)
+        broken = store.whole_log()
+        assert broken
+        assert broken.action == found
+        if undo:
+            ask(store, undo)
+            assert store.whole_log() is None
+
+
+def test_the_log_of_an_older_index_is_chained_when_it_is_opened(store: Store) -> None:
+    finish(store, "tickets")
+    finish(store, "desk")
+    told = [(entry.at, entry.action, entry.name) for entry in store.log()]
+    before = next(n for n, script in enumerate(schema.MIGRATIONS) if "line_hash" in script)
+    for statement in ("DROP TRIGGER audit_is_not_changed", "DROP TABLE policies"):
+        ask(store, statement)
+    for column in ("named", "rule", "hash"):
+        ask(store, f"ALTER TABLE audit DROP COLUMN {column}")
+    ask(store, "CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit BEGIN SELECT RAISE (ABORT, 'no'); END")
+    ask(store, f"PRAGMA user_version = {before}")
+    again = Store(store.folder)
+    assert [(entry.at, entry.action, entry.name) for entry in again.log()] == told
+    assert again.whole_log() is None
+    assert all(entry.hash for entry in again.log())
+    again.promote("tickets", "production", why="still chained")
+    assert again.whole_log() is None

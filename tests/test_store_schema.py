@@ -50,7 +50,7 @@ def test_every_run_of_the_released_store_is_there_with_all_that_was_known_of_it(
     records = {record.id: record for record in released.all()}
     assert records.keys() == told["metrics"].keys()
     for id, record in records.items():
-        newer = ("task", "init_adapter", "place")
+        newer = ("task", "init_adapter", "place", "documents")
         facts = {name: value for name, value in asdict(record.facts).items() if name not in newer}
         assert all(facts.values())
         assert record.facts.init_adapter is None

@@ -18,6 +18,17 @@ NAME = Flag("name", "text", "Name of a run that has none; by default that of its
 UNUSED = Flag("unused", "switch", "Remove the encoded rows that no run uses, instead of a run.")
 YES = Flag("yes", "switch", "Remove it without being asked first.")
 SHARE = Flag("share", "text", "Answer only a share of a served alias's requests by it.", value="N%")
+AS = Flag("as", "text", "Name of the person who approves.", value="NAME", required=True)
+WITHDRAW = Flag("withdraw", "switch", "Take that person's approval back.")
+NEEDS = Flag("needs", "text", "What a run needs: verdict, approval or both (the default).", value="verdict,approval")
+APPROVERS = Flag("approvers", "integer", "How many people have to approve; by default 1.")
+PROMOTERS = Flag("promoters", "text", "Accounts that may promote; by default all.", value="ACCOUNT,...")
+FRAMEWORK = Flag(
+    "for", "text", "Which: eu-ai-act, gdpr, hipaa or nist-ai-rmf.", value="NAME", kind="checklist", required=True
+)
+TO = Flag("to", "text", "File that it is written to as well: Markdown, or HTML where it ends in .html.", kind="path")
+PERSON = Flag("person", "text", "A name, an address or what else rows would hold.", value='"TEXT"', required=True)
+REMOVE = Flag("remove", "switch", "Take the policy away.")
 FORCE = Flag("force", "switch", "Promote it even if its verdict failed.")
 
 
@@ -49,6 +60,45 @@ def rollback(shell: InteractiveShell, alias: str, why: str = "") -> None:
     print(lineage.said(Store().rollback(alias, why=why)))
 
 
+@command(Argument("run"), flags=[AS, REASON, WITHDRAW])
+def approve(shell: InteractiveShell, run: str, as_: str = "", why: str = "", withdraw: bool = False) -> None:
+    """Approve a run, or take that back, as a person with a name and a reason, which the log keeps."""
+    from peft_nb.ui import lineage
+
+    store, word, _ = _stored(shell, run)
+    act = store.withdraw if withdraw else store.approve
+    print(lineage.said(act(word, as_, why=why)))
+
+
+@command(Argument("alias", required=False), flags=[NEEDS, APPROVERS, PROMOTERS, REMOVE, WHY])
+def policy(
+    shell: InteractiveShell,
+    alias: str | None = None,
+    why: str = "",
+    needs: str | None = None,
+    approvers: int | None = None,
+    promoters: str | None = None,
+    remove: bool = False,
+) -> Any:
+    """Show the policies, or say what a run needs before ALIAS stands for it, and who may promote."""
+    from peft_nb.magics.data import listed
+    from peft_nb.store import Store
+    from peft_nb.ui import lineage
+
+    store = Store()
+    if not alias:
+        return lineage.policies(store.policies())
+    if remove:
+        print(lineage.said(store.drop_policy(alias, why=why)))
+    elif needs is approvers is promoters is None:
+        return lineage.policies({name: one for name, one in store.policies().items() if name == alias})
+    else:
+        asked: dict[str, Any] = {} if needs is None else {"needs": listed(needs)}
+        allowed = listed(promoters or "")
+        print(lineage.said(store.set_policy(alias, why=why, approvers=approvers, promoters=allowed, **asked)))
+    return None
+
+
 @command(Argument("run", required=False))
 def log(shell: InteractiveShell, run: str | None = None) -> Any:
     """List promotions, rollbacks and removals: who, when and why; of all, of a name or of a run."""
@@ -72,9 +122,9 @@ def lineage(shell: InteractiveShell, run: str) -> Any:
 
 @command(Argument("run", required=False))
 def verify(shell: InteractiveShell, run: str | None = None) -> None:
-    """Check that the files of a run, by default of all that finished, are unchanged."""
+    """Check that the log, and the files of a run, by default of all that finished, are unchanged."""
     from peft_nb.store import Store
-    from peft_nb.ui.lineage import whole
+    from peft_nb.ui.lineage import chained, whole
 
     store = Store()
     words = [record.id for record in store.all() if record.status == "finished"]
@@ -84,6 +134,37 @@ def verify(shell: InteractiveShell, run: str | None = None) -> None:
         raise RunError("no run in the store has finished yet; a %%peft cell makes one")
     for word in words:
         print(whole(store.lineage(word)))
+    print(chained(len(store.log()), store.whole_log()))
+
+
+@command(Argument("run"), flags=[FRAMEWORK, TO])
+def checklist(shell: InteractiveShell, run: str, for_: str = "", to: str | None = None) -> Any:
+    """Fill a checklist for a run, such as that of the EU AI Act, from what the store knows; blanks are counted."""
+    from pathlib import Path
+
+    from peft_nb.runs.checklist import checklist
+    from peft_nb.system.files import atomic_text, writing
+    from peft_nb.ui.checklist import Page
+
+    store, word, _ = _stored(shell, run)
+    made = Page(checklist(store, word, for_))
+    if to is not None:
+        file = Path(to).expanduser()
+        with writing(file):
+            atomic_text(file, made._repr_html_() if file.suffix == ".html" else made.made.to_markdown())
+    return made
+
+
+@command(flags=[PERSON])
+def forget(shell: InteractiveShell, person: str = "") -> Any:
+    """Find the runs, versions, votes and indexes that hold a person's data, and what has to be trained again."""
+    from peft_nb.runs.forget import forget
+    from peft_nb.store import Store
+    from peft_nb.ui.forget import Page
+    from peft_nb.ui.progress_bar import progress_bar
+
+    with progress_bar("looking through the rows of all runs"):
+        return Page(forget(Store(), person))
 
 
 @command(Argument("run", required=False), flags=[WHY, UNUSED, YES])

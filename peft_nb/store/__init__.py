@@ -9,9 +9,9 @@ commits before it returns, so a killed process loses nothing that it recorded.
 
 :class:`Store` is the whole of it: :mod:`.runs` records runs at work, :mod:`.evaluations` and :mod:`.lineage` keep what
 was measured and where they came from, :mod:`.tags` what they are found by, :mod:`.versions` what becomes of them,
-:mod:`.audit` who did it, :mod:`.votes` what people said of their answers, :mod:`.sweeps` which runs are trials of one
-search, :mod:`.space` what they take on disk. All stand on :mod:`.connection`, which opens the index that :mod:`.schema`
-describes, and :mod:`.records`, which finds a run in it.
+:mod:`.policies` what they need for it, :mod:`.audit` who did it, :mod:`.votes` what people said of their answers,
+:mod:`.sweeps` which runs are trials of one search, :mod:`.space` what they take on disk. All stand on
+:mod:`.connection`, which opens the index that :mod:`.schema` describes, and :mod:`.records`, which finds a run in it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from typing import Any
 
 from peft_nb.errors import StoreError
 from peft_nb.events import Event
-from peft_nb.store import audit, evaluations, lineage, records, runs, space, tags, versions, votes
+from peft_nb.store import audit, evaluations, lineage, policies, records, runs, space, tags, versions, votes
 from peft_nb.store.audit import Entry
 from peft_nb.store.connection import Index
 from peft_nb.store.evaluations import Evaluation
 from peft_nb.store.facts import Facts
 from peft_nb.store.lineage import Lineage
+from peft_nb.store.policies import Policy
 from peft_nb.store.records import Record
 from peft_nb.store.runs import HISTORY
 from peft_nb.store.space import Space
@@ -41,6 +42,7 @@ __all__ = [
     "Evaluation",
     "Facts",
     "Lineage",
+    "Policy",
     "Record",
     "Space",
     "Store",
@@ -295,6 +297,92 @@ class Store:
         named = audit.read(self._index, "name = :word", word=word)
         return named or audit.read(self._index, "run = :id", id=records.find(self._index, word, gone=True)["id"])
 
+    def whole_log(self) -> Entry | None:
+        """Find the first line of the audit log that is not what was written; None where all are."""
+        return audit.broken(self._index)
+
+    def watched(self, id: str, why: str) -> Entry:
+        """Write into the log what watching a run has found."""
+        return policies.watched(self._index, id, why)
+
+    def set_policy(
+        self,
+        alias: str,
+        *,
+        why: str,
+        needs: Sequence[str] = policies.NEEDS,
+        approvers: int | None = None,
+        promoters: Sequence[str] = (),
+    ) -> Entry:
+        """Say what a run needs before an alias, such as production, stands for it, and who may let it.
+
+        Parameters
+        ----------
+        alias : str
+            Of every name.
+        why : str
+            The reason, for the log.
+        needs : sequence of str
+            ``verdict``, a verdict that passed, and ``approval``; by default both.
+        approvers : int, optional
+            How many people of different names have to approve, none of them the account that promotes; default 1.
+        promoters : sequence of str
+            Accounts that may promote; by default all.
+
+        Returns
+        -------
+        Entry
+            The line of the log.
+
+        Raises
+        ------
+        StoreError
+            If it demands nothing or what there is not, or the reason is missing.
+        """
+        return policies.keep(self._index, alias, policies.checked(needs, approvers, promoters), why)
+
+    def drop_policy(self, alias: str, *, why: str) -> Entry:
+        """Take the policy of an alias away; the log keeps the reason."""
+        return policies.keep(self._index, alias, None, why)
+
+    def policies(self) -> dict[str, Policy]:
+        """The policies by alias."""
+        return policies.read(self._index)
+
+    def approve(self, word: str, name: str, *, why: str) -> Entry:
+        """Write down that a person approves a run as its files are now; changed, they have to be approved again.
+
+        Parameters
+        ----------
+        word : str
+            The run, as in :meth:`get`.
+        name : str
+            Of the person. Nobody checks it: the log keeps it beside the account.
+        why : str
+            The reason, for the log.
+
+        Returns
+        -------
+        Entry
+            The line of the log.
+
+        Raises
+        ------
+        RunError
+            If it has not ended well, its files are not what they were, or that person has approved it already.
+        StoreError
+            If there is no such run, or the name or the reason is missing.
+        """
+        return policies.approve(self._index, word, name, why)
+
+    def withdraw(self, word: str, name: str, *, why: str = "") -> Entry:
+        """Take back what :meth:`approve` wrote down; aliases stay where they are, see :meth:`rollback`."""
+        return policies.withdraw(self._index, word, name, why)
+
+    def approvals(self, word: str) -> list[str]:
+        """Who approves a run as its files are now."""
+        return policies.approvals(self._index, self.get(word))
+
     def lineage(self, word: str) -> Lineage:
         """Tell where a run came from and what came of it.
 
@@ -333,7 +421,8 @@ class Store:
         name : str, optional
             Of which name it becomes a version, for a run that has none.
         force : bool, default False
-            Promote it although its verdict is a failure or its files are not what they were; logged.
+            Promote it although its verdict is a failure or its files are not what they were; logged. What a policy
+            demands, or a use of high risk, cannot be forced.
         share : float, optional
             Above 0 and below 1: let a served alias answer that share of requests by this run, and the others by the
             version that it mainly stands for, which is still what :meth:`get` finds. A later share replaces it.

@@ -1,4 +1,9 @@
-"""The audit log: who did what, when and why. SQLite itself refuses to change or shorten it."""
+"""The audit log: who did what, when and why. SQLite itself refuses to change or shorten it.
+
+Each line holds a hash of itself and of the hash before it, so that a line which was changed, put in or taken out behind
+SQLite's back is found. Whoever can write the file could hash all lines anew, or cut off the last: note the last hash
+elsewhere where that matters.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from peft_nb.store.connection import Index
+from peft_nb.store.connection import Index, line_hash
+
+HASHED = (  # in this order
+    *("at", "who", "action", "run", "name", "version", "alias", "before", "why", "forced", "share", "named", "rule"),
+)
 
 
 @dataclass(frozen=True)
@@ -23,8 +32,8 @@ class Entry:
     who : str
         Name of the account.
     action : str
-        ``version`` (a run became one), ``promote``, ``rollback``, ``seal`` (files were changed on purpose) or
-        ``remove``.
+        ``version`` (a run became one), ``promote``, ``rollback``, ``seal`` (files were changed on purpose),
+        ``remove``, ``policy``, ``approve``, ``withdraw`` (an approval) or ``watch``.
     run : str or None
         Id of the run concerned; after a rollback to nothing, None.
     name, version : str, int or None
@@ -39,6 +48,12 @@ class Entry:
         What spoke against it and was overruled.
     share : float or None
         The share of requests, above 0 and below 1, that `version` was given, or that a rollback took from `before`.
+    named : str or None
+        What the person who approved is called; the account, `who`, may be one that several use.
+    rule : str or None
+        Of a policy, as JSON; None where it was removed.
+    hash : str or None
+        SHA-256 of the line and of the hash before it.
     """
 
     at: datetime
@@ -52,6 +67,9 @@ class Entry:
     why: str
     forced: str | None
     share: float | None = None
+    named: str | None = None
+    rule: str | None = None
+    hash: str | None = None
 
 
 def append(db: sqlite3.Connection, action: str, **told: Any) -> None:
@@ -67,6 +85,8 @@ def append(db: sqlite3.Connection, action: str, **told: Any) -> None:
         The other fields of :class:`Entry`.
     """
     values = {"why": "", **told, "action": action, "at": time.time(), "who": who()}
+    last = db.execute("SELECT hash FROM audit ORDER BY id DESC LIMIT 1").fetchone()
+    values["hash"] = line_hash(last[0] if last else "", *(values.get(name) for name in HASHED))
     db.execute(
         f"INSERT INTO audit ({', '.join(values)}) VALUES ({', '.join(f':{name}' for name in values)})",
         values,
@@ -76,6 +96,16 @@ def append(db: sqlite3.Connection, action: str, **told: Any) -> None:
 def read(index: Index, where: str, **values: Any) -> list[Entry]:
     """Read some lines, newest first, by a condition in SQL."""
     return [_entry(row) for row in index.read(f"SELECT * FROM audit WHERE {where} ORDER BY id DESC", **values)]
+
+
+def broken(index: Index) -> Entry | None:
+    """Find the first line that is not what was written, or does not follow the one before it."""
+    before = ""
+    for row in index.read("SELECT * FROM audit ORDER BY id"):
+        if row["hash"] != line_hash(before, *(row[name] for name in HASHED)):
+            return _entry(row)
+        before = row["hash"]
+    return None
 
 
 def _entry(row: sqlite3.Row) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import sqlite3
@@ -55,6 +56,7 @@ class Index:
             self.close = weakref.finalize(self, self._db.close)
             self._db.row_factory = sqlite3.Row
             self._db.create_function("sha256", 1, sha256, deterministic=True)
+            self._db.create_function("line_hash", -1, line_hash, deterministic=True)
             with suppress(sqlite3.OperationalError):
                 # Fails where another process switches at this moment, which is as good, and on network disks,
                 # where SQLite's rollback journal serves, only slower.
@@ -123,6 +125,11 @@ def check_name(name: str) -> None:
     """Refuse what cannot be the name of a folder in the store."""
     if not NAME.fullmatch(name):
         raise StoreError(f"{name!r} cannot name a run; use up to 64 letters, digits, '.', '_' and '-'")
+
+
+def line_hash(before: str, *values: Any) -> str:
+    """Hash a line of the log together with the hash of the line before it; also known to SQL in the index."""
+    return sha256(json.dumps([before, *values], ensure_ascii=False))
 
 
 def sha256(text: str) -> str:

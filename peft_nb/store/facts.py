@@ -24,6 +24,8 @@ class Facts:
         What the run trains in, and where.
     init_adapter : str or None
         The adapter that training started from, in words, with the hash of its weights.
+    documents : dict or None
+        ``index``, the name of the index whose chunks are put before questions, and the ``fingerprint`` that it had.
     place : str or None
         The cluster at work on the run, which goes on if the process that began it ends; None for any other run.
     task : dict
@@ -39,6 +41,7 @@ class Facts:
     dtype: str | None = None
     device: str | None = None
     init_adapter: str | None = None
+    documents: dict[str, str] | None = None
     place: str | None = None
     task: dict[str, Any] = field(default_factory=dict)
 

@@ -132,6 +132,24 @@ MIGRATIONS = [
     ) WITHOUT ROWID;
     CREATE INDEX trial_of_run ON trials (run);
     """,
+    """
+    ALTER TABLE audit ADD COLUMN named TEXT;   -- what the person called themselves
+    ALTER TABLE audit ADD COLUMN rule TEXT;   -- of a policy, as JSON
+    ALTER TABLE audit ADD COLUMN hash TEXT;   -- of the line and of the hash before it
+    DROP TRIGGER audit_is_not_changed;
+    WITH RECURSIVE lines AS (SELECT *, row_number() OVER (ORDER BY id) AS place FROM audit),
+        chain (place, id, hash) AS (
+            SELECT place, id, line_hash('', at, who, action, run, name, version, alias, before, why, forced, share,
+                named, rule) FROM lines WHERE place = 1
+            UNION ALL
+            SELECT lines.place, lines.id, line_hash(chain.hash, at, who, action, run, name, version, alias, before, why,
+                forced, share, named, rule) FROM lines JOIN chain ON lines.place = chain.place + 1
+        )
+        UPDATE audit SET hash = chain.hash FROM chain WHERE chain.id = audit.id;
+    CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+        BEGIN SELECT RAISE (ABORT, 'the audit log is only ever appended to'); END;
+    CREATE TABLE policies (alias TEXT PRIMARY KEY, rule TEXT NOT NULL) WITHOUT ROWID;
+    """,
 ]
 
 

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from peft_nb.errors import RunError, StoreError, nearest
-from peft_nb.store import audit, contents, lineage, records, space
+from peft_nb.store import audit, contents, lineage, policies, records, space
 from peft_nb.store.audit import Entry
 from peft_nb.store.connection import Index, check_name
 from peft_nb.store.records import Record
@@ -62,6 +62,8 @@ def promote(
     with index.writing() as db:
         record = records.get(index, record.id)
         _refuse(record, name, written)
+        if lacks := policies.lacking(index, record, alias):
+            raise RunError(f"run {record.id} was not promoted to {alias}: {'; '.join(lacks)}")
         verdict = " ".join(str(record.metrics.get("verdict") or "").split())
         if verdict.lower().startswith("failed"):
             against.insert(0, f"its verdict is: {verdict}")

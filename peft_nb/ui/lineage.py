@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 
 from peft_nb.metrics import METRICS, Metric
-from peft_nb.store import Entry, Evaluation, Lineage, Record
+from peft_nb.store import Entry, Evaluation, Lineage, Policy, Record
 from peft_nb.ui import wording
 from peft_nb.ui.listing import Listing
 from peft_nb.ui.style import BOX
@@ -152,6 +153,13 @@ def _local(at: datetime) -> datetime:
 def said(entry: Entry) -> str:
     """Say what was done, such as ``tickets@production: v1 → v2``."""
     version = f"{entry.name} v{entry.version}" if entry.version else ""
+    if entry.action == "policy":
+        return f"{entry.alias}: {_rule(entry.rule)}"
+    if entry.action == "watch":
+        return f"{version or entry.run} was compared with new rows"
+    if entry.action in ("approve", "withdraw"):
+        said = "approved by" if entry.action == "approve" else "no longer approved by"
+        return f"{version or entry.run} is {said} {entry.named}"
     if entry.alias and entry.share:
         alias, share = f"{entry.name}@{entry.alias}", wording.share(entry.share)
         if entry.action == "rollback":
@@ -161,6 +169,26 @@ def said(entry: Entry) -> str:
         before, after = (f"v{number}" if number else "(none)" for number in (entry.before, entry.version))
         return f"{entry.name}@{entry.alias}: {before} → {after}"
     return f"{entry.run} is {version}" if version else str(entry.run)
+
+
+def _rule(text: str | None) -> str:
+    if text is None:
+        return "no policy any more"
+    told = json.loads(text)
+    return str(Policy(tuple(told["needs"]), told["approvers"], tuple(told["promoters"])))
+
+
+def policies(known: Mapping[str, Policy]) -> Listing:
+    """Make a table of policies by alias."""
+    return Listing([(alias, str(policy)) for alias, policy in known.items()], columns=("alias", "policy"))
+
+
+def chained(lines: int, broken: Entry | None) -> str:
+    """Say in a line whether the log is what was written."""
+    if broken:
+        when = f"{_local(broken.at):%Y-%m-%d %H:%M:%S}"
+        return f"log: not what was written, from the line of {when} on ({broken.action} by {broken.who})"
+    return f"log: {wording.count(lines, 'line')}, unchanged"
 
 
 def whole(lineage: Lineage) -> str:
