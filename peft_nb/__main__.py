@@ -1,4 +1,4 @@
-"""``python -m peft_nb train spec.yaml``: a run without a notebook, on one process or several; ``export``, ``serve``."""
+"""``python -m peft_nb train spec.yaml``: a run without a notebook; ``export``, ``serve`` and ``watch``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ USAGE = """usage: python -m peft_nb train [spec.yaml] [flags]
        torchrun --nproc_per_node 2 -m peft_nb train spec.yaml
        python -m peft_nb export RUN [flags of %peft export]
        python -m peft_nb serve RUN [RUN ...] [flags of %peft serve]
+       python -m peft_nb watch RUN ROWS [flags of %peft watch]
 
 """
 
@@ -42,23 +43,24 @@ def main(argv: list[str]) -> int:
         print(USAGE + notation.help_text([*RunSpec.describe(), *SweepSpec.describe(), *notation.CELL]))
         return 0
     try:
-        if argv[0] in ("export", "serve"):
-            from peft_nb.magics import export, serve
+        if argv[0] in ("export", "serve", "watch"):
+            from peft_nb.magics import export, serve, watch
 
-            return {"export": export, "serve": serve}[argv[0]].from_words(argv[1:])
+            return {"export": export, "serve": serve, "watch": watch}[argv[0]].from_words(argv[1:])
         if argv[0] != "train":
-            raise CommandError(f"no command {argv[0]!r}{nearest(argv[0], ['train', 'export', 'serve', 'help'])}")
+            known = ["train", "export", "serve", "watch", "help"]
+            raise CommandError(f"no command {argv[0]!r}{nearest(argv[0], known)}")
         fields = notation.parse_train(argv[1:], [*RunSpec.describe(), *SweepSpec.describe(), *FIELDS])
         place, several = Place.taken(fields), resources.processes() > 1
         if place.on != HERE and several:
             raise CommandError(f"--on {place.on}: torchrun has started the processes already; leave one of them out")
         if varied := described(fields):
             from peft_nb.runs.sweeps import search
-            from peft_nb.ui.sweep import watch
+            from peft_nb.ui import sweep
 
             if several:
                 raise CommandError("sweep: runs its trials in one process; start it without torchrun")
-            watch(search.begin(varied, place=place))
+            sweep.watch(search.begin(varied, place=place))
             return 0
         spec = RunSpec(**fields)
         if resources.rank() == 0:

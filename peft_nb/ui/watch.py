@@ -1,0 +1,134 @@
+"""``peft_nb.watch`` and ``%peft watch``: whether what a run is asked is still what it learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from peft_nb.data.prompts import short
+from peft_nb.runs.run import Run, load
+from peft_nb.runs.watch import Found
+from peft_nb.runs.watch import watch as compared
+from peft_nb.serving.route import ENCODER
+from peft_nb.system.frontend import variables
+from peft_nb.ui import wording
+from peft_nb.ui.progress_bar import progress_bar
+from peft_nb.ui.style import BOX, MUTED, NUMBERS
+
+if TYPE_CHECKING:
+    import pandas
+
+    from peft_nb.store import Store
+
+
+def watch(run: Run | str, rows: Any, *, encoder: str = ENCODER, store: Store | None = None) -> Drift:
+    """Compare new rows with those that a run learned from.
+
+    Parameters
+    ----------
+    run : Run or str
+        The run, or its id or name in the store.
+    rows : object
+        New rows: prompts as a list of str, or whatever a run takes as data; with answers their loss is compared too.
+        Also the log of a server that keeps texts.
+    encoder : str, default "minilm-l6"
+        What embeds prompts.
+    store : Store, optional
+        Where ids and names are looked up; default ``peft_runs`` in the working folder.
+
+    Returns
+    -------
+    Drift
+        ``.drifted``, ``.table``, ``.step`` and ``.why``, the next step; shown by a notebook.
+
+    Raises
+    ------
+    DataError
+        If there are too few rows, or they are none that can be asked of this run.
+    RunError
+        If the run reads no texts, or its rows have left the store.
+    """
+    found = run if isinstance(run, Run) else load(run, store=store)
+    with progress_bar() as progress:
+        return Drift(compared(found, rows, encoder=encoder, namespace=variables(), progress=progress))
+
+
+class Drift:
+    """What has changed since a run was trained, as a notebook shows it.
+
+    Parameters
+    ----------
+    found : Found
+        What was found.
+    """
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+
+    @property
+    def drifted(self) -> bool:
+        """Whether anything has changed."""
+        return self.found.drifted
+
+    @property
+    def table(self) -> pandas.DataFrame:
+        """One row a test: ``what``, ``before``, ``now``, ``distance``, ``p`` and ``alarm``."""
+        return self.found.table
+
+    @property
+    def step(self) -> str:
+        """What is to be done: ``nothing``, ``label``, ``tune`` or ``roll back``."""
+        return self.found.step
+
+    @property
+    def why(self) -> str:
+        """The next step, in words."""
+        return self.found.why
+
+    def __repr__(self) -> str:
+        found = self.found
+        lines = [headline(found)]
+        for one, alarm in zip(found.tests, found.alarms, strict=True):
+            lines.append(f"  {one.name}: {one.before} → {one.now} (p {one.p:.3f}){' changed' if alarm else ''}")
+        if found.words and found.drifted:
+            lines.append(f"  words that grew: {', '.join(word for word, *_ in found.words)}")
+        return "\n".join([*lines, *(f"note: {one}" for one in found.notes), f"next: {found.why}"])
+
+    def _repr_html_(self) -> str:
+        return page(self.found)
+
+
+def headline(found: Found) -> str:
+    """Say in a line whether anything has changed."""
+    changed = [one.name for one, alarm in zip(found.tests, found.alarms, strict=True) if alarm]
+    said = f"changed: {', '.join(changed)}" if changed else "no change"
+    return f"{found.run}, {wording.count(found.rows, 'new row')}: {said}"
+
+
+def page(found: Found) -> str:
+    """Draw the tests, the words that grew, the rows that are least like any before, and the next step."""
+    tests = [
+        (one.name, one.before, one.now, f"{one.p:.3f}", "changed" if alarm else "")
+        for one, alarm in zip(found.tests, found.alarms, strict=True)
+    ]
+    parts = [f"<div><b>{escape(headline(found))}</b></div>", _table(("what", "before", "now", "p", ""), tests)]
+    parts += [f"<div>{escape(one)}</div>" for one in found.notes]
+    if found.drifted:
+        if found.words:
+            grew = ", ".join(f"{word} ({before} → {now})" for word, before, now in found.words)
+            parts.append(f"<div>Words that grew, by the rows that have them: {escape(grew)}</div>")
+        unlike = [(short(new), short(old), f"{similarity:.2f}") for new, old, similarity in found.new]
+        parts.append("<div>Least like anything it learned from</div>")
+        parts.append(_table(("new row", "nearest training row", "similarity"), unlike))
+    note = "All tests together see a change where there is none in 5 % of cases."
+    parts += [f'<div style="{MUTED}">{note}</div>', f"<div><b>Next:</b> {escape(found.why)}</div>"]
+    return f'<div style="{BOX}">{"".join(parts)}</div>'
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    style = 'style="text-align:left;vertical-align:top;padding:2px 16px 2px 0;overflow-wrap:anywhere"'
+    names = "".join(f'<th scope="col" {style}>{escape(name)}</th>' for name in head)
+    body = "".join(f"<tr>{''.join(f'<td {style}>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    inside = f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody>"
+    return f'<table style="border-collapse:collapse;{NUMBERS}">{inside}</table>'
