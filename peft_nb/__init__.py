@@ -33,14 +33,19 @@ if _TYPE_CHECKING:
     from peft_nb.ui.compare import Comparison, compare
     from peft_nb.ui.discover import discover
     from peft_nb.ui.index import Index, index
+    from peft_nb.ui.router import Router, route
     from peft_nb.ui.sweep import Sweep, sweep
+    from peft_nb.ui.synthesize import synthesize
     from peft_nb.ui.train import train
     from peft_nb.ui.votes import votes
+    from peft_nb.ui.watch import Drift, watch
 
 __all__ = [
     "Chat",
     "Comparison",
+    "Drift",
     "Index",
+    "Router",
     "Run",
     "RunSpec",
     "Sweep",
@@ -56,17 +61,22 @@ __all__ = [
     "methods",
     "models",
     "recipes",
+    "route",
     "runs",
     "sweep",
+    "synthesize",
     "train",
     "unload_ipython_extension",
     "votes",
+    "watch",
 ]
 
 _MODULES = {
     "Chat": "ui.chat",
     "Comparison": "ui.compare",
+    "Drift": "ui.watch",
     "Index": "ui.index",
+    "Router": "ui.router",
     "Run": "runs.run",
     "RunSpec": "spec",
     "Sweep": "ui.sweep",
@@ -82,11 +92,14 @@ _MODULES = {
     "methods": "methods",
     "models": "models",
     "recipes": "spec.recipes",
+    "route": "ui.router",
     "runs": "runs.run",
     "sweep": "ui.sweep",
+    "synthesize": "ui.synthesize",
     "train": "ui.train",
     "unload_ipython_extension": "extension",
     "votes": "ui.votes",
+    "watch": "ui.watch",
 }
 
 # Rooms that are called like a function: what is imported later no longer hides it.

@@ -352,6 +352,19 @@ def encoder(labelled: list[dict[str, str]], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
+def kinds(spec: Callable[..., RunSpec], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Two finished runs in one store, ``fruit`` and ``tool``, whose prompts have no word in common."""
+    store, draw, runs = Store(tmp_path_factory.mktemp("kinds")), random.Random(0), {}
+    for name in ("fruit", "tool"):
+        prompts = {" ".join(draw.choices(KINDS[name], k=draw.randrange(3, 8))): None for _ in range(60)}
+        learned = [{"prompt": prompt, "completion": name} for prompt in prompts]
+        told = spec(name=name, max_steps=3, eval_steps=None, eval_data="held_out")
+        names = {"held_out": learned[30:36]}
+        runs[name] = begin(told, data=learned[:30], namespace=names, store=store).wait()
+    return runs
+
+
+@pytest.fixture(scope="session")
 def vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random ViT for images of 32 pixels."""
     return vision_model(tmp_path_factory.mktemp("vision"))

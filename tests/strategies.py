@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from peft_nb.metrics import demandable
 from peft_nb.spec import RunSpec
 from peft_nb.spec.field_info import FieldInfo
-from peft_nb.spec.fields import TRACKERS
+from peft_nb.spec.fields import RISKS, TRACKERS, USES
 
 AWKWARD = [
     *[
@@ -107,6 +107,9 @@ _comparisons = st.builds(
 _special: dict[str, st.SearchStrategy[Any]] = {
     "accept": st.dictionaries(st.sampled_from(sorted(demandable())), _comparisons, max_size=3),
     "columns": st.dictionaries(words, words, max_size=3),
+    "use": st.fixed_dictionaries(
+        {}, optional={**dict.fromkeys(USES, words.map(str.strip)), "risk": st.sampled_from(RISKS)}
+    ),
     "method_options": st.dictionaries(words, plain, max_size=3),
     "report_to": st.lists(st.sampled_from(TRACKERS), unique=True),
     "allow": st.lists(words, max_size=3),

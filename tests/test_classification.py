@@ -155,6 +155,7 @@ def test_the_folder_is_plain_and_names_the_classes(mean: Run) -> None:
         "adapter_model.safetensors",
         "config.json",
         "README.md",
+        "confusion.png",
         "curves.png",
         "spec.yaml",
     }

@@ -6,6 +6,7 @@ import numpy
 import pytest
 
 from peft_nb.data import RowProblem, media
+from peft_nb.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,23 @@ def test_exact_and_near_duplicates_are_one_group(monkeypatch: pytest.MonkeyPatch
     assert media.grouped([None, None], compared) == [0, 1]
     monkeypatch.setattr(media, "NEAR_ROWS", 2)
     assert media.grouped(looks, compared) == [0, 1, 2, 0, 4, 5, 6, 7]
+
+
+def test_rows_that_cannot_be_used_are_refused_together_when_all_are_through() -> None:
+    rows, told = [{"value": value} for value in (1, -1, 0, 2, -2)], list[float]()
+
+    def make(number: int, row: dict[str, float]) -> tuple[int, float] | None:
+        return (number, row["value"]) if read(Number(row["value"])).value else None
+
+    made = list[tuple[int, tuple[int, float]]]()
+    with pytest.raises(DataError, match=r"^2 of 5 clips cannot be used .*: clip 1: is negative; clip 4: is negative;"):
+        made.extend(media.made_of(rows, make, "reading", "clip", lambda done, doing: told.append(done)))
+    assert list(media.made_of(rows[2:4], make, "reading", "clip", None)) == [(1, (1, 2))]
+    assert told == [0.2, 0.4, 0.6, 0.8, 1]
+
+
+def test_a_table_has_another_state_once_a_medium_changes() -> None:
+    def state(*values: float) -> str:
+        return media.state([{"value": value} for value in values], lambda row: read(Number(row["value"])))
+
+    assert state(1, -1, 2) == state(1, 2) != state(1, 3)

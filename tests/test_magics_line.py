@@ -21,7 +21,7 @@ from tests.shell import refused, run
     ("source", "said"),
     [
         ("%peft shwo run", "%peft shwo: no such command; did you mean 'show'?"),
-        ("%peft frobnicate", "%peft frobnicate: no such command; %peft help lists all"),
+        ("%peft xyzzyq", "%peft xyzzyq: no such command; %peft help lists all"),
         ("%peft save run", "%peft save: something is missing; write %peft save RUN PATH"),
         (
             "%peft merge run --dtype float32",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import httpx
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+import peft_nb
 from peft_nb.errors import CommandError, RunError, StoreError
 from peft_nb.runs.run import Run
 from peft_nb.store import Store
 from tests.conftest import Python
-from tests.serving import PROMPTS, TOKENS, said
+from tests.serving import PROMPTS, TOKENS, post, said
 from tests.shell import refused, run
 
 SMALL = "--threads 1 --context 512"
@@ -78,3 +80,31 @@ def test_a_terminal_serves_until_it_is_interrupted(store: Store, python: Python)
     assert httpx.get(f"{told.split()[-1]}/health").json() == {"status": "ok"}
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
+
+
+def test_a_router_is_served_as_a_model_that_says_who_answered(
+    shell: InteractiveShell, kinds: dict[str, Run], encoder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PEFT_NB_STORE", str(kinds["fruit"].store.folder))
+    shell.user_ns["gate"] = peft_nb.route(*kinds.values(), "base", encoder=str(encoder))
+    shell.user_ns["fruit"] = peft_nb.route(kinds["tool"], encoder=str(encoder))
+    assert "fruit is the name of a router and of a run" in refused(shell, "%peft serve gate fruit", RunError)
+    shown = run(shell, f"%peft serve gate {SMALL} --log {tmp_path / 'log.jsonl'}")
+    server = shown.server
+    try:
+        assert server.names == ("fruit", "tool", "gate")
+        for prompt in ("plum fig plum apple", "nail saw nail drill"):
+            expected = shell.user_ns["gate"].route(prompt)
+            answer = post(server, "gate", prompt)
+            assert answer.headers["X-Routed-To"] == expected.name
+            assert float(answer.headers["X-Route-Confidence"]) == pytest.approx(expected.confidence, abs=2e-3)
+            assert answer.json()["choices"] == post(server, expected.name, prompt).json()["choices"]
+        assert "write one of fruit, tool, gate, base" in post(server, "gat").text
+        assert httpx.get(f"{server.address}/v1/models").json()["data"][2]["id"] == "gate"
+        told = server.status()["models"]["gate"]
+        assert (told["answered"], sum(told["by_version"].values())) == (2, 2)
+        first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
+        assert (first["router"], first["why"]) == ("gate", "nearest rows")
+        assert 0 < first["confidence"] <= 1
+    finally:
+        server.stop()

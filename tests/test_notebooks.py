@@ -27,6 +27,15 @@ MACHINE = re.compile(r"(?<![\w.<])/(home|mnt|opt|private|root|tmp|usr|var|work|U
 FEW = support_desk.load()["eval"][:4]
 TINY = "the random Llama of the tests"
 SHORT: dict[str, dict[str, Any]] = {  # what takes little time; `make notebooks` executes them as they are
+    "documents_and_routing": {"model": TINY, "steps": 2, "order_steps": 2, "questions": 2, "compared_rows": 2},
+    "images_and_speech": {
+        "photos_each": 3,
+        "photo_epochs": 1,
+        "spoken": 4,
+        "speech_epochs": 1,
+        "base_steps": 2,
+        "style_steps": 2,
+    },
     "judge_and_compare": {"model": TINY, "steps": 2},
     "methods": {"model": TINY, "steps": 2},
     "own_data": {"model": TINY, "steps": 2, "epochs": 1},

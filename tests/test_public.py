@@ -9,7 +9,9 @@ import peft_nb
 PUBLIC = [
     "Chat",
     "Comparison",
+    "Drift",
     "Index",
+    "Router",
     "Run",
     "RunSpec",
     "Sweep",
@@ -25,11 +27,14 @@ PUBLIC = [
     "methods",
     "models",
     "recipes",
+    "route",
     "runs",
     "sweep",
+    "synthesize",
     "train",
     "unload_ipython_extension",
     "votes",
+    "watch",
 ]
 
 

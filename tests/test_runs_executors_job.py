@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pandas
 import pytest
 
@@ -16,6 +18,7 @@ from peft_nb.runs.context import Context, Inputs
 from peft_nb.runs.executors.job import Job, pack, unpack
 from peft_nb.spec import RunSpec
 from peft_nb.store import Facts
+from tests import images
 
 FRAME = pandas.DataFrame(
     {
@@ -58,6 +61,28 @@ def test_rows_are_there_what_they_are_here(fields: dict[str, Any], names: dict[s
     assert [*again.rows] == [*found.rows]
     assert known.task == facts.task
     assert known.layout == facts.layout
+
+
+@pytest.mark.parametrize("of", ["images", "arrays", "bytes", "clips"])
+def test_images_and_clips_in_memory_are_there_by_their_content(of: str) -> None:
+    given: list[Any] = [row["image"] for row in images.rows(3)]
+    if of == "arrays":
+        given = [numpy.asarray(one) for one in given]
+    elif of == "bytes":
+        files = [io.BytesIO() for _ in given]
+        given = [one.save(file, "jpeg") or file.getvalue() for one, file in zip(given, files, strict=True)]
+    elif of == "clips":
+        noise = numpy.random.default_rng(0).normal(0, 0.1, (3, 800)).astype("float32")
+        given = [{"array": one, "sampling_rate": 8_000} for one in noise]
+    column, told = ("audio", "text") if of == "clips" else ("image", "label")
+    data = [{column: one, told: "ab"[place % 2]} for place, one in enumerate(given)]
+    spec, found, facts = rows.read(RunSpec(data="mine"), inputs := Inputs(namespace={"mine": data}))
+    _, there = unpack(pack(Context(spec, inputs, facts=facts), found), spec)
+    assert there is not None
+    assert there.layout == found.layout
+    for row, own in zip(there.rows, found.rows, strict=True):
+        medium, mine = (one.text(cells) for one, cells in ((there.layout, row), (found.layout, own)))
+        numpy.testing.assert_array_equal(medium.open(), mine.open())
 
 
 def test_a_run_that_goes_on_takes_its_rows_where_they_are_not_encoded(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,6 +17,7 @@ from peft_nb.runs.run import Run, begin
 from peft_nb.spec import RunSpec
 from peft_nb.spec.place import Place
 from peft_nb.store import Store
+from tests import images
 from tests.conftest import stop_at
 
 pytestmark = pytest.mark.exhaustive
@@ -52,6 +54,32 @@ def test_two_processes_give_the_curve_of_one_and_the_same_verdict(started: Calla
     assert both.judgement.keys() == alone.judgement.keys()
     assert both.store.verify(both.id) == {}
     assert both.generate("Hello", max_new_tokens=8) == alone.generate("Hello", max_new_tokens=8)
+
+
+def test_two_processes_learn_of_images_what_one_does(vision: Path, runs: Store) -> None:
+    pictures = images.rows(12)
+    fields = {"model": str(vision), "dtype": "float32", "device": "cpu", "batch_size": 4, "max_steps": 3}
+    spec = RunSpec(data="pictures", task="image-classification", learning_rate=5e-3, eval_fraction=0.34, **fields)
+    alone, both = (
+        begin(spec, namespace={"pictures": pictures}, store=runs, place=Place.of(on=on)).wait()
+        for on in ("here", "local:2")
+    )
+    assert both.status == "finished"
+    assert losses(both) == pytest.approx(losses(alone), rel=1e-3)
+    assert both.metrics["eval_loss"] == pytest.approx(alone.metrics["eval_loss"], rel=1e-3)
+    assert both.predict(pictures[0]["image"]).label[0] == alone.predict(pictures[0]["image"]).label[0]
+
+
+def test_two_processes_learn_to_draw(drawing: Path, runs: Store) -> None:
+    pictures = [{"image": row["image"], "text": row["label"]} for row in images.rows(12)]
+    fields = {"model": str(drawing), "dtype": "float32", "device": "cpu", "batch_size": 4, "max_steps": 3}
+    spec = RunSpec(data="pictures", task="text-to-image", eval_fraction=0.34, **fields)
+    alone, both = (
+        begin(spec, namespace={"pictures": pictures}, store=runs, place=Place.of(on=on)).wait()
+        for on in ("here", "local:2")
+    )
+    assert both.status == "finished"
+    assert losses(both) == pytest.approx(losses(alone), rel=1e-3)
 
 
 def test_a_run_is_stopped_and_goes_on_here_as_if_nothing_had_been(started: Callable[..., Run], finished: Run) -> None:

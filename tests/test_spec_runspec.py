@@ -408,7 +408,7 @@ LATER = ("performance", "evaluation", "logging")
 
 def test_every_field_says_everything_about_itself() -> None:
     sections = list(dict.fromkeys(field.section for field in fields))
-    assert sections == ["model", "data", "method", "training", "preferences", "images", "speech", *LATER]
+    assert sections == ["model", "data", "method", "training", "preferences", "images", "speech", "documents", *LATER]
     assert [field.section for field in fields] == sorted((f.section for f in fields), key=sections.index)
     assert [field.name for field in fields if field.required] == ["data"]
     for field in fields:

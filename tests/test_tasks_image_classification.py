@@ -74,9 +74,12 @@ def test_a_run_learns_and_is_measured_and_told(finished: Run) -> None:
     sampled = [event for event in finished.events() if isinstance(event, Sampled)]
     assert {event.step for event in sampled} == {0, 20, 40, 60}
     assert all(event.image.startswith("data:image/jpeg;base64,") for event in sampled)
+    assert "(confusion.png)" in (finished.folder / "adapter" / "README.md").read_text()
+    assert (finished.folder / "adapter" / "confusion.png").stat().st_size > 1000
     mistakes = [event for event in finished.events() if isinstance(event, Mistaken)]
     assert len(mistakes) == min(12, sum(count for true, given, count in metrics["confusion"] if true != given))
     view = view_of(finished)
+    assert view.model == Path(finished.spec.model).name  # and not where it is
     page = summary.html(view, {**metrics, "classes": finished.facts.task["classes"]}) + status.samples(view)
     assert page.count("data:image/jpeg;base64,") == len(mistakes) + 6
     assert "eval images</th>" in page

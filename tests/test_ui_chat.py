@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -146,3 +147,23 @@ def test_hostile_text_stays_text() -> None:
     assert page.text.count('<script>alert("x")</script>') == 3  # the prompt is long: its beginning, all of it
     assert "**bold**\n# title" in page.text
     assert "\x1b" not in page.text
+
+
+def test_a_router_finds_who_answers(kinds: dict[str, Run], encoder: Path) -> None:
+    router = peft_nb.route(*kinds.values(), "base", encoder=str(encoder), policy=lambda prompt, user: said[prompt])
+    said = {"a": "fruit", "b": "tool", "c": "base"}
+    talk = chat(router)
+    assert talk.names == ["router", "fruit", "tool"]
+    turn = talk.ask("a", max_new_tokens=3)
+    assert (turn.run, turn.routed, turn.note) == ("fruit", "by router, 100%", "by router, 100%")
+    assert turn.answer == kinds["fruit"].generate("a", max_new_tokens=3)
+    assert talk.rate(True).note == "by router, 100%, rated good"
+    talk.clear()
+    assert talk.ask("b", run="fruit", max_new_tokens=3).routed == ""
+    talk.clear()
+    bare = talk.ask("c", max_new_tokens=3)
+    assert bare.answer == bare.base == kinds["fruit"].generate("c", adapter=False, max_new_tokens=3)
+    with pytest.raises(RunError, match="the base model answered alone"):
+        talk.rate(True)
+    with pytest.raises(RunError, match="a router takes part alone"):
+        chat(router, kinds["fruit"])

@@ -9,7 +9,7 @@ import pytest
 from peft_nb import plots
 from peft_nb.events import Evaluated, Scored, StepLogged
 from peft_nb.ui.panels import curves
-from peft_nb.ui.panels.curves import COLOURS, DASHES, LOSS, behind, of_run, of_runs
+from peft_nb.ui.panels.curves import COLOURS, DASHES, behind, of_run, of_runs
 from peft_nb.ui.view import RunView, replay
 
 
@@ -21,8 +21,8 @@ def view(*steps: int, **scores: float) -> RunView:
 def test_a_run_has_its_losses_in_one_plot_and_its_scores_in_another() -> None:
     lines = of_run(view(1, 2, accuracy=0.5, macro_f1=0.25))
     assert [(line.name, line.pane) for line in lines] == [
-        ("train loss", LOSS),
-        ("eval loss", LOSS),
+        ("train loss", "loss (nats)"),
+        ("eval loss", "loss (nats)"),
         ("accuracy", "score"),
         ("macro-F1", "score"),
     ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas
 import pytest
+from PIL import Image
 
 from peft_nb.errors import RunError
 from peft_nb.tasks import TASKS
@@ -28,6 +29,22 @@ def test_probabilities_are_ranked_and_named_as_the_classes_are() -> None:
     tried = trial.ask("What?")
     assert tried == Tried("What?", "text (70%)", {"text": 0.7, "b": 0.2, "a": 0.1})
     assert repr(trial).splitlines()[2:] == ["What?", "   70.0%  text", "   20.0%  b", "   10.0%  a"]
+
+
+def test_images_are_tried_by_their_paths_and_prompts_are_drawn() -> None:
+    trial = Trial(classifier("image-classification", image=["a.png"], label=["cat"], probability=[0.9], cat=[0.9]))
+    assert trial.wants_a_path
+    with pytest.raises(RunError, match="no path was given"):
+        trial.ask("")
+    assert trial.ask("a.png").probabilities == {"cat": 0.9}
+    image = Image.new("RGB", (4, 4))
+    drawing = Trial(classifier("text-to-image", prompt=["a cat"], image=pandas.Series([image], dtype=object)))
+    drawn = drawing.ask("a cat")
+    assert drawn.probabilities == {}
+    assert drawn.said.startswith("data:image/")
+    assert f'src="{drawn.said}"' in html(drawn)
+    assert repr(drawing).splitlines()[2:] == ["a cat", "  (an image)"]
+    assert (drawing.draws, drawing.wants_a_path) == (True, False)
 
 
 def test_only_one_run_that_gives_labels_is_tried() -> None:

@@ -270,9 +270,11 @@ def _results(given: CardInput) -> Iterator[str]:
     yield "| | base | with the adapter |\n| --- | --- | --- |"
     for metric in rows:
         yield f"| {metric.title} | {_shown(given.number(metric.base))} | {_shown(given.number(metric.name))} |"
+    if given.metrics.get("confusion"):
+        yield "\n![Which classes are taken for which](confusion.png)"
     unit = {"text": "labelled text", "token": "supervised token"}.get(own := TASKS[given.spec.task].unit, own)
     general = ", forgetting is the loss change on general text" if given.number("forgetting") is not None else ""
-    yield f"\nLosses are {TASKS[given.spec.task].losses} per {unit}, lower is better{general}."
+    yield f"\nLosses: {TASKS[given.spec.task].loss_unit} per {unit}, lower is better{general}."
 
 
 def _shown(value: Any) -> str:

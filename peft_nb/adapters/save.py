@@ -15,7 +15,7 @@ from peft_nb.models import ALIASES
 from peft_nb.models.live import UNCHANGED, WEIGHTS, Changes, changes, plain_name
 from peft_nb.models.load import LIVE
 from peft_nb.models.resolve import HUB_NAME
-from peft_nb.plots import loss_curve
+from peft_nb.plots import confusion, loss_curve
 from peft_nb.spec import RunSpec
 from peft_nb.spec.paths import local, named
 from peft_nb.store import Facts
@@ -84,11 +84,18 @@ def save(
             [(row["step"], row[name]) for row in history if row[name] is not None] for name in ("loss", "eval_loss")
         )
         if losses or eval_losses:
-            (staging / "curves.png").write_bytes(loss_curve(losses, eval_losses).png())
+            (staging / "curves.png").write_bytes(loss_curve(losses, eval_losses, unit=TASKS[spec.task].loss_unit).png())
+        illustrate(staging, facts, metrics)
         told = readme(model, spec, facts, metrics, tokenizer, data or {}, bool(losses or eval_losses), differs, tags)
         (staging / "README.md").write_text(told, encoding="utf-8")
         (staging / "spec.yaml").write_text(RunSpec(**named(spec.changed())).to_yaml(), encoding="utf-8")
     return Path(folder)
+
+
+def illustrate(folder: Path, facts: Facts, metrics: Mapping[str, Any]) -> None:
+    """Draw what was measured as pictures beside the model card: the confusion matrix, where there is one."""
+    if counts := metrics.get("confusion"):
+        (folder / "confusion.png").write_bytes(confusion(facts.task["classes"], counts).png())
 
 
 def readme(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from peft_nb.data import columns_of, looked_at
 from peft_nb.data.layouts import filled
 
+SYNTHETIC = "synthetic"  # the column that says who wrote a row, where that was a machine
 WORDS = 4  # of which text is content, and no name or code
 
 _NAMELESS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
@@ -107,6 +109,12 @@ def as_lists(columns: Sequence[str], text: str) -> str:
     return f"{what}: make one column of lists, {fix}, and {train}"
 
 
+def synthetic(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Who wrote the rows that no person wrote, as their column ``synthetic`` says, and how many each did."""
+    told = (row.get(SYNTHETIC) for row in rows)
+    return dict(Counter("a machine" if one is True else str(one) for one in told if filled(one) and one is not False))
+
+
 def is_aside(name: str) -> bool:
     """Tell whether a name is that of an id, a topic and the like."""
     return bool(_ASIDE.fullmatch(_plain(name)))
@@ -131,6 +139,8 @@ def _kind(column: str, cells: list[Any]) -> Unused:
         return Unused(column, "index", "row index")
     if media := _MEDIA.get(name) or next(filter(None, map(_media, cells)), ""):
         return Unused(column, "media", media)
+    if name == SYNTHETIC:  # which is told of in the report
+        return Unused(column, "aside")
     words = sorted({str(cell).strip().casefold() for cell in cells})
     if all(isinstance(cell, bool) for cell in cells) or (set(words) <= _JUDGEMENTS and len(words) <= 3):
         return Unused(column, "judgement", " and ".join(words))

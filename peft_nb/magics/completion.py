@@ -167,6 +167,11 @@ def _runs(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
     return held
 
 
+def _routers(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
+    held = [name for name in namespace if not name.startswith("_")]
+    return [name for name in held if type(namespace[name]).__module__ == "peft_nb.ui.router"]
+
+
 def _sweeps(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
     store = _store()
     return [one.name or one.id for one in store.sweeps.all()] if store else []
@@ -209,16 +214,30 @@ def _store() -> Store | None:
     return Store()
 
 
+def _indexes(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
+    """Variables that hold an index, and those that the store has."""
+    store = _store()
+    kept = sorted(one.parent.name for one in store.folder.glob("indexes/*/chunks.sqlite")) if store else []
+    return [*(name for name, value in namespace.items() if type(value).__name__ == "Index"), *kept]
+
+
+def _checklists(namespace: Mapping[str, Any], said: list[str]) -> list[str]:
+    return sorted(one.stem for one in (Path(__file__).parents[1] / "runs" / "checklists").glob("*.yaml"))
+
+
 # What may stand for each kind of argument or value, given the user's variables and the words before it.
 OFFERS: dict[str, Callable[[Mapping[str, Any], list[str]], Iterable[str]]] = {
     "alias": _aliases,
     "base": lambda namespace, said: ["base"],
+    "checklist": _checklists,
     "data": _data,
     "file": lambda namespace, said: (),
+    "index": _indexes,
     "method": _methods,
     "model": _models,
     "path": lambda namespace, said: (),
     "recipe": lambda namespace, said: names(),
+    "router": _routers,
     "run": _runs,
     "sweep": _sweeps,
     "tag": _tags,

@@ -203,9 +203,11 @@ GROUPS = {  # by the module that holds the commands
     "data": "Check data",
     "documents": "Retrieve from documents",
     "runs": "Watch, load and compare runs",
+    "route": "Route prompts to runs",
     "export": "Save and export",
     "serve": "Serve",
     "versions": "Versions and history",
+    "watch": "After the launch",
     "help": "Choose a method, get help",
 }
 NOTE = """%peft help COMMAND explains a command and its flags, %%peft? the cell.

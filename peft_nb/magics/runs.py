@@ -128,12 +128,16 @@ def compare(
     return shown
 
 
-@command(Argument("run", many=True), flags=[OUT])
+@command(Argument("run|router", many=True), flags=[OUT])
 def chat(shell: InteractiveShell, runs: list[str], out: str | None = None) -> Any:
-    """Chat with runs and their base model, or try a classifier on texts; --out saves the conversation."""
-    from peft_nb.ui.chat import conversation
+    """Chat with runs or a router and the base model, or try a run on texts or clips; --out saves the conversation."""
+    from peft_nb.ui.chat import Chat, conversation
+    from peft_nb.ui.router import Router
 
-    talk = conversation({word: find(shell, word)[0] for word in runs})
+    if len(runs) == 1 and isinstance(held := shell.user_ns.get(runs[0]), Router):
+        talk: Any = Chat(held.runs, held)
+    else:
+        talk = conversation({word: find(shell, word)[0] for word in runs})
     if out:
         shell.user_ns[out] = talk
     return talk

@@ -42,29 +42,36 @@ FLAGS = [
 ]
 
 
-@command(Argument("run", required=False, many=True), flags=FLAGS)
+@command(Argument("run|router", required=False, many=True), flags=FLAGS)
 def serve(shell: InteractiveShell, **options: Any) -> Any:
-    """Serve runs and their base model over an OpenAI-compatible HTTP interface; an alias is followed."""
+    """Serve runs, routers and the base model over an OpenAI-compatible HTTP interface; an alias is followed."""
     from peft_nb.runs.run import Run
     from peft_nb.serving import server
     from peft_nb.store import Store
+    from peft_nb.ui import router
     from peft_nb.ui.serve import Serving
 
     runs = options.pop("runs", [])
+    routers = {word: value for word in runs if isinstance(value := shell.user_ns.get(word), router.Router)}
     held = {word: value for word in runs if isinstance(value := shell.user_ns.get(word), Run)}
+    held |= {name: run for one in routers.values() for name, run in one.runs.items()}
     stores = {run.folder.parents[1] for run in held.values()}
     if len(stores) > 1:
         raise RunError("these runs are in different stores; serve those of each on their own")
     store = Store(*stores)
     names = {run.spec.name or run.id: run.id for run in held.values()}
-    words = [word for word in runs if word not in held]
+    words = [word for word in runs if word not in held and word not in routers]
+    if taken := [word for word in routers if word in names]:
+        raise RunError(f"{taken[0]} is the name of a router and of a run; give the router to another variable")
     if options.pop("stop", False):
-        for line in stopped(store, [*names, *words]):
+        for line in stopped(store, [*names, *words, *routers]):
             print(line)
         return None
     detach = options.pop("detach", False)
     if not runs:
         return shown([Serving(one) for one in server.running(store)])
+    if routers:
+        options["routers"] = {word: str(router.saved(one, word)) for word, one in routers.items()}
     with progress_bar() as progress:
         service = described(store, names, words, progress, **options)
         progress(1.0, "starting the server")

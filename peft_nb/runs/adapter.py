@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.adapters.exporters import Live
 from peft_nb.data.prompts import Prompt
+from peft_nb.documents.passages import Passage
 from peft_nb.errors import RunError
 from peft_nb.events import ACTIVE, Event, Preparing, Progress, silent
 from peft_nb.models import ALIASES, bundled
@@ -20,6 +21,8 @@ from peft_nb.models.quiet import quiet
 from peft_nb.runs import model as models
 from peft_nb.runs import rows
 from peft_nb.runs.context import Context, Inputs
+from peft_nb.runs.documents import Shelf
+from peft_nb.runs.documents import find as find_index
 from peft_nb.runs.record import RunRecord
 from peft_nb.spec import RunSpec
 from peft_nb.system.lazy import import_training
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     from peft_nb.adapters.exporters import Side
     from peft_nb.adapters.merge import Merged
+    from peft_nb.documents.retriever import Retriever
     from peft_nb.models.load import Base
 
 
@@ -58,6 +62,7 @@ class Adapter:
     def __init__(self, spec: RunSpec, inputs: Inputs, record: RunRecord, at_work: Callable[[], bool]) -> None:
         self.spec, self.inputs, self._record, self._at_work = spec, inputs, record, at_work
         self.task = TASKS[spec.task]
+        self.shelf = Shelf(spec, self._index)
         self.using = threading.RLock()
         self._model: PeftModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -122,21 +127,35 @@ class Adapter:
                     self._model = None
                     gc.collect()  # modules and hooks hold each other in cycles
 
-    def generate(self, prompts: Sequence[Prompt], adapter: bool, **options: Any) -> list[str]:
-        """Answer prompts, one call at a time."""
+    def generate(self, prompts: Sequence[Prompt], adapter: bool, *, documents: Any = None, **options: Any) -> list[str]:
+        """Answer prompts, one call at a time, behind documents where the run learned so or they are given."""
         if not self.task.generates:
             raise RunError(f"run {self._record.id} {self.task.instead}")
+        asked, _ = self.retrieve(prompts, documents)
         from peft_nb.evaluation.generate import generate
 
         with self.using, nullcontext() if adapter else self.model.disable_adapter():
-            return generate(self.model, self.tokenizer, prompts, chat=self.chat, system=self.spec.system, **options)
+            return generate(self.model, self.tokenizer, asked, chat=self.chat, system=self.spec.system, **options)
 
-    def predict(self, inputs: Any) -> pandas.DataFrame:
-        """Say what the model says of texts, images or clips."""
+    def retrieve(
+        self, prompts: Sequence[Prompt], documents: Any = None
+    ) -> tuple[Sequence[Prompt], list[list[Passage]]]:
+        """Put documents before prompts as :meth:`generate` does, and give them too."""
+        if not self.chat and self.shelf.wanted(documents):
+            raise RunError(f"run {self._record.id} learned from plain texts, before which no documents are put")
+        return self.shelf.retrieve(prompts, documents)
+
+    def _index(self) -> Retriever:
+        """The index that the run learned with, as it is now."""
+        record = self._record
+        return find_index(self.spec, self.inputs.namespace, record.folder.parents[1], record.facts)
+
+    def predict(self, inputs: Any, adapter: bool = True) -> pandas.DataFrame:
+        """Say what the model says of texts, images or clips, or its base model."""
         if self.task.generates:
             raise RunError(f"run {self._record.id} {self.task.instead}")
         asked = self.task.asked(inputs)
-        with self.using:
+        with self.using, nullcontext() if adapter else self.model.disable_adapter():
             return self.task.predict(self.model, self.tokenizer, asked, self._record.facts.task)
 
     def said(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:

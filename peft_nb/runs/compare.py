@@ -15,6 +15,7 @@ from peft_nb.events import Progress
 from peft_nb.metrics import comparable
 from peft_nb.runs.run import Run
 from peft_nb.store import Store, Vote
+from peft_nb.tasks import TASKS
 
 BASE = "base"
 Points = list[tuple[float, float]]
@@ -59,6 +60,11 @@ class Compared:
         return {name: run.id if run else name for name, run in self.runs.items()}
 
     @property
+    def loss_unit(self) -> str:
+        """What the losses are measured in, of all kinds where the runs' tasks differ in it."""
+        return ", ".join(dict.fromkeys(TASKS[run.spec.task].loss_unit for run in self.runs.values() if run))
+
+    @property
     def stores(self) -> list[Store]:
         """Where the runs are, each store once."""
         return [Store(folder) for folder in dict.fromkeys(run.folder.parents[1] for run in self.runs.values() if run)]
@@ -78,7 +84,7 @@ def gather(
     progress : callable
         Called with the share that is done (0 to 1) and what is being done.
     **options
-        All of :meth:`Run.generate`: ``max_new_tokens``, ``temperature`` and ``seed``.
+        All of :meth:`Run.generate`: ``max_new_tokens``, ``temperature``, ``seed`` and ``documents``.
 
     Returns
     -------
@@ -210,6 +216,11 @@ def _ask(found: Compared, trained: Mapping[str, Run], progress: Progress, option
     drawn = f"sampled at temperature {options['temperature']}, seed {options['seed']}"
     how = drawn if options["temperature"] else "greedy decoding"
     found.notes.append(f"answers: {how}, at most {options['max_new_tokens']:,} new tokens")
+    documents = options.get("documents")
+    learned = [name for name, run in trained.items() if run.spec.documents] if documents is None else []
+    told = "of the index given, before each prompt, for all" if documents else ", ".join(learned)
+    if told and documents is not False:
+        found.notes.append(f"documents: {told}" + " alone, and the base if it is first" * bool(learned))
     systems = {run.spec.system for run in trained.values()}
     if len(systems) > 1:
         found.notes.append("each run is asked with its own system prompt, the base with the first run's")

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from peft_nb.data.kept import Sides, kept
 from peft_nb.data.table import Table
 from peft_nb.errors import ForecastError, MethodError, PeftNbError, RunError
 from peft_nb.events import Notice, Planned, Preparing, Resumed, StatusChanged
@@ -24,10 +25,9 @@ from peft_nb.models.load import Base
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource
 from peft_nb.models.weights import fingerprint
-from peft_nb.runs import evaluate, init_adapter, model, reference, rewards, rows
+from peft_nb.runs import documents, evaluate, init_adapter, model, reference, rewards, rows
 from peft_nb.runs.context import Context
 from peft_nb.runs.init_adapter import Start
-from peft_nb.runs.rows import Sides
 from peft_nb.spec import RunSpec
 from peft_nb.system import adapter_weights, resources
 from peft_nb.system.lazy import import_training
@@ -103,6 +103,11 @@ def train(
 
     with resources.set_aside():
         with quiet():
+            if table is not None:
+                table = documents.put(context, table)
+            elif told := documents.changed(context):
+                fix = "start a new run to learn from what it holds now"
+                context.publish(Notice(f"{told}; it goes on with the documents it had", "warning", fix))
             before = 0.0 if table is None else foresee(context, source, table)
             if resources.processes() > 1:
                 meet(context)
@@ -113,7 +118,7 @@ def train(
             kept = context.folder / "adapter" if table is None else None
             base = model.load_base(context.spec, source, context.facts, context.publish, kept)
             if table is not None:
-                rows.check(context, table, changes, base.tokenizer)
+                rows.check(context, table.bare or table, changes, base.tokenizer)
             sides = examples(context, table, base)
             asked, own = rows.to_evaluate(context, table, sides, base.tokenizer)
             context.heed_stop()
@@ -188,7 +193,7 @@ def meet(context: Context) -> None:
 def examples(context: Context, table: Table | None, base: Base) -> Sides:
     """The training and evaluation examples: encoded, or those that the run began with."""
     if table is None:
-        if sides := rows.kept(context.folder):
+        if sides := kept(context.folder):
             return sides
         table = rows.read_again(context)
     return rows.encode(context, table, base)
@@ -493,4 +498,5 @@ def sampler(context: Context, adapted: PeftModel, tokenizer: Any, installed: Ins
 
     asked, expected_s = prompts.load(context.folder), context.metrics.get("forecast_seconds")
     how = context.facts.chat, context.spec.system
-    return Sampler(adapted, tokenizer, asked, *how, installed.taken_out, context.publish, expected_s)
+    put = documents.asking(context)
+    return Sampler(adapted, tokenizer, asked, *how, installed.taken_out, context.publish, expected_s, put)

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from peft_nb.adapters.exporters import Side
 from peft_nb.data import examples, prompts, splits, table
 from peft_nb.data.examples import Encoded, Example, Examples, Report
-from peft_nb.data.legacy import legacy_labelled
+from peft_nb.data.kept import EXAMPLES, Sides, cache_of, kept
 from peft_nb.data.quality import checks, fixes, redaction
 from peft_nb.data.quality.fixes import Change
 from peft_nb.data.quality.lengths import Options
@@ -28,7 +28,7 @@ from peft_nb.errors import DataError, SpecError, StoreError
 from peft_nb.events import Notice
 from peft_nb.methods import REGISTRY
 from peft_nb.models.load import Base
-from peft_nb.runs import rewards
+from peft_nb.runs import documents, rewards
 from peft_nb.runs.context import Context, Inputs
 from peft_nb.spec import RunSpec
 from peft_nb.store import Facts, space
@@ -41,14 +41,7 @@ if TYPE_CHECKING:
 
 OWN = 200  # of the user's own regression rows, at most
 CHECKED_ROWS = 2_000  # rows that a run looks through before it trains; `%peft data` takes its time for all
-EXAMPLES, JUDGING, LABELLED, DATA = space.ROWS, space.ASKED, "labelled.safetensors", "data.json"
-
-
-class Sides(NamedTuple):
-    """The training and evaluation examples of a run."""
-
-    train: Examples
-    held_out: Examples
+JUDGING, DATA = space.ASKED, "data.json"
 
 
 def read(spec: RunSpec, inputs: Inputs) -> tuple[RunSpec, Table, Facts]:
@@ -95,7 +88,9 @@ def read_again(context: Context) -> Table:
         raise DataError(f"{spec.data} is not what the run began with; put it back, or start a new run")
     context.note(data=facts.data, fingerprint=facts.fingerprint, layout=facts.layout)
     context.facts.task.update(facts.task)
-    return redacted(context, found)[0]
+    if told := documents.changed(context):
+        raise DataError(f"{told}; put it back, or start a new run")
+    return documents.put(context, redacted(context, found)[0])
 
 
 def redacted(context: Context, found: Table) -> tuple[Table, list[Change]]:
@@ -157,6 +152,7 @@ def told(folder: Path) -> dict[str, Any]:
 def encode(context: Context, found: Table, base: Base) -> Sides:
     """Encode the rows of a run, and write beside it which examples are its own, so that it resumes without its data."""
     context.task.limit(base, context.spec, context.facts.task)
+    context.task.supply(base, context.spec, context.facts.task, context.progress)
     rendered = found.rendered(base.tokenizer, context.spec)
     key, train = _encoded(context, context.task, rendered, found.fingerprint, "row")
     context.publish(Notice(f"{found.origin}: {train.report}"))
@@ -174,7 +170,7 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
     if resources.local_rank() == 0:
         atomic_text(context.folder / EXAMPLES, json.dumps({"keys": keys, "held_out": numbers}))
         asked = sorted(set(sides.held_out.rows.tolist()))
-        prompts.save(context.folder, context.task.prompts(*found.held_out, asked, context.facts.task))
+        prompts.save(context.folder, context.task.prompts(*(found.bare or found).held_out, asked, context.facts.task))
         if context.task.written(context.spec):
             rewards.keep(context.folder, found)
             if found.layout.kind == "preference":
@@ -189,21 +185,9 @@ def _tell_cut(context: Context, report: Report, of: str = "") -> None:
         done = {"truncate": "truncated", "drop": "dropped"}[report.too_long]
         limit = f"{report.max_length:,} {report.limit_unit}"
         told = f"{len(report.long):,} of {report.rows:,} {of}rows are over {limit}: {done}"
-        fix = "raise max_length, or too_long: split" if report.limit_unit == "tokens" else "cut them into shorter ones"
+        instead = "fewer distractors" if context.spec.documents else "too_long: split"
+        fix = f"raise max_length, or {instead}" if report.limit_unit == "tokens" else "cut them into shorter ones"
         context.publish(Notice(told, "warning", fix))
-
-
-def kept(folder: Path) -> Sides | None:
-    """Find the examples that a run began with; None where they are no longer complete."""
-    path, cache = folder / EXAMPLES, _cache(folder)
-    if path.exists():
-        own = json.loads(path.read_text(encoding="utf-8"))
-        found = [loaded.examples for key in own["keys"] if (loaded := examples.load(cache / key))]
-        if len(found) == len(own["keys"]):
-            return Sides(found[0], found[1]) if found[1:] else Sides(*found[0].parted(own["held_out"]))
-    elif (folder / LABELLED).exists():  # of a run that version 0.1 made
-        return Sides(*legacy_labelled(folder / LABELLED))
-    return None
 
 
 def to_evaluate(
@@ -235,10 +219,10 @@ def to_evaluate(
     else:
         own = {"asked": [], "regression": None}
         parts = context.task.evaluator().parts(spec)
-        if "answers" in parts or "lengths" in parts:
+        if {"answers", "lengths", "documents"} & set(parts):
             rows, layout = (found or read_again(context)).held_out
             numbers = sorted(set(sides.held_out.rows.tolist()))
-            most = ANSWERED if "answers" in parts else FEW
+            most = ANSWERED if {"answers", "documents"} & set(parts) else FEW
             own["asked"] = context.task.conversations(rows, layout, numbers, spec, most)
         if spec.regression is not None:
             source = _regression(spec, context.inputs)
@@ -248,7 +232,7 @@ def to_evaluate(
         if resources.local_rank() == 0:
             atomic_text(path, json.dumps(own, ensure_ascii=False))
     named: list[tuple[str, Example]] = []
-    if own["regression"] is not None and (encoded := examples.load(_cache(context.folder) / own["regression"])):
+    if own["regression"] is not None and (encoded := examples.load(cache_of(context.folder) / own["regression"])):
         regression = encoded.examples
         places = prompts.spread(range(len(regression)), OWN)
         named = [(f"row {regression.rows[place]}", regression[place]) for place in places]
@@ -286,11 +270,6 @@ def _regression(spec: RunSpec, inputs: Inputs) -> Table:
     return found
 
 
-def _cache(folder: Path) -> Path:
-    """Where encoded rows of all runs of a store lie."""
-    return folder.parent.parent / "examples"
-
-
 def _encoded(
     context: Context, task: Task, rendered: RenderedRows, fingerprint: str, row_name: str
 ) -> tuple[str, Encoded]:
@@ -298,7 +277,7 @@ def _encoded(
         rendered,
         context.spec,
         context.facts.task,
-        cache=_cache(context.folder),
+        cache=cache_of(context.folder),
         fingerprint=fingerprint,
         row_name=row_name,
         progress=context.progress,

@@ -35,7 +35,7 @@ from peft_nb.events import (
 from peft_nb.methods import complete, problems
 from peft_nb.models import ALIASES
 from peft_nb.models.resolve import holds_a_model
-from peft_nb.runs import evaluate, executors, init_adapter, pipeline, reporters, rewards, rows
+from peft_nb.runs import documents, evaluate, executors, init_adapter, pipeline, reporters, rewards, rows
 from peft_nb.runs.adapter import Adapter
 from peft_nb.runs.context import Context, Inputs
 from peft_nb.runs.executors import EXECUTORS, ray
@@ -264,7 +264,7 @@ class Run:
                 raise RunError(f"run {self.id} has no confusion matrix; {fix}")
             return confusion(self.facts.task["classes"], counts)
         losses, eval_losses = _curves(self.store.history(self.id))
-        return loss_curve(losses, eval_losses)
+        return loss_curve(losses, eval_losses, unit=TASKS[self.spec.task].loss_unit)
 
     # ---- its life
 
@@ -481,10 +481,14 @@ class Run:
         return self.adapter.tokenizer
 
     @overload
-    def generate(self, prompt: str, *, adapter: bool = True, **options: Any) -> str: ...
+    def generate(self, prompt: str, *, adapter: bool = True, documents: Any = None, **options: Any) -> str: ...
     @overload
-    def generate(self, prompt: Sequence[Prompt], *, adapter: bool = True, **options: Any) -> list[str]: ...
-    def generate(self, prompt: str | Sequence[Prompt], *, adapter: bool = True, **options: Any) -> str | list[str]:
+    def generate(
+        self, prompt: Sequence[Prompt], *, adapter: bool = True, documents: Any = None, **options: Any
+    ) -> list[str]: ...
+    def generate(
+        self, prompt: str | Sequence[Prompt], *, adapter: bool = True, documents: Any = None, **options: Any
+    ) -> str | list[str]:
         """Answer one prompt or many.
 
         Parameters
@@ -494,6 +498,9 @@ class Run:
             conversation. While one call is answered another waits.
         adapter : bool
             ``False`` asks the base model.
+        documents : bool or Index, optional
+            Whether what an index holds on each question is put before it, by default if the run learned with
+            documents (``documents`` in its spec); or another index. :meth:`retrieve` shows them.
         **options
             ``max_new_tokens`` (default 128), ``temperature`` (default 0: greedy decoding) and ``seed``;
             ``listen``, a function that gets the list of answers so far after every token, and ends them by
@@ -508,9 +515,38 @@ class Run:
         ------
         RunError
             If the run is still training, or its task writes no texts.
+        DataError, StoreError
+            If no index is meant by ``documents``, or it is gone.
         """
-        answers = self.adapter.generate([prompt] if isinstance(prompt, str) else list(prompt), adapter, **options)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        answers = self.adapter.generate(prompts, adapter, documents=documents, **options)
         return answers[0] if isinstance(prompt, str) else answers
+
+    def retrieve(self, prompt: str, documents: Any = None) -> pandas.DataFrame:
+        """Show the documents that :meth:`generate` puts before a question, in order.
+
+        Parameters
+        ----------
+        prompt : str
+            The question.
+        documents : bool or Index, optional
+            As of :meth:`generate`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a document, by the number that answers cite it by: ``source``, ``place``, ``text``, ``score``.
+
+        Raises
+        ------
+        RunError, DataError
+            If the run learned from plain texts; if no index is meant.
+        """
+        import pandas
+
+        _, (found,) = self.adapter.retrieve([prompt], True if documents is None else documents)
+        index = pandas.RangeIndex(1, len(found) + 1, name="document")
+        return pandas.DataFrame([vars(one) for one in found], index, ["source", "place", "text", "score"])
 
     def predict(self, inputs: Any) -> pandas.DataFrame:
         """Say what the model says of texts, images or clips, or draw; for a run whose task answers no prompts.
@@ -824,6 +860,8 @@ def begin(
         init_adapter.same_labels(facts, source)
         facts = replace(facts, init_adapter=str(source))
     store = store or Store()
+    if spec.documents:
+        facts = replace(facts, documents=documents.described(spec, table, inputs.namespace, store.folder))
     parents = source.parents if source else ()
     id = store.create(spec.to_yaml(), method=spec.method, model=spec.model, name=spec.name, parents=parents)
     store.set_facts(id, facts)

@@ -117,6 +117,9 @@ def problems(spec: RunSpec) -> list[str]:
         if name not in task.options and getattr(spec, name) is not None:
             able = ", ".join(other.name for other in TASKS.values() if name in other.options)
             found.append(f"{name}: task {spec.task} has no use for it; {able} has")
+    if not spec.documents:
+        given = [name for name in ("distractors", "golden_fraction", "golden") if name in spec.changed()]
+        found += [f"{name}: has no effect without documents; name an index, or leave it out" for name in given]
     return found or task.problems(spec)
 
 

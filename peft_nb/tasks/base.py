@@ -66,8 +66,8 @@ class Task:
         How the columns of other rows are to be named, for the message that refuses them.
     unit : {"token", "text", "pair", "answer", "image"}
         What a mean loss is divided by.
-    losses : str
-        What a loss is, of one unit.
+    loss_unit : str
+        What a loss is measured in, of one unit.
     tokenwise : bool
         Whether every token is predicted, over the vocabulary.
     stratify : bool
@@ -110,7 +110,7 @@ class Task:
     accepts: tuple[str, ...] = ("chat", "text")
     wants: str = ""
     unit: Literal["token", "text", "pair", "answer", "image"] = "token"
-    losses: str = "in nats"
+    loss_unit: str = "nats"
     tokenwise: bool = True
     stratify: bool = False
     generates: bool = True
@@ -249,7 +249,7 @@ class Task:
     def conversations(
         self, rows: Rows, layout: Layout, numbers: Sequence[int], spec: RunSpec, most: int
     ) -> list[dict[str, Any]]:
-        """Choose at most so many rows to be answered after training: ``messages``, ``reference`` and ``options``."""
+        """Choose rows to be answered after training: ``messages``, ``reference``, ``options`` and ``documents``."""
         return []
 
     # ---- model and loss
@@ -257,11 +257,17 @@ class Task:
     def limit(self, base: Base, spec: RunSpec, facts: Facts) -> None:
         """Note in the facts what the base bounds, such as the longest text."""
 
+    def supply(self, base: Base, spec: RunSpec, facts: Facts, progress: Progress) -> None:
+        """Make what the rows are to be learned with, such as images that the base draws, and note it in the facts."""
+
     def build(self, base: Base, facts: Facts) -> tuple[PreTrainedModel, list[str]]:
         """Make the model to train: a module tree of its own over the base's tensors, and the names of its new parts."""
         from peft_nb.models.share import share
 
         return share(base.model), []
+
+    def require(self, config: Any, method: str) -> None:
+        """Refuse an adapter, given PEFT's config of it, that the task cannot be used with, as a MethodError."""
 
     def counted(self) -> Facts:
         """Facts of a typical run, with which the methods are counted on a model."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from peft_nb.documents import prompt
 from peft_nb.errors import DataError
 from peft_nb.models.live import UNCHANGED, Changes
 from peft_nb.tasks.base import Facts, Rows, Task
@@ -25,6 +26,13 @@ class Generation(Task):
     name = "generation"
     help = "to write texts: answers to prompts, or texts as they are"
     source = "Radford et al., 2018"
+    options: Mapping[str, Any] = {"documents": None, "golden": None}
+
+    def problems(self, spec: RunSpec) -> list[str]:
+        """Refuse to learn what stands in documents; parameters and result as of :meth:`Task.problems`."""
+        if spec.documents and spec.loss_on == "all":
+            return ["loss_on: all would learn the documents by heart; with documents, leave it out"]
+        return []
 
     def validate(self, layout: Layout, spec: RunSpec) -> None:
         """Refuse rows that have labels and no answers; parameters and errors as of :meth:`Task.validate`."""
@@ -73,6 +81,7 @@ class Generation(Task):
         """Some rows as conversations up to their last answer, that answer, and what else could be chosen."""
         from peft_nb.data import prompts
         from peft_nb.data.rendering import prepare
+        from peft_nb.documents.raft import laid
 
         if layout.plain:
             return []
@@ -80,7 +89,8 @@ class Generation(Task):
         for number in prompts.spread(numbers, most):
             *before, answer = prepare(layout.messages(rows[number]), spec.system, generation=False)
             if before and answer["content"].strip():
-                chosen = {"options": options} if (options := layout.options(rows[number])) else {}
+                chosen: dict[str, Any] = {"options": options} if (options := layout.options(rows[number])) else {}
+                chosen |= {"documents": documents} if (documents := laid(rows[number])) else {}
                 found.append({"messages": before, "reference": answer["content"], **chosen})
         return found
 
@@ -91,7 +101,8 @@ class Generation(Task):
         from peft_nb.data.rendering import Renderer, unwrap
 
         renderer, end = Renderer(tokenizer), "tokenizer.eos_token_id"
-        messages = [{"role": "user", "content": "What can you do?"}]
+        found = prompt.block(["What a document says.", "What another one says."]) if spec.documents else ""
+        messages = [{"role": "user", "content": f"{found}What can you do?"}]
         if spec.system:
             messages.insert(0, {"role": "system", "content": spec.system})
         if chat and not renderer.template:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-OPTIONS: dict[str, Any] = {"max_new_tokens": 128, "temperature": 0.0, "seed": 0}
+OPTIONS: dict[str, Any] = {"max_new_tokens": 128, "temperature": 0.0, "seed": 0, "documents": None}
 
 
 def compare(
@@ -31,6 +31,7 @@ def compare(
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     seed: int = 0,
+    documents: Any = None,
     store: Store | None = None,
 ) -> Comparison:
     """Compare runs with each other and with their base model.
@@ -53,6 +54,9 @@ def compare(
         0 is greedy decoding; above, tokens are sampled with this temperature.
     seed : int
         Fixes the draw, alike for all.
+    documents : bool or Index, optional
+        An index whose chunks on each prompt are put before it for all of them; by default each run is asked as it
+        learned, with its documents or without, and the base as the first run; False asks all without.
     store : Store, optional
         Where ids and names are looked up; default ``peft_runs`` in the working folder.
 
@@ -74,7 +78,7 @@ def compare(
     for one in runs:
         run = None if one == BASE else one if isinstance(one, Run) else load(one, store=store)
         found.setdefault(run.folder if run else None, run)
-    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed, "documents": documents}
     return compared(named(list(found.values())), prompts, **options)
 
 
@@ -193,7 +197,7 @@ class Comparison(Displayed):
         """
         from peft_nb.plots import loss_curves
 
-        return loss_curves(self._found.curves)
+        return loss_curves(self._found.curves, unit=self._found.loss_unit)
 
     def best(self, by: str = "eval_loss") -> Run:
         """Choose the run that is best by a metric.

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.events import ACTIVE, Event, Listener, StatusChanged
+from peft_nb.spec.paths import local
 from peft_nb.system import frontend, resources
 from peft_nb.ui.surfaces import Surface, surface
 from peft_nb.ui.view import RunView, advance, replay
@@ -240,6 +241,5 @@ def _told(run: Run) -> dict[str, Any]:
 
 def _identified(view: RunView, run: Run) -> RunView:
     spec = run.spec
-    return replace(
-        view, id=run.id, name=spec.name or "", method=spec.method, model=spec.model, data=spec.data, task=spec.task
-    )
+    model, data = local(spec.model), local(spec.data)  # a saved notebook keeps them, and tells no path of this machine
+    return replace(view, id=run.id, name=spec.name or "", method=spec.method, model=model, data=data, task=spec.task)

@@ -291,7 +291,8 @@ def _picture(found: Compared) -> str:
     from peft_nb.plots import loss_curves
 
     style = "display:block;min-width:640px;max-width:100%;height:auto;margin:12px 0"
-    return f'<div {SCROLLED} aria-label="loss curves">{loss_curves(found.curves).html(told, style)}</div>'
+    drawn = loss_curves(found.curves, unit=found.loss_unit)
+    return f'<div {SCROLLED} aria-label="loss curves">{drawn.html(told, style)}</div>'
 
 
 def _answers(found: Compared) -> str:

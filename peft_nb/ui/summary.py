@@ -103,12 +103,15 @@ def _trained(view: RunView, train_loss: float | None) -> str:
 def _data(view: RunView, classes: Sequence[str] | None) -> str:
     if not view.plan:
         return view.data
-    held_out = f", {view.plan.eval_examples:,} in the eval set" if view.plan.eval_examples else ""
-    trained_on = wording.count(view.plan.supervised_tokens, "supervised token")
+    told = [wording.count(view.plan.examples, "example")]
+    if view.plan.eval_examples:
+        told.append(f"{view.plan.eval_examples:,} in the eval set")
     if classes:
         more = ", …" if len(classes) > SHOWN else ""
-        trained_on = f"{len(classes):,} classes ({', '.join(classes[:SHOWN])}{more})"
-    return f"{view.data}: {wording.count(view.plan.examples, 'example')}{held_out}, {trained_on}"
+        told.append(f"{len(classes):,} classes ({', '.join(classes[:SHOWN])}{more})")
+    elif TASKS[view.task].unit not in ("text", "image"):
+        told.append(wording.count(view.plan.supervised_tokens, "supervised token"))
+    return f"{view.data}: {', '.join(told)}"
 
 
 def _change(before: float | None, after: float) -> str:
@@ -226,7 +229,8 @@ def _image(view: RunView) -> str:
         return ""
     from peft_nb.plots import loss_curve
 
-    drawn = loss_curve(view.losses.points(), view.evals.points(), size=(WIDTH / 100, HEIGHT / 100))
+    size, unit = (WIDTH / 100, HEIGHT / 100), TASKS[view.task].loss_unit
+    drawn = loss_curve(view.losses.points(), view.evals.points(), size, unit)
     return drawn.html(curve_told(view))
 
 

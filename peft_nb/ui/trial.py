@@ -1,4 +1,4 @@
-"""A classifier to try: what it says of a text, and how probable each class is."""
+"""A run that writes no texts, to try: how probable each class of a text or image is, or what is drawn to a prompt."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from peft_nb.errors import RunError
 from peft_nb.runs.run import Run
 from peft_nb.system.display import Displayed, panel_of
 from peft_nb.ui.differences import clean
+from peft_nb.ui.images import DATA_URI, picture
 from peft_nb.ui.side_by_side import FOREIGN
 from peft_nb.ui.style import MUTED, NUMBERS
 
-OWN = {f"p({name})": name for name in ("text", "label", "probability")}  # classes of these names, and these columns
+COLUMNS = ("text", "image", "prompt", "label", "probability")  # of a prediction, beside its classes
+OWN = {f"p({name})": name for name in COLUMNS}  # classes of these names
 SHOWN = 5  # classes; the others are folded away
 BAR = "height:6px;border-radius:3px;background:var(--jp-brand-color1,#1976d2)"
 
@@ -28,7 +30,7 @@ class Tried:
     text : str
         What was asked about.
     said : str
-        The answer in short, such as ``praise (93%)``.
+        The answer in short, such as ``praise (93%)``; of what is drawn a small data URI.
     probabilities : dict of str to float
         By class, the most probable first; empty for a task that knows no classes.
     """
@@ -39,7 +41,7 @@ class Tried:
 
 
 class Trial(Displayed):
-    """A run that gives labels, to try on texts.
+    """A run that gives labels or draws, to try.
 
     Attributes
     ----------
@@ -58,7 +60,7 @@ class Trial(Displayed):
         self.tried: list[Tried] = []
 
     def ask(self, text: str) -> Tried:
-        """Ask about a text.
+        """Ask about a text or the image of a path, or have something drawn.
 
         Parameters
         ----------
@@ -76,18 +78,29 @@ class Trial(Displayed):
             If the text is empty, or the run cannot be asked now.
         """
         if not text.strip():
-            raise RunError("no text was given; write one to be classified")
+            raise RunError(f"no {'path' if self.wants_a_path else 'text'} was given; write one")
         found = self.run.predict(text)
-        classes = {name: OWN.get(name, name) for name in found.columns if name not in OWN.values()}
+        classes = {name: OWN.get(name, name) for name in found.columns if name not in COLUMNS}
         ranked = sorted(((called, float(found[name][0])) for name, called in classes.items()), key=lambda one: -one[1])
         self.tried.append(Tried(text, self.run.adapter.task.said(found)[0], dict(ranked)))
         return self.tried[-1]
 
+    @property
+    def draws(self) -> bool:
+        """Whether it draws what is written."""
+        return self.run.adapter.task.draws
+
+    @property
+    def wants_a_path(self) -> bool:
+        """Whether it is asked about files, not about texts."""
+        return self.run.adapter.task.base == "vision"
+
     def __repr__(self) -> str:
-        lines = [f'{self.run.id} gives labels; ask("…") classifies a text']
+        act = "draws" if self.draws else "gives labels"
+        lines = [f'{self.run.id} {act}; ask("…") tries it']
         for one in self.tried:
             lines += ["", one.text, *(f"  {share:6.1%}  {name}" for name, share in one.probabilities.items())]
-            lines += [f"  {one.said}"] * (not one.probabilities)
+            lines += [f"  {'(an image)' if DATA_URI.fullmatch(one.said) else one.said}"] * (not one.probabilities)
         return clean("\n".join(lines))
 
     def _repr_html_(self) -> str:
@@ -99,7 +112,7 @@ def html(tried: Tried) -> str:
     rows = [_bar(name, share) for name, share in tried.probabilities.items()]
     more = f"<details><summary>{len(rows) - SHOWN:,} more classes</summary>{''.join(rows[SHOWN:])}</details>"
     answer = "".join(rows[:SHOWN]) + (more if len(rows) > SHOWN else "")
-    said = f"<div><strong>{escape(tried.said)}</strong></div>"
+    said = picture(tried.said, tried.text) or f"<div><strong>{escape(tried.said)}</strong></div>"
     text = f'<div style="{FOREIGN};{MUTED}" dir="auto">{escape(tried.text)}</div>'
     return clean(f'<section style="margin-top:12px;max-width:520px">{text}{said}{answer}</section>')
 

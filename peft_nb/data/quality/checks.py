@@ -39,7 +39,7 @@ NEEDS = {
     "rated": ("rated answers", "set format: rated and columns: {prompt: …, completion: …, label: …}"),
     "prompt": ("prompts", "set format: prompt and columns: {prompt: …}"),
 }
-VERSION = 6  # to be raised whenever the same rows get another report
+VERSION = 7  # to be raised whenever the same rows get another report
 PERSONAL_ROWS = 20_000  # rows looked at for personal data, the slowest check by far
 # A rule of thumb: SetFit (Tunstall et al., 2022) and other work on few examples begin at 8 a class.
 USUAL_ROWS_A_LABEL = 8
@@ -191,6 +191,10 @@ def check(
         notes.append(f"personal data were looked for in the first {PERSONAL_ROWS:,} rows; redacting looks at all")
     if len(rows) + len(held) > duplicates.NEAR_ROWS:
         notes.append(f"above {duplicates.NEAR_ROWS:,} rows only exact duplicates are looked for, no near-duplicates")
+
+    if authors := unused.synthetic(rows):
+        by = ", ".join(authors)
+        notes.append(f"{sum(authors.values()):,} of {len(rows):,} rows are synthetic, written by {by}")
 
     fix = partial(_fix, rows, layout, held, found, spellings, options.allow)
     counts = Counter(label for reading in readings.values() for label in reading.labels)

@@ -73,5 +73,7 @@ def refuse(place: Place, spec: RunSpec, inputs: Inputs) -> None:
         wrong.append(f"reward: {told} is a function that {stays}; put it in a module and write module:function")
     if inputs.score is not None or callable(names.get(spec.score or "")):
         wrong.append(f"score: {spec.score} is a function that {stays}; write exact_match or rouge_l")
+    if spec.documents and place.kind == "ray":
+        wrong.append("documents: the index is on this machine alone; train here or --on local:N")
     if wrong:
         raise SpecError(wrong)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from peft_nb.data import sources, table
+from peft_nb.data import RowProblem, detection, sources, table
+from peft_nb.data.kept import kept
+from peft_nb.data.layouts import Layout
 from peft_nb.data.quality import fixes
 from peft_nb.data.quality.fixes import Change
 from peft_nb.data.table import Table
@@ -16,6 +18,8 @@ from peft_nb.runs import rows
 from peft_nb.runs.context import Context, Inputs
 from peft_nb.spec import RunSpec
 from peft_nb.store.facts import plain
+
+MEDIA = "image", "audio"  # what columns are that may hold something in memory
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,39 @@ def pack(context: Context, found: Table | None) -> str:
         When rows that are needed again cannot be read, or hold personal data that is refused.
     """
     spec, told = context.spec, dict[str, Any]()
-    if again := found is None and rows.kept(context.folder) is None:
+    if again := found is None and kept(context.folder) is None:
         _, found, _ = rows.read(spec, context.inputs)
     if found is not None:
         clean, changes = rows.redacted(context, found)
         if again and changes:  # which would no longer be known as those it began with
             raise DataError("the encoded rows of the run are gone, and its rows hold personal data; resume it here")
-        told |= {"train": list(clean.rows), "eval": None if clean.eval_rows is None else list(clean.eval_rows)}
+        held_out = None if clean.eval_rows is None else _sent(clean.eval_rows, clean.eval_layout)
+        told |= {"train": _sent(clean.rows, clean.layout), "eval": held_out}
         told["changes"] = [asdict(one) for one in (*fixes.remembered(found.fingerprint), *changes)]
         told |= {name: getattr(found, name) for name in ("origin", "fingerprint", "eval_fingerprint")}
         if spec.regression is not None:
-            told["regression"] = list(sources.read(spec.regression, context.inputs.namespace).train)
+            regression = sources.read(spec.regression, context.inputs.namespace).train
+            told["regression"] = _sent(regression, detection.detect(regression))
     return json.dumps(told, ensure_ascii=False)
+
+
+def _sent(found: Sequence[Mapping[str, Any]], layout: Layout) -> list[Mapping[str, Any]]:
+    """Rows as JSON holds them: an image or a clip in memory by its content, nothing for one that cannot be read."""
+    column = next((layout.columns[role] for role in MEDIA if role in layout.columns), None)
+    if column is None:
+        return list(found)
+
+    def cell(row: Mapping[str, Any]) -> Any:
+        medium: Any = layout.text(row)
+        return medium.cell
+
+    sent = list[Mapping[str, Any]]()
+    for row in found:
+        try:
+            sent.append({**row, column: cell(row)})
+        except RowProblem:
+            sent.append({**row, column: None})
+    return sent
 
 
 def unpack(packed: str, spec: RunSpec) -> tuple[Inputs, Table | None]:

@@ -11,8 +11,10 @@ PANELS |= {
     "peft_nb.ui.compare.Comparison": "peft_nb.ui.panels.compare:ComparePanel",
     "peft_nb.ui.index.Index": "peft_nb.ui.panels.index:IndexPanel",
     "peft_nb.ui.report.Report": "peft_nb.ui.panels.data:DataPanel",
+    "peft_nb.ui.router.Router": "peft_nb.ui.panels.router:RouterPanel",
     "peft_nb.ui.serve.Serving": "peft_nb.ui.panels.serve:ServePanel",
     "peft_nb.ui.sweep.Sweep": "peft_nb.ui.panels.sweep:SweepPanel",
+    "peft_nb.ui.transcription.Transcription": "peft_nb.ui.panels.transcription:TranscriptionPanel",
     "peft_nb.ui.trial.Trial": "peft_nb.ui.panels.trial:TrialPanel",
     "peft_nb.ui.runs.Runs": "peft_nb.ui.panels.runs:panel_of_default_store",
 }

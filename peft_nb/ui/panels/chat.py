@@ -39,6 +39,8 @@ class ChatPanel(Panel):
         What is said next; Enter sends it.
     adapter, temperature, seed, longest : ipywidgets.Widget
         Who answers, and how.
+    documents : ipywidgets.Checkbox
+        Whether documents are put before what is said; seen where a run learned with some.
     thumbs : ipywidgets.Box
         What rates the adapter's last answer; seen once there is one.
     """
@@ -49,7 +51,7 @@ class ChatPanel(Panel):
         self._turn: Turn | None = None  # as far as it has grown
         self._taken = ""  # what is being answered
         self._cut = False  # whether it was said that not all is sent along
-        names = list(self.talk.runs)
+        names = self.talk.names
         self.adapter = ipywidgets.Dropdown(options=names, description="Adapter", style=LABEL, layout=FIELD)
         self.temperature = ipywidgets.BoundedFloatText(
             value=0.0, min=0.0, max=2.0, step=0.1, description="Temperature", style=LABEL, layout=NUMBER
@@ -60,6 +62,11 @@ class ChatPanel(Panel):
         self.longest = ipywidgets.BoundedIntText(
             value=128, min=1, max=4096, description="Max new tokens", style=LABEL, layout={"width": "240px"}
         )
+        learned = [run for run in self.talk.runs.values() if run.spec.documents]
+        self.documents = ipywidgets.Checkbox(
+            value=True, description="Documents", indent=False, layout={"width": "auto"}, style=LABEL
+        )
+        self.documents.layout.display = None if learned else "none"
         # Turned round, so that the newest turn stays in sight while it grows.
         self._said = ipywidgets.HTML(
             layout={"max_height": "60vh", "overflow": "auto", "display": "flex", "flex_flow": "column-reverse"},
@@ -87,7 +94,7 @@ class ChatPanel(Panel):
         super().__init__(
             "chat panel",
             [
-                row(self.adapter, self.temperature, self.seed, self.longest),
+                row(self.adapter, self.temperature, self.seed, self.longest, self.documents),
                 self._said,
                 self.thumbs,
                 row(self.message, button("Send", self._press, primary=True), button("Stop", self.stop)),
@@ -126,8 +133,10 @@ class ChatPanel(Panel):
             tell(f"{BASE if turn.base else turn.run} answers …")
             return self._stopped.is_set()
 
-        how = {"temperature": self.temperature.value, "seed": self.seed.value, "max_new_tokens": self.longest.value}
-        self.talk.runs[self.adapter.value].adapter.open(progress(tell))
+        how: dict[str, Any] = {"temperature": self.temperature.value, "seed": self.seed.value}
+        how |= {"max_new_tokens": self.longest.value, "documents": None if self.documents.value else False}
+        if run := self.talk.runs.get(self.adapter.value):  # a router finds out first
+            run.adapter.open(progress(tell))
         self.talk.ask(self._taken, run=self.adapter.value, listen=heard, **how)
         self._taken = ""
         word = "stopped" if self._stopped.is_set() else "answered"

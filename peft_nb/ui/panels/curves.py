@@ -7,10 +7,10 @@ from dataclasses import replace
 from itertools import count
 
 from peft_nb.metrics import METRICS, Metric
+from peft_nb.tasks import TASKS
 from peft_nb.ui.panels.chart import Line
 from peft_nb.ui.view import Curve, RunView
 
-LOSS = "loss (nats)"
 COLOURS = 6  # of the style sheet
 # Lines that differ without any colour: together 30 kinds of line.
 DASHES: tuple[tuple[int, ...], ...] = ((), (10, 4), (3, 3), (10, 4, 3, 4), (20, 5))
@@ -30,9 +30,10 @@ def of_run(view: RunView) -> list[Line]:
     list of Line
         Train and eval loss in one plot, shares such as accuracy in another, and each other metric in its own.
     """
+    pane = f"loss ({TASKS[view.task].loss_unit})"
     losses = [
-        Line("train loss", view.losses, LOSS, noisy=True),
-        Line("eval loss", view.evals, LOSS, colour=1, dash=DASHES[1], marked=True),
+        Line("train loss", view.losses, pane, noisy=True),
+        Line("eval loss", view.evals, pane, colour=1, dash=DASHES[1], marked=True),
     ]
     colours = count(SCORED)
     return losses + [_scored(key, curve, next(colours) % COLOURS) for key, curve in view.scores.items()]
@@ -67,7 +68,8 @@ def of_runs(runs: Mapping[str, RunView]) -> list[Line]:
     """
     found = []
     for place, (name, view) in enumerate(runs.items()):
-        for line in of_run(view):
-            pane = f"{line.name} (nats)" if line.pane == LOSS else line.name
-            found.append(replace(line, name=name, pane=pane, colour=place % COLOURS, dash=DASHES[place % len(DASHES)]))
+        train, held_out, *others = of_run(view)
+        losses = (replace(one, pane=one.pane.replace("loss", one.name, 1)) for one in (train, held_out))
+        for line in (*losses, *(replace(one, pane=one.name) for one in others)):
+            found.append(replace(line, name=name, colour=place % COLOURS, dash=DASHES[place % len(DASHES)]))
     return found

@@ -1,4 +1,4 @@
-"""The panel of a classifier to try: a text, and the probabilities of its classes."""
+"""The panel of a run that gives labels or draws: what it is tried on, and what it makes of that."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from peft_nb.ui.trial import Trial
 
 
 class TrialPanel(Panel):
-    """Classify texts one after the other, the newest on top.
+    """Try a run on one thing after the other, the newest on top.
 
     Parameters
     ----------
     trial : Trial
-        What :func:`peft_nb.chat` returns for a run that gives labels.
+        What :func:`peft_nb.chat` returns for a run that gives labels or draws.
 
     Attributes
     ----------
@@ -27,9 +27,14 @@ class TrialPanel(Panel):
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
+        name, hint = "Text", "Write or paste a text"
+        if trial.wants_a_path:
+            name, hint = "Image", "Path of an image file"
+        elif trial.draws:
+            name, hint = "Prompt", "What is to be drawn"
         self.input = ipywidgets.Textarea(
-            description="Text",
-            placeholder="Write or paste a text",
+            description=name,
+            placeholder=hint,
             rows=3,
             style=LABEL,
             layout={"width": "auto", "flex": "1 1 300px"},
@@ -39,13 +44,14 @@ class TrialPanel(Panel):
         self._draw()
 
     def try_it(self) -> None:
-        """Classify what is written."""
-        self.in_background("classifying", self._ask, self._draw)
+        """Try it on what is written."""
+        self.in_background("drawing" if self.trial.draws else "classifying", self._ask, self._draw)
 
     def _ask(self, tell: Tell) -> str:
         began = time.monotonic()
         tried = self.trial.ask(self.input.value)
-        return f"{tried.said}, after {wording.duration(time.monotonic() - began)}"
+        said = "drawn" if self.trial.draws else tried.said
+        return f"{said}, after {wording.duration(time.monotonic() - began)}"
 
     def _draw(self) -> None:
         self._said.value = self.trial._repr_html_() if self.trial.tried else ""
