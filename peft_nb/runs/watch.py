@@ -307,12 +307,10 @@ def _next(run: Run, drifted: bool, answered: Examples | None, risen: _Losses | N
 
 def _keep(run: Run, made: Found) -> None:
     """Keep the numbers with the run, and a line in the log."""
+    pairs = zip(made.tests, made.alarms, strict=True)
+    told = [(one, {"p": one.p, "alarm": alarm, "rows": made.rows}) for one, alarm in pairs]
     run.store.evaluate(
-        run.id,
-        [
-            Evaluation("watch", one.name, one.distance, detail={"p": one.p, "alarm": alarm, "rows": made.rows})
-            for one, alarm in zip(made.tests, made.alarms, strict=True)
-        ],
+        run.id, [Evaluation("watch", one.name, one.distance, detail=detail) for one, detail in told], anew="watch"
     )
     changed = ", ".join(one.name for one, alarm in zip(made.tests, made.alarms, strict=True) if alarm)
     run.store.watched(run.id, f"{made.rows:,} rows: {f'changed: {changed}' if changed else 'no change'}")

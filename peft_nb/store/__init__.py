@@ -233,12 +233,14 @@ class Store:
         """
         lineage.seal(self._index, id, why)
 
-    def evaluate(self, id: str, measured: Sequence[Evaluation]) -> None:
+    def evaluate(self, id: str, measured: Sequence[Evaluation], *, anew: str | None = None) -> None:
         """Keep what was measured of a run; a measure of a suite that is known already is replaced.
+
+        All that is known of the suite `anew`, if one is named, is dropped first.
 
         Values may be scalars of numpy or torch; NaN and infinity become None, which says that they are unknown.
         """
-        evaluations.keep(self._index, id, measured)
+        evaluations.keep(self._index, id, measured, anew)
 
     def evaluations(self, id: str) -> list[Evaluation]:
         """Read what was measured of a run, by suite and measure."""

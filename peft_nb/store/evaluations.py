@@ -35,10 +35,11 @@ class Evaluation:
     detail: dict[str, Any] = field(default_factory=dict)
 
 
-def keep(index: Index, id: str, evaluations: Sequence[Evaluation]) -> None:
-    """Keep what was measured; a measure of a suite that is known already is replaced."""
+def keep(index: Index, id: str, evaluations: Sequence[Evaluation], anew: str | None = None) -> None:
+    """Keep what was measured; a measure of a suite that is known already is replaced, or the whole suite `anew`."""
     with index.writing() as db:
         records.row_of(index, id)
+        db.execute("DELETE FROM evaluations WHERE run = ? AND suite = ?", (id, anew))
         for one in evaluations:
             values = (*plain([one.value, one.low, one.high]), json.dumps(plain(one.detail)), time.time())
             db.execute(
