@@ -119,7 +119,7 @@ def test_runs_are_sorted_found_opened_told_apart_and_tagged(page: Page, store: S
     expect(panel.locator("details[open]")).to_have_count(0)
     write(panel, press, "Tags", "baseline, <b>")
     press(panel.get_by_role("button", name="Set tags"))
-    expect(alert).to_contain_text("'<b>' cannot be a tag")
+    expect(alert).to_contain_text("'<b>' cannot be a tag", timeout=SECONDS)
     write(panel, press, "Tags", "baseline")
     press(panel.get_by_role("button", name="Set tags"))
     expect(panel.locator("[data-tag]")).to_have_text(["baseline", "baseline"])
