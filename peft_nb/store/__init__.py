@@ -305,7 +305,7 @@ class Store:
 
     def watched(self, id: str, why: str) -> Entry:
         """Write into the log what watching a run has found."""
-        return policies.watched(self._index, id, why)
+        return audit.watched(self._index, id, why)
 
     def set_policy(
         self,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from peft_nb.store import records
 from peft_nb.store.connection import Index, line_hash
 
 HASHED = (  # in this order
@@ -72,8 +73,8 @@ class Entry:
     hash: str | None = None
 
 
-def append(db: sqlite3.Connection, action: str, **told: Any) -> None:
-    """Add a line, in the transaction that does what it tells.
+def append(db: sqlite3.Connection, action: str, **told: Any) -> Entry:
+    """Add a line, in the transaction that does what it tells, and give it.
 
     Parameters
     ----------
@@ -91,6 +92,14 @@ def append(db: sqlite3.Connection, action: str, **told: Any) -> None:
         f"INSERT INTO audit ({', '.join(values)}) VALUES ({', '.join(f':{name}' for name in values)})",
         values,
     )
+    return _entry(db.execute("SELECT * FROM audit WHERE id = last_insert_rowid()").fetchone())
+
+
+def watched(index: Index, id: str, why: str) -> Entry:
+    """Write down what comparing new rows with those of a run has found."""
+    row = records.row_of(index, id)
+    with index.writing() as db:
+        return append(db, "watch", run=id, name=row["name"], version=row["version"], why=why)
 
 
 def read(index: Index, where: str, **values: Any) -> list[Entry]:

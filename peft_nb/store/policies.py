@@ -37,6 +37,12 @@ class Policy:
     approvers: int = 1
     promoters: tuple[str, ...] = ()
 
+    @classmethod
+    def from_json(cls, text: str) -> Policy:
+        """Read one as the store and the log keep it."""
+        told = json.loads(text)
+        return cls(tuple(told["needs"]), told["approvers"], tuple(told["promoters"]))
+
     def __str__(self) -> str:
         approvals = f"{self.approvers} approvals" if self.approvers > 1 else "an approval"
         needs = [{"verdict": "a verdict that passed", "approval": approvals}[one] for one in self.needs]
@@ -76,18 +82,13 @@ def keep(index: Index, alias: str, policy: Policy | None, why: str) -> Entry:
             raise StoreError(f"{alias} has no policy{nearest(alias, read(index))}")
         if rule is not None:
             db.execute("INSERT INTO policies VALUES (?, ?)", (alias, rule))
-        audit.append(db, "policy", alias=alias, rule=rule, why=why.strip())
-        return audit.read(index, "id = last_insert_rowid()")[0]
+        return audit.append(db, "policy", alias=alias, rule=rule, why=why.strip())
 
 
 def read(index: Index) -> dict[str, Policy]:
     """The policies by alias."""
     rows = index.read("SELECT alias, rule FROM policies ORDER BY alias")
-    return {row["alias"]: _policy(json.loads(row["rule"])) for row in rows}
-
-
-def _policy(told: dict[str, Any]) -> Policy:
-    return Policy(tuple(told["needs"]), told["approvers"], tuple(told["promoters"]))
+    return {row["alias"]: Policy.from_json(row["rule"]) for row in rows}
 
 
 def approve(index: Index, word: str, named: str, why: str) -> Entry:
@@ -106,8 +107,7 @@ def approve(index: Index, word: str, named: str, why: str) -> Entry:
     with index.writing() as db:
         if _folded(named) in map(_folded, approvals(index, record)):
             raise RunError(f"{named} has approved {record.title} already")
-        _tell(db, "approve", record, named, why)
-        return audit.read(index, "id = last_insert_rowid()")[0]
+        return _tell(db, "approve", record, named, why)
 
 
 def withdraw(index: Index, word: str, named: str, why: str) -> Entry:
@@ -117,16 +117,7 @@ def withdraw(index: Index, word: str, named: str, why: str) -> Entry:
         known = approvals(index, record)
         if _folded(named) not in map(_folded, known):
             raise RunError(f"{named} has not approved {record.title}{nearest(named, known)}")
-        _tell(db, "withdraw", record, " ".join(named.split()), why.strip())
-        return audit.read(index, "id = last_insert_rowid()")[0]
-
-
-def watched(index: Index, id: str, why: str) -> Entry:
-    """Write into the log what watching a run has found."""
-    row = records.row_of(index, id)
-    with index.writing() as db:
-        audit.append(db, "watch", run=id, name=row["name"], version=row["version"], why=why)
-        return audit.read(index, "id = last_insert_rowid()")[0]
+        return _tell(db, "withdraw", record, " ".join(named.split()), why.strip())
 
 
 def approvals(index: Index, record: Record) -> list[str]:
@@ -181,6 +172,6 @@ def _folded(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
-def _tell(db: sqlite3.Connection, action: str, record: Record, named: str, why: str) -> None:
+def _tell(db: sqlite3.Connection, action: str, record: Record, named: str, why: str) -> Entry:
     told = {"run": record.id, "name": record.name, "version": record.version}
-    audit.append(db, action, named=named, why=why, **told)
+    return audit.append(db, action, named=named, why=why, **told)

@@ -105,8 +105,7 @@ def rollback(index: Index, alias: str, why: str) -> Entry:
             main = records.get(index, f"{name}@{alias}")
             db.execute("DELETE FROM shares WHERE (name, alias) = (?, ?)", (name, alias))
             told = {"name": name, "version": main.version, "alias": alias, "share": shared["share"]}
-            audit.append(db, "rollback", run=main.id, why=why.strip(), before=shared["version"], **told)
-            return audit.read(index, "id = last_insert_rowid()")[0]
+            return audit.append(db, "rollback", run=main.id, why=why.strip(), before=shared["version"], **told)
         *_, before = stack = _stack(index, name, alias)
         # What lay between two promotions of one version may have been removed.
         version = next((one for one in reversed(stack) if one != before), None)
@@ -117,8 +116,7 @@ def rollback(index: Index, alias: str, why: str) -> Entry:
         )
         run = None if version is None else records.get(index, f"{name}@v{version}").id
         told = {"name": name, "version": version, "alias": alias, "before": before}
-        audit.append(db, "rollback", run=run, why=why.strip(), **told)
-        return audit.read(index, "id = last_insert_rowid()")[0]
+        return audit.append(db, "rollback", run=run, why=why.strip(), **told)
 
 
 def removable(index: Index, word: str) -> Record:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -154,7 +153,7 @@ def said(entry: Entry) -> str:
     """Say what was done, such as ``tickets@production: v1 → v2``."""
     version = f"{entry.name} v{entry.version}" if entry.version else ""
     if entry.action == "policy":
-        return f"{entry.alias}: {_rule(entry.rule)}"
+        return f"{entry.alias}: {Policy.from_json(entry.rule) if entry.rule else 'no policy any more'}"
     if entry.action == "watch":
         return f"{version or entry.run} was compared with new rows"
     if entry.action in ("approve", "withdraw"):
@@ -169,13 +168,6 @@ def said(entry: Entry) -> str:
         before, after = (f"v{number}" if number else "(none)" for number in (entry.before, entry.version))
         return f"{entry.name}@{entry.alias}: {before} → {after}"
     return f"{entry.run} is {version}" if version else str(entry.run)
-
-
-def _rule(text: str | None) -> str:
-    if text is None:
-        return "no policy any more"
-    told = json.loads(text)
-    return str(Policy(tuple(told["needs"]), told["approvers"], tuple(told["promoters"])))
 
 
 def policies(known: Mapping[str, Policy]) -> Listing:
