@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from peft_nb.documents.chunks import Chunk
+from peft_nb.documents.synthesis import Write
 from peft_nb.documents.templates import Drafted
 from peft_nb.errors import DataError
 
@@ -29,8 +30,6 @@ _PAIR = re.compile(
     r"(?=\n\W*(?:Q|Question)\s*\d*\W*:|\Z)",
     re.MULTILINE | re.DOTALL | re.IGNORECASE,
 )
-
-Write = Callable[[Sequence[Chunk]], list[list[Drafted]]]
 
 
 class _Stay(HTTPRedirectHandler):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 from typing import Any
 
 import pandas
+
+from peft_nb.ui.style import NUMBERS
 
 WIDTH = 120  # letters of a line in a terminal; columns that have no room stand below
 SHORT = 20  # letters of a cell that stays on one line
@@ -76,3 +79,12 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.3f}" if abs(value) >= 0.1 or not value else f"{value:.3g}"
     return str(value)
+
+
+def rows(head: Sequence[str], texts: Sequence[Sequence[str]]) -> str:
+    """Draw a small table of texts, one sequence a row, all escaped."""
+    style = 'style="text-align:left;vertical-align:top;padding:2px 16px 2px 0;overflow-wrap:anywhere"'
+    names = "".join(f'<th scope="col" {style}>{escape(name)}</th>' for name in head)
+    body = "".join(f"<tr>{''.join(f'<td {style}>{escape(cell)}</td>' for cell in row)}</tr>" for row in texts)
+    inside = f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody>"
+    return f'<table style="border-collapse:collapse;{NUMBERS}">{inside}</table>'

@@ -14,10 +14,10 @@ from peft_nb.errors import DataError
 from peft_nb.events import Progress
 from peft_nb.runs import writers
 from peft_nb.system.frontend import variables
-from peft_nb.ui import wording
+from peft_nb.ui import listing, wording
 from peft_nb.ui.index import Index
 from peft_nb.ui.progress_bar import progress_bar
-from peft_nb.ui.style import BOX, NUMBERS
+from peft_nb.ui.style import BOX
 
 if TYPE_CHECKING:
     import pandas
@@ -177,18 +177,12 @@ def page(made: Synthesized) -> str:
         cells = [
             (row["question"], row["answer"], f"{row['source']}, {row['place']}") for row in shown.to_dict("records")
         ]
-        parts.append(_table(("question", "answer", "from"), cells))
+        parts.append(listing.rows(("question", "answer", "from"), cells))
     if reasons := made.reasons:
         parts.append('<div style="margin-top:12px"><b>dropped</b></div>')
         first = made.dropped.drop_duplicates("reason").to_dict("records")
         such = {row["reason"]: shorten(f"{row['question']} {row['answer']}", WIDE) for row in first}
-        parts.append(_table(("reason", "rows", "such as"), [(why, f"{reasons[why]:,}", such[why]) for why in reasons]))
+        parts.append(
+            listing.rows(("reason", "rows", "such as"), [(why, f"{reasons[why]:,}", such[why]) for why in reasons])
+        )
     return f'<div style="{BOX}">{"".join(parts)}</div>'
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    style = 'style="text-align:left;vertical-align:top;padding:2px 16px 2px 0;overflow-wrap:anywhere"'
-    names = "".join(f'<th scope="col" {style}>{escape(name)}</th>' for name in head)
-    body = "".join(f"<tr>{''.join(f'<td {style}>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
-    inside = f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody>"
-    return f'<table style="border-collapse:collapse;{NUMBERS}">{inside}</table>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,9 @@ from peft_nb.runs.watch import Found
 from peft_nb.runs.watch import watch as compared
 from peft_nb.serving.route import ENCODER
 from peft_nb.system.frontend import variables
-from peft_nb.ui import wording
+from peft_nb.ui import listing, wording
 from peft_nb.ui.progress_bar import progress_bar
-from peft_nb.ui.style import BOX, MUTED, NUMBERS
+from peft_nb.ui.style import BOX, MUTED
 
 if TYPE_CHECKING:
     import pandas
@@ -112,7 +111,7 @@ def page(found: Found) -> str:
         (one.name, one.before, one.now, f"{one.p:.3f}", "changed" if alarm else "")
         for one, alarm in zip(found.tests, found.alarms, strict=True)
     ]
-    parts = [f"<div><b>{escape(headline(found))}</b></div>", _table(("what", "before", "now", "p", ""), tests)]
+    parts = [f"<div><b>{escape(headline(found))}</b></div>", listing.rows(("what", "before", "now", "p", ""), tests)]
     parts += [f"<div>{escape(one)}</div>" for one in found.notes]
     if found.drifted:
         if found.words:
@@ -120,15 +119,7 @@ def page(found: Found) -> str:
             parts.append(f"<div>Words that grew, by the rows that have them: {escape(grew)}</div>")
         unlike = [(short(new), short(old), f"{similarity:.2f}") for new, old, similarity in found.new]
         parts.append("<div>Least like anything it learned from</div>")
-        parts.append(_table(("new row", "nearest training row", "similarity"), unlike))
+        parts.append(listing.rows(("new row", "nearest training row", "similarity"), unlike))
     note = "All tests together see a change where there is none in 5 % of cases."
     parts += [f'<div style="{MUTED}">{note}</div>', f"<div><b>Next:</b> {escape(found.why)}</div>"]
     return f'<div style="{BOX}">{"".join(parts)}</div>'
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    style = 'style="text-align:left;vertical-align:top;padding:2px 16px 2px 0;overflow-wrap:anywhere"'
-    names = "".join(f'<th scope="col" {style}>{escape(name)}</th>' for name in head)
-    body = "".join(f"<tr>{''.join(f'<td {style}>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    inside = f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody>"
-    return f'<table style="border-collapse:collapse;{NUMBERS}">{inside}</table>'
