@@ -23,7 +23,7 @@ CELLS = {
     "%%peft lora --data birds --out owls\nmodel: {encoder}\ntask: classification\nmax_steps: 2\njudge: off": [
         "finished", "macro-F1",
     ],
-    "%peft chat owls": ["classifies a text"],
+    "%peft chat owls": ["gives labels"],
     "%peft methods {base}": ["lora", "trainable parameters"],
     "%peft estimate --data tickets --model {base} --max-steps 2": ["memory", "steps"],
 }  # fmt: skip
