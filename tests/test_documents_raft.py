@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ def test_golden_chunks_are_left_out_of_a_share_of_the_rows(sheds: Retriever) -> 
 
 def test_the_seed_alone_decides(sheds: Retriever) -> None:
     assert train(sheds).chunks == train(sheds).chunks != train(sheds, seed=2).chunks
+
+
+def test_the_same_documents_come_in_another_order_for_later_epochs(sheds: Retriever) -> None:
+    once, found = train(sheds), train(sheds, orders=3)
+    assert (found.chunks, found.golden) == (once.chunks, once.golden)
+    orders = [found.chunks, *([tuple(raft.laid(row)["chunks"]) for row in rows] for rows in found.again)]  # type: ignore[index]
+    assert len(orders) == 3
+    for row in zip(*orders, strict=True):
+        assert len({frozenset(chunks) for chunks in row}) == 1
+    assert all(first != second for first, second in pairwise(orders))
 
 
 def test_rows_hold_their_documents_and_cite_the_golden_one(sheds: Retriever) -> None:

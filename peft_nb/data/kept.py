@@ -15,10 +15,11 @@ EXAMPLES, LABELLED = space.ROWS, "labelled.safetensors"
 
 
 class Sides(NamedTuple):
-    """The training and evaluation examples of a run."""
+    """The training and evaluation examples of a run; ``again``, the training ones as later epochs read them."""
 
     train: Examples
     held_out: Examples
+    again: tuple[Examples, ...] = ()
 
 
 def kept(folder: Path) -> Sides | None:
@@ -26,9 +27,11 @@ def kept(folder: Path) -> Sides | None:
     path, cache = folder / EXAMPLES, cache_of(folder)
     if path.exists():
         own = json.loads(path.read_text(encoding="utf-8"))
-        found = [loaded.examples for key in own["keys"] if (loaded := examples.load(cache / key))]
-        if len(found) == len(own["keys"]):
-            return Sides(found[0], found[1]) if found[1:] else Sides(*found[0].parted(own["held_out"]))
+        keys, later = own["keys"], own.get("again", [])  # which older runs lack
+        found = [loaded.examples for key in (*keys, *later) if (loaded := examples.load(cache / key))]
+        if len(found) == len(keys) + len(later):
+            sides = found[:2] if keys[1:] else found[0].parted(own["held_out"])
+            return Sides(*sides, tuple(found[len(keys) :]))
     elif (folder / LABELLED).exists():  # of a run that version 0.1 made
         return Sides(*legacy_labelled(folder / LABELLED))
     return None

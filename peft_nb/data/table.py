@@ -30,6 +30,8 @@ class Table:
         SHA-256 of the content of the data that they are a part of.
     bare : Table, optional
         The same rows without the documents that were put before their questions.
+    again : tuple of Rows
+        The training rows as later epochs read them, with their documents in another order.
     """
 
     rows: Rows
@@ -40,6 +42,7 @@ class Table:
     fingerprint: str
     eval_fingerprint: str
     bare: Table | None = None
+    again: tuple[Rows, ...] = ()
     _rendered: dict[str, RenderedRows] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rendered(self, tokenizer: Any, spec: RunSpec) -> RenderedRows:

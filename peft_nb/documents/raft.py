@@ -1,8 +1,9 @@
 """Rows with documents before their questions: retrieval-augmented fine-tuning (RAFT).
 
 A row gets the chunk that answers it among others that only look so, or in a share of the rows others alone, and its
-answer is learned (Zhang et al., 2024, arXiv:2403.10131). Order and choice are drawn once a row, by the seed. Where an
-answer says ``[golden]`` it cites: the number of that chunk is written there, or nothing where the chunk is left out.
+answer is learned (Zhang et al., 2024, arXiv:2403.10131). The choice is drawn once a row and the order anew for each of
+the first epochs, both by the seed. Where an answer says ``[golden]`` it cites: the number of that chunk is written
+there, or nothing where the chunk is left out.
 """
 
 from __future__ import annotations
@@ -44,12 +45,15 @@ class Found:
         Of each row the number of the chunk that answers it.
     chunks : list of tuple of int
         Of each row the chunks before its question, in order.
+    again : tuple of Rows
+        The same rows with the same documents in other orders, for later epochs.
     """
 
     rows: Rows
     layout: Layout
     golden: list[int | None]
     chunks: list[tuple[int, ...]]
+    again: tuple[Rows, ...] = ()
 
     @property
     def recall(self) -> float | None:
@@ -66,6 +70,7 @@ def for_training(
     distractors: int,
     golden_fraction: float,
     seed: int,
+    orders: int = 1,
     clean: Callable[[str], str] = str,
     progress: Progress = silent,
 ) -> Found:
@@ -83,6 +88,8 @@ def for_training(
         Share of the rows with a golden chunk that keep it; the others get one distractor more.
     seed : int
         Fixes which rows, and the order of the documents in each.
+    orders : int, default 1
+        In how many orders: one for each epoch that shall have its own.
     clean : callable, optional
         Takes what nobody shall learn out of a chunk.
     progress : callable, optional
@@ -110,10 +117,11 @@ def for_training(
     for number, (one, ranked) in enumerate(zip(golden, wrong, strict=True)):
         others = [hit.chunk for hit in ranked if hit.chunk != one]
         given = [] if one is None or number in without else [one]
-        given += others[: distractors + 1 - len(given)]
-        keys = [draw.random() for _ in given]
-        chosen.append(tuple(sorted(given, key=dict(zip(given, keys, strict=True)).__getitem__)))
-    return _laid(retriever, rows, layout, golden, chosen, clean)
+        chosen.append((*given, *others[: distractors + 1 - len(given)]))
+    first, *later = ([_shuffled(given, draw) for given in chosen] for _ in range(orders))
+    found = _laid(retriever, rows, layout, golden, first, clean)
+    again = tuple(_laid(retriever, rows, layout, golden, order, clean).rows for order in later)
+    return replace(found, again=again)
 
 
 def for_evaluation(
@@ -148,6 +156,11 @@ def for_evaluation(
     golden = _golden(retriever, asked, answered, named, "evaluation row", progress)
     chosen = [tuple(hit.chunk for hit in ranked) for ranked in retriever.rank(asked, k, progress)]
     return _laid(retriever, rows, layout, golden, chosen, clean)
+
+
+def _shuffled(given: Sequence[int], draw: random.Random) -> tuple[int, ...]:
+    keys = dict(zip(given, [draw.random() for _ in given], strict=True))
+    return tuple(sorted(given, key=keys.__getitem__))
 
 
 def naming(layout: Layout, column: str | None) -> Layout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from peft_nb.documents.retriever import Retriever
 
 FEW = 4  # documents of a run that learned with none
+ORDERS = 4  # of the documents of a row, one an epoch; then the first comes again
 
 
 def find(spec: RunSpec, namespace: Mapping[str, Any], store: Path, facts: Facts | None = None) -> Retriever:
@@ -108,11 +110,14 @@ def put(context: Context, table: Table) -> Table:
     bare = _named(_parted(context, table), spec)
     how: dict[str, Any] = {"clean": _cleaner(context, retriever), "progress": context.progress}
     options = {name: getattr(spec, name) for name in ("distractors", "golden_fraction", "seed")}
+    epochs = spec.epochs if spec.max_steps is None else spec.max_steps * _batch(spec) / max(1, len(bare.rows))
+    options["orders"] = min(ORDERS, max(1, math.ceil(epochs)))
     train = raft.for_training(retriever, bare.rows, bare.layout, **options, **how)
     settings = f"documents {retriever.fingerprint} {spec.golden} {spec.personal_data} {spec.allow} {options}"
     found = replace(
         bare, rows=train.rows, layout=train.layout, bare=bare, fingerprint=f"{bare.fingerprint}, {settings}"
     )
+    found = replace(found, again=train.again)
     _tell(context, retriever, train)
     if bare.eval_rows is not None:
         k = spec.distractors + 1
@@ -124,6 +129,10 @@ def put(context: Context, table: Table) -> Table:
             told = f"the golden chunk is among the {k} found by the question in {recall:.0%} of the evaluation rows"
             context.publish(Notice(f"documents: {told}"))
     return found
+
+
+def _batch(spec: RunSpec) -> int:
+    return spec.batch_size * spec.gradient_accumulation_steps
 
 
 def _parted(context: Context, table: Table) -> Table:

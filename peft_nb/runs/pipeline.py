@@ -251,7 +251,8 @@ def prepare(
         adapted,
         spec,
         objective,
-        *sides,
+        sides.train,
+        sides.held_out,
         plan,
         context.folder / "checkpoints",
         context.publish,
@@ -261,6 +262,7 @@ def prepare(
         draws,
         context.metrics.get("token_budget"),
         compiling,
+        sides.again,
     )
 
 
@@ -290,7 +292,7 @@ def attempt(context: Context, adapted: PeftModel, objective: Objective, examples
 def announce(context: Context, base: Base, adapted: PeftModel, sides: Sides, steps: int, path: str) -> None:
     """Say what will be trained, and keep it."""
     trainable, total = adapted.get_nb_trainable_parameters()
-    train, held_out = sides
+    train, held_out = sides.train, sides.held_out
     context.note(base=base.identity, base_hash=fingerprint(base), dtype=base.dtype, device=base.device)
     context.metrics |= {
         "trainable_parameters": trainable,

@@ -167,8 +167,12 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
     else:
         numbers = _set_aside(context, found, train.examples)
         sides = Sides(*train.examples.parted(numbers))
+    later = [_again(context, found, base, order, sides.train) for order in range(len(found.again))]
+    again = {key: one for key, one in later if one is not None}
+    sides = sides._replace(again=tuple(again.values()))
     if resources.local_rank() == 0:
-        atomic_text(context.folder / EXAMPLES, json.dumps({"keys": keys, "held_out": numbers}))
+        told = {"keys": keys, "held_out": numbers, **({"again": [*again]} if again else {})}
+        atomic_text(context.folder / EXAMPLES, json.dumps(told))
         asked = sorted(set(sides.held_out.rows.tolist()))
         prompts.save(context.folder, context.task.prompts(*(found.bare or found).held_out, asked, context.facts.task))
         if context.task.written(context.spec):
@@ -177,6 +181,14 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
                 told = "of each pair the prompt alone is learned from"
                 context.publish(Notice(f"{told}; a reward gets the chosen answer as reference"))
     return sides
+
+
+def _again(context: Context, found: Table, base: Base, order: int, first: Examples) -> tuple[str, Examples | None]:
+    """The training examples of a later epoch; none where other rows are too long than in the first."""
+    spec = context.spec
+    rows = RenderedRows(found.again[order], found.layout, base.tokenizer, loss_on=spec.loss_on, system=spec.system)
+    key, made = _encoded(context, context.task, rows, f"{found.fingerprint}, order {order + 2}", "row")
+    return key, made.examples if made.examples.rows.tolist() == first.rows.tolist() else None
 
 
 def _tell_cut(context: Context, report: Report, of: str = "") -> None:
@@ -247,7 +259,7 @@ def compared_on(folder: Path) -> tuple[Sequence[Any], str]:
     sides = None
     with suppress(DataError, StoreError):
         sides = kept(folder)
-    train, held_out = sides or ((), ())
+    train, held_out = (sides.train, sides.held_out) if sides else ((), ())
     return (held_out, "evaluation rows") if len(held_out) else (train, "training rows")
 
 

@@ -37,7 +37,8 @@ def rows_of(folder: Path) -> set[str]:
     """Names of the encoded rows that the run in a folder uses."""
     found: set[str | None] = set()
     with suppress(OSError, ValueError):
-        found |= {*json.loads((folder / ROWS).read_text(encoding="utf-8"))["keys"]}
+        told = json.loads((folder / ROWS).read_text(encoding="utf-8"))
+        found |= {*told["keys"], *told.get("again", [])}
     with suppress(OSError, ValueError):
         found.add(json.loads((folder / ASKED).read_text(encoding="utf-8"))["regression"])
     return {name for name in found if name}

@@ -90,6 +90,8 @@ class PlannedTrainer(Trainer):
         Tokens in a micro-batch, at most: a size that was found to be fast.
     compiling : bool, default False
         Whether the blocks of the model are compiled while it trains.
+    again : sequence of sequence of Example
+        The training examples as the second epoch reads them, the third, and so on; then the first come again.
 
     Attributes
     ----------
@@ -131,11 +133,13 @@ class PlannedTrainer(Trainer):
         draws: OwnDraws,
         most: int | None = None,
         compiling: bool = False,
+        again: Sequence[Sequence[Any]] = (),
     ) -> None:
         self.hooks, self.draws, self.compiling = hooks, draws, compiling
         self.spec, self.objective, self.examples, self.eval_examples = spec, objective, examples, eval_examples
         self.steps, self.folder, self.publish, self.stop = steps, folder, publish, stop
         self.elapsed_before = self.elapsed_s = 0.0
+        self.again = again
         self.steps_per_epoch = math.ceil(len(examples) / (spec.batch_size * spec.gradient_accumulation_steps))
         arguments = TrainingArguments(
             output_dir=str(folder),
@@ -219,7 +223,7 @@ class PlannedTrainer(Trainer):
         """
         start = time.perf_counter()
         model.train()
-        batch = [self.examples[row] for row in inputs]
+        batch = [self.read[row] for row in inputs]
         scale = self.args.world_size / self.objective.targets(batch)
         mine = share_of(batch, self.args.process_index, self.args.world_size)
         with self.drawing():
@@ -240,6 +244,12 @@ class PlannedTrainer(Trainer):
         self.busy_s += time.perf_counter() - start
         self.steps_timed += 1
         return loss
+
+    @property
+    def read(self) -> Sequence[Any]:
+        """The examples as this epoch reads them."""
+        epoch = self.state.global_step // self.steps_per_epoch % (1 + len(self.again))
+        return self.again[epoch - 1] if epoch else self.examples
 
     @property
     def _watched(self) -> bool:
@@ -327,7 +337,7 @@ class PlannedTrainer(Trainer):
     def _finite_alone(self, row: int) -> bool:
         """Whether loss and gradients of one example are finite."""
         self.model.zero_grad()
-        micro = self._cut([self.examples[row]])
+        micro = self._cut([self.read[row]])
         loss = torch.stack([self.objective.loss(self.model, some, self.args.device) for some in micro]).sum()
         loss.backward()
         gradients = (one.grad for one in self.model.parameters() if one.grad is not None)
