@@ -82,3 +82,34 @@ def test_an_adapter_of_another_base_is_refused(model: Any, make: Make) -> None:
     with pytest.raises(ModelError, match="foreign does not fit this base"):
         cache.load([one], 100)
     assert len(cache) == 0
+
+
+def test_one_of_the_shape_of_another_answers_as_it_does_alone(model: Any, make: Make) -> None:
+    first, second, third = make("alike"), make("alike-too"), make("wider", r=4)
+    alone = []
+    for one in (first, second, third):
+        cache = AdapterCache(model)
+        cache.load([one], 100)
+        alone.append(logits(cache.activate(one)))
+    cache = AdapterCache(model)
+    cache.load([first, second, third], 100)
+    assert all(
+        torch.equal(logits(cache.activate(one)), said) for one, said in zip((first, second, third), alone, strict=True)
+    )
+    cache.load([make("another")], 3 * first.mb)  # drops some, and the others stay as they are
+    assert torch.equal(logits(cache.activate(third)), alone[2])
+
+
+def test_what_most_often_came_next_is_read_ahead(model: Any, make: Make) -> None:
+    first, second, third = (make(name) for name in ("one", "two", "three"))
+    cache = AdapterCache(model)
+    for one in (first, second, first, third, first, second):
+        cache.load([one], first.mb + 0.001)
+        cache.activate(one)
+    cache.load([first], first.mb + 0.001)
+    cache.activate(first)
+    cache.read_ahead()
+    assert "two" in cache.bank
+    cache.load([second], 100)
+    assert "two" not in cache.bank
+    assert second.name in cache

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Collection, Sequence
+import copy
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from peft_nb.errors import ModelError, RunError
+from peft_nb.serving.adapter_bank import AdapterBank
 from peft_nb.serving.adapter_files import Adapter
 from peft_nb.system import adapter_weights, peft_private
+
+ORIGIN = ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version")
+PACKED = 0.3  # of the size of an adapter, at most, is what it takes in 8 bits
 
 
 class AdapterCache:
@@ -18,12 +23,17 @@ class AdapterCache:
     ----------
     base : transformers.PreTrainedModel
         What all stand on; it is never changed.
+    bank : AdapterBank, optional
+        Where the weights of those that mix come from; by default their files.
     """
 
-    def __init__(self, base: Any) -> None:
-        self.base = base
+    def __init__(self, base: Any, bank: AdapterBank | None = None) -> None:
+        self.base, self.bank = base, bank or AdapterBank()
         self.shared: Any = None  # the tree of all that mix
-        self._layers: list[Any] = []  # those of its layers that hold adapters
+        self._layers: dict[str, Any] = {}  # those of its layers that hold adapters
+        self._known: dict[str, Adapter] = {}
+        self._last = ""  # that was activated
+        self._followed: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by which, after each
         self._trees: dict[str, Any] = {}  # of the others, by name
         self._loaded: OrderedDict[str, Adapter] = OrderedDict()  # the one used last at the end
 
@@ -51,6 +61,7 @@ class AdapterCache:
             If one alone takes more.
         """
         wanted = {one.name: one for one in adapters}
+        self._known |= wanted
         for name in wanted:
             if name in self._loaded:
                 self._loaded.move_to_end(name)
@@ -62,26 +73,38 @@ class AdapterCache:
 
     def activate(self, one: Adapter) -> Any:
         """Make a loaded adapter the active one of its tree, and give that, a PeftModel."""
+        if self._last != one.name:
+            self._followed[self._last][one.name] += 1
+            self._last = one.name
         if not one.mixes:
             return self._trees[one.name]
-        for layer in self._layers:  # all are frozen, so this is all that PEFT's set_adapter would do, in no time
+        for layer in self._layers.values():  # frozen, so this is all that PEFT's set_adapter would do, in no time
             peft_private.activate(layer, one.key)
         self.shared.active_adapter = self.shared.base_model.active_adapter = one.key
         return self.shared
 
+    def read_ahead(self, one: Adapter | None = None) -> None:
+        """Read an adapter before it is wanted: by default the one that most often came after the one that is active."""
+        if one is None and (after := self._followed[self._last]):
+            one = self._known[after.most_common(1)[0][0]]
+        if one and one.mixes and one.name not in self._loaded:
+            self.bank.read_ahead(one)
+
     def clear(self) -> None:
         """Give back the memory of all."""
         self.shared = None
+        self._layers.clear()
+        self.bank.clear()
         self._trees.clear()
         self._loaded.clear()
 
     def _make_room(self, one: Adapter, keep: Collection[str], most_mb: float) -> None:
-        from peft_nb.models.quiet import quiet
-
         if one.mb > most_mb:
             raise RunError(f"{one.name} takes {one.mb:,.1f} MB, more than max_memory_mb, {most_mb:g}; raise it")
         for name, other in list(self._loaded.items()):
-            if sum(held.mb for held in self._loaded.values()) + one.mb <= most_mb:
+            held_mb = sum(held.mb for held in self._loaded.values()) + one.mb * (1 + self.bank.in_8_bits * PACKED)
+            self.bank.shrink(max(0.0, most_mb - held_mb))
+            if held_mb + self.bank.mb <= most_mb:
                 return
             if name in keep:
                 continue
@@ -89,12 +112,55 @@ class AdapterCache:
             if name in self._trees:
                 del self._trees[name]
             elif any(held.mixes for held in self._loaded.values()):
-                with quiet():
-                    self.shared.delete_adapter(other.key)
+                self._drop(other.key)
             else:
                 self.shared = None
+                self._layers.clear()
+
+    def _drop(self, key: str) -> None:
+        """Take an adapter off the shared tree; PEFT's own way looks at every module of it."""
+        for _, entries in self._entries():
+            if key in entries:
+                del entries[key]
+        del self.shared.peft_config[key]
+        if self.shared.active_adapter == key:
+            self.activate(next(held for held in self._loaded.values() if held.mixes))
+
+    def _entries(self) -> Iterator[tuple[str, Any]]:
+        """What the layers of the shared tree keep by adapter, each with the name of its place."""
+        for name, layer in self._layers.items():
+            for kind, entries in peft_private.kept_by_adapter(layer):
+                yield f"{name}.{kind}", entries
+
+    def _like(self, one: Adapter) -> Adapter | None:
+        """One in the shared tree that has the shape of another."""
+        return next((held for held in self._loaded.values() if held.mixes and _shape(held) == _shape(one)), None)
+
+    def _copy(self, like: Adapter, one: Adapter, weights: dict[str, Any]) -> bool:
+        """Put an adapter beside one of its shape, of which only the weights differ; False where they do not fit."""
+        from torch.nn import Parameter
+
+        held = [(place, entries) for place, entries in self._entries() if like.key in entries]
+        modules = [(place, entries[like.key]) for place, entries in held if not isinstance(entries, dict)]
+        if not all(hasattr(module, "named_parameters") for _, module in modules):  # of an embedding, bare tensors
+            return False
+        slots = {f"{place}.{name}": slot for place, module in modules for name, slot in module.named_parameters()}
+        if {name: slot.shape for name, slot in slots.items()} != {name: one.shape for name, one in weights.items()}:
+            return False
+        for place, entries in held:
+            entries[one.key] = made = copy.copy(entries[like.key])
+            if own := getattr(made, "_parameters", None):  # which a shallow copy shares
+                made._parameters = {
+                    name: slot
+                    if slot is None
+                    else Parameter(weights[f"{place}.{name}"].to(slot.device, slot.dtype), requires_grad=False)
+                    for name, slot in own.items()
+                }
+        self.shared.peft_config[one.key] = one.config
+        return True
 
     def _put(self, one: Adapter) -> None:
+        from peft import set_peft_model_state_dict
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         from peft_nb.models.quiet import first_line, quiet
@@ -102,7 +168,12 @@ class AdapterCache:
 
         try:
             with quiet():
+                weights = self.bank.weights(one) if one.mixes else {}
+                if one.mixes and (like := self._like(one)) and self._copy(like, one, weights):
+                    return
                 tree: Any = adapter_weights.load(share(self.base), one.folder, one.key)
+                if one.mixes and self.bank.in_8_bits:
+                    set_peft_model_state_dict(tree, weights, one.key)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ModelError(f"{one.name} does not fit this base: {first_line(error)}") from error
         if not one.mixes:
@@ -112,7 +183,13 @@ class AdapterCache:
             self.shared = tree
         else:
             _transplant(tree, self.shared, one.key)
-        self._layers = [module for module in self.shared.modules() if isinstance(module, BaseTunerLayer)]
+        found = self.shared.named_modules()
+        self._layers = {name: module for name, module in found if isinstance(module, BaseTunerLayer)}
+
+
+def _shape(one: Adapter) -> dict[str, Any]:
+    """The settings of an adapter, without where it was trained."""
+    return {name: value for name, value in one.config.to_dict().items() if name not in ORIGIN}
 
 
 def _transplant(tree: Any, shared: Any, key: str) -> None:

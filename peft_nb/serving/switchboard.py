@@ -13,6 +13,7 @@ from peft_nb.data.prompts import Prompt
 from peft_nb.documents.embedding import Embedder
 from peft_nb.errors import MethodError, RunError, nearest
 from peft_nb.events import Progress, silent
+from peft_nb.serving.adapter_bank import AdapterBank
 from peft_nb.serving.adapter_cache import AdapterCache
 from peft_nb.serving.adapter_files import Adapted, Adapter, find, inspect, is_run
 from peft_nb.serving.mixtures import Mixtures
@@ -66,6 +67,9 @@ class Switchboard:
         How many adapters answer a routed prompt together: 2 weighs the two with most votes by their shares, in tenths,
         and combines them as :func:`peft_nb.combine` does by ``cat``. Such a mixture is made when it is first needed;
         the last 8 stay in memory besides `max_memory_mb`.
+    in_8_bits : bool, default False
+        Whether adapters that mix stay in memory in 8 bits while they are not loaded, as far as `max_memory_mb` allows:
+        they need not be read again, and answer a little differently (see ``benchmarks/routing.py bank``).
 
     Raises
     ------
@@ -92,6 +96,7 @@ class Switchboard:
         with_base: bool = True,
         encoder: str = ENCODER,
         blend: int = 1,
+        in_8_bits: bool = False,
     ) -> None:
         from peft_nb.data.rendering import Renderer
 
@@ -101,7 +106,7 @@ class Switchboard:
         self._renderer = Renderer(tokenizer)
         self._adapters: dict[str, Adapter] = {}
         self._identities: dict[str, str] = {}
-        self._cache = AdapterCache(self._base)
+        self._cache = AdapterCache(self._base, AdapterBank(in_8_bits))
         self._told = False
         if blend < 1:
             raise RunError(f"blend: {blend} adapters cannot answer; write 1, or 2 to weigh the best two")
@@ -199,6 +204,7 @@ class Switchboard:
         one = self._known(name)
         self._cache.load([one], self.max_memory_mb)
         tree = self._cache.activate(one)
+        self._cache.read_ahead()
         self.active = name
         return tree
 
@@ -294,7 +300,10 @@ class Switchboard:
         answers = [""] * len(asked)
         before = self.active
         try:
-            for names in self._groups(wanted):
+            groups = list(self._groups(wanted))
+            for names, after in zip(groups, [*groups[1:], None], strict=True):
+                if after and (coming := next(filter(None, after), None)):
+                    self._cache.read_ahead(self._known(coming))
                 rows = [row for row, name in enumerate(wanted) if name in names]
                 told = self._answers([asked[row] for row in rows], [wanted[row] for row in rows], options)
                 for row, answer in zip(rows, told, strict=True):
