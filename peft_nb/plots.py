@@ -14,6 +14,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -211,6 +212,37 @@ def histogram(
             axes.legend(frameon=False, labelcolor=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # one where all values are the same
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    return figure
+
+
+def watched(found: Sequence[tuple[Any, str, float]], size: tuple[float, float] = (6.4, 2.6)) -> Picture:
+    """Draw p-values of tests over time, small ones high, with the level of 0.05 as a line.
+
+    Parameters
+    ----------
+    found : sequence of (datetime, str, float)
+        When, which test, and its p-value.
+    size : tuple of float
+        Width and height in inches.
+
+    Returns
+    -------
+    Picture
+        With its own canvas.
+    """
+    figure, axes = _axes(size, "", "p-value")
+    for number, name in enumerate(dict.fromkeys(name for _, name, _ in found)):
+        points = [(at, p) for at, own, p in found if own == name]
+        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "linewidth": 1}
+        axes.plot(*zip(*points, strict=True), label=_cut(name), markersize=4, **look)
+    axes.axhline(0.05, color=INK, linestyle="--", linewidth=1)
+    axes.set_yscale("log")
+    axes.invert_yaxis()
+    axes.tick_params(axis="x", labelsize=8)
+    ticks = AutoDateLocator(minticks=2, maxticks=5)
+    axes.xaxis.set_major_locator(ticks)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(ticks))
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from peft_nb.evaluation.drift import Test, alarms, energy, grown, shares
+from peft_nb.evaluation.drift import TwoSample, alarms, energy, grown, shares
 
 
 def test_the_energy_distance_is_its_definition() -> None:
@@ -41,7 +41,7 @@ def test_what_has_moved_is_seen() -> None:
 
 def test_several_tests_err_together_as_one() -> None:
     def told(*ps: float) -> list[bool]:
-        return alarms([Test("", "", "", 0.0, p) for p in ps])
+        return alarms([TwoSample("", "", "", 0.0, p) for p in ps])
 
     assert told(0.04) == [True]
     assert told(0.04, 0.9) == [False, False]

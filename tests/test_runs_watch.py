@@ -12,7 +12,7 @@ import pytest
 
 from peft_nb import Run
 from peft_nb.errors import DataError
-from peft_nb.runs.watch import Found, watch
+from peft_nb.runs.watch import Found, history, watch
 from tests.conftest import KINDS
 
 
@@ -38,6 +38,7 @@ def test_rows_of_the_same_kind_raise_no_alarm_and_are_logged(look: Callable[...,
     kept = {one.measure: one.detail for one in run.store.evaluations(run.id) if one.suite == "watch"}
     assert kept.keys() == {"inputs", "length", "script"}
     assert kept["inputs"]["alarm"] is False
+    assert run.store.get(run.id).metrics["watched"] == "no change"
 
 
 def test_other_inputs_are_seen_and_wait_for_answers(look: Callable[..., Found]) -> None:
@@ -66,6 +67,16 @@ def test_answers_tell_whether_the_loss_has_risen(look: Callable[..., Found]) -> 
     assert float(wrong.tests[-1].now.split()[0]) > float(wrong.tests[-1].before.split()[0])
 
 
+def test_each_time_is_kept(look: Callable[..., Found], kinds: dict[str, Run]) -> None:
+    before = history(kinds["tool"])
+    look(prompts("tool", 5), run="tool")
+    look(prompts("fruit", 5), run="tool")
+    after = history(kinds["tool"]).iloc[len(before) :]
+    assert after["at"].nunique() == 2
+    assert list(after["what"]) == ["inputs", "length", "script"] * 2
+    assert list(after.loc[after["what"] == "inputs", "alarm"]) == [False, True]
+
+
 def test_the_log_of_a_server_is_read(look: Callable[..., Found], tmp_path: Path) -> None:
     def log(**more: Any) -> Path:
         file = tmp_path / f"{len(more)}.jsonl"
@@ -73,7 +84,17 @@ def test_the_log_of_a_server_is_read(look: Callable[..., Found], tmp_path: Path)
         file.write_text("\n".join(map(json.dumps, lines)))
         return file
 
-    assert look(log(asked=True)).alarms[0]
+    found = look(log(asked=True))
+    assert found.alarms[0]
+    assert [one.name for one in found.tests][-1] == "script"
+    refused = dict.fromkeys(("asked", "answer"), True)
+    file = log(**refused)
+    lines = [json.loads(line) | {"answer": "Sorry, I cannot help."} for line in file.read_text().splitlines()]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    tests = {one.name: one for one in look(file).tests}
+    assert tests["refusals"].now == "refusal 100%"
+    assert tests["refusals"].p < 0.05
+    assert "length of answers" in tests
     with pytest.raises(DataError, match="the log holds no texts; serve with --log-texts"):
         look(log())
 

@@ -2,24 +2,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas
 import pytest
 
 import peft_nb
 from peft_nb import Run
-from peft_nb.evaluation.drift import Test
+from peft_nb.evaluation.drift import TwoSample
 from peft_nb.runs.watch import Found
 from peft_nb.ui.watch import Drift, headline, page
 from tests.test_runs_compare import HOSTILE, Page
 from tests.test_runs_watch import prompts
 
-TESTS = (Test("inputs", "0.9 to the nearest", "0.2 to the nearest", 0.5, 0.001), Test("length", "4", "5", 0.0, 0.6))
+TESTS = (
+    TwoSample("inputs", "0.9 to the nearest", "0.2 to the nearest", 0.5, 0.001),
+    TwoSample("length", "4", "5", 0.0, 0.6),
+)
 FOUND = Found(
     *("fruit v1", 30, TESTS, (True, False), ((HOSTILE, 0, 9),), ((HOSTILE, "plum", 0.1),)), "label", "Write answers."
+)
+HISTORY = pandas.DataFrame(
+    [
+        (pandas.Timestamp(day, tz="UTC"), 30, one.name, one.distance, p, p < 0.05)
+        for day, p in (("2026-11-01", 0.4), ("2026-11-08", 0.001))
+        for one in TESTS
+    ],
+    columns=["at", "rows", "what", "distance", "p", "alarm"],
 )
 
 
 def test_it_says_what_changed_and_what_comes_next() -> None:
-    drift = Drift(FOUND)
+    drift = Drift(FOUND, HISTORY)
     assert drift.drifted
     assert (drift.step, drift.why) == ("label", "Write answers.")
     assert list(drift.table["alarm"]) == [True, False]
@@ -45,3 +57,12 @@ def test_a_run_or_its_name_is_watched(kinds: dict[str, Run], encoder: Path, name
     drift = peft_nb.watch("fruit" if name else run, prompts("tool", 5), encoder=str(encoder), store=run.store)
     assert drift.drifted
     assert "words that grew: " in repr(drift)
+    assert {"inputs", "length", "script"} <= {*drift.history["what"]}
+
+
+def test_its_page_shows_how_the_tests_went_over_time() -> None:
+    axes = Drift(FOUND, HISTORY).plot().axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["inputs", "length"]
+    assert [line.get_ydata().tolist() for line in axes.lines[:2]] == [[0.4, 0.001]] * 2
+    assert "each of the 2 times that it was watched" in Drift(FOUND, HISTORY)._repr_html_()
+    assert "<img" not in Drift(FOUND, HISTORY[:2])._repr_html_()

@@ -18,7 +18,7 @@ WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 @dataclass(frozen=True)
-class Test:
+class TwoSample:
     """A comparison of two samples.
 
     Attributes
@@ -83,7 +83,7 @@ def _permuted(apart: numpy.ndarray, first: int, seed: int) -> tuple[float, float
     return max(0.0, float(found[0])), float((1 + (found[1:] >= found[0] - 1e-12).sum()) / (ROUNDS + 1))
 
 
-def alarms(tests: Sequence[Test], level: float = LEVEL) -> list[bool]:
+def alarms(tests: Sequence[TwoSample], level: float = LEVEL) -> list[bool]:
     """Which of several tests say that something changed, so that all together err in 5 % of cases (Holm, 1979)."""
     order = sorted(range(len(tests)), key=lambda place: tests[place].p)
     found = [False] * len(tests)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy
 import pandas
 
-from peft_nb.data import detection, sources
+from peft_nb.data import Rows, detection, sources, splits
 from peft_nb.data.examples import Examples
 from peft_nb.data.kept import kept
+from peft_nb.data.layouts import Layout
 from peft_nb.data.rendered import RenderedRows
 from peft_nb.data.rendering import Renderer
 from peft_nb.documents.embedding import Embedder
 from peft_nb.errors import DataError, RunError
 from peft_nb.evaluation import drift
-from peft_nb.evaluation.drift import Test
+from peft_nb.evaluation.drift import TwoSample
 from peft_nb.events import Progress, silent
 from peft_nb.runs.interference import loss
 from peft_nb.runs.run import Run
@@ -31,7 +34,11 @@ MOST, LEAST = 200, 8  # rows that are looked at of each side, and that there hav
 MEASURED, FEW = 40, 5  # rows whose loss is measured, and that there have to be
 NEW = 5  # rows that are shown because nothing like them was learned from
 LABELLED = 50  # rows that are enough to see where it goes
-LOG = "asked"  # the column of the server's log that holds prompts
+ANSWERED, TOKENS = 24, 64  # evaluation rows that the run answers itself, and tokens of an answer
+LOG, ANSWER = "asked", "answer"  # the columns of the server's log that hold prompts and answers
+HISTORY = "watch history"  # the suite in which each time is kept
+VALUES = ("distance", "p", "alarm")
+REFUSAL = re.compile(r"\b(can(?:no|')t|unable to|not able to|won't|sorry|as an ai)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Found:
         What was watched.
     rows : int
         How many new rows were looked at.
-    tests : tuple of Test
+    tests : tuple of TwoSample
         What was compared.
     alarms : tuple of bool
         Which of these say that something changed; all together they do so in 5 % of cases where nothing has.
@@ -62,7 +69,7 @@ class Found:
 
     run: str
     rows: int
-    tests: tuple[Test, ...]
+    tests: tuple[TwoSample, ...]
     alarms: tuple[bool, ...]
     words: tuple[tuple[str, int, int], ...]
     new: tuple[tuple[str, str, float], ...]
@@ -90,6 +97,7 @@ class _Side:
     prompts: list[str]
     examples: Examples | None = None
     notes: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
 
 
 def watch(
@@ -103,8 +111,9 @@ def watch(
     """Compare new rows with those that a run learned from.
 
     Inputs are compared by their embeddings, their length and their script; where the rows have answers, their loss with
-    that of the evaluation set; of a classifier the shares of the classes that it gives. All tests are permutation
-    tests, corrected for their number. What is found is kept with the run and in the log.
+    that of the evaluation set; of a classifier the shares of the classes that it gives and how probable it finds them;
+    answers in a server's log with those that the run gives to its evaluation rows, by length and refusals. All tests
+    are permutation tests, corrected for their number. What is found is kept with the run and in the log.
 
     Parameters
     ----------
@@ -157,7 +166,9 @@ def watch(
         else:
             new.notes.append(f"the loss was not compared: the evaluation set has fewer than {FEW} rows")
     if not task.generates:
-        tests.append(_classes(run, learned, new.prompts, progress))
+        tests += _classes(run, learned, new.prompts, progress)
+    if len(new.answers) >= LEAST and len(sides.held_out) >= FEW:
+        tests += _answers(run, prompts_of(sides.held_out, *read, ANSWERED), new.answers, progress)
     found = drift.alarms(tests)
     rose = losses is not None and losses.rose and found[tests.index(losses.test)]
     step, why = _next(run, any(found), new.examples, losses if rose else None)
@@ -182,7 +193,10 @@ def _new(run: Run, rows: Any, renderer: Renderer, namespace: Mapping[str, Any], 
         return _Side(_some(list(rows)))
     read = sources.read(rows, namespace).train
     if len(read) and LOG in read[0]:
-        return _Side(_some([text_of(row[LOG]) for row in read if row.get(LOG)]))
+        told = [row for row in read if row.get(LOG) and text_of(row[LOG]).strip()]
+        seen = [told[place] for place in places_of(len(told), MOST)]
+        answers = [str(row[ANSWER]) for row in seen if row.get(ANSWER)]
+        return _Side([text_of(row[LOG]).strip() for row in seen], answers=answers * run.adapter.task.generates)
     if len(read) and {"at", "version"} <= set(read[0]) and LOG not in read[0]:
         raise DataError("the log holds no texts; serve with --log-texts, or pass the rows themselves")
     layout = detection.detect(read, run.spec.format, run.spec.columns)
@@ -191,11 +205,26 @@ def _new(run: Run, rows: Any, renderer: Renderer, namespace: Mapping[str, Any], 
     task, spec = run.adapter.task, run.spec
     if layout.kind not in task.accepts:
         raise DataError(f"{layout.why}: these rows are none that {spec.task} learns from; give such rows, or prompts")
+    read, notes = _of_known_classes(run, read, layout)
     rendered = RenderedRows(read, layout, run.tokenizer, loss_on=spec.loss_on, system=spec.system)
     _, encoded = task.encode(rendered, spec, dict(run.facts.task), row_name="new row", progress=progress)
     some = encoded.examples.take(places_of(len(encoded.examples), MOST))
     prompts = prompts_of(some, renderer, spec.system, run.facts.chat and task.generates, MOST)
-    return _Side([one for one in prompts if one], some)
+    return _Side([one for one in prompts if one], some, notes)
+
+
+def _of_known_classes(run: Run, rows: Rows, layout: Layout) -> tuple[Rows, list[str]]:
+    """The rows of classes that a classifier knows, and a note on the others; of any other task all rows."""
+    known = run.facts.task.get("classes")
+    if not known:
+        return rows, []
+    unknown = Counter(label for row in rows for label in {*map(str, layout.labels(row))} - {*known})
+    kept = [number for number, row in enumerate(rows) if {*map(str, layout.labels(row))} <= {*known}]
+    if not unknown:
+        return rows, []
+    told = ", ".join(f"{name} ({count:,})" for name, count in unknown.most_common(NEW))
+    note = f"{len(rows) - len(kept):,} of {len(rows):,} rows are of classes that it does not know: {told}"
+    return splits.chosen(rows, kept), [f"{note}; their texts were left out, train anew to learn them"]
 
 
 def _some(prompts: list[str]) -> list[str]:
@@ -203,23 +232,23 @@ def _some(prompts: list[str]) -> list[str]:
     return [filled[place] for place in places_of(len(filled), MOST)]
 
 
-def _meaning(before: numpy.ndarray, now: numpy.ndarray) -> Test:
+def _meaning(before: numpy.ndarray, now: numpy.ndarray) -> TwoSample:
     near = float(numpy.median((now @ before.T).max(1)))
     own = before @ before.T
     numpy.fill_diagonal(own, -1)
     usual = float(numpy.median(own.max(1)))
-    return Test("inputs", f"{usual:.2f} to the nearest", f"{near:.2f} to the nearest", *drift.energy(before, now))
+    return TwoSample("inputs", f"{usual:.2f} to the nearest", f"{near:.2f} to the nearest", *drift.energy(before, now))
 
 
-def _length(before: Sequence[str], now: Sequence[str]) -> Test:
+def _length(before: Sequence[str], now: Sequence[str]) -> TwoSample:
     old, new = (numpy.log1p([len(text.split()) for text in texts]) for texts in (before, now))
     usual, found = (f"{numpy.expm1(numpy.median(one)):.0f} words" for one in (old, new))
-    return Test("length", usual, found, *drift.energy(old, new))
+    return TwoSample("length", usual, found, *drift.energy(old, new))
 
 
-def _script(before: Sequence[str], now: Sequence[str]) -> Test:
+def _script(before: Sequence[str], now: Sequence[str]) -> TwoSample:
     old, new = ([_written(text) for text in texts] for texts in (before, now))
-    return Test("script", _common(old), _common(new), *drift.shares(old, new))
+    return TwoSample("script", _common(old), _common(new), *drift.shares(old, new))
 
 
 def _common(kinds: Sequence[str]) -> str:
@@ -243,9 +272,9 @@ class _Losses:
     base: numpy.ndarray
 
     @cached_property
-    def test(self) -> Test:
+    def test(self) -> TwoSample:
         usual, found = (f"{one.mean():.3f} nats per token" for one in (self.held_out, self.new))
-        return Test("loss", usual, found, *drift.energy(self.held_out, self.new))
+        return TwoSample("loss", usual, found, *drift.energy(self.held_out, self.new))
 
     @property
     def rose(self) -> bool:
@@ -269,11 +298,30 @@ def _measured(model: Any, side: Examples, progress: Progress) -> numpy.ndarray:
     return numpy.array(values)
 
 
-def _classes(run: Run, before: Sequence[str], now: Sequence[str], progress: Progress) -> Test:
-    """How often a classifier gives each class."""
+def _classes(run: Run, before: Sequence[str], now: Sequence[str], progress: Progress) -> list[TwoSample]:
+    """How often a classifier gives each class, and how probable it finds what it gives."""
     progress(0, "asking the classifier")
-    old, new = ([str(label) for label in run.predict(list(texts)).label] for texts in (before, now))
-    return Test("classes given", _common(old), _common(new), *drift.shares(old, new))
+    told = [run.predict(list(texts)) for texts in (before, now)]
+    old, new = ([str(label) for label in one.label] for one in told)
+    tests = [TwoSample("classes given", _common(old), _common(new), *drift.shares(old, new))]
+    if all("probability" in one for one in told):
+        first, then = (one.probability.to_numpy(dtype=float) for one in told)
+        usual, found = (f"{numpy.median(one):.0%}" for one in (first, then))
+        tests.append(TwoSample("probability given", usual, found, *drift.energy(first, then)))
+    return tests
+
+
+def _answers(run: Run, asked: Sequence[str], given: Sequence[str], progress: Progress) -> list[TwoSample]:
+    """How long answers are and how many refuse: of the run to its evaluation rows, and as they were given since."""
+    progress(0, f"answering {len(asked)} evaluation rows")
+    own = run.generate([one for one in asked if one], max_new_tokens=TOKENS)
+    old, new = ([" ".join(text.split()[:TOKENS]) for text in texts] for texts in (own, given))
+    usual, found = (["refusal" if REFUSAL.search(text) else "answer" for text in texts] for texts in (old, new))
+    length = _length(old, new)
+    return [
+        replace(length, name="length of answers"),
+        TwoSample("refusals", _common(usual), _common(found), *drift.shares(usual, found)),
+    ]
 
 
 def _unlike(
@@ -312,5 +360,31 @@ def _keep(run: Run, made: Found) -> None:
     run.store.evaluate(
         run.id, [Evaluation("watch", one.name, one.distance, detail=detail) for one, detail in told], anew="watch"
     )
+    whole = {"rows": made.rows, "tests": {one.name: {"distance": one.distance, **detail} for one, detail in told}}
+    run.store.evaluate(run.id, [Evaluation(HISTORY, f"{time.time():.3f}", float(made.drifted), detail=whole)])
     changed = ", ".join(one.name for one, alarm in zip(made.tests, made.alarms, strict=True) if alarm)
-    run.store.watched(run.id, f"{made.rows:,} rows: {f'changed: {changed}' if changed else 'no change'}")
+    said = f"changed: {changed}" if changed else "no change"
+    run.store.set_metrics(run.id, {"watched": said})
+    run.store.watched(run.id, f"{made.rows:,} rows: {said}")
+
+
+def history(run: Run) -> pandas.DataFrame:
+    """Give what was found each time that a run was watched.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a test, the earliest first: ``at`` (UTC), ``rows``, ``what``, ``distance``, ``p`` and ``alarm``.
+    """
+    kept = [one for one in run.store.evaluations(run.id) if one.suite == HISTORY]
+    rows = [
+        (pandas.Timestamp(float(one.measure), unit="s", tz="UTC"), one.detail["rows"], what, *map(test.get, VALUES))
+        for one in sorted(kept, key=lambda one: float(one.measure))
+        for what, test in one.detail["tests"].items()
+    ]
+    return pandas.DataFrame(rows, columns=["at", "rows", "what", *VALUES])

@@ -94,7 +94,9 @@ def _eval_loss(record: Record) -> str:
 
 def _verdict(record: Record) -> str:
     word, _, rest = str(record.metrics.get("verdict") or "").partition(":")
-    return f"{SIGNS.get(word, '')} {_whole(word)}{_small(rest.strip())}" if word else ""
+    said = f"{SIGNS.get(word, '')} {_whole(word)}{_small(rest.strip())}" if word else ""
+    watched = record.metrics.get("watched")
+    return said + _small(f"watched: {watched}" if watched else "")
 
 
 def _duration(record: Record) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.data.prompts import short
 from peft_nb.runs.run import Run, load
-from peft_nb.runs.watch import Found
+from peft_nb.runs.watch import Found, history
 from peft_nb.runs.watch import watch as compared
 from peft_nb.serving.route import ENCODER
 from peft_nb.system.frontend import variables
@@ -18,6 +18,7 @@ from peft_nb.ui.style import BOX, MUTED
 if TYPE_CHECKING:
     import pandas
 
+    from peft_nb.plots import Picture
     from peft_nb.store import Store
 
 
@@ -50,7 +51,8 @@ def watch(run: Run | str, rows: Any, *, encoder: str = ENCODER, store: Store | N
     """
     found = run if isinstance(run, Run) else load(run, store=store)
     with progress_bar() as progress:
-        return Drift(compared(found, rows, encoder=encoder, namespace=variables(), progress=progress))
+        made = compared(found, rows, encoder=encoder, namespace=variables(), progress=progress)
+        return Drift(made, history(found))
 
 
 class Drift:
@@ -60,10 +62,12 @@ class Drift:
     ----------
     found : Found
         What was found.
+    history : pandas.DataFrame
+        What was found so far, as of :func:`peft_nb.runs.watch.history`.
     """
 
-    def __init__(self, found: Found) -> None:
-        self.found = found
+    def __init__(self, found: Found, history: pandas.DataFrame) -> None:
+        self.found, self._history = found, history
 
     @property
     def drifted(self) -> bool:
@@ -74,6 +78,17 @@ class Drift:
     def table(self) -> pandas.DataFrame:
         """One row a test: ``what``, ``before``, ``now``, ``distance``, ``p`` and ``alarm``."""
         return self.found.table
+
+    @property
+    def history(self) -> pandas.DataFrame:
+        """One row a test and time: ``at``, ``rows``, ``what``, ``distance``, ``p`` and ``alarm``."""
+        return self._history
+
+    def plot(self) -> Picture:
+        """Draw how surely each test saw a change, each time that the run was watched."""
+        from peft_nb import plots
+
+        return plots.watched([tuple(row) for row in self._history[["at", "what", "p"]].itertuples(index=False)])
 
     @property
     def step(self) -> str:
@@ -95,7 +110,9 @@ class Drift:
         return "\n".join([*lines, *(f"note: {one}" for one in found.notes), f"next: {found.why}"])
 
     def _repr_html_(self) -> str:
-        return page(self.found)
+        times = self._history["at"].nunique()
+        said = f"How surely each test saw a change, each of the {times} times that it was watched"
+        return page(self.found, self.plot().html(said) if times > 1 else "")
 
 
 def headline(found: Found) -> str:
@@ -105,14 +122,14 @@ def headline(found: Found) -> str:
     return f"{found.run}, {wording.count(found.rows, 'new row')}: {said}"
 
 
-def page(found: Found) -> str:
-    """Draw the tests, the words that grew, the rows that are least like any before, and the next step."""
+def page(found: Found, chart: str = "") -> str:
+    """Draw the tests, how they went over time, the words that grew, the rows least like any before, the next step."""
     tests = [
         (one.name, one.before, one.now, f"{one.p:.3f}", "changed" if alarm else "")
         for one, alarm in zip(found.tests, found.alarms, strict=True)
     ]
     parts = [f"<div><b>{escape(headline(found))}</b></div>", listing.rows(("what", "before", "now", "p", ""), tests)]
-    parts += [f"<div>{escape(one)}</div>" for one in found.notes]
+    parts += [chart, *(f"<div>{escape(one)}</div>" for one in found.notes)]
     if found.drifted:
         if found.words:
             grew = ", ".join(f"{word} ({before} → {now})" for word, before, now in found.words)

@@ -1,0 +1,248 @@
+"""Planted shifts: how often ``%peft watch`` sees them, and how often it sees one where there is none.
+
+    python benchmarks/drift.py [--trials N] [--rows N]
+
+A run on `smollm2-135m` learns to name the intent of a bank's customers (24 classes, `intents.py`). Each trial draws 200
+rows of the same source, 40 whose loss is measured, and some more, of which a share is shifted in one of eight ways, and
+compares them by the tests of ``%peft watch``. AUC: of the smallest p-value after Holm's correction, trials with the
+shift against trials without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import intents
+import numpy
+
+SHARE = 0.4  # of the rows of a trial are shifted, where nothing else is said
+STEPS = 60  # of training
+LEARNED, EVALUATED = 200, 40  # rows that a trial compares with
+Rows = list[dict[str, str]]
+
+GERMAN = (
+    "Meine Karte ist weg, was soll ich tun?",
+    "Wann kommt die neue Karte?",
+    "Die Überweisung an meine Schwester ist nicht angekommen.",
+    "Warum wurde meine Zahlung abgelehnt?",
+    "Ich habe meine PIN vergessen.",
+    "Bitte schließen Sie mein Konto.",
+    "Der Automat hat zu wenig Geld ausgezahlt.",
+    "Welcher Wechselkurs gilt in Polen?",
+    "Ich kann mich nicht anmelden.",
+    "Diese Abbuchung kenne ich nicht.",
+)
+RUSSIAN = (
+    "Моя карта потерялась, что делать?",
+    "Когда придёт новая карта?",
+    "Почему мой платёж отклонён?",
+    "Я забыл свой пароль.",
+    "Пожалуйста, закройте мой счёт.",
+    "Банкомат выдал слишком мало денег.",
+    "Не могу войти в приложение.",
+    "Я не знаю этого списания.",
+)
+TOPICS = (
+    "I want a mortgage for a flat {place}",
+    "what does the loan for a car of {amount} cost me a month",
+    "can my daughter get an account for children",
+    "which funds do you recommend for {amount}",
+    "I would like to insure my bike against theft",
+    "how much pension will I get from you",
+    "do you finance solar panels",
+    "please change the interest of my savings",
+)
+RAMBLING = (
+    " I have been a customer of this bank for more than twenty years and never had a complaint of any kind, so I hope "
+    "that somebody reads this to its end and answers soon, because I have to leave for a journey next week."
+)
+
+
+def other_topic(row: dict[str, str], draw: random.Random) -> dict[str, str]:
+    """Something that no class is for."""
+    words = {name: draw.choice(choices) for name, choices in intents.SLOTS.items()}
+    return row | {"text": draw.choice(TOPICS).format(**words)}
+
+
+def other_language(row: dict[str, str], draw: random.Random) -> dict[str, str]:
+    """German."""
+    return row | {"text": draw.choice(GERMAN)}
+
+
+def other_script(row: dict[str, str], draw: random.Random) -> dict[str, str]:
+    """Russian."""
+    return row | {"text": draw.choice(RUSSIAN)}
+
+
+def longer(row: dict[str, str], draw: random.Random) -> dict[str, str]:
+    """A long story after the request."""
+    return row | {"text": row["text"] + RAMBLING[: draw.randrange(90, len(RAMBLING))]}
+
+
+def keywords(row: dict[str, str], draw: random.Random) -> dict[str, str]:
+    """Two or three words, as into a search box."""
+    words = row["text"].split()
+    return row | {"text": " ".join(draw.sample(words, min(len(words), draw.randrange(2, 4))))}
+
+
+def garbled(row: dict[str, str], draw: random.Random) -> dict[str, str]:
+    """A third of the letters wrong, as from a bad scan."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    return row | {"text": "".join(draw.choice(letters) if draw.random() < 1 / 3 else one for one in row["text"])}
+
+
+def other_answers(row: dict[str, str], draw: random.Random) -> dict[str, str]:
+    """The same requests, and other answers than it learned."""
+    return row | {"label": draw.choice([one for one in intents.INTENTS if one != row["label"]])}
+
+
+def planted(kind: str, rows: Rows, draw: random.Random) -> Rows:
+    """Shift some rows."""
+    if kind == "none":
+        return rows
+    if kind == "shares of classes":  # one class of eight of the rows, in place of one of 24
+        return rows
+    shift: Callable[[dict[str, str], random.Random], dict[str, str]] = KINDS[kind]
+    moved = {*draw.sample(range(len(rows)), round(SHARE * len(rows)))}
+    return [shift(row, draw) if place in moved else row for place, row in enumerate(rows)]
+
+
+KINDS: dict[str, Any] = {
+    "another topic": other_topic,
+    "another language": other_language,
+    "another script": other_script,
+    "longer": longer,
+    "keywords": keywords,
+    "garbled": garbled,
+    "shares of classes": None,
+    "other answers": other_answers,
+}
+
+
+def drawn(kind: str, pool: Rows, count: int, draw: random.Random) -> Rows:
+    """Rows for a trial, those of one group of classes three times as often where their shares change."""
+    if kind != "shares of classes":
+        return draw.sample(pool, count)
+    favoured = {*draw.sample(sorted(intents.INTENTS), 5)}
+    weights = [9 if row["label"] in favoured else 1 for row in pool]
+    keys = {place: draw.random() ** (1 / weight) for place, weight in enumerate(weights)}  # without replacement
+    return [pool[place] for place in sorted(keys, key=keys.__getitem__)[-count:]]
+
+
+class Watched:
+    """A run, and what its tests need of each text, computed once."""
+
+    def __init__(self, run: Any) -> None:
+        from peft_nb.documents.embedding import Embedder
+        from peft_nb.runs import watch
+
+        self.run, self._watch, self._embedder = run, watch, Embedder()
+        self._vectors: dict[str, Any] = {}
+        self._losses: dict[tuple[str, str], float] = {}
+
+    def vectors(self, texts: Sequence[str]) -> Any:
+        """Embeddings, each text embedded once."""
+        if new := [one for one in dict.fromkeys(texts) if one not in self._vectors]:
+            self._vectors |= dict(zip(new, self._embedder.embed(new), strict=True))
+        return numpy.stack([self._vectors[one] for one in texts])
+
+    def _of_examples(self, examples: Any) -> Any:
+        from peft_nb.events import silent
+
+        with self.run.adapter.using:
+            return self._watch._measured(self.run.adapter.open(silent).eval(), examples, silent)
+
+    def losses(self, rows: Rows) -> Any:
+        """Mean losses of rows, each measured once."""
+        from peft_nb.data import detection, sources
+        from peft_nb.data.rendered import RenderedRows
+
+        keys = [(row["text"], row["label"]) for row in rows]
+        new = list({key: row for row, key in zip(rows, keys, strict=True) if key not in self._losses}.values())
+        if new:
+            spec, task = self.run.spec, self.run.adapter.task
+            read = sources.read(given(new)).train
+            layout = detection.detect(read, spec.format, spec.columns)
+            rendered = RenderedRows(read, layout, self.run.tokenizer, loss_on=spec.loss_on, system=spec.system)
+            _, encoded = task.encode(rendered, spec, dict(self.run.facts.task), row_name="row")
+            found = self._of_examples(encoded.examples)
+            self._losses |= {(row["text"], row["label"]): loss for row, loss in zip(new, found, strict=True)}
+        return numpy.array([self._losses[key] for key in keys])
+
+    def tests(self, learned: Rows, evaluated: Rows, new: Rows) -> list[Any]:
+        """The tests of ``%peft watch``."""
+        from peft_nb.evaluation import drift
+
+        old, texts = ([row["text"] for row in rows] for rows in (learned, new))
+        before, now = self.vectors(old), self.vectors(texts)
+        found = [self._watch._meaning(before, now), self._watch._length(old, texts), self._watch._script(old, texts)]
+        usual, measured = self.losses(evaluated), self.losses(new[: self._watch.MEASURED])
+        return [*found, drift.TwoSample("loss", "", "", *drift.energy(usual, measured))]
+
+
+def given(rows: Rows) -> Rows:
+    """Rows as the run learns them."""
+    return [{"prompt": row["text"], "completion": row["label"].replace("_", " ")} for row in rows]
+
+
+def corrected(tests: Sequence[Any]) -> float:
+    """The smallest p-value after Holm's correction."""
+    return min(1.0, len(tests) * min(one.p for one in tests))
+
+
+def auc(shifted: Sequence[float], plain: Sequence[float]) -> float:
+    """How often a trial with a shift has the smaller p-value, ties counting half."""
+    return statistics.fmean((one < other) + (one == other) / 2 for one in shifted for other in plain)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a row a kind, as soon as it is measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=40, help="of each kind (default 40); five times as many of none")
+    parser.add_argument("--rows", type=int, default=100, help="of a trial (default 100)")
+    asked = parser.parse_args(argv)
+    import peft_nb
+    from peft_nb.evaluation import drift
+    from peft_nb.store import Store
+
+    draw = random.Random(0)
+    rows, _ = intents.split(140, 1)
+    draw.shuffle(rows)
+    learned, held_out, pool = rows[:400], rows[400:440], rows[440:]
+    with TemporaryDirectory() as folder:
+        run = peft_nb.train(
+            data=given(learned),
+            eval_data=given(held_out),
+            method="lora",
+            max_steps=STEPS,
+            batch_size=16,
+            judge="off",
+            store=Store(Path(folder)),
+        )
+        losses = f"{run.metrics['base_eval_loss']:.2f} → {run.metrics['eval_loss']:.2f}"
+        print(f"{len(learned)} rows learned, eval loss {losses}")
+        print(f"{len(pool)} rows to draw trials of {asked.rows} from; {SHARE:.0%} of them are shifted")
+        watched = Watched(run)
+        plain: list[float] = []
+        for kind, trials in (("none", 5 * asked.trials), *((kind, asked.trials) for kind in KINDS)):
+            found, alarms = [], 0
+            for _ in range(trials):
+                draw.shuffle(pool)
+                usual, others = pool[: LEARNED + EVALUATED], pool[LEARNED + EVALUATED :]
+                new = planted(kind, drawn(kind, others, asked.rows, draw), draw)
+                tests = watched.tests(usual[:LEARNED], usual[LEARNED:], new)
+                found.append(corrected(tests))
+                alarms += any(drift.alarms(tests))
+            plain = plain or found
+            told = "" if kind == "none" else f", AUC {auc(found, plain):.3f}"
+            print(f"{kind:20} alarms in {alarms} of {trials} ({alarms / trials:.1%}){told}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
