@@ -11,10 +11,10 @@ shift against trials without.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -209,13 +209,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(argv)
     import peft_nb
     from peft_nb.evaluation import drift
-    from peft_nb.store import Store
 
     draw = random.Random(0)
     rows, _ = intents.split(140, 1)
     draw.shuffle(rows)
     learned, held_out, pool = rows[:400], rows[400:440], rows[440:]
     with TemporaryDirectory() as folder:
+        os.environ["PEFT_NB_STORE"] = folder
         run = peft_nb.train(
             data=given(learned),
             eval_data=given(held_out),
@@ -223,7 +223,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             max_steps=STEPS,
             batch_size=16,
             judge="off",
-            store=Store(Path(folder)),
         )
         losses = f"{run.metrics['base_eval_loss']:.2f} → {run.metrics['eval_loss']:.2f}"
         print(f"{len(learned)} rows learned, eval loss {losses}")

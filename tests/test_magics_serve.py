@@ -15,6 +15,7 @@ from peft_nb.store import Store
 from tests.conftest import Python
 from tests.serving import PROMPTS, TOKENS, post, said
 from tests.shell import refused, run
+from tests.test_ui_router import never_for_guests
 
 SMALL = "--threads 1 --context 512"
 
@@ -89,18 +90,28 @@ def test_a_router_is_served_as_a_model_that_says_who_answered(
     shell.user_ns["gate"] = peft_nb.route(*kinds.values(), "base", encoder=str(encoder))
     shell.user_ns["fruit"] = peft_nb.route(kinds["tool"], encoder=str(encoder))
     assert "fruit is the name of a router and of a run" in refused(shell, "%peft serve gate fruit", RunError)
-    shown = run(shell, f"%peft serve gate {SMALL} --log {tmp_path / 'log.jsonl'}")
+    shell.user_ns["pair"] = peft_nb.route(*kinds.values(), encoder=str(encoder), blend=2, policy=never_for_guests)
+    shown = run(shell, f"%peft serve gate pair {SMALL} --log {tmp_path / 'log.jsonl'}")
     server = shown.server
     try:
-        assert server.names == ("fruit", "tool", "gate")
+        assert server.names == ("fruit", "tool", "gate", "pair")
         for prompt in ("plum fig plum apple", "nail saw nail drill"):
             expected = shell.user_ns["gate"].route(prompt)
             answer = post(server, "gate", prompt)
             assert answer.headers["X-Routed-To"] == expected.name
             assert float(answer.headers["X-Route-Confidence"]) == pytest.approx(expected.confidence, abs=2e-3)
             assert answer.json()["choices"] == post(server, expected.name, prompt).json()["choices"]
-        assert "write one of fruit, tool, gate, base" in post(server, "gat").text
+        assert "write one of fruit, tool, gate, pair, base" in post(server, "gat").text
         assert httpx.get(f"{server.address}/v1/models").json()["data"][2]["id"] == "gate"
+        mixed = "plum saw plum saw"
+        expected = shell.user_ns["pair"].route(mixed)
+        answer = post(server, "pair", mixed)
+        weights = [part.split("=") for part in answer.headers["X-Blended"].split(", ")]
+        assert {name: float(weight) for name, weight in weights} == expected.weights
+        assert answer.headers["X-Routed-To"] == expected.name
+        guest = post(server, "pair", mixed, user="guest")
+        assert guest.headers["X-Routed-To"] == "base"
+        assert "X-Blended" not in guest.headers
         told = server.status()["models"]["gate"]
         assert (told["answered"], sum(told["by_version"].values())) == (2, 2)
         first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])

@@ -7,7 +7,7 @@ from peft_nb.serving.slots import Slots
 
 def taken(slots: Slots, adapter: str | None, prompt: str, several: bool = False) -> tuple[int | None, bool]:
     """Ask once: which slot, and whether what it holds is used."""
-    with slots.of(adapter, prompt, several) as place:
+    with slots.of(((adapter, 1.0),) if adapter else (), prompt, several) as place:
         return place.get("id_slot"), place["cache_prompt"]
 
 
@@ -26,7 +26,7 @@ def test_the_next_turn_finds_its_conversation_and_no_other_adapter_does() -> Non
 def test_slots_at_work_are_left_alone() -> None:
     slots = Slots(2)
     with ExitStack() as stack:
-        first, second, third = (stack.enter_context(slots.of("a", "Hello")) for _ in range(3))
+        first, second, third = (stack.enter_context(slots.of((("a", 1.0),), "Hello")) for _ in range(3))
         assert (first["id_slot"], second["id_slot"]) == (0, 1)
         assert third == {"cache_prompt": False}
     assert taken(slots, "a", "Hello")[1]
@@ -43,7 +43,7 @@ def test_a_request_that_fails_leaves_nothing_to_use() -> None:
     slots = Slots(1)
     assert taken(slots, "a", "Hello") == (0, False)
     try:
-        with slots.of("a", "Hello") as place:
+        with slots.of((("a", 1.0),), "Hello") as place:
             assert place["cache_prompt"]
             raise ConnectionError
     except ConnectionError:

@@ -192,7 +192,7 @@ def test_prompts_are_routed_by_the_rows_of_runs_or_by_given_ones(
     board = peft_nb.Switchboard(str(base), *kinds.values(), encoder=str(encoder), with_base=False)
     assert [one.name for one in board.route(["plum fig plum apple", "nail saw nail drill"])] == ["fruit", "tool"]
     before = sorted((kinds["fruit"].store.folder / "routing").iterdir())
-    assert len(before) == 2
+    assert before
     folder = kinds["tool"].save(tmp_path / "birds")
     board.add(folder)
     with pytest.raises(RunError, match=r"birds cannot be routed to: .* not in the store; name prompts"):

@@ -212,12 +212,12 @@ def test_what_one_server_cannot_hold_together_is_refused(tmp_path: Path) -> None
         with pytest.raises(RunError, match="its chat template is not that of this server"):
             engine.adopt(replace(load, adapters=(other,)))
         told = "json_schema: not known to vLLM; write response_format"
-        with pytest.raises(RefusedError, match=told), engine.slot(small, {"json_schema": {}}):
+        with pytest.raises(RefusedError, match=told), engine.slot({small: 1.0}, {"json_schema": {}}):
             pass
         (Path(small) / "generation_config.json").write_text('{"eos_token_id": 7}')
-        with engine.slot(small, {}) as place:
+        with engine.slot({small: 1.0}, {}) as place:
             assert place == {"model": "run-1-vllm-a", "stop_token_ids": [7]}
-        with pytest.raises(RunError, match="vllm-b is not loaded"), engine.slot(large, {}):
+        with pytest.raises(RunError, match="vllm-b is not loaded"), engine.slot({large: 1.0}, {}):
             pass
     finally:
         engine.close()

@@ -8,7 +8,7 @@ import pytest
 import peft_nb
 from peft_nb import Router, Run
 from peft_nb.errors import RunError
-from peft_nb.serving.route import NearestRows
+from peft_nb.serving.route import Gate, NearestRows
 from peft_nb.ui.router import page, saved
 from tests.test_runs_compare import HOSTILE, Page
 
@@ -80,10 +80,18 @@ def test_a_router_is_written_down_for_a_server(router: Router, kinds: dict[str, 
     folder = saved(router, "gate")
     assert folder == kinds["fruit"].store.folder / "routers" / "gate"
     assert [one.name for one in NearestRows.load(folder).routes([FRUIT, TOOL])] == ["fruit", "tool"]
-    with pytest.raises(RunError, match="a policy is a function of this notebook"):
+    with pytest.raises(RunError, match="put the function into a module of its own"):
         saved(peft_nb.route(kinds["fruit"], encoder=str(encoder), policy=lambda prompt, user: None), "gate")
-    with pytest.raises(RunError, match="one adapter"):
-        saved(peft_nb.route(kinds["fruit"], encoder=str(encoder), blend=2), "gate")
+    blending = peft_nb.route(*kinds.values(), encoder=str(encoder), policy=never_for_guests, blend=2)
+    gate = Gate.load(saved(blending, "gate"))
+    assert gate.route(FRUIT, "guest").name == "base"
+    mixed = "plum saw plum saw"
+    assert gate.route(mixed, None).weights == blending.route(mixed).weights
+    assert len(gate.route(mixed, None).weights) == 2
+
+
+def never_for_guests(prompt: str, user: str | None) -> str | None:
+    return "base" if user == "guest" else None
 
 
 def test_mistakes_are_one_line(kinds: dict[str, Run]) -> None:

@@ -74,8 +74,8 @@ class Engine(ABC):
         As ``--engine`` takes it.
     options : frozenset of str
         Of ``%peft serve`` those that this engine alone has.
-    mixes : bool
-        Whether requests for different adapters are computed together.
+    mixes, blends : bool
+        Whether requests for different adapters are computed together, and whether several can answer one request.
     environment : dict of str to str
         What its process gets besides, unless it is set already.
     address : str
@@ -87,6 +87,7 @@ class Engine(ABC):
     name: ClassVar[str]
     options: ClassVar[frozenset[str]] = frozenset()
     mixes: ClassVar[bool] = False
+    blends: ClassVar[bool] = False
     environment: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, load: Load) -> None:
@@ -127,8 +128,8 @@ class Engine(ABC):
         """Write what a version is answered with, unless it is there; ``apart``: in a process that has PyTorch."""
 
     @abstractmethod
-    def slot(self, adapter: str | None, asked: Mapping[str, Any]) -> AbstractContextManager[dict[str, Any]]:
-        """Give what it is told beside what is asked, so that it answers with an adapter, inside the ``with``."""
+    def slot(self, adapters: Mapping[str, float], asked: Mapping[str, Any]) -> AbstractContextManager[dict[str, Any]]:
+        """Give what it is told beside what is asked, so that it answers with adapters, inside the ``with``."""
 
     @abstractmethod
     def adopt(self, load: Load) -> bool:

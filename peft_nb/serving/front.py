@@ -21,7 +21,7 @@ from tornado.simple_httpclient import HTTPStreamClosedError
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from peft_nb.documents.passages import Passage, retrieve
-from peft_nb.errors import PeftNbError
+from peft_nb.errors import PeftNbError, RunError
 from peft_nb.serving.answer_log import AnswerLog
 from peft_nb.serving.engine import Engine, Files
 from peft_nb.serving.requests import CHAT, TEXT, RefusedError, checked, found, told
@@ -31,7 +31,7 @@ from peft_nb.serving.turns import Turns
 
 if TYPE_CHECKING:
     from peft_nb.documents.retriever import Retriever
-    from peft_nb.serving.route import NearestRows, Route
+    from peft_nb.serving.route import Gate, Route
 
 ENGINE_S = 60  # longest wait for an engine that is being replaced
 ENDING_S = 1.0  # by which the system may tell of a process's end later than its connections do
@@ -87,7 +87,7 @@ class Front:
         By the model that they hold, who answers at this moment.
     indexes : dict of Path to Retriever
         By their folders, those whose chunks are put before questions.
-    routers : dict of str to NearestRows
+    routers : dict of str to Gate
         By name, what finds out whom a request is for.
     """
 
@@ -106,7 +106,7 @@ class Front:
         self.files: dict[str, Files] = {}
         self.engines: dict[str, Engine] = {}
         self.indexes: dict[Path, Retriever] = {}
-        self.routers: dict[str, NearestRows] = {}
+        self.routers: dict[str, Gate] = {}
         self.ready = Event()
         self.troubles: dict[str, str] = {}
         self.traffic = Traffic()
@@ -155,8 +155,10 @@ class Front:
         if (router := self.routers.get(body.get("model", ""))) is None:
             return None
         prompt = text_of(body["messages"] if "messages" in body else body["prompt"])
-        (route,) = await asyncio.to_thread(router.routes, [prompt])
-        return route
+        try:
+            return await asyncio.to_thread(router.route, prompt, body.get("user"))
+        except RunError as error:  # of the policy, which is not the client's fault
+            raise RefusedError(500, str(error), code="policy_failed") from None
 
     async def ended(self, engine: Engine) -> None:
         """Lose an engine that has broken a connection, as soon as its process is seen to have ended."""
@@ -378,7 +380,8 @@ class Completions(Handler):
         front, path, began = self.front, self.request.path, time.monotonic()
         user = body.get("user") or uuid4().hex
         version = front.version(body["model"], user)
-        async with front.turns.of("" if front.mixes else version.label if version else BASE):
+        blend = str(self.route.weights or "") if self.route else ""
+        async with front.turns.of("" if front.mixes else f"{version.label if version else BASE}{blend}"):
             for left in (1, 0):  # an engine that dies before it has said anything is replaced meanwhile
                 engine, version, adapter = await front.chosen(body["model"], user)
                 self.label = version.label if version else BASE
@@ -388,7 +391,7 @@ class Completions(Handler):
                 engine.busy += 1
                 try:
                     asked = told(path, given, version)
-                    with engine.slot(adapter, asked) as place:
+                    with engine.slot(self._mixed(engine, adapter, user), asked) as place:
                         if body.get("stream"):
                             usage, text = await self._streamed(engine, asked | place, stream)
                         else:
@@ -427,6 +430,21 @@ class Completions(Handler):
             )
         if not self.gone:
             self.finish()
+
+    def _mixed(self, engine: Engine, adapter: str | None, user: str) -> dict[str, float]:
+        """The adapters that answer, by weight: several where a router blends and this engine holds them all."""
+        front, weights = self.front, self.route.weights if self.route and engine.blends else {}
+        mixed = dict[str, float]()
+        for name, weight in weights.items():
+            version = front.version(name, user)
+            files = front.files.get(version.run) if version else None
+            if files is None or files.adapter not in engine.load.adapters:
+                mixed.clear()
+                break
+            mixed[files.adapter] = weight
+        if mixed:
+            self.set_header("X-Blended", ", ".join(f"{name}={weight:g}" for name, weight in weights.items()))
+        return mixed or ({adapter: 1.0} if adapter else {})
 
     async def _whole(self, engine: Engine, asked: dict[str, Any]) -> tuple[dict[str, Any], str]:
         response = await self.front.client.fetch(_request(engine, self.request.path, asked), raise_error=False)

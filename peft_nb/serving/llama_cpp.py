@@ -29,6 +29,7 @@ class LlamaCpp(Engine):
     """
 
     name = "llama.cpp"
+    blends = True
     options = frozenset({"outtype", "threads"})
     # Threads that wait for each other by spinning keep the ones they wait for from the core, where anything else runs
     # too: on two cores of which one was busy, answers took ten times as long.
@@ -64,21 +65,21 @@ class LlamaCpp(Engine):
         write = adapter_gguf.adapter_file_apart if apart else adapter_gguf.adapter_file
         return Files(base, str(write(version, folder)))
 
-    def scales(self, adapter: str | None) -> list[dict[str, float]]:
-        """Say how much of each LoRA a request gets: all of one, and nothing of the others.
+    def scales(self, adapters: Mapping[str, float]) -> list[dict[str, float]]:
+        """Say how much of each LoRA a request gets: of most nothing.
 
         llama.cpp takes those that a request leaves out, and all in a request without a list, as they were loaded.
         """
-        if adapter is not None and adapter not in self.load.adapters:
-            raise RunError(f"{Path(adapter).name} is not loaded")
-        return [{"id": id, "scale": float(one == adapter)} for id, one in enumerate(self.load.adapters)]
+        if lacking := [one for one in adapters if one not in self.load.adapters]:
+            raise RunError(f"{Path(lacking[0]).name} is not loaded")
+        return [{"id": id, "scale": float(adapters.get(one, 0))} for id, one in enumerate(self.load.adapters)]
 
     @contextmanager
-    def slot(self, adapter: str | None, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def slot(self, adapters: Mapping[str, float], asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Say how much of each LoRA a request gets, and where it is computed."""
         prompt = asked.get("prompt") or "\n".join(str(one.get("content")) for one in asked["messages"])
-        with self.slots.of(adapter, prompt, several=(asked.get("n") or 1) != 1) as place:
-            yield {"lora": self.scales(adapter), **place}
+        with self.slots.of(tuple(sorted(adapters.items())), prompt, several=(asked.get("n") or 1) != 1) as place:
+            yield {"lora": self.scales(adapters), **place}
 
     def adopt(self, load: Load) -> bool:
         """Hold no more than it was started with."""

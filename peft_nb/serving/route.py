@@ -16,7 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -174,14 +175,14 @@ class NearestRows:
         rows = tuple(Neighbour(self.names[self._of[at]], self._prompts[at], float(similar[at])) for at in few)
         return dict(sorted(shares.items(), key=lambda one: -one[1])), rows
 
-    def save(self, folder: Path) -> None:
-        """Write it down for another process, in place of what was there."""
+    def save(self, folder: Path, **more: Any) -> None:
+        """Write it down for another process, in place of what was there, with what else that shall know."""
         rows: dict[str, list[str]] = {name: [] for name in self.names}
         for prompt, number in zip(self._prompts, self._of, strict=True):
             rows[self.names[number]].append(prompt)
         with files.atomic_folder(folder, overwrite=True) as staging:
             np.save(staging / "vectors.npy", self._vectors, allow_pickle=False)
-            told = {"encoder": self.embedder.model, "rows": rows, "least": self.least}
+            told = {"encoder": self.embedder.model, "rows": rows, "least": self.least, **more}
             (staging / "rows.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
@@ -201,6 +202,70 @@ class NearestRows:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"the router in {folder} cannot be read ({error}); serve it again") from error
         return found
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a server routes by.
+
+    Attributes
+    ----------
+    nearest : NearestRows
+        The rows that vote.
+    blend : int
+        How many adapters answer a prompt at most.
+    policy : callable or None
+        What may veto or force a route.
+    """
+
+    nearest: NearestRows
+    blend: int = 1
+    policy: Policy | None = None
+
+    def route(self, prompt: str, user: str | None) -> Route:
+        """Route a prompt; RunError as of :func:`ruled`."""
+        (found,) = self.nearest.routes([prompt])
+        return blended(ruled(found, self.policy, user, [*self.nearest.names, BASE]), self.blend)
+
+    @classmethod
+    def load(cls, folder: Path) -> Gate:
+        """Read what was written down.
+
+        Raises
+        ------
+        RunError
+            If its policy cannot be imported.
+        StoreError
+            If it is not there or damaged.
+        """
+        nearest = NearestRows.load(folder)
+        told = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
+        name = told.get("policy", "")
+        try:
+            policy = resolve_name(name) if name else None
+        except (ImportError, AttributeError) as error:
+            fix = "serve from the folder of its module"
+            raise RunError(f"the policy {name} cannot be imported ({error}); {fix}") from error
+        return cls(nearest, told.get("blend", 1), policy)
+
+
+def written(policy: Policy | None) -> str:
+    """Write a policy as another process can import it, ``module:function``; nothing for none.
+
+    Raises
+    ------
+    RunError
+        If it is a function of the notebook.
+    """
+    if policy is None:
+        return ""
+    name = f"{getattr(policy, '__module__', '')}:{getattr(policy, '__qualname__', '')}"
+    try:
+        if not name.startswith("__main__") and resolve_name(name) is policy:
+            return name
+    except (ImportError, AttributeError, ValueError):
+        pass
+    raise RunError("a server has to import the policy: put the function into a module of its own, and import it here")
 
 
 def ruled(route: Route, policy: Policy | None, user: str | None, known: Sequence[str]) -> Route:

@@ -158,11 +158,13 @@ class Process:
         self.kind = ENGINES[service.engine]
         self.front = Front(limits, key_of(service.key_from), hosts, log, service.base_file, self.kind.mixes)
         if service.routers:
-            from peft_nb.serving.route import NearestRows
+            from peft_nb.serving.route import Gate
 
-            self.front.routers = {name: NearestRows.load(Path(folder)) for name, folder in service.routers.items()}
+            self.front.routers = {name: Gate.load(Path(folder)) for name, folder in service.routers.items()}
+            if not self.kind.blends and any(router.blend > 1 for router in self.front.routers.values()):
+                raise RunError(f"{self.kind.name} answers each request by one adapter; serve a router without blend")
             for router in self.front.routers.values():
-                router.embedder.load()  # now, and not while somebody waits for an answer
+                router.nearest.embedder.load()  # now, and not while somebody waits for an answer
         self.engines: list[Engine] = []
         self.draining: set[asyncio.Task[None]] = set()
         self.short = 0

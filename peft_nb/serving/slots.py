@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from os.path import commonprefix
 from typing import Any
 
+Mix = tuple[tuple[str, float], ...]
 ALIKE = 0.5  # of a prompt that a slot must hold to be its conversation, and not another one that begins alike
 
 
@@ -26,16 +27,16 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self._free = [*range(count)]  # the one unused for longest first
-        self._kept: dict[int, tuple[str | None, str]] = {}  # of each slot the adapter and the prompt, where known
+        self._kept: dict[int, tuple[Mix | None, str]] = {}  # of each slot the adapters and the prompt, where known
 
     @contextmanager
-    def of(self, adapter: str | None, prompt: str, several: bool = False) -> Iterator[dict[str, Any]]:
+    def of(self, adapters: Mix, prompt: str, several: bool = False) -> Iterator[dict[str, Any]]:
         """Take a slot inside the ``with``.
 
         Parameters
         ----------
-        adapter : str or None
-            The file of the LoRA; None for the model alone.
+        adapters : tuple of (str, float)
+            The files of the LoRAs and their weights; none for the model alone.
         prompt : str
             What is asked.
         several : bool, default False
@@ -53,20 +54,20 @@ class Slots:
             finally:
                 self._forget()
             return
-        slot = max(self._free, key=lambda one: self._fits(one, adapter, prompt))  # of equals the first
-        held, _ = self._kept.pop(slot, ("", ""))
+        slot = max(self._free, key=lambda one: self._fits(one, adapters, prompt))  # of equals the first
+        held, _ = self._kept.pop(slot, (None, ""))
         self._free.remove(slot)
         try:
-            yield {"cache_prompt": held == adapter, "id_slot": slot}
-            self._kept[slot] = (adapter, prompt)
+            yield {"cache_prompt": held == adapters, "id_slot": slot}
+            self._kept[slot] = (adapters, prompt)
         finally:
             self._free.append(slot)
 
-    def _fits(self, slot: int, adapter: str | None, prompt: str) -> tuple[int, bool, bool]:
-        """What to choose by: the same conversation, then an empty slot, then the same adapter."""
-        held, before = self._kept.get(slot, ("", ""))
-        same = len(commonprefix([before, prompt])) if held == adapter else 0  # noqa: RUF071 - of letters
-        return same if same >= ALIKE * len(prompt) else 0, slot not in self._kept, held == adapter
+    def _fits(self, slot: int, adapters: Mix, prompt: str) -> tuple[int, bool, bool]:
+        """What to choose by: the same conversation, then an empty slot, then the same adapters."""
+        held, before = self._kept.get(slot, (None, ""))
+        same = len(commonprefix([before, prompt])) if held == adapters else 0  # noqa: RUF071 - of letters
+        return same if same >= ALIKE * len(prompt) else 0, slot not in self._kept, held == adapters
 
     def _forget(self) -> None:
         for slot in self._free:

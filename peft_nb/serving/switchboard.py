@@ -301,7 +301,7 @@ class Switchboard:
         before = self.active
         try:
             groups = list(self._groups(wanted))
-            for names, after in zip(groups, [*groups[1:], None], strict=True):
+            for names, after in zip(groups, [*groups[1:], None], strict=False):
                 if after and (coming := next(filter(None, after), None)):
                     self._cache.read_ahead(self._known(coming))
                 rows = [row for row, name in enumerate(wanted) if name in names]

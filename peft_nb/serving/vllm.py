@@ -79,8 +79,9 @@ class Vllm(Engine):
         return Files(base, str(target))
 
     @contextmanager
-    def slot(self, adapter: str | None, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def slot(self, adapters: Mapping[str, float], asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Name the adapter, and what vLLM calls otherwise."""
+        adapter = next(iter(adapters), None)
         for field in LACKING.keys() & asked.keys():
             raise RefusedError(400, f"{field}: not known to vLLM; write {LACKING[field]}", field=field)
         if adapter is not None and adapter not in self.load.adapters:

@@ -78,6 +78,7 @@ def route(
         if one != BASE
         for run in [one if isinstance(one, Run) else load(one, store=store)]
     }
+
     options = {"policy": policy, "blend": blend, "encoder": encoder, "max_memory_mb": max_memory_mb}
     return Router(list(found.values()), with_base=BASE in runs, name=name, **options)
 
@@ -307,13 +308,12 @@ def saved(router: Router, name: str) -> Path:
     Raises
     ------
     RunError
-        If it does what a server cannot: a policy and blended adapters stay in the notebook.
+        If its policy is a function of the notebook, which a server cannot import.
     """
-    if router.board.policy is not None:
-        raise RunError("a policy is a function of this notebook, and cannot be served; serve a router without one")
-    if router.board.blend > 1:
-        raise RunError("a server answers each request by one adapter; serve a router without blend")
+    from peft_nb.serving.route import written
+
+    options = {"policy": written(router.board.policy), "blend": router.board.blend}
     folder = next(iter(router.runs.values())).folder.parents[1] / "routers" / name
     with progress_bar() as progress:
-        router.board.nearest(progress).save(folder)
+        router.board.nearest(progress).save(folder, **options)
     return folder
