@@ -239,6 +239,33 @@ def bank(count: int, switches: int) -> None:
             p50, p95 = (sorted(found)[int(part * (len(found) - 1))] for part in (0.5, 0.95))
             say(f"  {what:10} p50 {1e3 * p50:8.1f} ms, p95 {1e3 * p95:8.1f} ms")
         say(f"  memory of the process grew by {process_memory_mb() - before:,.0f} MB")
+        in_8_bits(base, folders[:20])
+
+
+def in_8_bits(base: Any, folders: Sequence[Path]) -> None:
+    """Measure how far adapters in 8 bits are from what their files hold."""
+    import torch
+
+    from peft_nb import Switchboard
+
+    exact, rounded = (
+        Switchboard((base.model, base.tokenizer), *folders, with_base=False, in_8_bits=eight) for eight in (False, True)
+    )
+    ids = base.tokenizer("A customer asks when the parcel of last week will be here.", return_tensors="pt").input_ids
+    apart, same, moved = list[float](), list[bool](), list[float]()
+    for name in exact.names:
+        with torch.inference_mode():
+            bare, one, other = (
+                torch.log_softmax(model(input_ids=ids).logits[0].float(), -1)
+                for model in (base.model, exact.switch(name), rounded.switch(name))
+            )
+        apart.append(float((one.exp() * (one - other)).sum(-1).mean()))
+        moved.append(float((one.exp() * (one - bare)).sum(-1).mean()))
+        same += (one.argmax(-1) == other.argmax(-1)).tolist()
+    say(
+        f"in 8 bits: KL divergence {sum(apart) / len(apart):.1e} nats a token from the exact adapter (the base lies "
+        f"{sum(moved) / len(moved):.1e} away), the most likely token the same in {sum(same) / len(same):.1%}"
+    )
 
 
 def written(base: Any, count: int, folder: Path) -> list[Path]:

@@ -221,6 +221,8 @@ register(
     ),
     Metric("cpu_seconds", "CPU time", "s", None, "cost", "CPU time of the whole run, s"),
     Metric("gpu_seconds", "GPU time", "s", None, "cost", "time spent on training, times the number of GPUs, s"),
+    Metric("energy_kwh", "energy", "kWh", None, "cost", "electricity that the machine took for the run, kWh"),
+    Metric("co2_kg", "CO₂", "kg", None, "cost", "carbon dioxide of that electricity in the country named, kg"),
     Metric("wall_seconds", "duration", "s", None, "cost", "time from start to verdict, s"),
     *(
         Metric(name, help=help)

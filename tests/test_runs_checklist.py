@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -80,3 +81,15 @@ def test_one_that_there_is_not_is_refused(store: Store) -> None:
     finish(store, "triage", USE)
     with pytest.raises(RunError, match="there is no checklist 'eu-act'"):
         checklist(store, "triage", "eu-act")
+
+
+def test_the_card_of_a_saved_adapter_has_it_on_wish(finished: Run, tmp_path: Path) -> None:
+    card = (finished.save(tmp_path / "checked", checklist="gdpr") / "README.md").read_text(encoding="utf-8")
+    plain = (finished.save(tmp_path / "plain") / "README.md").read_text(encoding="utf-8")
+    assert card.startswith(plain)
+    added = card.removeprefix(plain)
+    assert added.strip() == f"#{checklist(finished.store, finished.id, 'gdpr').to_markdown()}".strip()
+    assert "This is no legal advice" in added
+    with pytest.raises(RunError, match=r"there is no checklist 'gdp'; did you mean 'gdpr'"):
+        finished.save(tmp_path / "wrong", checklist="gdp")
+    assert not (tmp_path / "wrong").exists()

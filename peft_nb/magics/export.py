@@ -19,12 +19,21 @@ if TYPE_CHECKING:
     from peft_nb.runs.run import Run
 
 
-@command(Argument("run"), Argument("path"))
-def save(shell: InteractiveShell, run: str, path: str) -> None:
+CHECKLIST = Flag(
+    "checklist",
+    "text",
+    "Put a filled checklist into its model card: eu-ai-act, gdpr, hipaa or nist-ai-rmf.",
+    value="NAME",
+    kind="checklist",
+)
+
+
+@command(Argument("run"), Argument("path"), flags=[CHECKLIST])
+def save(shell: InteractiveShell, run: str, path: str, checklist: str | None = None) -> None:
     """Write the adapter of a run as a PEFT folder."""
     found, _ = find(shell, run)
     with progress_bar() as progress:
-        folder = found.save(path, progress=progress)
+        folder = found.save(path, checklist=checklist, progress=progress)
     print(f"{found.id} is saved in {folder}")
 
 

@@ -195,6 +195,9 @@ def _compute(known: Known) -> str:
     names = ("wall_seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb")
     measured = [(METRICS[name], known.metrics.get(name)) for name in names]
     told = [f"{metric.title} {value:,.0f} {metric.unit}" for metric, value in measured if value]
+    if (energy := known.metrics.get("energy_kwh")) is not None:
+        carbon = known.metrics.get("co2_kg")
+        told.append(f"energy {1000 * energy:,.2f} Wh" + (f", {1000 * carbon:,.2f} g of CO₂" if carbon else ""))
     facts = known.lineage.record.facts
     return "; ".join([*told, f"{facts.device}, {facts.dtype}"] if facts.device else told)
 

@@ -25,7 +25,7 @@ from peft_nb.models.load import Base
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource
 from peft_nb.models.weights import fingerprint
-from peft_nb.runs import documents, evaluate, init_adapter, model, reference, rewards, rows
+from peft_nb.runs import documents, energy, evaluate, init_adapter, model, reference, rewards, rows
 from peft_nb.runs.context import Context
 from peft_nb.runs.init_adapter import Start
 from peft_nb.spec import RunSpec
@@ -101,7 +101,7 @@ def train(
     import_training()
     from peft_nb.training import compiled
 
-    with resources.set_aside():
+    with energy.metered(context), resources.set_aside():
         with quiet():
             if table is not None:
                 table = documents.put(context, table)

@@ -171,8 +171,8 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
     again = {key: one for key, one in later if one is not None}
     sides = sides._replace(again=tuple(again.values()))
     if resources.local_rank() == 0:
-        told = {"keys": keys, "held_out": numbers, **({"again": [*again]} if again else {})}
-        atomic_text(context.folder / EXAMPLES, json.dumps(told))
+        own = {"keys": keys, "held_out": numbers, **({"again": [*again]} if again else {})}
+        atomic_text(context.folder / EXAMPLES, json.dumps(own))
         asked = sorted(set(sides.held_out.rows.tolist()))
         prompts.save(context.folder, context.task.prompts(*(found.bare or found).held_out, asked, context.facts.task))
         if context.task.written(context.spec):

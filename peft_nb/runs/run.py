@@ -46,6 +46,7 @@ from peft_nb.spec.paths import absolute
 from peft_nb.spec.place import Place
 from peft_nb.store import HISTORY, Facts, Record, Store, find
 from peft_nb.system import frontend
+from peft_nb.system.files import atomic_text
 from peft_nb.tasks import TASKS
 from peft_nb.training.stop import Abandoned, StopFlag
 
@@ -440,7 +441,11 @@ class Run:
                 context.keep()
 
         trackers = [
-            reporters.Reporter(name, self.spec, self.id, self.folder, record.publish) for name in self.spec.report_to
+            reporters.Reporter(name, self.spec, self.id, self.folder, record.publish)
+            for name in self.spec.report_to
+            if name in reporters.CALLBACKS
+            for name in self.spec.report_to
+            if name in reporters.CALLBACKS
         ]
         record.hear([*listeners, *trackers])
         if note:
@@ -573,13 +578,16 @@ class Run:
         """
         return self.adapter.predict(inputs)
 
-    def save(self, path: str | Path, *, progress: Progress = silent) -> Path:
+    def save(self, path: str | Path, *, checklist: str | None = None, progress: Progress = silent) -> Path:
         """Write the adapter as a plain PEFT folder with safetensors, config, model card and curves.
 
         Parameters
         ----------
         path : str or Path
             The folder to make.
+        checklist : str, optional
+            A checklist that the model card gets at its end, as :func:`peft_nb.runs.checklist.checklist` fills it:
+            ``eu-ai-act``, ``gdpr``, ``hipaa`` or ``nist-ai-rmf``.
         progress : callable
             Called with the share that is done (0 to 1) and what is being done.
 
@@ -590,10 +598,19 @@ class Run:
 
         Raises
         ------
+        RunError
+            If there is no such checklist.
         StoreError
             If the disk refuses; nothing half-written stays and the run keeps its model.
         """
-        return self.adapter.save(Path(path).expanduser(), progress)
+        from peft_nb.runs.checklist import checklist as filled
+
+        told = filled(self.store, self.id, checklist).to_markdown() if checklist else ""
+        folder = self.adapter.save(Path(path).expanduser(), progress)
+        if told:
+            card = folder / "README.md"
+            atomic_text(card, f"{card.read_text(encoding='utf-8')}\n#{told}")
+        return folder
 
     def export(
         self,

@@ -177,7 +177,7 @@ def _trackers(value: Any) -> list[str]:
 USES = ("purpose", "risk", "affected", "human_oversight")
 RISKS = ("minimal", "limited", "high")
 MANY = 12  # choices, too many for a line
-TRACKERS = ("trackio", "wandb", "mlflow", "tensorboard")
+TRACKERS = ("trackio", "wandb", "mlflow", "tensorboard", "codecarbon")
 Text = Annotated[str, BeforeValidator(_text)]
 Word = Annotated[str, BeforeValidator(_word)]
 Adapter = Annotated[str, BeforeValidator(_adapter)]

@@ -320,8 +320,8 @@ class RunSpec(BaseModel):
     save_total_limit: Whole = field(2, "logging", "checkpoints", ge=1, le=_MANY)
     """Checkpoints that are kept: the newest ones, and the best one where it is wanted."""
     report_to: Trackers = field([], "logging")
-    """Experiment trackers that are told the losses and the settings: trackio, wandb, mlflow or tensorboard; without one
-    nothing is sent anywhere."""
+    """Experiment trackers that are told the losses and the settings: trackio, wandb, mlflow or tensorboard; codecarbon
+    measures the electricity. Without one nothing is sent anywhere."""
     name: Word | None = field(None, "logging")
     """Name to find the run by: up to 64 letters a-z, digits, dots, hyphens and underscores; null uses its
     id."""

@@ -61,6 +61,8 @@ SAID: dict[str, Callable[[float], str]] = {
     "s": duration,
     "ms": lambda value: f"{value:.3g} ms",
     "MB": memory,
+    "kWh": lambda value: f"{1000 * value:,.3g} Wh" if value < 1 else f"{value:,.3g} kWh",
+    "kg": lambda value: f"{1000 * value:,.3g} g" if value < 1 else f"{value:,.3g} kg",
 }
 
 
