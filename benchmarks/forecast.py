@@ -71,7 +71,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"model": name, **SEEN} for name in VISION},
     "vit, full": {"model": "vit", "method": "full", **SEEN},
     "vit, upper half": {"model": "vit", "method_options": {"layers_to_transform": [*range(6, 12)]}, **SEEN},
-    "swin, 112 pixels": {"model": "swin", "image_size": 112, "batch_size": 32, **SEEN},
+    "convnext, 112 pixels": {"model": "convnext", "image_size": 112, "batch_size": 32, **SEEN},
     "grpo": {**REWARDED, "dtype": "bfloat16"},
     "grpo, float32": {**REWARDED, "dtype": "float32"},
 }

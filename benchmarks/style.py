@@ -1,11 +1,12 @@
 """A style learned by LoRA on a pipeline that draws digits, measured by classifiers: style up, digits kept.
 
     pip install 'peft_nb[diffusion]'
-    python benchmarks/style.py [STYLE ...] [--base FOLDER] [--base-steps N] [--steps N] [--picture FILE.png]
+    python benchmarks/style.py [STYLE ...] [--attention] [--base FOLDER] [--base-steps N] [--steps N] [--picture FILE]
 
 No weights of a diffusion model can be had here, so a small one is trained first: a UNet without an autoencoder, from
 random weights, on scikit-learn's digits of 8 × 8 pixels, whose prompts are the digits' names. An adapter then sees 120
-digits from 0 to 7 in a style (inverted, slanted or outlined) under the same prompts. 100 images are drawn with it and
+digits from 0 to 7 in a style (inverted, slanted or outlined) under the same prompts, on all layers or, with
+``--attention``, on those of attention alone, at three times the learning rate. 100 images are drawn with it and
 without it, from the same seeds, through plain diffusers with ``load_lora_weights``; two classifiers, which were trained
 on real digits in all styles, say which digit and which style they see. 8 and 9 were never seen in the style. With
 ``--base`` the trained pipeline is kept and found again; ``--picture`` keeps the first ten images of each.
@@ -33,6 +34,7 @@ CHARACTERS = "abcdefghijklmnopqrstuvwxyz"
 BATCH, RATE, EMPTY = 32, 2e-3, 0.1  # of the base; the share of its prompts that are empty, for guidance
 SHOWN, DRAWN, UNSEEN = 120, 100, (8, 9)
 STEPS, GUIDANCE, SEED = 20, 2.0, 0
+LAYERS = r".*(to_([qkv]|out\.0)|(conv|proj)_(in|out)|conv([12]|_shortcut)?|net\.(0\.proj|2)|time_emb_proj|linear_.)"
 
 Pixels = numpy.ndarray
 
@@ -160,7 +162,9 @@ def drawn(pipe: Any) -> tuple[Pixels, Pixels]:
     return (torch.cat(images) / 2 + 0.5).clamp(0, 1).numpy(), asked
 
 
-def style_adapter(base: Path, style: str, images: Pixels, labels: Pixels, steps: int, scratch: Path) -> Any:
+def style_adapter(
+    base: Path, style: str, images: Pixels, labels: Pixels, steps: int, attention: bool, scratch: Path
+) -> Any:
     """A run of peft_nb on some digits in a style."""
     from peft_nb.runs.run import begin
     from peft_nb.spec import RunSpec
@@ -179,7 +183,8 @@ def style_adapter(base: Path, style: str, images: Pixels, labels: Pixels, steps:
         r=16,
         max_steps=steps,
         batch_size=16,
-        learning_rate=3e-3,
+        learning_rate=3e-3 if attention else 1e-3,
+        target_modules=None if attention else LAYERS,
         eval_steps=steps,
         sample_prompts=list(NAMES[:4]),
         guidance_scale=GUIDANCE,
@@ -204,6 +209,7 @@ def main() -> None:
     logging.disable_progress_bar()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("styles", nargs="*", default=list(STYLES))
+    parser.add_argument("--attention", action="store_true")
     parser.add_argument("--base", type=Path)
     parser.add_argument("--base-steps", type=int, default=1200)
     parser.add_argument("--steps", type=int, default=300)
@@ -233,7 +239,7 @@ def main() -> None:
         for style in given.styles:
             told(f"real digits, {style}", STYLES[style](others), truth, style)
             told(f"base, {style}", *bare, style)
-            run = style_adapter(base, style, images, labels, given.steps, Path(folder) / "runs")
+            run = style_adapter(base, style, images, labels, given.steps, given.attention, Path(folder) / "runs")
             pipe = DiffusionPipeline.from_pretrained(base, vae=None, local_files_only=True)
             pipe.load_lora_weights(run.adapter_dir)
             drawings.append((found := drawn(pipe))[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,15 +14,21 @@ from peft_nb.models.diffusion_lora import FILE, LoraFile, require
 from peft_nb.models.load import load
 from peft_nb.models.resolve import resolve
 from peft_nb.models.share import share
+from peft_nb.spec import recipes
 from peft_nb.tasks import TASKS
 from tests.diffusion import pipeline
 
 
 @pytest.mark.parametrize(
     ("kind", "texts", "options"),
-    [("sd", True, {"use_rslora": True}), ("sdxl", False, {"use_dora": True}), ("sd3", True, {})],
+    [
+        ("sd", True, {"use_rslora": True}),
+        ("sd", False, {"target_modules": recipes.get("text-to-image")["target_modules"]}),  # convolutions too
+        ("sdxl", False, {"use_dora": True}),
+        ("sd3", True, {}),
+    ],
 )
-def test_plain_diffusers_draws_the_same(kind: str, texts: bool, options: dict[str, bool], tmp_path: Path) -> None:
+def test_plain_diffusers_draws_the_same(kind: str, texts: bool, options: dict[str, Any], tmp_path: Path) -> None:
     import diffusers
 
     where = pipeline(tmp_path / kind, kind)
@@ -29,7 +36,8 @@ def test_plain_diffusers_draws_the_same(kind: str, texts: bool, options: dict[st
     if texts:
         model.train_text_encoders()
     layers = list(TASKS["text-to-image"].target_modules)
-    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, target_modules=layers, **options)).eval()
+    config = LoraConfig(**{"r": 4, "lora_alpha": 6, "target_modules": layers, **options})
+    adapted = get_peft_model(model, config).eval()
     torch.manual_seed(0)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:

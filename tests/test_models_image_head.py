@@ -63,3 +63,12 @@ def test_models_of_the_wrong_kind_are_refused(base: Path, tmp_path: Path) -> Non
     for kind in ("causal", None):
         with pytest.raises(ModelError, match=r"is a vit model, which reads images; set task: image-classification"):
             load(resolve(folder), kind=kind)  # type: ignore[arg-type]
+
+
+def test_a_size_that_a_model_cannot_take_is_found_on_its_shapes(tmp_path: Path) -> None:
+    base = load(resolve(vision_model(tmp_path / "swin", "swin")), kind="vision")  # windows of 4, of 8 and 4 places
+    assert image_head.refuses(base, Preprocess(0, 48, 48), False) == ""
+    assert "length 16" in image_head.refuses(base, Preprocess(0, 16, 16), False)
+    plain = load(resolve(vision_model(tmp_path / "vit")), kind="vision")
+    assert "doesn't match model" in image_head.refuses(plain, Preprocess(0, 48, 48), False)
+    assert image_head.refuses(plain, Preprocess(0, 48, 48), True) == ""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from peft_nb.data import table as tables
 from peft_nb.methods import attach, complete
@@ -16,12 +18,14 @@ from peft_nb.models.resolve import resolve
 from peft_nb.models.share import share
 from peft_nb.planning import memory
 from peft_nb.planning.estimate import estimate
-from peft_nb.planning.layer_benchmark import Costs
+from peft_nb.planning.layer_benchmark import Costs, _kept
 from peft_nb.planning.plan import ELSEWHERE, STEP_S, Plan
 from peft_nb.planning.writing_benchmark import Writing
 from peft_nb.spec import RunSpec
 from peft_nb.system import known
-from peft_nb.tasks import inspect
+from peft_nb.tasks import TASKS, inspect
+from tests import images
+from tests.conftest import few
 
 Spec = Callable[..., RunSpec]
 Table = list[dict[str, str]]
@@ -225,3 +229,22 @@ def test_where_no_layer_can_be_tried_memory_alone_is_forecast(
 
 def test_values_drawn_from_the_weights_count_though_there_are_none(lay: Callable[..., Plan]) -> None:
     assert lay(method="pissa").forecast().trainable_parameters == lay().forecast().trainable_parameters
+
+
+@pytest.mark.parametrize("family", few(("vit", "dinov2", "clip", "swin", "convnext"), "swin", "convnext"))
+def test_of_images_what_the_whole_model_keeps_is_foreseen_also_of_one_in_stages(family: str, tmp_path: Path) -> None:
+    model = images.vision_model(tmp_path / family, family)
+    fields = {"task": "image-classification", "model": str(model), "dtype": "float32", "batch_size": 8}
+    spec = complete(RunSpec(data="rows", **fields))
+    table, base = tables.read(spec, images.rows(24)), load_meta(resolve(model), kind="vision")
+    facts = dict(inspect(spec, table))
+    TASKS[spec.task].limit(base, spec, facts)
+    plan = Plan(spec, base, table, facts, 4000, 500)
+    assert plan.forecast().seconds
+    whole, objective, batch = plan._attached(load(resolve(model), kind="vision")), plan.objective, plan.work.encoded[:8]
+    with objective.installed(whole.train()):
+        objective.loss(whole, batch, torch.device("cpu")).backward()
+        kept = _kept(whole, lambda depth: (None, objective.loss(whole, batch, torch.device("cpu"))))
+    assert plan.costs
+    foreseen = plan.costs.kept_bytes * plan.shapes.layers * plan.work.load(batch).tokens
+    assert foreseen == pytest.approx(kept, rel=0.1)

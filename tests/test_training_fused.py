@@ -218,4 +218,4 @@ def test_gradients_reach_through_what_is_computed_anew_under_gradient_checkpoint
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     with fused.installed(model):
-        torch.testing.assert_close(gradients(), right, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(gradients(), right, rtol=1e-4, atol=5e-7)

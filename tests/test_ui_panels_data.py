@@ -146,13 +146,13 @@ def test_the_original_is_never_overwritten(report: Report) -> None:
 
 
 def test_a_row_is_shown_token_by_token(panel: DataPanel) -> None:
-    assert "row 0: " in panel._tokens.value
+    assert "row 0: " in panel._seen.value
     panel.row.value = 20
-    assert "row 20: 64 tokens of " in panel._tokens.value
-    assert "masked" in panel._tokens.value
-    assert "<script" not in panel._tokens.value
+    assert "row 20: 64 tokens of " in panel._seen.value
+    assert "masked" in panel._seen.value
+    assert "<script" not in panel._seen.value
     panel.row.value = 3
-    assert "column &#x27;completion&#x27; is empty" in panel._tokens.value
+    assert "column &#x27;completion&#x27; is empty" in panel._seen.value
     panel.row.value = 99
     assert panel.row.value == 59
 
@@ -161,5 +161,5 @@ def test_clean_data_without_a_tokenizer() -> None:
     panel = DataPanel(check(sound(), model="nobody/nowhere"), {})
     assert panel.fixes == {}
     assert "clean: nothing to fix" in panel.box.children[1].value
-    assert "which is not on this machine" in panel._tokens.value
+    assert "which is not on this machine" in panel._seen.value
     assert "all far below max_length 1,024" in panel._lengths.value

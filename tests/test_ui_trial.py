@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,12 +33,16 @@ def test_probabilities_are_ranked_and_named_as_the_classes_are() -> None:
     assert repr(trial).splitlines()[2:] == ["What?", "   70.0%  text", "   20.0%  b", "   10.0%  a"]
 
 
-def test_images_are_tried_by_their_paths_and_prompts_are_drawn() -> None:
+def test_images_are_tried_by_their_paths_and_prompts_are_drawn(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(file := tmp_path / "a.png")
     trial = Trial(classifier("image-classification", image=["a.png"], label=["cat"], probability=[0.9], cat=[0.9]))
     assert trial.wants_a_path
     with pytest.raises(RunError, match="no path was given"):
         trial.ask("")
-    assert trial.ask("a.png").probabilities == {"cat": 0.9}
+    tried = trial.ask(str(file))
+    assert tried.probabilities == {"cat": 0.9}
+    assert f'src="{tried.image}"' in html(tried)
+    assert trial.ask("b.png", file.read_bytes()) == replace(tried, text="b.png")
     image = Image.new("RGB", (4, 4))
     drawing = Trial(classifier("text-to-image", prompt=["a cat"], image=pandas.Series([image], dtype=object)))
     drawn = drawing.ask("a cat")

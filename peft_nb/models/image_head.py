@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
+from peft_nb.data.images.preprocess import Preprocess
 from peft_nb.models.head import ProblemType, in_float32
 from peft_nb.models.load import Base, body_of, heads
 from peft_nb.models.plain import MARKS
+from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.share import share
 from peft_nb.system.transformers_private import initialize
 
@@ -55,3 +57,30 @@ def build(base: Base, names: Sequence[str], problem_type: ProblemType) -> tuple[
         if hasattr(twin, mark):
             setattr(model, mark, getattr(twin, mark))
     return model.requires_grad_(False).eval(), new
+
+
+def refuses(base: Base, prepare: Preprocess, interpolate: bool) -> str:
+    """Say why a vision model cannot take images of some size, found on its shapes alone.
+
+    Parameters
+    ----------
+    base : Base
+        Of the kind "vision".
+    prepare : Preprocess
+        How images are prepared.
+    interpolate : bool
+        Whether it is told that they are of another size than it was made for.
+
+    Returns
+    -------
+    str
+        In a few words; empty where it can.
+    """
+    with quiet(), torch.device("meta"):
+        model: Any = AutoModelForImageClassification.from_config(base.model.config).eval()
+        images = torch.empty(1, 3, prepare.height, prepare.width)
+        try:
+            model(pixel_values=images, **({"interpolate_pos_encoding": True} if interpolate else {}))
+        except (RuntimeError, ValueError) as error:
+            return first_line(error)
+    return ""

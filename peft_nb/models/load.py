@@ -462,6 +462,12 @@ def reads_images(config: Any) -> bool:
     return config.model_type in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 
+def sized_by(config: Any) -> Any:
+    """The part of a configuration with the sizes of what is trained: of a model of images and texts that of images."""
+    vision = getattr(config, "vision_config", None)
+    return vision if vision is not None and reads_images(config) else config.get_text_config()
+
+
 def text_kind(config: Any) -> Kind:
     """Say what a model is loaded as whose task reads texts."""
     return "causal" if made_for(config) == "causal" else "encoder"

@@ -25,6 +25,7 @@ from peft_nb.models.load import (
     dtype_of,
     listener,
     located,
+    sized_by,
     text_kind,
     with_pad_token,
 )
@@ -123,6 +124,8 @@ def shapes_alone() -> AbstractContextManager[Any]:
 def single_layer(base: Base, layers: int = 1) -> Base:
     """Make a base of one layer of real size, filled at random and quantized as the whole one would be.
 
+    A model in stages, each of another size, is made whole.
+
     Parameters
     ----------
     base : Base
@@ -140,7 +143,7 @@ def single_layer(base: Base, layers: int = 1) -> Base:
 
         assert base.folder
         return replace(base, model=diffusion.assembled(base.folder, base.model.config, "cpu", base.dtype), device="cpu")
-    config = shallow(base.model.config, layers)
+    config = base.model.config if staged(base.model.config) else shallow(base.model.config, layers)
     text = config.get_text_config()
     kind: Kind = "vision" if isinstance(base.tokenizer, Preprocess) else "encoder"
     if kind != "vision":
@@ -151,6 +154,11 @@ def single_layer(base: Base, layers: int = 1) -> Base:
     if base.quantization != "none":
         model = _quantized(model, base)
     return replace(base, model=model, device="cpu")
+
+
+def staged(config: Any) -> bool:
+    """Whether a model has stages of layers, each of another size, by its configuration."""
+    return bool(getattr(config, "depths", None))
 
 
 def of_stacks(base: Base, encoder: int, decoder: int) -> Base:
@@ -164,11 +172,11 @@ def of_stacks(base: Base, encoder: int, decoder: int) -> Base:
 def shallow(config: Any, layers: int) -> Any:
     """Copy a model's configuration with its first layers alone."""
     config = copy.deepcopy(config)
-    text = config.get_text_config()
-    for name, value in vars(text).items():
-        if isinstance(value, list) and len(value) == text.num_hidden_layers:
-            setattr(text, name, value[:layers])
-    text.num_hidden_layers = layers
+    own = sized_by(config)
+    for name, value in vars(own).items():
+        if isinstance(value, list) and len(value) == own.num_hidden_layers:
+            setattr(own, name, value[:layers])
+    own.num_hidden_layers = layers
     return config
 
 

@@ -67,6 +67,7 @@ def benchmark_layer(
     tokens: Sequence[float],
     device: torch.device,
     optim: str,
+    layers: int = 0,
 ) -> list[Costs]:
     """Measure one layer forward and backward, on micro-batches that take turns.
 
@@ -84,6 +85,8 @@ def benchmark_layer(
         Where the model is.
     optim : str
         The optimizer, as transformers names it.
+    layers : int, default 0
+        How many a model has whose layers differ; all of it is measured then, and the costs are those of one on average.
 
     Returns
     -------
@@ -91,22 +94,23 @@ def benchmark_layer(
         Of each micro-batch the least of some tries: whatever else the machine does makes them longer, never shorter.
     """
     model.train()
-    depths = [max(1, min(DEPTH, round(TOKENS / count))) for count in tokens]
+    find, most = (_whole, 1) if layers else (_layer, DEPTH)
+    depths = [max(1, min(most, round(TOKENS / count))) for count in tokens]
     draws = OwnDraws(0)  # in which a run goes on only where it draws: it slows every operation
     with objective.installed(model), draws:
         objective.loss(model, batches[-1], device).backward()  # which shows what is trained, and whether it draws
     with objective.installed(model), draws if draws.drew else nullcontext():
-        layers = [_layer(model, objective, batch, device) for batch in batches]
-        kept = [_kept(layer, call) for layer, call in layers]
-        products = [_products(call) for _, call in layers]
+        parts = [find(model, objective, batch, device) for batch in batches]
+        kept = [_kept(part, call) for part, call in parts]
+        products = [_products(call) for _, call in parts]
         rounds = repeated(
-            lambda: [_round(call, depth) for (_, call), depth in zip(layers, depths, strict=True)], SECONDS
+            lambda: [_round(call, depth) for (_, call), depth in zip(parts, depths, strict=True)], SECONDS
         )
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
     others = _head_seconds(model), _optimizer_seconds(optim, trained)
     found = []
-    parts = zip(zip(*rounds, strict=True), kept, products, depths, tokens, strict=True)
-    for tries, held, shapes, depth, count in parts:
+    work = [count * max(1, layers) for count in tokens]
+    for tries, held, shapes, depth, count in zip(zip(*rounds, strict=True), kept, products, depths, work, strict=True):
         forward, both = (min(seconds) / depth / count for seconds in zip(*tries, strict=True))
         slowdown = fmean(seconds for _, seconds in tries) / min(seconds for _, seconds in tries)
         found.append(Costs(held / count, forward, both, *others, *shapes, slowdown))
@@ -142,6 +146,13 @@ def _layer(
     return layer, call
 
 
+def _whole(
+    model: PeftModel, objective: Any, batch: Sequence[Any], device: torch.device
+) -> tuple[nn.Module, Callable[[int], tuple[None, torch.Tensor]]]:
+    """The model itself, and a way to run it on a batch."""
+    return model, lambda depth: (None, objective.loss(model, batch, device))
+
+
 def _loose(given: Any) -> Any:
     """A tensor without what it was computed from, such as a text by a text encoder that is trained too."""
     if isinstance(given, dict):
@@ -172,7 +183,7 @@ def _kept(layer: nn.Module, call: Callable[[int], tuple[Any, torch.Tensor]]) -> 
         storage = tensor.untyped_storage()
         if id(tensor) not in own and storage.data_ptr() not in weights:
             sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output as it is would hold the graph that holds it, for good
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         result = call(1)
@@ -202,7 +213,7 @@ def _products(call: Callable[[int], tuple[Any, torch.Tensor]]) -> tuple[int, int
     return len(shapes.found[2]), len(shapes.found[3])
 
 
-def _round(call: Callable[[int], tuple[torch.Tensor, torch.Tensor]], depth: int) -> tuple[float, float]:
+def _round(call: Callable[[int], tuple[Any, torch.Tensor]], depth: int) -> tuple[float, float]:
     start = time.perf_counter()
     _, out = call(depth)
     forward = time.perf_counter() - start

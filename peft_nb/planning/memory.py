@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from peft_nb.models.load import loaded_bytes
+from peft_nb.models.load import loaded_bytes, sized_by
 from peft_nb.planning.workload import Load
 from peft_nb.system import resources
 from peft_nb.system.resources import MB
@@ -48,7 +48,7 @@ class Shapes:
         """Read them from a model's configuration."""
         from peft_nb.training import probe
 
-        text, sizes = config.get_text_config(), probe.sizes(config)
+        text, sizes = sized_by(config), probe.sizes(config)
         heads = getattr(text, "num_attention_heads", None) or 1
         heads = 1 if isinstance(heads, list) else heads  # of a model in stages
         width = getattr(text, "head_dim", None) or sizes[1] // heads

@@ -13,8 +13,8 @@ from peft_nb.data.table import Table
 from peft_nb.errors import ForecastError, MethodError
 from peft_nb.methods import REGISTRY, attach
 from peft_nb.methods.registry import LAYERS
-from peft_nb.models.load import Base
-from peft_nb.models.meta import of_stacks, shapes_alone, single_layer
+from peft_nb.models.load import Base, sized_by
+from peft_nb.models.meta import of_stacks, shapes_alone, single_layer, staged
 from peft_nb.planning import memory
 from peft_nb.planning.forecast import Forecast
 from peft_nb.planning.workload import Load, Workload, shortened
@@ -208,7 +208,7 @@ class Plan:
         task = TASKS[self.spec.task]
         bare, new = task.build(base, self.facts)
         spec = self.spec
-        if base is not self.base:  # of one layer, which may not be one of those that are chosen
+        if base is not self.base and not self._staged:  # of one layer, which may not be one of those that are chosen
             options = {name: one for name, one in spec.method_options.items() if name != LAYERS}
             spec = spec.model_copy(update={"method_options": options})
         try:
@@ -288,6 +288,10 @@ class Plan:
             "quantization": self.base.quantization,
         }
 
+    @property
+    def _staged(self) -> bool:
+        return staged(self.base.model.config)
+
     def _filled(self, layers: int = 1) -> Base:
         """A base of few layers, filled at random."""
         from peft_nb.training.draws import OwnDraws
@@ -310,7 +314,8 @@ class Plan:
         from peft_nb.training.draws import OwnDraws
         from peft_nb.training.packing import pad
 
-        layer = next(part for part in self.base.model.modules() if isinstance(part, torch.nn.ModuleList))[0]
+        blocks = next(part for part in self.base.model.modules() if isinstance(part, torch.nn.ModuleList))
+        layer = blocks if self._staged else blocks[0]
         parameters = sum(one.numel() for one in layer.parameters())
         if parameters * memory.FLOAT * 5 > resources.memory_available_mb() * MB:
             return {}
@@ -323,7 +328,7 @@ class Plan:
 
         def benchmark() -> list[dict[str, float]]:
             single = self._filled()
-            words = getattr(single.model.get_input_embeddings(), "num_embeddings", 1)  # an image has no ids
+            words = getattr(sized_by(single.model.config), "vocab_size", 1)  # an image has no ids
             batches = [
                 [replace(one, ids=array("i", (i % words for i in one.ids))) for one in rows]
                 for _, rows in tried.values()
@@ -335,7 +340,8 @@ class Plan:
                 REGISTRY[self.spec.method].hooks(self.spec).begin(model, (pad(some, 0) for some in batches[:1]))
             tokens = [self.widest.load(batch).tokens for batch in batches]
             device, optim = torch.device("cpu"), named(self.spec.optim, "cpu")
-            costs = benchmark_layer(model, objective, batches, tokens, device, optim)
+            whole = self.shapes.layers if self._staged else 0
+            costs = benchmark_layer(model, objective, batches, tokens, device, optim, whole)
             segments = [len(self.widest.segments(batch)) for batch in batches]
             return [
                 asdict(replace(one, segment_products=one.segment_products / count))

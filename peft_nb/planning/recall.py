@@ -16,7 +16,7 @@ from peft_nb.system.resources import MB
 
 AS_FREE = 0.8  # of the memory that was free then
 IRRELEVANT = (
-    *("name", "judge", "accept", "score", "regression", "logging_steps", "save_steps", "report_to"),
+    *("name", "judge", "benchmarks", "accept", "score", "regression", "logging_steps", "save_steps", "report_to"),
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay"),
 )
 

@@ -14,7 +14,7 @@ from peft_nb.errors import MethodError, ModelError
 from peft_nb.events import Progress, silent
 from peft_nb.methods import REGISTRY, Method, attach, problems, tasks_of
 from peft_nb.models import hub
-from peft_nb.models.load import Base, auto_class, made_for
+from peft_nb.models.load import Base, auto_class, made_for, sized_by
 from peft_nb.models.meta import shallow, shapes_alone
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource, resolve
@@ -187,7 +187,7 @@ def fitted(
     try:
         counts, *more = (_counted(method, spec, base, task) for base in bases)
         for one in more:
-            counts = counts.continued(one, config.get_text_config().num_hidden_layers - FEW)
+            counts = counts.continued(one, sized_by(config).num_hidden_layers - FEW)
     except MethodError as error:
         return Fitted(method.name, why_not=str(error).removeprefix("method: "))
     shapes = memory.Shapes.of(config, dtype)
@@ -237,7 +237,7 @@ def counted_bases(source: ModelSource, config: PreTrainedConfig) -> list[Base]:
     list of Base
         Shapes without memory.
     """
-    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)  # a model in stages has layers of all sizes
+    layers = getattr(sized_by(config), "num_hidden_layers", 0)  # a model in stages has layers of all sizes
     whole = _base(source, config)
     if layers <= FEW + 1:
         return [whole]

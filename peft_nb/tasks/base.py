@@ -68,6 +68,8 @@ class Task:
         What a mean loss is divided by.
     loss_unit : str
         What a loss is measured in, of one unit.
+    counted_in : str
+        What the costs of examples, and the speed of a run, are counted in.
     tokenwise : bool
         Whether every token is predicted, over the vocabulary.
     stratify : bool
@@ -111,6 +113,7 @@ class Task:
     wants: str = ""
     unit: Literal["token", "text", "pair", "answer", "image"] = "token"
     loss_unit: str = "nats"
+    counted_in: str = "tokens"
     tokenwise: bool = True
     stratify: bool = False
     generates: bool = True

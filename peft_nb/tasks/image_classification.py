@@ -69,6 +69,7 @@ class ImageClassification(Classification):
         "image into a folder named as its label"
     )
     unit = "image"
+    counted_in = "patches"
     learned = "to classify images"
     instead = "gives images labels and writes no texts; call predict() on it"
     pipeline_tag = "image-classification"
@@ -119,6 +120,8 @@ class ImageClassification(Classification):
 
     def limit(self, base: Base, spec: RunSpec, facts: Facts) -> None:
         """Note how images are prepared for the base, and what one costs."""
+        from peft_nb.models import image_head
+
         prepare = base.tokenizer.at(spec.image_size)
         config = getattr(base.model.config, "vision_config", base.model.config)
         patch = STRIDE if getattr(config, "depths", None) else getattr(config, "patch_size", None) or STRIDE
@@ -130,6 +133,8 @@ class ImageClassification(Classification):
         sides = [*size] if isinstance(size, list | tuple) else [size, size]
         able = "interpolate_pos_encoding" in signature(type(base.model).forward).parameters
         facts["interpolate"] = able and sides != [prepare.height, prepare.width]
+        if spec.image_size is not None and (why := image_head.refuses(base, prepare, facts["interpolate"])):
+            raise ModelError(f"image_size: {spec.model} takes no {spec.image_size} pixels ({why}); leave it out")
         facts["patches"] = (prepare.height // patch) * (prepare.width // patch) + 1
 
     def encode(

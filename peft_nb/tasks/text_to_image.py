@@ -72,6 +72,7 @@ class TextToImage(Task):
     wants = "say which columns hold images and texts, format: image_text and columns: {image: …, text: …}"
     unit = "image"
     loss_unit = "MSE"
+    counted_in = "patches"
     tokenwise = False
     generates = False
     learned = "to draw images"

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from peft_nb.models.load import sized_by
+
 PROBE_TOKENS = 512
 PROBE_SECONDS = 0.025
 WIDEST = 16384  # of what is multiplied to find that out
@@ -39,7 +41,7 @@ def fastest_dtype(config: Any, device: str) -> str:
 
 def sizes(config: Any) -> tuple[int, int, int]:
     """Layers, width, and width inside the feed-forward part of a model; of one in stages all layers, and the last's."""
-    own = config.get_text_config()
+    own = sized_by(config)
     depths = getattr(own, "depths", None)
     hidden = getattr(own, "hidden_size", None) or own.hidden_sizes[-1]
     layers = sum(depths) if depths else own.num_hidden_layers

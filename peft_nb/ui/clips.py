@@ -12,7 +12,8 @@ from peft_nb.ui.style import MUTED
 
 # Whatever else a store may hold is not played.
 DATA_URI = re.compile(r"data:audio/(mpeg|wav);base64,[A-Za-z0-9+/=]+")
-CELL = "text-align:left;vertical-align:top;overflow-wrap:anywhere;padding:2px 12px 2px 0"
+LINE = "display:flex;flex-wrap:wrap;gap:2px 12px;margin:4px 0"  # the text below its player where there is little room
+TEXT = "flex:1 1 200px;min-width:0;text-align:left;overflow-wrap:anywhere"
 
 
 class Shown(NamedTuple):
@@ -68,12 +69,7 @@ def table(title: str, shown: Iterable[Shown], folded: bool = False) -> str:
         written = f'<br/><span dir="auto">→ {marked(one.answer, one.reference)}</span>' if one.answer else ""
         more = f'<br/><span style="{MUTED}">{escape(one.more)}</span>' if one.more else ""
         lines.append(
-            f'<tr><td style="{CELL};min-width:120px;width:220px">{player(one.audio, one.reference)}</td>'
-            f'<td style="{CELL}"><span dir="auto">{said}</span>{written}{more}</td></tr>'
+            f'<div style="{LINE}"><div style="flex:0 1 220px">{player(one.audio, one.reference)}</div>'
+            f'<div style="{TEXT}"><span dir="auto">{said}</span>{written}{more}</div></div>'
         )
-    return (
-        f"<details{'' if folded else ' open'}><summary>{escape(title)}</summary>"
-        '<table style="margin:4px 0;table-layout:auto;color:inherit;font-size:inherit">'
-        + "".join(lines)
-        + "</table></details>"
-    )
+    return f"<details{'' if folded else ' open'}><summary>{escape(title)}</summary>{''.join(lines)}</details>"

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from peft_nb.ui.style import MUTED
 
 DATA_URI = re.compile(r"data:image/(jpeg|png);base64,[A-Za-z0-9+/=]+")  # whatever else a store may hold is not shown
-CELL = "margin:0;width:112px;font-size:12px;line-height:1.3;overflow-wrap:anywhere"
-PICTURE = "min-width:48px;max-width:96px;max-height:96px;height:auto;vertical-align:middle;border-radius:2px"
+CELL = "margin:0;width:96px;font-size:12px;line-height:1.3;overflow-wrap:anywhere"
+SIDE, LARGE = 96, 224  # pixels of an image among others, and of one alone, at most
+PICTURE = "min-width:48px;max-width:min(100%,{side}px);max-height:{side}px;vertical-align:middle;border-radius:2px"
 
 
 class Shown(NamedTuple):
@@ -22,7 +23,7 @@ class Shown(NamedTuple):
     more: str = ""
 
 
-def picture(image: str, told: str) -> str:
+def picture(image: str, told: str, side: int = SIDE) -> str:
     """Draw one image; nothing but a small data URI is ever loaded.
 
     Parameters
@@ -31,13 +32,17 @@ def picture(image: str, told: str) -> str:
         A data URI of a JPEG or PNG.
     told : str
         What it is, for who cannot see it.
+    side : int, default 96
+        Pixels of the longer side, at most.
 
     Returns
     -------
     str
         An HTML element; empty for anything else.
     """
-    return f'<img src="{image}" alt="{escape(told)}" style="{PICTURE}"/>' if DATA_URI.fullmatch(image) else ""
+    if not DATA_URI.fullmatch(image):
+        return ""
+    return f'<img src="{image}" alt="{escape(told)}" style="{PICTURE.format(side=side)}"/>'
 
 
 def grid(title: str, shown: Iterable[Shown], folded: bool = False) -> str:

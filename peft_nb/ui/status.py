@@ -10,6 +10,7 @@ from html import escape
 
 from peft_nb.events import Notice, Sampled, StepLogged
 from peft_nb.metrics import METRICS, Metric
+from peft_nb.tasks import TASKS
 from peft_nb.ui import images, wording
 from peft_nb.ui.style import BOX, MUTED, NUMBERS
 from peft_nb.ui.view import RECENT, Curve, RunView
@@ -73,7 +74,7 @@ def text(view: RunView, clock_s: float | None = None) -> str:
         parts += [f"{name} {_score(curve.last)}" for name, curve in _scores(view)]
         if view.train_loss is not None:
             parts += [f"train loss {wording.loss(view.train_loss)}"]
-        parts += [f"{view.tokens_per_second:,.0f} tokens/s", " ".join(_memory(view, view.latest)).strip()]
+        parts += [f"{view.tokens_per_second:,.0f} {_counted(view)}/s", " ".join(_memory(view, view.latest)).strip()]
     if view.eta_s is not None:
         parts += [_left(view.eta_s)]
     return " · ".join(parts)
@@ -166,11 +167,16 @@ def _cells(view: RunView, latest: StepLogged) -> list[str]:
     used, limit = _memory(view, latest)
     return [
         *cells,
-        _cell("speed", f"{view.tokens_per_second:,.0f}", "tokens/s", view.speeds),
+        _cell("speed", f"{view.tokens_per_second:,.0f}", f"{_counted(view)}/s", view.speeds),
         _cell("memory", used, limit, view.memories),
         _cell("learning rate", f"{latest.learning_rate:.2g}", "", view.rates),
         _cell("gradient norm", f"{latest.grad_norm:.2g}", "", view.norms),
     ]
+
+
+def _counted(view: RunView) -> str:
+    """What is counted of what the model learns from."""
+    return TASKS[view.task].counted_in
 
 
 def _change(view: RunView) -> str:
@@ -236,7 +242,7 @@ def samples(view: RunView) -> str:
         return "".join(images.grid(prompt, some) for prompt, some in shown.items())
     drawn = "".join(_sample(prompt, answers) for prompt, answers in asked.items())
     beside = any(one.image for one in view.samples)  # these take little room
-    return f'<div style="display:flex;flex-wrap:wrap;gap:0 24px">{drawn}</div>' if beside else drawn
+    return f'<div style="display:flex;flex-wrap:wrap;gap:0 8px">{drawn}</div>' if beside else drawn
 
 
 def _when(one: Sampled) -> str:
@@ -248,15 +254,16 @@ def _when(one: Sampled) -> str:
 def _sample(prompt: str, answers: list[Sampled]) -> str:
     said = [(_when(one), one.answer) for one in answers]
     said += [("expected", answers[0].reference)] * bool(answers[0].reference)
-    left, wrapped = "text-align:left;vertical-align:top", "text-align:left;overflow-wrap:anywhere"
+    cell = "padding:1px 8px 1px 0" if answers[0].image else "padding-right:12px"
+    left, wrapped = f"{cell};text-align:left;vertical-align:top", f"{cell};text-align:left;overflow-wrap:anywhere"
     rows = "".join(
-        f'<tr><th scope="row" style="{left};white-space:nowrap;width:1%;padding-right:12px;{MUTED}">{label}</th>'
+        f'<tr><th scope="row" style="{left};white-space:nowrap;width:1%;{MUTED}">{label}</th>'
         f'<td dir="auto" style="{wrapped}">{escape(answer)}</td></tr>'
         for label, answer in said
     )
-    width = "12em" if answers[0].image else "100%"
+    size = "flex:1 1 13em;max-width:18em" if answers[0].image else "width:100%"  # two in a line at least
     return (
-        f'<table style="width:{width};table-layout:auto;margin:8px 0 0;color:inherit;font-size:inherit">'
+        f'<table style="{size};table-layout:auto;margin:8px 0 0;color:inherit;font-size:inherit">'
         f'<caption dir="auto" style="{wrapped};font-weight:bold;caption-side:top;color:inherit">'
         f"{_thumbnail(answers[0])}{escape(prompt)}</caption>{rows}</table>"
     )

@@ -11,7 +11,7 @@ from peft_nb.errors import RunError
 from peft_nb.runs.run import Run
 from peft_nb.system.display import Displayed, panel_of
 from peft_nb.ui.differences import clean
-from peft_nb.ui.images import DATA_URI, picture
+from peft_nb.ui.images import DATA_URI, LARGE, picture
 from peft_nb.ui.side_by_side import FOREIGN
 from peft_nb.ui.style import MUTED, NUMBERS
 
@@ -33,11 +33,14 @@ class Tried:
         The answer in short, such as ``praise (93%)``; of what is drawn a small data URI.
     probabilities : dict of str to float
         By class, the most probable first; empty for a task that knows no classes.
+    image : str
+        What was asked about as a small data URI, if it is an image.
     """
 
     text: str
     said: str
     probabilities: dict[str, float]
+    image: str = ""
 
 
 class Trial(Displayed):
@@ -59,13 +62,15 @@ class Trial(Displayed):
         self.run = run
         self.tried: list[Tried] = []
 
-    def ask(self, text: str) -> Tried:
+    def ask(self, text: str, image: bytes = b"") -> Tried:
         """Ask about a text or the image of a path, or have something drawn.
 
         Parameters
         ----------
         text : str
             Cut as in training where it is too long.
+        image : bytes, default b""
+            The content of an image file, which is asked about then; ``text`` is its name.
 
         Returns
         -------
@@ -79,10 +84,11 @@ class Trial(Displayed):
         """
         if not text.strip():
             raise RunError(f"no {'path' if self.wants_a_path else 'text'} was given; write one")
-        found = self.run.predict(text)
+        found = self.run.predict(image or text)
         classes = {name: OWN.get(name, name) for name in found.columns if name not in COLUMNS}
         ranked = sorted(((called, float(found[name][0])) for name, called in classes.items()), key=lambda one: -one[1])
-        self.tried.append(Tried(text, self.run.adapter.task.said(found)[0], dict(ranked)))
+        small = _small(image or text) if self.wants_a_path else ""
+        self.tried.append(Tried(text, self.run.adapter.task.said(found)[0], dict(ranked), small))
         return self.tried[-1]
 
     @property
@@ -112,9 +118,16 @@ def html(tried: Tried) -> str:
     rows = [_bar(name, share) for name, share in tried.probabilities.items()]
     more = f"<details><summary>{len(rows) - SHOWN:,} more classes</summary>{''.join(rows[SHOWN:])}</details>"
     answer = "".join(rows[:SHOWN]) + (more if len(rows) > SHOWN else "")
-    said = picture(tried.said, tried.text) or f"<div><strong>{escape(tried.said)}</strong></div>"
-    text = f'<div style="{FOREIGN};{MUTED}" dir="auto">{escape(tried.text)}</div>'
+    said = picture(tried.said, tried.text, LARGE) or f"<div><strong>{escape(tried.said)}</strong></div>"
+    text = f'<div style="{FOREIGN};{MUTED}" dir="auto">{escape(tried.text)}</div>{picture(tried.image, tried.text)}'
     return clean(f'<section style="margin-top:12px;max-width:520px">{text}{said}{answer}</section>')
+
+
+def _small(image: str | bytes) -> str:
+    from peft_nb.data.images.picture import picture as opened
+    from peft_nb.data.images.thumbnail import thumbnail
+
+    return thumbnail(opened(image).open())
 
 
 def _bar(name: str, share: float) -> str:

@@ -32,7 +32,7 @@ class DataPanel(Panel):
     def __init__(self, report: Report, namespace: dict[str, Any] | None = None) -> None:
         self._report = report
         self._namespace = variables() if namespace is None else namespace
-        self._head, self._table, self._changes, self._lengths, self._tokens = (ipywidgets.HTML() for _ in range(5))
+        self._head, self._table, self._changes, self._lengths, self._seen = (ipywidgets.HTML() for _ in range(5))
         self.variable = ipywidgets.Text(value="clean", description="Variable for the fixed data", **WHOLE)
         self.fixes = {
             one.kind: button(f"Fix {one.title}", partial(self._fix, one.kind), help=f"{one.fix}; or {one.advice}")
@@ -49,9 +49,9 @@ class DataPanel(Panel):
         self.row.add_class("peft-nb-number")
         steps = (step.removesuffix(ROW) for step in report.next_steps if step.endswith(ROW))
         self.command = next(steps, "")  # what brings the panel back
-        children = [self._head, self._table, *fixing, self._changes, self._lengths, self.row, self._tokens]
+        children = [self._head, self._table, *fixing, self._changes, self._lengths, self.row, self._seen]
         super().__init__("data", children)
-        self.row.observe(lambda _: self._show_tokens(), "value")
+        self.row.observe(lambda _: self._show_row(), "value")
         self._show()
 
     def _show(self) -> None:
@@ -63,7 +63,7 @@ class DataPanel(Panel):
             self.fixes[finding.kind].description = f"{done}Fix {finding.title}"
         self._lengths.value = _histogram(report)
         self.row.max, self.row.description = last, f"Row, 0 to {last:,}"
-        self._show_tokens()
+        self._show_row()
 
     def _drop(self) -> None:
         self._fix(self._asked, drop=True)
@@ -95,11 +95,11 @@ class DataPanel(Panel):
 
         self.in_background("fixing", work, then)
 
-    def _show_tokens(self) -> None:
+    def _show_row(self) -> None:
         try:
-            self._tokens.value = self._report.tokens(self.row.value)._repr_html_()
+            self._seen.value = self._report.row_html(self.row.value)
         except PeftNbError as error:
-            self._tokens.value = f'<div role="status">{escape(str(error))}</div>'
+            self._seen.value = f'<div role="status">{escape(str(error))}</div>'
         except Exception as error:
             self.fail(error)
 
