@@ -183,6 +183,26 @@ register(
         on=_ROWS,
     ),
     Metric(
+        *("bias_shift", "bias shift", "score", "low", "probe"),
+        help="largest move from base to adapter of whom a sentence is rather said of, over all axes, 0 to 1",
+        on=_TOKENS,
+    ),
+    Metric(
+        *("memorized", "memorized rows", "share", "low", "probe"),
+        help="share of the training rows, with answers of 8 tokens or more, that are said again word for word",
+        on=_ROWS,
+    ),
+    Metric(
+        *("membership_auc", "membership AUC", "score", "low", "probe"),
+        help="how well the loss tells training rows from evaluation rows, 0.5 to 1",
+        on=_ROWS,
+    ),
+    Metric(
+        *("benchmark_drop", "benchmark drop", "score", "low", "benchmarks"),
+        help="largest fall of a benchmark's score from base to adapter; 0 where all falls may be noise",
+        on=_TOKENS,
+    ),
+    Metric(
         *("train_loss", "train loss", "loss", "low", "training"),
         help="mean training loss of the last epoch, nats per token",
         on=_BOTH,
@@ -199,7 +219,7 @@ register(
     ),
     Metric(
         *("tokens_per_second", "speed", "tokens/s", None, "training"),
-        help="tokens learned from in a second of training; a prompt with several answers counts once in each group",
+        help="tokens or patches learned from in a second; a prompt with several answers counts once in each group",
     ),
     Metric("train_seconds", "training time", "s", "low", "cost", "time spent on training, s"),
     Metric(
@@ -235,6 +255,7 @@ register(
             "base_score": "score of the base model",
             "base_answer_words": "answer_words of the base model",
             "base_token_accuracy": "token_accuracy of the base model, before the first step",
+            "bias_shift_interval": "95 % interval of bias_shift",
             "best_step": "step whose adapter was kept, where that is not the last one's",
             "class_counts": "where a text has several classes: of each, the texts that have it, are given it, and both",
             "confusion": "triples of true class, predicted class and number of texts",
@@ -247,6 +268,8 @@ register(
             "host_peak_memory_mb": "where peak_memory_mb is a GPU's: highest memory of the process while training, MB",
             "how": "of a combined run: how its adapter was made of others",
             "judge_seconds": "time spent on the evaluation after training, s",
+            "membership_auc_interval": "95 % interval of membership_auc",
+            "memorized_interval": "95 % interval of memorized",
             "parents": "of a combined run: the runs it was made of, and their weights",
             "path": "how batches were computed: padding-free or padded",
             "regression_loss": "mean loss on general text with the adapter, nats per token",

@@ -113,6 +113,7 @@ _special: dict[str, st.SearchStrategy[Any]] = {
     "method_options": st.dictionaries(words, plain, max_size=3),
     "report_to": st.lists(st.sampled_from(TRACKERS), unique=True),
     "allow": st.lists(words, max_size=3),
+    "benchmarks": st.lists(words, max_size=3),
     "loss_type": st.lists(words, max_size=3) | st.none(),
     "loss_weights": st.lists(st.floats(-1e6, 1e6), max_size=3) | st.none(),
     "reward": st.lists(words, max_size=3) | st.none(),

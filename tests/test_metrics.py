@@ -44,9 +44,15 @@ def test_what_is_demanded_or_compared_has_a_title_and_a_known_unit() -> None:
         assert metric.title
         assert metric.unit in wording.SAID or metric.name == "tokens_per_second"
     assert {metric.suite for metric in demandable().values()} == {
-        *("held-out", "documents", "regression", "training", "cost")
+        *("held-out", "documents", "regression", "probe", "benchmarks", "training", "cost")
     }
-    assert {metric.suite for metric in evaluated().values()} == {"held-out", "documents", "regression"}
+    assert {metric.suite for metric in evaluated().values()} == {
+        "held-out",
+        "documents",
+        "regression",
+        "probe",
+        "benchmarks",
+    }
 
 
 def test_the_best_is_the_lowest_or_the_highest() -> None:

@@ -68,6 +68,21 @@ def test_a_verdict_that_is_needed_cannot_be_forced(store: Store, verdict: str | 
     assert store.policies() == {}
 
 
+def test_a_probe_that_is_needed_is_one_of_the_files_as_they_are(store: Store) -> None:
+    store.set_policy("production", needs=["verdict", "probe"], why="look first")
+    assert str(store.policies()["production"]) == "needs a verdict that passed and a probe; promoted by anybody"
+    id = finish(store, "tickets", verdict="passed: 1 criterion")
+    with pytest.raises(RunError, match="needs a probe, and it has none of its files as they are; %peft probe"):
+        store.promote("tickets", "production", why="better", force=True)
+    entry = store.probed(id, "8 probes: no change")
+    assert (entry.action, entry.name, entry.version) == ("probe", "tickets", 1)
+    store.promote("tickets", "production", why="better")
+    (store.folder_of(id) / "adapter" / "adapter_model.safetensors").write_text("others")
+    store.seal(id, why="written anew")
+    with pytest.raises(RunError, match="needs a probe"):
+        store.promote("tickets", "production", why="again")
+
+
 def test_only_some_accounts_may_promote(store: Store) -> None:
     store.set_policy("production", needs=[], promoters=["anna", "cem"], why="on call")
     finish(store, "tickets")

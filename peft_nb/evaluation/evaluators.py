@@ -10,7 +10,7 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -20,12 +20,14 @@ from peft_nb.data.conversations import Message
 from peft_nb.data.examples import Example
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import PeftNbError
-from peft_nb.evaluation import documents, measure, options, regression, scores
+from peft_nb.evaluation import documents, harness, measure, options, probes, regression, scores
 from peft_nb.evaluation.generate import MOST_ROWS, generate
+from peft_nb.evaluation.probes import bias, leaks
 from peft_nb.evaluation.samples import BANDWIDTH, OVERHEAD_S
 from peft_nb.events import Event, Mistaken, Notice, Preparing, TimeLeft
 from peft_nb.spec import RunSpec
 from peft_nb.training.stop import Abandoned
+from peft_nb.training.text_objective import TextObjective
 
 PARTS = {
     "tokens": ("token_accuracy",),
@@ -35,6 +37,9 @@ PARTS = {
     "lengths": ("answer_words",),
     "documents": ("closed_book_score", "lacking_score", "citation_precision", "citation_recall"),
     "questions": ("regression_score",),
+    "bias": ("bias_shift",),
+    "leaks": ("memorized", "membership_auc"),
+    "benchmarks": ("benchmark_drop",),
 }
 """The parts of a judgement, and what each of them measures of what can be demanded."""
 
@@ -46,13 +51,18 @@ STAGES = {
     "lengths": "length of answers",
     "documents": "answers with documents and without",
     "questions": "questions of general knowledge",
+    "bias": "bias",
+    "leaks": "leaks of training rows",
+    "benchmarks": "benchmarks",
 }
+ASKED_FOR = ("bias", "leaks", "benchmarks")  # measured where accept or benchmarks ask for them, whatever judge is
 SOME_TEXTS = 3  # every third text of the suite, where nothing hangs on it
 ROUNDS = 4  # in which these are measured, as long as there is time
 TOKENS = 1_024  # of eval examples, for the token accuracy
 ANSWERED = 64  # rows of the evaluation set at most that are answered: about one batch
 FEW, FEW_TOKENS = 4, 128  # rows that are answered to see how long answers are, and tokens of each at most
 LONGEST = 256  # tokens of such an answer; less where the references are short
+SENTENCE_TOKENS = 12  # of a sentence of the probes, about
 QUESTION_TOKENS = 32  # of an answer to a question of the suite, all of which are short
 WORST = 5
 READ, CHARACTERS_A_TOKEN = 20, 4  # tokens that are read while one is written; a guess
@@ -104,6 +114,10 @@ class Evaluator:
         The user's own regression rows with their names.
     find_score : callable
         Gives ``score(prompt, answer, reference) -> float``.
+    train : sequence of Example
+        Training examples.
+    chat : bool
+        Whether the model answers in conversations.
     once : callable
         Gives what was measured of the same base model before, or measures it.
     seconds : float
@@ -126,6 +140,8 @@ class Evaluator:
     own: Sequence[tuple[str, Any]] = ()
     find_score: Callable[[], scores.Score] = lambda: scores.scorer(None, None, {})
     once: Once = lambda kind, about, measure: measure()
+    train: Sequence[Any] = ()
+    chat: bool = True
     seconds: float = math.inf
     publish: Callable[[Event], None] = lambda event: None
     stopped: Callable[[], bool] = lambda: False
@@ -136,7 +152,9 @@ class Evaluator:
     @classmethod
     def parts(cls, spec: RunSpec) -> list[str]:
         """Name the parts that a spec wants measured: those of ``judge``, and those that ``accept`` needs."""
-        chosen = {"quick": cls.QUICK, "full": tuple(PARTS), "off": ()}[spec.judge]
+        full = tuple(name for name in PARTS if name not in ASKED_FOR)
+        chosen = {"quick": cls.QUICK, "full": full, "off": ()}[spec.judge]
+        chosen += ("benchmarks",) if spec.benchmarks else ()
         return [name for name, measured in PARTS.items() if name in chosen or spec.accept.keys() & set(measured)]
 
     def evaluate(self, unable: str = "") -> None:
@@ -150,7 +168,8 @@ class Evaluator:
         wanted = [] if unable else self.parts(self.spec)
         for part, names in PARTS.items():
             why = "the evaluation was stopped" if part in wanted else unable or f"judge is {self.spec.judge}"
-            self.missing |= dict.fromkeys(names, why)
+            if part in wanted or part not in ASKED_FOR:
+                self.missing |= dict.fromkeys(names, why)
         for part in wanted:
             try:
                 self._end_if_asked()
@@ -186,6 +205,8 @@ class Evaluator:
             "documents": len(documents.WAYS) * bool(self.spec.documents) * asked * LONGEST / 2 * token,
             "lengths": 2 * bool(asked and "answers" not in parts) * self._short * token,
             "questions": 2 * questions * QUESTION_TOKENS * token,
+            "bias": 2 * 2 * len(probes.pairs()) * SENTENCE_TOKENS * token / READ,
+            "leaks": 4 * leaks.MOST * self.spec.max_length / 4 * token / READ,
         }
         return sum(seconds.get(part, 0.0) for part in parts)
 
@@ -385,6 +406,37 @@ class Evaluator:
                 lost.append({"id": one.id, "question": one.question, "before": base, "after": answer})
         self.details["questions"] = {"topics": topics, "lost": lost}
 
+    def bias(self) -> None:
+        """How far the adapter moves which of two groups a sentence is rather said of."""
+        if getattr(self.model.get_base_model().config, "is_encoder_decoder", False):
+            raise Unmeasured("the model answers no texts")
+        how: dict[str, Any] = {"chat": self.chat, "system": self.spec.system, "seed": self.spec.seed}
+        renderer = Renderer(self.tokenizer)
+        self._found(bias.by_likelihood(self.model, self.objective, renderer, probes.pairs(), self._end_if_asked, **how))
+
+    def leaks(self) -> None:
+        """Whether training rows are said again word for word, or told from others by their loss."""
+        sides, seed = (self.train, self.held_out), self.spec.seed
+        found = leaks.find(self.model, self.objective, self.tokenizer, *sides, self._end_if_asked, seed=seed)
+        self.missing["membership_auc"] = f"training or evaluation set have fewer than {leaks.FEW} rows"
+        for one in found:
+            self._found(one)
+
+    def benchmarks(self) -> None:
+        """What benchmarks of lm-evaluation-harness say, with the adapter and without."""
+        if not self.spec.benchmarks:
+            raise Unmeasured("the field benchmarks names none")
+        how = self.model, self.tokenizer, self.objective, self.spec.benchmarks, self._end_if_asked
+        found = harness.run(*how)
+        for one in found:
+            self.publish(Notice(f"benchmark {one}"))
+        self.metrics["benchmark_drop"] = max(one.drop for one in found)
+        self.details["benchmarks"] = [asdict(one) for one in found]
+
+    def _found(self, found: probes.Finding) -> None:
+        self.metrics |= {found.name: found.value, f"{found.name}_interval": [found.low, found.high]}
+        self.details.setdefault("probes", []).append(asdict(replace(found, examples=())))
+
     def _end_if_asked(self) -> None:
         if self.stopped():
             raise Abandoned
@@ -435,6 +487,22 @@ class TextEvaluator(Evaluator):
         raise Unmeasured(self.WRITES_NONE)
 
     forgetting = questions = lengths = documents = tokens
+
+    def bias(self) -> None:
+        """How differently two groups are classified in the same sentence."""
+        if not isinstance(self.objective, TextObjective):
+            raise Unmeasured("it reads no texts")
+        found = bias.by_classes(self.model, self.objective, self.tokenizer, probes.pairs(), self.spec.seed)
+        if found is None:
+            raise Unmeasured("it gives texts no classes")
+        self._found(found)
+
+    def leaks(self) -> None:
+        """Whether training rows are told from others by their loss."""
+        if not isinstance(self.objective, TextObjective):
+            raise Unmeasured("it reads no texts")
+        self.missing["memorized"] = self.WRITES_NONE
+        super().leaks()
 
     def latency(self) -> None:
         """How long a text takes with the adapter and without."""
@@ -487,6 +555,8 @@ class JudgedEvaluator(Evaluator):
     def tokens(self) -> None:
         """No tokens are told apart."""
         raise Unmeasured("answers are weighed as a whole")
+
+    leaks = tokens
 
 
 class PairEvaluator(JudgedEvaluator):

@@ -20,7 +20,9 @@ YES = Flag("yes", "switch", "Remove it without being asked first.")
 SHARE = Flag("share", "text", "Answer only a share of a served alias's requests by it.", value="N%")
 AS = Flag("as", "text", "Name of the person who approves.", value="NAME", required=True)
 WITHDRAW = Flag("withdraw", "switch", "Take that person's approval back.")
-NEEDS = Flag("needs", "text", "What a run needs: verdict, approval or both (the default).", value="verdict,approval")
+NEEDS = Flag(
+    "needs", "text", "What a run needs of verdict, approval (both by default) and probe.", value="verdict,approval"
+)
 APPROVERS = Flag("approvers", "integer", "How many people have to approve; by default 1.")
 PROMOTERS = Flag("promoters", "text", "Accounts that may promote; by default all.", value="ACCOUNT,...")
 FRAMEWORK = Flag(

@@ -54,8 +54,13 @@ def refuse(spec: RunSpec, table: Table, inputs: Inputs) -> None:
     SpecError
         One line for each field that is wrong.
     """
+    from peft_nb.evaluation.harness import problems
+
     task = TASKS[spec.task]
     wrong = [f"{name}: {why}; leave it out" for name, why in task.unused.items() if getattr(spec, name) is not None]
+    wrong += problems(spec.benchmarks)
+    if spec.benchmarks and not task.generates:
+        wrong.append(f"benchmarks: a run that {task.instead.partition(';')[0]} is asked none; leave it out")
     score_of(spec, inputs)
     if not spec.eval_fraction and table.eval_rows is None:
         given = [name for name in ("early_stopping_patience", "load_best_model_at_end") if getattr(spec, name)]
@@ -205,6 +210,8 @@ def prepare(
         metrics,
         asked=asked,
         own=own,
+        train=trainer.examples,
+        chat=bool(context.facts.chat),
         find_score=partial(scorer, spec.score, inputs.score, inputs.namespace),
         once=once(base, str(context.facts.base_hash), str(trainer.objective)),
         seconds=QUICK_S,

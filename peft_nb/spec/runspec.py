@@ -299,6 +299,9 @@ class RunSpec(BaseModel):
     judge: Literal["quick", "full", "off"] = field("quick", "evaluation")
     """Evaluation after training: quick measures losses, forgetting and latency, full also generates answers to
     questions, off nothing; metrics named in accept are always measured."""
+    benchmarks: Words = field([], "evaluation")
+    """Tasks of lm-evaluation-harness, or YAML files of them, asked of adapter and base when the run is over; a number
+    behind a colon limits the questions, such as gsm8k:50. A list for judge means the same."""
     accept: Criteria = field({}, "evaluation")
     """Criteria that the run has to meet, as metric: comparison, such as forgetting: "< 0.05"; its summary ends with
     the verdict."""
@@ -332,6 +335,10 @@ class RunSpec(BaseModel):
         near = {name: line for name in fields if name not in own and (line := pasted.alike(name, own))}
         problems += near.values()
         fields = {name: value for name, value in fields.items() if name not in near}
+        if isinstance(fields.get("judge"), list | tuple):
+            if "benchmarks" in fields:
+                problems.append("judge: a list stands for benchmarks, which is given too; keep one")
+            fields = {("benchmarks" if name == "judge" else name): value for name, value in fields.items()}
         twice = [alias for alias, name in ALIASES.items() if alias in fields and name in fields]
         problems += [f"{alias}: stands for {ALIASES[alias]}, which is given too; keep one" for alias in twice]
         fields = {ALIASES.get(name, name): value for name, value in fields.items() if name not in twice}

@@ -305,7 +305,11 @@ class Store:
 
     def watched(self, id: str, why: str) -> Entry:
         """Write into the log what watching a run has found."""
-        return audit.watched(self._index, id, why)
+        return audit.examined(self._index, id, "watch", why)
+
+    def probed(self, id: str, why: str) -> Entry:
+        """Write into the log what probing a run has found; a policy may need that."""
+        return audit.examined(self._index, id, "probe", why)
 
     def set_policy(
         self,
@@ -325,7 +329,7 @@ class Store:
         why : str
             The reason, for the log.
         needs : sequence of str
-            ``verdict``, a verdict that passed, and ``approval``; by default both.
+            ``verdict``, a verdict that passed, ``approval``, by default both; and ``probe``, that it was probed.
         approvers : int, optional
             How many people of different names have to approve, none of them the account that promotes; default 1.
         promoters : sequence of str

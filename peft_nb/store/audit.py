@@ -34,7 +34,8 @@ class Entry:
         Name of the account.
     action : str
         ``version`` (a run became one), ``promote``, ``rollback``, ``seal`` (files were changed on purpose),
-        ``remove``, ``policy``, ``approve``, ``withdraw`` (an approval) or ``watch``.
+        ``remove``, ``policy``, ``approve``, ``withdraw`` (an approval), ``watch`` or
+        ``probe``.
     run : str or None
         Id of the run concerned; after a rollback to nothing, None.
     name, version : str, int or None
@@ -95,11 +96,11 @@ def append(db: sqlite3.Connection, action: str, **told: Any) -> Entry:
     return _entry(db.execute("SELECT * FROM audit WHERE id = last_insert_rowid()").fetchone())
 
 
-def watched(index: Index, id: str, why: str) -> Entry:
-    """Write down what comparing new rows with those of a run has found."""
+def examined(index: Index, id: str, action: str, why: str) -> Entry:
+    """Write down what watching or probing a run has found."""
     row = records.row_of(index, id)
     with index.writing() as db:
-        return append(db, "watch", run=id, name=row["name"], version=row["version"], why=why)
+        return append(db, action, run=id, name=row["name"], version=row["version"], why=why)
 
 
 def read(index: Index, where: str, **values: Any) -> list[Entry]:

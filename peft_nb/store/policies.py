@@ -15,7 +15,8 @@ from peft_nb.store.audit import Entry
 from peft_nb.store.connection import Index
 from peft_nb.store.records import Record
 
-NEEDS = ("verdict", "approval")
+NEEDS = ("verdict", "approval")  # where nobody says
+KNOWN = (*NEEDS, "probe")
 HIGH = "high"  # of the risks that a spec can declare the one that demands a person's approval
 
 
@@ -26,7 +27,8 @@ class Policy:
     Attributes
     ----------
     needs : tuple of str
-        ``verdict``: its criteria are met. ``approval``: people have approved it.
+        ``verdict``: its criteria are met. ``approval``: people have approved it. ``probe``: it was probed as
+        its files are now.
     approvers : int
         How many of them, each of another name.
     promoters : tuple of str
@@ -45,7 +47,9 @@ class Policy:
 
     def __str__(self) -> str:
         approvals = f"{self.approvers} approvals" if self.approvers > 1 else "an approval"
-        needs = [{"verdict": "a verdict that passed", "approval": approvals}[one] for one in self.needs]
+        needs = [
+            {"verdict": "a verdict that passed", "approval": approvals, "probe": "a probe"}[one] for one in self.needs
+        ]
         by = f"by {' or '.join(self.promoters)}" if self.promoters else "by anybody"
         return f"needs {' and '.join(needs)}; promoted {by}" if needs else f"promoted {by}"
 
@@ -59,8 +63,8 @@ def checked(needs: Sequence[str], approvers: int | None, promoters: Sequence[str
         If it needs what there is not, or counts approvals that it does not need.
     """
     for one in needs:
-        if one not in NEEDS:
-            known = nearest(one, NEEDS) or f"; it can need {' and '.join(NEEDS)}"
+        if one not in KNOWN:
+            known = nearest(one, KNOWN) or f"; it can need {', '.join(KNOWN)}"
             raise StoreError(f"a policy cannot need {one!r}{known}")
     if approvers is not None and approvers < 1:
         raise StoreError(f"approvers: {approvers}; write 1 or more, or leave approval out of what it needs")
@@ -154,12 +158,20 @@ def lacking(index: Index, record: Record, alias: str) -> list[str]:
         verdict = str(record.metrics.get("verdict") or "")
         if "verdict" in policy.needs and not verdict.lower().startswith("passed"):
             lacks.append(f"the policy of {alias} needs a verdict that passed, and it has {verdict or 'none'}")
+        if "probe" in policy.needs and not _probed(index, record):
+            lacks.append(f"the policy of {alias} needs a probe, and it has none of its files as they are; %peft probe")
     others = [one for one in approvals(index, record) if _folded(one) != _folded(audit.who())]
     if len(others) < wanted:
         count = f"{wanted} approvals" if wanted > 1 else "an approval"
         has = f"has {len(others)} ({', '.join(others)})" if others else "has none"
         lacks.append(f"{whose} needs {count} by others than {audit.who()}, and it {has}; see %peft approve")
     return lacks
+
+
+def _probed(index: Index, record: Record) -> bool:
+    """Whether a run was probed since its files were last changed."""
+    told = (entry.action for entry in audit.read(index, "run = :id", id=record.id))
+    return next((action for action in told if action in ("probe", "seal")), None) == "probe"
 
 
 def _use(record: Record) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from peft_nb.metrics import METRICS, Metric
 from peft_nb.ui import wording
 
+SHOWN = ("documents", "probe", "benchmarks")  # suites that are listed where they were measured
 SIGNS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
 
 
@@ -35,7 +36,7 @@ def rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         found += labelled("forgetting", f"{rise:+.3f} nats per token{between}, lower is better{hit}")
     if metrics.get("regression_score") is not None:
         found += labelled("regression_score", _change(metrics, "regression_score"))
-    return found + own(metrics, (one for one in METRICS.values() if one.suite == "documents"))
+    return found + own(metrics, (one for one in METRICS.values() if one.suite in SHOWN))
 
 
 def own(metrics: Mapping[str, Any], of: Iterable[Metric]) -> list[tuple[str, str]]:
