@@ -19,6 +19,7 @@ from peft_nb.runs.run import Run
 from peft_nb.serving.front import Front, Limits
 from peft_nb.serving.server import Server
 from peft_nb.serving.targets import Target
+from peft_nb.store.votes import feedback
 from tests.serving import PROMPTS, TOKENS, post, said
 from tests.test_serving_targets import ONE
 
@@ -85,6 +86,27 @@ def test_a_prompt_that_is_too_long_is_refused(served: Server) -> None:
     assert answer.status_code == 400
     assert "exceeds the available context size" in answer.json()["error"]["message"]
     assert post(served, "base", "word " * 2000, stream=True).status_code == 400
+
+
+def test_a_client_says_what_it_thinks_of_an_answer(served: Server, desk: dict[str, Run]) -> None:
+    def tell(**body: Any) -> httpx.Response:
+        return httpx.post(f"{served.address}/v1/feedback", json=body)
+
+    answer = post(served, "tickets@v1", "May I ask?").json()
+    streamed = post(served, "tickets@v2", "May I ask?", stream=True).text
+    ids = {json.loads(line[6:])["id"] for line in streamed.splitlines() if line.startswith("data: {")}
+    assert len(ids) == 1
+    assert tell(id=answer["id"], thumb="up").json() == {"id": answer["id"], "object": "feedback"}
+    assert tell(id=ids.pop(), edit="You may.").status_code == 200
+    rows = {row["run"]: row for row in feedback(desk["tickets@v1"].store.votes()) if row["prompt"] == "May I ask?"}
+    first, second = (rows[desk[word].id] for word in ("tickets@v1", "tickets@v2"))
+    assert (first["answer"], first["thumb"]) == (answer["choices"][0]["message"]["content"].strip(), True)
+    assert (second["thumb"], second["edited"]) == (None, "You may.")
+    assert (unknown := tell(id="nothing", thumb="up")).status_code == 404
+    assert "there is no answer 'nothing'" in unknown.json()["error"]["message"]
+    assert tell(id=post(served, "base").json()["id"], thumb="up").status_code == 400
+    plain = httpx.post(f"{served.address}/v1/feedback", content=b"{}")
+    assert plain.status_code == 415
 
 
 Ask = Callable[..., Awaitable[httpx.Response]]

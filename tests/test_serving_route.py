@@ -150,12 +150,12 @@ def test_the_prompts_of_a_run_are_read_off_its_examples(finished: Run, near_rows
     sides = kept(finished.folder)
     assert sides
     renderer = Renderer(finished.tokenizer)
-    found = prompts_of(sides.train, renderer, None, chat=True)
+    found = prompts_of(sides.train, renderer.tokenizer, None, chat=True)
     given = [row["question"] for row in finished.inputs.data]  # type: ignore[attr-defined]
     assert len(found) == 21
     assert {*found} <= {*given}
-    assert len(prompts_of(sides.train, renderer, None, chat=True, most=5)) == 5
-    plain = prompts_of(sides.train, renderer, None, chat=False)
+    assert len(prompts_of(sides.train, renderer.tokenizer, None, chat=True, most=5)) == 5
+    plain = prompts_of(sides.train, renderer.tokenizer, None, chat=False)
     assert all(one.endswith("assistant") for one in plain)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from peft_nb.errors import StoreError
 from peft_nb.store import Store, Vote
-from peft_nb.store.votes import pairs, rated
+from peft_nb.store.votes import feedback, pairs, rated
 from tests.stores import finish
 
 ANSWERS = {"lora-1": "one\n\x00", "base": "two \ud800"}
@@ -51,3 +51,16 @@ def test_a_store_that_is_closed_refuses_a_vote(store: Store) -> None:
     store.close()
     with pytest.raises(StoreError, match="cannot use"):
         store.vote("Hello", ANSWERS, None)
+
+
+def test_thumbs_and_edits_of_an_answer_become_one_row(store: Store) -> None:
+    store.vote("Hi", {"a": "x"}, "a")
+    store.vote("Hi", {"a": "x", "edit": "y"}, "edit")
+    store.vote("Hi", {"a": "x", "b": "z"}, "a")  # a comparison says nothing of one answer
+    store.vote(TALK, {"b": "x", "edit": "w"}, "edit")
+    last = store.vote(TALK, {"b": "x", "edit": "v"}, "edit")
+    first, second = feedback(store.votes())
+    assert first == {"prompt": "Hi", "answer": "x", "thumb": True, "edited": "y", "run": "a", "time": first["time"]}
+    assert second == {"prompt": TALK, "answer": "x", "thumb": None, "edited": "v", "run": "b", "time": last.at}
+    assert {(row["chosen"], row["rejected"]) for row in pairs(store.votes())} >= {("y", "x"), ("v", "x")}
+    assert [row["completion"] for row in rated(store.votes())] == ["x"]

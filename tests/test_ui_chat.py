@@ -167,3 +167,20 @@ def test_a_router_finds_who_answers(kinds: dict[str, Run], encoder: Path) -> Non
         talk.rate(True)
     with pytest.raises(RunError, match="a router takes part alone"):
         chat(router, kinds["fruit"])
+
+
+def test_a_better_answer_is_kept_beside_the_one_that_was_given(start: Callable[..., Run]) -> None:
+    run = start(max_steps=1, name="calm").wait()
+    talk = chat(run)
+    with pytest.raises(RunError, match="^there is no answer to rate yet; say something first$"):
+        talk.edit("Better.")
+    turn = talk.ask("Can it be better?", max_new_tokens=4)
+    with pytest.raises(RunError, match="nothing was edited"):
+        talk.edit(f" {turn.answer} ")
+    talk.edit("A bit.")
+    assert talk.edit("Much better.").edited == "Much better."
+    talk.rate(False)
+    (row,) = peft_nb.feedback(run).to_dict("records")
+    told = ("Can it be better?", turn.answer, False, "Much better.", "calm v1")
+    assert tuple(row[name] for name in ("prompt", "answer", "thumb", "edited", "version")) == told
+    assert "(rated bad, edited)" in repr(talk)

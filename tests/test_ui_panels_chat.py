@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -10,6 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from peft_nb import Chat, Run, chat, load
 from peft_nb.data.rendering import Renderer
 from peft_nb.errors import CommandError
+from peft_nb.store.votes import feedback
 from peft_nb.system import frontend
 from peft_nb.ui.chat import fitting
 from peft_nb.ui.differences import clean
@@ -176,3 +178,23 @@ def test_runs_are_offered_but_not_the_base(shell: InteractiveShell) -> None:
         words = {one.text for one in shell.Completer.completions(line, len(line))}
     assert {"calm", "short"} <= words
     assert "base" not in words
+
+
+def test_a_better_answer_is_written_below_the_last_one(start: Callable[..., Run]) -> None:
+    run = start(max_steps=1).wait()
+    panel = ChatPanel(chat(run))
+    panel.longest.value = 6
+    enter(panel, "What now?")
+    settled(panel)
+    answer = panel.talk.turns[-1].answer
+    assert panel.better.value == answer
+    press(panel, "Keep better answer")
+    assert "nothing was edited" in outcome(panel)
+    panel.better.value = "Wait a day."
+    press(panel, "👎 Bad answer")
+    assert panel.better.value == "Wait a day."  # which is still being written
+    press(panel, "Keep better answer")
+    assert f"the better answer of {run.id} is kept" in outcome(panel)
+    (row,) = feedback(run.store.votes())
+    assert (row["prompt"], row["answer"], row["edited"], row["thumb"]) == ("What now?", answer, "Wait a day.", False)
+    assert "rated bad, edited" in panel._said.value

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from peft_nb.data import Rows
+from peft_nb.data import Rows, decisions
 from peft_nb.data.audio import folder as clips
 from peft_nb.data.cells import fraction, integer, of_arrow
 from peft_nb.data.images import folder
@@ -44,13 +44,13 @@ def is_file_name(name: str) -> bool:
 
 
 def read(path: Path) -> object:
-    """Read a file of rows, a folder or zip of images, or a folder of clips.
+    """Read a file of rows, a folder or zip of images, a folder of clips, or one of what people labelled.
 
     Parameters
     ----------
     path : Path
         A file of one of the suffixes in `READERS`, or what :func:`.images.folder.read` or :func:`.audio.folder.read`
-        takes.
+        takes, or the folder of :class:`.decisions.Decisions`.
 
     Returns
     -------
@@ -63,6 +63,8 @@ def read(path: Path) -> object:
         When there is no such file, it is of another kind, or is malformed: what is wrong, in which line, and how to
         fix it.
     """
+    if path.is_dir() and decisions.holds(path):
+        path = decisions.rows_of(path)
     suffix = path.suffix.lower()
     if (path.is_dir() or suffix == ".zip") and (images := folder.read(path)):
         return images

@@ -30,8 +30,8 @@ def kept(folder: Path) -> Sides | None:
         keys, later = own["keys"], own.get("again", [])  # which older runs lack
         found = [loaded.examples for key in (*keys, *later) if (loaded := examples.load(cache / key))]
         if len(found) == len(keys) + len(later):
-            sides = found[:2] if keys[1:] else found[0].parted(own["held_out"])
-            return Sides(*sides, tuple(found[len(keys) :]))
+            train, held_out = (found[0], found[1]) if keys[1:] else found[0].parted(own["held_out"])
+            return Sides(train, held_out, tuple(found[len(keys) :]))
     elif (folder / LABELLED).exists():  # of a run that version 0.1 made
         return Sides(*legacy_labelled(folder / LABELLED))
     return None

@@ -22,6 +22,7 @@ from tornado.web import Application, RequestHandler, stream_request_body
 
 from peft_nb.documents.passages import Passage, retrieve
 from peft_nb.errors import PeftNbError, RunError
+from peft_nb.serving import feedback
 from peft_nb.serving.answer_log import AnswerLog
 from peft_nb.serving.engine import Engine, Files
 from peft_nb.serving.requests import CHAT, TEXT, RefusedError, checked, found, told
@@ -76,6 +77,8 @@ class Front:
         The base model as the engine loads it.
     mixes : bool
         Whether the engine computes requests for different adapters together.
+    vote : callable or None
+        Keeps what clients say of answers.
 
     Attributes
     ----------
@@ -89,6 +92,8 @@ class Front:
         By their folders, those whose chunks are put before questions.
     routers : dict of str to Gate
         By name, what finds out whom a request is for.
+    answers : feedback.Answers
+        The last answers, of which clients may say something.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class Front:
         log: AnswerLog | None = None,
         base: str = "",
         mixes: bool = False,
+        vote: feedback.Vote | None = None,
     ) -> None:
         self.limits, self.key, self.hosts, self.log, self.base = limits, key, hosts, log, Files(base)
         self.mixes = mixes
@@ -109,6 +115,7 @@ class Front:
         self.routers: dict[str, Gate] = {}
         self.ready = Event()
         self.troubles: dict[str, str] = {}
+        self.answers = feedback.Answers(vote)
         self.traffic = Traffic()
         self.turns = Turns(limits.slots)
         self.inside = 0
@@ -123,6 +130,7 @@ class Front:
             for path, kind in (
                 (CHAT, Completions),
                 (TEXT, Completions),
+                (feedback.PATH, Feedback),
                 ("/v1/models", Models),
                 ("/health", Health),
                 ("/status", Status),
@@ -261,6 +269,19 @@ class Handler(RequestHandler):
         if front.key and not self.open and not hmac.compare_digest(given.encode(), front.key.encode()):
             raise RefusedError(401, "a key is required: Authorization: Bearer KEY", code="invalid_api_key")
 
+    def read(self, content: bytes | bytearray, length: int) -> Any:
+        """Read the JSON of a request of some length, of which no more was kept than is taken."""
+        limit = self.front.limits.body_bytes
+        if length > limit:
+            why = f"the request is larger than {limit / 1e6:g} MB; shorten it"
+            raise RefusedError(413, why, code="request_too_large")
+        if self.request.headers.get("Content-Type", "").partition(";")[0].strip() != "application/json":
+            raise RefusedError(415, "send JSON with Content-Type: application/json")
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise RefusedError(400, f"the request is no JSON: {error}") from None
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Tell an error in OpenAI's form."""
         error = kwargs.get("exc_info", (None, None, None))[1]
@@ -288,7 +309,8 @@ class Unknown(Handler):
     def prepare(self) -> None:
         """Name what there is."""
         super().prepare()
-        raise RefusedError(404, f"{self.request.path}: not served; there are {CHAT}, {TEXT}, /v1/models and /health")
+        paths = f"{CHAT}, {TEXT}, {feedback.PATH}, /v1/models and /health"
+        raise RefusedError(404, f"{self.request.path}: not served; there are {paths}")
 
 
 class Health(Handler):
@@ -325,6 +347,16 @@ class Status(Handler):
         self.finish(self.front.status())
 
 
+class Feedback(Handler):
+    """What a client says of an answer."""
+
+    async def post(self) -> None:
+        """Keep it."""
+        said = feedback.checked(self.read(self.request.body, len(self.request.body)))
+        await asyncio.to_thread(self.front.answers.tell, said)
+        self.finish({"id": said.id, "object": "feedback"})
+
+
 @stream_request_body
 class Completions(Handler):
     """Prompts and conversations."""
@@ -338,6 +370,7 @@ class Completions(Handler):
         self.documents: list[Passage] = []
         self.route: Route | None = None
         self.asked = ""  # the name of the router, where one was asked
+        self.id = f"answer-{uuid4().hex}"  # by which a client can say something of it
 
     def data_received(self, chunk: bytes) -> None:
         """Keep what is not too long."""
@@ -348,16 +381,7 @@ class Completions(Handler):
     async def post(self) -> None:
         """Answer, as soon as it is this request's turn."""
         front, limits = self.front, self.front.limits
-        if self.length > limits.body_bytes:
-            limit = f"{limits.body_bytes / 1e6:g} MB"
-            raise RefusedError(413, f"the request is larger than {limit}; shorten it", code="request_too_large")
-        if self.request.headers.get("Content-Type", "").partition(";")[0].strip() != "application/json":
-            raise RefusedError(415, "send JSON with Content-Type: application/json")
-        try:
-            read = json.loads(self.got)
-        except ValueError as error:
-            raise RefusedError(400, f"the request is no JSON: {error}") from None
-        body = checked(self.request.path, read)
+        body = checked(self.request.path, self.read(self.got, self.length))
         if body.get("model") not in front.routers:
             found(body.get("model"), front.targets, BASE, front.routers)
         if front.inside >= limits.slots + limits.queue:
@@ -415,8 +439,10 @@ class Completions(Handler):
         if self.route:
             front.traffic.add(self.asked, self.route.name, seconds, tokens)
             routed = {"router": self.asked, "confidence": round(self.route.confidence, 3), "why": self.route.why}
+        front.answers.add(self.id, body, text, version.run if version else None)
         if front.log:
             front.log.write(
+                id=self.id,
                 user=body.get("user"),
                 asked=body.get("messages", body.get("prompt")),
                 answer=text,
@@ -453,7 +479,7 @@ class Completions(Handler):
         if response.code >= 400:
             _refuse(response.code, response.body)
         answer = json.loads(response.body)
-        answer["model"] = self.label
+        answer |= {"id": self.id, "model": self.label}
         answer.pop("timings", None)
         self.write(answer | self.shown())
         return answer.get("usage") or {}, "\n".join(map(_text, answer["choices"]))
@@ -523,7 +549,7 @@ class _Stream:
             if not told.get("choices") and not self.usage_wanted:
                 return b""
         if "choices" in told:
-            told |= {"model": self.handler.label, **self.handler.shown()}
+            told |= {"id": self.handler.id, "model": self.handler.label, **self.handler.shown()}
             self.texts += [_text(choice) for choice in told["choices"]]
         return b"data: " + json.dumps(told, ensure_ascii=False).encode() + b"\n\n"
 

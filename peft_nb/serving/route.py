@@ -323,15 +323,15 @@ def base_prompts() -> list[str]:
     return [one.question for one in regression.questions()]
 
 
-def prompts_of(examples: Examples, renderer: Renderer, system: str | None, chat: bool, most: int = EACH) -> list[str]:
+def prompts_of(examples: Examples, tokenizer: Any, system: str | None, chat: bool, most: int = EACH) -> list[str]:
     """Read off encoded rows what was asked in them.
 
     Parameters
     ----------
     examples : Examples
         Of a run that learned to write texts.
-    renderer : Renderer
-        Of the base's tokenizer.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        The base's.
     system : str or None
         The system prompt that they were trained with.
     chat : bool
@@ -344,9 +344,9 @@ def prompts_of(examples: Examples, renderer: Renderer, system: str | None, chat:
     list of str
         Of each row the prompt without the template's marks, in the order of the rows; of plain texts the beginning.
     """
-    read = partial(renderer.tokenizer.decode, skip_special_tokens=False)
-    marks = re.compile("|".join(map(re.escape, renderer.tokenizer.all_special_tokens)) or "(?!)")
-    before, after = _frame(renderer, system) if chat else ("", "")
+    read = partial(tokenizer.decode, skip_special_tokens=False)
+    marks = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or "(?!)")
+    before, after = _frame(Renderer(tokenizer), system) if chat else ("", "")
     found = []
     for example in examples.take(places_of(len(examples), most)):
         begun = example.supervised.find(1)

@@ -156,7 +156,8 @@ class Process:
         log = AnswerLog(Path(service.log), service.log_texts) if service.log else None
         hosts = LOOPBACK if service.host in LOOPBACK else None
         self.kind = ENGINES[service.engine]
-        self.front = Front(limits, key_of(service.key_from), hosts, log, service.base_file, self.kind.mixes)
+        told = limits, key_of(service.key_from), hosts, log, service.base_file, self.kind.mixes
+        self.front = Front(*told, self.store.vote)
         if service.routers:
             from peft_nb.serving.route import Gate
 

@@ -256,7 +256,7 @@ class Switchboard:
         if one.rows:
             return one.rows
         sides = kept(one.folder.parent) if one.of_run else None
-        found = prompts_of(sides.train, self._renderer, one.system, one.chat) if sides else []
+        found = prompts_of(sides.train, self.tokenizer, one.system, one.chat) if sides else []
         if not any(found):
             why = "the rows that it learned from are not in the store"
             raise RunError(f"{one.name} cannot be routed to: {why}; name prompts by add(adapter, rows=[…])")

@@ -15,6 +15,7 @@ Prompt = str | list[dict[str, Any]]
 
 PAIRS = ("prompt", "chosen", "rejected", "chosen_run", "rejected_run", "time")
 RATED = ("prompt", "completion", "label", "run", "time")
+EDIT = "edit"  # who an answer is by that a person wrote in place of a run's
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Vote:
     prompt : str or list of dict
         What was asked: a text, or the messages of a conversation.
     answers : dict of str to str
-        What each said, by the id of the run, ``base`` for the base model.
+        What each said, by the id of the run, ``base`` for the base model, ``edit`` for what a person wrote instead.
     best : str or None
         Whose answer is the best, None where none is better; of one answer its own id if it is good, None if it is bad.
     at : datetime
@@ -88,3 +89,22 @@ def rated(votes: Sequence[Vote]) -> list[dict[str, Any]]:
             row = (vote.prompt, answer, vote.best is not None, run, vote.at)
             rows.append(dict(zip(RATED, row, strict=True)))
     return rows
+
+
+def feedback(votes: Sequence[Vote]) -> list[dict[str, Any]]:
+    """Bring thumbs and edits of the same answer together.
+
+    One row an answer: ``prompt``, ``answer``, ``thumb``, ``edited``, ``run`` and ``time``, of the last vote on it;
+    None where there was no thumb or no edit. Of several edits the last counts.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for vote in votes:
+        (run, answer), *others = [one for one in vote.answers.items() if one[0] != EDIT] or [("", "")]
+        edited = vote.answers.get(EDIT)
+        if others or not run or run == "base":
+            continue
+        key = sha256(json.dumps([vote.prompt, run, answer], sort_keys=True))
+        row = found.pop(key, {"prompt": vote.prompt, "answer": answer, "thumb": None, "edited": None, "run": run})
+        told = {"thumb": vote.best is not None} if edited is None else {"edited": edited}
+        found[key] = row | told | {"time": vote.at}
+    return list(found.values())

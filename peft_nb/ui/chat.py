@@ -16,6 +16,7 @@ from peft_nb.errors import RunError, nearest
 from peft_nb.runs.compare import BASE, named
 from peft_nb.runs.run import Run, load
 from peft_nb.store import Store
+from peft_nb.store.votes import EDIT
 from peft_nb.system.display import Displayed, panel_of
 from peft_nb.ui import side_by_side, wording
 from peft_nb.ui.differences import clean
@@ -39,6 +40,8 @@ class Turn:
         What the run and the base model said; empty where they were stopped before.
     good : bool or None
         How the run's answer was rated, if it was.
+    edited : str
+        What the run should have answered, if somebody wrote that.
     documents : tuple of Passage
         What was put before the prompt, in the order of the numbers by which answers cite it.
     routed : str
@@ -50,6 +53,7 @@ class Turn:
     answer: str = ""
     base: str = ""
     good: bool | None = None
+    edited: str = ""
     documents: tuple[Passage, ...] = ()
     routed: str = ""
 
@@ -60,8 +64,8 @@ class Turn:
 
     @property
     def note(self) -> str:
-        """Say how the run was found and how its answer was rated."""
-        return ", ".join(filter(None, (self.routed, self.rating)))
+        """Say how the run was found, how its answer was rated and whether it was edited."""
+        return ", ".join(filter(None, (self.routed, self.rating, "edited" if self.edited else "")))
 
 
 def chat(*runs: Run | Router | str, store: Store | None = None) -> Chat | Trial | Transcription:
@@ -256,16 +260,48 @@ class Chat(Displayed):
         StoreError
             If the store refuses.
         """
+        turn, run, prompt = self._answered()
+        run.store.vote(prompt, {run.id: turn.answer}, run.id if good else None)
+        self.turns[-1] = turn = replace(turn, good=good)
+        return turn
+
+    def edit(self, text: str) -> Turn:
+        """Keep in the store what the run's last answer should have been; :func:`peft_nb.feedback` gives it as rows.
+
+        Parameters
+        ----------
+        text : str
+            The better answer. A later one for the same answer counts instead of it.
+
+        Returns
+        -------
+        Turn
+            The last of :attr:`turns`, with what was written.
+
+        Raises
+        ------
+        RunError
+            If there is no answer yet, or what is written is empty or the answer itself.
+        StoreError
+            If the store refuses.
+        """
+        turn, run, prompt = self._answered()
+        if text.strip() in ("", turn.answer.strip()):
+            raise RunError("nothing was edited; write what the answer should have been")
+        run.store.vote(prompt, {run.id: turn.answer, EDIT: text}, EDIT)
+        self.turns[-1] = turn = replace(turn, edited=text)
+        return turn
+
+    def _answered(self) -> tuple[Turn, Run, Prompt]:
+        """The last turn, whose answer it is and what that run was asked."""
         turn = self.turns[-1] if self.turns else None
         if not turn or not turn.answer:
             raise RunError("there is no answer to rate yet; say something first")
         if turn.run not in self.runs:
             raise RunError("the base model answered alone, and only answers of runs are rated")
-        run, asked = self.runs[turn.run], self._asked
+        asked = self._asked
         prompt = asked[0]["content"] if len(asked) == 1 and not isinstance(asked, str) else asked
-        Store(run.folder.parents[1]).vote(prompt, {run.id: turn.answer}, run.id if good else None)
-        self.turns[-1] = turn = replace(turn, good=good)
-        return turn
+        return turn, self.runs[turn.run], prompt
 
     def messages(self, *, base: bool = False) -> list[Message]:
         """Give the conversation as a list of messages, such as ``run.generate([messages])`` takes.

@@ -42,7 +42,9 @@ class ChatPanel(Panel):
     documents : ipywidgets.Checkbox
         Whether documents are put before what is said; seen where a run learned with some.
     thumbs : ipywidgets.Box
-        What rates the adapter's last answer; seen once there is one.
+        What rates the adapter's last answer or keeps a better one; seen once there is one.
+    better : ipywidgets.Textarea
+        What the answer should have been; begins with what it is.
     """
 
     def __init__(self, talk: Chat) -> None:
@@ -50,6 +52,7 @@ class ChatPanel(Panel):
         self._stopped = threading.Event()
         self._turn: Turn | None = None  # as far as it has grown
         self._taken = ""  # what is being answered
+        self._rated: list[tuple[int, str]] = []  # the answer below which thumbs are shown
         self._cut = False  # whether it was said that not all is sent along
         names = self.talk.names
         self.adapter = ipywidgets.Dropdown(options=names, description="Adapter", style=LABEL, layout=FIELD)
@@ -80,6 +83,9 @@ class ChatPanel(Panel):
             layout={"width": "auto", "flex": "1 1 300px"},
         )
         self.message.on_msg(self._hear)
+        self.better = ipywidgets.Textarea(
+            description="Better answer", rows=2, style=LABEL, layout={"width": "auto", "flex": "1 1 300px"}
+        )
         self.thumbs = row(
             button(
                 "👍 Good answer", lambda: self.attempt(lambda: self._rate(True)), help="Rate the adapter's answer good"
@@ -87,6 +93,8 @@ class ChatPanel(Panel):
             button(
                 "👎 Bad answer", lambda: self.attempt(lambda: self._rate(False)), help="Rate the adapter's answer bad"
             ),
+            self.better,
+            button("Keep better answer", lambda: self.attempt(self._edit), help="Keep what it should have answered"),
         )
         self.variable = ipywidgets.Text(
             value="conversation", description="Variable", style=LABEL, layout={"width": "240px"}
@@ -167,12 +175,22 @@ class ChatPanel(Panel):
         self._said.value = f'<div role="region" aria-label="conversation">{drawn}</div>'
         answered = self.talk.turns[-1:] if not growing else []
         self.thumbs.layout.display = "flex" if any(last.answer for last in answered) else "none"
+        told = [(len(self.talk.turns), last.answer) for last in answered]
+        if told != self._rated:  # and not what is being written, when only a thumb was given
+            self.better.value = "".join(last.answer for last in answered)
+        self._rated = told
 
     def _rate(self, good: bool) -> str:
         turn = self.talk.rate(good)
         self._draw()
         self.keep()
         return f"the answer of {turn.run} is {turn.rating}; peft_nb.votes(rated=True) gives all ratings as rows"
+
+    def _edit(self) -> str:
+        turn = self.talk.edit(self.better.value)
+        self._draw()
+        self.keep()
+        return f"the better answer of {turn.run} is kept; peft_nb.feedback() gives all feedback as rows"
 
     def _clear(self) -> str:
         self.talk.clear()
