@@ -141,8 +141,9 @@ class Watched:
     def __init__(self, run: Any) -> None:
         from peft_nb.documents.embedding import Embedder
         from peft_nb.runs import watch
+        from peft_nb.serving.route import ENCODER
 
-        self.run, self._watch, self._embedder = run, watch, Embedder()
+        self.run, self._watch, self._embedder = run, watch, Embedder(ENCODER)
         self._vectors: dict[str, Any] = {}
         self._losses: dict[tuple[str, str], float] = {}
 

@@ -24,6 +24,8 @@ if _TYPE_CHECKING:
     from peft_nb.methods import methods
     from peft_nb.models import models
     from peft_nb.runs.combine import combine
+    from peft_nb.runs.explain import Explanation
+    from peft_nb.runs.probe import Probe
     from peft_nb.runs.run import Run, load, runs
     from peft_nb.serving.switchboard import Switchboard
     from peft_nb.spec import RunSpec
@@ -32,7 +34,11 @@ if _TYPE_CHECKING:
     from peft_nb.ui.check import check
     from peft_nb.ui.compare import Comparison, compare
     from peft_nb.ui.discover import discover
+    from peft_nb.ui.explain import explain
+    from peft_nb.ui.feedback import feedback
     from peft_nb.ui.index import Index, index
+    from peft_nb.ui.label import Labels, label
+    from peft_nb.ui.probe import probe
     from peft_nb.ui.router import Router, route
     from peft_nb.ui.sweep import Sweep, sweep
     from peft_nb.ui.synthesize import synthesize
@@ -44,7 +50,10 @@ __all__ = [
     "Chat",
     "Comparison",
     "Drift",
+    "Explanation",
     "Index",
+    "Labels",
+    "Probe",
     "Router",
     "Run",
     "RunSpec",
@@ -55,11 +64,15 @@ __all__ = [
     "combine",
     "compare",
     "discover",
+    "explain",
+    "feedback",
     "index",
+    "label",
     "load",
     "load_ipython_extension",
     "methods",
     "models",
+    "probe",
     "recipes",
     "route",
     "runs",
@@ -75,7 +88,10 @@ _MODULES = {
     "Chat": "ui.chat",
     "Comparison": "ui.compare",
     "Drift": "ui.watch",
+    "Explanation": "runs.explain",
     "Index": "ui.index",
+    "Labels": "ui.label",
+    "Probe": "runs.probe",
     "Router": "ui.router",
     "Run": "runs.run",
     "RunSpec": "spec",
@@ -86,11 +102,15 @@ _MODULES = {
     "combine": "runs.combine",
     "compare": "ui.compare",
     "discover": "ui.discover",
+    "explain": "ui.explain",
+    "feedback": "ui.feedback",
     "index": "ui.index",
+    "label": "ui.label",
     "load": "runs.run",
     "load_ipython_extension": "extension",
     "methods": "methods",
     "models": "models",
+    "probe": "ui.probe",
     "recipes": "spec.recipes",
     "route": "ui.router",
     "runs": "runs.run",

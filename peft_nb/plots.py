@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's blue and vermilion, which the colour-blind tell apart, and a grey that reads on white and on black.
@@ -233,8 +234,9 @@ def watched(found: Sequence[tuple[Any, str, float]], size: tuple[float, float] =
     figure, axes = _axes(size, "", "p-value")
     for number, name in enumerate(dict.fromkeys(name for _, name, _ in found)):
         points = [(at, p) for at, own, p in found if own == name]
-        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "linewidth": 1}
-        axes.plot(*zip(*points, strict=True), label=_cut(name), markersize=4, **look)
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        times, values = zip(*points, strict=True)
+        axes.plot(times, values, color=colour, marker=marker, markersize=4, linewidth=1, label=_cut(name))
     axes.axhline(0.05, color=INK, linestyle="--", linewidth=1)
     axes.set_yscale("log")
     axes.invert_yaxis()
@@ -302,8 +304,9 @@ def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Picture:
     for true, given, count in counts:
         shares[true][given] = count / totals[true]
         if size <= NUMBERED:
-            ink = "white" if shares[true][given] > 0.5 else INK
-            axes.text(given, true, f"{count:,}", ha="center", va="center", color=ink, fontsize=9)
+            rim = [withStroke(linewidth=2.5, foreground=BLUE)]  # reads on faint squares, be the ground white or black
+            style = {"ha": "center", "va": "center", "color": "white", "fontsize": 9}
+            axes.text(given, true, f"{count:,}", style, path_effects=rim)
     image = axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1)
     places = range(size if size <= NAMED else 0)
     told = [fill(name, LONGEST) for name in names]

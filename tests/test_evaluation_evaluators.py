@@ -13,7 +13,7 @@ import pytest
 
 import peft_nb
 from peft_nb.errors import SpecError
-from peft_nb.evaluation.evaluators import PARTS, Asked, Evaluator
+from peft_nb.evaluation.evaluators import ASKED_FOR, PARTS, Asked, Evaluator
 from peft_nb.events import Event, Notice, Preparing
 from peft_nb.runs.context import Inputs
 from peft_nb.runs.run import Run, begin, load
@@ -51,7 +51,7 @@ def untrained(
 def test_everything_is_measured_and_on_disk(full: Run) -> None:
     metrics = full.metrics
     of_others = ("accuracy", "macro_f1", "word_error_rate", "character_error_rate")
-    for part in PARTS.keys() - {"documents"}:
+    for part in PARTS.keys() - {"documents", *ASKED_FOR}:
         assert all(metrics.get(name) is not None for name in PARTS[part] if name not in of_others)
     assert 0 < metrics["token_accuracy"] < 1
     assert metrics["perplexity"] == pytest.approx(math.e ** metrics["eval_loss"])
@@ -110,7 +110,10 @@ def test_quick_is_the_default_and_what_is_accepted_is_measured_beside_it() -> No
     assert Evaluator.parts(RunSpec(data="x")) == ["tokens", "forgetting", "latency"]
     assert Evaluator.parts(RunSpec(data="x", judge="off")) == []
     assert Evaluator.parts(RunSpec(data="x", judge="off", accept={"rouge_l": "> 0"})) == ["answers"]
-    assert Evaluator.parts(RunSpec(data="x", judge="full")) == list(PARTS)
+    full = Evaluator.parts(RunSpec(data="x", judge="full"))
+    assert full == [name for name in PARTS if name not in ASKED_FOR]
+    assert Evaluator.parts(RunSpec(data="x", judge="off", accept={"memorized": "< 0.1"})) == ["leaks"]
+    assert Evaluator.parts(RunSpec(data="x", judge="off", benchmarks=["arc_easy"])) == ["benchmarks"]
     spec = RunSpec(data="x", task="classification")
     assert TASKS["classification"].evaluator().parts(spec) == ["latency", "answers"]
 

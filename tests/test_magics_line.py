@@ -22,7 +22,7 @@ from tests.shell import refused, run
     [
         ("%peft shwo run", "%peft shwo: no such command; did you mean 'show'?"),
         ("%peft xyzzyq", "%peft xyzzyq: no such command; %peft help lists all"),
-        ("%peft save run", "%peft save: something is missing; write %peft save RUN PATH"),
+        ("%peft save run", "%peft save: something is missing; write %peft save RUN PATH [--checklist NAME]"),
         (
             "%peft merge run --dtype float32",
             "%peft merge takes a run and a folder; write %peft merge RUN PATH [--dtype DTYPE] [--max-kl X]",

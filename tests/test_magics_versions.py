@@ -227,7 +227,7 @@ def test_two_people_approve_what_a_policy_demands(
     assert capsys.readouterr().out.splitlines()[0] == "production: no policy any more"
     table = run(shell, "%peft log")
     assert "tickets v1 is approved by Cem" in table.what.tolist()
-    assert "a policy cannot need 'probes'; it can need verdict and approval" in refused(
+    assert "a policy cannot need 'probes'; did you mean 'probe'?" in refused(
         shell, "%peft policy production --needs probes --why x"
     )
     assert "an approval needs the name of the person" in refused(shell, "%peft approve tickets --why x")

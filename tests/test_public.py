@@ -10,7 +10,10 @@ PUBLIC = [
     "Chat",
     "Comparison",
     "Drift",
+    "Explanation",
     "Index",
+    "Labels",
+    "Probe",
     "Router",
     "Run",
     "RunSpec",
@@ -21,11 +24,15 @@ PUBLIC = [
     "combine",
     "compare",
     "discover",
+    "explain",
+    "feedback",
     "index",
+    "label",
     "load",
     "load_ipython_extension",
     "methods",
     "models",
+    "probe",
     "recipes",
     "route",
     "runs",
@@ -47,10 +54,9 @@ def test_every_public_name_exists_and_is_documented(name: str) -> None:
     assert inspect.getdoc(getattr(peft_nb, name))
 
 
-@pytest.mark.parametrize(
-    "cls", [peft_nb.Chat, peft_nb.Comparison, peft_nb.Run, peft_nb.RunSpec, peft_nb.Sweep, peft_nb.Switchboard]
-)
-def test_every_public_member_is_documented(cls: type) -> None:
+@pytest.mark.parametrize("name", ["Chat", "Comparison", "Labels", "Run", "RunSpec", "Sweep", "Switchboard"])
+def test_every_public_member_is_documented(name: str) -> None:
+    cls = getattr(peft_nb, name)
     kinds = [kind for kind in cls.__mro__ if kind.__module__.startswith("peft_nb")]
     every = {name: member for kind in kinds for name, member in vars(kind).items() if not name.startswith("_")}
     own = {name: member for name, member in every.items() if callable(member)}

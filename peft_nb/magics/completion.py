@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FIELDS = {field.name: field for field in [*RunSpec.describe(), *SweepSpec.describe()]}
 FILES = "IPCompleter.file_matcher"
-TABLES = {("pandas", "DataFrame"), ("datasets", "Dataset"), ("datasets", "DatasetDict")}
+TABLES = {("pandas", "DataFrame"), ("datasets", "Dataset"), ("datasets", "DatasetDict"), ("peft_nb", "Labels")}
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,9 @@ GROUPS = {  # by the module that holds the commands
     "serve": "Serve",
     "versions": "Versions and history",
     "watch": "After the launch",
+    "label": "After the launch",
+    "explain": "After the launch",
+    "probe": "After the launch",
     "help": "Choose a method, get help",
 }
 NOTE = """%peft help COMMAND explains a command and its flags, %%peft? the cell.

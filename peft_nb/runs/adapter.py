@@ -15,6 +15,7 @@ from peft_nb.data.prompts import Prompt
 from peft_nb.documents.passages import Passage
 from peft_nb.errors import RunError
 from peft_nb.events import ACTIVE, Event, Preparing, Progress, silent
+from peft_nb.methods import REGISTRY
 from peft_nb.models import ALIASES, bundled
 from peft_nb.models.load import located
 from peft_nb.models.quiet import quiet
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from peft_nb.adapters.merge import Merged
     from peft_nb.documents.retriever import Retriever
     from peft_nb.models.load import Base
+    from peft_nb.training.objectives import Objective
 
 
 class Adapter:
@@ -157,6 +159,13 @@ class Adapter:
         asked = self.task.asked(inputs)
         with self.using, nullcontext() if adapter else self.model.disable_adapter():
             return self.task.predict(self.model, self.tokenizer, asked, self._record.facts.task)
+
+    def objective(self, examples: Sequence[Any]) -> Objective:
+        """Choose how examples become a loss, as in training; the adapter has to be trainable, or all is padded."""
+        model, facts = self.model, self._record.facts.task
+        pad_id = getattr(self.tokenizer, "pad_token_id", None) or 0
+        supported = REGISTRY[self.spec.method].padding_free
+        return self.task.objective(model, examples, pad_id, model.device, self.spec, facts, supported=supported)
 
     def said(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
         """Answer prompts, or say in short texts what the model says of them."""

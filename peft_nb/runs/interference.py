@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.data.examples import Example
 from peft_nb.data.kept import kept
-from peft_nb.data.rendering import Renderer
 from peft_nb.errors import MethodError, RunError
 from peft_nb.events import Progress, silent
 from peft_nb.runs.run import Run
@@ -48,8 +47,7 @@ def routed(board: Switchboard, runs: Mapping[str, Run], most: int, progress: Pro
     for name, run in runs.items():
         if not (sides := kept(run.folder)) or not len(sides.held_out):
             continue
-        renderer = Renderer(board.tokenizer)
-        asked = prompts_of(sides.held_out, renderer, run.spec.system, run.facts.chat, most)
+        asked = prompts_of(sides.held_out, board.tokenizer, run.spec.system, run.facts.chat, most)
         progress(len(rows) / (most * len(runs)), f"routing the evaluation rows of {name}")
         found = zip(places_of(len(sides.held_out), most), board.route(asked), strict=True)
         rows += [(name, route.prompt, route.name, route.confidence, place) for place, route in found]

@@ -169,7 +169,7 @@ def encode(context: Context, found: Table, base: Base) -> Sides:
         sides = Sides(*train.examples.parted(numbers))
     later = [_again(context, found, base, order, sides.train) for order in range(len(found.again))]
     again = {key: one for key, one in later if one is not None}
-    sides = sides._replace(again=tuple(again.values()))
+    sides = Sides(sides.train, sides.held_out, tuple(again.values()))
     if resources.local_rank() == 0:
         own = {"keys": keys, "held_out": numbers, **({"again": [*again]} if again else {})}
         atomic_text(context.folder / EXAMPLES, json.dumps(own))

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from peft_nb.adapters.merge import Merged
+    from peft_nb.runs.explain import Explanation
 
 TICK_S = 0.1
 
@@ -577,6 +578,56 @@ class Run:
             If the run learned to write texts, or something is not a text, an image or a clip.
         """
         return self.adapter.predict(inputs)
+
+    def explain(
+        self,
+        prompt: Any,
+        *,
+        answer: str | None = None,
+        by: Literal["ablation", "shapley"] = "ablation",
+        rows: int = 0,
+        max_new_tokens: int = 64,
+        progress: Progress = silent,
+    ) -> Explanation:
+        """Say which words of a prompt made the answer, or which cells of an image, and which training rows did.
+
+        Words are left out, and the log-probability of the same answer computed again: with the adapter and with the
+        base model, or of a classifier for each of the likeliest classes.
+
+        Parameters
+        ----------
+        prompt : str, list of dict, or an image
+            What :meth:`generate` or :meth:`predict` takes, one of it; of a conversation the last message is explained.
+        answer : str, optional
+            What to explain in place of what the run answers: a text, or the name of a class.
+        by : {"ablation", "shapley"}, default "ablation"
+            Each word left out alone; or Shapley values, which share what words do together, at ten times the work.
+        rows : int, default 0
+            How many training rows to find that pulled most towards the answer, by their gradients on the adapter as it
+            is now. They have to be in the store still.
+        max_new_tokens : int, default 64
+            Tokens of the answer at most.
+        progress : callable
+            Called with the share that is done (0 to 1) and what is being done.
+
+        Returns
+        -------
+        Explanation
+            ``.table``, ``.training_rows``; shown by a notebook.
+
+        Raises
+        ------
+        DataError
+            If there is nothing to explain, or no class of that name.
+        MethodError
+            If Captum is not installed.
+        RunError
+            If such runs are not explained, or their rows are gone.
+        """
+        from peft_nb.runs.explain import explain
+
+        how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "progress": progress}
+        return explain(self, prompt, answer=answer, by=by, rows=rows, **how)
 
     def save(self, path: str | Path, *, checklist: str | None = None, progress: Progress = silent) -> Path:
         """Write the adapter as a plain PEFT folder with safetensors, config, model card and curves.

@@ -19,7 +19,6 @@ from peft_nb.data.examples import Examples
 from peft_nb.data.kept import kept
 from peft_nb.data.layouts import Layout
 from peft_nb.data.rendered import RenderedRows
-from peft_nb.data.rendering import Renderer
 from peft_nb.documents.embedding import Embedder
 from peft_nb.errors import DataError, RunError
 from peft_nb.evaluation import drift
@@ -147,10 +146,9 @@ def watch(
         raise RunError(f"run {run.id} reads no texts, and prompts alone are watched so far")
     if sides is None:
         raise RunError(f"the rows that run {run.id} learned from have left the store; train it again to watch it")
-    renderer = Renderer(run.tokenizer)
-    read = (renderer, run.spec.system, run.facts.chat and task.generates)
+    read = (run.tokenizer, run.spec.system, run.facts.chat and task.generates)
     learned = [one for one in prompts_of(sides.train, *read, MOST) if one]
-    new = _new(run, rows, renderer, namespace or {}, progress)
+    new = _new(run, rows, namespace or {}, progress)
     for prompts, whose in ((learned, "the run learned from"), (new.prompts, "there are to watch")):
         if len(prompts) < LEAST:
             raise DataError(f"{len(prompts)} rows are too few {whose}; {LEAST} or more can be compared")
@@ -187,7 +185,7 @@ def watch(
     return made
 
 
-def _new(run: Run, rows: Any, renderer: Renderer, namespace: Mapping[str, Any], progress: Progress) -> _Side:
+def _new(run: Run, rows: Any, namespace: Mapping[str, Any], progress: Progress) -> _Side:
     """Read what is asked in new rows, and the rows as examples where they have answers that the run could learn."""
     if isinstance(rows, list | tuple) and rows and all(isinstance(one, str) for one in rows):
         return _Side(_some(list(rows)))
@@ -209,7 +207,7 @@ def _new(run: Run, rows: Any, renderer: Renderer, namespace: Mapping[str, Any], 
     rendered = RenderedRows(read, layout, run.tokenizer, loss_on=spec.loss_on, system=spec.system)
     _, encoded = task.encode(rendered, spec, dict(run.facts.task), row_name="new row", progress=progress)
     some = encoded.examples.take(places_of(len(encoded.examples), MOST))
-    prompts = prompts_of(some, renderer, spec.system, run.facts.chat and task.generates, MOST)
+    prompts = prompts_of(some, run.tokenizer, spec.system, run.facts.chat and task.generates, MOST)
     return _Side([one for one in prompts if one], some, notes)
 
 
@@ -341,7 +339,7 @@ def _next(run: Run, drifted: bool, answered: Examples | None, risen: _Losses | N
     if risen is None and answered is None:
         return (
             "label",
-            f"Write the answers of about {LABELLED} of the new rows and watch them again.",
+            f"Label about {LABELLED} of the new rows, %peft label ROWS --run {name}, and watch these again.",
         )
     if risen is None:
         return "nothing", "What it is asked has changed, and its loss has not risen: watch it again with more rows."

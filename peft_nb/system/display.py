@@ -14,6 +14,9 @@ from peft_nb.system import frontend
 PANELS: dict[str, str] = {}
 """What makes the panel of a result, as ``"module:name"``, by the type of the result, as ``"module.Type"``."""
 
+PAGES: dict[str, str] = {}
+"""What draws a result as static HTML, likewise."""
+
 
 def panel_of(result: Any, *arguments: Any) -> Any:
     """Make the panel registered for the type of a result.
@@ -30,8 +33,20 @@ def panel_of(result: Any, *arguments: Any) -> Any:
     peft_nb.ui.panels.panel.Panel
         A new one.
     """
+    return _registered(PANELS, result)(result, *arguments)
+
+
+def _registered(table: dict[str, str], result: Any) -> Any:
     types = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(result).__mro__)
-    return resolve_name(next(PANELS[name] for name in types if name in PANELS))(result, *arguments)
+    return resolve_name(next(table[name] for name in types if name in table))
+
+
+class Paged:
+    """A result for whose type a page is registered; it brings its text."""
+
+    def _repr_html_(self) -> str:
+        page: str = _registered(PAGES, self)(self)
+        return page
 
 
 class Displayed:

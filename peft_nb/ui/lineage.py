@@ -156,6 +156,8 @@ def said(entry: Entry) -> str:
         return f"{entry.alias}: {Policy.from_json(entry.rule) if entry.rule else 'no policy any more'}"
     if entry.action == "watch":
         return f"{version or entry.run} was compared with new rows"
+    if entry.action == "probe":
+        return f"{version or entry.run} was probed"
     if entry.action in ("approve", "withdraw"):
         said = "approved by" if entry.action == "approve" else "no longer approved by"
         return f"{version or entry.run} is {said} {entry.named}"

@@ -216,6 +216,23 @@ class Report(Displayed):
         """
         return of_row(row, self.rows, self.checked.layout, self.tokenizer, self.spec)
 
+    def row_html(self, row: int = 0) -> str:
+        """Show a row as it is to be learned: its image, its clip or its tokens; as HTML.
+
+        Raises
+        ------
+        DataError, ModelError
+            As of :meth:`tokens`.
+        """
+        kind = self.checked.layout.kind
+        if kind not in ("image", "captioned", "audio") or not 0 <= row < len(self.rows):
+            return self.tokens(row)._repr_html_()
+        if kind == "audio":
+            one = self._clip(row)
+            return f'{clips.player(one.audio, one.reference)}<div dir="auto">{escape(one.reference)}</div>'
+        image, told, _ = self._picture(row, images.LARGE)
+        return f'{images.picture(image, told, images.LARGE)}<div dir="auto">{escape(told)}</div>'
+
     def to_json(self) -> str:
         """Write the findings and the changes as JSON, without examples: no text of the data is in it."""
         changes = [asdict(change) for change in self.changes]
@@ -344,33 +361,40 @@ class Report(Displayed):
         layout = self.checked.layout
         if layout.kind not in ("image", "captioned"):
             return ""
-        from peft_nb.data.images.encoding import content
-        from peft_nb.data.images.thumbnail import thumbnail
-
         cells = []
         for number in spread(range(len(self.rows)), PICTURES):
             with suppress(RowProblem):
-                row = self.rows[number]
-                image = thumbnail(self._seen(content(layout, row).open(), number))
-                told = layout.caption(row) if layout.kind == "captioned" else ", ".join(layout.labels(row))
-                cells.append(images.Shown(image, shown(told), f"row {number}"))
+                cells.append(self._picture(number, images.SIDE))
         how = f", as augment: {self.spec.augment} may show them" if self.spec.augment in STRENGTHS else ""
         return images.grid(f"{len(cells)} of {len(self.rows):,} images{how}", cells)
 
     @property
     def _clips_html(self) -> str:
         """Let some clips be heard, spread over all, with what is said in them; empty of other rows."""
-        layout = self.checked.layout
-        if layout.kind != "audio":
+        if self.checked.layout.kind != "audio":
             return ""
-        from peft_nb.data.audio.player import compressed, data_uri
-
         cells = []
         for number in spread(range(len(self.rows)), PLAYERS):
             with suppress(RowProblem):
-                clip, text, _ = layout.spoken(self.rows[number])
-                cells.append(clips.Shown(data_uri(compressed(clip.open())), shown(text), more=f"row {number}"))
+                cells.append(self._clip(number))
         return clips.table(f"{len(cells)} of {len(self.rows):,} clips", cells)
+
+    def _picture(self, number: int, side: int) -> images.Shown:
+        """The image of a row, with its label or its text."""
+        from peft_nb.data.images.encoding import content
+        from peft_nb.data.images.thumbnail import thumbnail
+
+        layout, row = self.checked.layout, self.rows[number]
+        image = thumbnail(self._seen(content(layout, row).open(), number), side)
+        told = layout.caption(row) if layout.kind == "captioned" else ", ".join(layout.labels(row))
+        return images.Shown(image, shown(told), f"row {number}")
+
+    def _clip(self, number: int) -> clips.Shown:
+        """The clip of a row, with what is said in it."""
+        from peft_nb.data.audio.player import compressed, data_uri
+
+        clip, text, _ = self.checked.layout.spoken(self.rows[number])
+        return clips.Shown(data_uri(compressed(clip.open())), shown(text), more=f"row {number}")
 
     def _seen(self, image: Any, number: int) -> Any:
         """An image as training may show it, where it changes images; else as it is."""

@@ -204,7 +204,7 @@ def html(view: RunView, metrics: Mapping[str, Any], name: str | None = None, *, 
     cell = "text-align:left;vertical-align:top;white-space:normal"
     body = "".join(
         f'<tr><th scope="row" style="{cell};overflow-wrap:normal">{escape(label)}</th>'
-        f'<td style="{cell};min-width:14em;overflow-wrap:anywhere">{escape(value)}</td></tr>'
+        f'<td style="{cell};min-width:11em;overflow-wrap:anywhere">{escape(value)}</td></tr>'
         for label, value in rows(view, metrics)
     )
     code = "\n".join(map(escape, next_steps(view, metrics, name)))
@@ -305,9 +305,9 @@ def _classes(metrics: Mapping[str, Any], unit: str = "text") -> str:
     """A table by class, of so many texts or images; a long one is folded."""
     if not metrics.get("classes") or not (counted := by_class(metrics)):
         return ""
-    right = f"text-align:right;padding:0 8px;{NUMBERS}"
+    right = f"text-align:right;padding:0 6px;white-space:nowrap;{NUMBERS}"
     rows = "".join(
-        f'<tr><th scope="row" style="text-align:left;overflow-wrap:anywhere">{escape(name)}</th>'
+        f'<tr><th scope="row" style="text-align:left;min-width:4em;overflow-wrap:anywhere">{escape(name)}</th>'
         + "".join(f'<td style="{right}">{share:.3f}</td>' for share in shares)
         + f'<td style="{right}">{texts:,}</td></tr>'
         for name, *shares, texts in counted
