@@ -78,10 +78,13 @@ class AdapterCache:
             self._last = one.name
         if not one.mixes:
             return self._trees[one.name]
-        for layer in self._layers.values():  # frozen, so this is all that PEFT's set_adapter would do, in no time
-            peft_private.activate(layer, one.key)
-        self.shared.active_adapter = self.shared.base_model.active_adapter = one.key
+        self._turn_on(one.key)
         return self.shared
+
+    def _turn_on(self, key: str) -> None:
+        for layer in self._layers.values():  # frozen, so this is all that PEFT's set_adapter would do, in no time
+            peft_private.activate(layer, key)
+        self.shared.active_adapter = self.shared.base_model.active_adapter = key
 
     def read_ahead(self, one: Adapter | None = None) -> None:
         """Read an adapter before it is wanted: by default the one that most often came after the one that is active."""
@@ -124,7 +127,7 @@ class AdapterCache:
                 del entries[key]
         del self.shared.peft_config[key]
         if self.shared.active_adapter == key:
-            self.activate(next(held for held in self._loaded.values() if held.mixes))
+            self._turn_on(next(held.key for held in self._loaded.values() if held.mixes))
 
     def _entries(self) -> Iterator[tuple[str, Any]]:
         """What the layers of the shared tree keep by adapter, each with the name of its place."""
