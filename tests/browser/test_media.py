@@ -128,9 +128,9 @@ def test_a_folder_of_clips_is_checked_learned_and_heard(page: Page, recordings: 
     check(page, output, "clips-run", "Dark")
     trial = run(page, 6)
     upload = trial.get_by_role("button", name="Upload a clip")
-    upload.focus()  # go_to does not see the focus move inside a player
+    expect(upload).to_be_enabled(timeout=SECONDS)
     with page.expect_file_chooser() as chosen:
-        page.keyboard.press("Enter")
+        upload.press("Enter")  # go_to does not see the focus move inside a player
     chosen.value.set_files(recordings / "02.wav")
     expect(trial.locator(".peft-nb section audio")).to_be_visible(timeout=SECONDS)
     check(page, trial, "clips-trial", "Dark")
