@@ -1,6 +1,8 @@
 """Planted shifts: how often ``%peft watch`` sees them, and how often it sees one where there is none.
 
-    python benchmarks/drift.py [--trials N] [--rows N]
+    python benchmarks/drift.py [--trials N] [--rows N] [--prompts]
+
+With ``--prompts`` the new rows have no answers, as those of a log, so that no loss is compared and no run is trained.
 
 A run on `smollm2-135m` learns to name the intent of a bank's customers (24 classes, `intents.py`). Each trial draws 200
 rows of the same source, 40 whose loss is measured, and some more, of which a share is shifted in one of eight ways, and
@@ -24,6 +26,7 @@ import numpy
 SHARE = 0.4  # of the rows of a trial are shifted, where nothing else is said
 STEPS = 60  # of training
 LEARNED, EVALUATED = 200, 40  # rows that a trial compares with
+TAUGHT = 440  # rows that the run is trained with and evaluated on
 Rows = list[dict[str, str]]
 
 GERMAN = (
@@ -183,6 +186,8 @@ class Watched:
         old, texts = ([row["text"] for row in rows] for rows in (learned, new))
         before, now = self.vectors(old), self.vectors(texts)
         found = [self._watch._meaning(before, now), self._watch._length(old, texts), self._watch._script(old, texts)]
+        if self.run is None:
+            return found
         usual, measured = self.losses(evaluated), self.losses(new[: self._watch.MEASURED])
         return [*found, drift.TwoSample("loss", "", "", *drift.energy(usual, measured))]
 
@@ -207,41 +212,48 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=40, help="of each kind (default 40); five times as many of none")
     parser.add_argument("--rows", type=int, default=100, help="of a trial (default 100)")
+    parser.add_argument("--prompts", action="store_true", help="compare prompts alone")
     asked = parser.parse_args(argv)
-    import peft_nb
-    from peft_nb.evaluation import drift
-
     draw = random.Random(0)
     rows, _ = intents.split(140, 1)
     draw.shuffle(rows)
-    learned, held_out, pool = rows[:400], rows[400:440], rows[440:]
+    print(f"{len(rows) - TAUGHT} rows to draw trials of {asked.rows} from; {SHARE:.0%} of them are shifted", flush=True)
+    if asked.prompts:
+        measure(Watched(None), rows[TAUGHT:], asked, [kind for kind in KINDS if kind != "other answers"], draw)
+        return
     with TemporaryDirectory() as folder:
-        os.environ["PEFT_NB_STORE"] = folder
-        run = peft_nb.train(
-            data=given(learned),
-            eval_data=given(held_out),
-            method="lora",
-            max_steps=STEPS,
-            batch_size=16,
-            judge="off",
-        )
-        losses = f"{run.metrics['base_eval_loss']:.2f} → {run.metrics['eval_loss']:.2f}"
-        print(f"{len(learned)} rows learned, eval loss {losses}")
-        print(f"{len(pool)} rows to draw trials of {asked.rows} from; {SHARE:.0%} of them are shifted")
-        watched = Watched(run)
-        plain: list[float] = []
-        for kind, trials in (("none", 5 * asked.trials), *((kind, asked.trials) for kind in KINDS)):
-            found, alarms = [], 0
-            for _ in range(trials):
-                draw.shuffle(pool)
-                usual, others = pool[: LEARNED + EVALUATED], pool[LEARNED + EVALUATED :]
-                new = planted(kind, drawn(kind, others, asked.rows, draw), draw)
-                tests = watched.tests(usual[:LEARNED], usual[LEARNED:], new)
-                found.append(corrected(tests))
-                alarms += any(drift.alarms(tests))
-            plain = plain or found
-            told = "" if kind == "none" else f", AUC {auc(found, plain):.3f}"
-            print(f"{kind:20} alarms in {alarms} of {trials} ({alarms / trials:.1%}){told}", flush=True)
+        measure(Watched(taught(rows[:TAUGHT], folder)), rows[TAUGHT:], asked, list(KINDS), draw)
+
+
+def taught(rows: Rows, folder: str) -> Any:
+    """A run that has learned to name intents."""
+    import peft_nb
+
+    os.environ["PEFT_NB_STORE"] = folder
+    how: dict[str, Any] = {"method": "lora", "max_steps": STEPS, "batch_size": 16, "judge": "off"}
+    run = peft_nb.train(data=given(rows[:-EVALUATED]), eval_data=given(rows[-EVALUATED:]), **how)
+    losses = f"{run.metrics['base_eval_loss']:.2f} → {run.metrics['eval_loss']:.2f}"
+    print(f"{len(rows) - EVALUATED} rows learned, eval loss {losses}")
+    return run
+
+
+def measure(watched: Watched, pool: Rows, asked: argparse.Namespace, kinds: Sequence[str], draw: random.Random) -> None:
+    """Print how often each kind of shift raises an alarm."""
+    from peft_nb.evaluation import drift
+
+    plain: list[float] = []
+    for kind, trials in (("none", 5 * asked.trials), *((kind, asked.trials) for kind in kinds)):
+        found, alarms = [], 0
+        for _ in range(trials):
+            draw.shuffle(pool)
+            usual, others = pool[: LEARNED + EVALUATED], pool[LEARNED + EVALUATED :]
+            new = planted(kind, drawn(kind, others, asked.rows, draw), draw)
+            tests = watched.tests(usual[:LEARNED], usual[LEARNED:], new)
+            found.append(corrected(tests))
+            alarms += any(drift.alarms(tests))
+        plain = plain or found
+        told = "" if kind == "none" else f", AUC {auc(found, plain):.3f}"
+        print(f"{kind:20} alarms in {alarms} of {trials} ({alarms / trials:.1%}){told}", flush=True)
 
 
 if __name__ == "__main__":
