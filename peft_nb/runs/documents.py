@@ -114,10 +114,8 @@ def put(context: Context, table: Table) -> Table:
     options["orders"] = min(ORDERS, max(1, math.ceil(epochs)))
     train = raft.for_training(retriever, bare.rows, bare.layout, **options, **how)
     settings = f"documents {retriever.fingerprint} {spec.golden} {spec.personal_data} {spec.allow} {options}"
-    found = replace(
-        bare, rows=train.rows, layout=train.layout, bare=bare, fingerprint=f"{bare.fingerprint}, {settings}"
-    )
-    found = replace(found, again=train.again)
+    laid: dict[str, Any] = {"rows": train.rows, "layout": train.layout, "again": train.again}
+    found = replace(bare, **laid, bare=bare, fingerprint=f"{bare.fingerprint}, {settings}")
     _tell(context, retriever, train)
     if bare.eval_rows is not None:
         k = spec.distractors + 1

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from peft_nb.serving.adapter_files import Adapter
 
-BITS = 8
-
 
 @dataclass(frozen=True)
 class Packed:

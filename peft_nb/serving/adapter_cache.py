@@ -137,7 +137,8 @@ class AdapterCache:
 
     def _like(self, one: Adapter) -> Adapter | None:
         """One in the shared tree that has the shape of another."""
-        return next((held for held in self._loaded.values() if held.mixes and _shape(held) == _shape(one)), None)
+        wanted = _shape(one)
+        return next((held for held in self._loaded.values() if held.mixes and _shape(held) == wanted), None)
 
     def _copy(self, like: Adapter, one: Adapter, weights: dict[str, Any]) -> bool:
         """Put an adapter beside one of its shape, of which only the weights differ; False where they do not fit."""
@@ -171,11 +172,13 @@ class AdapterCache:
 
         try:
             with quiet():
-                weights = self.bank.weights(one) if one.mixes else {}
-                if one.mixes and (like := self._like(one)) and self._copy(like, one, weights):
+                like = self._like(one) if one.mixes else None
+                rounded = one.mixes and self.bank.in_8_bits
+                weights = self.bank.weights(one) if like or rounded else {}
+                if like and self._copy(like, one, weights):
                     return
                 tree: Any = adapter_weights.load(share(self.base), one.folder, one.key)
-                if one.mixes and self.bank.in_8_bits:
+                if rounded:
                     set_peft_model_state_dict(tree, weights, one.key)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ModelError(f"{one.name} does not fit this base: {first_line(error)}") from error
