@@ -110,7 +110,8 @@ def put(context: Context, table: Table) -> Table:
     bare = _named(_parted(context, table), spec)
     how: dict[str, Any] = {"clean": _cleaner(context, retriever), "progress": context.progress}
     options = {name: getattr(spec, name) for name in ("distractors", "golden_fraction", "seed")}
-    epochs = spec.epochs if spec.max_steps is None else spec.max_steps * _batch(spec) / max(1, len(bare.rows))
+    batch = spec.batch_size * spec.gradient_accumulation_steps
+    epochs = spec.epochs if spec.max_steps is None else spec.max_steps * batch / max(1, len(bare.rows))
     options["orders"] = min(ORDERS, max(1, math.ceil(epochs)))
     train = raft.for_training(retriever, bare.rows, bare.layout, **options, **how)
     settings = f"documents {retriever.fingerprint} {spec.golden} {spec.personal_data} {spec.allow} {options}"
@@ -127,10 +128,6 @@ def put(context: Context, table: Table) -> Table:
             told = f"the golden chunk is among the {k} found by the question in {recall:.0%} of the evaluation rows"
             context.publish(Notice(f"documents: {told}"))
     return found
-
-
-def _batch(spec: RunSpec) -> int:
-    return spec.batch_size * spec.gradient_accumulation_steps
 
 
 def _parted(context: Context, table: Table) -> Table:
