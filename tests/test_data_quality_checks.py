@@ -151,7 +151,7 @@ def test_conversations_in_the_wrong_order_and_without_an_answer() -> None:
     result = checked(rows)
     stops = {"malformed": (13, 15), "empty": (12, 14), "roles": (10,), "nothing": (11,)}
     assert found(result) == {**stops, "turns": (16, 18)}
-    assert [finding.level for finding in result.findings] == ["stops"] * 4 + ["harms"]
+    assert [finding.level for finding in result.findings] == ["error"] * 4 + ["warning"]
     assert set(found(again(rows, result))) == {"turns"}
 
 
@@ -201,7 +201,7 @@ def test_pairs_are_nothing_for_a_task_that_learns_answers() -> None:
     rows = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "No idea."} for row in sound()]
     result = checked(rows, task="generation", accepts=("chat", "text"))
     (task, *_) = result.findings
-    assert (task.kind, task.level) == ("task", "stops")
+    assert (task.kind, task.level) == ("task", "error")
     assert task.title == "task: generation needs conversations or texts, and the rows are preference"
     assert task.advice.startswith(
         "name no task, or to train on the chosen answers alone, set format='prompt_completion'"
@@ -219,7 +219,7 @@ def test_lengths_by_the_tokenizer_and_estimated() -> None:
     assert not measured.estimated
     assert found(measured) == {"long_prompt": (6,), "long": (5,)}
     assert measured.findings[0].title == "1 row whose prompt alone fills max_length 100: dropped in training"
-    assert measured.findings[0].level == "harms"
+    assert measured.findings[0].level == "warning"
     assert len(measured.lengths) == 60
     assert measured.fixed.changes == [Change(6, "dropped: prompt over max_length")]
 
@@ -227,7 +227,7 @@ def test_lengths_by_the_tokenizer_and_estimated() -> None:
 def test_a_prompt_that_fills_max_length_in_every_row_stops_training() -> None:
     result = checked(sound(), tokenizer=tokenizer(), max_length=8)
     (finding,) = result.findings
-    assert (finding.kind, finding.level, finding.fix, finding.count) == ("long_prompt", "stops", "", 60)
+    assert (finding.kind, finding.level, finding.fix, finding.count) == ("long_prompt", "error", "", 60)
     assert result.fixed.kept == list(range(60))
 
 
@@ -252,7 +252,7 @@ def test_a_template_without_tool_calls_is_a_wrong_choice_of_model_and_no_row_is_
 ) -> None:
     result = checked(tools(), tokenizer=tokenizer(template))
     first = result.findings[0]
-    assert (first.kind, first.level, first.count, first.fix) == ("template", "stops", 50, "")
+    assert (first.kind, first.level, first.count, first.fix) == ("template", "error", 50, "")
     assert first.title == "this model's chat template cannot render tool calls: 50 rows"
     assert first.advice.startswith("these can: Qwen2.5 Instruct")
     assert set(found(result)) == {"template"}
@@ -339,7 +339,7 @@ def test_answers_that_numpy_printed_are_named() -> None:
 
 def test_few_rows_are_worth_knowing() -> None:
     (finding,) = checked(sound(20)).findings
-    assert (finding.kind, finding.level, finding.fix) == ("few", "note", "")
+    assert (finding.kind, finding.level, finding.fix) == ("few", "info", "")
     assert finding.title == "20 rows, where lora usually needs 50 (rule of thumb)"
     (more,) = checked(sound(60), method="prompt", usual_rows=200).findings
     assert more.title == "60 rows, where prompt usually needs 200 (rule of thumb)"
@@ -358,7 +358,7 @@ def test_personal_data_stop_a_run_that_refuses_them() -> None:
     rows = sound()
     rows[3]["completion"] = "write to anna.berg@tidewater.shop for this one"
     (finding,) = checked(rows, personal_data="refuse").findings
-    assert (finding.kind, finding.level) == ("personal", "stops")
+    assert (finding.kind, finding.level) == ("personal", "error")
 
 
 def test_fixing_redacts_rows_that_the_check_did_not_look_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,12 +37,12 @@ def test_rows_are_collected_once_a_kind_and_listed_worst_first() -> None:
 def test_what_is_said_of_a_table_overrides_what_is_usual() -> None:
     found = Findings()
     found.say("few", title="3 rows")
-    found.add("personal", 1, "text", level="stops")
+    found.add("personal", 1, "text", level="error")
     assert [(one.kind, one.level, one.title, one.count) for one in found.all()] == [
-        ("personal", "stops", "1 row with personal data (PII)", 1),
-        ("few", "note", "3 rows", 0),
+        ("personal", "error", "1 row with personal data (PII)", 1),
+        ("few", "info", "3 rows", 0),
     ]
-    assert KINDS["personal"].level == "harms"
+    assert KINDS["personal"].level == "warning"
 
 
 def test_what_is_fixed_by_itself_says_how() -> None:

@@ -59,11 +59,11 @@ def test_sound_pairs_tell_how_often_the_longer_answer_is_chosen_and_no_more() ->
     result = checked(pairs(), max_length=256)
     assert found(result) == {"length_bias": ()}
     assert the(result, "length_bias").title == "the longer answer is chosen in 50% of the pairs (length bias)"
-    assert the(result, "length_bias").level == "note"
+    assert the(result, "length_bias").level == "info"
     assert result.fixed.changes == []
 
 
-@pytest.mark.parametrize(("longer", "level"), [(0, "note"), (53, "note"), (54, "harms"), (60, "harms")])
+@pytest.mark.parametrize(("longer", "level"), [(0, "info"), (53, "info"), (54, "warning"), (60, "warning")])
 def test_a_longer_answer_that_is_nearly_always_chosen_is_a_warning(longer: int, level: str) -> None:
     rows = pairs()
     for number, row in enumerate(rows):
@@ -140,7 +140,7 @@ def test_ties_of_ranked_answers_are_told() -> None:
 
     result = ranked()
     assert found(result) == {"tied": (2,), "ties": (1, 3)}
-    assert (the(result, "tied").level, the(result, "ties").level) == ("stops", "note")
+    assert (the(result, "tied").level, the(result, "ties").level) == ("error", "info")
     assert the(result, "tied").title == "1 row whose answers all have the same score (ties)"
     assert the(result, "ties").title == "2 rows with several best or worst answers (ties), of which the first is used"
     assert the(result, "ties").examples[0].startswith("row 1: scores 3, 3, 1: how can i find my parcel?")
@@ -203,7 +203,7 @@ def test_sound_rated_answers_have_no_findings() -> None:
     assert (result.findings, result.labels) == ([], {"desirable": 30, "undesirable": 30})
 
 
-@pytest.mark.parametrize(("shortest", "level"), [(0, "note"), (30, "harms"), (15, None)])
+@pytest.mark.parametrize(("shortest", "level"), [(0, "info"), (30, "warning"), (15, None)])
 def test_rated_answers_that_differ_in_length_alone_are_told(shortest: int, level: str | None) -> None:
     rows = sorted(answers(), key=lambda row: len(row["completion"]))
     for number, row in enumerate(rows):
@@ -216,19 +216,19 @@ def test_rated_answers_that_differ_in_length_alone_are_told(shortest: int, level
     ("good", "weights", "level", "advice"),
     [
         (34, {}, None, ""),
-        (29, {}, "note", "set desirable_weight: 1.2; the weighted counts should lie between 1:1 and 4:3"),
-        (40, {}, "note", "set undesirable_weight: 1.7; the weighted counts should lie between 1:1 and 4:3"),
+        (29, {}, "info", "set desirable_weight: 1.2; the weighted counts should lie between 1:1 and 4:3"),
+        (40, {}, "info", "set undesirable_weight: 1.7; the weighted counts should lie between 1:1 and 4:3"),
         (40, {"undesirable_weight": 1.7}, None, ""),
-        (56, {}, "harms", "set undesirable_weight: 12; the weighted counts should lie between 1:1 and 4:3"),
+        (56, {}, "warning", "set undesirable_weight: 12; the weighted counts should lie between 1:1 and 4:3"),
         (56, {"undesirable_weight": 12}, None, ""),
         (
             30,
             {"desirable_weight": 0},
-            "note",
+            "info",
             "set desirable_weight: 1.2; the weighted counts should lie between 1:1 and 4:3",
         ),
-        (60, {}, "harms", "add answers of the other rating"),
-        (0, {}, "harms", "add answers of the other rating"),
+        (60, {}, "warning", "add answers of the other rating"),
+        (0, {}, "warning", "add answers of the other rating"),
     ],
 )
 def test_ratings_of_mostly_one_kind(good: int, weights: dict[str, float], level: str | None, advice: str) -> None:
@@ -264,10 +264,10 @@ def test_the_projects_own_pairs_differ_in_length_alone() -> None:
     data = sources.read("brief-answers")
     layout = detection.detect(data.train)
     result = check(data.train, layout, data.eval, layout, options=Options(accepts=("preference",)))
-    assert [(one.kind, one.level) for one in result.findings] == [("length_bias", "note")]
+    assert [(one.kind, one.level) for one in result.findings] == [("length_bias", "info")]
     assert result.findings[0].title.startswith("the longer answer is chosen in 0% ")
     data = sources.read("brief-answers-rated")
     layout = detection.detect(data.train)
     (length,) = check(data.train, layout, options=Options(accepts=("rated",))).findings
-    assert (layout.kind, length.kind, length.level) == ("rated", "length_bias", "note")
+    assert (layout.kind, length.kind, length.level) == ("rated", "length_bias", "info")
     assert length.title.startswith("a desirable answer is longer than an undesirable one in 0% ")

@@ -175,7 +175,7 @@ def test_what_the_check_finds_is_told_before_the_first_step_and_kept_with_the_ru
     assert heard.index(told) < heard.index(StatusChanged("training"))
     kept = json.loads((run.folder / "data.json").read_text())
     assert kept["rows"] == 24
-    assert [(found["kind"], found["rows"]) for found in kept["findings"] if found["level"] != "note"] == [
+    assert [(found["kind"], found["rows"]) for found in kept["findings"] if found["level"] != "info"] == [
         ("duplicate", [23])
     ]
     assert kept["lengths"]["shortest"] > 0

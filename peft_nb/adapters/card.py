@@ -73,8 +73,7 @@ class CardInput:
     @property
     def epoch(self) -> int:
         """Steps in which every training example is seen once, at least 1."""
-        batch = self.spec.batch_size * self.spec.gradient_accumulation_steps
-        return max(1, math.ceil(self.metrics.get("examples", 0) / batch))
+        return max(1, math.ceil(self.metrics.get("examples", 0) / self.spec.effective_batch_size))
 
     @property
     def planned(self) -> int:
@@ -308,7 +307,11 @@ def _limits(given: CardInput) -> Iterator[str]:
     yield from TASKS[spec.task].limits(metrics)
     if given.changes.warning:
         yield f"Untrained tokens: {escaped(given.changes.warning)}."
-    serious = [found["title"] for found in given.data.get("findings", ()) if found.get("level") != "note"]
+    serious = [found["title"] for found in given.data.get("findings", ()) if found.get("level") not in ("info", "note")]
     if serious:
         yield f"Its data had flaws: {escaped('; '.join(serious))}."
-    yield "Not tested: bias, safety, and whatever is unlike its training rows; the limits of its base are its own too."
+    untested = "bias, safety"
+    if metrics.get("bias_shift") is not None:
+        yield "Bias was probed with short English sentences alone: a small shift there proves nothing elsewhere."
+        untested = "safety"
+    yield f"Not tested: {untested}, and whatever is unlike its training rows; the limits of its base are its own too."

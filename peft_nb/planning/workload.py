@@ -100,7 +100,7 @@ class Workload:
     @property
     def batch(self) -> int:
         """Examples of an optimizer step."""
-        return self.spec.batch_size * self.spec.gradient_accumulation_steps
+        return self.spec.effective_batch_size
 
     @property
     def steps_per_epoch(self) -> int:

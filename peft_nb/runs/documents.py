@@ -110,8 +110,9 @@ def put(context: Context, table: Table) -> Table:
     bare = _named(_parted(context, table), spec)
     how: dict[str, Any] = {"clean": _cleaner(context, retriever), "progress": context.progress}
     options = {name: getattr(spec, name) for name in ("distractors", "golden_fraction", "seed")}
-    batch = spec.batch_size * spec.gradient_accumulation_steps
-    epochs = spec.epochs if spec.max_steps is None else spec.max_steps * batch / max(1, len(bare.rows))
+    epochs = (
+        spec.epochs if spec.max_steps is None else spec.max_steps * spec.effective_batch_size / max(1, len(bare.rows))
+    )
     options["orders"] = min(ORDERS, max(1, math.ceil(epochs)))
     train = raft.for_training(retriever, bare.rows, bare.layout, **options, **how)
     settings = f"documents {retriever.fingerprint} {spec.golden} {spec.personal_data} {spec.allow} {options}"

@@ -216,8 +216,7 @@ def prepare(
     context.publish(Preparing("adding the adapter"))
     spec, task, method, facts = context.spec, context.task, REGISTRY[context.spec.method], context.facts.task
     pad_id, device = base.tokenizer.pad_token_id, torch.device(base.device)
-    batch = spec.batch_size * spec.gradient_accumulation_steps
-    plan = packing.plan(len(sides.train), batch, spec.seed, spec.epochs, spec.max_steps)
+    plan = packing.plan(len(sides.train), spec.effective_batch_size, spec.seed, spec.epochs, spec.max_steps)
     setup = OwnDraws(spec.seed)
     with setup.heeding_seeds():
         bare, new = task.build(base, facts)

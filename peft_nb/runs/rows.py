@@ -133,7 +133,7 @@ def check(context: Context, found: Table, changes: Sequence[Change], tokenizer: 
     changes = [*fixes.remembered(str(context.facts.fingerprint)), *changes]
     told = {"data": found.origin, **report, "changes": [asdict(change) for change in changes]}
     atomic_text(context.folder / DATA, json.dumps(told, ensure_ascii=False, indent=1))
-    serious = [finding["title"] for finding in report["findings"] if finding["level"] != "note"]
+    serious = [finding["title"] for finding in report["findings"] if finding["level"] != "info"]
     if serious:
         named = [name for name in (spec.data, spec.eval_data) if name]
         more = "peft_nb.check" if IN_MEMORY in named else f"%peft data {' --eval-data '.join(named)}"

@@ -398,6 +398,11 @@ class RunSpec(BaseModel):
         """Describe every field, in order: what flags, completion, forms and help are generated from."""
         return [info(name, field) for name, field in cls.model_fields.items()]
 
+    @property
+    def effective_batch_size(self) -> int:
+        """Rows of an optimizer step: ``batch_size`` times ``gradient_accumulation_steps``."""
+        return self.batch_size * self.gradient_accumulation_steps
+
     def warmup(self, steps: int) -> int:
         """Number of warmup steps of a run of so many steps, as transformers rounds ``warmup_ratio``."""
         return self.warmup_steps or math.ceil(self.warmup_ratio * steps)

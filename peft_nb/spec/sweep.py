@@ -205,7 +205,7 @@ class SweepSpec(BaseModel):
         if spec.eval_steps or not rows or not self.halves:
             return spec
         held_out = spec.eval_fraction * rows if eval_rows is None else eval_rows
-        batch = spec.batch_size * spec.gradient_accumulation_steps
+        batch = spec.effective_batch_size
         learned = rows if eval_rows is not None else rows - held_out
         steps = spec.max_steps or spec.epochs * math.ceil(learned / batch)
         many, few = EVALUATIONS

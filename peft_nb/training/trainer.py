@@ -140,7 +140,7 @@ class PlannedTrainer(Trainer):
         self.steps, self.folder, self.publish, self.stop = steps, folder, publish, stop
         self.elapsed_before = self.elapsed_s = 0.0
         self.again = again
-        self.steps_per_epoch = math.ceil(len(examples) / (spec.batch_size * spec.gradient_accumulation_steps))
+        self.steps_per_epoch = math.ceil(len(examples) / spec.effective_batch_size)
         arguments = TrainingArguments(
             output_dir=str(folder),
             num_train_epochs=1,

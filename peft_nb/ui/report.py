@@ -19,7 +19,7 @@ from peft_nb.data.images.augment import STRENGTHS, augmented
 from peft_nb.data.images.preprocess import Preprocess
 from peft_nb.data.prompts import spread
 from peft_nb.data.quality import checks, fixes
-from peft_nb.data.quality.findings import FIXABLE, FIXED_BY_DEFAULT, KINDS, LEVELS, REDACTED, Finding, one_line, shown
+from peft_nb.data.quality.findings import FIXABLE, FIXED_BY_DEFAULT, KINDS, REDACTED, Finding, one_line, shown
 from peft_nb.data.quality.fixes import Change, Edit, Fixed
 from peft_nb.data.sources import IN_MEMORY
 from peft_nb.errors import DataError, nearest
@@ -316,7 +316,7 @@ class Report(Displayed):
         if not self._variable and any(finding.kind in FIXED_BY_DEFAULT for finding in self.fixable):
             pending, data = self.fixed_kinds or FIXED_BY_DEFAULT, "clean"
             steps = [self._fixing(pending, named, flags), *steps]
-        stopped = any(one.level == "stops" and one.kind not in pending for one in self.findings)
+        stopped = any(one.level == "error" and one.kind not in pending for one in self.findings)
         if data and len(self.rows) and not stopped:
             steps += [f"%%peft {self.spec.method} --data {quote(data)}{flags}"]
         return steps
@@ -335,7 +335,7 @@ class Report(Displayed):
     def __repr__(self) -> str:
         lines = [self.headline, *self.changes_said, self.verdict]
         for finding in self.findings:
-            lines += [f"  {LEVELS[finding.level]:<7}  {finding.title}{_places(finding)}"]
+            lines += [f"  {finding.level:<7}  {finding.title}{_places(finding)}"]
             lines += [f"  {'':<7}    {one_line(example)}" for example in finding.examples]
             lines += [f"  {'':<7}    → {_advice(finding)}"]
         lines += [f"  {'fixed':<7}  {finding.title}{_places(finding)}" for finding in self._gone]
@@ -438,7 +438,7 @@ class Report(Displayed):
     def findings_html(self) -> str:
         """Write the findings as a table, and what was not looked at; as HTML."""
         rows = "".join(
-            f'<tr><td style="{CELL}nowrap">{LEVELS[finding.level]}</td>'
+            f'<tr><td style="{CELL}nowrap">{finding.level}</td>'
             f'<td style="{CELL}normal;overflow-wrap:anywhere">{_details(finding)}</td>'
             f'<td style="{CELL}normal">{escape(_advice(finding))}</td></tr>'
             for finding in self.findings

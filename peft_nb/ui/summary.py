@@ -165,7 +165,7 @@ def text(view: RunView, metrics: Mapping[str, Any], name: str | None = None) -> 
     told = rows(view, metrics)
     warned = [("warning", metrics["warning"])] if metrics.get("warning") else []
     warned += [
-        (one.level.replace("info", "note"), one.text + (f"; fix: {one.fix}" if one.fix else ""))
+        (one.level, one.text + (f"; fix: {one.fix}" if one.fix else ""))
         for one in view.notices
         if one.text != metrics.get("warning")
     ]

@@ -94,8 +94,7 @@ def write(run: Exportable, folder: Path) -> Path:
 
     (model, revision), model_config = _found_by(base), base.model.config
     differs = changes(base.model, base.tokenizer, os.path.expanduser(model)) if base.source.pair else UNCHANGED
-    batch = spec.batch_size * spec.gradient_accumulation_steps
-    steps = len(plan(len(train.examples), batch, spec.seed, spec.epochs, spec.max_steps))
+    steps = len(plan(len(train.examples), spec.effective_batch_size, spec.seed, spec.epochs, spec.max_steps))
     config = REGISTRY[spec.method].config(spec, model_config, steps, TASKS[spec.task].peft_type)
     renderer, optim = Renderer(base.tokenizer), optimizer.named(spec.optim, base.device, base.quantization)
     plain = bool(train.layout and train.layout.plain)

@@ -93,8 +93,8 @@ class Checked:
             return "clean: nothing to fix"
         counts = Counter(finding.level for finding in self.findings)
         return ", ".join(
-            f"{counts[level]} {name}{'s' * (counts[level] != 1 and level != 'note')}"
-            for level, name in LEVELS.items()
+            f"{counts[level]} {level}{'s' * (counts[level] != 1 and level != 'info')}"
+            for level in LEVELS
             if counts[level]
         )
 
@@ -332,7 +332,7 @@ def _contradictions(readings: Mapping[int, Reading], found: Findings) -> None:
         if reading.prompt and not reading.answers:  # to compare or rate several answers is what preferences do
             other, answer = answers.setdefault(same(reading.prompt), (number, same(reading.answer)))
             if answer != same(reading.answer):
-                said = {} if reading.labels else {"level": "note", "advice": "keep both only if both are right"}
+                said = {} if reading.labels else {"level": "info", "advice": "keep both only if both are right"}
                 found.add("contradiction", number, f"conflicts with row {other}: {reading.prompt}", **said)
 
 
@@ -399,7 +399,7 @@ def unused_findings(
             found.add("choice_number", number, "")
     if names:
         told = {"title": "{rows} with keys of messages that are not used: " + ", ".join(names)}
-        found.changed["unused_key"] |= told | ({"level": "note"} if all(map(unused.is_aside, names)) else {})
+        found.changed["unused_key"] |= told | ({"level": "info"} if all(map(unused.is_aside, names)) else {})
 
 
 def text_findings(
@@ -407,7 +407,7 @@ def text_findings(
 ) -> None:
     """Look at the letters of every text that can be read: encoding, control characters, secrets, personal data."""
     people = pii.available()
-    said: dict[str, Any] = {"level": "stops"} if options.personal_data == "refuse" else {}
+    said: dict[str, Any] = {"level": "error"} if options.personal_data == "refuse" else {}
     for number, row in enumerate(rows):
         if number not in readable:
             continue

@@ -6,12 +6,12 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from peft_nb.data.quality import characters, pii, secrets
 
-Level = Literal["stops", "harms", "note"]
-LEVELS: dict[Level, str] = {"stops": "error", "harms": "warning", "note": "info"}
+Level = Literal["error", "warning", "info"]
+LEVELS: tuple[Level, ...] = get_args(Level)  # the worst first
 
 ROWS = re.compile(r"\{([a-z-]+ )?rows\}")  # of a title: how many, and of what sort
 EXAMPLES = 3
@@ -31,85 +31,91 @@ class Kind:
 
 DROP, REDACT = "drops the row", "redacts it"
 KINDS = {  # what breaks training comes first
-    "task": Kind("stops", "rows of another kind than the task learns from", "choose another task or other columns"),
-    "media": Kind("stops", "columns of images, audio or video, which no task reads", "drop the columns"),
-    "template": Kind("stops", "{rows} that this model's chat template cannot render", "choose another model"),
-    "malformed": Kind("stops", "{rows} that cannot be read", "fix or drop them", DROP),
-    "empty": Kind("stops", "{rows} empty where text is needed", "fill or drop them", DROP),
-    "roles": Kind("stops", "{rows} with messages in an order that cannot be learned", "fix or drop them", DROP),
-    "identical": Kind("stops", "{rows} whose chosen and rejected answers are identical", "fix or drop them", DROP),
+    "task": Kind("error", "rows of another kind than the task learns from", "choose another task or other columns"),
+    "media": Kind("error", "columns of images, audio or video, which no task reads", "drop the columns"),
+    "template": Kind("error", "{rows} that this model's chat template cannot render", "choose another model"),
+    "malformed": Kind("error", "{rows} that cannot be read", "fix or drop them", DROP),
+    "empty": Kind("error", "{rows} empty where text is needed", "fill or drop them", DROP),
+    "roles": Kind("error", "{rows} with messages in an order that cannot be learned", "fix or drop them", DROP),
+    "identical": Kind("error", "{rows} whose chosen and rejected answers are identical", "fix or drop them", DROP),
     "tied": Kind(
-        "stops", "{rows} whose answers all have the same score (ties)", "give one a higher score, or drop them", DROP
+        "error", "{rows} whose answers all have the same score (ties)", "give one a higher score, or drop them", DROP
     ),
-    "nothing": Kind("stops", "{rows} with no trainable tokens", "add the answer, or raise max_length", DROP),
-    "evaluation": Kind("stops", "{rows} of the evaluation set that cannot be read", "fix or drop them there"),
-    "one_label": Kind("stops", "a single label: nothing to classify", "add rows with other labels"),
+    "nothing": Kind("error", "{rows} with no trainable tokens", "add the answer, or raise max_length", DROP),
+    "evaluation": Kind("error", "{rows} of the evaluation set that cannot be read", "fix or drop them there"),
+    "one_label": Kind("error", "a single label: nothing to classify", "add rows with other labels"),
     "unknown_label": Kind(
-        "stops", "{rows} of the evaluation set with labels that training lacks", "add rows, or correct it"
+        "error", "{rows} of the evaluation set with labels that training lacks", "add rows, or correct it"
     ),
-    "secret": Kind("harms", "{rows} with secrets (keys or passwords)", "remove them, and revoke what is real", REDACT),
-    "unused_column": Kind("harms", "columns with content that are not used", "give them a role, or drop them"),
-    "judgement": Kind("harms", "a column of ratings is not used", "keep only the rows to train on"),
-    "unused_key": Kind("harms", "{rows} with keys of messages that are not used", "write them as text, or drop them"),
+    "secret": Kind(
+        "warning", "{rows} with secrets (keys or passwords)", "remove them, and revoke what is real", REDACT
+    ),
+    "unused_column": Kind("warning", "columns with content that are not used", "give them a role, or drop them"),
+    "judgement": Kind("warning", "a column of ratings is not used", "keep only the rows to train on"),
+    "unused_key": Kind("warning", "{rows} with keys of messages that are not used", "write them as text, or drop them"),
     "printed": Kind(
-        "harms", "{rows} with a list as numpy prints it, trained as that text", "keep the data as JSON lines or parquet"
+        "warning",
+        "{rows} with a list as numpy prints it, trained as that text",
+        "keep the data as JSON lines or parquet",
     ),
-    "leak": Kind("harms", "{rows} also in the evaluation set (train/eval leakage)", "keep each on one side", DROP),
+    "leak": Kind("warning", "{rows} also in the evaluation set (train/eval leakage)", "keep each on one side", DROP),
     "long_prompt": Kind(
-        "harms", "{rows} whose prompt alone fills max_length: dropped in training", "raise max_length", DROP
+        "warning", "{rows} whose prompt alone fills max_length: dropped in training", "raise max_length", DROP
     ),
     "cut_alike": Kind(
-        "harms", "{rows} whose answers differ only after max_length: dropped in training", "raise max_length", DROP
+        "warning", "{rows} whose answers differ only after max_length: dropped in training", "raise max_length", DROP
     ),
-    "echo": Kind("harms", "{rows} whose chosen answer repeats the prompt", "fix or drop them", DROP),
+    "echo": Kind("warning", "{rows} whose chosen answer repeats the prompt", "fix or drop them", DROP),
     "alike": Kind(
-        "harms",
+        "warning",
         "{rows} whose chosen and rejected answers are near-duplicates",
         "look at what differs: such pairs teach little, and may make both answers less likely",
     ),
-    "turns": Kind("harms", "{rows} with two messages of one role in a row", "join them, or add what is missing"),
-    "label_spelling": Kind("harms", "{rows} with another spelling of a label", "use one spelling", "uses one spelling"),
-    "contradiction": Kind("harms", "{rows} with conflicting answers", "decide for one answer"),
-    "duplicate": Kind("harms", "{duplicate rows}", "keep one of each", DROP),
-    "near_duplicate": Kind("harms", "{near-duplicate rows}", "keep one of each", DROP),
-    "encoding": Kind("harms", "{rows} with broken encoding", "read the source as UTF-8", "repairs it"),
-    "replacement": Kind("harms", "{rows} with replacement characters (�)", "decode the source again"),
-    "control": Kind("harms", "{rows} with control or invisible characters", "remove them", "removes them"),
-    "personal": Kind("harms", "{rows} with personal data (PII)", "redact it, or personal_data: redact", REDACT),
-    "near_empty": Kind("harms", "{rows} with next to no text", "fill or drop them", DROP),
-    "tiny": Kind("harms", "{rows} with tiny images", "fetch larger ones, or drop them", DROP),
+    "turns": Kind("warning", "{rows} with two messages of one role in a row", "join them, or add what is missing"),
+    "label_spelling": Kind(
+        "warning", "{rows} with another spelling of a label", "use one spelling", "uses one spelling"
+    ),
+    "contradiction": Kind("warning", "{rows} with conflicting answers", "decide for one answer"),
+    "duplicate": Kind("warning", "{duplicate rows}", "keep one of each", DROP),
+    "near_duplicate": Kind("warning", "{near-duplicate rows}", "keep one of each", DROP),
+    "encoding": Kind("warning", "{rows} with broken encoding", "read the source as UTF-8", "repairs it"),
+    "replacement": Kind("warning", "{rows} with replacement characters (�)", "decode the source again"),
+    "control": Kind("warning", "{rows} with control or invisible characters", "remove them", "removes them"),
+    "personal": Kind("warning", "{rows} with personal data (PII)", "redact it, or personal_data: redact", REDACT),
+    "near_empty": Kind("warning", "{rows} with next to no text", "fill or drop them", DROP),
+    "tiny": Kind("warning", "{rows} with tiny images", "fetch larger ones, or drop them", DROP),
     "mode": Kind(
-        "note", "{rows} with images in another mode than RGB or grey, converted", "look at how they look then"
+        "info", "{rows} with images in another mode than RGB or grey, converted", "look at how they look then"
     ),
     "location": Kind(
-        "note",
+        "info",
         "{rows} with images whose EXIF says where they were taken (PII); a run keeps their pixels alone",
         "remove it before the files are shared",
     ),
-    "silent": Kind("harms", "{rows} with silent clips", "record them again, or drop them", DROP),
+    "silent": Kind("warning", "{rows} with silent clips", "record them again, or drop them", DROP),
     "too_much_text": Kind(
-        "harms", "{rows} with far more text than can be said in their clips", "correct the text, or drop them", DROP
+        "warning", "{rows} with far more text than can be said in their clips", "correct the text, or drop them", DROP
     ),
     "over_30_s": Kind(
-        "harms", "{rows} with clips longer than the model hears: dropped in training", "cut each into clips", DROP
+        "warning", "{rows} with clips longer than the model hears: dropped in training", "cut each into clips", DROP
     ),
-    "clipping": Kind("harms", "{rows} with clipping (overdriven recordings)", "record them at a lower level"),
+    "clipping": Kind("warning", "{rows} with clipping (overdriven recordings)", "record them at a lower level"),
     "little_text": Kind(
-        "note", "{rows} with far less text than their clips have room for", "look if words are left out"
+        "info", "{rows} with far less text than their clips have room for", "look if words are left out"
     ),
-    "languages": Kind("note", "texts in several scripts or languages", "set language, or a column language"),
-    "long": Kind("note", "{rows} over max_length", "raise max_length, or too_long: split"),
+    "languages": Kind("info", "texts in several scripts or languages", "set language, or a column language"),
+    "long": Kind("info", "{rows} over max_length", "raise max_length, or too_long: split"),
     "choice_number": Kind(
-        "note", "{rows} whose answer is the number of a choice, taken to count from 0", "check that it does"
+        "info", "{rows} whose answer is the number of a choice, taken to count from 0", "check that it does"
     ),
     "ties": Kind(
-        "note",
+        "info",
         "{rows} with several best or worst answers (ties), of which the first is used",
         "break the ties, or set format: ranked_all to use them all",
     ),
-    "length_bias": Kind("note", "how often the longer answer is chosen", "compare with what is wanted"),
-    "imbalance": Kind("note", "imbalanced classes", "add rows for the rare ones"),
-    "few": Kind("note", "few rows", "add more"),
+    "length_bias": Kind("info", "how often the longer answer is chosen", "compare with what is wanted"),
+    "imbalance": Kind("info", "imbalanced classes", "add rows for the rare ones"),
+    "few": Kind("info", "few rows", "add more"),
 }
 FIXABLE = frozenset(kind for kind, usual in KINDS.items() if usual.fix)
 """The kinds that can be fixed by themselves."""
@@ -141,7 +147,7 @@ class Finding:
     ----------
     kind : str
         A key of `KINDS`.
-    level : {"stops", "harms", "note"}
+    level : {"error", "warning", "info"}
         Error (no training until it is fixed), warning (the result suffers) or info.
     title : str
         What is wrong, with the count.
@@ -204,7 +210,7 @@ class Findings:
                 title = _counted(said.title, len(rows))
                 examples = tuple(self.examples[kind])
                 found += [Finding(kind, said.level, title, len(rows), tuple(rows), examples, said.advice, said.fix)]
-        return sorted(found, key=lambda finding: list(LEVELS).index(finding.level))
+        return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
 def _counted(title: str, rows: int) -> str:

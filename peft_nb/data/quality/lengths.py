@@ -107,7 +107,7 @@ def lengths(
         found.changed["template"] = {"title": f"{'; '.join(beyond)}: {{rows}}", "advice": advice}
     if readings and len(found.rows.get("long_prompt", ())) == len(readings):
         title = f"the prompt alone fills max_length {limit:,} in every row"
-        found.changed["long_prompt"] |= {"level": "stops", "title": title, "fix": ""}
+        found.changed["long_prompt"] |= {"level": "error", "title": title, "fix": ""}
     return counts
 
 

@@ -63,7 +63,7 @@ def tie_findings(readings: Mapping[int, Reading], scores: Mapping[int, Sequence[
 def _length_bias(share: float, title: str, advice: str, found: Findings) -> None:
     """Say how often the longer answer is the better one, with what to do where it nearly always is."""
     if share >= ONE_SIDED:
-        found.say("length_bias", level="harms", title=title, advice=advice)
+        found.say("length_bias", level="warning", title=title, advice=advice)
         return
     wanted = "answers will get shorter: right if that is what is wanted"
     found.say(
@@ -105,7 +105,7 @@ def _balance(counts: Counter[str], options: Options, found: Findings) -> None:
     good, bad = (counts[rating] for rating in RATINGS.values())
     if len(counts) == 1:
         title = f"all answers are {next(iter(counts))}: nothing tells good from bad"
-        found.say("imbalance", level="harms", title=title, advice="add answers of the other rating")
+        found.say("imbalance", level="warning", title=title, advice="add answers of the other rating")
         return
     weights = (1.0 if one is None else one for one in (options.desirable_weight, options.undesirable_weight))
     liked, disliked = (count * weight for count, weight in zip((good, bad), weights, strict=True))
@@ -117,7 +117,7 @@ def _balance(counts: Counter[str], options: Options, found: Findings) -> None:
         name, weight = "desirable_weight", disliked / good * middle
     else:
         return
-    level = "harms" if max(good, bad) >= ONE_SIDED * (good + bad) else "note"
+    level = "warning" if max(good, bad) >= ONE_SIDED * (good + bad) else "info"
     title = f"imbalanced ratings: {good:,} desirable, {bad:,} undesirable"
     advice = f"set {name}: {float(f'{weight:.2g}'):g}; the weighted counts should lie between 1:1 and 4:3"
     found.say("imbalance", level=level, title=title, advice=advice)
