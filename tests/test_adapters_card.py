@@ -113,6 +113,8 @@ def test_limits_are_what_was_not_done(given: CardInput) -> None:
     assert "Stopped early: 700 of 750 steps were taken." in limits(given, steps=700)
     assert "there was no evaluation set" in limits(given, eval_examples=0)
     assert "Hardly tested: 7 evaluation examples" in limits(given, eval_examples=7)
+    assert "Not tested: bias, safety, and" in limits(given)
+    assert "Not tested: safety, and" in limits(given, bias_shift=0.01)
     assert "no lower than the base's" in limits(given, eval_loss=3.0)
     assert "(forgetting)" in limits(given, forgetting=None)
     assert "not whether its own answers are right" in limits(given, score=None)
