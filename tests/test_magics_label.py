@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from peft_nb import Labels, Run
@@ -37,7 +38,7 @@ def test_a_pool_is_labelled_and_its_rows_train_the_next_run(
     assert "not a whole number" in refused(shell, "%peft label pool --run topics --budget x")
 
 
-def test_feedback_is_given_as_rows(shell: InteractiveShell) -> None:
+def test_feedback_is_given_as_rows(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store()
     id = finish(store, "tickets")
     store.vote("Hi", {id: "Ho"}, id)
@@ -45,5 +46,6 @@ def test_feedback_is_given_as_rows(shell: InteractiveShell) -> None:
     assert list(run(shell, "%peft feedback tickets@production").answer) == ["Ho"]
     run(shell, "%peft feedback --for kto --out rows")
     assert list(shell.user_ns["rows"].label) == [True]
-    assert run(shell, "%peft feedback tickets --for dpo").empty
+    assert run(shell, "%peft feedback tickets --for dpo") is None
+    assert "no feedback that dpo learns from yet: press a thumb or edit an answer" in capsys.readouterr().out
     assert "--for sft: not one of kto, dpo, generation" in refused(shell, "%peft feedback --for sft")

@@ -206,7 +206,7 @@ def test_two_people_approve_what_a_policy_demands(
 ) -> None:
     finish(store, "tickets", SPEC, verdict="passed: 1 criterion")
     run(shell, '%peft policy production --approvers 2 --why "two of us look at it"')
-    needs = "needs a verdict that passed and 2 approvals; promoted by anybody"
+    needs = "needs a verdict that passed, 2 approvals; anybody may promote"
     assert capsys.readouterr().out == f"production: {needs}\n"
     assert run(shell, "%peft policy").to_dict("records") == [{"alias": "production", "policy": needs}]
     assert len(run(shell, "%peft policy candidate")) == 0

@@ -71,7 +71,7 @@ def test_what_people_wrote_is_told_and_escaped(store: Store) -> None:
     assert answers["MAP 3.5"] == "two people read each answer"
     assert re.fullmatch(r"Anna on 20\d\d-\d\d-\d\d: read 40 answers", answers["GOVERN 2.1"])
     assert answers["MEASURE 2.1"] == "eval loss 1.25 (1 to 1.5)"
-    assert answers["GOVERN 1.4"].startswith("production: needs a verdict that passed and an approval")
+    assert answers["GOVERN 1.4"].startswith("production: needs a verdict that passed, an approval")
     assert answers["MANAGE 1.1"] == "passed: 1 criterion"
     assert r"answers \| of the desk" in made.to_markdown()
     assert {one.at: one.answer for one in checklist(store, id, "eu-ai-act").items}["Art. 6 and Annex III"] == "high"

@@ -70,7 +70,7 @@ def test_a_verdict_that_is_needed_cannot_be_forced(store: Store, verdict: str | 
 
 def test_a_probe_that_is_needed_is_one_of_the_files_as_they_are(store: Store) -> None:
     store.set_policy("production", needs=["verdict", "probe"], why="look first")
-    assert str(store.policies()["production"]) == "needs a verdict that passed and a probe; promoted by anybody"
+    assert str(store.policies()["production"]) == "needs a verdict that passed, a probe; anybody may promote"
     id = finish(store, "tickets", verdict="passed: 1 criterion")
     with pytest.raises(RunError, match="needs a probe, and it has none of its files as they are; %peft probe"):
         store.promote("tickets", "production", why="better", force=True)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pandas
 
-from peft_nb.ui.listing import Listing
+from peft_nb.ui.listing import Listing, rows
 
 WIDE = "w" * 200
 
@@ -34,6 +34,14 @@ def test_a_notebook_has_the_same() -> None:
     assert f'{style}left">{WIDE}</td>' in html
     assert html.count("<th ") == 4  # rows without names are not counted
     assert type(table[["what"]]) is pandas.DataFrame
+
+
+def test_only_a_very_long_word_is_broken() -> None:
+    html = rows(("<b>", "similarity"), [("a line of words of common length", "f" * 64)])
+    assert html.count("<td ") == 2
+    assert html.count("overflow-wrap:anywhere") == 1
+    assert '<th scope="col" style="text-align:left;vertical-align:top;padding:2px 16px 2px 0">&lt;b&gt;</th>' in html
+    assert html.startswith('<div style="overflow-x:auto">')  # what is too wide is scrolled
 
 
 def test_what_is_missing_is_empty() -> None:

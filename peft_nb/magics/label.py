@@ -54,7 +54,9 @@ def feedback(
 
     held = shell.user_ns.get(run)
     found = page.feedback(held if isinstance(held, Run) else run, for_=for_)
-    if not out:
-        return found
-    shell.user_ns[out] = found
-    return None
+    if out:
+        shell.user_ns[out] = found
+    if found.empty:
+        what = f" that {for_} learns from" if for_ else ""
+        print(f"no feedback{what} yet: press a thumb or edit an answer in %peft chat, or POST /v1/feedback to a server")
+    return None if out or found.empty else found

@@ -286,7 +286,7 @@ def _erasure(known: Known) -> str:
 def _local(known: Known) -> str:
     trackers = known.spec.report_to
     sent = f"losses and settings were sent to {', '.join(trackers)}" if trackers else "nothing was sent anywhere"
-    return f"trained {'on a cluster' if known.lineage.record.facts.place else 'on a machine of its own'}; {sent}"
+    return f"trained {'on a cluster' if known.lineage.record.facts.place else 'on one machine'}; {sent}"
 
 
 ANSWERS: dict[str, Callable[[Known], str]] = {

@@ -50,8 +50,8 @@ class Policy:
         needs = [
             {"verdict": "a verdict that passed", "approval": approvals, "probe": "a probe"}[one] for one in self.needs
         ]
-        by = f"by {' or '.join(self.promoters)}" if self.promoters else "by anybody"
-        return f"needs {' and '.join(needs)}; promoted {by}" if needs else f"promoted {by}"
+        who = f"{' or '.join(self.promoters) or 'anybody'} may promote"
+        return f"needs {', '.join(needs)}; {who}" if needs else who
 
 
 def checked(needs: Sequence[str], approvers: int | None, promoters: Sequence[str]) -> Policy:

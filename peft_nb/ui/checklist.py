@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from peft_nb.runs.checklist import NO_ADVICE, Checklist
+from peft_nb.ui.listing import left
 from peft_nb.ui.style import BOX, MUTED
 
 
@@ -28,14 +29,13 @@ class Page:
 
     def _repr_html_(self) -> str:
         made = self.made
-        style = 'style="text-align:left;vertical-align:top;padding:2px 16px 2px 0;overflow-wrap:anywhere"'
         blank = f'<span style="{MUTED}">(blank)</span>'
         rows = "".join(
-            f'<tr><th scope="row" {style}>{escape(one.at)}</th><td {style}>{escape(one.asks)}</td>'
-            f"<td {style}>{escape(one.answer) or blank}</td></tr>"
+            f'<tr><th scope="row" {left(one.at)}>{escape(one.at)}</th><td {left(one.asks)}>{escape(one.asks)}</td>'
+            f"<td {left(one.answer)}>{escape(one.answer) or blank}</td></tr>"
             for one in made.items
         )
-        head = "".join(f'<th scope="col" {style}>{name}</th>' for name in ("where", "what", "answer"))
+        head = "".join(f'<th scope="col" {left(name)}>{name}</th>' for name in ("where", "what", "answer"))
         source = f'<a href="{escape(made.link)}" target="_blank" rel="noopener">{escape(made.law)}</a>'
         return (
             f'<div style="{BOX}"><div><b>{escape(made.title)}: {escape(made.run)}</b></div><div>{NO_ADVICE}</div>'

@@ -12,7 +12,7 @@ import pandas
 from peft_nb.ui.style import NUMBERS
 
 WIDTH = 120  # letters of a line in a terminal; columns that have no room stand below
-SHORT = 20  # letters of a cell that stays on one line
+SHORT = 20  # letters of a cell, or of a word, that stays on one line
 
 
 class Listing(pandas.DataFrame):
@@ -83,8 +83,13 @@ def _cell(value: Any) -> str:
 
 def rows(head: Sequence[str], texts: Sequence[Sequence[str]]) -> str:
     """Draw a small table of texts, one sequence a row, all escaped."""
-    style = 'style="text-align:left;vertical-align:top;padding:2px 16px 2px 0;overflow-wrap:anywhere"'
-    names = "".join(f'<th scope="col" {style}>{escape(name)}</th>' for name in head)
-    body = "".join(f"<tr>{''.join(f'<td {style}>{escape(cell)}</td>' for cell in row)}</tr>" for row in texts)
+    names = "".join(f'<th scope="col" {left(name)}>{escape(name)}</th>' for name in head)
+    body = "".join(f"<tr>{''.join(f'<td {left(cell)}>{escape(cell)}</td>' for cell in row)}</tr>" for row in texts)
     inside = f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody>"
-    return f'<table style="border-collapse:collapse;{NUMBERS}">{inside}</table>'
+    return f'<div style="overflow-x:auto"><table style="border-collapse:collapse;{NUMBERS}">{inside}</table></div>'
+
+
+def left(cell: str) -> str:
+    """The style of a cell of text, which breaks within a word only where one is very long."""
+    breaks = ";overflow-wrap:anywhere" if any(len(word) > SHORT for word in cell.split()) else ""
+    return f'style="text-align:left;vertical-align:top;padding:2px 16px 2px 0{breaks}"'
