@@ -55,6 +55,19 @@ class RefusedError(RunError):
         return {"error": said}
 
 
+def busy(message: str, seconds: int) -> RefusedError:
+    """A refusal that will not last.
+
+    Parameters
+    ----------
+    message : str
+        What is busy.
+    seconds : int
+        After which it may be tried again.
+    """
+    return RefusedError(503, f"{message}; try again", "server_error", "overloaded", retry_s=seconds)
+
+
 def checked(path: str, body: Any) -> dict[str, Any]:
     """Refuse what would not have the effect that it asks for.
 

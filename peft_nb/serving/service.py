@@ -24,7 +24,8 @@ from peft_nb.serving import adapter_gguf, targets
 from peft_nb.serving.answer_log import AnswerLog
 from peft_nb.serving.engine import Engine, Load
 from peft_nb.serving.engines import ENGINES
-from peft_nb.serving.front import DRAINED, Front, Limits
+from peft_nb.serving.front import Front, Limits
+from peft_nb.serving.handlers import DRAINED, application
 from peft_nb.store import Store
 from peft_nb.system import files
 
@@ -185,7 +186,7 @@ class Process:
             with suppress(NotImplementedError):  # on Windows, where a server is simply ended
                 loop.add_signal_handler(number, self.over.set)
         body = front.limits.body_bytes * DRAINED
-        server = HTTPServer(front.application(), max_body_size=body, body_timeout=60, idle_connection_timeout=120)
+        server = HTTPServer(application(front), max_body_size=body, body_timeout=60, idle_connection_timeout=120)
         work = None
         try:
             await self._start(self._read(first=True) or {})
