@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from peft_nb.planning import layer_benchmark
-from peft_nb.planning.layer_benchmark import _afresh, _kept, _layer, _products, benchmark_layer
+from peft_nb.planning.layer_benchmark import _afresh, _head_seconds, _kept, _layer, _products, benchmark_layer
 from peft_nb.training.draws import OwnDraws
 from peft_nb.training.objectives import Padded, PaddingFree
 from tests import tiny
@@ -139,3 +140,11 @@ def test_a_layer_keeps_more_with_an_adapter_of_more_parts() -> None:
                 setattr(part, name, child.get_base_layer())
     kept = [_kept(*_layer(model, objective, batch, CPU)) for model in (narrow, wide)]
     assert kept[0] < kept[1]
+
+
+def test_the_loss_is_timed_once_for_all_adapters_on_a_base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PEFT_NB_CACHE", str(tmp_path))
+    prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    found = _head_seconds(adapted())
+    assert found == _head_seconds(get_peft_model(tiny.base("llama", num_hidden_layers=1), prefix)) > 0
+    assert found != _head_seconds(adapted().bfloat16())

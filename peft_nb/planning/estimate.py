@@ -98,11 +98,10 @@ def foresee(
             kind=TASKS[spec.task].base,
             progress=progress,
         )
-        resources.give_back_memory(device)
+        live = sum(one.nbytes for one in source.pair[0].parameters()) if source.pair else 0
+        process = max(0.0, (memory.process(device) - live) / resources.MB)  # which gives back what was freed
         here = resources.device_memory_mb(device)
         room = here + resources.device_available_mb(device) if room_mb is None else room_mb
-        live = sum(one.nbytes for one in source.pair[0].parameters()) if source.pair else 0
-        process = max(0.0, (memory.process(device) - live) / resources.MB)
         progress(0.8, "benchmarking one layer")
         known = dict(facts)  # a shape of the base may bound them; the run itself finds that out anew
         TASKS[spec.task].limit(base, spec, known)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -15,6 +16,7 @@ from peft import PeftModel
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from peft_nb.system import known
 from peft_nb.training import optimizer
 from peft_nb.training.draws import OwnDraws
 from peft_nb.training.loss import chunk_rows, log_probs
@@ -231,15 +233,22 @@ def repeated(run: Callable[[], Any], seconds: float = SECONDS / 4) -> list[Any]:
 
 
 def _head_seconds(model: PeftModel) -> float:
-    if model.get_base_model().get_output_embeddings() is None:  # no words are scored
+    head = model.get_base_model().get_output_embeddings()
+    if head is None:  # no words are scored
         return 0.0
     embeddings = model.get_input_embeddings().weight
-    weight = torch.zeros(HEAD_VOCABULARY, embeddings.shape[1], dtype=embeddings.dtype)
+    of = embeddings.shape[1], embeddings.dtype, head.weight.requires_grad
+    about = {"machine": known.machine(), "head": list(map(str, of))}  # whatever the adapter and the layers are
+    found: float = known.once("head", about, partial(_benchmark_head, *of), days=1)
+    return found
+
+
+def _benchmark_head(width: int, dtype: torch.dtype, trained: bool) -> float:
+    weight = torch.zeros(HEAD_VOCABULARY, width, dtype=dtype)
     weight.normal_(std=0.02, generator=torch.Generator())  # not the notebook's
     targets = torch.zeros(chunk_rows(weight), dtype=torch.long)
-    hidden = torch.ones(len(targets), weight.shape[1], dtype=weight.dtype, requires_grad=True)
-    head = model.get_base_model().get_output_embeddings()
-    weight.requires_grad_(head is not None and head.weight.requires_grad)  # one that is trained takes twice as long
+    hidden = torch.ones(len(targets), width, dtype=dtype, requires_grad=True)
+    weight.requires_grad_(trained)  # which takes twice as long
 
     def run() -> float:
         start = time.perf_counter()
