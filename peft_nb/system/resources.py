@@ -171,7 +171,8 @@ def give_back_memory(device: str = "cpu") -> None:
     trim_memory()
 
 
-_aside = False
+_aside = False  # by a training
+_others = False  # by somebody who wants it so for longer: not counted again, which takes as long as a collection
 
 
 @contextmanager
@@ -181,9 +182,10 @@ def set_aside() -> Iterator[None]:
     A training collects several times, and would each time look for half a second through what the libraries and the
     notebook have made.
     """
-    global _aside
+    global _aside, _others
     gc.collect()
-    if gc.get_freeze_count():  # by another training, or by somebody who wants it so for longer
+    _others = _others or (not _aside and gc.get_freeze_count() > 0)
+    if _aside or _others:
         yield
         return
     gc.freeze()
