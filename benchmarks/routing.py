@@ -178,9 +178,10 @@ def arrow(router: Any, runs: dict[str, Any]) -> list[float]:
     from peft import ArrowConfig, create_arrow_model
 
     from peft_nb.data.kept import kept
+    from peft_nb.evaluation.measure import predictions
     from peft_nb.models.share import share
-    from peft_nb.runs.interference import loss
     from peft_nb.serving.route import places_of
+    from peft_nb.training.objectives import Padded
 
     folders = [str(run.adapter_dir) for run in runs.values()]
     router.board.active = None
@@ -191,7 +192,8 @@ def arrow(router: Any, runs: dict[str, Any]) -> list[float]:
         sides = kept(run.folder)
         assert sides
         examples = [sides.held_out[place] for place in places_of(len(sides.held_out), HELD_OUT)]
-        found.append(sum(loss(model, one) for one in examples) / sum(one.targets for one in examples))
+        read = predictions(model, Padded(router.board.tokenizer.pad_token_id or 0), examples)
+        found.append(float(read.losses.sum() / read.targets.sum()))
         count += len(examples)
     say(f"Arrow: {(time.perf_counter() - began) / count:.2f} s a row")
     return found

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from peft_nb.data.examples import Example
+from peft_nb.data.kept import kept
+from peft_nb.data.rendering import Renderer
 from peft_nb.errors import RunError
+from peft_nb.evaluation.generate import ask
 from peft_nb.events import silent
 from peft_nb.runs import rows as rows_of_runs
 from peft_nb.runs.adapter import Adapter
@@ -19,6 +25,7 @@ from peft_nb.runs.run import Run
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests import stores
+from tests.test_runs_interference import loss
 
 
 @pytest.fixture
@@ -162,3 +169,27 @@ def test_a_script_gets_the_examples_of_the_run_with_their_rows_while_these_are_t
     _, train, held_out = mine.for_script({}, silent)
     assert train.rows is not None is not held_out.rows
     assert (list(train.rows), train.layout.name) == (rows, "question_answer")  # type: ignore[union-attr]
+
+
+def test_losses_are_those_of_the_model_with_its_adapter_and_without(finished: Run, again: Adapter) -> None:
+    sides = kept(finished.folder)
+    assert sides
+    rows = sides.held_out
+    found, bare = again.losses(rows), again.losses(rows, adapter=False)
+    assert str(again.scorer()).startswith("padding-free")
+    assert found.tolist() == pytest.approx([loss(again.model, one) / one.targets for one in rows], rel=1e-3)
+    with again.model.disable_adapter():
+        assert bare.tolist() == pytest.approx([loss(again.model, one) / one.targets for one in rows], rel=1e-3)
+    assert found.mean() < bare.mean()
+
+
+def test_an_answer_is_as_sure_as_its_tokens_are_probable(again: Adapter) -> None:
+    prompt, answers = "Where is my parcel?", ("Ahoy!", "xyzzy")
+    asked = ask(Renderer(again.tokenizer), prompt, again.chat, again.spec.system)
+    wanted = []
+    for answer in answers:
+        said = again.tokenizer(answer, add_special_tokens=False).input_ids
+        example = Example(array("i", [*asked, *said]), bytes(len(asked)) + b"\1" * len(said))
+        wanted.append(math.exp(-loss(again.model, example) / len(said)))
+    assert again.confidence([prompt] * 2, answers).tolist() == pytest.approx(wanted, rel=1e-3)
+    assert wanted[0] > wanted[1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -8,9 +9,18 @@ import torch
 
 import peft_nb
 from peft_nb import Run
+from peft_nb.data.examples import Example
 from peft_nb.data.kept import kept
 from peft_nb.errors import RunError
 from peft_nb.runs import interference
+
+
+def loss(model: Any, example: Example) -> float:
+    """What transformers says of an example's supervised tokens, summed."""
+    ids = torch.tensor([list(example.ids)])
+    labels = torch.tensor([[id if kept else -100 for id, kept in zip(example.ids, example.supervised, strict=True)]])
+    with torch.inference_mode():
+        return float(model(input_ids=ids, labels=labels).loss) * example.targets
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +39,8 @@ def test_losses_are_those_of_each_adapter_alone(board: peft_nb.Switchboard, kind
     first, second = sides.held_out[0], sides.held_out[1]
     targets = first.supervised.count(1) + second.supervised.count(1)
 
-    def mean(run: str, example: object) -> float:
-        return interference.loss(kinds[run].model.eval(), example)
+    def mean(run: str, example: Example) -> float:
+        return loss(kinds[run].model.eval(), example)
 
     assert table.loc["fruit", "alone"] == pytest.approx(
         (mean("fruit", first) + mean("fruit", second)) / targets, rel=1e-4
@@ -41,18 +51,6 @@ def test_losses_are_those_of_each_adapter_alone(board: peft_nb.Switchboard, kind
     assert table.loc["tool", "routed"] == pytest.approx(table.loc["tool", "base"])
     assert list(table["right"]) == [0.5, 0.0]
     assert board.active is None
-
-
-def test_the_loss_is_that_of_the_supervised_tokens(kinds: dict[str, Run]) -> None:
-    run = kinds["fruit"]
-    sides = kept(run.folder)
-    assert sides
-    example = sides.held_out[0]
-    ids = torch.tensor([list(example.ids)])
-    labels = torch.tensor([[id if kept else -100 for id, kept in zip(example.ids, example.supervised, strict=True)]])
-    with torch.inference_mode():
-        mean = run.model.eval()(input_ids=ids, labels=labels).loss
-    assert interference.loss(run.model, example) == pytest.approx(float(mean) * example.targets, rel=1e-4)
 
 
 def test_the_confusion_matrix_counts_runs_by_whom_rows_went_to() -> None:

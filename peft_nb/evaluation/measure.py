@@ -45,12 +45,12 @@ class Predictions:
 def predictions(
     model: Any, objective: Objective, examples: Sequence[Encoded], heed: Callable[[], None] = lambda: None
 ) -> Predictions:
-    """Let a model predict the supervised tokens of some examples.
+    """Let a model predict the supervised tokens of some examples, or what is learned of each as a whole.
 
     Parameters
     ----------
     model : peft.PeftModel
-        A causal language model in evaluation mode, with or without its adapter.
+        A model in evaluation mode, with or without its adapter; with a padded objective also one that never had any.
     objective : Objective
         How a micro-batch is computed; not yet installed.
     examples : sequence of Encoded
@@ -63,8 +63,9 @@ def predictions(
     Predictions
         In the order of the examples.
     """
-    vocabulary = model.get_base_model().config.get_text_config().vocab_size
-    budget = max(64, LOGITS_BYTES // (4 * vocabulary)) if objective.padded else TOKENS
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
+    vocabulary = getattr(inside.config.get_text_config(), "vocab_size", 0)  # of images there is none
+    budget = max(64, LOGITS_BYTES // (4 * vocabulary)) if objective.padded and vocabulary else TOKENS
     held = list(examples)
     found: dict[int, list[float]] = {}
     with objective.installed(model), torch.inference_mode():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.adapters.exporters import Live
+from peft_nb.data.examples import Example
 from peft_nb.data.prompts import Prompt
+from peft_nb.data.rendering import Renderer
 from peft_nb.documents.passages import Passage
 from peft_nb.errors import RunError
 from peft_nb.events import ACTIVE, Event, Preparing, Progress, silent
@@ -30,6 +33,7 @@ from peft_nb.system.lazy import import_training
 from peft_nb.tasks import TASKS
 
 if TYPE_CHECKING:
+    import numpy
     import pandas
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
@@ -68,6 +72,7 @@ class Adapter:
         self.using = threading.RLock()
         self._model: PeftModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._scorer: Objective | None = None
 
     @property
     def folder(self) -> Path:
@@ -115,7 +120,7 @@ class Adapter:
 
     def hold(self, model: PeftModel, tokenizer: Any) -> None:
         """Take a live model for the run's own."""
-        self._tokenizer, self._model = tokenizer, model
+        self._tokenizer, self._model, self._scorer = tokenizer, model, None
 
     @contextmanager
     def borrowed(self) -> Iterator[None]:
@@ -166,6 +171,47 @@ class Adapter:
         pad_id = getattr(self.tokenizer, "pad_token_id", None) or 0
         supported = REGISTRY[self.spec.method].padding_free
         return self.task.objective(model, examples, pad_id, model.device, self.spec, facts, supported=supported)
+
+    def scorer(self) -> Objective:
+        """How losses are measured: by the path that was checked when the run began, else the plain way."""
+        if self._scorer is None:
+            model, facts = self.model, self._record.facts.task
+            pad_id = getattr(self.tokenizer, "pad_token_id", None) or 0
+            supported = REGISTRY[self.spec.method].padding_free
+            found = self.task.foreseen(model, pad_id, self.spec, facts, supported=supported)
+            if str(found) != self._record.metrics.get("path"):
+                plain = self.spec.model_copy(update={"fast": False})
+                found = self.task.foreseen(model, pad_id, plain, facts, supported=False)
+            self._scorer = getattr(found, "path", found)  # of pairs, which are read token by token
+        return self._scorer
+
+    def losses(
+        self, examples: Sequence[Any], adapter: bool = True, heed: Callable[[], None] = lambda: None
+    ) -> numpy.ndarray:
+        """Measure the mean loss of each example, of a token or of the whole, or that of the base model.
+
+        `heed` is called before every micro-batch; what it raises ends the work.
+        """
+        from peft_nb.evaluation.measure import predictions
+
+        with self.using:
+            model, scorer = self.model.eval(), self.scorer()
+            with nullcontext() if adapter else model.disable_adapter():
+                return predictions(model, scorer, examples, heed).means
+
+    def confidence(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> numpy.ndarray:
+        """How sure the model is of answers to prompts: of each the geometric mean of its tokens' probabilities."""
+        import numpy
+
+        from peft_nb.evaluation.generate import ask
+
+        renderer, examples = Renderer(self.tokenizer), []
+        asked, _ = self.retrieve(prompts)  # behind the documents that answers are written with
+        for prompt, answer in zip(asked, answers, strict=True):
+            begun = ask(renderer, prompt, self.chat, self.spec.system)
+            said = self.tokenizer(answer, add_special_tokens=False).input_ids or [renderer.end]
+            examples.append(Example(array("i", [*begun, *said]), bytes(len(begun)) + b"\x01" * len(said)))
+        return numpy.exp(-self.losses(examples))
 
     def said(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
         """Answer prompts, or say in short texts what the model says of them."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from peft_nb.data.examples import Example
 from peft_nb.data.kept import kept
 from peft_nb.errors import MethodError, RunError
 from peft_nb.events import Progress, silent
@@ -111,6 +111,9 @@ def measure(
     import numpy
     import pandas
 
+    from peft_nb.evaluation.measure import predictions
+    from peft_nb.training.objectives import Padded
+
     for name, run in runs.items():
         if run.adapter.task.unit != "token":
             raise MethodError(
@@ -123,14 +126,12 @@ def measure(
         own = found.loc[found["run"] == name, "place"]
         examples += [sides.held_out[int(place)] for place in own] if sides else []
     before, losses = board.active, numpy.zeros((len(examples), len(choices)))
+    plain = Padded(board.tokenizer.pad_token_id or 0)  # right for adapters of any method
     try:
         for column, choice in enumerate(choices):
             board.active = None if choice == BASE else choice
-            model = board.model.eval()
-            for row, example in enumerate(examples):
-                share = (column * len(examples) + row) / losses.size
-                progress(share, f"measuring {choice} on {len(examples):,} evaluation rows")
-                losses[row, column] = loss(model, example)
+            heed = partial(progress, column / len(choices), f"measuring {choice} on {len(examples):,} evaluation rows")
+            losses[:, column] = predictions(board.model.eval(), plain, examples, heed).losses
     finally:
         board.active = before
     targets = numpy.array([example.supervised[1:].count(1) for example in examples])
@@ -147,15 +148,3 @@ def measure(
         )
     columns = ["run", "base", "alone", "routed", "oracle", "rows", "right"]
     return pandas.DataFrame(table, columns=columns).set_index("run")
-
-
-def loss(model: Any, example: Example) -> float:
-    """Sum of the negative log-likelihoods of an example's supervised tokens, in nats."""
-    import torch
-    import torch.nn.functional as F
-
-    ids = torch.tensor([list(example.ids)], device=model.device)
-    with torch.inference_mode():
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, :-1].float()
-    wanted = torch.tensor([bool(one) for one in example.supervised[1:]], device=model.device)
-    return float(F.cross_entropy(logits[wanted], ids[0, 1:][wanted], reduction="sum"))
