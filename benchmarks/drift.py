@@ -1,13 +1,13 @@
 """Planted shifts: how often ``%peft watch`` sees them, and how often it sees one where there is none.
 
-    python benchmarks/drift.py [--trials N] [--rows N] [--prompts]
+    python benchmarks/drift.py [--trials N] [--none N] [--rows N] [--seed N] [--prompts]
 
 With ``--prompts`` the new rows have no answers, as those of a log, so that no loss is compared and no run is trained.
 
-A run on `smollm2-135m` learns to name the intent of a bank's customers (24 classes, `intents.py`). Each trial draws 200
-rows of the same source, 40 whose loss is measured, and some more, of which a share is shifted in one of eight ways, and
-compares them by the tests of ``%peft watch``. AUC: of the smallest p-value after Holm's correction, trials with the
-shift against trials without.
+A run on `smollm2-135m` learns to name the intent of a bank's customers (24 classes, `intents.py`). Each trial draws 400
+rows of the same source, 40 as its evaluation set, and some more, of which a share is shifted in one of eight ways, and
+compares them by the tests of ``%peft watch``. AUC: of the smallest corrected p-value, trials with the shift against
+trials without.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import argparse
 import os
 import random
 import statistics
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,8 +27,9 @@ import numpy
 
 SHARE = 0.4  # of the rows of a trial are shifted, where nothing else is said
 STEPS = 60  # of training
-LEARNED, EVALUATED = 200, 40  # rows that a trial compares with
-TAUGHT = 440  # rows that the run is trained with and evaluated on
+LEARNED, EVALUATED = 400, 40  # rows that a trial compares with
+TAUGHT = LEARNED + EVALUATED  # rows that the run is trained with and evaluated on
+EACH, MORE = 60, 140  # rows of a class, and where no loss is measured
 Rows = list[dict[str, str]]
 
 GERMAN = (
@@ -143,24 +146,20 @@ class Watched:
 
     def __init__(self, run: Any) -> None:
         from peft_nb.documents.embedding import Embedder
-        from peft_nb.runs import watch
         from peft_nb.serving.route import ENCODER
 
-        self.run, self._watch, self._embedder = run, watch, Embedder(ENCODER)
+        self.run, self._embedder = run, Embedder(ENCODER)
         self._vectors: dict[str, Any] = {}
         self._losses: dict[tuple[str, str], float] = {}
 
-    def vectors(self, texts: Sequence[str]) -> Any:
-        """Embeddings, each text embedded once."""
+    def side(self, rows: Rows) -> Any:
+        """Rows with their embeddings, each text embedded once."""
+        from peft_nb.runs.new_rows import Side
+
+        texts = [row["text"] for row in rows]
         if new := [one for one in dict.fromkeys(texts) if one not in self._vectors]:
             self._vectors |= dict(zip(new, self._embedder.embed(new), strict=True))
-        return numpy.stack([self._vectors[one] for one in texts])
-
-    def _of_examples(self, examples: Any) -> Any:
-        from peft_nb.events import silent
-
-        with self.run.adapter.using:
-            return self._watch._measured(self.run.adapter.open(silent).eval(), examples, silent)
+        return Side(texts, vectors=numpy.stack([self._vectors[one] for one in texts]))
 
     def losses(self, rows: Rows) -> Any:
         """Mean losses of rows, each measured once."""
@@ -175,31 +174,27 @@ class Watched:
             layout = detection.detect(read, spec.format, spec.columns)
             rendered = RenderedRows(read, layout, self.run.tokenizer, loss_on=spec.loss_on, system=spec.system)
             _, encoded = task.encode(rendered, spec, dict(self.run.facts.task), row_name="row")
-            found = self._of_examples(encoded.examples)
+            found = self.run.adapter.losses(encoded.examples)
             self._losses |= {(row["text"], row["label"]): loss for row, loss in zip(new, found, strict=True)}
         return numpy.array([self._losses[key] for key in keys])
 
     def tests(self, learned: Rows, evaluated: Rows, new: Rows) -> list[Any]:
         """The tests of ``%peft watch``."""
         from peft_nb.evaluation import drift
+        from peft_nb.runs import watch
 
-        old, texts = ([row["text"] for row in rows] for rows in (learned, new))
-        before, now = self.vectors(old), self.vectors(texts)
-        found = [self._watch._meaning(before, now), self._watch._length(old, texts), self._watch._script(old, texts)]
-        if self.run is None:
-            return found
-        usual, measured = self.losses(evaluated), self.losses(new[: self._watch.MEASURED])
-        return [*found, drift.TwoSample("loss", "", "", *drift.energy(usual, measured))]
+        before, now = self.side(learned), self.side(new)
+        kinds = drift.topics(numpy.concatenate([before.vectors, now.vectors]))
+        groups = [(len(before), len(now), watch.inputs(before, now, kinds))]
+        if self.run is not None:
+            usual, measured = self.losses(evaluated), self.losses(new[: watch.MEASURED])
+            groups.append((len(usual), len(measured), [watch.loss(usual, measured, "nats per token")]))
+        return drift.compare(*groups)
 
 
 def given(rows: Rows) -> Rows:
     """Rows as the run learns them."""
     return [{"prompt": row["text"], "completion": row["label"].replace("_", " ")} for row in rows]
-
-
-def corrected(tests: Sequence[Any]) -> float:
-    """The smallest p-value after Holm's correction."""
-    return min(1.0, len(tests) * min(one.p for one in tests))
 
 
 def auc(shifted: Sequence[float], plain: Sequence[float]) -> float:
@@ -210,12 +205,14 @@ def auc(shifted: Sequence[float], plain: Sequence[float]) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a row a kind, as soon as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=40, help="of each kind (default 40); five times as many of none")
+    parser.add_argument("--trials", type=int, default=40, help="of each kind (default 40)")
+    parser.add_argument("--none", type=int, default=400, help="without a shift (default 400)")
     parser.add_argument("--rows", type=int, default=100, help="of a trial (default 100)")
+    parser.add_argument("--seed", type=int, default=1, help="of the rows and of what is drawn (default 1)")
     parser.add_argument("--prompts", action="store_true", help="compare prompts alone")
     asked = parser.parse_args(argv)
-    draw = random.Random(0)
-    rows, _ = intents.split(140, 1)
+    draw = random.Random(asked.seed)
+    rows, _ = intents.split(MORE if asked.prompts else EACH, 1, asked.seed)
     draw.shuffle(rows)
     print(f"{len(rows) - TAUGHT} rows to draw trials of {asked.rows} from; {SHARE:.0%} of them are shifted", flush=True)
     if asked.prompts:
@@ -230,30 +227,37 @@ def taught(rows: Rows, folder: str) -> Any:
     import peft_nb
 
     os.environ["PEFT_NB_STORE"] = folder
-    how: dict[str, Any] = {"method": "lora", "max_steps": STEPS, "batch_size": 16, "judge": "off"}
+    how: dict[str, Any] = {"method": "lora", "max_steps": STEPS, "batch_size": 8, "judge": "off"}
+    began = time.perf_counter()
     run = peft_nb.train(data=given(rows[:-EVALUATED]), eval_data=given(rows[-EVALUATED:]), **how)
     losses = f"{run.metrics['base_eval_loss']:.2f} → {run.metrics['eval_loss']:.2f}"
-    print(f"{len(rows) - EVALUATED} rows learned, eval loss {losses}")
+    took = time.perf_counter() - began
+    print(
+        f"{len(rows) - EVALUATED} rows learned in {took:.0f} s, eval loss {losses}, {run.adapter.scorer()}", flush=True
+    )
     return run
 
 
 def measure(watched: Watched, pool: Rows, asked: argparse.Namespace, kinds: Sequence[str], draw: random.Random) -> None:
-    """Print how often each kind of shift raises an alarm."""
-    from peft_nb.evaluation import drift
-
+    """Print how often each kind of shift raises an alarm, and by which tests."""
     plain: list[float] = []
-    for kind, trials in (("none", 5 * asked.trials), *((kind, asked.trials) for kind in kinds)):
-        found, alarms = [], 0
+    for kind, trials in (("none", asked.none), *((kind, asked.trials) for kind in kinds)):
+        found, by, alarms, began = [], Counter[str](), 0, time.perf_counter()
         for _ in range(trials):
             draw.shuffle(pool)
-            usual, others = pool[: LEARNED + EVALUATED], pool[LEARNED + EVALUATED :]
+            usual, others = pool[:TAUGHT], pool[TAUGHT:]
             new = planted(kind, drawn(kind, others, asked.rows, draw), draw)
             tests = watched.tests(usual[:LEARNED], usual[LEARNED:], new)
-            found.append(corrected(tests))
-            alarms += any(drift.alarms(tests))
+            found.append(min(one.p for one in tests))
+            by.update(one.name for one in tests if one.alarm)
+            alarms += any(one.alarm for one in tests)
         plain = plain or found
         told = "" if kind == "none" else f", AUC {auc(found, plain):.3f}"
-        print(f"{kind:20} alarms in {alarms} of {trials} ({alarms / trials:.1%}){told}", flush=True)
+        seen = ", ".join(f"{name} {count}" for name, count in by.most_common())
+        took = time.perf_counter() - began
+        print(
+            f"{kind:20} alarms in {alarms} of {trials} ({alarms / trials:.1%}){told}; {seen}; {took:.0f} s", flush=True
+        )
 
 
 if __name__ == "__main__":

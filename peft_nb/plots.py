@@ -216,13 +216,15 @@ def histogram(
     return figure
 
 
-def watched(found: Sequence[tuple[Any, str, float]], size: tuple[float, float] = (6.4, 2.6)) -> Picture:
-    """Draw p-values of tests over time, small ones high, with the level of 0.05 as a line.
+def watched(found: Sequence[tuple[Any, str, float]], level: float, size: tuple[float, float] = (6.4, 2.6)) -> Picture:
+    """Draw p-values of tests over time, small ones high.
 
     Parameters
     ----------
     found : sequence of (datetime, str, float)
         When, which test, and its p-value.
+    level : float
+        At which a test raises an alarm, drawn as a line.
     size : tuple of float
         Width and height in inches.
 
@@ -237,7 +239,7 @@ def watched(found: Sequence[tuple[Any, str, float]], size: tuple[float, float] =
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         times, values = zip(*points, strict=True)
         axes.plot(times, values, color=colour, marker=marker, markersize=4, linewidth=1, label=_cut(name))
-    axes.axhline(0.05, color=INK, linestyle="--", linewidth=1)
+    axes.axhline(level, color=INK, linestyle="--", linewidth=1)
     axes.set_yscale("log")
     axes.invert_yaxis()
     axes.tick_params(axis="x", labelsize=8)

@@ -10,7 +10,7 @@ import pytest
 
 from peft_nb.data import RowProblem
 from peft_nb.data.audio.clip import clip
-from peft_nb.data.audio.encoding import Reader, cached, encode, features, prompt_of, sound
+from peft_nb.data.audio.encoding import Reader, cached, encode, features, prompt_of, seconds, sound
 from peft_nb.data.detection import detect
 from peft_nb.errors import DataError
 from tests import speech
@@ -25,15 +25,22 @@ def reader(speech: Path) -> Reader:
     return Reader(WhisperFeatureExtractor.from_pretrained(speech), tokenizer, start, "en", 32)
 
 
-@pytest.mark.parametrize("seconds", [0.01, 0.25, 2.0])
-def test_features_come_back_to_the_last_bit(seconds: float, reader: Reader) -> None:
-    for samples in (speech.sound("low", seconds=seconds), numpy.zeros(round(16_000 * seconds), "float32")):
+@pytest.mark.parametrize("length", [0.01, 0.25, 2.0])
+def test_features_come_back_to_the_last_bit(length: float, reader: Reader) -> None:
+    for samples in (speech.sound("low", seconds=length), numpy.zeros(round(16_000 * length), "float32")):
         wanted = reader.extractor(samples, sampling_rate=16_000, return_tensors="np")["input_features"][0]
         signal = reader.features(samples)
         numpy.testing.assert_array_equal(features(signal), wanted)
-        assert len(signal) < 4 * 16 * (100 * seconds + 5) + 8_000 * (seconds + 1)
+        assert len(signal) < 4 * 16 * (100 * length + 5) + 8_000 * (length + 1)
         again = clip(sound(signal)).open()
         assert numpy.abs(again).max() == pytest.approx(numpy.abs(samples).max(), abs=0.2)
+
+
+def test_the_length_of_a_clip_is_that_of_its_sound(reader: Reader) -> None:
+    samples = speech.sound("low", seconds=1.0)
+    assert seconds(reader.features(samples)) == pytest.approx(1.0, abs=0.05)
+    quiet = numpy.concatenate([samples, numpy.zeros(8_000, "float32")])
+    assert seconds(reader.features(quiet)) == pytest.approx(1.0, abs=0.05)
 
 
 def test_a_text_is_learned_after_its_prompt_to_its_end(reader: Reader) -> None:

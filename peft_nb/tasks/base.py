@@ -18,6 +18,7 @@ from peft_nb.metrics import Metric
 from peft_nb.models.live import UNCHANGED, Changes
 
 if TYPE_CHECKING:
+    import numpy
     import pandas
     import torch
     from peft import PeftModel
@@ -49,6 +50,29 @@ class Written:
 
     count: int
     longest: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """Inputs that are no texts, as they are compared with others.
+
+    Attributes
+    ----------
+    what : str
+        What one of them is called, such as ``image``.
+    vectors : numpy.ndarray
+        What the base makes of each, shape ``(inputs, size)``, of length 1.
+    name, unit : str
+        What is measured of each, such as its length, and in what.
+    values : numpy.ndarray
+        That, shape ``(inputs,)``.
+    """
+
+    what: str
+    vectors: numpy.ndarray
+    name: str
+    unit: str
+    values: numpy.ndarray
 
 
 class Task:
@@ -344,6 +368,20 @@ class Task:
 
     def predict(self, model: PeftModel, tokenizer: Any, texts: Sequence[str], facts: Facts) -> pandas.DataFrame:
         """Say what the model says of texts: one row a text, in a column ``label`` what it says."""
+        raise RunError(self.instead)
+
+    def unlabelled(self, given: Any, tokenizer: Any, facts: Facts) -> list[Example]:
+        """Turn inputs that are no texts, as ``Run.predict`` takes them, into examples without what is learned."""
+        raise RunError(f"a model that {self.instead} takes texts")
+
+    def look(self, model: PeftModel, tokenizer: Any, examples: Sequence[Example], facts: Facts) -> Look | None:
+        """Look at examples that are no texts, to compare them with others; None where they are texts."""
+        return None
+
+    def predicted(
+        self, model: PeftModel, tokenizer: Any, examples: Sequence[Example], facts: Facts
+    ) -> pandas.DataFrame:
+        """Say what the model says of examples that are no texts; result as of :meth:`predict`."""
         raise RunError(self.instead)
 
     def said(self, predicted: pandas.DataFrame) -> list[str]:

@@ -13,10 +13,11 @@ from peft_nb.data.prompts import Asked
 from peft_nb.errors import DataError, ModelError, RunError
 from peft_nb.events import Sampled
 from peft_nb.models.live import UNCHANGED, Changes
-from peft_nb.tasks.base import Facts, Rows
+from peft_nb.tasks.base import Facts, Look, Rows
 from peft_nb.tasks.classification import Classification, classes, probabilities
 
 if TYPE_CHECKING:
+    import pandas
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
@@ -272,6 +273,40 @@ class ImageClassification(Classification):
         if not encoded:
             return torch.zeros(0, len(facts["classes"]))
         return logits(model, self._objective(facts), encoded, model.device)
+
+    def unlabelled(self, given: Any, tokenizer: Any, facts: Facts) -> list[Example]:
+        """As of :meth:`Task.unlabelled`."""
+        return self._examples(self.asked(given), facts)
+
+    def look(self, model: PeftModel, tokenizer: Any, examples: Sequence[Example], facts: Facts) -> Look:
+        """Look at images by what the base sees in them and by how bright they are; as of :meth:`Task.look`."""
+        import numpy
+
+        from peft_nb.data.images.encoding import pixels
+        from peft_nb.evaluation.features import pooled
+        from peft_nb.models.load import body_of
+
+        objective, inside = self._objective(facts), model.eval().get_base_model()
+        body = inside.get_submodule(body_of(inside))
+
+        def states(some: Sequence[Example]) -> torch.Tensor:
+            seen: torch.Tensor = body(objective.inputs(some, model.device), **objective.options).last_hidden_state
+            return seen
+
+        with model.disable_adapter():
+            vectors = pooled(states, examples)
+        bright = numpy.array([pixels(one.signal).mean() / 255 for one in examples])
+        return Look("image", vectors, "brightness", "of 1", bright)
+
+    def predicted(
+        self, model: PeftModel, tokenizer: Any, examples: Sequence[Example], facts: Facts
+    ) -> pandas.DataFrame:
+        """As of :meth:`Task.predicted`."""
+        from peft_nb.evaluation.texts import logits
+
+        found = logits(model.eval(), self._objective(facts), examples, model.device)
+        shown = [f"image {place}" for place in range(len(examples))]
+        return self.told_of(shown, probabilities(found, classes(facts)), facts)
 
     def inputs_shown(self, given: Sequence[Any]) -> list[Any]:
         """The paths of images, or their places, for the table of predictions."""

@@ -14,7 +14,7 @@ from peft_nb.errors import DataError, ModelError, RunError, nearest
 from peft_nb.events import Sampled
 from peft_nb.metrics import Metric
 from peft_nb.models.live import UNCHANGED, Changes
-from peft_nb.tasks.base import Facts, Rows, Task
+from peft_nb.tasks.base import Facts, Look, Rows, Task
 
 if TYPE_CHECKING:
     import numpy
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 WATCHED = 4  # clips whose transcripts are shown while they change
 MULTILINGUAL = 51_865  # entries of the vocabulary of a Whisper that knows several languages, at least
 OF_KEPT = 8  # what a clip costs a micro-batch whose encoder is not trained: an eighth of its positions
+PLACES = 50  # of the encoder's, a second
 QUIET_S = 5.0  # of the end of a part of a long clip, in which the quietest place is looked for
 
 USAGE = """
@@ -267,6 +268,41 @@ class SpeechRecognition(Task):
             for place, one in enumerate(texts)
         ]
         return pandas.DataFrame({"audio": shown, "text": said, "seconds": [len(one) / RATE for one in sounds]})
+
+    def unlabelled(self, given: Any, tokenizer: Any, facts: Facts) -> list[Example]:
+        """As of :meth:`Task.unlabelled`; of a long clip as much as the model hears."""
+        from peft_nb.data.audio.clip import RATE
+
+        reader = _reader(facts, tokenizer)
+        sounds = [_opened(one)[: round(reader.seconds * RATE)] for one in self.asked(given)]
+        return [reader.example(one, None, "", facts["units"]) for one in sounds]
+
+    def look(self, model: PeftModel, tokenizer: Any, examples: Sequence[Example], facts: Facts) -> Look:
+        """Look at clips by what the base hears in them and by their length; as of :meth:`Task.look`."""
+        import numpy
+
+        from peft_nb.data.audio.encoding import seconds
+        from peft_nb.evaluation.features import pooled
+        from peft_nb.training.speech_objective import hear
+
+        lengths = [seconds(one.signal) for one in examples]
+        places = [max(1, round(one * PLACES)) for one in lengths]
+        with model.eval().disable_adapter():
+            vectors = pooled(lambda some: hear(model, some, model.device), examples, places)
+        return Look("clip", vectors, "length", "s", numpy.array(lengths))
+
+    def predicted(
+        self, model: PeftModel, tokenizer: Any, examples: Sequence[Example], facts: Facts
+    ) -> pandas.DataFrame:
+        """As of :meth:`Task.predicted`."""
+        import pandas
+
+        from peft_nb.evaluation.transcribe import transcribe
+        from peft_nb.training.speech_objective import SpeechObjective
+
+        written = transcribe(model.eval(), SpeechObjective(tokenizer.pad_token_id), examples, model.device)
+        texts = [tokenizer.decode(one, skip_special_tokens=True).strip() for one in written]
+        return pandas.DataFrame({"audio": [f"clip {place}" for place in range(len(texts))], "text": texts})
 
     def said(self, predicted: pandas.DataFrame) -> list[str]:
         """The texts."""

@@ -24,6 +24,7 @@ Table = Sequence[Mapping[str, Any]]
 
 VERSION = 1  # to be raised whenever the same clips are prepared otherwise
 SIZES = struct.Struct("<HHI")  # bins, frames that are kept, and frames in all, before the features
+FRAMES = 100  # a second
 DOING = "reading clips"
 
 
@@ -113,6 +114,11 @@ def features(signal: bytes) -> numpy.ndarray:
     bins, kept, frames = SIZES.unpack_from(signal)
     flat = numpy.frombuffer(signal, "<f4", bins * kept, SIZES.size).reshape(bins, kept)
     return numpy.concatenate([flat, numpy.repeat(flat[:, -1:], frames - kept, 1)], 1)
+
+
+def seconds(signal: bytes) -> float:
+    """How long the clip of an example is, without the silence at its end."""
+    return float(SIZES.unpack_from(signal)[1] / FRAMES)
 
 
 def sound(signal: bytes) -> str:
