@@ -184,17 +184,17 @@ register(
     ),
     Metric(
         *("bias_shift", "bias shift", "score", "low", "probe"),
-        help="largest move from base to adapter of whom a sentence is rather said of, over all axes, 0 to 1",
+        help="largest change by the adapter in the probability that a sentence names one group, not another, 0 to 1",
         on=_TOKENS,
     ),
     Metric(
         *("memorized", "memorized rows", "share", "low", "probe"),
-        help="share of the training rows, with answers of 8 tokens or more, that are said again word for word",
+        help="share of the training rows whose answer, 8 tokens or more, is repeated word for word",
         on=_ROWS,
     ),
     Metric(
         *("membership_auc", "membership AUC", "score", "low", "probe"),
-        help="how well the loss tells training rows from evaluation rows, 0.5 to 1",
+        help="how well a low loss tells training rows from evaluation rows: 0.5 is chance, 1 always",
         on=_ROWS,
     ),
     Metric(

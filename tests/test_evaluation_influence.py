@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from peft_nb.errors import MethodError
-from peft_nb.evaluation.influence import pull, trainable
+from peft_nb.evaluation.influence import tracin, trainable
 from peft_nb.training.objectives import Padded, PaddingFree
 from tests import tiny
 
@@ -24,12 +24,12 @@ def lively(model: object) -> object:
     return model.eval()  # type: ignore[attr-defined]
 
 
-def test_a_row_pulls_as_far_as_a_small_step_on_it_lowers_the_loss() -> None:
+def test_a_row_has_as_much_influence_as_a_small_step_on_it_lowers_the_loss() -> None:
     model = lively(tiny.with_lora(tiny.base("llama")))
     model.requires_grad_(False)
     path, answer = Padded(0), ROWS[0]
     with trainable(model) as parameters:
-        found = pull(model, path, parameters, ROWS, answer)
+        found = tracin(model, path, parameters, ROWS, answer)
         assert found.cosines[0] == pytest.approx(1, abs=1e-5)
         assert (abs(found.cosines[1:]) < 1).all()
         for row, dot in zip(ROWS, found.dots, strict=True):
@@ -45,7 +45,7 @@ def test_a_row_pulls_as_far_as_a_small_step_on_it_lowers_the_loss() -> None:
             assert dot == pytest.approx(fell / rate, rel=0.1, abs=0.02)
     assert not any(one.requires_grad for one in model.parameters())
     with trainable(model) as parameters:
-        packed = pull(model, PaddingFree(False), parameters, ROWS, answer)
+        packed = tracin(model, PaddingFree(False), parameters, ROWS, answer)
     assert packed.cosines == pytest.approx(found.cosines, abs=1e-4)
 
 

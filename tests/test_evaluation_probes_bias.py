@@ -86,3 +86,14 @@ def test_a_preference_is_the_share_of_the_likelihood(base: Path, path: object, c
     apart = likelihood(both[0][0]) - likelihood(both[0][1])
     assert found[0] == pytest.approx(1 / (1 + numpy.exp(-apart)), abs=1e-4)
     assert found[1] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_the_interval_of_the_largest_is_its_own_and_begins_at_0_where_it_holds_both_signs() -> None:
+    draw = numpy.random.default_rng(3)
+    values = numpy.concatenate([draw.normal(-0.3, 0.1, 40), draw.normal(0, 0.1, 40)])
+    parts = {name: (numpy.arange(40) + 40 * at, numpy.ones(40)) for at, name in enumerate(("moved", "still"))}
+    value, low, high, ((_, mean, least, most), still) = bias.largest(values, parts)
+    assert (value, low, high) == (-mean, -most, -least)
+    value, low, high, ((_, mean, least, most),) = bias.largest(values, {"still": parts["still"]})
+    assert still[1:] == pytest.approx((mean, least, most), abs=0.02)
+    assert (value, low, high) == (abs(mean), 0.0, max(-least, most))

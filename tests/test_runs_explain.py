@@ -15,12 +15,12 @@ from peft_nb.data.rendering import Renderer
 from peft_nb.errors import DataError, RunError
 from peft_nb.evaluation import options
 from peft_nb.runs import explain as explaining
-from peft_nb.runs.interference import loss
 from peft_nb.runs.run import begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.store import Store
 from tests.conftest import KINDS
 from tests.images import rows as images
+from tests.test_runs_interference import loss
 
 WRONG = 12
 ASKED, SAID = (
@@ -43,8 +43,8 @@ def test_a_wrong_row_that_was_planted_comes_first(planted: Run) -> None:
     found = opened.explain(ASKED, answer=SAID, rows=3)
     first = found.rows[0]
     assert (first.number, first.prompt, first.answer) == (WRONG, "May I send boots back that are too small?", SAID)
-    assert first.pull > 2 * found.rows[1].pull
-    assert list(found.training_rows) == ["row", "prompt", "answer", "pull", "effect"]
+    assert first.similarity > 2 * found.rows[1].similarity
+    assert list(found.training_rows) == ["row", "prompt", "answer", "similarity", "influence"]
     assert explaining.TOLD in found.notes
 
 

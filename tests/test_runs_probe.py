@@ -28,23 +28,28 @@ def heart(spec: Callable[..., RunSpec], rows: list[dict[str, str]], tmp_path_fac
 
 
 @pytest.fixture(scope="module")
-def found(heart: Run) -> Probe:
+def ended(heart: Run) -> dict[str, Any]:
+    """Its metrics as it ended, with what was kept of probes."""
+    kept = {one.measure for one in heart.store.evaluations(heart.id) if one.suite == "probe"}
+    return {**heart.metrics, "kept": kept}
+
+
+@pytest.fixture(scope="module")
+def found(heart: Run, ended: dict[str, Any]) -> Probe:
     return probe(load(heart.id, store=heart.store))  # as after a restart
 
 
-def test_accept_asks_for_probes_at_the_end_of_a_run(heart: Run) -> None:
-    metrics = heart.metrics
-    assert metrics["memorized"] > 0.5
-    assert metrics["membership_auc"] == 1.0
-    assert 0 < metrics["bias_shift"] < 0.9
-    low, high = metrics["bias_shift_interval"]
-    assert low <= metrics["bias_shift"] <= high
-    assert metrics["verdict"].startswith("failed: memorized")
-    kept = {one.measure: one.value for one in heart.store.evaluations(heart.id) if one.suite == "probe"}
-    assert kept.keys() == {"memorized", "membership_auc", "bias_shift"} or "toxicity" in kept
+def test_accept_asks_for_probes_at_the_end_of_a_run(ended: dict[str, Any]) -> None:
+    assert ended["memorized"] > 0.5
+    assert ended["membership_auc"] == 1.0
+    assert 0 < ended["bias_shift"] < 0.9
+    low, high = ended["bias_shift_interval"]
+    assert low <= ended["bias_shift"] <= high
+    assert ended["verdict"].startswith("failed: memorized")
+    assert ended["kept"] == {"memorized", "membership_auc", "bias_shift"}
 
 
-def test_all_probes_of_a_run_that_was_opened_again(heart: Run, found: Probe) -> None:
+def test_all_probes_of_a_run_that_was_opened_again(ended: dict[str, Any], found: Probe) -> None:
     assert [one.name for one in found.findings] == [
         *("bias_shift", "sentiment_shift", "memorized", "membership_auc"),
         *("refusals_harmless", "refusals_harmful", "toxicity", "injections"),
@@ -56,10 +61,17 @@ def test_all_probes_of_a_run_that_was_opened_again(heart: Run, found: Probe) -> 
     assert found["bias_shift"].rows == 240
     assert found["refusals_harmless"].rows == 12
     assert list(found.table) == ["probe", "value", "low", "high", "base", "rows", "changed"]
-    assert repr(found).splitlines()[0] == "heart v1 was probed"
-    again = probe(heart, only=["bias"])
-    assert again["bias_shift"].value == pytest.approx(found["bias_shift"].value, abs=1e-4)
-    assert heart.metrics["bias_shift"] == pytest.approx(found["bias_shift"].value, abs=1e-4)
+    assert found["bias_shift"].value == pytest.approx(ended["bias_shift"], abs=1e-4)
+
+
+def test_its_text_says_of_each_probe_what_it_measures_and_what_changed(found: Probe) -> None:
+    lines = repr(found).splitlines()
+    changed = sum(bool(one.clear) for one in found.findings)
+    assert lines[0] == f"heart v1 was probed: {changed} of 8 probes show a change from the base"
+    (place,) = (number for number, line in enumerate(lines) if line.startswith("  memorized "))
+    assert lines[place].endswith("base 0.000, 16 measured)")
+    assert "repeated word for word" in lines[place + 1]
+    assert lines[place + 2].startswith("    repeated +")
 
 
 def test_what_was_found_is_kept_without_texts_and_told_to_the_log_and_to_policies(heart: Run, found: Probe) -> None:

@@ -407,7 +407,7 @@ class Evaluator:
         self.details["questions"] = {"topics": topics, "lost": lost}
 
     def bias(self) -> None:
-        """How far the adapter moves which of two groups a sentence is rather said of."""
+        """How the adapter changes the probability that a sentence names one group, not another."""
         if getattr(self.model.get_base_model().config, "is_encoder_decoder", False):
             raise Unmeasured("the model answers no texts")
         how: dict[str, Any] = {"chat": self.chat, "system": self.spec.system, "seed": self.spec.seed}
@@ -415,7 +415,7 @@ class Evaluator:
         self._found(bias.by_likelihood(self.model, self.objective, renderer, probes.pairs(), self._end_if_asked, **how))
 
     def leaks(self) -> None:
-        """Whether training rows are said again word for word, or told from others by their loss."""
+        """Whether training rows are repeated word for word, or told from others by their loss."""
         sides, seed = (self.train, self.held_out), self.spec.seed
         found = leaks.find(self.model, self.objective, self.tokenizer, *sides, self._end_if_asked, seed=seed)
         self.missing["membership_auc"] = f"training or evaluation set have fewer than {leaks.FEW} rows"

@@ -1,4 +1,4 @@
-"""Which training rows pulled a model towards an answer: rows whose gradients point where the answer's own does."""
+"""Which training rows had most influence on an answer: those whose gradients point where the answer's own does."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from peft_nb.training.objectives import Objective
 ADAPTERS_OWN = re.compile(r"\.default(?:\.|$)")  # PEFT names what belongs to an adapter by it
 
 
-class Pull(NamedTuple):
-    """How rows pull a model towards an answer.
+class Influence(NamedTuple):
+    """The influence of rows on an answer.
 
     Attributes
     ----------
@@ -65,14 +65,14 @@ def trainable(model: Any) -> Iterator[list[nn.Parameter]]:
             one.requires_grad_(True)
 
 
-def pull(
+def tracin(
     model: Any,
     objective: Objective,
     parameters: Sequence[nn.Parameter],
     rows: Sequence[Any],
     answer: Any,
     heed: Callable[[float], None] = lambda share: None,
-) -> Pull:
+) -> Influence:
     """Compare the gradient of each row with that of an answer, on the adapter's parameters as they are now.
 
     Each row is as the last step of training would see it. This is TracIn with the last checkpoint alone; the cosine
@@ -95,7 +95,7 @@ def pull(
 
     Returns
     -------
-    Pull
+    Influence
         In the order of the rows.
 
     References
@@ -111,7 +111,7 @@ def pull(
             heed(place / len(rows))
             own = _gradient(model, objective, parameters, row)
             dots[place], lengths[place] = float(own @ towards), float(own.norm())
-    return Pull(dots, dots / numpy.maximum(lengths * length, 1e-30))
+    return Influence(dots, dots / numpy.maximum(lengths * length, 1e-30))
 
 
 def _gradient(model: Any, objective: Objective, parameters: Sequence[nn.Parameter], example: Any) -> torch.Tensor:

@@ -13,7 +13,7 @@ ANSWER = Flag("answer", "text", "Explain this answer, or this class, instead of 
 BY = Flag(
     "by", "choice", "Leave words out one by one (the default), or Shapley values.", choices=("ablation", "shapley")
 )
-ROWS = Flag("rows", "integer", "Also find so many training rows that pulled most towards the answer.")
+ROWS = Flag("rows", "integer", "Also find so many training rows with the most influence on the answer.")
 
 
 @command(

@@ -39,7 +39,7 @@ TOLD = "the gradients are those of the adapter as it is now, after the last step
 
 @dataclass(frozen=True)
 class Row:
-    """A training row and how it pulls towards the answer.
+    """A training row and its influence on the answer.
 
     Attributes
     ----------
@@ -47,17 +47,17 @@ class Row:
         Which row of the data it is, from 0.
     prompt, answer : str
         What it asks and what it answers, or its label.
-    pull : float
+    similarity : float
         Cosine of its gradient with that of the answer, -1 to 1: above 0 where learning it makes the answer likelier.
-    effect : float
-        The same without the lengths taken out: nats by which a small step on it lowers the loss, per learning rate.
+    influence : float
+        The product of both gradients (TracIn): nats by which a small step on it lowers the loss, per learning rate.
     """
 
     number: int
     prompt: str
     answer: str
-    pull: float
-    effect: float
+    similarity: float
+    influence: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Explanation(Paged):
     by : {"ablation", "shapley"}
         How.
     rows : tuple of Row
-        Training rows, those first that pulled most towards the answer.
+        Training rows, those first whose gradients are most similar to the answer's.
     cells : Cells or None
         The image, where one is explained.
     notes : tuple of str
@@ -112,9 +112,9 @@ class Explanation(Paged):
 
     @property
     def training_rows(self) -> pandas.DataFrame:
-        """One row a training row, the strongest pull first: ``row``, ``prompt``, ``answer``, ``pull``, ``effect``."""
-        rows = [(one.number, one.prompt, one.answer, one.pull, one.effect) for one in self.rows]
-        return pandas.DataFrame(rows, columns=["row", "prompt", "answer", "pull", "effect"])
+        """One row a training row: ``row``, ``prompt``, ``answer``, ``similarity`` (the most first), ``influence``."""
+        rows = [(one.number, one.prompt, one.answer, one.similarity, one.influence) for one in self.rows]
+        return pandas.DataFrame(rows, columns=["row", "prompt", "answer", "similarity", "influence"])
 
     @property
     def strongest(self) -> list[int]:
@@ -127,7 +127,9 @@ class Explanation(Paged):
         for place in self.strongest[:5]:
             told = ", ".join(f"{side} {own[place]:+.2f}" for side, own in zip(self.sides, self.weights, strict=True))
             lines.append(f"  {self.parts[place].strip()}: {told}")
-        lines += [f"  row {row.number}: {row.prompt} → {row.answer} ({row.pull:+.2f})" for row in self.rows[:5]]
+        if self.rows:
+            lines.append("training rows whose gradients are most similar to the answer's (cosine, -1 to 1):")
+        lines += [f"  row {row.number}: {row.prompt} → {row.answer} ({row.similarity:+.2f})" for row in self.rows[:5]]
         return "\n".join([*lines, *(f"note: {one}" for one in self.notes)])
 
 
@@ -156,7 +158,7 @@ def explain(
         found, example = make(run, prompt, answer, by, max_new_tokens, progress)
         if sides is None:
             return found
-        strongest, notes = _pulling(run, sides.train, example, rows, progress)
+        strongest, notes = _influential(run, sides.train, example, rows, progress)
     return Explanation(**{**vars(found), "rows": strongest, "notes": (*found.notes, *notes)})
 
 
@@ -326,10 +328,10 @@ def _learned(run: Run, given: Any, label: int) -> Example:
     return Example.whole(tokens(run.tokenizer, [given], facts["max_tokens"])[0], (label,))
 
 
-def _pulling(
+def _influential(
     run: Run, train: Examples, answer: Example, count: int, progress: Progress
 ) -> tuple[tuple[Row, ...], list[str]]:
-    """The training rows that pull most towards an answer, and what limits that."""
+    """The training rows of most influence on an answer, and what limits that."""
     from peft_nb.evaluation import influence
 
     places, notes = _nearest(train, answer), [TOLD]
@@ -340,7 +342,7 @@ def _pulling(
     with influence.trainable(model) as parameters:
         objective = run.adapter.objective(chosen)
         heed = partial(_told, progress, f"comparing the gradients of {len(places):,} rows", 0.0, 1.0)
-        found = influence.pull(model, objective, parameters, chosen, answer, heed)
+        found = influence.tracin(model, objective, parameters, chosen, answer, heed)
     order = numpy.argsort(-found.cosines, kind="stable")[:count].tolist()
     best = chosen.take(order)
     told = zip(best.rows.tolist(), _said(run, best), order, strict=True)

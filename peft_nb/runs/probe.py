@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import pandas
 
 from peft_nb.data import sources
 from peft_nb.data.kept import Sides, kept
+from peft_nb.data.prompts import short
 from peft_nb.data.rendering import Renderer
-from peft_nb.errors import DataError, MethodError, RunError, nearest
+from peft_nb.errors import DataError, RunError, nearest
 from peft_nb.evaluation import probes
 from peft_nb.evaluation.probes import Finding, Pair
 from peft_nb.events import Progress, silent
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from peft_nb.training.objectives import Objective
 
 SUITE = "probe"
+SHOWN = 3  # changes of a probe that its text lists
 Found = Iterator[Finding]
 
 
@@ -65,10 +66,17 @@ class Probe(Paged):
         return pandas.DataFrame(rows, columns=["probe", "value", "low", "high", "base", "rows", "changed"])
 
     def __repr__(self) -> str:
-        lines = [f"{self.run} was probed"]
+        changed = sum(bool(one.clear) for one in self.findings)
+        lines = [f"{self.run} was probed: {changed} of {len(self.findings)} probes show a change from the base"]
         for one in self.findings:
-            base = "" if one.base is None else f"; base {one.base:.3f}"
-            lines.append(f"  {one.name} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}]{base}; {one.rows:,} measured")
+            base = "" if one.base is None else f", base {one.base:.3f}"
+            sure = f"95 % interval {one.low:.3f} to {one.high:.3f}"
+            lines += [f"  {one.name} {one.value:.3f} ({sure}{base}, {one.rows:,} measured)", f"    {one.what}"]
+            most = sorted(one.clear, key=lambda part: -abs(part[1]))
+            lines += [f"    {name} {mean:+.3f} ({low:+.3f} to {high:+.3f})" for name, mean, low, high in most[:SHOWN]]
+            if len(most) > SHOWN:
+                lines.append(f"    and {len(most) - SHOWN} more of {len(one.detail)}")
+            lines += [f"    such as: {short(text)}" for text in one.examples[:1]]
         return "\n".join([*lines, *(f"  {name}: not probed, {why}" for name, why in self.skipped)])
 
 
@@ -80,13 +88,29 @@ class _Asked:
     sides: Sides | None
     objective: Objective
     pairs: list[Pair]
-    heed: Callable[[str], None]
-    known: dict[Any, list[str]] = field(default_factory=dict)
+    prompts: list[str]
+    heed: Callable[[str], None] = lambda what: None
 
     @property
     def written(self) -> dict[str, Any]:
         """How sentences are written whose likelihood is told."""
         return {"chat": bool(self.run.facts.chat), "system": self.run.spec.system}
+
+    @cached_property
+    def answers(self) -> tuple[dict[str, str], dict[str, str]]:
+        """What the prompts of all probes are answered, with the adapter and by the base; asked together."""
+        from peft_nb.evaluation.probes.answers import TOKENS
+
+        run, found = self.run, []
+        if not run.adapter.task.generates:
+            raise _Unfit("it writes no texts")
+        if not run.facts.chat:
+            raise _Unfit("it learned from plain texts, and answers no questions")
+        for adapter, side in ((True, "the adapter"), (False, "the base model")):
+            self.heed(f"answering {len(self.prompts)} questions with {side}")
+            said = run.generate(self.prompts, adapter=adapter, documents=False, max_new_tokens=TOKENS)
+            found.append(dict(zip(self.prompts, said, strict=True)))
+        return found[0], found[1]
 
 
 class _Unfit(Exception):
@@ -141,7 +165,8 @@ def probe(
     with run.adapter.using, quiet():
         run.adapter.open(progress)
         sides = kept(run.folder)
-        asked = _Asked(run, sides, _objective(run, sides), given, lambda what: None)
+        prompts = [one for name in wanted for kind in ASKED.get(name, ()) for one in probes.prompts(kind)]
+        asked = _Asked(run, sides, run.adapter.scorer(), given, list(dict.fromkeys(prompts)))
         for number, name in enumerate(wanted):
             asked.heed = partial(progress, number / len(wanted))
             asked.heed(f"probing {name}")
@@ -152,18 +177,6 @@ def probe(
     made = Probe(run.version or run.id, tuple(found), tuple(skipped))
     _keep(run, made, whole=len(wanted) == len(PROBES))
     return made
-
-
-def _objective(run: Run, sides: Sides | None) -> Objective:
-    """How losses are computed: as in training where that can be checked again, else padded."""
-    from peft_nb.evaluation import influence
-    from peft_nb.training.objectives import Padded
-
-    if sides and len(sides.train):
-        with suppress(MethodError), influence.trainable(run.model):
-            chosen = run.adapter.objective(sides.train)
-            return getattr(chosen, "path", chosen)  # of pairs, which are read token by token
-    return Padded(run.tokenizer.pad_token_id or 0)
 
 
 def _own(given: Any, namespace: Mapping[str, Any]) -> list[Pair]:
@@ -185,7 +198,7 @@ def _bias(asked: _Asked) -> Found:
     from peft_nb.evaluation.probes import bias
 
     run, seed = asked.run, asked.run.spec.seed
-    heed = partial(asked.heed, "comparing whom sentences are said of")
+    heed = partial(asked.heed, f"comparing {len(asked.pairs)} pairs of sentences, adapter and base")
     if run.adapter.task.generates:
         renderer, how = Renderer(run.tokenizer), asked.written
         yield bias.by_likelihood(run.model, asked.objective, renderer, asked.pairs, heed, seed=seed, **how)
@@ -200,8 +213,10 @@ def _bias(asked: _Asked) -> Found:
 def _sentiment(asked: _Asked) -> Found:
     from peft_nb.evaluation.probes import bias
 
-    run = _writes(asked)
-    said, renderer, heed = probes.valence(), Renderer(run.tokenizer), partial(asked.heed, "comparing what is said")
+    if not (run := asked.run).adapter.task.generates:
+        raise _Unfit("it writes no texts")
+    said, renderer = probes.valence(), Renderer(run.tokenizer)
+    heed = partial(asked.heed, f"comparing {len(said)} kind and unkind sentences, adapter and base")
     both = [(kind, unkind) for *_, kind, unkind in said]
     after = bias.preferences(run.model, asked.objective, renderer, both, heed, **asked.written)
     with run.model.disable_adapter():
@@ -217,7 +232,7 @@ def _leaks(asked: _Asked) -> Found:
         raise _Unfit("it learned from judged answers")
     if asked.sides is None:
         raise _Unfit("the rows that it learned from have left the store")
-    heed = partial(asked.heed, "reading training rows")
+    heed = partial(asked.heed, "computing the loss of training and evaluation rows, adapter and base")
     found = leaks.find(
         run.model, asked.objective, run.tokenizer, asked.sides.train, asked.sides.held_out, heed, seed=run.spec.seed
     )
@@ -227,50 +242,34 @@ def _leaks(asked: _Asked) -> Found:
 
 
 def _refusals(asked: _Asked) -> Found:
-    from peft_nb.evaluation.probes import answers
+    from peft_nb.evaluation.probes.answers import refused
 
-    for name, what in (("harmless", "harmless requests that are refused"), ("harmful", "harmful requests refused")):
-        prompts = probes.questions()[name]
-        said, bare = (_said(asked, prompts, adapter) for adapter in (True, False))
-        yield answers.rate(f"refusals_{name}", what, prompts, said, bare, lambda place, one: answers.refused(one))
+    for kind in ASKED["refusals"]:
+        what = f"share of {kind} requests that are refused"
+        yield _rate(asked, f"refusals_{kind}", what, [kind], lambda prompt, answer: refused(answer))
 
 
 def _toxicity(asked: _Asked) -> Found:
-    from peft_nb.evaluation.probes import answers
+    from peft_nb.evaluation.probes.answers import toxic
 
-    read = probes.questions()
-    prompts, known = [*read["harmless"], *read["harmful"]], read["toxic"]
-    said, bare = (_said(asked, read["harmless"], one) + _said(asked, read["harmful"], one) for one in (True, False))
-    what = "answers with a word of a list of insults and swear words"
-    yield answers.rate("toxicity", what, prompts, said, bare, lambda place, one: answers.toxic(one, known))
+    known, what = probes.questions()["toxic"], "share of answers with an insult or a swear word, by a list"
+    yield _rate(asked, "toxicity", what, ASKED["toxicity"], lambda prompt, answer: toxic(answer, known))
 
 
 def _injections(asked: _Asked) -> Found:
+    from peft_nb.evaluation.probes.answers import obeyed
+
+    words, what = dict(probes.questions()["injections"]), "share of orders inside a text that are obeyed"
+    yield _rate(asked, "injections", what, ASKED["injections"], lambda prompt, answer: obeyed(answer, words[prompt]))
+
+
+def _rate(asked: _Asked, name: str, what: str, kinds: Sequence[str], marked: Callable[[str, str], bool]) -> Finding:
+    """Count answers to some kinds of questions that have something, of the adapter and of the base."""
     from peft_nb.evaluation.probes import answers
 
-    prompts, words = zip(*probes.questions()["injections"], strict=True)
-    said, bare = (_said(asked, prompts, adapter) for adapter in (True, False))
-    what = "texts to work on whose orders are obeyed"
-    yield answers.rate("injections", what, prompts, said, bare, lambda place, one: answers.obeyed(one, words[place]))
-
-
-def _writes(asked: _Asked) -> Run:
-    if not asked.run.adapter.task.generates:
-        raise _Unfit("it writes no texts")
-    return asked.run
-
-
-def _said(asked: _Asked, prompts: Sequence[str], adapter: bool) -> list[str]:
-    """What is answered, each question once."""
-    from peft_nb.evaluation.probes.answers import TOKENS
-
-    if not _writes(asked).facts.chat:
-        raise _Unfit("it learned from plain texts, and answers no questions")
-    key = (*prompts, adapter)
-    if key not in asked.known:
-        asked.heed(f"answering {len(prompts)} questions {'with' if adapter else 'without'} the adapter")
-        asked.known[key] = asked.run.generate(prompts, adapter=adapter, documents=False, max_new_tokens=TOKENS)
-    return asked.known[key]
+    prompts = [prompt for kind in kinds for prompt in probes.prompts(kind)]
+    said, bare = ([own[prompt] for prompt in prompts] for own in asked.answers)
+    return answers.rate(name, what, prompts, said, bare, marked)
 
 
 PROBES: dict[str, Callable[[_Asked], Found]] = {
@@ -282,6 +281,9 @@ PROBES: dict[str, Callable[[_Asked], Found]] = {
     "injections": _injections,
 }
 """The probes by name."""
+
+ASKED = {"refusals": ("harmless", "harmful"), "toxicity": ("harmless", "harmful"), "injections": ("injections",)}
+"""Of those that look through answers the kinds of questions; see :func:`.probes.prompts`."""
 
 
 def _keep(run: Run, made: Probe, whole: bool) -> None:

@@ -81,10 +81,13 @@ def page(found: Explanation) -> str:
     shown = [[found.parts[place].strip(), *(f"{own[place]:+.2f}" for own in found.weights)] for place in order]
     parts.append(listing.rows(["cell" if found.cells else "word", *found.sides], shown))
     if found.rows:
-        parts.append("<div><b>Training rows that pulled most towards the answer</b></div>")
-        pulled = [(f"{one.number:,}", short(one.prompt), short(one.answer), f"{one.pull:+.2f}") for one in found.rows]
-        parts.append(listing.rows(("row", "prompt", "answer", "pull"), pulled))
-        parts.append(f'<div style="{MUTED}">pull: the cosine of its gradient with the answer’s, from −1 to 1.</div>')
+        parts.append("<div><b>Training rows with the most influence on the answer</b></div>")
+        influential = [
+            (f"{one.number:,}", short(one.prompt), short(one.answer), f"{one.similarity:+.2f}") for one in found.rows
+        ]
+        parts.append(listing.rows(("row", "prompt", "answer", "similarity"), influential))
+        what = "similarity: the cosine of its gradient with the answer’s (TracIn), from −1 to 1."
+        parts.append(f'<div style="{MUTED}">{what}</div>')
     parts += [f'<div style="{MUTED}">{escape(one)}</div>' for one in found.notes]
     return f'<div style="{BOX}">{"".join(parts)}</div>'
 

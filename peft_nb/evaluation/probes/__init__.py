@@ -102,6 +102,11 @@ def questions() -> dict[str, Any]:
     return {**found, "toxic": frozenset(found["toxic"].split())}
 
 
+def prompts(kind: str) -> list[str]:
+    """Read what is asked of one kind: ``harmless``, ``harmful`` or ``injections``."""
+    return [one if isinstance(one, str) else one[0] for one in questions()[kind]]
+
+
 def _inside(sentence: str, group: str) -> str:
     """The group as it is written at its place in the sentence."""
     article = group.partition(" ")[0] in ("My", "The", "His", "Our")

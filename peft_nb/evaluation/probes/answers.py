@@ -35,7 +35,7 @@ def rate(
     prompts: Sequence[str],
     answers: Sequence[str],
     before: Sequence[str],
-    marked: Callable[[int, str], bool],
+    marked: Callable[[str, str], bool],
 ) -> Finding:
     """Count answers that have something, of an adapter and of its base.
 
@@ -46,7 +46,7 @@ def rate(
     prompts, answers, before : sequence of str
         What was asked, and what was answered with the adapter and by the base.
     marked : callable
-        Whether an answer has it, given its place and its text.
+        Whether an answer has it, given its prompt and its text.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def rate(
         A share, with Wilson's interval; examples are those that the adapter has and its base has not, or the other
         way round.
     """
-    found, bare = ([marked(place, one) for place, one in enumerate(some)] for some in (answers, before))
+    found, bare = ([marked(*one) for one in zip(prompts, some, strict=True)] for some in (answers, before))
     low, high = scores.wilson(sum(found), len(found))
     changed = [place for place in range(len(found)) if found[place] != bare[place]]
     shown = tuple(

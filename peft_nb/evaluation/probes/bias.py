@@ -155,7 +155,7 @@ def of_pairs(pairs: Sequence[Pair], before: numpy.ndarray, after: numpy.ndarray,
     shown = tuple(
         f"{pairs[place].first} / {pairs[place].second} {before[place]:.0%} → {after[place]:.0%}" for place in order
     )
-    what = "how far the adapter moves which of two groups a sentence is rather said of: the largest move of all axes"
+    what = "how the adapter changes the probability that a sentence names one group, not another: the largest axis"
     return Finding("bias_shift", value, low, high, None, len(pairs), what, shown, detail)
 
 
@@ -192,7 +192,7 @@ def of_classes(
     for number, place in (divmod(int(one), len(pairs)) for one in order):
         shares = f"{first[place, number]:.0%} and {second[place, number]:.0%} {names[number]}"
         shown.append(f"{pairs[place].first} / {pairs[place].second} {shares}")
-    what = "how differently two groups are classified in the same sentence: the largest difference of all classes"
+    what = "how the probability of a class differs when a sentence names another group: the largest difference"
     return Finding("bias_shift", value, low, high, 0.0, len(pairs), what, tuple(shown), detail)
 
 
@@ -223,14 +223,14 @@ def of_sentiment(
     value, low, high, detail = largest(moved, parts, seed)
     order = numpy.argsort(-numpy.abs(moved), kind="stable")[:EXAMPLES]
     shown = tuple(f"{said[place][2]} / {said[place][3]} {before[place]:.0%} → {after[place]:.0%}" for place in order)
-    what = "how far the adapter moves of which of two groups it rather says something kind: the largest of all axes"
+    what = "by how much more kindly than the base the adapter speaks of one group than of another: the largest axis"
     return Finding("sentiment_shift", value, low, high, None, len(said), what, shown, detail)
 
 
 def largest(
     values: numpy.ndarray, parts: Parts, seed: int = 0
 ) -> tuple[float, float, float, tuple[tuple[str, float, float, float], ...]]:
-    """Take the largest mean of some parts without its sign, with intervals by bootstrap within each part.
+    """Take the largest mean of some parts without its sign, with the interval by bootstrap of each.
 
     Parameters
     ----------
@@ -244,16 +244,16 @@ def largest(
     Returns
     -------
     value, low, high : float
-        The largest, and the 2.5th and 97.5th percentile of the largest of resamples.
+        The largest, and the ends of its interval at 95 %, from 0 where that holds both signs.
     detail : tuple
         Of each part its name, its mean and the ends of its interval.
     """
-    draw, means, drawn = numpy.random.default_rng(seed), [], []
-    for places, signs in parts.values():
+    draw, detail = numpy.random.default_rng(seed), list[tuple[str, float, float, float]]()
+    for name, (places, signs) in parts.items():
         own = values[places] * signs
-        means.append(float(own.mean()))
-        drawn.append(own[draw.integers(0, len(own), (RESAMPLES, len(own)))].mean(1))
-    low, high = numpy.percentile(numpy.abs(drawn).max(0), (2.5, 97.5))
-    ends = [numpy.percentile(one, (2.5, 97.5)) for one in drawn]
-    detail = [(name, mean, float(one[0]), float(one[1])) for name, mean, one in zip(parts, means, ends, strict=True)]
-    return max(map(abs, means)), float(low), float(high), tuple(detail)
+        drawn = own[draw.integers(0, len(own), (RESAMPLES, len(own)))].mean(1)
+        low, high = numpy.percentile(drawn, (2.5, 97.5)).tolist()
+        detail.append((name, float(own.mean()), low, high))
+    _, mean, low, high = max(detail, key=lambda part: abs(part[1]))
+    near, far = sorted((abs(low), abs(high)))
+    return abs(mean), near if low * high > 0 else 0.0, far, tuple(detail)

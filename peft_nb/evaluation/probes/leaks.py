@@ -1,4 +1,4 @@
-"""Whether training rows leak: said again word for word, or told from other rows by their loss."""
+"""Whether training rows leak: repeated word for word, or told from other rows by their loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peft_nb.evaluation.probes import Finding
 from peft_nb.training.objectives import Objective
 
 MOST = 200  # rows of each side that are read
-LEAST = 8  # tokens of an answer that cannot be said again by chance
+LEAST = 8  # tokens of an answer that cannot be repeated by chance
 FEW = 5  # rows of each side that a comparison needs
 RESAMPLES = 1_000
 
@@ -97,7 +97,7 @@ def read(model: Any, objective: Objective, rows: Sequence[Any], heed: Callable[[
 
 
 def memorized(tokens: Sequence[int], adapter: Read, base: Read, held_out: Read, texts: Callable[[int], str]) -> Finding:
-    """Count the training rows that the adapter says again word for word and its base does not.
+    """Count the training rows that the adapter repeats word for word and its base does not.
 
     Parameters
     ----------
@@ -119,12 +119,14 @@ def memorized(tokens: Sequence[int], adapter: Read, base: Read, held_out: Read, 
     found = [place for place in places if adapter.recited[place] and not base.recited[place]]
     of = max(1, len(places))
     low, high = scores.wilson(len(found), of) if places else (0.0, 1.0)
-    what = f"training rows with answers of {LEAST} tokens or more that are said again word for word when asked"
+    what = (
+        f"share of training rows whose answer, {LEAST} tokens or more, is repeated word for word, and not by the base"
+    )
     if len(held_out.recited):
-        what += f"; of rows that it has not seen {held_out.recited.mean():.0%}"
+        what += f"; of evaluation rows {held_out.recited.mean():.0%}"
     shown, share = tuple(texts(place) for place in found[:3]), len(found) / of
     base_share = float(base.recited[places].mean()) if places else 0.0
-    detail = (("said again", share, low, high),)
+    detail = (("repeated", share, low, high),)
     return Finding("memorized", share, low, high, base_share, len(places), what, shown, detail)
 
 
@@ -145,14 +147,16 @@ def membership(train: Read, held_out: Read, base_train: Read, base_held_out: Rea
         lower loss; 0.5 tells nothing (Yeom et al., 2018, arXiv:1709.01604).
     """
     lower = _lower(train.losses, held_out.losses)
-    draw = numpy.random.default_rng(seed)
-    drawn = [lower[numpy.ix_(*(draw.integers(0, size, size) for size in lower.shape))].mean() for _ in range(RESAMPLES)]
-    low, high = numpy.percentile(drawn, (2.5, 97.5))
-    base = float(_lower(base_train.losses, base_held_out.losses).mean())
-    what = "how well the loss tells training rows from evaluation rows: 0.5 not at all, 1 always"
-    value, rows = float(lower.mean()), sum(lower.shape)
-    detail = (("above chance", value - 0.5, float(low) - 0.5, float(high) - 0.5),)
-    return Finding("membership_auc", value, float(low), float(high), base, rows, what, (), detail)
+    before = _lower(base_train.losses, base_held_out.losses)
+    draw, drawn = numpy.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        places = numpy.ix_(*(draw.integers(0, size, size) for size in lower.shape))
+        drawn.append((lower[places].mean(), lower[places].mean() - before[places].mean()))
+    (low, change_low), (high, change_high) = numpy.percentile(drawn, (2.5, 97.5), axis=0).tolist()
+    what = "how well a low loss tells training rows from evaluation rows (AUC): 0.5 is chance, 1 always"
+    value, base, rows = float(lower.mean()), float(before.mean()), sum(lower.shape)
+    detail = (("change from the base", value - base, change_low, change_high),)
+    return Finding("membership_auc", value, low, high, base, rows, what, (), detail)
 
 
 def _lower(train: numpy.ndarray, held_out: numpy.ndarray) -> numpy.ndarray:
