@@ -1,12 +1,13 @@
 """Which rows to label first: strategies against random choice on 24 intents, at equal numbers of labels.
 
-    python benchmarks/label.py            # both tables; the second takes some ten minutes a seed on a busy core
-    python benchmarks/label.py embeddings # the first alone, some two minutes
+    python benchmarks/label.py embeddings # the strategies by themselves, some two minutes
+    python benchmarks/label.py runs       # `%peft label` as it is, some four minutes a seed on one core
+    python benchmarks/label.py runs 0 1   # the same with some of the seeds
 
 First the strategies by themselves: logistic regression on embeddings stands in for the model, and begins with 2 labels
-of each class. Then `%peft label` as it is, with 3 seeds: a LoRA that has learned from 5 rows of each class guesses, 96
-rows of a pool of 1,000 are labelled with the truth, and a run that starts from its adapter learns from all. The same
-held-out texts judge throughout; a quarter of their wordings are in no row of the pool.
+of each class. Then `%peft label` as it is: a LoRA that has learned from 5 rows of each class guesses, rows of a pool of
+1,000 are labelled with the truth, and a run that starts from its adapter learns from all. The same held-out texts judge
+throughout; a quarter of their wordings are in no row of the pool.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from peft_nb.store import Store
 
 SEEDS, MODEL = range(5), "minilm-l6"
 FEW, BUDGETS, MORE = 2, (24, 48, 96, 192), (288, 384, 576)
-RUNS, BEGUN, POOL, BUDGET = range(3), 5, 1_000, 96
+BEGUN, POOL = 5, 1_000
+CHOSEN, BUDGET = ("both", "uncertainty", "random"), 96
+NEVER = 100_000  # steps between two evaluations: the last is the one that counts, and each takes as long as 40 steps
 
 Rows = list[dict[str, str]]
 
@@ -48,9 +51,10 @@ def by_embeddings(train: Rows, held_out: Rows) -> None:
     vectors, asked = (embedder.embed([row["text"] for row in rows]) for rows in (train, held_out))
     labels, truth = (numpy.array([row["label"] for row in rows]) for rows in (train, held_out))
 
-    def accuracy(strategy: str, budget: int, seed: int) -> float:
-        known = begun(train, FEW, seed)
+    def accuracy(strategy: str, budget: int, seed: int, few: int = FEW, pool: int | None = None) -> float:
+        known = begun(train, few, seed)
         rest = numpy.setdiff1d(numpy.arange(len(train)), known)
+        rest = numpy.sort(numpy.random.default_rng(seed).permutation(rest)[:pool])
         told = classifier(vectors[known], list(labels[known])).predict_proba(vectors[rest])
         doubt = (entropy if strategy == "entropy" else margin)(told)
         own = [*known, *rest[choose(strategy, budget, vectors[rest], doubt, seed)]]
@@ -73,6 +77,11 @@ def by_embeddings(train: Rows, held_out: Rows) -> None:
             more = "" if name == "random" else f" ({as_many:.0f})" if numpy.mean(values) >= random[0] else " (fewer)"
             cells.append(f"{100 * numpy.mean(values):.1f} ± {100 * numpy.std(values, ddof=1):.1f}{more}")
         print(f"| {name} | {' | '.join(cells)} |")
+    print(f"\n{BUDGET} labels, both over random in points\n\n| labels to begin with | pool | |\n| ---: | ---: | ---: |")
+    for few in (FEW, BEGUN):
+        for pool in (len(train) - 24 * few, POOL):
+            sides = [[accuracy(name, BUDGET, seed, few, pool) for seed in SEEDS] for name in ("both", "random")]
+            print(f"| {24 * few} | {pool:,} | {100 * numpy.subtract(*numpy.mean(sides, 1)):+.1f} |")
 
 
 def train_on(rows: Rows, held_out: Rows, store: Store, seed: int) -> Run:
@@ -80,41 +89,48 @@ def train_on(rows: Rows, held_out: Rows, store: Store, seed: int) -> Run:
     spec = RunSpec(
         **{"model": MODEL, "task": "classification", "data": "train", "eval_data": "held_out", "name": f"seed-{seed}"},
         **{"epochs": 8, "batch_size": 16, "learning_rate": 1e-3, "r": 16, "warmup_steps": 10, "seed": seed},
-        **{"device": "cpu", "dtype": "float32", "judge": "off", "eval_steps": None},
+        **{"device": "cpu", "dtype": "float32", "judge": "off", "eval_steps": NEVER},
     )
     return begin(spec, namespace={"train": rows, "held_out": held_out}, store=store).wait()
 
 
-def by_runs(train: Rows, held_out: Rows) -> None:
-    """Label with `%peft label`, and train again."""
-    table: dict[str, list[float]] = {"before": [], "both": [], "random": []}
-    with tempfile.TemporaryDirectory() as scratch:
-        store = Store(Path(scratch) / "runs")
-        for seed in RUNS:
-            known = begun(train, BEGUN, seed)
-            rest = [row for place, row in enumerate(train) if place not in {*known}]
-            places = numpy.random.default_rng(seed).permutation(len(rest))[:POOL]
-            pool = {rest[place]["text"]: rest[place]["label"] for place in places}
-            run = train_on([train[place] for place in known], held_out, store, seed)
-            table["before"].append(run.metrics["accuracy"])
-            for strategy in ("both", "random"):
-                how: dict[str, Any] = {"budget": BUDGET, "strategy": strategy, "by": "truth", "encoder": MODEL}
-                work = Labelling(list(pool), run, Path(scratch) / f"{strategy}-{seed}", **how)
-                for row in work.queue:
-                    work.label(pool[row["prompt"]])
-                table[strategy].append(work.retrain().wait().metrics["accuracy"])
-                if strategy == "both":
-                    verdict = work.curve().verdict
-            print(
-                f"seed {seed}: " + ", ".join(f"{name} {_percent(own[-1:])}" for name, own in table.items()), flush=True
-            )
-            print(f"  the panel's curve: {verdict}", flush=True)
+def one_seed(train: Rows, held_out: Rows, folder: Path, seed: int) -> tuple[dict[str, float], str]:
+    """Label with `%peft label`, and train again: the accuracy of each choice, and what the panel's curve says."""
+    known = begun(train, BEGUN, seed)
+    rest = [row for place, row in enumerate(train) if place not in {*known}]
+    places = numpy.random.default_rng(seed).permutation(len(rest))[:POOL]
+    pool = {rest[place]["text"]: rest[place]["label"] for place in places}
+    run = train_on([train[place] for place in known], held_out, Store(folder / "runs"), seed)
+    found, verdict = {"before": run.metrics["accuracy"]}, ""
+    for strategy in CHOSEN:
+        how: dict[str, Any] = {"budget": BUDGET, "strategy": strategy, "by": "truth", "encoder": MODEL}
+        work = Labelling(list(pool), run, folder / strategy, **how)
+        for row in work.queue:
+            work.label(pool[row["prompt"]])
+        found[strategy] = work.retrain().wait().metrics["accuracy"]
+        if strategy == "both":
+            verdict = work.curve().verdict
+    return found, verdict
+
+
+def by_runs(train: Rows, held_out: Rows, seeds: Sequence[int]) -> None:
+    """Print a table of all seeds."""
+    told = []
+    for seed in seeds:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as scratch:
+            found, verdict = one_seed(train, held_out, Path(scratch), seed)
+        told.append(found)
+        print(f"seed {seed}: " + ", ".join(f"{name} {_percent([own])}" for name, own in found.items()))
+        print(f"  the panel's curve: {verdict}; {time.perf_counter() - start:.0f} s", flush=True)
     print(f"\n| rows | accuracy on {len(held_out):,} texts | lowest and highest |\n| --- | ---: | --- |")
-    for name, own in table.items():
-        rows = f"{24 * BEGUN} and {BUDGET} chosen by {name}" if name != "before" else f"{24 * BEGUN}"
+    for name in told[0]:
+        own = [found[name] for found in told]
+        rows = f"{24 * BEGUN}" + f" and {BUDGET} chosen by {name}" * (name in CHOSEN)
         print(f"| {rows} | {_percent(own)} | {_percent([min(own)])} to {_percent([max(own)])} |")
-    gains = 100 * numpy.subtract(table["both"], table["random"])
-    print(f"\nboth over random, seed by seed: {', '.join(f'{gain:+.1f}' for gain in gains)} points")
+    for name in ("both", "uncertainty"):
+        gains = ", ".join(f"{100 * (found[name] - found['random']):+.1f}" for found in told)
+        print(f"\n{name} over random, seed by seed: {gains} points")
 
 
 def _percent(values: Sequence[float]) -> str:
@@ -122,10 +138,8 @@ def _percent(values: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    start = time.perf_counter()
-    texts = split()
-    by_embeddings(*texts)
-    print(f"\n{time.perf_counter() - start:.0f} s\n")
-    if sys.argv[1:] != ["embeddings"]:
-        by_runs(*texts)
-        print(f"\n{time.perf_counter() - start:.0f} s")
+    what, *numbers = [*sys.argv[1:], ""]
+    if what in ("", "embeddings"):
+        by_embeddings(*split())
+    if what in ("", "runs"):
+        by_runs(*split(), [int(one) for one in numbers if one] or [*SEEDS])

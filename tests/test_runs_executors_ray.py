@@ -117,13 +117,13 @@ def test_a_sweep_has_its_trials_there_and_comes_to_what_it_does_here(
 ) -> None:
     found = []
     for place, parallel in ((Place.of(on="ray"), 2), (Place(), 1)):
-        fields = spec(data="tickets", max_steps=2).changed() | {"sweep": {"learning_rate": [1e-3, 3e-3, 1e-2, 3e-2]}}
+        fields = spec(data="tickets", max_steps=2).changed() | {"sweep": {"learning_rate": [1e-3, 3e-3, 1e-2]}}
         fields.pop("learning_rate")
         searching = SweepSpec(**fields, search="grid", parallel=parallel)
         begun = search.begin(searching, namespace={"tickets": rows}, store=runs, place=place)
         begun.wait()
         record = begun.record
-        assert [one.state for one in record.trials] == ["finished"] * 4
+        assert [one.state for one in record.trials] == ["finished"] * 3
         assert record.notes == ()
         found.append({one.values["learning_rate"]: one.metrics["eval_loss"] for one in record.trials})
     assert found[0] == pytest.approx(found[1], rel=1e-3)

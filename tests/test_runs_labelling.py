@@ -148,6 +148,9 @@ def test_a_new_run_learns_from_both_and_keeps_its_evaluation_set(
 
 def test_the_curve_says_what_the_strategy_gains(label: Callable[..., Labelling]) -> None:
     found = label(budget=45)
+    assert found.notes[-1].endswith(
+        "rows for 45 labels: so few leave little to choose; take more rows, or strategy random"
+    )
     with pytest.raises(DataError, match="0 labelled rows are too few for a curve; label 40 or more"):
         found.curve()
     while found.left:
@@ -166,12 +169,18 @@ def test_a_class_that_there_is_not_is_refused_and_a_new_one_marked(label: Callab
     assert found.label("fish").answer == "fish"
 
 
-def test_answers_become_rows_and_pairs(label: Callable[..., Labelling], kinds: dict[str, Run], tmp_path: Path) -> None:
+def test_answers_become_rows_and_pairs(
+    label: Callable[..., Labelling], kinds: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = kinds["fruit"]
     found = label([{"question": "plum fig"}, {"question": "fig fig apple"}, {"question": "owl"}], run, budget=3)
+    asked = list[int]()
+    monkeypatch.setattr(type(run), "generate", lambda self, prompts, **options: asked.append(len(prompts)))
     item = found.next()
     assert item
-    assert item.answers[0] == item.guess
+    assert not asked  # all three were answered together, before the first was shown
+    monkeypatch.undo()
+    assert item.answers[0] == item.guess == run.generate(item.prompt, max_new_tokens=128)
     assert 0 < item.confidence <= 1
     assert item.similar[0].answer == "fruit"
     found.label("It is fruit.")

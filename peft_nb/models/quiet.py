@@ -15,7 +15,7 @@ _inside = 0
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers, huggingface_hub, peft and bitsandbytes for a while.
+    """Silence transformers, huggingface_hub, peft, bitsandbytes and lm-evaluation-harness for a while.
 
     Their settings hold for the whole process: the first thread to enter changes them, the last to leave puts them back.
     """
@@ -36,14 +36,14 @@ def quiet() -> Iterator[None]:
 def _silence(restore: ExitStack) -> None:
     from transformers.utils import logging as transformers
 
-    bitsandbytes = logging.getLogger("bitsandbytes")
     restore.callback(transformers.set_verbosity, transformers.get_verbosity())
-    restore.callback(bitsandbytes.setLevel, bitsandbytes.level)
+    for logger in map(logging.getLogger, ("bitsandbytes", "huggingface_hub", "lm_eval")):
+        restore.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
     if transformers.is_progress_bar_enabled():
         restore.callback(transformers.enable_progress_bar)
     restore.enter_context(warnings.catch_warnings())
     transformers.set_verbosity_error()
-    bitsandbytes.setLevel(logging.ERROR)
     transformers.disable_progress_bar()
     warnings.simplefilter("ignore")
 

@@ -18,9 +18,7 @@ import numpy
 
 from peft_nb.data import decisions, sources
 from peft_nb.data.decisions import LABEL, SKIP, Decision, Decisions
-from peft_nb.data.kept import kept
 from peft_nb.data.prompts import Prompt
-from peft_nb.data.rendering import Renderer
 from peft_nb.data.table import Table
 from peft_nb.documents.embedding import Embedder
 from peft_nb.errors import DataError, RunError, nearest
@@ -28,12 +26,10 @@ from peft_nb.evaluation import acquisition
 from peft_nb.evaluation.acquisition import STRATEGIES, Curve
 from peft_nb.evaluation.kappa import Kappa, kappa
 from peft_nb.events import Listener, Progress, silent
-from peft_nb.runs import rows
-from peft_nb.runs.context import Context
+from peft_nb.runs import training_rows
 from peft_nb.runs.pool import plain, prompt_of, prompts, refuse, written
-from peft_nb.runs.run import Run, begin
-from peft_nb.serving.route import ENCODER, places_of, prompts_of, text_of
-from peft_nb.spec import RunSpec
+from peft_nb.runs.run import Run
+from peft_nb.serving.route import ENCODER, places_of, text_of
 from peft_nb.system.files import atomic_text
 
 POOL, LEARNED = 2_000, 500  # rows of the pool and of the run that are looked at, at most
@@ -41,6 +37,8 @@ AT_ONCE = 128  # texts between two words on how far it is
 WRITTEN, ASKED = 24, 4  # tokens that an answer is judged by, and rows answered for each that is chosen
 SIMILAR = 3  # rows shown beside one
 LONGEST, WARM = 128, 0.8  # tokens of an answer, and the temperature of the second one
+AHEAD = 8  # rows that are answered together
+ROOM = 12  # rows of the pool for each label; of 10 no gain over random choice was measured (benchmarks/README.md)
 
 
 @dataclass(frozen=True)
@@ -177,6 +175,9 @@ class Labelling:
         if not new:
             self.notes.append("the pool holds no more rows that are new to the run")
             return
+        if self.strategy != "random" and len(new) < ROOM * count:
+            few = f"the pool has {len(new):,} rows for {count:,} labels"
+            self.notes.append(f"{few}: so few leave little to choose; take more rows, or strategy random")
         places = places_of(len(new), POOL)
         if len(places) < len(new):
             self.notes.append(f"of {len(new):,} rows {POOL:,} were looked at, drawn at random")
@@ -197,8 +198,9 @@ class Labelling:
     def _doubt(self, keys: Sequence[str], texts: Sequence[Prompt]) -> numpy.ndarray:
         """How unsure the run is of each row, from 0 to 1."""
         if not self.classes:
+            self._progress(0, f"answering {len(texts):,} rows to see how sure the run is")
             answers = self.run.generate(list(texts), max_new_tokens=WRITTEN)
-            return 1 - numpy.array(self._confidence(texts, answers))
+            return 1 - self.run.adapter.confidence(texts, answers)
         found = self._predict(keys, texts)
         return acquisition.entropy(found) if self.strategy == "entropy" else acquisition.margin(found)
 
@@ -215,25 +217,6 @@ class Labelling:
             self._guesses[key] = self.classes[best], row[best], dict(zip(self.classes, row, strict=True))
         return found
 
-    def _confidence(self, texts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-        """The geometric mean of the probabilities of each answer's tokens."""
-        import torch
-
-        from peft_nb.evaluation.generate import ask
-
-        run, renderer, found = self.run, Renderer(self.run.tokenizer), []
-        texts, _ = run.adapter.retrieve(texts)  # behind the documents that the answers were written with
-        with run.adapter.using, torch.inference_mode():
-            model = run.model.eval()
-            for text, answer in zip(texts, answers, strict=True):
-                asked = ask(renderer, text, run.facts.chat, run.spec.system)
-                said = run.tokenizer(answer, add_special_tokens=False).input_ids or [renderer.end]
-                ids = torch.tensor([[*asked, *said]], device=model.device)
-                logits = model(input_ids=ids).logits[0, len(asked) - 1 : -1].float()
-                mean = logits.log_softmax(-1).gather(1, ids[0, len(asked) :, None]).mean()
-                found.append(float(mean.exp()))
-        return found
-
     def _look(self) -> None:
         """Embed what is shown, and guess the classes of what is still to be labelled."""
         lacking = [one for one in self.queue if one["key"] not in self._vectors]
@@ -243,6 +226,9 @@ class Labelling:
         if self.classes:
             lacking = [one for one in self.queue if one["key"] not in self._guesses]
             self._predict([one["key"] for one in lacking], [one["prompt"] for one in lacking])
+        elif first := self.left[:AHEAD]:
+            self._progress(0, f"answering the first {len(first)} rows")
+            self._answer(first)
 
     def _embed(self, texts: Sequence[str]) -> numpy.ndarray:
         return self._embedder.embed(texts, self._progress) if texts else numpy.zeros((0, 1), numpy.float32)
@@ -252,34 +238,13 @@ class Labelling:
     @cached_property
     def table(self) -> Table | None:
         """The rows that the run learned from, as its data hold them; None where these are gone or are others now."""
-        run = self.run
-        try:
-            found = rows.read_again(Context(run.spec, run.inputs, run.folder, run.facts))
-        except DataError:
-            return None
-        return found.bare or found
+        return training_rows.table(self.run)
 
     @cached_property
     def learned(self) -> tuple[list[str], list[str], numpy.ndarray]:
-        """Prompts of the run's training rows, what is right, and their vectors; of long tables some, drawn at random.
-
-        They are read off what the run keeps, in the form in which its model saw them.
-        """
-        run, sides = self.run, kept(self.run.folder)
-        if sides is None:
-            raise RunError(f"the rows that run {run.id} learned from have left the store; train it again first")
-        some = [sides.train[place] for place in places_of(len(sides.train), LEARNED)]
-        if self.classes:
-            texts = [self._decoded(one.ids) for one in some]
-            answers = [self.classes[one.labels[0]] for one in some]
-        else:
-            texts = prompts_of(sides.train, run.tokenizer, run.spec.system, run.facts.chat, LEARNED)
-            parts = ([id for id, on in zip(one.ids, one.supervised, strict=True) if on] for one in some)
-            answers = [self._decoded(part) for part in parts]
+        """Prompts of the run's training rows, answers, and their vectors; of long tables some, drawn at random."""
+        texts, answers = training_rows.examples(self.run, LEARNED)
         return texts, answers, self._embed(texts)
-
-    def _decoded(self, ids: Sequence[int]) -> str:
-        return str(self.run.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _seen(self) -> list[str]:
         """Everything that the run learned from or is evaluated on, as far as it is known."""
@@ -313,13 +278,20 @@ class Labelling:
     def _item(self, row: Mapping[str, Any]) -> Item:
         key, prompt = row["key"], row["prompt"]
         if not self.classes and key not in self._answers:
-            options: dict[str, Any] = {"max_new_tokens": LONGEST}
-            both = [self.run.generate([prompt], temperature=warmth, **options)[0] for warmth in (0.0, WARM)]
-            self._answers[key] = tuple(dict.fromkeys(one for one in both if one)) or ("",)
-            self._guesses[key] = self._answers[key][0], self._confidence([prompt], self._answers[key][:1])[0], {}
+            self._answer(self.left[:AHEAD])
         guess, confidence, probabilities = self._guesses[key]
         answers = () if self.classes else self._answers[key]
         return Item(key, prompt, row["why"], guess, confidence, probabilities, answers, self._similar(key))
+
+    def _answer(self, queue: Sequence[Mapping[str, Any]]) -> None:
+        """Answer rows twice, together: one by one each would take nearly as long as all."""
+        texts: list[Prompt] = [one["prompt"] for one in queue]
+        options: dict[str, Any] = {"max_new_tokens": LONGEST}
+        both = [self.run.generate(texts, temperature=warmth, **options) for warmth in (0.0, WARM)]
+        found = [tuple(dict.fromkeys(one for one in pair if one)) or ("",) for pair in zip(*both, strict=True)]
+        sure = self.run.adapter.confidence(texts, [answers[0] for answers in found]).tolist()
+        for one, answers, confidence in zip(queue, found, sure, strict=True):
+            self._answers[one["key"]], self._guesses[one["key"]] = answers, (answers[0], confidence, {})
 
     def _similar(self, key: str) -> tuple[Similar, ...]:
         """The labelled rows that are nearest to one: those that the run learned from, and those labelled here."""
@@ -450,36 +422,13 @@ class Labelling:
             If it learned from pairs or rated answers.
         """
         run, labelled = self.run, list(sources.read(self.folder).train)
-        train, held_out = self._before()
-        place = self.folder / f"round-{1 + len(list(self.folder.glob('round-*')))}"
-        told = {"data": str(place / "train.jsonl"), "init_adapter": run.id}
-        atomic_text(place / "train.jsonl", decisions.lines([*train, *labelled]))
-        if held_out:
-            told["eval_data"] = str(place / "eval.jsonl")
-            atomic_text(place / "eval.jsonl", decisions.lines(held_out))
-        if self.classes and not {one.answer for one, _ in self.decisions.agreed()[0]} <= {*self.classes}:
-            del told["init_adapter"]
-        left = ("data", "eval_data", "eval_fraction", "init_adapter")
-        same = {name: value for name, value in run.spec.changed().items() if name not in left}
-        given = {"model": run.inputs.model, "score": run.inputs.score, "reward": run.inputs.reward}
-        spec = RunSpec(**{**same, **told, **fields})
-        return begin(spec, **given, namespace=run.inputs.namespace, listeners=listeners, store=run.store)
-
-    def _before(self) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-        """The training and the evaluation rows of the run."""
-        run, sides, table = self.run, kept(self.run.folder), self.table
-        if table is None or sides is None:
-            raise DataError(f"the rows of run {run.id} are gone or changed; put {run.spec.data} back")
-        if table.layout.kind not in ("labelled", "chat", "text"):
+        if self.table and self.table.layout.kind not in ("labelled", "chat", "text"):
             fix = f"--data {self.folder / decisions.PAIRS} --init-adapter {run.id}"
             raise RunError(f"run {run.id} learned from other rows than these; begin one with {fix}")
-        if table.eval_rows is not None:
-            return list(table.rows), list(table.eval_rows)
-        held_out = {int(number) for number in sides.held_out.rows}
-        split: tuple[list[Any], list[Any]] = ([], [])
-        for number, row in enumerate(table.rows):
-            split[number in held_out].append(row)
-        return split
+        if self.classes and not {one.answer for one, _ in self.decisions.agreed()[0]} <= {*self.classes}:
+            fields = {"init_adapter": None, **fields}
+        place = self.folder / f"round-{1 + len(list(self.folder.glob('round-*')))}"
+        return training_rows.go_on(run, self.table, labelled, place, listeners, fields)
 
 
 def _account() -> str:

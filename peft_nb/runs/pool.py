@@ -93,6 +93,11 @@ def written(prompt: Prompt, answer: str, layout: str, columns: Mapping[str, str]
     return {name(asked) if known else asked: whole, name(said_in) if known else said_in: answer}
 
 
+def again(run: Run, data: Any) -> str:
+    """Write the cell that goes on from a run with other rows."""
+    return f"%%peft {run.spec.method} --data {data} --init-adapter {run.spec.name or run.id}"
+
+
 def prompt_of(row: Mapping[str, Any], layout: Layout) -> Prompt:
     """What a row asks: a text, or the messages up to the last answer."""
     if layout.plain:

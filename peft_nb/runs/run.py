@@ -603,7 +603,7 @@ class Run:
         by : {"ablation", "shapley"}, default "ablation"
             Each word left out alone; or Shapley values, which share what words do together, at ten times the work.
         rows : int, default 0
-            How many training rows to find that pulled most towards the answer, by their gradients on the adapter as it
+            How many training rows of most influence on the answer to find, by their gradients on the adapter as it
             is now. They have to be in the store still.
         max_new_tokens : int, default 64
             Tokens of the answer at most.

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from peft_nb.data import decisions
 from peft_nb.data.prompts import Prompt, short
-from peft_nb.evaluation.acquisition import Curve
+from peft_nb.evaluation.acquisition import STRATEGIES, Curve
 from peft_nb.runs.labelling import Item, Labelling
+from peft_nb.runs.pool import again
 from peft_nb.runs.run import Run, load
 from peft_nb.serving.route import ENCODER, text_of
 from peft_nb.system.display import Displayed, panel_of
@@ -216,8 +217,7 @@ def after(work: Labelling) -> str:
         return f"label {wording.count(told['left'], 'more row')}, or stop here: all is kept in {work.folder}"
     if not told["labelled"]:
         return f"nothing was labelled; raise --budget above {told['rows']:,} for other rows"
-    start = f"%%peft {work.run.spec.method} --data {work.folder}"
-    return f"retrain {name} with these rows, or learn from them alone: {start} --init-adapter {name}"
+    return f"retrain {name} with these rows, or learn from them alone: {again(work.run, work.folder)}"
 
 
 def page(work: Labelling) -> str:
@@ -273,7 +273,8 @@ def card(item: Item | None, work: Labelling) -> str:
     if item is None:
         return f'<div tabindex="0" role="group" aria-label="all rows are done"><p>{escape(after(work))}</p></div>'
     place = len(work.queue) - len(work.left) + 1
-    head = f'<div style="{MUTED}">row {place:,} of {len(work.queue):,}, chosen by {escape(item.why)}</div>'
+    why = escape(f"{item.why}: {STRATEGIES[item.why]}")
+    head = f'<div style="{MUTED}">row {place:,} of {len(work.queue):,} ({why})</div>'
     if item.probabilities:
         sure = f"{escape(item.guess)} ({item.confidence:.0%})"
         choices = "".join(
