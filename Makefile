@@ -8,13 +8,14 @@ OLDEST := .venv-oldest
 PYTEST := $(BIN)/pytest -p no:nbval --durations 25
 # Each worker has a core of its own.
 WORKERS := -n logical --maxprocesses 4
+FAST := not notebook and not exhaustive and not grid
 # Each begins with a run of neighbours; one that is done takes over from the others.
 SPREAD := $(WORKERS) --dist worksteal
 
 # Forked data workers would otherwise warn, and deadlock, after the tokenizer's threads have started.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo lab picture test quick oldest notebooks cover bench peft-suite lint fix chromium clean
+.PHONY: demo lab picture test quick grid oldest notebooks cover bench peft-suite lint fix chromium clean
 
 demo: $(READY)
 	$(BIN)/python notebooks/demo.py
@@ -36,11 +37,15 @@ test: lint chromium
 	$(PYTEST) $(WORKERS) --dist loadfile tests/browser
 
 quick: lint
-	$(PYTEST) $(SPREAD) -m "not notebook and not exhaustive" $(TOGETHER)
+	$(PYTEST) $(SPREAD) -m "$(FAST)" $(TOGETHER)
+
+# Before a release: every combination of what make test combines in turn.
+grid: $(READY)
+	$(PYTEST) $(SPREAD) -m grid $(TOGETHER)
 
 # The quick tests with the lowest versions that pyproject.toml allows.
 oldest: $(OLDEST)/ready
-	$(OLDEST)/bin/pytest -p no:nbval --durations 25 $(SPREAD) -m "not notebook and not exhaustive" $(TOGETHER)
+	$(OLDEST)/bin/pytest -p no:nbval --durations 25 $(SPREAD) -m "$(FAST)" $(TOGETHER)
 
 # At full length; make test executes them with few rows and steps.
 notebooks: $(READY)
@@ -74,14 +79,14 @@ fix: $(READY)
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt torch
-	$(BIN)/pip install -c constraints.txt -e '.[dev,lab,privacy,export,audio,diffusion,explain]'
+	$(BIN)/pip install -c constraints.txt -e '.[dev,lab,privacy,export,audio,diffusion,explain,languages]'
 	touch $@
 
 $(OLDEST)/ready: pyproject.toml tests/lowest.py
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python tests/lowest.py > $(OLDEST)/lowest.txt
 	$(OLDEST)/bin/pip install -c $(OLDEST)/lowest.txt torch
-	$(OLDEST)/bin/pip install -c $(OLDEST)/lowest.txt -e '.[dev,lab,privacy,export,audio,diffusion,explain]'
+	$(OLDEST)/bin/pip install -c $(OLDEST)/lowest.txt -e '.[dev,lab,privacy,export,audio,diffusion,explain,languages]'
 	touch $@
 
 chromium:

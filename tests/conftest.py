@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib import import_module
@@ -71,8 +71,17 @@ def pytest_configure() -> None:
 
 def few(values: Iterable[Any], *quick: Any) -> list[Any]:
     """Parameters of a test, of which only some take part in ``make quick``."""
+    return _marked(values, quick, pytest.mark.exhaustive)
+
+
+def in_turn(values: Iterable[Any], covering: Collection[Any]) -> list[Any]:
+    """Parameters of a test, of which some in which each value occurs are tested always, and all by ``make grid``."""
+    return _marked(values, covering, pytest.mark.grid)
+
+
+def _marked(values: Iterable[Any], bare: Collection[Any], mark: pytest.MarkDecorator) -> list[Any]:
     every = {one: one if isinstance(one, tuple) else (one,) for one in values}
-    return [one if one in quick else pytest.param(*parts, marks=pytest.mark.exhaustive) for one, parts in every.items()]
+    return [one if one in bare else pytest.param(*parts, marks=mark) for one, parts in every.items()]
 
 
 def stop_at(step: int) -> Callable[[Event], None]:

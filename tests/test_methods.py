@@ -14,12 +14,13 @@ import pytest
 
 from peft_nb.errors import MethodError
 from peft_nb.methods import REGISTRY, attach, complete
+from peft_nb.models.share import share
 from peft_nb.runs.run import Run, begin, load
 from peft_nb.spec import RunSpec
 from peft_nb.spec.paths import local
 from peft_nb.store import Store
-from tests.conftest import Python, stop_at
-from tests.every_method import DEEP, HIDDEN, KEYS, LAYERS, LINEAR, NAMES, NEEDED, WORDS, forms, logits
+from tests.conftest import Python, in_turn, stop_at
+from tests.every_method import DEEP, HIDDEN, KEYS, LAYERS, LINEAR, NAMES, NEEDED, RATES, WORDS, forms, logits
 
 pytestmark = pytest.mark.exhaustive
 
@@ -233,28 +234,68 @@ def test_rows_lie_end_to_end_where_that_is_exact(trained: Callable[[str], Run], 
 
 
 # EVA takes seconds to begin, and is LoRA from there on.
-@pytest.mark.parametrize(
-    ("name", "quantization"), [form for form in forms(listed=True) if form[1] != "none" and form[0] != "eva"]
-)
+QUANTIZED = [(*form, "float32") for form in forms(listed=True) if form[1] != "none" and form[0] != "eva"]
+FORMS = [*QUANTIZED, *((name, "4bit" if name == "qlora" else "none", "bfloat16") for name in NAMES)]
+# LoRA begun otherwise, or with a tuner much like one that is not among these.
+ALIKE = ("rslora", "pissa", "olora", "loha", "boft")
+IN_TURN = [form for form in FORMS if form[0] not in ALIKE and form[2] == "bfloat16"]
+IN_TURN += [next(form for form in FORMS if form[0] == name) for name in ALIKE]
+
+
+@pytest.fixture(scope="module")
+def quantized(base: Path) -> Callable[[Any], Any]:
+    """The base in every quantization."""
+    from peft_nb.models.load import load as load_base
+    from peft_nb.models.resolve import resolve
+
+    return cache(lambda quantization: load_base(resolve(str(base)), quantization=quantization).model)
+
+
+@pytest.mark.parametrize(("name", "quantization"), [form[:2] for form in QUANTIZED])
 def test_a_quantized_base_is_trained_where_the_registry_says_so(
-    learn: Callable[..., Run], runs: Store, name: str, quantization: str
+    quantized: Callable[[Any], Any], name: str, quantization: str
 ) -> None:
     import torch
 
-    run = learn(name, quantization=quantization, max_steps=3)
-    assert run.metrics["eval_loss"] < run.metrics["base_eval_loss"]
-    torch.testing.assert_close(logits(load(run.id, store=runs).model), logits(run.model), atol=1e-4, rtol=1e-4)
+    from peft_nb.training import objectives
+    from tests import tiny
+
+    examples, cpu = tiny.examples(), torch.device("cpu")
+    needed = {**NEEDED, "trainable-tokens": {"method_options": {"token_indices": list(examples[0].ids[:4])}}}
+    spec = RunSpec(data="none", method=name, quantization=quantization, **needed.get(name, {}))
+    model = attach(share(quantized(quantization)), spec, "base", steps=3)
+    way = objectives.choose(model, examples, 0, cpu, fast=True, supported=REGISTRY[name].padding_free)
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimizer, losses = torch.optim.AdamW(trained, lr=RATES.get(name, 1e-2)), list[float]()
+    with way.installed(model):
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = way.loss(model, examples, cpu)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert {one.dtype for one in trained} == {torch.float32}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_base_in_bfloat16_is_trained_too(learn: Callable[..., Run], name: str) -> None:
-    run = learn(name, dtype="bfloat16", max_steps=3)
+@pytest.mark.parametrize(("name", "quantization", "dtype"), in_turn(FORMS, IN_TURN))
+def test_a_run_trains_a_base_in_16_bits_or_quantized(
+    learn: Callable[..., Run], runs: Store, name: str, quantization: str, dtype: str
+) -> None:
+    import torch
+
+    run = learn(name, quantization=quantization, dtype=dtype, max_steps=3)
     assert run.metrics["eval_loss"] < run.metrics["base_eval_loss"]
     assert "float32" in {str(one.dtype).split(".")[1] for one in run.model.parameters() if one.requires_grad}
-    assert run.model.get_output_embeddings().weight.dtype == logits(run.model).dtype
+    assert run.model.get_output_embeddings().weight.dtype == logits(run.model).dtype == getattr(torch, dtype)
+    if dtype == "float32":
+        torch.testing.assert_close(logits(load(run.id, store=runs).model), logits(run.model), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if REGISTRY[name].serves("SEQ_CLS")])
+CLASSIFYING = [name for name in NAMES if REGISTRY[name].serves("SEQ_CLS")]
+
+
+@pytest.mark.parametrize("name", in_turn(CLASSIFYING, {*CLASSIFYING}.difference(ALIKE)))
 def test_a_classifier_is_trained_where_the_registry_says_so(
     encoder: Path, labelled: list[Any], runs: Store, name: str
 ) -> None:
