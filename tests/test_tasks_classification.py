@@ -79,6 +79,24 @@ def predict(texts: list[str], names: list[str], *, multi: bool) -> Any:
     return TASKS["classification"].predict(Echo(), Letters(), texts, facts)
 
 
+@pytest.mark.parametrize("multi", [False, True])
+@pytest.mark.parametrize("budget", [3, 8, 1000])
+def test_an_evaluation_tells_loss_and_scores_in_one_pass(multi: bool, budget: int) -> None:
+    labels: list[tuple[int, ...]] = [(0, 2), (1,), (), (2,)] if multi else [(2,), (1,), (1,), (0,)]
+    texts = [
+        text(*ids, labels=own) for ids, own in zip([(1, 2, 3), (3, 9, 1, 9), (0, 5, 0), (4, 1, 4)], labels, strict=True)
+    ]
+    facts = {"classes": ["a", "b", "c"], "multi_label": multi}
+    task = TASKS["classification"]
+    objective = TextObjective(0, task.head_loss(facts), metrics=task.head_metrics(facts))
+    found = torch.cat([objective.scores(Echo(), micro, CPU) for micro in objective.cut(texts, budget)])
+    told = objective.summary(found[:, 3:])
+    whole = task.measure(Echo(), objective, texts, CPU, 1000, facts)
+    assert told == {name: value for name, value in whole.items() if isinstance(value, float)}
+    assert {"accuracy", "macro_f1"} <= told.keys()
+    assert found[:, 0].sum().item() == pytest.approx(objective.loss(Echo(), texts, CPU).item())
+
+
 def test_predictions_name_every_class_and_hide_no_column() -> None:
     table = predict(["abc", "cba"], ["bug", "label", "text"], multi=False)
     assert list(table.columns) == ["text", "label", "probability", "bug", "p(label)", "p(text)"]

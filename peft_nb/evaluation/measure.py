@@ -72,7 +72,7 @@ def predictions(
         for micro in objective.cut(held, budget):
             heed()
             found.update(zip(map(id, micro), objective.scores(model, micro, model.device).tolist(), strict=True))
-    columns = numpy.array([found[id(one)] for one in held]).reshape(-1, 3).T
+    columns = numpy.array([found[id(one)][:3] for one in held]).reshape(-1, 3).T
     return Predictions(*columns)
 
 

@@ -20,7 +20,7 @@ from peft_nb.data.table import Table
 from peft_nb.errors import ForecastError, MethodError, PeftNbError, RunError
 from peft_nb.events import Notice, Planned, Preparing, Resumed, StatusChanged
 from peft_nb.methods import REGISTRY, attach
-from peft_nb.metrics import METRICS, comparable
+from peft_nb.metrics import METRICS
 from peft_nb.models.load import Base
 from peft_nb.models.quiet import first_line, quiet
 from peft_nb.models.resolve import ModelSource
@@ -390,7 +390,6 @@ def fit(
             if context.task.generates and resources.processes() == 1:
                 trainer.sample = sampler(context, adapted, base.tokenizer, installed)
             elif resources.processes() == 1:
-                trainer.scores = scorer(context, trainer)
                 trainer.sample = watcher(context, trainer, base.tokenizer)
                 trainer.samples_alone = context.task.draws
             compared = reference.needed(trainer.objective)  # with what the run starts from
@@ -460,21 +459,6 @@ def own_metrics(context: Context, trainer: PlannedTrainer) -> dict[str, Any]:
     """The task's own metrics on the evaluation set."""
     on = trainer.eval_examples, trainer.args.device, trainer.budget, context.facts.task
     return context.task.measure(trainer.model, trainer.objective, *on)
-
-
-def scorer(context: Context, trainer: PlannedTrainer) -> Callable[[], dict[str, float]]:
-    """What measures the task's own metrics at evaluations."""
-    shown = comparable()
-
-    def scores() -> dict[str, float]:
-        trainer.model.eval()
-        try:
-            found = own_metrics(context, trainer)
-        finally:
-            trainer.model.train()
-        return {name: value for name, value in found.items() if name in shown and value is not None}
-
-    return scores
 
 
 def watcher(context: Context, trainer: PlannedTrainer, tokenizer: Any) -> Callable[[int, float], None]:

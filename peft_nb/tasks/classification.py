@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from peft_nb.data.labels import Classes
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from peft_nb.evaluation.agreement import Counts
     from peft_nb.evaluation.evaluators import Evaluator
     from peft_nb.spec import RunSpec
+    from peft_nb.training.text_objective import HeadMetrics
 
 THRESHOLD = 0.5  # of a probability, above which a text that can have several classes has one
 
@@ -94,6 +96,12 @@ class Classification(TextTask):
     def head_loss(self, facts: Facts) -> Callable[[torch.Tensor, Sequence[Example]], torch.Tensor]:
         """Cross-entropy in nats; for several classes a text binary cross-entropy, its mean over the classes."""
         return _binary_cross_entropy if facts["multi_label"] else _cross_entropy
+
+    def head_metrics(self, facts: Facts) -> HeadMetrics | None:
+        """How often the model is right."""
+        from peft_nb.training.text_objective import HeadMetrics
+
+        return HeadMetrics(partial(_marks_of, classes(facts)), partial(_numbers, classes(facts)))
 
     def measure(
         self,
@@ -233,19 +241,33 @@ def scores(examples: Sequence[Example], found: numpy.ndarray, classes: Classes) 
         ``class_counts``, for each class of how many texts it is true, was given, and both; otherwise ``confusion``:
         triples of true class, given class and number of texts.
     """
+    return _compared(_marks(examples, found, classes), classes)
+
+
+def _marks(examples: Sequence[Example], found: numpy.ndarray, classes: Classes) -> numpy.ndarray:
+    """Of each text the number of its class and of the one given; of several which it has, then which are given."""
+    import numpy
+
+    if not classes.multi:
+        return numpy.stack([[one.labels[0] for one in examples], found.argmax(1)], 1)
+    own = numpy.zeros(found.shape, dtype=int)
+    for row, example in enumerate(examples):
+        own[row, list(example.labels)] = 1
+    return numpy.concatenate([own, found >= THRESHOLD], 1)
+
+
+def _compared(marks: numpy.ndarray, classes: Classes) -> dict[str, Any]:
     import numpy
     from sklearn.metrics import accuracy_score, f1_score
 
     if not classes.multi:
-        truth, given = [one.labels[0] for one in examples], found.argmax(1).tolist()
+        truth, given = marks.T.tolist()
         return {
             "accuracy": float(accuracy_score(truth, given)),
             "macro_f1": float(f1_score(truth, given, average="macro", zero_division=0)),
             "confusion": [[*pair, count] for pair, count in sorted(Counter(zip(truth, given, strict=True)).items())],
         }
-    own, marked = numpy.zeros(found.shape, dtype=int), (found >= THRESHOLD).astype(int)
-    for row, example in enumerate(examples):
-        own[row, list(example.labels)] = 1
+    own, marked = numpy.split(marks, 2, axis=1)
     seen = numpy.flatnonzero((own | marked).any(0))
     return {
         "accuracy": float(accuracy_score(own, marked)),
@@ -253,6 +275,18 @@ def scores(examples: Sequence[Example], found: numpy.ndarray, classes: Classes) 
         "micro_f1": float(f1_score(own, marked, average="micro", zero_division=1.0)),
         "class_counts": numpy.stack([own.sum(0), marked.sum(0), (own & marked).sum(0)], 1).tolist(),
     }
+
+
+def _marks_of(classes: Classes, logits: torch.Tensor, examples: Sequence[Example]) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(_marks(examples, probabilities(logits.cpu(), classes), classes))
+
+
+def _numbers(classes: Classes, marks: torch.Tensor) -> dict[str, float]:
+    """The metrics that are numbers."""
+    found = _compared(marks.long().cpu().numpy(), classes)
+    return {name: value for name, value in found.items() if isinstance(value, float)}
 
 
 def _cross_entropy(logits: torch.Tensor, examples: Sequence[Example]) -> torch.Tensor:

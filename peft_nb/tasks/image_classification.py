@@ -338,7 +338,7 @@ class ImageClassification(Classification):
         from peft_nb.training.image_objective import ImageObjective
 
         how = _prepare(facts), self.head_loss(facts), augment or "none"
-        return ImageObjective(*how, interpolate=facts["interpolate"])
+        return ImageObjective(*how, interpolate=facts["interpolate"], metrics=self.head_metrics(facts))
 
     def _examples(self, given: Sequence[Any], facts: Facts) -> list[Example]:
         from peft_nb.data.images.encoding import example

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from peft_nb.evaluation.evaluators import Evaluator
     from peft_nb.models.load import Base
     from peft_nb.spec import RunSpec
-    from peft_nb.training.text_objective import HeadObjective
+    from peft_nb.training.text_objective import HeadMetrics, HeadObjective
 
 SAME = 1e-4  # divergence, in nats, below which two models say the same of a text
 
@@ -130,6 +131,10 @@ class TextTask(Task):
         """From the logits of some texts to their summed loss."""
         raise NotImplementedError(f"task {self.name} does not say what its loss is")
 
+    def head_metrics(self, facts: Facts) -> HeadMetrics | None:
+        """What evaluations measure beside the loss; nothing."""
+        return None
+
     def build(self, base: Base, facts: Facts) -> tuple[PreTrainedModel, list[str]]:
         """Put a fresh head on a base; as of :meth:`Task.build`."""
         from peft_nb.models import head
@@ -152,7 +157,8 @@ class TextTask(Task):
         from peft_nb.training import text_objective
 
         wanted = {"fast": spec.fast, "supported": supported}
-        return text_objective.choose(model, examples, pad_id, device, self.head_loss(facts), **wanted)
+        chosen = text_objective.choose(model, examples, pad_id, device, self.head_loss(facts), **wanted)
+        return replace(chosen, metrics=self.head_metrics(facts))
 
     def foreseen(self, model: PeftModel, pad_id: int, spec: RunSpec, facts: Facts, *, supported: bool) -> HeadObjective:
         """As of :meth:`Task.foreseen`."""

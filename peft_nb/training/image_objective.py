@@ -19,7 +19,7 @@ from peft_nb.data.images.thumbnail import thumbnail
 from peft_nb.models.quiet import first_line
 from peft_nb.training import frozen_blocks, fused, objectives
 from peft_nb.training.packing import sent
-from peft_nb.training.text_objective import HeadLoss, HeadObjective
+from peft_nb.training.text_objective import HeadLoss, HeadMetrics, HeadObjective
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class ImageObjective(HeadObjective):
         Why they do.
     interpolate : bool
         Whether the model has to be told that images are of another size than it was made for.
+    metrics : HeadMetrics or None
+        What evaluations measure beside the loss.
     """
 
     prepare: Preprocess
@@ -51,6 +53,7 @@ class ImageObjective(HeadObjective):
     padded: bool = True  # each to the longest, which is as long as all
     share_prefix: bool = False
     short: int = 0
+    metrics: HeadMetrics | None = None
     frozen: frozen_blocks.Frozen = field(default_factory=frozen_blocks.Frozen, compare=False, repr=False)
 
     def __str__(self) -> str:

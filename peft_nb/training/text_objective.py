@@ -20,10 +20,28 @@ HeadLoss = Callable[[torch.Tensor, Sequence[Any]], torch.Tensor]
 """The logits of some texts, shape ``(texts, outputs)``, float32, and the texts: their loss summed over the texts."""
 
 
+@dataclass(frozen=True)
+class HeadMetrics:
+    """What is measured of a head beside its loss, in the same pass.
+
+    Attributes
+    ----------
+    marks : callable
+        From the logits of some inputs, shape ``(inputs, outputs)``, and the inputs to what is needed of each, shape
+        ``(inputs, columns)``.
+    summary : callable
+        From the marks of all inputs to metrics.
+    """
+
+    marks: Callable[[torch.Tensor, Sequence[Any]], torch.Tensor]
+    summary: Callable[[torch.Tensor], dict[str, float]]
+
+
 class HeadObjective(objectives.Cutting, ABC):
     """What a head on top of a base learns about whole inputs, such as texts or images."""
 
     head_loss: HeadLoss
+    metrics: HeadMetrics | None
 
     @abstractmethod
     def logits(self, model: nn.Module, examples: Sequence[Any], device: torch.device) -> torch.Tensor:
@@ -48,7 +66,12 @@ class HeadObjective(objectives.Cutting, ABC):
         losses = torch.stack(
             [self.head_loss(one[None], [example]) for one, example in zip(logits, examples, strict=True)]
         )
-        return torch.stack((losses, torch.full_like(losses, torch.nan), torch.ones_like(losses)), dim=1).double()
+        found = torch.stack((losses, torch.full_like(losses, torch.nan), torch.ones_like(losses)), dim=1).double()
+        return torch.cat((found, self.metrics.marks(logits, examples).to(found)), dim=1) if self.metrics else found
+
+    def summary(self, measured: torch.Tensor) -> dict[str, float]:
+        """Metrics of some inputs by their marks."""
+        return self.metrics.summary(measured) if self.metrics else {}
 
 
 @dataclass(frozen=True)
@@ -68,6 +91,8 @@ class TextObjective(HeadObjective):
         Whether texts stay padded through the whole model.
     reason : str
         Why they do.
+    metrics : HeadMetrics or None
+        What evaluations measure beside the loss.
     """
 
     pad_id: int
@@ -76,6 +101,7 @@ class TextObjective(HeadObjective):
     reason: str = ""
     share_prefix: bool = False
     short: int = 0
+    metrics: HeadMetrics | None = None
 
     def __str__(self) -> str:
         return "padding-free" if not self.padded else f"padded ({self.reason})" if self.reason else "padded"

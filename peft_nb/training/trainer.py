@@ -111,8 +111,6 @@ class PlannedTrainer(Trainer):
         What the objective measured of the steps beside the loss, by logs.
     measures : dict of int to dict
         By step of an evaluation, what the objective measured beside the loss.
-    scores : callable
-        Measures the task's own metrics, after each evaluation in training.
     fault : str
         Why the training broke off with a loss or a gradient that is not finite; empty where it did not.
     """
@@ -179,7 +177,6 @@ class PlannedTrainer(Trainer):
         self.logged: list[dict[str, float]] = []
         self.sample: Callable[[int, float], None] = lambda step, trained_s: None
         self.samples_alone = False
-        self.scores: Callable[[], dict[str, float]] = dict
         self.fault = ""
         self._undo: list[tuple[torch.Tensor, torch.Tensor]] = []
         wanted = spec.load_best_model_at_end or spec.early_stopping_patience is not None
@@ -412,8 +409,8 @@ class PlannedTrainer(Trainer):
             name: one for name, one in metrics.items() if name not in ("eval_loss", "token_accuracy")
         }
         self.publish(Evaluated(step, loss, accuracy))
-        if scores := self.measures[step] | (self.scores() if step else {}):
-            self.publish(Scored(step, scores))
+        if self.measures[step]:
+            self.publish(Scored(step, self.measures[step]))
         self.sample(step, self.busy_s)
         if self.best and step:
             self._compare(self.best, loss)
