@@ -79,14 +79,14 @@ fix: $(READY)
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt torch
-	$(BIN)/pip install -c constraints.txt -e '.[dev,lab,privacy,export,audio,diffusion,explain,languages]'
+	$(BIN)/pip install -c constraints.txt -e '.[dev,lab,privacy,export,audio,diffusion,explain,harness,languages]'
 	touch $@
 
 $(OLDEST)/ready: pyproject.toml tests/lowest.py
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python tests/lowest.py > $(OLDEST)/lowest.txt
 	$(OLDEST)/bin/pip install -c $(OLDEST)/lowest.txt torch
-	$(OLDEST)/bin/pip install -c $(OLDEST)/lowest.txt -e '.[dev,lab,privacy,export,audio,diffusion,explain,languages]'
+	$(OLDEST)/bin/pip install -c $(OLDEST)/lowest.txt -e '.[dev,lab,privacy,export,audio,diffusion,explain,harness,languages]'
 	touch $@
 
 chromium:
