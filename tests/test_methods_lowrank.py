@@ -48,6 +48,13 @@ def test_what_is_remembered_of_the_ranks_is_set_again() -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in again.state(model).items())
 
 
+@pytest.mark.parametrize(("steps", "settled"), [(1, False), (2, True)])
+def test_few_steps_train_and_two_settle_the_ranks(learn: Callable[..., Run], steps: int, settled: bool) -> None:
+    run = learn("adalora", r=2, max_steps=steps)
+    assert run.metrics["steps"] == steps
+    assert bool(run.model.peft_config["default"].rank_pattern) == settled
+
+
 @pytest.mark.exhaustive
 def test_adalora_moves_ranks_and_begins_with_half_as_many_again(learn: Callable[..., Run]) -> None:
     run = learn("adalora", r=2, max_steps=10)

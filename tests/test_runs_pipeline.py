@@ -256,3 +256,13 @@ def test_what_cannot_be_trained_is_known_before_anything_is_measured(
         run.wait(60)
     assert not [event for event in run.events() if isinstance(event, Evaluated | StepLogged)]
     assert (run.status, (run.folder / "checkpoints").exists()) == ("failed", False)
+
+
+def test_layers_that_compute_in_float32_alone_are_told_of_with_the_fix(
+    spec: Callable[..., RunSpec], rows: list[Any], store: Store
+) -> None:
+    how = {"method": "ia3", "quantization": "4bit", "max_steps": 1}
+    run = begin(spec(**how, dtype="bfloat16"), data=rows, store=store)
+    with pytest.raises(MethodError, match=r"^ia3 cannot train this LlamaForCausalLM \(.*\); set dtype: float32$"):
+        run.wait(60)
+    assert begin(spec(**how, dtype="float32"), data=rows, store=store).wait(60).status == "finished"

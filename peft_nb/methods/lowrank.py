@@ -84,7 +84,8 @@ def budget(spec: RunSpec, model_config: Any, steps: int) -> dict[str, int]:
     first = spec.method_options.get("init_r", max(spec.r + 1, 3 * spec.r // 2))
     if first <= spec.r:
         raise MethodError(f"method_options: init_r {first} leaves no rank to take away; take more than r, {spec.r}")
-    return {"init_r": first, "total_step": steps, "tinit": steps // 10, "tfinal": steps // 3}
+    # PEFT settles the ranks by what earlier steps have told of them; a single step leaves them as they are.
+    return {"init_r": first, "total_step": max(2, steps), "tinit": steps // 10, "tfinal": steps // 3}
 
 
 register(

@@ -283,6 +283,8 @@ def attempt(context: Context, adapted: PeftModel, objective: Objective, examples
             raise
         model, why = type(adapted.get_base_model()).__name__, f"{type(error).__name__}: {first_line(error)}"
         fix = "choose another method, or name target_modules that it fits"
+        if "dtype" in why and context.facts.dtype != "float32":  # of PEFT's layers some compute in float32 alone
+            fix = "set dtype: float32"
         raise MethodError(f"{context.spec.method} cannot train this {model} ({why}); {fix}") from error
     finally:
         adapted.train(training)
