@@ -109,6 +109,13 @@ def rows_file(rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFacto
     return file
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _set_aside() -> None:
+    """Every run collects garbage, and would look through all that libraries and earlier files of tests have left."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random Llama with a tokenizer trained on the support desk's questions and answers."""
@@ -151,8 +158,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    gc.collect()
-    gc.freeze()  # every run collects garbage, and would look through all that the libraries have made
     return folder
 
 
