@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy
 
@@ -103,6 +104,7 @@ def compare(*groups: tuple[int, int, Sequence[Measure]], seed: int = 0) -> list[
     return found
 
 
+@lru_cache(maxsize=2)  # one comparison asks several times for the same
 def _weights(first: int, second: int, seed: int = 0) -> numpy.ndarray:
     """The rows as they are parted, and as chance parts them."""
     draw = numpy.random.default_rng(seed)
@@ -110,6 +112,7 @@ def _weights(first: int, second: int, seed: int = 0) -> numpy.ndarray:
     weights[0, :first] = 1 / first
     for row in weights[1:]:
         row[draw.permutation(first + second)[:first]] = 1 / first
+    weights.setflags(write=False)
     return weights
 
 
